@@ -1,0 +1,94 @@
+# shellcheck shell=bash
+# Shared by ./run, ./check and .ci/run: installs what is missing, builds in build/. Sourced with the
+# repository root as the working directory. Quick when there is nothing to do.
+
+# shellcheck disable=SC2034  # used by those who source this
+build_packages=(
+    build-essential meson ninja-build pkg-config git ca-certificates curl
+    libdnnl-dev libmicrohttpd-dev libjansson-dev libpng-dev zlib1g-dev libsqlite3-dev
+    libcurl4-openssl-dev libsystemd-dev libcmocka-dev
+)
+# The dashboard needs npm at build time, from wherever it is.
+command -v npm >/dev/null || build_packages+=(nodejs npm)
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "error: $*"; exit 1; }
+
+# install_packages PACKAGE...: only those that are missing.
+install_packages() {
+    if ! command -v dpkg-query >/dev/null; then
+        say "note: not a Debian system; these packages (or their likes) are needed: $*"
+        return 0
+    fi
+    local have missing=() p sudo=()
+    have=$(dpkg-query -W -f='${Package} ${db:Status-Status}\n' "$@" 2>/dev/null || true)
+    for p in "$@"; do
+        grep -qx "$p installed" <<<"$have" || missing+=("$p")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null ||
+            die "missing packages, and no sudo to install them; as root: apt-get install ${missing[*]}"
+        sudo=(sudo)
+    fi
+    say "installing ${missing[*]}"
+    "${sudo[@]}" apt-get update -qq
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+        --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# configure_in FOLDER [MESON OPTION...]: once; ninja reconfigures by itself when files change.
+configure_in() {
+    [ -f "$1/build.ninja" ] || logged "$1" meson setup "$@"
+}
+
+# build_in FOLDER
+build_in() {
+    say "building in $1/"
+    logged "$1" ninja -C "$1"
+}
+
+# logged NAME COMMAND...: what it prints goes to build-logs/NAME.log and is shown when it fails.
+logged() {
+    local log="build-logs/$1.log"
+    shift
+    mkdir -p build-logs
+    "$@" >"$log" 2>&1 || {
+        tail -n 60 "$log" >&2
+        die "the build failed; all that it said is in $log"
+    }
+}
+
+# test_in FOLDER [MESON TEST OPTION...]: builds what the tests need and runs them; `summary` says how
+# they went.
+test_in() {
+    local folder=$1
+    shift
+    rm -f "$folder"/meson-logs/testlog*.json
+    # Idle OpenMP threads sleep: several tests share the cores.
+    OMP_WAIT_POLICY=passive meson test -C "$folder" --print-errorlogs "$@" || true
+}
+
+# summary FOLDER: "PASSED FAILED SKIPPED" of the folder's last `meson test`.
+summary() {
+    python3 - "$1"/meson-logs/testlog*.json <<'PY'
+import json, os, sys
+count = {"passed": 0, "failed": 0, "skipped": 0}
+kind = {"OK": "passed", "EXPECTEDFAIL": "passed", "SKIP": "skipped"}
+logs = [path for path in sys.argv[1:] if os.path.exists(path)]
+count["failed"] += not logs
+for path in logs:
+    with open(path) as log:
+        for line in log:
+            count[kind.get(json.loads(line)["result"], "failed")] += 1
+print(count["passed"], count["failed"], count["skipped"])
+PY
+}
+
+# report PASSED FAILED SKIPPED: the closing line; false when something failed or nothing ran.
+report() {
+    local line="$1 passed, $2 failed"
+    [ "$3" -eq 0 ] || line+=", $3 skipped"
+    printf '%s\n' "$line"
+    [ "$2" -eq 0 ] && [ "$1" -gt 0 ]
+}

@@ -1,0 +1,99 @@
+// Handlers of checkpoints (list, detail, activation, download, import) and of the database backup.
+#include "api/internal.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define NEED(member)                                                                               \
+    if (!r->srv->cb.member)                                                                        \
+    return api_not_built(r)
+
+enum MHD_Result api_h_ckpt_list(struct api_req *r) {
+    struct api_page page;
+    struct api_problem p = {0};
+    struct api_reply reply = {0};
+    NEED(checkpoint_list);
+    if (api_parse_page(r, &page, &p))
+        return api_send_problem(r, &p);
+    return api_send_reply(r, r->srv->cb.checkpoint_list(r->srv->ctx, &page, &reply), &reply);
+}
+
+enum MHD_Result api_h_ckpt_get(struct api_req *r) {
+    struct api_reply reply = {0};
+    NEED(checkpoint_get);
+    return api_send_reply(r, r->srv->cb.checkpoint_get(r->srv->ctx, r->seg[0], &reply), &reply);
+}
+
+enum MHD_Result api_h_ckpt_activate(struct api_req *r) {
+    struct api_reply reply = {0};
+    NEED(checkpoint_activate);
+    return api_send_reply(r, r->srv->cb.checkpoint_activate(r->srv->ctx, r->seg[0], &reply),
+                          &reply);
+}
+
+enum MHD_Result api_h_ckpt_file(struct api_req *r) {
+    struct api_file f = {.fd = -1};
+    struct api_problem p = {0};
+    NEED(checkpoint_file);
+    if (r->srv->cb.checkpoint_file(r->srv->ctx, r->seg[0], &f, &p))
+        return api_send_problem(r, &p);
+    return api_send_file(r, &f);
+}
+
+static enum MHD_Result import_upload(struct api_req *r) {
+    struct api_reply reply = {0};
+    struct api_import in = {.path = r->upload_path,
+                            .uploaded = true,
+                            .name = api_query_get(&r->query, "name"),
+                            .config = api_query_get(&r->query, "config")};
+    if (!r->upload_bytes)
+        return api_send_error(r, 422, "invalid-value", "the upload is empty");
+    int failed = fsync(r->upload_fd);
+    failed |= close(r->upload_fd);
+    r->upload_fd = -1;
+    if (failed)
+        return api_send_error(r, 507, "storage", "the upload could not be written to disk");
+    int rc = r->srv->cb.checkpoint_import(r->srv->ctx, &in, &reply);
+    r->upload_path[0] = '\0'; // the callback moved or deleted it
+    return api_send_reply(r, rc, &reply);
+}
+
+enum MHD_Result api_h_ckpt_import(struct api_req *r) {
+    static const char *const keys[] = {"path", "name", "config", NULL};
+    struct api_import in = {0};
+    struct api_problem p = {0};
+    struct api_reply reply = {0};
+    NEED(checkpoint_import);
+    if (r->upload_fd >= 0)
+        return import_upload(r);
+    json_t *o = api_body_object(r, keys, &p);
+    if (!o)
+        return api_send_problem(r, &p);
+    api_body_str(o, "path", 4000, &in.path, &p);
+    api_body_str(o, "name", 200, &in.name, &p);
+    api_body_str(o, "config", 200, &in.config, &p);
+    if (!in.path && !p.status) {
+        api_problem_set(&p, 422, "invalid-value", "path is required");
+        api_problem_field(&p, "path", "a file below the import roots");
+    }
+    if (!in.name)
+        in.name = api_query_get(&r->query, "name");
+    if (!in.config)
+        in.config = api_query_get(&r->query, "config");
+    enum MHD_Result rc =
+        p.status
+            ? api_send_problem(r, &p)
+            : api_send_reply(r, r->srv->cb.checkpoint_import(r->srv->ctx, &in, &reply), &reply);
+    json_decref(o);
+    return rc;
+}
+
+enum MHD_Result api_h_backup(struct api_req *r) {
+    struct api_file f = {.fd = -1};
+    struct api_problem p = {0};
+    NEED(db_backup);
+    if (r->srv->cb.db_backup(r->srv->ctx, &f, &p))
+        return api_send_problem(r, &p);
+    return api_send_file(r, &f);
+}

@@ -1,0 +1,102 @@
+// The commands of driftctl: names, arguments, options, help. The parser, the help texts and the
+// shell completion come from this table.
+#include "api/client/ctl.h"
+
+#define OPTS(...) ((const struct ctl_opt[]){__VA_ARGS__, {0}})
+
+const struct ctl_opt ctl_common[] = {
+    {"url", 'u', "URL", "server, http(s)://HOST:PORT or unix:PATH (DRIFTD_URL)"},
+    {"token-file", 0, "FILE", "bearer token (DRIFTD_TOKEN_FILE)"},
+    {"json", 'j', NULL, "print the server's JSON"},
+    {"help", 'h', NULL, "show help"},
+    {0}};
+
+#define TRAIN_OPTS                                                                                 \
+    {"set", 's', "KEY=VALUE", "change a key of the recipe; repeatable"},                           \
+        {"name", 'n', "NAME", "name of the job"}, {"priority", 'p', "N", "higher runs first"},     \
+        {"follow", 'f', NULL, "show progress until the job ends"}, {                               \
+        "key", 0, "KEY", "idempotency key: the same key never makes a second job"                  \
+    }
+
+static const struct ctl_opt image_opts[] = {
+    {"class", 'c', "LIST", "index, name, range or list; default random"},
+    {"cfg", 'a', "SCALE", "guidance scale, or a list"},
+    {"n", 'n', "N", "images"},
+    {"seed", 's', "N", "seed; the same seed gives the same bytes"},
+    {"grid", 'g', "CxR", "columns x rows"},
+    {"scale", 'x', "N", "magnification"},
+    {"format", 'f', "FORMAT", "png, json, zip or npy"},
+    {"checkpoint", 'k', "ID", "live, latest or an id"},
+    {"guidance", 0, "KIND", "one-step or two-pass"},
+    {"timeout-ms", 0, "MS", "give up after this time"},
+    {"output", 'o', "FILE", "file to write; - is standard output"},
+    {0}};
+
+static const struct ctl_opt sweep_opts[] = {
+    {"class", 'c', "LIST", "index, name, range or list; default random"},
+    {"from", 0, "SCALE", "first guidance scale (1)"},
+    {"to", 0, "SCALE", "last guidance scale (4)"},
+    {"rows", 'r', "N", "number of scales (7)"},
+    {"n", 'n', "N", "images a row (8)"},
+    {"seed", 's', "N", "seed; every row has the same noise"},
+    {"scale", 'x', "N", "magnification"},
+    {"checkpoint", 'k', "ID", "live, latest or an id"},
+    {"output", 'o', "FILE", "file to write; - is standard output"},
+    {0}};
+
+const struct ctl_command ctl_commands[] = {
+    {"train", "CONFIG", "start a training job from a recipe or a JSON file", 1, 1, OPTS(TRAIN_OPTS),
+     ctl_cmd_train},
+    {"mae", "CONFIG", "start an encoder's pre-training job", 1, 1, OPTS(TRAIN_OPTS), ctl_cmd_mae},
+    {"jobs", "", "list jobs", 0, 0,
+     OPTS({"state", 's', "STATE", "only jobs in this state"},
+          {"limit", 'l', "N", "at most N (50)"}),
+     ctl_cmd_jobs},
+    {"job", "ID", "show one job", 1, 1, NULL, ctl_cmd_job},
+    {"follow", "ID", "show a job's progress until it ends", 1, 1, NULL, ctl_cmd_follow},
+    {"stop", "ID", "stop a job; its checkpoint stays", 1, 1,
+     OPTS({"now", 0, NULL, "do not finish the step"}), ctl_cmd_stop},
+    {"pause", "ID", "pause a job", 1, 1, NULL, ctl_cmd_pause},
+    {"resume", "ID", "resume a paused, stopped or interrupted job", 1, 1,
+     OPTS({"follow", 'f', NULL, "show progress until the job ends"}), ctl_cmd_resume},
+    {"checkpoint", "ID", "write a checkpoint of a running job now", 1, 1, NULL, ctl_cmd_checkpoint},
+    {"remove", "ID", "delete a job that has ended", 1, 1, NULL, ctl_cmd_remove},
+    {"sample", "", "generate images", 0, 0, image_opts, ctl_cmd_sample},
+    {"sweep", "", "one row of images for each of several guidance scales", 0, 0, sweep_opts,
+     ctl_cmd_sweep},
+    {"eval", "", "evaluate a checkpoint, or those of a job", 0, 0,
+     OPTS({"checkpoint", 'k', "ID", "one checkpoint"},
+          {"job", 0, "ID", "every checkpoint of a job"},
+          {"skip-existing", 0, NULL, "leave out those that have been evaluated"}),
+     ctl_cmd_eval},
+    {"checkpoints", "", "list checkpoints", 0, 0,
+     OPTS({"job", 0, "ID", "only of this job"}, {"limit", 'l', "N", "at most N (50)"}),
+     ctl_cmd_checkpoints},
+    {"activate", "ID", "serve this checkpoint", 1, 1, NULL, ctl_cmd_activate},
+    {"export", "ID", "download a checkpoint (safetensors); continues a broken download", 1, 1,
+     OPTS({"output", 'o', "FILE", "file to write (ID.safetensors)"}), ctl_cmd_export},
+    {"import", "FILE", "upload a safetensors file", 1, 1,
+     OPTS({"name", 'n', "NAME", "name of the checkpoint"},
+          {"config", 'c', "RECIPE", "recipe, for a file without driftd.config"},
+          {"path", 0, NULL, "FILE is a path on the server, below its import roots"}),
+     ctl_cmd_import},
+    {"metrics", "ID", "metrics of a job", 1, 1,
+     OPTS({"names", 0, "LIST", "only these"}, {"from", 0, "STEP", "first step"},
+          {"to", 0, "STEP", "last step"}, {"max-points", 0, "N", "buckets a metric; 0: every row"},
+          {"csv", 0, NULL, "CSV, every row"}, {"ndjson", 0, NULL, "one JSON object a line"},
+          {"output", 'o', "FILE", "file to write"}),
+     ctl_cmd_metrics},
+    {"fetch", "SET", "download mnist, fashion-mnist or cifar10", 1, 1,
+     OPTS({"data-dir", 'd', "DIR",
+           "data directory (DRIFTD_DATA_DIR, else the daemon's default for this user)"},
+          {"mirror", 'm', "URL", "folder to download from instead of the known ones"},
+          {"from", 0, "DIR", "take the files from a local folder"},
+          {"list", 0, "FILE", "files of a set of your own, as md5sum prints them"}),
+     ctl_cmd_fetch},
+    {"db", "backup", "write a consistent copy of the database", 1, 1,
+     OPTS({"output", 'o', "FILE", "file to write (driftd-DATE.sqlite)"}), ctl_cmd_db},
+    {"status", "", "what the server does", 0, 0, NULL, ctl_cmd_status},
+    {"configs", "[NAME]", "list recipes, or show one", 0, 1, NULL, ctl_cmd_configs},
+    {"completion", "bash", "print the shell completion", 1, 1, NULL, ctl_cmd_completion},
+    {"help", "[COMMAND]", "show help", 0, 1, NULL, ctl_cmd_help},
+    {0}};

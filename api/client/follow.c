@@ -1,0 +1,336 @@
+// `driftctl follow`: a job's progress until it ends. The event stream brings steps as they happen,
+// a look at the job every few seconds corrects them; when the server goes away (a restart), the
+// stream is taken up again where it was left.
+#include "api/client/ctl.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LOOK_EVERY 3.0  // s between looks at the job
+#define LINE_EVERY 10.0 // s between plain lines
+#define GRACE 20.0      // s that an interrupted job may take to be queued again
+
+static volatile sig_atomic_t interrupted_flag;
+
+static void on_signal(int sig) {
+    (void)sig;
+    interrupted_flag = 1;
+}
+
+bool ctl_interrupted(void) {
+    return interrupted_flag;
+}
+
+struct follow {
+    struct ctl *c;
+    char path[160], events[180], last_id[64], state[24], error[512];
+    CURL *h;
+    struct ctl_buf line; // of the stream, up to a newline
+    char event[32];
+    double step, steps, seconds, minutes, loss, drift, rate;
+    double rate_step, rate_time, looked, printed, interrupted_at;
+    bool ended, connected, missing, dirty;
+    int status, tail; // widest tail so far: the bar keeps its width
+};
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static double progress(const struct follow *f) {
+    double by_step = f->steps > 0 ? f->step / f->steps : 0;
+    double by_time = f->minutes > 0 ? f->seconds / (60 * f->minutes) : 0;
+    return by_step > by_time ? by_step : by_time;
+}
+
+static double eta(const struct follow *f) {
+    double left = NAN;
+    if (f->rate > 0 && f->steps > 0)
+        left = (f->steps - f->step) / f->rate;
+    if (f->minutes > 0 && !(left < 60 * f->minutes - f->seconds))
+        left = 60 * f->minutes - f->seconds;
+    return left;
+}
+
+static void clear(struct follow *f) {
+    if (f->dirty)
+        fprintf(f->c->out, "\r\033[K");
+    f->dirty = false;
+}
+
+static void show(struct follow *f, bool force) {
+    char bar[64], tail[200], a[32], loss[24] = "-", drift[24] = "-";
+    double t = now();
+    if (f->c->json || (!force && t - f->printed < (f->c->tty ? 0.1 : LINE_EVERY)))
+        return;
+    f->printed = t;
+    if (isfinite(f->loss))
+        snprintf(loss, sizeof loss, "%.4g", f->loss);
+    if (isfinite(f->drift))
+        snprintf(drift, sizeof drift, "%.4g", f->drift);
+    int n =
+        snprintf(tail, sizeof tail, "%3.0f%%  step %.0f/%.0f  loss %s  drift %s  %.3g/s  ETA %s",
+                 100 * fmin(progress(f), 1), f->step, f->steps, loss, drift, f->rate,
+                 ctl_duration(eta(f), a, sizeof a));
+    if (!f->c->tty) {
+        fprintf(f->c->out, "%s  %s\n", f->state, tail);
+    } else {
+        f->tail = n > f->tail ? n : f->tail;
+        int room = ctl_width() - f->tail - 5;
+        room = room > 40 ? 40 : room;
+        clear(f);
+        if (room >= 5) {
+            ctl_bar(bar, sizeof bar, room, progress(f));
+            fprintf(f->c->out, "[%s] ", bar);
+        }
+        fprintf(f->c->out, "%.*s", ctl_width() - 1, tail);
+        f->dirty = true;
+    }
+    fflush(f->c->out);
+}
+
+static void say(struct follow *f, const char *text) {
+    if (f->c->json)
+        return;
+    clear(f);
+    fprintf(f->c->out, "%s\n", text);
+    fflush(f->c->out);
+}
+
+static void set_state(struct follow *f, const char *state, const char *error) {
+    static const struct {
+        const char *state;
+        int status;
+    } ends[] = {{"completed", CTL_OK}, {"failed", CTL_REFUSED}, {"stopped", CTL_STOPPED}};
+    char line[600];
+    if (!*state)
+        return;
+    if (strcmp(state, "interrupted"))
+        f->interrupted_at = 0;
+    else if (f->interrupted_at == 0)
+        f->interrupted_at = now();
+    if (!strcmp(state, f->state))
+        return;
+    bool first = !*f->state;
+    snprintf(f->state, sizeof f->state, "%s", state);
+    snprintf(f->error, sizeof f->error, "%s", error);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (!strcmp(ends[i].state, state)) {
+            f->ended = true;
+            f->status = ends[i].status;
+        }
+    if (f->ended && progress(f) > 0)
+        show(f, true);
+    snprintf(line, sizeof line, "%s%s%s", state, *error ? ": " : "", error);
+    if (f->c->tty && f->dirty && f->ended) { // keep the last bar on the screen
+        fprintf(f->c->out, "\n");
+        f->dirty = false;
+    }
+    if (!first || strcmp(state, "running"))
+        say(f, line);
+}
+
+// Looks at the job itself. False when the server does not answer.
+static bool look(struct follow *f) {
+    struct ctl_reply r;
+    f->looked = now();
+    if (ctl_http(f->c, "GET", f->path, NULL, NULL, true, &r)) {
+        ctl_reply_free(&r);
+        return false;
+    }
+    if (r.status == 404 || r.status == 401 || r.status == 403) {
+        clear(f);
+        ctl_print_problem(&r);
+        f->ended = f->missing = true;
+        f->status = CTL_REFUSED;
+    }
+    json_t *o = r.status == 200 ? json_loadb(r.body.s, r.body.n, 0, NULL) : NULL;
+    ctl_reply_free(&r);
+    if (!o)
+        return f->missing;
+    double step = ctl_num(o, "step");
+    if (step > f->step || !strcmp(ctl_str(o, "state"), "queued"))
+        f->step = step;
+    f->steps = ctl_num(o, "steps_total");
+    f->seconds = ctl_num(o, "seconds");
+    f->minutes = ctl_num(json_object_get(json_object_get(o, "config"), "train"), "minutes");
+    set_state(f, ctl_str(o, "state"), ctl_str(o, "error"));
+    if (f->ended && f->c->json)
+        ctl_json(f->c, o);
+    json_decref(o);
+    return true;
+}
+
+static void on_metrics(struct follow *f, const json_t *d) {
+    const json_t *cols = json_object_get(d, "cols"), *rows = json_object_get(d, "rows"), *name;
+    const json_t *row = json_array_get(rows, json_array_size(rows) - 1);
+    size_t i;
+    double t = now();
+    if (!row)
+        return;
+    json_array_foreach(cols, i, name) {
+        const char *key = json_string_value(name);
+        const json_t *v = json_array_get(row, i);
+        double x = json_is_number(v) ? json_number_value(v) : (double)NAN;
+        if (!key)
+            continue;
+        if (!strcmp(key, "step"))
+            f->step = x;
+        else if (!strcmp(key, "loss"))
+            f->loss = x;
+        else if (!strcmp(key, "drift_norm"))
+            f->drift = x;
+    }
+    if (f->rate_time == 0 || f->step < f->rate_step) {
+        f->rate_time = t;
+        f->rate_step = f->step;
+    } else if (t - f->rate_time > 1) {
+        double r = (f->step - f->rate_step) / (t - f->rate_time);
+        f->seconds += t - f->rate_time;
+        f->rate = f->rate > 0 ? 0.7 * f->rate + 0.3 * r : r;
+        f->rate_time = t;
+        f->rate_step = f->step;
+    }
+    show(f, false);
+}
+
+static void on_event(struct follow *f, const char *data) {
+    json_t *d = json_loads(data, 0, NULL);
+    char line[600];
+    if (!strcmp(f->event, "metrics")) {
+        on_metrics(f, d);
+    } else if (!strcmp(f->event, "state") || !strcmp(f->event, "gap")) {
+        f->looked = 0; // the job itself tells
+    } else if (!strcmp(f->event, "alert")) {
+        snprintf(line, sizeof line, "alert: %s %s", ctl_str(d, "kind"), ctl_str(d, "text"));
+        say(f, line);
+    } else if (!strcmp(f->event, "checkpoint") && !f->c->tty) {
+        snprintf(line, sizeof line, "checkpoint %s", ctl_str(d, "id"));
+        say(f, line);
+    }
+    json_decref(d);
+}
+
+static void on_line(struct follow *f, const char *s) {
+    if (!*s)
+        f->event[0] = '\0';
+    else if (!strncmp(s, "id: ", 4))
+        snprintf(f->last_id, sizeof f->last_id, "%s", s + 4);
+    else if (!strncmp(s, "event: ", 7))
+        snprintf(f->event, sizeof f->event, "%s", s + 7);
+    else if (!strncmp(s, "data: ", 6))
+        on_event(f, s + 6);
+}
+
+static size_t on_stream(char *p, size_t size, size_t n, void *arg) {
+    struct follow *f = arg;
+    long status = 0;
+    curl_easy_getinfo(f->h, CURLINFO_RESPONSE_CODE, &status);
+    if (status != 200)
+        return size * n;
+    f->connected = true;
+    for (size_t i = 0; i < size * n; i++) {
+        if (p[i] != '\n') {
+            if (f->line.n > (8u << 20) || ctl_buf_add(&f->line, p + i, 1))
+                return 0;
+            continue;
+        }
+        if (ctl_buf_add(&f->line, "", 0))
+            return 0;
+        on_line(f, f->line.s);
+        f->line.n = 0;
+    }
+    return size * n;
+}
+
+static int on_tick(void *arg, curl_off_t a, curl_off_t b, curl_off_t d, curl_off_t e) {
+    struct follow *f = arg;
+    (void)a, (void)b, (void)d, (void)e;
+    if (now() - f->looked > LOOK_EVERY && !f->ended) {
+        look(f);
+        show(f, false);
+    }
+    if (f->interrupted_at > 0 && now() - f->interrupted_at > GRACE)
+        return 1;
+    return f->ended || interrupted_flag;
+}
+
+static void stream(struct follow *f) {
+    struct curl_slist *list = NULL;
+    char last[100];
+    f->h = ctl_handle(f->c, f->events, &list);
+    f->connected = false;
+    f->line.n = 0;
+    if (!f->h)
+        return;
+    if (f->last_id[0]) {
+        snprintf(last, sizeof last, "Last-Event-ID: %s", f->last_id);
+        list = curl_slist_append(list, last);
+    }
+    curl_easy_setopt(f->h, CURLOPT_HTTPHEADER, list);
+    curl_easy_setopt(f->h, CURLOPT_WRITEFUNCTION, on_stream);
+    curl_easy_setopt(f->h, CURLOPT_WRITEDATA, f);
+    curl_easy_setopt(f->h, CURLOPT_XFERINFOFUNCTION, on_tick);
+    curl_easy_setopt(f->h, CURLOPT_XFERINFODATA, f);
+    curl_easy_setopt(f->h, CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(f->h, CURLOPT_LOW_SPEED_LIMIT, 1L); // pings come every 15 s
+    curl_easy_setopt(f->h, CURLOPT_LOW_SPEED_TIME, 60L);
+    curl_easy_perform(f->h);
+    curl_easy_cleanup(f->h);
+    curl_slist_free_all(list);
+}
+
+static int finish(struct follow *f, const char *job) {
+    clear(f);
+    free(f->line.s);
+    if (f->ended)
+        return f->status;
+    if (interrupted_flag) {
+        fprintf(stderr, "driftctl: detached; job %s goes on (driftctl follow %s)\n", job, job);
+        return CTL_DETACHED;
+    }
+    fprintf(stderr, "driftctl: the job was interrupted; continue it with: driftctl resume %s\n",
+            job);
+    return CTL_INTERRUPTED;
+}
+
+int ctl_follow(struct ctl *c, const char *job) {
+    struct follow f = {.c = c, .loss = NAN, .drift = NAN};
+    struct sigaction sa = {.sa_handler = on_signal};
+    bool lost = false;
+    int failures = 0;
+    sigaction(SIGINT, &sa, NULL);
+    snprintf(f.path, sizeof f.path, "/v1/jobs/%.64s", job);
+    snprintf(f.events, sizeof f.events, "/v1/jobs/%.64s/events", job);
+    while (!f.ended && !interrupted_flag) {
+        bool answered = look(&f);
+        if (f.ended || (f.interrupted_at > 0 && now() - f.interrupted_at > GRACE))
+            break;
+        if (answered) {
+            if (lost)
+                say(&f, "connected again");
+            lost = false;
+            failures = 0;
+            show(&f, false);
+            stream(&f);
+        } else if (!lost && (failures || f.state[0])) {
+            say(&f, "connection lost; trying again");
+            lost = true;
+        }
+        if (!answered && !f.state[0] && ++failures > 5) {
+            fprintf(stderr, "driftctl: %s does not answer\n", c->unix_path ? c->unix_path : c->url);
+            free(f.line.s);
+            return CTL_UNREACHABLE;
+        }
+        if (!f.ended && !f.connected)
+            usleep(500000);
+        f.connected = false;
+    }
+    return finish(&f, job);
+}

@@ -1,0 +1,229 @@
+// Commands on jobs: train, mae, jobs, job, follow, stop, pause, resume, checkpoint, remove, eval.
+#include "api/client/ctl.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+// A recipe's name, or the object in a JSON file.
+static json_t *read_config(const char *arg) {
+    json_error_t e;
+    size_t n = strlen(arg);
+    bool file = strchr(arg, '/') || (n > 5 && !strcmp(arg + n - 5, ".json"));
+    if (!file)
+        return json_string(arg);
+    json_t *o = json_load_file(arg, JSON_REJECT_DUPLICATES, &e);
+    if (!o)
+        fprintf(stderr, "driftctl: %s: %s (line %d column %d)\n", arg, e.text, e.line, e.column);
+    return o;
+}
+
+// KEY=VALUE; a value that is JSON is taken as such, anything else is a string.
+static int add_override(json_t *set, const char *text) {
+    const char *eq = strchr(text, '=');
+    char key[256];
+    if (!eq || eq == text || (size_t)(eq - text) >= sizeof key) {
+        fprintf(stderr, "driftctl: --set takes KEY=VALUE, such as optim.lr=0.001, not `%s`\n",
+                text);
+        return CTL_USAGE;
+    }
+    snprintf(key, sizeof key, "%.*s", (int)(eq - text), text);
+    json_t *v = json_loads(eq + 1, JSON_DECODE_ANY, NULL);
+    return json_object_set_new(set, key, v ? v : json_string(eq + 1)) ? CTL_USAGE : 0;
+}
+
+static int job_body(struct ctl *c, const char *kind, json_t **out) {
+    json_t *config = read_config(c->arg[0]), *set = json_object();
+    const char *name = ctl_get(c, "name"), *priority = ctl_get(c, "priority");
+    if (!config) {
+        json_decref(set);
+        return CTL_USAGE;
+    }
+    *out = json_pack("{s:o, s:s}", "config", config, "kind", kind);
+    for (int i = 0; i < c->nopt; i++)
+        if (!strcmp(c->opt[i].name, "set") && add_override(set, c->opt[i].value)) {
+            json_decref(set);
+            json_decref(*out);
+            return CTL_USAGE;
+        }
+    if (json_object_size(set))
+        json_object_set(*out, "overrides", set);
+    json_decref(set);
+    if (name)
+        json_object_set_new(*out, "name", json_string(name));
+    if (priority)
+        json_object_set_new(*out, "priority", json_integer(strtol(priority, NULL, 10)));
+    return 0;
+}
+
+// Without --key each run makes one job, also when the connection breaks and the request is
+// repeated.
+static int create(struct ctl *c, const json_t *body, struct ctl_reply *r) {
+    char line[300];
+    uint64_t id[2] = {0};
+    const char *key = ctl_get(c, "key");
+    if (getrandom(id, sizeof id, 0) != sizeof id)
+        id[0] = (uint64_t)getpid();
+    if (key)
+        snprintf(line, sizeof line, "Idempotency-Key: %.255s", key);
+    else
+        snprintf(line, sizeof line, "Idempotency-Key: driftctl-%016llx%016llx",
+                 (unsigned long long)id[0], (unsigned long long)id[1]);
+    const char *const headers[] = {line, NULL};
+    for (int attempt = 0; attempt < 3; attempt++) {
+        int rc = ctl_http(c, "POST", "/v1/jobs", body, headers, attempt < 2, r);
+        if (rc == CTL_UNREACHABLE && attempt < 2) {
+            ctl_reply_free(r);
+            usleep(300000u << attempt);
+            continue;
+        }
+        if (rc)
+            return rc;
+        break;
+    }
+    if (r->status >= 200 && r->status < 300)
+        return 0;
+    ctl_print_problem(r);
+    return CTL_REFUSED;
+}
+
+static int submit(struct ctl *c, const char *kind) {
+    struct ctl_reply r = {0};
+    json_t *body = NULL;
+    int rc = job_body(c, kind, &body);
+    if (rc)
+        return rc;
+    rc = create(c, body, &r);
+    json_decref(body);
+    json_t *job = rc ? NULL : json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, NULL);
+    ctl_reply_free(&r);
+    if (rc)
+        return rc;
+    char id[64];
+    snprintf(id, sizeof id, "%s", ctl_str(job, "id"));
+    bool follow = ctl_get(c, "follow");
+    if (c->json && !follow)
+        ctl_json(c, job);
+    else if (!c->json && !follow)
+        fprintf(c->out, "%s\n", id);
+    else if (!c->json)
+        fprintf(c->out, "job %s (%s)\n", id, ctl_str(job, "name"));
+    fflush(c->out);
+    json_decref(job);
+    return follow ? ctl_follow(c, id) : CTL_OK;
+}
+
+int ctl_cmd_train(struct ctl *c) {
+    return submit(c, "train");
+}
+
+int ctl_cmd_mae(struct ctl *c) {
+    return submit(c, "mae");
+}
+
+int ctl_cmd_jobs(struct ctl *c) {
+    static const char *const columns[] = {"ID:id",
+                                          "NAME:name",
+                                          "KIND:kind",
+                                          "STATE:state",
+                                          "STEP:step:num",
+                                          "STEPS:steps_total:num",
+                                          "TIME:seconds:duration",
+                                          "ETA:eta_seconds:duration",
+                                          "ERROR:error",
+                                          NULL};
+    struct ctl_buf path = {0};
+    json_t *o;
+    ctl_buf_add(&path, "/v1/jobs", 8);
+    ctl_query(&path, "state", ctl_get(c, "state"));
+    ctl_query(&path, "limit", ctl_get(c, "limit"));
+    int rc = ctl_get_json(c, path.s, &o);
+    free(path.s);
+    if (rc)
+        return rc;
+    if (c->json)
+        ctl_json(c, o);
+    else
+        ctl_table(c, json_object_get(o, "jobs"), columns);
+    json_decref(o);
+    return 0;
+}
+
+static void job_path(struct ctl_buf *path, const char *id, const char *rest) {
+    char *v = curl_easy_escape(NULL, id, 0);
+    ctl_buf_add(path, "/v1/jobs/", 9);
+    ctl_buf_add(path, v ? v : "", v ? strlen(v) : 0);
+    ctl_buf_add(path, rest, strlen(rest));
+    curl_free(v);
+}
+
+int ctl_cmd_job(struct ctl *c) {
+    struct ctl_buf path = {0};
+    json_t *o;
+    job_path(&path, c->arg[0], "");
+    int rc = ctl_get_json(c, path.s, &o);
+    free(path.s);
+    if (rc)
+        return rc;
+    ctl_json(c, o);
+    json_decref(o);
+    return 0;
+}
+
+static int act(struct ctl *c, const char *method, const char *rest, const char *said) {
+    struct ctl_buf path = {0};
+    struct ctl_reply r;
+    job_path(&path, c->arg[0], rest);
+    int rc = ctl_call(c, method, path.s, NULL, NULL, &r);
+    free(path.s);
+    if (!rc && c->json && r.body.n)
+        fprintf(c->out, "%s\n", r.body.s);
+    else if (!rc && !c->json)
+        fprintf(c->out, "job %s %s\n", c->arg[0], said);
+    ctl_reply_free(&r);
+    return rc;
+}
+
+int ctl_cmd_follow(struct ctl *c) {
+    return ctl_follow(c, c->arg[0]);
+}
+
+int ctl_cmd_stop(struct ctl *c) {
+    return ctl_get(c, "now") ? act(c, "POST", "/stop?mode=now", "is stopped")
+                             : act(c, "POST", "/stop", "will stop after its step");
+}
+
+int ctl_cmd_pause(struct ctl *c) {
+    return act(c, "POST", "/pause", "will pause");
+}
+
+int ctl_cmd_resume(struct ctl *c) {
+    int rc = act(c, "POST", "/resume", "resumes");
+    return rc || !ctl_get(c, "follow") ? rc : ctl_follow(c, c->arg[0]);
+}
+
+int ctl_cmd_checkpoint(struct ctl *c) {
+    return act(c, "POST", "/checkpoint", "writes a checkpoint");
+}
+
+int ctl_cmd_remove(struct ctl *c) {
+    return act(c, "DELETE", "", "is deleted");
+}
+
+int ctl_cmd_eval(struct ctl *c) {
+    const char *ckpt = ctl_get(c, "checkpoint"), *job = ctl_get(c, "job");
+    struct ctl_reply r;
+    if (!ckpt == !job) {
+        fprintf(stderr, "driftctl eval: one of --checkpoint and --job is needed\n");
+        return CTL_USAGE;
+    }
+    json_t *body = json_pack("{s:s, s:b}", ckpt ? "checkpoint" : "job", ckpt ? ckpt : job,
+                             "skip_existing", ctl_get(c, "skip-existing") != NULL);
+    int rc = ctl_call(c, "POST", "/v1/evals", body, NULL, &r);
+    json_decref(body);
+    if (!rc && r.body.n)
+        fprintf(c->out, "%s\n", r.body.s);
+    ctl_reply_free(&r);
+    return rc;
+}

@@ -1,0 +1,93 @@
+// Entry point of driftctl: where the server is and how to speak to it, then the command.
+#include "api/client/ctl.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static char *read_token(const char *file) {
+    char line[4096];
+    FILE *f = fopen(file, "re");
+    if (!f || !fgets(line, sizeof line, f)) {
+        fprintf(stderr, "driftctl: no token could be read from %s\n", file);
+        if (f)
+            fclose(f);
+        return NULL;
+    }
+    fclose(f);
+    line[strcspn(line, "\r\n")] = '\0';
+    return strdup(line);
+}
+
+static int connect_options(struct ctl *c) {
+    const char *url = ctl_get(c, "url"), *file = ctl_get(c, "token-file");
+    if (!url)
+        url = getenv("DRIFTD_URL");
+    if (!url || !*url)
+        url = "http://127.0.0.1:8080";
+    if (!file)
+        file = getenv("DRIFTD_TOKEN_FILE");
+    if (!strncmp(url, "unix:", 5)) {
+        c->unix_path = strdup(url + 5);
+        url = "http://localhost";
+    }
+    c->url = strdup(url);
+    while (c->url && *c->url && c->url[strlen(c->url) - 1] == '/')
+        c->url[strlen(c->url) - 1] = '\0';
+    if (file && *file && !(c->token = read_token(file)))
+        return CTL_USAGE;
+    return 0;
+}
+
+int ctl_cmd_help(struct ctl *c) {
+    for (const struct ctl_command *k = ctl_commands; k->name && c->narg; k++)
+        if (!strcmp(k->name, c->arg[0])) {
+            ctl_help(k, stdout);
+            return 0;
+        }
+    if (c->narg) {
+        fprintf(stderr, "driftctl: there is no command `%s`\n", c->arg[0]);
+        return CTL_USAGE;
+    }
+    ctl_help(NULL, stdout);
+    return 0;
+}
+
+int ctl_cmd_completion(struct ctl *c) {
+    if (strcmp(c->arg[0], "bash")) {
+        fprintf(stderr, "driftctl: completion is there for bash\n");
+        return CTL_USAGE;
+    }
+    ctl_completion(stdout);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    struct ctl c = {.out = stdout};
+    int rc = ctl_parse(&c, argc, argv);
+    if (rc)
+        return rc;
+    if (ctl_get(&c, "help")) {
+        ctl_help(c.command, stdout);
+        return 0;
+    }
+    if (!c.command) {
+        ctl_help(NULL, stderr);
+        return CTL_USAGE;
+    }
+    c.json = ctl_get(&c, "json");
+    c.tty = isatty(STDOUT_FILENO);
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+    rc = connect_options(&c);
+    if (!rc)
+        rc = c.command->run(&c);
+    if (fflush(stdout) || ferror(stdout)) {
+        perror("driftctl: standard output");
+        rc = rc ? rc : CTL_REFUSED;
+    }
+    free(c.url);
+    free(c.unix_path);
+    free(c.token);
+    curl_global_cleanup();
+    return rc;
+}

@@ -1,0 +1,205 @@
+// Commands on checkpoints, metrics, recipes, the database and the server's status.
+#include "api/client/ctl.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static char *id_path(const char *prefix, const char *id, const char *rest) {
+    struct ctl_buf b = {0};
+    char *v = curl_easy_escape(NULL, id, 0);
+    ctl_buf_add(&b, prefix, strlen(prefix));
+    ctl_buf_add(&b, v ? v : "", v ? strlen(v) : 0);
+    ctl_buf_add(&b, rest, strlen(rest));
+    curl_free(v);
+    return b.s;
+}
+
+int ctl_cmd_checkpoints(struct ctl *c) {
+    static const char *const columns[] = {"ID:id",       "JOB:job",       "NAME:name",
+                                          "KIND:kind",   "STEP:step:num", "SIZE:bytes:bytes",
+                                          "STATE:state", "ACTIVE:active", "CREATED:created",
+                                          NULL};
+    struct ctl_buf path = {0};
+    json_t *o;
+    ctl_buf_add(&path, "/v1/checkpoints", 15);
+    ctl_query(&path, "job", ctl_get(c, "job"));
+    ctl_query(&path, "limit", ctl_get(c, "limit"));
+    int rc = ctl_get_json(c, path.s, &o);
+    free(path.s);
+    if (rc)
+        return rc;
+    if (c->json)
+        ctl_json(c, o);
+    else
+        ctl_table(c, json_object_get(o, "checkpoints"), columns);
+    json_decref(o);
+    return 0;
+}
+
+int ctl_cmd_activate(struct ctl *c) {
+    struct ctl_reply r = {0};
+    char *path = id_path("/v1/checkpoints/", c->arg[0], "/activate");
+    int rc = ctl_call(c, "POST", path, NULL, NULL, &r);
+    free(path);
+    if (!rc && c->json && r.body.n)
+        fprintf(c->out, "%s\n", r.body.s);
+    else if (!rc)
+        fprintf(c->out, "checkpoint %s is served\n", c->arg[0]);
+    ctl_reply_free(&r);
+    return rc;
+}
+
+int ctl_cmd_export(struct ctl *c) {
+    const char *file = ctl_get(c, "output");
+    char name[128];
+    if (!file) {
+        snprintf(name, sizeof name, "%.64s.safetensors", c->arg[0]);
+        if (strchr(name, '/')) {
+            fprintf(stderr, "driftctl: `%s` is not a checkpoint id\n", c->arg[0]);
+            return CTL_USAGE;
+        }
+        file = name;
+    }
+    char *path = id_path("/v1/checkpoints/", c->arg[0], "/file");
+    int rc = ctl_download(c, "GET", path, file);
+    free(path);
+    if (!rc && !c->json)
+        fprintf(c->out, "%s\n", file);
+    return rc;
+}
+
+int ctl_cmd_import(struct ctl *c) {
+    struct ctl_reply r = {0};
+    int rc;
+    if (ctl_get(c, "path")) {
+        json_t *body = json_pack("{s:s, s:s*, s:s*}", "path", c->arg[0], "name", ctl_get(c, "name"),
+                                 "config", ctl_get(c, "config"));
+        rc = ctl_call(c, "POST", "/v1/checkpoints", body, NULL, &r);
+        json_decref(body);
+    } else {
+        struct ctl_buf path = {0};
+        ctl_buf_add(&path, "/v1/checkpoints", 15);
+        ctl_query(&path, "name", ctl_get(c, "name"));
+        ctl_query(&path, "config", ctl_get(c, "config"));
+        rc = ctl_upload(c, path.s, c->arg[0], &r);
+        free(path.s);
+    }
+    if (!rc && c->json)
+        fprintf(c->out, "%s\n", r.body.s ? r.body.s : "{}");
+    else if (!rc) {
+        json_t *o = json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, NULL);
+        fprintf(c->out, "%s\n", ctl_str(o, "id"));
+        json_decref(o);
+    }
+    ctl_reply_free(&r);
+    return rc;
+}
+
+int ctl_cmd_metrics(struct ctl *c) {
+    struct ctl_buf path = {.s = id_path("/v1/jobs/", c->arg[0], "/metrics")};
+    struct ctl_reply r = {0};
+    const char *file = ctl_get(c, "output"), *points = ctl_get(c, "max-points");
+    path.n = strlen(path.s);
+    path.cap = path.n + 1;
+    const char *format = ctl_get(c, "csv") ? "csv" : ctl_get(c, "ndjson") ? "ndjson" : NULL;
+    if (!format && !c->json)
+        format = "csv"; // the form that other programs read
+    ctl_query(&path, "format", format);
+    ctl_query(&path, "names", ctl_get(c, "names"));
+    ctl_query(&path, "from", ctl_get(c, "from"));
+    ctl_query(&path, "to", ctl_get(c, "to"));
+    ctl_query(&path, "max_points", points);
+    int rc = ctl_call(c, "GET", path.s, NULL, NULL, &r);
+    free(path.s);
+    if (!rc) {
+        FILE *f = file && strcmp(file, "-") ? fopen(file, "wbe") : c->out;
+        bool ok = f && (!r.body.n || fwrite(r.body.s, 1, r.body.n, f) == r.body.n);
+        if (f && f != c->out)
+            ok = !fclose(f) && ok;
+        if (!ok) {
+            fprintf(stderr, "driftctl: %s: %s\n", file ? file : "output", strerror(errno));
+            rc = CTL_REFUSED;
+        }
+    }
+    ctl_reply_free(&r);
+    return rc;
+}
+
+int ctl_cmd_db(struct ctl *c) {
+    const char *file = ctl_get(c, "output");
+    char name[64];
+    time_t t = time(NULL);
+    struct tm tm;
+    if (strcmp(c->arg[0], "backup")) {
+        fprintf(stderr, "driftctl: `db backup` is the only such command\n");
+        return CTL_USAGE;
+    }
+    if (!file) {
+        localtime_r(&t, &tm);
+        strftime(name, sizeof name, "driftd-%Y%m%d-%H%M%S.sqlite", &tm);
+        file = name;
+    }
+    int rc = ctl_download(c, "POST", "/v1/db/backup", file);
+    if (!rc && !c->json)
+        fprintf(c->out, "%s\n", file);
+    return rc;
+}
+
+static void status_text(struct ctl *c, const json_t *o) {
+    const json_t *t = json_object_get(o, "training"), *g = json_object_get(o, "generation");
+    char a[32];
+    fprintf(c->out, "driftd %s, %s, up %s\n", ctl_str(o, "version"), ctl_str(o, "state"),
+            ctl_duration(ctl_num(o, "uptime_seconds"), a, sizeof a));
+    if (json_is_object(t)) {
+        fprintf(c->out,
+                "training   job %s (%s), step %.0f of %.0f, %.3g steps/s, loss %.4g, "
+                "drift norm %.4g",
+                ctl_str(t, "job"), ctl_str(t, "name"), ctl_num(t, "step"),
+                ctl_num(t, "steps_total"), ctl_num(t, "steps_per_second"), ctl_num(t, "loss"),
+                ctl_num(t, "drift_norm"));
+        fprintf(c->out, ", ETA %s\n", ctl_duration(ctl_num(t, "eta_seconds"), a, sizeof a));
+    } else {
+        fprintf(c->out, "training   nothing\n");
+    }
+    fprintf(c->out, "queued     %.0f jobs\n", ctl_num(o, "queued_jobs"));
+    if (json_is_object(g))
+        fprintf(c->out, "serving    %s on %s, %.0f images so far, %.0f waiting\n",
+                json_is_string(json_object_get(g, "serving")) ? ctl_str(g, "serving")
+                                                              : "nothing yet",
+                ctl_str(g, "device"), ctl_num(g, "images"), ctl_num(g, "waiting"));
+    double left = ctl_num(json_object_get(o, "store"), "disk_free");
+    if (isfinite(left))
+        fprintf(c->out, "disk free  %s\n", ctl_bytes(left, a, sizeof a));
+}
+
+int ctl_cmd_status(struct ctl *c) {
+    json_t *o;
+    int rc = ctl_get_json(c, "/v1/status", &o);
+    if (rc)
+        return rc;
+    if (c->json)
+        ctl_json(c, o);
+    else
+        status_text(c, o);
+    json_decref(o);
+    return 0;
+}
+
+int ctl_cmd_configs(struct ctl *c) {
+    static const char *const columns[] = {"NAME:name", "ABOUT:about", NULL};
+    char *path = c->narg ? id_path("/v1/configs/", c->arg[0], "") : strdup("/v1/configs");
+    json_t *o;
+    int rc = ctl_get_json(c, path, &o);
+    free(path);
+    if (rc)
+        return rc;
+    if (c->json || c->narg)
+        ctl_json(c, o);
+    else
+        ctl_table(c, json_object_get(o, "configs"), columns);
+    json_decref(o);
+    return 0;
+}

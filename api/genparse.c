@@ -1,0 +1,301 @@
+// From the query of a generate request to one entry an image. Lists of classes and of scales span a
+// grid: images go scale by scale, within a scale class by class, and the noise index restarts at
+// every scale, so that the rows of a sweep show the same noise. Called by generate.c.
+#include "api/internal.h"
+
+#include <ctype.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/random.h>
+
+#define MAX_LIST 1024
+#define MAX_SCALES 64
+
+struct parse {
+    struct api_req *r;
+    struct api_model model;
+    struct api_problem *p;
+    int32_t labels[MAX_LIST];
+    int nlabels;
+    float scales[MAX_SCALES];
+    int nscales;
+};
+
+static void bad(struct parse *x, const char *field, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+static void bad(struct parse *x, const char *field, const char *fmt, ...) {
+    char msg[256];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(msg, sizeof msg, fmt, ap);
+    va_end(ap);
+    if (!x->p->status)
+        api_problem_set(x->p, 422, "invalid-value", "%s: %s", field, msg);
+    api_problem_field(x->p, field, "%s", msg);
+}
+
+static int add_label(struct parse *x, int64_t label) {
+    if (x->nlabels == MAX_LIST) {
+        bad(x, "class", "more than %d classes are listed", MAX_LIST);
+        return -1;
+    }
+    x->labels[x->nlabels++] = (int32_t)label;
+    return 0;
+}
+
+static int class_by_name(struct parse *x, const char *name) {
+    for (int i = 0; x->model.names && i < x->model.classes; i++)
+        if (!strcasecmp(name, x->model.names[i]))
+            return i;
+    return -1;
+}
+
+static void unknown_class(struct parse *x, const char *word) {
+    int best = 4, at = -1;
+    for (int i = 0; x->model.names && i < x->model.classes; i++) {
+        int d = api_edit_distance(word, x->model.names[i], 5);
+        if (d < best && d < (int)strlen(x->model.names[i])) {
+            best = d;
+            at = i;
+        }
+    }
+    bad(x, "class",
+        "`%.40s` is not a class; expected an index from 0 to %d, a name, a list or "
+        "`random`%s%.40s%s",
+        word, x->model.classes - 1, at < 0 ? "" : "; did you mean `",
+        at < 0 ? "" : x->model.names[at], at < 0 ? "" : "`?");
+}
+
+// One item of the list: an index, a name, a range "2-5", or "random".
+static int add_class(struct parse *x, char *word) {
+    int64_t a, b;
+    int i;
+    char *dash = strchr(word + (*word != '\0'), '-');
+    if (!strcmp(word, "random"))
+        return add_label(x, -1);
+    if ((i = class_by_name(x, word)) >= 0)
+        return add_label(x, i);
+    if (!api_parse_int(word, &a)) {
+        if (a >= 0 && a < x->model.classes)
+            return add_label(x, a);
+        bad(x, "class", "%lld is out of range; the model has %d classes, 0 to %d", (long long)a,
+            x->model.classes, x->model.classes - 1);
+        return -1;
+    }
+    if (dash) {
+        *dash = '\0';
+        bool range = !api_parse_int(word, &a) && !api_parse_int(dash + 1, &b);
+        *dash = '-';
+        if (range && a >= 0 && a <= b && b < x->model.classes) {
+            for (; a <= b; a++)
+                if (add_label(x, a))
+                    return -1;
+            return 0;
+        }
+        if (range) {
+            bad(x, "class", "range %.40s; the model has %d classes, 0 to %d", word,
+                x->model.classes, x->model.classes - 1);
+            return -1;
+        }
+    }
+    unknown_class(x, word);
+    return -1;
+}
+
+static void parse_classes(struct parse *x) {
+    const char *text = api_query_get(&x->r->query, "class");
+    char *copy = strdup(text ? text : "random"), *save = NULL;
+    if (!copy) {
+        bad(x, "class", "out of memory");
+        return;
+    }
+    for (char *w = strtok_r(copy, ",", &save); w; w = strtok_r(NULL, ",", &save))
+        if (add_class(x, w + strspn(w, " ")))
+            break;
+    if (!x->nlabels && !x->p->status)
+        bad(x, "class", "is empty; expected an index, a name, a list or `random`");
+    free(copy);
+}
+
+static void parse_scales(struct parse *x) {
+    const char *text = api_query_get(&x->r->query, "cfg");
+    char copy[1024], *save = NULL;
+    if (!text) {
+        x->scales[x->nscales++] = (float)x->model.cfg_default;
+        return;
+    }
+    snprintf(copy, sizeof copy, "%s", text);
+    for (char *w = strtok_r(copy, ",", &save); w; w = strtok_r(NULL, ",", &save)) {
+        double v;
+        if (x->nscales == MAX_SCALES) {
+            bad(x, "cfg", "more than %d scales are listed", MAX_SCALES);
+            return;
+        }
+        if (api_parse_num(w, &v) || v < x->model.cfg_min || v > x->model.cfg_max) {
+            bad(x, "cfg", "`%.40s` is not a number from %g to %g", w, x->model.cfg_min,
+                x->model.cfg_max);
+            return;
+        }
+        x->scales[x->nscales++] = (float)v;
+    }
+    if (!x->nscales)
+        bad(x, "cfg", "is empty; expected a number or a list of numbers");
+}
+
+static void parse_grid(struct parse *x, int n, struct api_gen_request *out) {
+    const char *text = api_query_get(&x->r->query, "grid");
+    int cols, rows, end = 0;
+    if (!text)
+        return;
+    if (!isdigit((unsigned char)*text) || sscanf(text, "%4dx%4d%n", &cols, &rows, &end) != 2 ||
+        text[end] || cols < 1 || rows < 1 || cols > 1024 || rows > 1024) {
+        bad(x, "grid", "`%.40s` is not COLUMNSxROWS, such as 8x4", text);
+        return;
+    }
+    if (n && cols * rows < n) {
+        bad(x, "grid", "%dx%d holds fewer than n=%d images", cols, rows, n);
+        return;
+    }
+    out->cols = cols;
+    out->rows = rows;
+}
+
+// Images a scale: n, else what the grid holds, else one a listed class.
+static void layout(struct parse *x, int64_t n, struct api_gen_request *out) {
+    int64_t each = n;
+    if (!each && out->cols)
+        each = (int64_t)out->cols * out->rows / x->nscales;
+    if (!each)
+        each = x->nlabels;
+    int64_t total = each * x->nscales;
+    if (total < 1 || total > x->model.max_n || total > API_GEN_MAX_IMAGES) {
+        bad(x, "n", "%lld images; at most %d a request", (long long)total, x->model.max_n);
+        return;
+    }
+    if (out->cols && (int64_t)out->cols * out->rows < total) {
+        bad(x, "grid", "%dx%d holds fewer than the %lld images", out->cols, out->rows,
+            (long long)total);
+        return;
+    }
+    out->n = (int)total;
+    out->images = calloc((size_t)total, sizeof *out->images);
+    if (!out->images) {
+        api_problem_set(x->p, 500, "internal", "out of memory");
+        return;
+    }
+    for (int64_t i = 0; i < total; i++) {
+        int64_t k = i % each;
+        out->images[i] = (struct api_gen_image){.label = x->labels[k * x->nlabels / each],
+                                                .cfg = x->scales[i / each],
+                                                .index = (uint32_t)k};
+    }
+    if (each < x->nlabels)
+        bad(x, "n", "%lld is fewer than the %d listed classes", (long long)each, x->nlabels);
+    if (out->cols)
+        return;
+    if (x->nscales > 1) {
+        out->cols = (int)each;
+    } else {
+        while (out->cols * out->cols < out->n)
+            out->cols++;
+        if (x->nlabels > 1 && each % x->nlabels == 0 && each > x->nlabels)
+            out->cols = (int)(each / x->nlabels); // a row a class
+        else if (x->nlabels > 1 && each == x->nlabels && each <= 16)
+            out->cols = (int)each;
+    }
+    out->rows = (out->n + out->cols - 1) / out->cols;
+}
+
+static int default_format(struct api_req *r) {
+    static const char *const types[] = {"image/png", "application/json", "application/zip",
+                                        "application/octet-stream"};
+    for (int i = 0; i < 4; i++)
+        if (api_accepts(r, types[i]))
+            return i;
+    return -1;
+}
+
+static int pick_format(struct parse *x, struct api_gen_request *out) {
+    static const char *const types[] = {"image/png", "application/json", "application/zip",
+                                        "application/octet-stream"};
+    int format = -1;
+    api_q_enum(x->r, "format", "png|json|zip|npy", &format, x->p);
+    bool given = api_query_get(&x->r->query, "format");
+    if (!given)
+        format = default_format(x->r);
+    if (format < 0 && given)
+        return 0; // already reported
+    if (format < 0 || (given && !api_accepts(x->r, types[format])))
+        return api_problem_set(x->p, 406, "not-acceptable",
+                               "Accept allows none of image/png, application/json, "
+                               "application/zip, application/octet-stream%s",
+                               given ? " that fits the format asked for" : "");
+    out->format = (enum api_format)format;
+    return 0;
+}
+
+static void pick_seed(struct parse *x, struct api_gen_request *out) {
+    int64_t seed = -1;
+    api_q_int(x->r, "seed", 0, (1LL << 53) - 1, &seed, x->p);
+    if (seed < 0) {
+        uint64_t v;
+        if (getrandom(&v, sizeof v, 0) != sizeof v)
+            v = api_now_ns() * 0x9e3779b97f4a7c15u;
+        seed = (int64_t)(v >> 32); // short enough to be typed again
+    }
+    out->seed = (uint64_t)seed;
+}
+
+static int parse_all(struct parse *x, struct api_gen_request *out) {
+    int64_t n = 0, scale = 1, timeout = x->r->srv->cfg.default_timeout_ms;
+    int guidance = 0;
+    if (pick_format(x, out))
+        return -1;
+    parse_classes(x);
+    parse_scales(x);
+    pick_seed(x, out);
+    api_q_int(x->r, "n", 1, x->model.max_n, &n, x->p);
+    api_q_int(x->r, "scale", 1, 32, &scale, x->p);
+    api_q_int(x->r, "timeout_ms", 1, 3600000, &timeout, x->p);
+    api_q_enum(x->r, "guidance", "one-step|two-pass", &guidance, x->p);
+    if (guidance == API_GUIDANCE_TWO_PASS && !x->model.two_pass)
+        bad(x, "guidance", "two-pass needs a model with a null class");
+    parse_grid(x, (int)n, out);
+    if (x->p->status)
+        return -1;
+    layout(x, n, out);
+    out->scale = (int)scale;
+    out->guidance = (enum api_guidance)guidance;
+    out->received_ns = x->r->start_ns;
+    out->deadline_ns = x->r->start_ns + (uint64_t)timeout * 1000000u;
+    int64_t pixels = (int64_t)out->cols * out->rows * scale * scale * x->model.width *
+                     x->model.height * (x->model.channels > 0 ? x->model.channels : 1);
+    if (!x->p->status && out->format == API_PNG && pixels > (64 << 20))
+        bad(x, "scale", "the image would exceed 64 million values");
+    return x->p->status ? -1 : 0;
+}
+
+int api_gen_parse(struct api_req *r, struct api_gen_request *out, struct api_problem *p) {
+    const char *ckpt = api_query_get(&r->query, "checkpoint");
+    struct parse *x;
+    if (ckpt && (strlen(ckpt) >= API_ID_MAX || !*ckpt))
+        return api_problem_set(p, 422, "invalid-value",
+                               "checkpoint: expected live, latest or an id");
+    if (!(x = calloc(1, sizeof *x)))
+        return api_problem_set(p, 500, "internal", "out of memory");
+    x->r = r;
+    x->p = p;
+    snprintf(out->checkpoint, sizeof out->checkpoint, "%s", ckpt ? ckpt : "live");
+    snprintf(out->request_id, sizeof out->request_id, "%s", r->id);
+    int rc = r->srv->cb.describe(r->srv->ctx, out->checkpoint, &x->model, p);
+    if (!rc) {
+        rc = parse_all(x, out);
+        if (x->model.release)
+            x->model.release(&x->model);
+    }
+    free(x);
+    return rc;
+}

@@ -1,0 +1,225 @@
+// Handlers of jobs, recipes, samples and evaluations: parse, call back, send the reply.
+#include "api/internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NEED(member)                                                                               \
+    if (!r->srv->cb.member)                                                                        \
+    return api_not_built(r)
+
+static enum MHD_Result list(struct api_req *r,
+                            int (*fn)(void *, const struct api_page *, struct api_reply *)) {
+    struct api_page page;
+    struct api_problem p = {0};
+    struct api_reply reply = {0};
+    if (!fn)
+        return api_not_built(r);
+    if (api_parse_page(r, &page, &p))
+        return api_send_problem(r, &p);
+    return api_send_reply(r, fn(r->srv->ctx, &page, &reply), &reply);
+}
+
+enum MHD_Result api_h_job_list(struct api_req *r) {
+    return list(r, r->srv->cb.job_list);
+}
+
+static const char *check_key(struct api_req *r, struct api_problem *p) {
+    const char *key = api_header(r, "Idempotency-Key");
+    if (!key)
+        return NULL;
+    bool ok = *key && strlen(key) <= 255;
+    for (const char *c = key; *c; c++)
+        ok = ok && *c > 32 && *c < 127;
+    if (!ok) {
+        api_problem_set(p, 400, "bad-idempotency-key",
+                        "Idempotency-Key must be 1 to 255 printable characters");
+        api_problem_field(p, "Idempotency-Key", "1 to 255 printable ASCII characters");
+    }
+    return key;
+}
+
+static void bad_field(struct api_problem *p, const char *field, const char *message) {
+    if (!p->status)
+        api_problem_set(p, 422, "invalid-value", "%s %s", field, message);
+    api_problem_field(p, field, "%s", message);
+}
+
+void api_parse_job(json_t *o, struct api_job_create *in, struct api_problem *p) {
+    static const char *const kinds[] = {"train", "mae", "judge", "eval", NULL};
+    const json_t *priority = json_object_get(o, "priority");
+    char near[96], msg[200];
+    in->config = json_object_get(o, "config");
+    in->overrides = json_object_get(o, "overrides");
+    if (!json_is_string(in->config) && !json_is_object(in->config))
+        bad_field(p, "config", "is required: the name of a recipe or an object");
+    if (json_is_null(in->overrides))
+        in->overrides = NULL;
+    if (in->overrides && !json_is_object(in->overrides))
+        bad_field(p, "overrides", "must be an object such as {\"optim.lr\": 0.001}");
+    api_body_str(o, "name", 200, &in->name, p);
+    api_body_str(o, "kind", 16, &in->kind, p);
+    if (!in->kind)
+        in->kind = "train";
+    bool known = false;
+    for (int i = 0; kinds[i]; i++)
+        known |= !strcmp(in->kind, kinds[i]);
+    if (!known) {
+        snprintf(msg, sizeof msg, "must be train, mae, judge or eval%s",
+                 api_nearest(in->kind, kinds, near, sizeof near));
+        bad_field(p, "kind", msg);
+    }
+    if (priority && (!json_is_integer(priority) || json_integer_value(priority) < -1000 ||
+                     json_integer_value(priority) > 1000))
+        bad_field(p, "priority", "must be a whole number from -1000 to 1000");
+    else if (priority)
+        in->priority = (int)json_integer_value(priority);
+}
+
+enum MHD_Result api_h_job_create(struct api_req *r) {
+    static const char *const keys[] = {"config", "overrides", "name", "kind", "priority", NULL};
+    struct api_job_create in = {0};
+    struct api_problem p = {0};
+    struct api_reply reply = {0};
+    NEED(job_create);
+    in.idempotency_key = check_key(r, &p);
+    json_t *o = p.status ? NULL : api_body_object(r, keys, &p);
+    if (!o)
+        return api_send_problem(r, &p);
+    api_parse_job(o, &in, &p);
+    char *canonical = json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS);
+    in.fingerprint = canonical ? canonical : "";
+    enum MHD_Result rc =
+        p.status ? api_send_problem(r, &p)
+                 : api_send_reply(r, r->srv->cb.job_create(r->srv->ctx, &in, &reply), &reply);
+    free(canonical);
+    json_decref(o);
+    return rc;
+}
+
+enum MHD_Result api_h_job_get(struct api_req *r) {
+    struct api_reply reply = {0};
+    NEED(job_get);
+    return api_send_reply(r, r->srv->cb.job_get(r->srv->ctx, r->seg[0], &reply), &reply);
+}
+
+enum MHD_Result api_h_job_patch(struct api_req *r) {
+    static const char *const keys[] = {"name", "notes", NULL};
+    struct api_job_patch in = {0};
+    struct api_problem p = {0};
+    struct api_reply reply = {0};
+    NEED(job_patch);
+    json_t *o = api_body_object(r, keys, &p);
+    if (!o)
+        return api_send_problem(r, &p);
+    api_body_str(o, "name", 200, &in.name, &p);
+    api_body_str(o, "notes", 65536, &in.notes, &p);
+    enum MHD_Result rc =
+        p.status
+            ? api_send_problem(r, &p)
+            : api_send_reply(r, r->srv->cb.job_patch(r->srv->ctx, r->seg[0], &in, &reply), &reply);
+    json_decref(o);
+    return rc;
+}
+
+enum MHD_Result api_h_job_remove(struct api_req *r) {
+    struct api_reply reply = {0};
+    NEED(job_remove);
+    return api_send_reply(r, r->srv->cb.job_remove(r->srv->ctx, r->seg[0], &reply), &reply);
+}
+
+static enum MHD_Result action(struct api_req *r, enum api_job_action a) {
+    struct api_reply reply = {0};
+    NEED(job_action);
+    return api_send_reply(r, r->srv->cb.job_action(r->srv->ctx, r->seg[0], a, &reply), &reply);
+}
+
+enum MHD_Result api_h_job_stop(struct api_req *r) {
+    struct api_problem p = {0};
+    int mode = 0;
+    if (api_q_enum(r, "mode", "graceful|now", &mode, &p))
+        return api_send_problem(r, &p);
+    return action(r, mode ? API_JOB_STOP_NOW : API_JOB_STOP);
+}
+
+enum MHD_Result api_h_job_pause(struct api_req *r) {
+    return action(r, API_JOB_PAUSE);
+}
+
+enum MHD_Result api_h_job_resume(struct api_req *r) {
+    return action(r, API_JOB_RESUME);
+}
+
+enum MHD_Result api_h_job_checkpoint(struct api_req *r) {
+    return action(r, API_JOB_CHECKPOINT);
+}
+
+// ---- recipes, samples, evaluations
+// ---------------------------------------------------------------
+
+enum MHD_Result api_h_config_list(struct api_req *r) {
+    struct api_reply reply = {0};
+    NEED(config_list);
+    return api_send_reply(r, r->srv->cb.config_list(r->srv->ctx, &reply), &reply);
+}
+
+enum MHD_Result api_h_config_get(struct api_req *r) {
+    struct api_reply reply = {0};
+    NEED(config_get);
+    return api_send_reply(r, r->srv->cb.config_get(r->srv->ctx, r->seg[0], &reply), &reply);
+}
+
+enum MHD_Result api_h_config_schema(struct api_req *r) {
+    struct api_reply reply = {0};
+    NEED(config_schema);
+    return api_send_reply(r, r->srv->cb.config_schema(r->srv->ctx, &reply), &reply);
+}
+
+enum MHD_Result api_h_sample_list(struct api_req *r) {
+    return list(r, r->srv->cb.sample_list);
+}
+
+enum MHD_Result api_h_sample_png(struct api_req *r) {
+    struct api_file f = {.fd = -1};
+    struct api_problem p = {0};
+    NEED(sample_png);
+    if (r->srv->cb.sample_png(r->srv->ctx, r->seg[0], &f, &p))
+        return api_send_problem(r, &p);
+    return api_send_file(r, &f);
+}
+
+enum MHD_Result api_h_eval_list(struct api_req *r) {
+    if (!r->srv->cb.eval_list)
+        return api_send_json(r, 200, json_pack("{s:[]}", "evals"));
+    return list(r, r->srv->cb.eval_list);
+}
+
+enum MHD_Result api_h_eval_get(struct api_req *r) {
+    struct api_reply reply = {0};
+    if (!r->srv->cb.eval_get)
+        return api_send_error(r, 404, "not-found", "there is no evaluation `%s`", r->seg[0]);
+    return api_send_reply(r, r->srv->cb.eval_get(r->srv->ctx, r->seg[0], &reply), &reply);
+}
+
+enum MHD_Result api_h_eval_create(struct api_req *r) {
+    struct api_reply reply = {0};
+    json_error_t e;
+    NEED(eval_create);
+    json_t *o = json_loadb(r->body ? r->body : "", r->body_len, JSON_REJECT_DUPLICATES, &e);
+    if (!o)
+        return api_send_error(r, 400, "malformed-json", "the body is not JSON: %.200s", e.text);
+    enum MHD_Result rc = api_send_reply(r, r->srv->cb.eval_create(r->srv->ctx, o, &reply), &reply);
+    json_decref(o);
+    return rc;
+}
+
+enum MHD_Result api_h_eval_csv(struct api_req *r) {
+    static const char head[] = "id,job,checkpoint,step,metric,value\n";
+    char *copy = strdup(head);
+    return copy ? api_send_bytes(r, 200, "text/csv; charset=utf-8", copy, strlen(head)) : MHD_NO;
+}
+
+enum MHD_Result api_h_eval_curve(struct api_req *r) {
+    return api_not_built(r);
+}

@@ -1,0 +1,117 @@
+// The OpenAPI 3.1 document, made from the route table at the start of the server, so that it can
+// never tell of another API than the one that runs. Schemas of bodies are written here.
+#include "api/internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static json_t *param_schema(const char *type) {
+    if (!strchr(type, '|'))
+        return json_pack("{s:s}", "type", type);
+    json_t *values = json_array();
+    char copy[128], *save = NULL;
+    strncpy(copy, type, sizeof copy - 1);
+    copy[sizeof copy - 1] = '\0';
+    for (char *w = strtok_r(copy, "|", &save); w; w = strtok_r(NULL, "|", &save))
+        json_array_append_new(values, json_string(w));
+    return json_pack("{s:s, s:o}", "type", "string", "enum", values);
+}
+
+static json_t *parameters(const struct api_route *r) {
+    json_t *list = json_array();
+    if (strstr(r->path, "{id}"))
+        json_array_append_new(list, json_pack("{s:s, s:s, s:b, s:{s:s}}", "name", "id", "in",
+                                              "path", "required", 1, "schema", "type", "string"));
+    if (!strcmp(r->path, "/v1/jobs") && !strcmp(r->method, "POST"))
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s, s:{s:s, s:i}}", "name", "Idempotency-Key", "in",
+                                        "header", "schema", "type", "string", "maxLength", 255));
+    for (const struct api_param *a = r->params; a && a->name; a++)
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s, s:s, s:o}", "name", a->name, "in", "query",
+                                        "description", a->doc, "schema", param_schema(a->type)));
+    return list;
+}
+
+static json_t *body(const struct api_route *r) {
+    const char *ref = "#/components/schemas/Any";
+    if (!strcmp(r->path, "/v1/jobs"))
+        ref = "#/components/schemas/JobCreate";
+    else if (!strcmp(r->method, "PATCH"))
+        ref = "#/components/schemas/JobPatch";
+    else if (!strcmp(r->path, "/v1/checkpoints"))
+        ref = "#/components/schemas/ImportByPath";
+    json_t *content = json_pack("{s:{s:{s:s}}}", "application/json", "schema", "$ref", ref);
+    if (r->body == API_BODY_UPLOAD)
+        json_object_set_new(
+            content, "application/octet-stream",
+            json_pack("{s:{s:s, s:s}}", "schema", "type", "string", "format", "binary"));
+    return json_pack("{s:b, s:o}", "required", 1, "content", content);
+}
+
+static json_t *operation(const struct api_route *r) {
+    char status[8];
+    snprintf(status, sizeof status, "%d", r->status);
+    json_t *ok = json_pack("{s:s}", "description", "done");
+    if (r->status != 204)
+        json_object_set_new(ok, "content", json_pack("{s:{}}", r->produces));
+    json_t *responses = json_pack("{s:o, s:{s:s}}", status, ok, "default", "$ref",
+                                  "#/components/responses/Problem");
+    json_t *op = json_pack("{s:s, s:o}", "summary", r->summary, "responses", responses);
+    json_t *params = parameters(r);
+    if (json_array_size(params))
+        json_object_set(op, "parameters", params);
+    json_decref(params);
+    if (r->body != API_BODY_NONE)
+        json_object_set_new(op, "requestBody", body(r));
+    if (r->flags & API_PUBLIC)
+        json_object_set_new(op, "security", json_array());
+    return op;
+}
+
+static const char components[] =
+    "{\"securitySchemes\":{\"token\":{\"type\":\"http\",\"scheme\":\"bearer\"}},"
+    "\"responses\":{\"Problem\":{\"description\":\"RFC 9457\",\"content\":{"
+    "\"application/problem+json\":{\"schema\":{\"$ref\":\"#/components/schemas/Problem\"}}}}},"
+    "\"schemas\":{\"Any\":{\"type\":\"object\"},"
+    "\"Problem\":{\"type\":\"object\",\"required\":[\"type\",\"title\",\"status\",\"detail\"],"
+    "\"properties\":{\"type\":{\"type\":\"string\"},\"title\":{\"type\":\"string\"},"
+    "\"status\":{\"type\":\"integer\"},\"detail\":{\"type\":\"string\"},"
+    "\"instance\":{\"type\":\"string\"},\"retry_after\":{\"type\":\"number\"},"
+    "\"errors\":{\"type\":\"array\",\"items\":{\"type\":\"object\",\"properties\":{"
+    "\"field\":{\"type\":\"string\"},\"message\":{\"type\":\"string\"}}}}}},"
+    "\"JobCreate\":{\"type\":\"object\",\"required\":[\"config\"],\"additionalProperties\":false,"
+    "\"properties\":{\"config\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"object\"}]},"
+    "\"overrides\":{\"type\":\"object\"},\"name\":{\"type\":\"string\",\"maxLength\":200},"
+    "\"kind\":{\"enum\":[\"train\",\"mae\",\"judge\",\"eval\"]},"
+    "\"priority\":{\"type\":\"integer\",\"minimum\":-1000,\"maximum\":1000}}},"
+    "\"JobPatch\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{"
+    "\"name\":{\"type\":\"string\"},\"notes\":{\"type\":\"string\"}}},"
+    "\"ImportByPath\":{\"type\":\"object\",\"required\":[\"path\"],\"additionalProperties\":false,"
+    "\"properties\":{\"path\":{\"type\":\"string\"},\"name\":{\"type\":\"string\"},"
+    "\"config\":{\"type\":\"string\"}}}}}";
+
+char *api_openapi_text(struct api_server *s, size_t *len) {
+    json_t *paths = json_object();
+    for (size_t i = 0; i < api_nroutes; i++) {
+        const struct api_route *r = &api_routes[i];
+        char method[8] = "";
+        for (size_t k = 0; r->method[k] && k < 7; k++)
+            method[k] = (char)(r->method[k] | 0x20);
+        json_t *item = json_object_get(paths, r->path);
+        if (!item) {
+            item = json_object();
+            json_object_set_new(paths, r->path, item);
+        }
+        json_object_set_new(item, method, operation(r));
+    }
+    json_t *doc = json_pack("{s:s, s:{s:s, s:s, s:s}, s:[{s:[]}, {}], s:o, s:o}", "openapi",
+                            "3.1.0", "info", "title", "driftd", "version", s->version,
+                            "description", "Trains and serves drifting models.", "security",
+                            "token", "paths", paths, "components", json_loads(components, 0, NULL));
+    char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
+    json_decref(doc);
+    *len = text ? strlen(text) : 0;
+    return text;
+}

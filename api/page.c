@@ -1,0 +1,158 @@
+// The page and its assets: an exact-match table made by the web build, or a small built-in page
+// when there is none. No path is ever opened on disk. Called by request.c.
+#include "api/internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zlib.h>
+
+#define CSP                                                                                        \
+    "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "         \
+    "frame-ancestors 'none'; form-action 'self'"
+
+static const char page_html[] =
+    "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
+    "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
+    "<title>driftd</title><link rel=\"stylesheet\" href=\"/index.css\">\n"
+    "<script type=\"module\" src=\"/index.js\"></script></head>\n<body><main>\n"
+    "<h1>driftd</h1>\n"
+    "<p>This daemon trains and serves drifting models: one-step image generators.</p>\n"
+    "<p id=\"live\" aria-live=\"polite\">Waiting for events.</p>\n"
+    "<dl id=\"values\"></dl>\n<h2>Try</h2>\n"
+    "<pre>curl -X POST 'localhost:8080/generate?class=3&amp;cfg=1.5' -o three.png</pre>\n"
+    "<ul><li><a href=\"/v1/status\">status</a></li><li><a href=\"/v1/jobs\">jobs</a></li>\n"
+    "<li><a href=\"/v1/configs\">recipes</a></li>"
+    "<li><a href=\"/v1/checkpoints\">checkpoints</a></li>\n"
+    "<li><a href=\"/metrics\">Prometheus metrics</a></li>"
+    "<li><a href=\"/openapi.json\">OpenAPI document</a></li></ul>\n"
+    "</main></body></html>\n";
+
+static const char page_css[] =
+    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;"
+    "max-width:44rem;padding:0 1rem}pre{overflow-x:auto;padding:.6rem;border:1px solid #8888}"
+    "dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem}dd{margin:0;"
+    "font-variant-numeric:tabular-nums}\n";
+
+static const char page_js[] =
+    "const live = document.getElementById('live'), list = document.getElementById('values');\n"
+    "const cells = new Map();\n"
+    "function show(name, value) {\n"
+    "  if (!cells.has(name)) {\n"
+    "    const dt = document.createElement('dt'), dd = document.createElement('dd');\n"
+    "    dt.textContent = name;\n    list.append(dt, dd);\n    cells.set(name, dd);\n  }\n"
+    "  cells.get(name).textContent = value === null ? 'not finite' :\n"
+    "    Number.isInteger(value) ? value : value.toPrecision(5);\n}\n"
+    "const es = new EventSource('/v1/events');\n"
+    "es.onerror = () => { live.textContent = 'The event stream is interrupted.'; };\n"
+    "es.addEventListener('hello', () => { live.textContent = 'Connected.'; });\n"
+    "es.addEventListener('metrics', (e) => {\n"
+    "  const d = JSON.parse(e.data), row = d.rows[d.rows.length - 1];\n"
+    "  live.textContent = `Job ${d.job} is training.`;\n"
+    "  d.cols.forEach((c, i) => show(c, row[i]));\n});\n"
+    "for (const kind of ['state', 'checkpoint', 'sample', 'alert'])\n"
+    "  es.addEventListener(kind, (e) => { live.textContent = `${kind}: ${e.data}`; });\n";
+
+struct builtin {
+    const char *path, *type, *text;
+    size_t size;
+};
+
+static const struct builtin builtins[] = {
+    {"/", "text/html; charset=utf-8", page_html, sizeof page_html - 1},
+    {"/index.css", "text/css; charset=utf-8", page_css, sizeof page_css - 1},
+    {"/index.js", "text/javascript; charset=utf-8", page_js, sizeof page_js - 1},
+};
+
+static const struct api_asset *find_asset(struct api_server *s, const char *path) {
+    for (size_t i = 0; s->cfg.assets && i < s->cfg.nassets; i++)
+        if (!strcmp(s->cfg.assets[i].path, path))
+            return &s->cfg.assets[i];
+    return NULL;
+}
+
+static const struct builtin *find_builtin(struct api_server *s, const char *path) {
+    for (size_t i = 0; !s->cfg.assets && i < sizeof builtins / sizeof *builtins; i++)
+        if (!strcmp(builtins[i].path, path))
+            return &builtins[i];
+    return NULL;
+}
+
+bool api_page_find(struct api_server *s, const char *path) {
+    return find_asset(s, path) || find_builtin(s, path);
+}
+
+static enum MHD_Result finish(struct api_req *r, unsigned status, struct MHD_Response *resp,
+                              const char *type) {
+    if (resp) {
+        MHD_add_response_header(resp, "Content-Type", type);
+        MHD_add_response_header(resp, "Content-Security-Policy", CSP);
+        MHD_add_response_header(resp, "Referrer-Policy", "no-referrer");
+        MHD_add_response_header(resp, "Cross-Origin-Opener-Policy", "same-origin");
+        MHD_add_response_header(resp, "Cross-Origin-Resource-Policy", "same-origin");
+        MHD_add_response_header(resp, "Cache-Control", "no-cache"); // revalidated by the ETag
+    }
+    return api_send(r, status, resp);
+}
+
+static void *inflate_asset(const struct api_asset *a) {
+    z_stream z = {.next_in = (unsigned char *)(uintptr_t)a->gzip,
+                  .avail_in = (unsigned)a->gzip_size};
+    unsigned char *plain = malloc(a->plain_size ? a->plain_size : 1);
+    if (!plain || inflateInit2(&z, 31) != Z_OK) {
+        free(plain);
+        return NULL;
+    }
+    z.next_out = plain;
+    z.avail_out = (unsigned)a->plain_size;
+    int rc = inflate(&z, Z_FINISH);
+    inflateEnd(&z);
+    if (rc != Z_STREAM_END || z.avail_out) {
+        free(plain);
+        return NULL;
+    }
+    return plain;
+}
+
+static enum MHD_Result send_asset(struct api_req *r, const struct api_asset *a) {
+    const char *none = api_header(r, "If-None-Match"), *enc = api_header(r, "Accept-Encoding");
+    struct MHD_Response *resp;
+    char quoted[128] = "";
+    unsigned status = 200;
+    if (a->etag && *a->etag)
+        snprintf(quoted, sizeof quoted, "\"%s\"", a->etag);
+    if (none && *quoted && strstr(none, quoted)) {
+        resp = MHD_create_response_from_buffer(0, "", MHD_RESPMEM_PERSISTENT);
+        status = 304;
+    } else if (enc && strstr(enc, "gzip")) {
+        resp = MHD_create_response_from_buffer(a->gzip_size, (void *)(uintptr_t)a->gzip,
+                                               MHD_RESPMEM_PERSISTENT);
+        if (resp)
+            MHD_add_response_header(resp, "Content-Encoding", "gzip");
+    } else {
+        void *plain = inflate_asset(a);
+        if (!plain)
+            return api_send_error(r, 500, "internal", "an asset of the page is damaged");
+        resp = MHD_create_response_from_buffer(a->plain_size, plain, MHD_RESPMEM_MUST_FREE);
+        if (!resp)
+            free(plain);
+    }
+    if (resp && *quoted)
+        MHD_add_response_header(resp, "ETag", quoted);
+    if (resp)
+        MHD_add_response_header(resp, "Vary", "Accept-Encoding");
+    return finish(r, status, resp, a->content_type);
+}
+
+enum MHD_Result api_h_page(struct api_req *r) {
+    const struct api_asset *a = find_asset(r->srv, r->path);
+    if (a)
+        return send_asset(r, a);
+    const struct builtin *b = find_builtin(r->srv, r->path);
+    if (!b)
+        return api_send_error(r, 404, "not-found", "there is no such page");
+    return finish(r, 200,
+                  MHD_create_response_from_buffer(b->size, (void *)(uintptr_t)b->text,
+                                                  MHD_RESPMEM_PERSISTENT),
+                  b->type);
+}

@@ -1,0 +1,30 @@
+// Strict query strings: percent-decoding, no NUL, valid UTF-8, every key once. Used by request.c
+// on the raw URI, and by the tests and the fuzzer on their own.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#define API_QUERY_MAX 32
+
+struct api_query {
+    size_t n;
+    struct {
+        const char *key, *value; // point into buf
+    } arg[API_QUERY_MAX];
+    char *buf;
+};
+
+// Parses "a=1&b=x%20y" (no leading '?', NULL or "" is empty). 0, or -1 with a sentence in err.
+// The result is released by api_query_free in both cases.
+int api_query_parse(const char *text, struct api_query *out, char *err, size_t err_size);
+void api_query_free(struct api_query *q);
+// The value, or NULL when the key is absent.
+const char *api_query_get(const struct api_query *q, const char *key);
+
+// Decodes %XX (and '+' as a space when plus) in place of dst, which has strlen(src) + 1 bytes.
+// -1 for a malformed escape or an escaped NUL.
+int api_percent_decode(char *dst, const char *src, size_t len, bool plus);
+bool api_valid_utf8(const char *s);
+// Levenshtein distance, capped at `cap`.
+int api_edit_distance(const char *a, const char *b, int cap);

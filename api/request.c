@@ -1,0 +1,311 @@
+// One request from its first line to its completion: raw URI, the checks that come before a body
+// is read, body accumulation under limits, dispatch to the route's handler. Called by MHD.
+#include "api/internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+// What a client may still send after its body went over the limit, before it is cut off.
+#define DISCARD_MAX (1024 * 1024)
+
+const char *api_header(struct api_req *r, const char *name) {
+    const char *v = NULL;
+    size_t n = 0;
+    if (MHD_lookup_connection_value_n(r->mhd, MHD_HEADER_KIND, name, strlen(name), &v, &n) !=
+        MHD_YES)
+        return NULL;
+    return v;
+}
+
+void *api_req_begin(void *cls, const char *uri, struct MHD_Connection *c) {
+    struct api_listener_ctx *l = cls;
+    struct api_req *r = calloc(1, sizeof *r);
+    if (!r)
+        return NULL;
+    r->srv = l->srv;
+    r->mhd = c;
+    r->upload_fd = -1;
+    r->start_ns = api_now_ns();
+    r->uri = strdup(uri);
+    uint64_t id = (atomic_fetch_add(&l->srv->next_id, 1) + 1) * 0x9e3779b97f4a7c15u;
+    snprintf(r->id, sizeof r->id, "%016llx", (unsigned long long)(id ^ l->srv->id_salt));
+    atomic_fetch_add(&l->srv->requests, 1);
+    atomic_fetch_add(&l->srv->active, 1);
+    return r;
+}
+
+void api_req_end(void *cls, struct MHD_Connection *c, void **req_cls,
+                 enum MHD_RequestTerminationCode code) {
+    struct api_req *r = *req_cls;
+    (void)cls, (void)c, (void)code;
+    if (!r)
+        return;
+    if (r->gen)
+        api_gen_drop(r);
+    if (r->conn)
+        api_conn_phase(r, API_PHASE_IDLE, (uint64_t)r->srv->cfg.idle_timeout_ms);
+    if (r->status >= 500)
+        atomic_fetch_add(&r->srv->r5xx, 1);
+    else if (r->status >= 400)
+        atomic_fetch_add(&r->srv->r4xx, 1);
+    if (r->status == 429)
+        atomic_fetch_add(&r->srv->shed, 1);
+    api_log(r->srv, r->status >= 500 && r->status != 501 && r->status != 503 ? 4 : 7,
+            "http request=%s method=%s path=%.200s status=%u ms=%.1f", r->id,
+            r->method ? r->method : "-", r->path ? r->path : "-", r->status,
+            (double)(api_now_ns() - r->start_ns) / 1e6);
+    if (r->upload_fd >= 0)
+        close(r->upload_fd);
+    if (r->upload_path[0])
+        unlink(r->upload_path);
+    api_query_free(&r->query);
+    atomic_fetch_sub(&r->srv->active, 1);
+    free(r->uri);
+    free(r->path);
+    free(r->body);
+    free(r);
+    *req_cls = NULL;
+}
+
+static void adopt_request_id(struct api_req *r) {
+    const char *id = api_header(r, "X-Request-Id");
+    if (id && *id && strlen(id) < sizeof r->id &&
+        strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") ==
+            strlen(id))
+        snprintf(r->id, sizeof r->id, "%s", id);
+}
+
+// Splits and decodes the raw URI. Only the origin form ("/path?query") and OPTIONS * are taken.
+static int parse_uri(struct api_req *r, struct api_problem *p) {
+    char err[160];
+    const char *q = strchr(r->uri, '?');
+    size_t n = q ? (size_t)(q - r->uri) : strlen(r->uri);
+    if (!strcmp(r->uri, "*") && !strcmp(r->method, "OPTIONS"))
+        return (r->path = strdup("*")) ? 0 : -1;
+    r->path = malloc(n + 1);
+    if (!r->path)
+        return api_problem_set(p, 500, "internal", "out of memory");
+    r->path[0] = '\0';
+    if (r->uri[0] != '/' || memchr(r->uri, '#', n))
+        return api_problem_set(p, 400, "bad-uri", "the request target must be an absolute path");
+    if (api_percent_decode(r->path, r->uri, n, false) || !api_valid_utf8(r->path)) {
+        r->path[0] = '\0';
+        return api_problem_set(p, 400, "bad-uri",
+                               "malformed percent-encoding in the path (%%00 is never allowed)");
+    }
+    if (strstr(r->path, "/../") || strstr(r->path, "//") || strchr(r->path, '\\'))
+        return api_problem_set(p, 400, "bad-uri", "the path is not canonical");
+    if (api_query_parse(q ? q + 1 : NULL, &r->query, err, sizeof err))
+        return api_problem_set(p, 400, "bad-query", "%s", err);
+    return 0;
+}
+
+static enum MHD_Result answer_options(struct api_req *r, const char *allow) {
+    struct MHD_Response *resp = MHD_create_response_from_buffer(0, "", MHD_RESPMEM_PERSISTENT);
+    if (resp)
+        MHD_add_response_header(resp, "Allow", allow);
+    return api_send(r, 204, resp);
+}
+
+// 404 or 405 for a path and method without a route.
+static enum MHD_Result answer_unrouted(struct api_req *r, const char *allow) {
+    struct api_problem p;
+    if (!*allow)
+        return api_send_error(r, 404, "not-found", "there is no `%.200s` here; see /openapi.json",
+                              r->path);
+    api_problem_set(&p, 405, "method-not-allowed", "`%.100s` takes %s", r->path, allow);
+    json_t *body = api_problem_json(&p, r->id);
+    char *text = json_dumps(body, JSON_COMPACT);
+    json_decref(body);
+    struct MHD_Response *resp =
+        text ? MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_MUST_FREE) : NULL;
+    if (!resp)
+        return MHD_NO;
+    MHD_add_response_header(resp, "Content-Type", "application/problem+json");
+    MHD_add_response_header(resp, "Allow", allow);
+    return api_send(r, 405, resp);
+}
+
+static bool content_type_is(const char *have, const char *want) {
+    size_t n = strlen(want);
+    return have && !strncasecmp(have, want, n) && (have[n] == '\0' || strchr("; \t", have[n]));
+}
+
+static int open_upload(struct api_req *r, struct api_problem *p) {
+    if (!r->srv->upload_dir)
+        return api_problem_set(p, 501, "not-in-this-build", "uploads are not configured");
+    snprintf(r->upload_path, sizeof r->upload_path, "%s/.upload-XXXXXX", r->srv->upload_dir);
+    r->upload_fd = mkostemp(r->upload_path, O_CLOEXEC);
+    if (r->upload_fd < 0) {
+        r->upload_path[0] = '\0';
+        return api_problem_set(p, 507, "storage", "the upload cannot be stored: %s",
+                               strerror(errno));
+    }
+    return 0;
+}
+
+// Decides on headers alone whether the body will be read.
+static int check_body(struct api_req *r, struct api_problem *p) {
+    const char *length = api_header(r, "Content-Length"), *type = api_header(r, "Content-Type");
+    bool chunked = api_header(r, "Transfer-Encoding");
+    uint64_t n = length ? strtoull(length, NULL, 10) : 0;
+    enum api_body kind = r->route->body;
+    if (kind == API_BODY_NONE)
+        return chunked || n ? api_problem_set(p, 413, "unexpected-body",
+                                              "this endpoint takes no body; use the query")
+                            : 0;
+    if (!length && !chunked)
+        return api_problem_set(p, 411, "length-required", "a body with Content-Length is required");
+    if (kind == API_BODY_UPLOAD && content_type_is(type, "application/octet-stream")) {
+        if (n > r->srv->cfg.max_upload)
+            return api_problem_set(p, 413, "body-too-large", "an upload may have %llu bytes",
+                                   (unsigned long long)r->srv->cfg.max_upload);
+        return open_upload(r, p);
+    }
+    if (!content_type_is(type, "application/json"))
+        return api_problem_set(p, 415, "unsupported-media-type", "Content-Type must be %s",
+                               kind == API_BODY_UPLOAD
+                                   ? "application/octet-stream or application/json"
+                                   : "application/json");
+    if (n > r->srv->cfg.max_body)
+        return api_problem_set(p, 413, "body-too-large", "a body may have %zu bytes",
+                               r->srv->cfg.max_body);
+    return 0;
+}
+
+// First call of MHD: headers are complete, no body has been read. Sets *answered when a response
+// was queued.
+static enum MHD_Result on_headers(struct api_req *r, const char *version, bool *answered) {
+    struct api_problem p = {0};
+    char allow[96] = "";
+    *answered = true;
+    adopt_request_id(r);
+    if (api_check_framing(r, version, &p) || api_check_host(r, &p) || parse_uri(r, &p))
+        return api_send_problem(r, &p);
+    if (!strcmp(r->path, "*"))
+        return answer_options(r, "GET, HEAD, POST, PATCH, DELETE, OPTIONS");
+    r->route = api_route_find(r->method, r->path, r->seg, allow, sizeof allow);
+    if (!r->route && api_page_find(r->srv, r->path)) {
+        static const struct api_route page = {"GET",      "/", api_h_page,  API_BODY_NONE,
+                                              API_PUBLIC, 200, "text/html", "The dashboard",
+                                              NULL};
+        if (!strcmp(r->method, "GET") || !strcmp(r->method, "HEAD"))
+            r->route = &page;
+        else
+            snprintf(allow, sizeof allow, "GET, HEAD, OPTIONS");
+    }
+    if (!strcmp(r->method, "OPTIONS") && *allow)
+        return answer_options(r, allow);
+    if (!r->route)
+        return answer_unrouted(r, allow);
+    if (api_check_origin(r, &p) || (!(r->route->flags & API_PUBLIC) && api_check_token(r, &p)))
+        return api_send_problem(r, &p);
+    if (r->route->fn != api_h_page && api_q_known(r, &p))
+        return api_send_problem(r, &p);
+    if (atomic_load(&r->srv->closing) && !(r->route->flags & API_PUBLIC)) {
+        api_problem_set(&p, 503, "draining", "the server is stopping");
+        p.retry_after = 5;
+        return api_send_problem(r, &p);
+    }
+    if (check_body(r, &p))
+        return api_send_problem(r, &p);
+    if (r->route->produces && strcmp(r->route->produces, "*/*") &&
+        !api_accepts(r, r->route->produces))
+        return api_send_error(r, 406, "not-acceptable", "this endpoint produces %s",
+                              r->route->produces);
+    *answered = false;
+    api_conn_phase(r, r->route->body == API_BODY_NONE ? API_PHASE_BUSY : API_PHASE_BODY,
+                   (uint64_t)r->srv->cfg.body_timeout_ms);
+    r->state = API_REQ_BODY;
+    return MHD_YES;
+}
+
+static enum MHD_Result on_upload(struct api_req *r, const char *data, size_t n) {
+    r->upload_bytes += n;
+    if (r->upload_bytes > r->srv->cfg.max_upload) {
+        r->body_too_large = true;
+        return r->upload_bytes > r->srv->cfg.max_upload + DISCARD_MAX ? MHD_NO : MHD_YES;
+    }
+    for (size_t done = 0; done < n && !r->upload_failed;) {
+        ssize_t k = write(r->upload_fd, data + done, n - done);
+        if (k < 0 && errno != EINTR)
+            r->upload_failed = true;
+        else if (k > 0)
+            done += (size_t)k;
+    }
+    if (r->upload_bytes - r->upload_mark >= 64 * 1024) { // it advances: a new deadline
+        r->upload_mark = r->upload_bytes;
+        api_conn_phase(r, API_PHASE_BODY, (uint64_t)r->srv->cfg.body_timeout_ms);
+    }
+    return MHD_YES;
+}
+
+static enum MHD_Result on_data(struct api_req *r, const char *data, size_t n) {
+    if (r->upload_fd >= 0)
+        return on_upload(r, data, n);
+    if (r->body_len + n > r->srv->cfg.max_body) {
+        r->body_too_large = true;
+        r->body_len += n; // counted, not kept
+        return r->body_len > r->srv->cfg.max_body + DISCARD_MAX ? MHD_NO : MHD_YES;
+    }
+    if (r->body_len + n + 1 > r->body_cap) {
+        size_t cap = (r->body_len + n + 1) * 2;
+        char *grown = realloc(r->body, cap);
+        if (!grown)
+            return MHD_NO;
+        r->body = grown;
+        r->body_cap = cap;
+    }
+    memcpy(r->body + r->body_len, data, n);
+    r->body_len += n;
+    r->body[r->body_len] = '\0';
+    return MHD_YES;
+}
+
+static enum MHD_Result dispatch(struct api_req *r) {
+    api_conn_phase(r, API_PHASE_BUSY, 0);
+    if (r->body_too_large)
+        return api_send_error(r, 413, "body-too-large", "the body exceeds its limit");
+    if (r->upload_failed)
+        return api_send_error(r, 507, "storage", "the upload could not be written to disk");
+    return r->route->fn(r);
+}
+
+enum MHD_Result api_req_handle(void *cls, struct MHD_Connection *c, const char *url,
+                               const char *method, const char *version, const char *upload_data,
+                               size_t *upload_size, void **req_cls) {
+    struct api_req *r = *req_cls;
+    bool answered;
+    (void)cls, (void)url;
+    if (!r || !r->uri)
+        return MHD_NO; // out of memory
+    switch (r->state) {
+    case API_REQ_NEW: {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+        r->conn = info ? info->socket_context : NULL;
+        r->method = method;
+        if (!r->conn)
+            return MHD_NO;
+        return on_headers(r, version, &answered);
+    }
+    case API_REQ_BODY:
+        if (*upload_size) {
+            enum MHD_Result rc = on_data(r, upload_data, *upload_size);
+            *upload_size = 0;
+            return rc;
+        }
+        return dispatch(r);
+    case API_REQ_WAITING:
+        return api_gen_resume(r);
+    case API_REQ_DONE:
+        *upload_size = 0;
+        return MHD_YES;
+    }
+    return MHD_NO;
+}

@@ -1,0 +1,175 @@
+// The route table: every endpoint with its method, body, success status and query parameters. The
+// dispatcher, the unknown-parameter check and /openapi.json all come from it.
+#include "api/internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define JSON "application/json"
+#define PARAMS(...) ((const struct api_param[]){__VA_ARGS__, {NULL, NULL, NULL}})
+#define PAGING                                                                                     \
+    {"limit", "integer", "entries a page, 1 to 1000 (50)"}, {                                      \
+        "cursor", "string", "`next_cursor` of the page before"                                     \
+    }
+#define OF_JOB                                                                                     \
+    { "job", "string", "only those of this job" }
+
+static const struct api_param generate_params[] = {
+    {"class", "string", "index, name, range 2-5, comma-separated list of those, or random"},
+    {"cfg", "string", "guidance scale, or a comma-separated list (one block of images a scale)"},
+    {"seed", "integer", "0 to 2^53-1; drawn and reported in Driftd-Seed when absent"},
+    {"n", "integer", "images (a scale)"},
+    {"grid", "string", "COLUMNSxROWS of the picture"},
+    {"scale", "integer", "magnification of the picture, 1 to 32"},
+    {"format", "png|json|zip|npy", "npy: raw float32, unclamped; default by Accept, else png"},
+    {"checkpoint", "string", "live, latest or an id"},
+    {"guidance", "one-step|two-pass", "how the scale is applied"},
+    {"timeout_ms", "integer", "answer 504 after this time"},
+    {NULL, NULL, NULL}};
+
+static const struct api_param event_params[] = {
+    {"last_event_id", "string", "for clients that cannot send Last-Event-ID"}, {NULL, NULL, NULL}};
+
+static const struct api_param metrics_params[] = {
+    {"names", "string", "comma-separated; default: all"},
+    {"from", "integer", "first step"},
+    {"to", "integer", "last step"},
+    {"max_points", "integer", "buckets a metric, 1 to 100000 (2000); 0: full resolution"},
+    {"format", "json|csv|ndjson", "csv is in full resolution unless max_points is given"},
+    {NULL, NULL, NULL}};
+
+const struct api_route api_routes[] = {
+    {"GET", "/v1/generate", api_h_generate, API_BODY_NONE, API_NO_HEAD, 200, "*/*",
+     "Generate images", generate_params},
+    {"POST", "/v1/generate", api_h_generate, API_BODY_NONE, 0, 200, "*/*", "Generate images",
+     generate_params},
+    {"GET", "/generate", api_h_generate, API_BODY_NONE, API_NO_HEAD, 200, "*/*",
+     "Alias of /v1/generate", generate_params},
+    {"POST", "/generate", api_h_generate, API_BODY_NONE, 0, 200, "*/*", "Alias of /v1/generate",
+     generate_params},
+
+    {"GET", "/v1/jobs", api_h_job_list, API_BODY_NONE, 0, 200, JSON, "List jobs",
+     PARAMS({"state", "string",
+             "queued, running, paused, stopping, completed, failed, stopped, interrupted"},
+            PAGING)},
+    {"POST", "/v1/jobs", api_h_job_create, API_BODY_JSON, 0, 201, JSON,
+     "Create a job (header Idempotency-Key makes it repeatable)", NULL},
+    {"GET", "/v1/jobs/{id}", api_h_job_get, API_BODY_NONE, 0, 200, JSON, "One job", NULL},
+    {"PATCH", "/v1/jobs/{id}", api_h_job_patch, API_BODY_JSON, 0, 200, JSON,
+     "Change a job's name or notes", NULL},
+    {"DELETE", "/v1/jobs/{id}", api_h_job_remove, API_BODY_NONE, 0, 204, JSON,
+     "Delete a job that has ended", NULL},
+    {"POST", "/v1/jobs/{id}/stop", api_h_job_stop, API_BODY_NONE, 0, 202, JSON, "Stop a job",
+     PARAMS({"mode", "graceful|now", "graceful ends the step and keeps a checkpoint"})},
+    {"POST", "/v1/jobs/{id}/pause", api_h_job_pause, API_BODY_NONE, 0, 202, JSON, "Pause a job",
+     NULL},
+    {"POST", "/v1/jobs/{id}/resume", api_h_job_resume, API_BODY_NONE, 0, 202, JSON,
+     "Resume a paused, stopped or interrupted job", NULL},
+    {"POST", "/v1/jobs/{id}/checkpoint", api_h_job_checkpoint, API_BODY_NONE, 0, 202, JSON,
+     "Write a checkpoint now", NULL},
+    {"GET", "/v1/jobs/{id}/metrics", api_h_job_metrics, API_BODY_NONE, 0, 200, "*/*",
+     "Metrics of a job", metrics_params},
+    {"GET", "/v1/jobs/{id}/events", api_h_job_events, API_BODY_NONE, API_NO_HEAD, 200,
+     "text/event-stream", "Events of a job", event_params},
+    {"GET", "/v1/events", api_h_events, API_BODY_NONE, API_NO_HEAD, 200, "text/event-stream",
+     "All events", event_params},
+
+    {"GET", "/v1/checkpoints", api_h_ckpt_list, API_BODY_NONE, 0, 200, JSON, "List checkpoints",
+     PARAMS(OF_JOB, PAGING)},
+    {"POST", "/v1/checkpoints", api_h_ckpt_import, API_BODY_UPLOAD, 0, 201, JSON,
+     "Import a safetensors file: its bytes, or JSON {path}",
+     PARAMS({"name", "string", "name of the checkpoint"},
+            {"config", "string", "recipe, for files without driftd.config"})},
+    {"GET", "/v1/checkpoints/{id}", api_h_ckpt_get, API_BODY_NONE, 0, 200, JSON, "One checkpoint",
+     NULL},
+    {"POST", "/v1/checkpoints/{id}/activate", api_h_ckpt_activate, API_BODY_NONE, 0, 200, JSON,
+     "Serve this checkpoint", NULL},
+    {"GET", "/v1/checkpoints/{id}/file", api_h_ckpt_file, API_BODY_NONE, 0, 200, "*/*",
+     "Download a checkpoint (Range)", NULL},
+
+    {"GET", "/v1/evals", api_h_eval_list, API_BODY_NONE, 0, 200, JSON, "Evaluation",
+     PARAMS(OF_JOB, PAGING)},
+    {"POST", "/v1/evals", api_h_eval_create, API_BODY_JSON, 0, 201, JSON, "Evaluation", NULL},
+    {"GET", "/v1/evals/{id}", api_h_eval_get, API_BODY_NONE, 0, 200, JSON, "Evaluation", NULL},
+    {"GET", "/v1/evals.csv", api_h_eval_csv, API_BODY_NONE, 0, 200, "text/csv", "Evaluation", NULL},
+    {"GET", "/v1/evals/curve.png", api_h_eval_curve, API_BODY_NONE, 0, 200, "image/png",
+     "Evaluation", NULL},
+
+    {"GET", "/v1/samples", api_h_sample_list, API_BODY_NONE, 0, 200, JSON, "List sample grids",
+     PARAMS(OF_JOB, PAGING)},
+    {"GET", "/v1/samples/{id}.png", api_h_sample_png, API_BODY_NONE, 0, 200, "image/png",
+     "One sample grid", NULL},
+
+    {"GET", "/v1/configs", api_h_config_list, API_BODY_NONE, 0, 200, JSON, "List recipes", NULL},
+    {"GET", "/v1/configs/schema", api_h_config_schema, API_BODY_NONE, 0, 200, JSON,
+     "Every configuration key", NULL},
+    {"GET", "/v1/configs/{id}", api_h_config_get, API_BODY_NONE, 0, 200, JSON, "One recipe", NULL},
+    {"GET", "/v1/status", api_h_status, API_BODY_NONE, 0, 200, JSON, "Status", NULL},
+    {"POST", "/v1/db/backup", api_h_backup, API_BODY_NONE, 0, 200, "*/*",
+     "Consistent copy of the database", NULL},
+    {"GET", "/metrics", api_h_prometheus, API_BODY_NONE, 0, 200, "text/plain", "Prometheus metrics",
+     NULL},
+    {"GET", "/livez", api_h_livez, API_BODY_NONE, API_PUBLIC, 200, "text/plain", "Liveness", NULL},
+    {"GET", "/readyz", api_h_readyz, API_BODY_NONE, API_PUBLIC, 200, JSON, "Readiness", NULL},
+    {"GET", "/openapi.json", api_h_openapi, API_BODY_NONE, API_PUBLIC, 200, JSON, "This document",
+     NULL},
+};
+const size_t api_nroutes = sizeof api_routes / sizeof *api_routes;
+
+static bool id_ok(const char *s, size_t n) {
+    if (n < 1 || n >= API_ID_MAX || s[0] == '.')
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (!strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", s[i]))
+            return false;
+    return true;
+}
+
+// Matches a pattern with at most two {id}s; a placeholder takes a whole segment up to its suffix.
+static bool match(const char *pat, const char *path, char seg[2][API_ID_MAX]) {
+    int k = 0;
+    while (*pat) {
+        if (*pat != '{') {
+            if (*pat++ != *path++)
+                return false;
+            continue;
+        }
+        pat = strchr(pat, '}') + 1;
+        size_t n = strcspn(path, "/"), suffix = strcspn(pat, "/");
+        if (n < suffix || strncmp(path + n - suffix, pat, suffix) || !id_ok(path, n - suffix) ||
+            k == 2)
+            return false;
+        snprintf(seg[k++], API_ID_MAX, "%.*s", (int)(n - suffix), path);
+        path += n - suffix;
+    }
+    return !*path;
+}
+
+const struct api_route *api_route_find(const char *method, const char *path,
+                                       char seg[2][API_ID_MAX], char *allow, size_t allow_size) {
+    const struct api_route *found = NULL;
+    const char *of = NULL; // pattern of the first match: an exact one comes before its {id}
+    bool head = !strcmp(method, "HEAD");
+    allow[0] = '\0';
+    for (int exact = 1; exact >= 0 && !of; exact--)
+        for (size_t i = 0; i < api_nroutes; i++) {
+            const struct api_route *r = &api_routes[i];
+            char tmp[2][API_ID_MAX];
+            if (exact != !strchr(r->path, '{') || (of && strcmp(of, r->path)) ||
+                !match(r->path, path, tmp))
+                continue;
+            of = r->path;
+            memcpy(seg, tmp, sizeof tmp);
+            size_t n = strlen(allow);
+            bool has_head = !strcmp(r->method, "GET") && !(r->flags & API_NO_HEAD);
+            snprintf(allow + n, allow_size - n, "%s%s%s", n ? ", " : "", r->method,
+                     has_head ? ", HEAD" : "");
+            if (!strcmp(r->method, method) || (head && has_head))
+                found = r;
+        }
+    if (*allow) {
+        size_t n = strlen(allow);
+        snprintf(allow + n, allow_size - n, ", OPTIONS");
+    }
+    return found;
+}

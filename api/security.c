@@ -1,0 +1,149 @@
+// The gate before a route's handler: request framing (smuggling forms), Host allow-list, cross-site
+// requests, bearer token. Called by request.c on MHD's worker threads, once a request.
+#include "api/internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+struct header_scan {
+    size_t bytes;
+    int length, encoding, host;
+    bool bad_name, bad_value;
+    const char *length_value, *encoding_value, *host_value;
+};
+
+static bool token_char(unsigned char c) {
+    return c > 32 && c < 127 && !strchr("()<>@,;:\\\"/[]?={}", c);
+}
+
+static enum MHD_Result scan_header(void *cls, enum MHD_ValueKind kind, const char *key,
+                                   size_t key_size, const char *value, size_t value_size) {
+    struct header_scan *h = cls;
+    (void)kind;
+    h->bytes += key_size + value_size + 4;
+    for (size_t i = 0; i < key_size; i++)
+        h->bad_name |= !token_char((unsigned char)key[i]);
+    h->bad_name |= key_size == 0;
+    for (size_t i = 0; i < value_size; i++)
+        h->bad_value |= ((unsigned char)value[i] < 32 && value[i] != '\t') || value[i] == 127;
+    if (!strcasecmp(key, "Content-Length")) {
+        h->length++;
+        h->length_value = value;
+    } else if (!strcasecmp(key, "Transfer-Encoding")) {
+        h->encoding++;
+        h->encoding_value = value;
+    } else if (!strcasecmp(key, "Host")) {
+        h->host++;
+        h->host_value = value;
+    }
+    return MHD_YES;
+}
+
+int api_check_framing(struct api_req *r, const char *version, struct api_problem *p) {
+    struct header_scan h = {0};
+    MHD_get_connection_values_n(r->mhd, MHD_HEADER_KIND, scan_header, &h);
+    if (strlen(r->uri) > API_MAX_URI)
+        return api_problem_set(p, 414, "uri-too-long", "the URI exceeds %d bytes", API_MAX_URI);
+    if (h.bytes + strlen(r->uri) > API_MAX_URI)
+        return api_problem_set(p, 431, "headers-too-large", "URI and headers exceed %d bytes",
+                               API_MAX_URI);
+    if (strcmp(version, "HTTP/1.1") && strcmp(version, "HTTP/1.0"))
+        return api_problem_set(p, 400, "bad-framing", "only HTTP/1.1 and HTTP/1.0 are spoken");
+    if (h.bad_name || h.bad_value)
+        return api_problem_set(p, 400, "bad-framing", "malformed header field");
+    if (h.length && h.encoding)
+        return api_problem_set(p, 400, "bad-framing",
+                               "both Content-Length and Transfer-Encoding are given");
+    if (h.length > 1 || h.encoding > 1)
+        return api_problem_set(p, 400, "bad-framing", "%s is given more than once",
+                               h.length > 1 ? "Content-Length" : "Transfer-Encoding");
+    if (h.length && (!*h.length_value || strlen(h.length_value) > 19 ||
+                     strspn(h.length_value, "0123456789") != strlen(h.length_value)))
+        return api_problem_set(p, 400, "bad-framing", "Content-Length is not a number");
+    if (h.encoding && (strcasecmp(h.encoding_value, "chunked") || !strcmp(version, "HTTP/1.0")))
+        return api_problem_set(p, 400, "bad-framing",
+                               "the only Transfer-Encoding understood is chunked, in HTTP/1.1");
+    if (h.host > 1)
+        return api_problem_set(p, 400, "bad-host", "more than one Host header");
+    return 0;
+}
+
+// "name:port" -> the part before the port, kept with the brackets of IPv6.
+static size_t host_name_length(const char *host) {
+    if (host[0] == '[') {
+        const char *end = strchr(host, ']');
+        return end ? (size_t)(end - host) + 1 : strlen(host);
+    }
+    const char *colon = strchr(host, ':');
+    return colon ? (size_t)(colon - host) : strlen(host);
+}
+
+static bool port_matches(const char *port, const char *own) {
+    return !strcmp(port, own) || (!*port && (!strcmp(own, ":80") || !strcmp(own, ":443")));
+}
+
+int api_check_host(struct api_req *r, struct api_problem *p) {
+    const char *host = api_header(r, "Host");
+    if (r->conn->is_unix)
+        return 0;
+    if (!host)
+        return api_problem_set(p, 400, "bad-host", "the Host header is missing");
+    for (size_t i = 0; i < r->srv->nhosts; i++) {
+        const char *own = r->srv->hosts[i];
+        size_t n = host_name_length(own);
+        if (!strncasecmp(host, own, n) && host_name_length(host) == n &&
+            port_matches(host + n, own + n))
+            return 0;
+    }
+    return api_problem_set(p, 403, "foreign-host",
+                           "Host `%.100s` is not one of this server; allow it in the "
+                           "configuration (`hosts`)",
+                           host);
+}
+
+int api_check_origin(struct api_req *r, struct api_problem *p) {
+    const char *site = api_header(r, "Sec-Fetch-Site"), *origin = api_header(r, "Origin");
+    const char *host = api_header(r, "Host");
+    if (!strcmp(r->method, "GET") || !strcmp(r->method, "HEAD") || !strcmp(r->method, "OPTIONS"))
+        return 0;
+    if (site && strcasecmp(site, "same-origin") && strcasecmp(site, "none"))
+        return api_problem_set(p, 403, "cross-site", "cross-site requests are refused");
+    if (!origin)
+        return 0;
+    const char *rest = strstr(origin, "://");
+    bool scheme = !strncasecmp(origin, "http://", 7) || !strncasecmp(origin, "https://", 8);
+    if (rest && scheme && host && !strcasecmp(rest + 3, host))
+        return 0;
+    return api_problem_set(p, 403, "cross-site", "Origin `%.100s` is not this server", origin);
+}
+
+bool api_token_equal(const char *a, const char *b) {
+    size_t la = strlen(a), lb = strlen(b);
+    unsigned diff = la != lb;
+    for (size_t i = 0; i < lb; i++) {
+        volatile unsigned char x = (unsigned char)(la ? a[i % la] : 0);
+        diff |= (unsigned)(x ^ (unsigned char)b[i]);
+    }
+    return diff == 0;
+}
+
+int api_check_token(struct api_req *r, struct api_problem *p) {
+    struct api_server *s = r->srv;
+    const char *auth = api_header(r, "Authorization");
+    int rc = 0;
+    pthread_mutex_lock(&s->token_mu);
+    if (s->token) {
+        bool bearer = auth && !strncasecmp(auth, "Bearer ", 7);
+        const char *given = bearer ? auth + 7 + strspn(auth + 7, " ") : "";
+        if (!api_token_equal(given, s->token) || !bearer)
+            rc = -1;
+    }
+    pthread_mutex_unlock(&s->token_mu);
+    if (rc)
+        api_problem_set(p, 401, "unauthorized",
+                        auth ? "the bearer token is wrong"
+                             : "a bearer token is required (Authorization: Bearer ...)");
+    return rc;
+}

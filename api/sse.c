@@ -1,0 +1,463 @@
+// Server-sent events: a replay ring of ready frames, the clients that follow it, batching of metric
+// rows at 10 Hz. Events enter by api_publish* from any thread; each client's reader runs on its MHD
+// thread and suspends the connection when there is nothing to send (0 without suspend would spin).
+#include "api/internal.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define RING 8192
+#define RING_BYTES (16u << 20)
+#define BLOCK 16384 // MHD's buffer a client
+#define REPLAY_MAX 2000
+#define METRIC_ROWS_MAX 512
+
+struct frame {
+    char job[API_ID_MAX];
+    size_t len;
+    char text[];
+};
+
+struct client {
+    struct client *prev, *next_client;
+    struct api_server *srv;
+    struct MHD_Connection *mhd;
+    char job[API_ID_MAX]; // "" follows everything
+    uint64_t next;        // seq of the next frame
+    size_t offset;        // bytes of that frame already sent
+    char *preamble;
+    size_t pre_len, pre_off;
+    bool suspended;
+    uint64_t sent_ns;
+};
+
+struct text {
+    char *s;
+    size_t n, cap;
+    bool failed;
+};
+
+struct pending { // metric rows of one job since the last tick
+    char job[API_ID_MAX];
+    int64_t step0;
+    size_t ncols, nrows;
+    struct text names; // joined by \n, to notice a change
+    struct text rows;
+};
+
+struct api_sse {
+    pthread_mutex_t mu;
+    struct frame *ring[RING];
+    uint64_t oldest, head; // seqs: [oldest, head] are in the ring; head 0: nothing yet
+    size_t bytes;
+    struct client *clients;
+    int nclients;
+    bool closing;
+    struct pending pend;
+};
+
+static void text_add(struct text *t, const char *s, size_t n) {
+    if (t->n + n + 1 > t->cap) {
+        size_t cap = (t->n + n + 1) * 2;
+        char *grown = realloc(t->s, cap);
+        if (!grown) {
+            t->failed = true;
+            return;
+        }
+        t->s = grown;
+        t->cap = cap;
+    }
+    memcpy(t->s + t->n, s, n);
+    t->n += n;
+    t->s[t->n] = '\0';
+}
+
+static void text_fmt(struct text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void text_fmt(struct text *t, const char *fmt, ...) {
+    char buf[512];
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(buf, sizeof buf, fmt, ap);
+    va_end(ap);
+    text_add(t, buf, n < (int)sizeof buf ? (size_t)n : sizeof buf - 1);
+}
+
+int api_sse_create(struct api_server *s) {
+    s->sse = calloc(1, sizeof *s->sse);
+    if (!s->sse)
+        return -1;
+    pthread_mutex_init(&s->sse->mu, NULL);
+    s->sse->oldest = 1;
+    return 0;
+}
+
+void api_sse_free(struct api_server *s) {
+    struct api_sse *e = s->sse;
+    if (!e)
+        return;
+    for (size_t i = 0; i < RING; i++)
+        free(e->ring[i]);
+    free(e->pend.names.s);
+    free(e->pend.rows.s);
+    pthread_mutex_destroy(&e->mu);
+    free(e);
+    s->sse = NULL;
+}
+
+// ---- publishing (sse.mu held in the static ones)
+// -------------------------------------------------
+
+static void wake(struct client *c) {
+    if (c->suspended) {
+        c->suspended = false;
+        MHD_resume_connection(c->mhd);
+    }
+}
+
+static void drop_oldest(struct api_sse *e) {
+    struct frame **slot = &e->ring[e->oldest % RING];
+    e->bytes -= (*slot)->len;
+    free(*slot);
+    *slot = NULL;
+    e->oldest++;
+}
+
+static bool concerns(const struct client *c, const char *job) {
+    return !c->job[0] || !strcmp(c->job, job);
+}
+
+static uint64_t publish_locked(struct api_server *s, const char *type, const char *job,
+                               const char *data, size_t n) {
+    struct api_sse *e = s->sse;
+    char head[160];
+    uint64_t seq = e->head + 1;
+    int h = snprintf(head, sizeof head,
+                     "id: %" PRIu64 "-%" PRIu64 "\nevent: %.32s\ndata: ", s->cfg.boot, seq, type);
+    struct frame *f = malloc(sizeof *f + (size_t)h + n + 3);
+    while (e->head >= e->oldest && (e->head - e->oldest + 1 >= RING || e->bytes > RING_BYTES))
+        drop_oldest(e);
+    if (!f) { // clients see a gap
+        while (e->head >= e->oldest)
+            drop_oldest(e);
+        e->head = seq;
+        e->oldest = seq + 1;
+        return seq;
+    }
+    snprintf(f->job, sizeof f->job, "%s", job);
+    memcpy(f->text, head, (size_t)h);
+    memcpy(f->text + h, data, n);
+    memcpy(f->text + h + n, "\n\n", 3);
+    f->len = (size_t)h + n + 2;
+    e->ring[seq % RING] = f;
+    e->bytes += f->len;
+    e->head = seq;
+    for (struct client *c = e->clients; c; c = c->next_client) {
+        if (concerns(c, job))
+            wake(c);
+        else if (c->next == seq && !c->offset)
+            c->next++; // a sleeping client is not lapped by events that are not for it
+    }
+    return seq;
+}
+
+static void flush_metrics(struct api_server *s) {
+    struct pending *p = &s->sse->pend;
+    struct text t = {0};
+    if (!p->nrows)
+        return;
+    text_fmt(&t, "{\"job\":\"%s\",\"step0\":%" PRId64 ",\"cols\":[\"step\"", p->job, p->step0);
+    for (char *name = p->names.s; name && *name;) {
+        size_t n = strcspn(name, "\n");
+        text_add(&t, ",\"", 2);
+        text_add(&t, name, n);
+        text_add(&t, "\"", 1);
+        name += n + (name[n] == '\n');
+    }
+    text_add(&t, "],\"rows\":[", 10);
+    text_add(&t, p->rows.s, p->rows.n);
+    text_add(&t, "]}", 2);
+    if (!t.failed && !p->rows.failed && !p->names.failed)
+        publish_locked(s, "metrics", p->job, t.s, t.n);
+    free(t.s);
+    p->nrows = p->rows.n = p->names.n = p->ncols = 0;
+    p->rows.failed = p->names.failed = false;
+}
+
+uint64_t api_publish(struct api_server *s, const char *type, const char *job, const json_t *data) {
+    char *text = json_dumps(data, JSON_COMPACT | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(9));
+    pthread_mutex_lock(&s->sse->mu);
+    flush_metrics(s); // rows before this event come before it
+    uint64_t seq =
+        publish_locked(s, type, job ? job : "", text ? text : "{}", text ? strlen(text) : 2);
+    pthread_mutex_unlock(&s->sse->mu);
+    free(text);
+    return seq;
+}
+
+static bool same_names(const struct pending *p, size_t n, const char *const *names) {
+    const char *have = p->names.s;
+    if (p->ncols != n)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        size_t len = strlen(names[i]);
+        if (strncmp(have, names[i], len) || have[len] != '\n')
+            return false;
+        have += len + 1;
+    }
+    return true;
+}
+
+void api_publish_metrics(struct api_server *s, const char *job, int64_t step, size_t n,
+                         const char *const *names, const double *values) {
+    struct pending *p = &s->sse->pend;
+    pthread_mutex_lock(&s->sse->mu);
+    if (p->nrows &&
+        (p->nrows >= METRIC_ROWS_MAX || strcmp(p->job, job) || !same_names(p, n, names)))
+        flush_metrics(s);
+    if (!p->nrows) {
+        snprintf(p->job, sizeof p->job, "%s", job);
+        p->step0 = step;
+        p->ncols = n;
+        for (size_t i = 0; i < n; i++) // plain identifiers: nothing to escape in JSON
+            text_fmt(&p->names, "%s\n", names[i]);
+    }
+    text_fmt(&p->rows, "%s[%" PRId64, p->nrows ? "," : "", step);
+    for (size_t i = 0; i < n; i++)
+        if (isfinite(values[i]))
+            text_fmt(&p->rows, ",%.7g", values[i]);
+        else
+            text_add(&p->rows, ",null", 5);
+    text_add(&p->rows, "]", 1);
+    p->nrows++;
+    pthread_mutex_unlock(&s->sse->mu);
+}
+
+void api_sse_tick(struct api_server *s, uint64_t now) {
+    struct api_sse *e = s->sse;
+    pthread_mutex_lock(&e->mu);
+    flush_metrics(s);
+    for (struct client *c = e->clients; c; c = c->next_client)
+        if (c->suspended && now - c->sent_ns >= (uint64_t)s->cfg.ping_ms * 1000000u)
+            wake(c); // its reader sends the ping; a vanished client is noticed by this
+    pthread_mutex_unlock(&e->mu);
+}
+
+void api_sse_close(struct api_server *s) {
+    pthread_mutex_lock(&s->sse->mu);
+    s->sse->closing = true;
+    for (struct client *c = s->sse->clients; c; c = c->next_client)
+        wake(c);
+    pthread_mutex_unlock(&s->sse->mu);
+}
+
+int api_sse_count(struct api_server *s) {
+    pthread_mutex_lock(&s->sse->mu);
+    int n = s->sse->nclients;
+    pthread_mutex_unlock(&s->sse->mu);
+    return n;
+}
+
+// ---- a client's reader
+// ---------------------------------------------------------------------------
+
+static size_t take(char *buf, size_t room, const char *from, size_t len, size_t *offset) {
+    size_t n = len - *offset < room ? len - *offset : room;
+    memcpy(buf, from + *offset, n);
+    *offset += n;
+    return n;
+}
+
+// Copies what fits. -1: the stream cannot be continued (its frame was dropped half sent).
+static ssize_t fill(struct client *c, char *buf, size_t max) {
+    struct api_sse *e = c->srv->sse;
+    size_t n = 0;
+    if (c->pre_off < c->pre_len)
+        n += take(buf, max, c->preamble, c->pre_len, &c->pre_off);
+    while (n < max && c->next <= e->head) {
+        if (c->next < e->oldest) {
+            char gap[224];
+            if (c->offset)
+                return -1;
+            int len = snprintf(gap, sizeof gap,
+                               "id: %" PRIu64 "-%" PRIu64 "\nevent: gap\ndata: {\"from\":\"%" PRIu64
+                               "-%" PRIu64 "\",\"to\":\"%" PRIu64 "-%" PRIu64 "\"}\n\n",
+                               c->srv->cfg.boot, e->oldest - 1, c->srv->cfg.boot, c->next,
+                               c->srv->cfg.boot, e->oldest - 1);
+            if ((size_t)len > max - n)
+                break;
+            memcpy(buf + n, gap, (size_t)len);
+            n += (size_t)len;
+            c->next = e->oldest;
+            continue;
+        }
+        const struct frame *f = e->ring[c->next % RING];
+        if (concerns(c, f->job)) {
+            n += take(buf + n, max - n, f->text, f->len, &c->offset);
+            if (c->offset < f->len)
+                break;
+        }
+        c->offset = 0;
+        c->next++;
+    }
+    return (ssize_t)n;
+}
+
+static ssize_t sse_read(void *cls, uint64_t pos, char *buf, size_t max) {
+    struct client *c = cls;
+    struct api_sse *e = c->srv->sse;
+    (void)pos;
+    pthread_mutex_lock(&e->mu);
+    ssize_t n = fill(c, buf, max);
+    uint64_t now = api_now_ns();
+    if (n < 0 || (n == 0 && e->closing)) {
+        n = MHD_CONTENT_READER_END_OF_STREAM;
+    } else if (n > 0) {
+        c->sent_ns = now;
+    } else if (now - c->sent_ns >= (uint64_t)c->srv->cfg.ping_ms * 1000000u && max >= 8) {
+        memcpy(buf, ": ping\n\n", 8);
+        c->sent_ns = now;
+        n = 8;
+    } else {
+        c->suspended = true;
+        MHD_suspend_connection(c->mhd);
+    }
+    pthread_mutex_unlock(&e->mu);
+    return n;
+}
+
+static void client_free(void *cls) {
+    struct client *c = cls;
+    struct api_sse *e = c->srv->sse;
+    pthread_mutex_lock(&e->mu);
+    if (c->prev)
+        c->prev->next_client = c->next_client;
+    else
+        e->clients = c->next_client;
+    if (c->next_client)
+        c->next_client->prev = c->prev;
+    e->nclients--;
+    pthread_mutex_unlock(&e->mu);
+    free(c->preamble);
+    free(c);
+}
+
+// ---- connecting
+// ----------------------------------------------------------------------------------
+
+static void replay_one(void *arg, const struct api_event *ev) {
+    struct text *t = arg;
+    text_fmt(t, "id: %" PRIu64 "-%" PRIu64 "\nevent: %.32s\ndata: ", ev->boot, ev->seq, ev->type);
+    text_add(t, ev->data, strcspn(ev->data, "\r\n"));
+    text_add(t, "\n\n", 2);
+}
+
+static int parse_id(const char *text, uint64_t *boot, uint64_t *seq) {
+    char *end;
+    if (!text || *text < '0' || *text > '9')
+        return -1;
+    *boot = strtoull(text, &end, 10);
+    if (*end != '-' || end[1] < '0' || end[1] > '9')
+        return -1;
+    *seq = strtoull(end + 1, &end, 10);
+    return *end ? -1 : 0;
+}
+
+// Where the stream starts, what precedes it: retry, hello, the replay out of the store, a gap.
+static void build_preamble(struct api_server *s, struct client *c, const char *last) {
+    struct api_sse *e = s->sse;
+    struct text t = {0};
+    struct timespec wall;
+    uint64_t boot = 0, seq = 0, me = s->cfg.boot;
+    clock_gettime(CLOCK_REALTIME, &wall);
+    pthread_mutex_lock(&e->mu);
+    flush_metrics(s);
+    uint64_t head = e->head, oldest = e->oldest;
+    pthread_mutex_unlock(&e->mu);
+    bool resume = last && !parse_id(last, &boot, &seq);
+    bool ring = resume && boot == me && seq <= head && seq + 1 >= oldest;
+    text_fmt(&t, "retry: 2000\n");
+    if (!resume)
+        text_fmt(&t, "id: %" PRIu64 "-%" PRIu64 "\n", me, head);
+    text_fmt(&t,
+             "event: hello\ndata: {\"boot\":%" PRIu64 ",\"seq\":%" PRIu64
+             ",\"time\":%lld.%03ld,\"version\":\"%.64s\",\"resumed\":%s}\n\n",
+             me, head, (long long)wall.tv_sec, wall.tv_nsec / 1000000, s->version,
+             ring ? "true" : "false");
+    c->next = ring ? seq + 1 : resume ? oldest : head + 1;
+    if (resume && !ring) {
+        bool past = boot < me || (boot == me && seq <= head); // else: an id from nowhere
+        if (past && s->cb.events_read)
+            s->cb.events_read(s->ctx, boot, seq, me, oldest, c->job[0] ? c->job : NULL, REPLAY_MAX,
+                              replay_one, &t);
+        text_fmt(&t,
+                 "id: %" PRIu64 "-%" PRIu64 "\nevent: gap\ndata: {\"from\":\"%" PRIu64 "-%" PRIu64
+                 "\",\"to\":\"%" PRIu64 "-%" PRIu64 "\"}\n\n",
+                 me, oldest - 1, boot, seq, me, oldest - 1);
+    }
+    c->preamble = t.s;
+    c->pre_len = t.n;
+}
+
+static enum MHD_Result subscribe(struct api_req *r, const char *job) {
+    struct api_server *s = r->srv;
+    struct api_sse *e = s->sse;
+    const char *last = api_header(r, "Last-Event-ID");
+    struct client *c = calloc(1, sizeof *c);
+    if (!c)
+        return MHD_NO;
+    if (!last)
+        last = api_query_get(&r->query, "last_event_id");
+    c->srv = s;
+    c->mhd = r->mhd;
+    c->sent_ns = api_now_ns();
+    snprintf(c->job, sizeof c->job, "%s", job);
+    build_preamble(s, c, last);
+    pthread_mutex_lock(&e->mu);
+    bool full = e->nclients >= s->cfg.max_sse, closing = e->closing;
+    if (!full && !closing) {
+        c->next_client = e->clients;
+        if (e->clients)
+            e->clients->prev = c;
+        e->clients = c;
+        e->nclients++;
+    }
+    pthread_mutex_unlock(&e->mu);
+    if (full || closing) {
+        struct api_problem p;
+        free(c->preamble);
+        free(c);
+        api_problem_set(&p, 503, closing ? "draining" : "too-many-streams",
+                        closing ? "the server is stopping" : "all event streams are taken");
+        p.retry_after = 5;
+        return api_send_problem(r, &p);
+    }
+    struct MHD_Response *resp =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK, sse_read, c, client_free);
+    if (!resp) {
+        client_free(c);
+        return MHD_NO;
+    }
+    MHD_add_response_header(resp, "Content-Type", "text/event-stream");
+    MHD_add_response_header(resp, "X-Accel-Buffering", "no");
+    return api_send(r, 200, resp);
+}
+
+enum MHD_Result api_h_events(struct api_req *r) {
+    return subscribe(r, "");
+}
+
+enum MHD_Result api_h_job_events(struct api_req *r) {
+    struct api_reply reply = {0};
+    if (!r->srv->cb.job_get)
+        return api_not_built(r);
+    int rc = r->srv->cb.job_get(r->srv->ctx, r->seg[0], &reply); // 404 for an unknown job
+    if (rc)
+        return api_send_reply(r, rc, &reply);
+    json_decref(reply.body);
+    return subscribe(r, r->seg[0]);
+}

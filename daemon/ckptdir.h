@@ -1,0 +1,29 @@
+// A job's folder of checkpoints: names, listing, rotation. Called by the runner's thread and at
+// start.
+#pragma once
+
+#include "engine/config/config.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct dd_ckpt_list {
+    int64_t *step; // ascending
+    int n;
+};
+// dir/step-00001000.safetensors
+void dd_ckpt_path(const char *dir, int64_t step, char *out, size_t size);
+// The step of such a name (without folder), -1: it is no such name.
+int64_t dd_ckpt_step(const char *name);
+void dd_ckpt_list(const char *dir, struct dd_ckpt_list *out); // a missing folder is empty
+void dd_ckpt_list_free(struct dd_ckpt_list *l);
+// Removes what keep_last and keep_every do not keep; protect may save a file that is in use.
+void dd_ckpt_rotate(const char *dir, const struct dr_checkpoint_config *c,
+                    bool (*protect)(void *ctx, const char *path),
+                    void (*removed)(void *ctx, const char *path), void *ctx);
+// Removes temporary files (step-...tmp) that a killed process left in a job's folder.
+void dd_ckpt_sweep(const char *dir);
+// Moves checkpoints of an earlier run into dir/earlier-TIME, so that two runs' steps do not mix. A
+// folder without any is left alone.
+int dd_ckpt_set_aside(const char *dir, struct dr_err *err);

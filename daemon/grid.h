@@ -1,0 +1,17 @@
+// Sample grids: one row a class, fixed seed 0, so that grids of different steps show the same
+// samples. Belongs to the thread of its backend.
+#pragma once
+
+#include "engine/drift.h"
+
+struct dd_grid;
+struct dd_grid_file {
+    int64_t bytes, width, height;
+};
+int dd_grid_new(struct dr_backend *be, int precision, struct dd_grid **out, struct dr_err *err);
+void dd_grid_free(struct dd_grid *g); // NULL is fine
+// At most the first 16 classes; two-dimensional toys are drawn as a scatter plot of their points.
+int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, double cfg,
+                  const char *path, struct dd_grid_file *info, struct dr_err *err);
+// Points [n,2] in [-1.5,1.5]^2 as a white-on-black density image [size,size] in [-1,1].
+void dd_scatter(const real *points, int64_t n, int64_t size, real *image);

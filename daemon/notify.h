@@ -1,0 +1,13 @@
+// systemd's protocols without its library: readiness and watchdog datagrams, sockets handed over.
+// Main thread.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+// Sends "READY=1\nSTATUS=..." and the like to $NOTIFY_SOCKET; nothing without it.
+void dd_notify(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+// Half of WATCHDOG_USEC in microseconds when the watchdog is meant for this process, else 0.
+int64_t dd_watchdog_interval_us(void);
+// Number of inherited sockets (LISTEN_FDS, starting at descriptor 3); made close-on-exec.
+int dd_listen_fds(void);

@@ -1,0 +1,58 @@
+// One training job from start to end: data set, trainer, resume, steps, checkpoints with rotation,
+// sample grids, alerts, published EMA snapshots. No SQLite, no HTTP: `driftd run` and the daemon's
+// trainer thread give it hooks. The caller's thread becomes the trainer's thread (method.md 1).
+#pragma once
+
+#include "engine/drift.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum dd_wish { DD_WISH_NONE, DD_WISH_CHECKPOINT, DD_WISH_STOP, DD_WISH_STOP_NOW };
+enum dd_outcome { DD_RUN_COMPLETED, DD_RUN_STOPPED, DD_RUN_FAILED };
+
+// All are called on the runner's thread; NULL: not wanted. Strings live for the call.
+struct dd_run_hooks {
+    void *ctx;
+    enum dd_wish (*wish)(void *ctx); // asked before every step; a wish is handed out once
+    // The trainer is ready at `step` (0: from scratch); data gives names of classes.
+    void (*started)(void *ctx, const struct dr_trainer *t, const struct dr_dataset *data,
+                    int64_t step);
+    void (*step)(void *ctx, const struct dr_metrics *m, double seconds, int64_t total);
+    void (*snapshot)(void *ctx, struct dr_snapshot *s); // takes over the reference
+    // Before a checkpoint is written: what a run that goes on from it will not say again is to be
+    // made durable.
+    void (*saving)(void *ctx);
+    void (*checkpoint)(void *ctx, int64_t step, const char *path, const char *sha256,
+                       int64_t bytes);
+    void (*checkpoint_failed)(void *ctx, int64_t step, const struct dr_err *err);
+    void (*checkpoint_removed)(void *ctx, const char *path); // by rotation
+    // May refuse a file before it is loaded (sha256 mismatch): non-zero and a sentence.
+    int (*checkpoint_verify)(void *ctx, const char *path, struct dr_err *err);
+    void (*checkpoint_refused)(void *ctx, const char *path, const struct dr_err *err);
+    void (*sample)(void *ctx, int64_t step, const char *path, int64_t bytes, int64_t width,
+                   int64_t height);
+    void (*alert)(void *ctx, const char *kind, int64_t step, const char *text);
+    bool (*protect)(void *ctx, const char *path); // true: rotation must keep this file
+};
+
+struct dd_run_spec {
+    const struct dr_config *cfg;
+    const char *data_dir, *device, *checkpoint_dir, *sample_dir; // sample_dir NULL: no grids
+    const char *id;                                              // for logs and snapshot ids
+    int threads;
+    bool resume; // continue from the newest good checkpoint of checkpoint_dir; else those there
+                 // are moved out of the way
+    bool strict_resume; // checkpoints that all fail to load are an error, not a fresh start
+};
+struct dd_run_result {
+    enum dd_outcome outcome;
+    int64_t step; // steps done
+    double seconds;
+    bool saved;          // a checkpoint of exactly this step exists
+    char last_good[600]; // newest good checkpoint, "" if none
+};
+
+// 0 when the job completed or was stopped as wished; DR_E* and the reason when it failed.
+int dd_run(const struct dd_run_spec *spec, const struct dd_run_hooks *hooks,
+           struct dd_run_result *res, struct dr_err *err);

@@ -1,0 +1,29 @@
+// Small helpers of the daemon: clocks, paths, files. Any thread.
+#pragma once
+
+#include "engine/core/err.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+int64_t dd_now_ns(void);  // monotonic
+int64_t dd_wall_us(void); // microseconds since 1970
+double dd_seconds(void);  // monotonic, as seconds
+// Waits for a signal until a monotonic time: a clock that is set leaves it alone. 0 or ETIMEDOUT.
+int dd_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *held, int64_t until_ns);
+// mkdir -p with mode 0750. DR_EIO names the folder.
+int dd_mkdirs(const char *path, struct dr_err *err);
+// Folder of path created if needed.
+int dd_mkdir_for(const char *path, struct dr_err *err);
+// Writes a whole file atomically (temporary name, fsync, rename). DR_ENOSPC is told apart.
+int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *err);
+// Reads a whole file into malloc'd, NUL-terminated memory; refuses more than max bytes.
+int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err);
+// A whole decimal number within [lo, hi]; NULL and anything else: false.
+bool dd_parse_int(const char *text, int64_t lo, int64_t hi, int64_t *out);
+// snprintf into malloc'd memory; aborts when out of memory.
+char *dd_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void *dd_xcalloc(size_t n, size_t size); // never NULL
+char *dd_xstrdup(const char *s);         // NULL gives NULL

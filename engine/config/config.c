@@ -1,0 +1,263 @@
+// Configurations from JSON: defaults, parsing over them, `key=value` changes. See config.h; the
+// table is in field.c, the cross checks in check.c, JSON out in emit.c.
+#include "engine/config/field.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_FILE (1 << 20) // a configuration is a page, not a megabyte
+
+void dr_config_defaults(struct dr_config *c) {
+    int n;
+    const struct dr_config_field *f = dr_config_fields(&n);
+    memset(c, 0, sizeof *c);
+    for (int i = 0; i < n; i++) {
+        json_t *v = NULL;
+        switch (f[i].type) {
+        case DR_F_INT:
+            v = json_integer((json_int_t)f[i].def);
+            break;
+        case DR_F_NUM:
+            v = json_real(f[i].def);
+            break;
+        case DR_F_BOOL:
+            v = json_boolean(f[i].def != 0);
+            break;
+        case DR_F_ENUM:
+        case DR_F_STR:
+            v = json_string(f[i].text);
+            break;
+        case DR_F_LIST:
+            v = json_loads(f[i].text, 0, NULL);
+            break;
+        }
+        dr_config_assign(c, &f[i], f[i].path, v, NULL);
+        json_decref(v);
+    }
+    dr_config_link(c);
+}
+
+// ---- parsing ----
+
+// One pass over a JSON object. `seen` has a flag a field: a key may come nested or dotted, once.
+struct walk {
+    struct dr_config *c;
+    bool *seen;
+    struct dr_err *err;
+};
+
+static int walk_object(struct walk *w, const char *prefix, json_t *object);
+
+static bool is_section(const char *path) {
+    int n;
+    const struct dr_config_field *f = dr_config_fields(&n);
+    size_t len = strlen(path);
+    for (int i = 0; i < n; i++)
+        if (strncmp(f[i].path, path, len) == 0 && f[i].path[len] == '.')
+            return true;
+    return false;
+}
+
+static int walk_key(struct walk *w, const char *path, json_t *v) {
+    int n;
+    const struct dr_config_field *f = dr_config_field(path), *all = dr_config_fields(&n);
+    if (f) {
+        if (w->seen[f - all])
+            return dr_fail(w->err, DR_ECONFIG, "%s is given twice", path);
+        w->seen[f - all] = true;
+        return dr_config_assign(w->c, f, path, v, w->err);
+    }
+    if (!is_section(path))
+        return dr_config_unknown(path, w->err);
+    if (!json_is_object(v))
+        return dr_fail(w->err, DR_ECONFIG, "%s is a section; expected an object of its keys", path);
+    return walk_object(w, path, v);
+}
+
+static int walk_object(struct walk *w, const char *prefix, json_t *object) {
+    const char *key;
+    json_t *v;
+    json_object_foreach(object, key, v) {
+        char path[256];
+        int n = snprintf(path, sizeof path, "%s%s%s", prefix, *prefix ? "." : "", key);
+        if (n >= (int)sizeof path)
+            return dr_fail(w->err, DR_ECONFIG, "unknown key `%.60s...`", path);
+        int rc = walk_key(w, path, v);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+static json_t *load_text(const char *json, size_t len, struct dr_err *err) {
+    json_error_t je;
+    json_t *root = json_loadb(json, len, JSON_REJECT_DUPLICATES, &je);
+    if (!root)
+        dr_fail(err, DR_ECONFIG, "line %d, column %d: %s", je.line, je.column, je.text);
+    else if (!json_is_object(root)) {
+        dr_fail(err, DR_ECONFIG, "expected a JSON object of configuration keys");
+        json_decref(root);
+        root = NULL;
+    }
+    return root;
+}
+
+static int merge_object(struct dr_config *c, json_t *root, struct dr_err *err) {
+    int n;
+    dr_config_fields(&n);
+    bool *seen = calloc((size_t)n, sizeof *seen);
+    if (!seen)
+        return dr_fail(err, DR_ENOMEM, "out of memory");
+    struct dr_config next = *c;
+    struct walk w = {.c = &next, .seen = seen, .err = err};
+    int rc = walk_object(&w, "", root);
+    free(seen);
+    if (rc)
+        return rc;
+    dr_config_link(&next);
+    rc = dr_config_check(&next, err);
+    if (!rc)
+        *c = next;
+    return rc;
+}
+
+int dr_config_merge(struct dr_config *c, const char *json, size_t len, const char *where,
+                    struct dr_err *err) {
+    json_t *root = load_text(json, len, err);
+    int rc = root ? merge_object(c, root, err) : DR_ECONFIG;
+    json_decref(root);
+    return rc && where ? dr_fail_prefix(err, rc, where) : rc;
+}
+
+int dr_config_parse(const char *json, size_t len, const char *where, struct dr_config *out,
+                    struct dr_err *err) {
+    struct dr_config c;
+    dr_config_defaults(&c);
+    int rc = dr_config_merge(&c, json, len, where, err);
+    if (!rc)
+        *out = c;
+    return rc;
+}
+
+int dr_config_load(const char *path, struct dr_config *out, struct dr_err *err) {
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return dr_fail(err, errno == ENOENT ? DR_ENOENT : DR_EIO, "%s: %s", path, strerror(errno));
+    char *text = malloc(MAX_FILE + 1);
+    int rc = 0;
+    if (!text) {
+        rc = dr_fail(err, DR_ENOMEM, "%s: out of memory", path);
+    } else {
+        size_t n = fread(text, 1, MAX_FILE + 1, f);
+        if (ferror(f))
+            rc = dr_fail(err, DR_EIO, "%s: %s", path, strerror(errno));
+        else if (n > MAX_FILE)
+            rc = dr_fail(err, DR_ECONFIG, "%s: larger than %d bytes", path, MAX_FILE);
+        else
+            rc = dr_config_parse(text, n, path, out, err);
+    }
+    free(text);
+    fclose(f);
+    return rc;
+}
+
+// ---- changes ----
+
+// The value of an assignment: JSON, or a bare word for strings and enums, or bare numbers for
+// lists.
+static json_t *assignment_value(const struct dr_config_field *f, const char *text) {
+    json_t *v = NULL;
+    bool words = f->type == DR_F_STR || f->type == DR_F_ENUM;
+    if (!words || text[0] == '"')
+        v = json_loads(text, JSON_DECODE_ANY, NULL);
+    if (f->type == DR_F_LIST && !json_is_array(v)) {
+        char list[1024];
+        json_decref(v);
+        snprintf(list, sizeof list, "[%.1000s]", text);
+        v = json_loads(list, 0, NULL);
+    }
+    return v ? v : json_string(text);
+}
+
+static int apply(struct dr_config *c, const char *assignment, struct dr_err *err) {
+    const char *eq = strchr(assignment, '=');
+    char path[128];
+    if (!eq || eq == assignment || eq - assignment >= (ptrdiff_t)sizeof path)
+        return dr_fail(err, DR_ECONFIG, "`%.80s`: expected KEY=VALUE, like model.dim=128",
+                       assignment);
+    snprintf(path, sizeof path, "%.*s", (int)(eq - assignment), assignment);
+    const struct dr_config_field *f = dr_config_field(path);
+    if (!f && is_section(path))
+        return dr_fail(err, DR_ECONFIG, "%s is a section; set one of its keys, like %s", path,
+                       "model.dim=128");
+    if (!f)
+        return dr_config_unknown(path, err);
+    json_t *v = assignment_value(f, eq + 1);
+    if (!v)
+        return dr_fail(err, DR_ECONFIG, "%s: the value is not UTF-8", path);
+    int rc = dr_config_assign(c, f, path, v, err);
+    json_decref(v);
+    return rc;
+}
+
+int dr_config_set_all(struct dr_config *c, const char *const *assignments, int n,
+                      struct dr_err *err) {
+    struct dr_config next = *c;
+    for (int i = 0; i < n; i++) {
+        int rc = apply(&next, assignments[i], err);
+        if (rc)
+            return rc;
+    }
+    dr_config_link(&next);
+    int rc = dr_config_check(&next, err);
+    if (!rc)
+        *c = next;
+    return rc;
+}
+
+int dr_config_set(struct dr_config *c, const char *assignment, struct dr_err *err) {
+    return dr_config_set_all(c, &assignment, 1, err);
+}
+
+// ---- the model section alone ----
+
+static int parse_model_object(json_t *root, struct dr_config *c, struct dr_err *err) {
+    const char *key;
+    json_t *v;
+    json_object_foreach(root, key, v) {
+        bool shape = !strcmp(key, "size") || !strcmp(key, "channels") || !strcmp(key, "classes");
+        char path[128];
+        snprintf(path, sizeof path, "%s.%.100s", shape ? "data" : "model", key);
+        const struct dr_config_field *f = dr_config_field(path);
+        int rc = f ? dr_config_assign(c, f, key, v, err) : dr_config_unknown(path, err);
+        if (rc)
+            return rc;
+    }
+    c->model.size = c->data.size;
+    c->model.channels = c->data.channels;
+    c->model.classes = c->data.classes;
+    return dr_model_config_check(&c->model, err);
+}
+
+int dr_model_config_parse(const char *json, size_t len, const char *where,
+                          struct dr_model_config *out, struct dr_err *err) {
+    struct dr_config c;
+    dr_config_defaults(&c);
+    json_t *root = load_text(json, len, err);
+    int rc = DR_ECONFIG;
+    if (root) {
+        bool whole = json_object_get(root, "model") || json_object_get(root, "data");
+        rc = whole ? merge_object(&c, root, err) : parse_model_object(root, &c, err);
+    }
+    json_decref(root);
+    if (rc)
+        return where ? dr_fail_prefix(err, rc, where) : rc;
+    *out = c.model;
+    return 0;
+}
+
+int64_t dr_config_batch(const struct dr_config *c) {
+    return (c->train.classes ? c->train.classes : c->data.classes) * c->train.generated;
+}

@@ -1,0 +1,217 @@
+// The key table made from config.def, and setting one key from one JSON value with errors that name
+// the key, the value and what was expected. Called by config.c and emit.c.
+#include "engine/config/field.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AT(member) offsetof(struct dr_config, member), sizeof(((struct dr_config *)0)->member)
+#define CFG_INT(p, m, d, lo, hi, t)                                                                \
+    {.path = p, .type = DR_F_INT, AT(m), .def = d, .min = lo, .max = hi, .doc = t},
+#define CFG_NUM(p, m, d, lo, hi, t)                                                                \
+    {.path = p, .type = DR_F_NUM, AT(m), .def = d, .min = lo, .max = hi, .doc = t},
+#define CFG_BOOL(p, m, d, t) {.path = p, .type = DR_F_BOOL, AT(m), .def = d, .doc = t},
+#define CFG_ENUM(p, m, d, v, t)                                                                    \
+    {.path = p, .type = DR_F_ENUM, AT(m), .text = d, .values = v, .doc = t},
+#define CFG_STR(p, m, d, t) {.path = p, .type = DR_F_STR, AT(m), .text = d, .doc = t},
+#define CFG_LIST(p, m, n, d, lo, hi, t)                                                            \
+    {.path = p,                                                                                    \
+     .type = DR_F_LIST,                                                                            \
+     AT(m),                                                                                        \
+     .count_offset = offsetof(struct dr_config, n),                                                \
+     .text = d,                                                                                    \
+     .min = lo,                                                                                    \
+     .max = hi,                                                                                    \
+     .doc = t},
+
+static const struct dr_config_field fields[] = {
+#include "engine/config/config.def"
+};
+
+const struct dr_config_field *dr_config_fields(int *n) {
+    *n = (int)DR_COUNT(fields);
+    return fields;
+}
+
+const struct dr_config_field *dr_config_field(const char *path) {
+    for (size_t i = 0; i < DR_COUNT(fields); i++)
+        if (strcmp(fields[i].path, path) == 0)
+            return &fields[i];
+    return NULL;
+}
+
+const char *dr_enum_word(const char *values, int i, char out[64]) {
+    for (; i > 0 && values; i--) {
+        values = strchr(values, '|');
+        if (values)
+            values++;
+    }
+    snprintf(out, 64, "%.*s", values ? (int)strcspn(values, "|") : 0, values ? values : "");
+    return out;
+}
+
+int dr_enum_index(const char *values, const char *word) {
+    char w[64];
+    for (int i = 0; dr_enum_word(values, i, w)[0]; i++)
+        if (strcmp(w, word) == 0)
+            return i;
+    return -1;
+}
+
+// ---- errors ----
+
+// What a key accepts, as the end of "expected ...".
+static void describe(const struct dr_config_field *f, char *out, size_t size) {
+    switch (f->type) {
+    case DR_F_INT:
+        snprintf(out, size, "an integer from %.0f to %.0f", f->min, f->max);
+        break;
+    case DR_F_NUM:
+        snprintf(out, size, "a number from %.15g to %.15g", f->min, f->max);
+        break;
+    case DR_F_BOOL:
+        snprintf(out, size, "true or false");
+        break;
+    case DR_F_STR:
+        snprintf(out, size, "a string of at most %zu bytes", f->size - 1);
+        break;
+    case DR_F_LIST:
+        snprintf(out, size, "a list of 1 to %zu numbers from %.15g to %.15g",
+                 f->size / sizeof(double), f->min, f->max);
+        break;
+    case DR_F_ENUM: {
+        size_t n = (size_t)snprintf(out, size, "one of ");
+        for (const char *p = f->values; *p && n + 3 < size; p++) {
+            if (*p == '|')
+                out[n++] = ',';
+            out[n++] = *p == '|' ? ' ' : *p;
+        }
+        out[n] = '\0';
+    }
+    }
+}
+
+static int wrong(const struct dr_config_field *f, const char *shown, const json_t *v,
+                 struct dr_err *err) {
+    char expected[256], near[96] = "";
+    describe(f, expected, sizeof expected);
+    if (f->type == DR_F_ENUM && json_is_string(v)) {
+        char word[16][64];
+        const char *list[16];
+        int n = 0;
+        while (n < 16 && dr_enum_word(f->values, n, word[n])[0]) {
+            list[n] = word[n];
+            n++;
+        }
+        const char *best = dr_nearest(json_string_value(v), list, n);
+        if (best)
+            snprintf(near, sizeof near, " (did you mean `%s`?)", best);
+    }
+    char *got = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(15));
+    int rc = dr_fail(err, DR_ECONFIG, "%s is %.60s%s; expected %s%s", shown, got ? got : "?",
+                     got && strlen(got) > 60 ? "..." : "", expected, near);
+    free(got);
+    return rc;
+}
+
+static const char *last_part(const char *path) {
+    const char *dot = strrchr(path, '.');
+    return dot ? dot + 1 : path;
+}
+
+int dr_config_unknown(const char *path, struct dr_err *err) {
+    const char *leaf = last_part(path), *same[DR_COUNT(fields)], *all[DR_COUNT(fields)];
+    int section = (int)(leaf - path), nsame = 0;
+    char keys[256] = "";
+    for (size_t i = 0; i < DR_COUNT(fields); i++) {
+        const char *p = fields[i].path, *end = last_part(p);
+        all[i] = end;
+        if (end - p != section || strncmp(p, path, (size_t)section) != 0)
+            continue;
+        same[nsame++] = end;
+        size_t used = strlen(keys);
+        snprintf(keys + used, sizeof keys - used, "%s%s", used ? ", " : "", end);
+    }
+    const char *near = dr_nearest(leaf, same, nsame);
+    if (near)
+        return dr_fail(err, DR_ECONFIG, "unknown key `%.80s`; did you mean `%.*s%s`?", path,
+                       section, path, near);
+    near = dr_nearest(leaf, all, (int)DR_COUNT(fields));
+    for (size_t i = 0; near && i < DR_COUNT(fields); i++)
+        if (all[i] == near)
+            return dr_fail(err, DR_ECONFIG, "unknown key `%.80s`; did you mean `%s`?", path,
+                           fields[i].path);
+    if (nsame && section)
+        return dr_fail(err, DR_ECONFIG, "unknown key `%.80s`; keys of `%.*s` are %s", path,
+                       section - 1, path, keys);
+    return dr_fail(err, DR_ECONFIG,
+                   "unknown key `%.80s`; the sections are data, model, features, loss, train, "
+                   "optim, ema, checkpoint, metrics and samples",
+                   path);
+}
+
+// ---- values ----
+
+static bool in_range(const struct dr_config_field *f, double x) {
+    return isfinite(x) && x >= f->min && x <= f->max;
+}
+
+static int assign_list(double *to, int *count, const struct dr_config_field *f, const char *shown,
+                       const json_t *v, struct dr_err *err) {
+    size_t n = json_array_size(v), room = f->size / sizeof(double);
+    if (!json_is_array(v) || n < 1 || n > room)
+        return wrong(f, shown, v, err);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *e = json_array_get(v, i);
+        if (!json_is_number(e) || !in_range(f, json_number_value(e)))
+            return wrong(f, shown, v, err);
+    }
+    memset(to, 0, f->size);
+    for (size_t i = 0; i < n; i++)
+        to[i] = json_number_value(json_array_get(v, i));
+    *count = (int)n;
+    return 0;
+}
+
+int dr_config_assign(struct dr_config *c, const struct dr_config_field *f, const char *shown,
+                     json_t *v, struct dr_err *err) {
+    void *to = (char *)c + f->offset;
+    switch (f->type) {
+    case DR_F_INT: {
+        // 1e4 is an integer to a person; integers beyond 2^53 are out of every key's range.
+        double x = json_number_value(v);
+        if (!json_is_number(v) || !in_range(f, x) || x != floor(x))
+            return wrong(f, shown, v, err);
+        *(int64_t *)to = (int64_t)x;
+        return 0;
+    }
+    case DR_F_NUM:
+        if (!json_is_number(v) || !in_range(f, json_number_value(v)))
+            return wrong(f, shown, v, err);
+        *(double *)to = json_number_value(v);
+        return 0;
+    case DR_F_BOOL:
+        if (!json_is_boolean(v))
+            return wrong(f, shown, v, err);
+        *(bool *)to = json_is_true(v);
+        return 0;
+    case DR_F_ENUM: {
+        int i = json_is_string(v) ? dr_enum_index(f->values, json_string_value(v)) : -1;
+        if (i < 0)
+            return wrong(f, shown, v, err);
+        *(int *)to = i;
+        return 0;
+    }
+    case DR_F_STR:
+        if (!json_is_string(v) || json_string_length(v) >= f->size)
+            return wrong(f, shown, v, err);
+        memset(to, 0, f->size);
+        memcpy(to, json_string_value(v), json_string_length(v));
+        return 0;
+    case DR_F_LIST:
+        return assign_list(to, (int *)((char *)c + f->count_offset), f, shown, v, err);
+    }
+    return dr_fail(err, DR_EINVAL, "%s has no type", shown);
+}

@@ -1,0 +1,40 @@
+// The table behind config.def, private to engine/config: one row a key, with its place in struct
+// dr_config. Constant; any thread.
+#pragma once
+
+#include "engine/config/config.h"
+
+#include <jansson.h>
+
+enum dr_field_type { DR_F_INT, DR_F_NUM, DR_F_BOOL, DR_F_ENUM, DR_F_STR, DR_F_LIST };
+
+struct dr_config_field {
+    const char *path;        // "model.dim"
+    enum dr_field_type type; // of the member at `offset`
+    size_t offset, size;     // member; size in bytes
+    size_t count_offset;     // DR_F_LIST: the int that counts
+    double min, max;         // DR_F_INT, DR_F_NUM, each element of DR_F_LIST
+    double def;              // DR_F_INT, DR_F_NUM, DR_F_BOOL
+    const char *text;        // default of DR_F_ENUM, DR_F_STR; JSON of DR_F_LIST
+    const char *values;      // DR_F_ENUM: "a|b|c"
+    const char *doc;
+};
+
+const struct dr_config_field *dr_config_fields(int *n);
+// The row of a path, or NULL.
+const struct dr_config_field *dr_config_field(const char *path);
+// "a|b|c": copies word i (empty past the end); returns the index of a word, or -1.
+const char *dr_enum_word(const char *values, int i, char out[64]);
+int dr_enum_index(const char *values, const char *word);
+
+// Sets a field from a JSON value. `shown` is the key as the user wrote it, for messages.
+int dr_config_assign(struct dr_config *c, const struct dr_config_field *f, const char *shown,
+                     json_t *v, struct dr_err *err);
+// "unknown key `x`", with the nearest valid one or the keys of the section.
+int dr_config_unknown(const char *path, struct dr_err *err);
+
+// Copies size, channels and classes of the data section into the model section.
+void dr_config_link(struct dr_config *c);
+// Cross-key checks of everything, and of the model section alone.
+int dr_config_check(const struct dr_config *c, struct dr_err *err);
+int dr_model_config_check(const struct dr_model_config *m, struct dr_err *err);

@@ -1,0 +1,59 @@
+// The seam between the engine and a device: memory, copies and the op table.
+//
+// A backend instance belongs to one thread (the one that called enter); the trainer and the batcher
+// have one each. Ops are asynchronous in principle: they return nothing, errors are sticky and come
+// out of sync() with the op's name. Ops never allocate, lock, log or do I/O; scratch comes from the
+// instance's workspace. The instances: cpu (oneDNN or reference GEMM), cuda, emu (the CUDA kernels
+// on the host), null (does nothing, counts FLOPs: dry runs and the bench).
+#pragma once
+
+#include "engine/core/err.h"
+#include "engine/core/types.h"
+#include "engine/ops.h"
+
+struct dr_backend {
+    char name[16];    // "cpu", "cuda", "emu", "null"
+    char detail[112]; // what it found, e.g. "2 threads, avx512_core_bf16, oneDNN 2.6.3"
+    bool host_memory; // device pointers may be dereferenced by the host
+    bool bf16;        // bf16 compute is native enough to be worth offering
+    int threads;      // CPU threads of this instance
+    void *impl;       // the backend's own state
+    double flops;     // null backend: multiply-adds * 2 of gemm, attention and convolution so far
+
+    // Binds the instance to the calling thread (thread count, device). Call once, first.
+    void (*enter)(struct dr_backend *);
+    int (*mem_alloc)(struct dr_backend *, size_t bytes, void **out,
+                     struct dr_err *); // 64-aligned, zeroed
+    void (*mem_free)(struct dr_backend *, void *);
+    void (*upload)(struct dr_backend *, void *dst, const void *src_host,
+                   size_t bytes); // ordered with ops
+    void (*download)(struct dr_backend *, void *dst_host, const void *src, size_t bytes); // waits
+    int (*sync)(struct dr_backend *, struct dr_err *); // waits; returns and clears the sticky error
+    void (*destroy)(struct dr_backend *);
+
+    struct {
+#define X(name, flags) void (*name)(struct dr_backend *, const struct dr_##name##_args *);
+#include "engine/ops.def"
+#undef X
+    } op;
+};
+
+// Calls an op with designated initialisers: DR_OP(be, fill, .dst = p, .n = n, .value = 0).
+#define DR_OP(be, name, ...) ((be)->op.name((be), &(const struct dr_##name##_args){__VA_ARGS__}))
+
+// threads <= 0: all online CPUs. Fails with a sentence, never falls back.
+int dr_backend_cpu(int threads, struct dr_backend **out, struct dr_err *err);
+int dr_backend_null(struct dr_backend **out, struct dr_err *err);
+// "cpu", "cuda[:N]" or "auto"; `auto` logs what it picked. EUNSUPPORTED when not built in.
+int dr_backend_open(const char *device, int threads, struct dr_backend **out, struct dr_err *err);
+// Every slot of ops.def must be filled; names the first NULL one. Backends call it when they load.
+int dr_backend_check(const struct dr_backend *be, struct dr_err *err);
+void dr_backend_free(struct dr_backend *be); // NULL is fine
+
+// What a layer needs to run: where, with which memory, at which precision. One thread.
+struct dr_ctx {
+    struct dr_backend *be;
+    struct dr_arena *keep; // activations kept for the backward pass
+    struct dr_arena *tmp;  // temporaries; every function returns it as it found it
+    enum dr_dtype act;     // storage of activations that feed GEMMs: DR_F32 or DR_BF16
+};

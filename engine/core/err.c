@@ -1,0 +1,65 @@
+// Error codes, sentences and the log sink. See err.h.
+#include "engine/core/err.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+int(dr_fail)(struct dr_err *err, int code, const char *fmt, ...) {
+    if (err) {
+        va_list ap;
+        va_start(ap, fmt);
+        err->code = code;
+        vsnprintf(err->msg, sizeof err->msg, fmt, ap);
+        va_end(ap);
+    }
+    return code;
+}
+
+int dr_fail_prefix(struct dr_err *err, int code, const char *prefix) {
+    if (!err)
+        return code;
+    char old[sizeof err->msg];
+    memcpy(old, err->msg, sizeof old);
+    snprintf(err->msg, sizeof err->msg, "%.200s: %.300s", prefix, old);
+    return err->code;
+}
+
+const char *dr_code_text(int code) {
+    switch (code) {
+    case DR_OK:
+        return "success";
+#define X(name, value, text)                                                                       \
+    case DR_##name:                                                                                \
+        return text;
+        DR_ERRORS(X)
+#undef X
+    default:
+        return "unknown error";
+    }
+}
+
+static enum dr_log_level log_max = DR_LOG_INFO;
+static dr_log_fn log_sink;
+
+void dr_log_set(enum dr_log_level max, dr_log_fn sink) {
+    __atomic_store_n(&log_max, max, __ATOMIC_RELAXED);
+    __atomic_store_n(&log_sink, sink, __ATOMIC_RELEASE);
+}
+
+void dr_log(enum dr_log_level level, const char *fmt, ...) {
+    if (level > __atomic_load_n(&log_max, __ATOMIC_RELAXED))
+        return;
+    char line[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    dr_log_fn sink = __atomic_load_n(&log_sink, __ATOMIC_ACQUIRE);
+    if (sink) {
+        sink(level, line);
+        return;
+    }
+    static const char *const word[] = {"error", "warn", "info", "debug"};
+    fprintf(stderr, "level=%s %s\n", word[level], line);
+}

@@ -1,0 +1,141 @@
+// The null backend: every op does nothing but count its floating-point operations. It measures
+// arenas in dry runs and tells the bench how much work a step is. Memory calls fail: nothing may
+// need them.
+#include "engine/core/backend.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static double times(int64_t batch) {
+    return (double)(batch > 1 ? batch : 1);
+}
+
+#define X(name, flags)                                                                             \
+    static void null_##name(struct dr_backend *be, const struct dr_##name##_args *a) {             \
+        be->flops += flops_##name(a);                                                              \
+    }
+#define NO_FLOPS(name)                                                                             \
+    static double flops_##name(const struct dr_##name##_args *a) {                                 \
+        (void)a;                                                                                   \
+        return 0;                                                                                  \
+    }
+
+// Only what counts as matrix work is counted; the rest is overhead by definition of the bench.
+static double flops_gemm(const struct dr_gemm_args *a) {
+    return 2.0 * times(a->batch) * (double)a->m * (double)a->n * (double)a->k;
+}
+static double flops_attn_fwd(const struct dr_attn_fwd_args *a) {
+    return 4.0 * (double)(a->b * a->h) * (double)(a->t * a->t) * (double)a->hd;
+}
+static double flops_attn_bwd(const struct dr_attn_bwd_args *a) // without the recomputed forward
+{
+    return 8.0 * (double)(a->b * a->h) * (double)(a->t * a->t) * (double)a->hd;
+}
+#define CONV_FLOPS(a)                                                                              \
+    (2.0 * (double)(a)->b * (double)(((a)->h + 2 * (a)->pad - (a)->k) / (a)->stride + 1) *         \
+     (double)(((a)->w + 2 * (a)->pad - (a)->k) / (a)->stride + 1) * (double)((a)->ci * (a)->co) *  \
+     (double)((a)->k * (a)->k))
+static double flops_conv2d_fwd(const struct dr_conv2d_fwd_args *a) {
+    return CONV_FLOPS(a);
+}
+static double flops_conv2d_bwd_data(const struct dr_conv2d_bwd_data_args *a) {
+    return CONV_FLOPS(a);
+}
+static double flops_conv2d_bwd_weight(const struct dr_conv2d_bwd_weight_args *a) {
+    return CONV_FLOPS(a);
+}
+static double flops_pair_dist(const struct dr_pair_dist_args *a) {
+    return 2.0 * (double)a->b * (double)(a->n * a->m) * (double)a->s;
+}
+static double flops_drift_combine(const struct dr_drift_combine_args *a) {
+    return 2.0 * (double)a->b * (double)(a->n * a->m) * (double)a->s;
+}
+NO_FLOPS(cast)
+NO_FLOPS(fill)
+NO_FLOPS(axpy)
+NO_FLOPS(copy4)
+NO_FLOPS(colsum)
+NO_FLOPS(silu_fwd)
+NO_FLOPS(silu_bwd)
+NO_FLOPS(gelu_fwd)
+NO_FLOPS(gelu_bwd)
+NO_FLOPS(swiglu_fwd)
+NO_FLOPS(swiglu_bwd)
+NO_FLOPS(rmsnorm_mod_fwd)
+NO_FLOPS(rmsnorm_mod_bwd)
+NO_FLOPS(gate_fwd)
+NO_FLOPS(gate_bwd)
+NO_FLOPS(embed_fwd)
+NO_FLOPS(embed_bwd)
+NO_FLOPS(fourier)
+NO_FLOPS(patchify)
+NO_FLOPS(unpatchify)
+NO_FLOPS(l2norm_fwd)
+NO_FLOPS(l2norm_bwd)
+NO_FLOPS(patch_stats_fwd)
+NO_FLOPS(patch_stats_bwd)
+NO_FLOPS(drift_scale)
+NO_FLOPS(drift_coef)
+NO_FLOPS(drift_accumulate)
+NO_FLOPS(drift_grad)
+NO_FLOPS(sumsq)
+NO_FLOPS(adamw)
+NO_FLOPS(ema)
+NO_FLOPS(normals)
+NO_FLOPS(indices)
+#include "engine/ops.def"
+#undef X
+
+static void null_enter(struct dr_backend *be) {
+    (void)be;
+}
+static int null_alloc(struct dr_backend *be, size_t bytes, void **out, struct dr_err *err) {
+    (void)be;
+    *out = NULL;
+    return dr_fail(err, DR_EUNSUPPORTED, "the null backend has no memory (%zu bytes wanted)",
+                   bytes);
+}
+static void null_free(struct dr_backend *be, void *p) {
+    (void)be;
+    (void)p;
+}
+static void null_upload(struct dr_backend *be, void *dst, const void *src, size_t bytes) {
+    (void)be;
+    (void)dst;
+    (void)src;
+    (void)bytes;
+}
+static void null_download(struct dr_backend *be, void *dst, const void *src, size_t bytes) {
+    (void)be;
+    (void)src;
+    memset(dst, 0, bytes);
+}
+static int null_sync(struct dr_backend *be, struct dr_err *err) {
+    (void)be;
+    (void)err;
+    return 0;
+}
+static void null_destroy(struct dr_backend *be) {
+    free(be);
+}
+
+int dr_backend_null(struct dr_backend **out, struct dr_err *err) {
+    struct dr_backend *be = calloc(1, sizeof *be);
+    *out = be;
+    if (!be)
+        return dr_fail(err, DR_ENOMEM, "out of memory for a backend");
+    memcpy(be->name, "null", 5);
+    be->bf16 = true;
+    be->threads = 1;
+    be->enter = null_enter;
+    be->mem_alloc = null_alloc;
+    be->mem_free = null_free;
+    be->upload = null_upload;
+    be->download = null_download;
+    be->sync = null_sync;
+    be->destroy = null_destroy;
+#define X(name, flags) be->op.name = null_##name;
+#include "engine/ops.def"
+#undef X
+    return 0;
+}

@@ -1,0 +1,153 @@
+// Self-attention backward. Called through the op table by nn/. With S = q k', P = softmax(S) and
+// O = P v, all after QK-norm, RoPE and scale:
+//   dv = P' dO;  dP = dO v';  dS = P (dP - rowsum(dP P));  dq = dS k;  dk = dS' q
+// then back through the rotation (its transpose) and the norm: with xh = x rstd and g = d w,
+//   dx = rstd (g - xh mean(g xh));  dw += d xh.
+// P is recomputed from qkv. Each head leaves its part of dw in the workspace; they are added in the
+// order of the heads, whatever thread made them.
+#include "engine/cpu/attn.h"
+
+#include <omp.h>
+
+struct buffers {
+    real *q, *k, *v, *g; // [rows, ld]: prepared q and k, v, dout
+    real *kt, *vt;       // [ld, tp]
+    real *p, *ds;        // [QB, tp]
+    real *dq, *dk, *dv;  // [rows, ld]
+    real *rq, *rk;       // [rows]: rstd of q and k
+};
+
+static int64_t buffer_size(const struct dims *d) {
+    return round_up(7 * d->rows * d->ld + 2 * d->ld * d->tp + 2 * score_size(d) + 2 * d->rows, 16);
+}
+
+static struct buffers buffers_at(real *p, const struct dims *d) {
+    const int64_t rows = d->rows * d->ld, across = d->ld * d->tp;
+    struct buffers b = {.q = p, .k = p + rows, .v = p + 2 * rows, .g = p + 3 * rows};
+    b.dq = p + 4 * rows;
+    b.dk = p + 5 * rows;
+    b.dv = p + 6 * rows;
+    b.kt = p + 7 * rows;
+    b.vt = b.kt + across;
+    b.p = b.vt + across;
+    b.ds = b.p + score_size(d);
+    b.rq = b.ds + score_size(d);
+    b.rk = b.rq + d->rows;
+    return b;
+}
+
+// p = exp row, ds = dP row: makes p the probabilities and ds = p (dP - sum dP p).
+DR_INLINE void softmax_bwd_row(real *p, real *ds, real inverse, const struct dims *d) {
+    vreal dot = {0};
+    for (int64_t i = 0; i < d->tp; i += VL) {
+        vreal v = vload(p + i) * inverse;
+        vstore(p + i, v);
+        dot = vfma(v, vload(ds + i), dot);
+    }
+    const real sum = vsum(dot);
+    for (int64_t i = 0; i < d->tp; i += VL)
+        vstore(ds + i, vload(p + i) * (vload(ds + i) - sum));
+}
+
+// Queries [q0, q0 + nq): their dq, and their part of dk and dv.
+static void backward_block(const struct dims *d, const struct buffers *w, int64_t q0, int64_t nq) {
+    const int64_t ld = d->ld, tp = d->tp, at = q0 * ld;
+    product(nq, tp, d->hd, (struct lhs){w->q + at, ld, 1}, w->kt, tp, w->p, tp, false);
+    product(nq, tp, d->hd, (struct lhs){w->g + at, ld, 1}, w->vt, tp, w->ds, tp, false);
+    for (int64_t i = 0; i < nq; i++) {
+        const real inverse = 1 / softmax_row(w->p + i * tp, d);
+        softmax_bwd_row(w->p + i * tp, w->ds + i * tp, inverse, d);
+    }
+    product(d->t, ld, nq, (struct lhs){w->p, 1, tp}, w->g + at, ld, w->dv, ld, q0 > 0);
+    product(d->t, ld, nq, (struct lhs){w->ds, 1, tp}, w->q + at, ld, w->dk, ld, q0 > 0);
+    product(nq, ld, d->t, (struct lhs){w->ds, tp, 1}, w->k, ld, w->dq + at, ld, false);
+}
+
+// One row of dq or dk back through scale, rotation and norm, into element `at` of dqkv. x: the raw
+// row; dw: the head's part of the norm's gradient.
+DR_INLINE void finish_row(const struct dr_attn_bwd_args *a, enum dr_dtype act, int64_t at, real *g,
+                          int64_t token, const struct prep *p, real rstd, real *dw) {
+    const int64_t half = a->hd / 2;
+    if (p->cos)
+        rotate(g, p->cos + token * half, p->sin + token * half, half, -1);
+    vreal dot = {0};
+    if (p->norm) {
+#define STEP(i, n)                                                                                 \
+    do {                                                                                           \
+        vreal xh = vld(a->qkv, act, at + (i), n) * rstd;                                           \
+        vreal dx = vld(g, DR_F32, i, n) * p->scale * xh;                                           \
+        vst(dw, DR_F32, i, n, vld(dw, DR_F32, i, n) + dx);                                         \
+        dot = vfma(dx, vld(p->norm, DR_F32, i, n), dot);                                           \
+    } while (0)
+        V_LOOP(a->hd, STEP);
+#undef STEP
+    }
+    const real mean = p->norm ? vsum(dot) / (real)a->hd : 0;
+#define STEP(i, n)                                                                                 \
+    do {                                                                                           \
+        vreal v = vld(g, DR_F32, i, n) * p->scale;                                                 \
+        if (p->norm) {                                                                             \
+            vreal xh = vld(a->qkv, act, at + (i), n) * rstd;                                       \
+            v = (v * vld(p->norm, DR_F32, i, n) - xh * mean) * rstd;                               \
+        }                                                                                          \
+        vst(a->dqkv, act, at + (i), n, v);                                                         \
+    } while (0)
+    V_LOOP(a->hd, STEP);
+#undef STEP
+}
+
+DR_INLINE void backward(const struct dr_attn_bwd_args *a, enum dr_dtype act, const struct dims *d,
+                        const struct buffers *w, int64_t b, int64_t h, real *dw) {
+    const int64_t width = d->h * d->hd, step = 3 * width;
+    const int64_t at = b * d->t * step + h * d->hd;
+    const struct prep pq = {a->q_norm, a->rope_cos, a->rope_sin, a->eps, a->scale};
+    const struct prep pk = {a->k_norm, a->rope_cos, a->rope_sin, a->eps, 1};
+    load_rows(w->q, a->qkv, act, at, step, d);
+    load_rows(w->k, a->qkv, act, at + width, step, d);
+    load_rows(w->v, a->qkv, act, at + 2 * width, step, d);
+    load_rows(w->g, a->dout, act, b * d->t * width + h * d->hd, width, d);
+    prepare(w->q, &pq, d, w->rq);
+    prepare(w->k, &pk, d, w->rk);
+    transpose(w->kt, w->k, d);
+    transpose(w->vt, w->v, d);
+    for (int64_t q0 = 0; q0 < d->t; q0 += QB)
+        backward_block(d, w, q0, DR_MIN(d->t - q0, QB));
+    memset(dw, 0, (size_t)(2 * d->hd) * sizeof *dw);
+    for (int64_t i = 0; i < d->t; i++) {
+        const int64_t row = at + i * step;
+        finish_row(a, act, row, w->dq + i * d->ld, i, &pq, w->rq[i], dw);
+        finish_row(a, act, row + width, w->dk + i * d->ld, i, &pk, w->rk[i], dw + d->hd);
+#define STEP(j, n)                                                                                 \
+    vst(a->dqkv, act, row + 2 * width + (j), n, vld(w->dv, DR_F32, i * d->ld + (j), n))
+        V_LOOP(d->hd, STEP);
+#undef STEP
+    }
+}
+
+static void backward_head(const struct dr_attn_bwd_args *a, const struct dims *d, real *work,
+                          int64_t head, real *dw) {
+    const struct buffers w = buffers_at(work, d);
+    if (a->act == DR_BF16)
+        backward(a, DR_BF16, d, &w, head / d->h, head % d->h, dw);
+    else
+        backward(a, DR_F32, d, &w, head / d->h, head % d->h, dw);
+}
+
+void DR_ISA_FN(attn_bwd)(struct dr_backend *be, const struct dr_attn_bwd_args *a) {
+    const struct dims d = dims_of(a->t, a->h, a->hd);
+    const int64_t size = buffer_size(&d), heads = a->b * a->h;
+    const int64_t total = size * be->threads + heads * 2 * a->hd;
+    real *work = dr_cpu_scratch(be, DR_WS_OP, (size_t)total * sizeof *work);
+    if (!work)
+        return;
+    real *parts = work + size * be->threads;
+    DR_PARALLEL_FOR(be, heads * a->t * a->t * a->hd >= DR_PAYS)
+    for (int64_t head = 0; head < heads; head++)
+        backward_head(a, &d, work + size * omp_get_thread_num(), head, parts + head * 2 * a->hd);
+    for (int64_t head = 0; a->dq_norm && head < heads; head++)
+        for (int64_t i = 0; i < a->hd; i++)
+            a->dq_norm[i] += parts[head * 2 * a->hd + i];
+    for (int64_t head = 0; a->dk_norm && head < heads; head++)
+        for (int64_t i = 0; i < a->hd; i++)
+            a->dk_norm[i] += parts[head * 2 * a->hd + a->hd + i];
+}

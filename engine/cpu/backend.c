@@ -1,0 +1,113 @@
+// The CPU backend's instance: memory, copies, workspace, sticky errors, and the table of its ops.
+// Called through dr_backend_open by whoever owns a thread that computes (trainer, batcher, tests).
+#include "engine/cpu/cpu.h"
+
+#include "driftd_config.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static void *aligned_bytes(size_t bytes) {
+    size_t rounded = (bytes + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
+    return rounded < bytes ? NULL : aligned_alloc(DR_ALIGN, DR_MAX(rounded, (size_t)DR_ALIGN));
+}
+
+static void cpu_enter(struct dr_backend *be) {
+    omp_set_num_threads(be->threads);
+}
+
+static int cpu_alloc(struct dr_backend *be, size_t bytes, void **out, struct dr_err *err) {
+    (void)be;
+    *out = aligned_bytes(bytes);
+    if (!*out)
+        return dr_fail(err, DR_ENOMEM, "cannot allocate %zu bytes of memory", bytes);
+    memset(*out, 0, bytes);
+    return 0;
+}
+
+static void cpu_mem_free(struct dr_backend *be, void *p) {
+    (void)be;
+    free(p);
+}
+
+static void cpu_copy(struct dr_backend *be, void *dst, const void *src, size_t bytes) {
+    (void)be;
+    if (bytes)
+        memcpy(dst, src, bytes);
+}
+
+static int cpu_sync(struct dr_backend *be, struct dr_err *err) {
+    struct dr_cpu *cpu = be->impl;
+    int code = cpu->err.code;
+    if (code && err)
+        *err = cpu->err;
+    cpu->err = (struct dr_err){0};
+    return code;
+}
+
+static void cpu_destroy(struct dr_backend *be) {
+    struct dr_cpu *cpu = be->impl;
+    dr_gemm_cache_free(cpu->gemm);
+    for (int i = 0; i < DR_WS_COUNT; i++)
+        free(cpu->ws[i].base);
+    free(cpu);
+}
+
+void *dr_cpu_scratch(struct dr_backend *be, enum dr_cpu_slot slot, size_t bytes) {
+    struct dr_cpu *cpu = be->impl;
+    if (bytes > cpu->ws[slot].size || !cpu->ws[slot].base) {
+        size_t want = DR_MAX(bytes, (size_t)1 << 16);
+        free(cpu->ws[slot].base);
+        cpu->ws[slot].base = aligned_bytes(want);
+        cpu->ws[slot].size = cpu->ws[slot].base ? want : 0;
+        if (!cpu->ws[slot].base)
+            dr_cpu_error(be, DR_ENOMEM, "workspace", "cannot allocate the memory an op needs");
+    }
+    return cpu->ws[slot].base;
+}
+
+void dr_cpu_error(struct dr_backend *be, int code, const char *op, const char *what) {
+    struct dr_cpu *cpu = be->impl;
+    if (!cpu->err.code)
+        dr_fail(&cpu->err, code, "%s: %s", op, what);
+}
+
+int dr_backend_cpu(int threads, struct dr_backend **out, struct dr_err *err) {
+    *out = NULL;
+    struct dr_cpu *cpu = calloc(1, sizeof *cpu);
+    if (!cpu)
+        return dr_fail(err, DR_ENOMEM, "cannot allocate a CPU backend");
+    cpu->be = (struct dr_backend){
+        .name = "cpu",
+        .host_memory = true,
+        .threads = threads > 0 ? threads : omp_get_num_procs(),
+        .impl = cpu,
+        .enter = cpu_enter,
+        .mem_alloc = cpu_alloc,
+        .mem_free = cpu_mem_free,
+        .upload = cpu_copy,
+        .download = cpu_copy,
+        .sync = cpu_sync,
+        .destroy = cpu_destroy,
+        .op =
+            {
+#define X(name, flags) .name = dr_cpu_##name,
+#include "engine/ops.def"
+#undef X
+            },
+    };
+    char what[80];
+    dr_gemm_describe(what, sizeof what, &cpu->be.bf16);
+    snprintf(cpu->be.detail, sizeof cpu->be.detail, "%d thread%s, %s", cpu->be.threads,
+             cpu->be.threads == 1 ? "" : "s", what);
+    int rc = dr_gemm_cache_new(&cpu->gemm, err);
+    if (!rc)
+        rc = dr_backend_check(&cpu->be, err);
+    if (rc) {
+        cpu_destroy(&cpu->be);
+        return rc;
+    }
+    *out = &cpu->be;
+    return 0;
+}

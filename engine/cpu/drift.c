@@ -1,0 +1,287 @@
+// CPU ops of the drifting loss (method.md 2 and 3; paper Alg. 2, A.6) except the coefficients,
+// which are in drift_coef.c: distances, the feature scale, the field, its normalisation and the
+// gradient. Called by engine/loss/drift.c through the op table.
+//
+// Comparisons are written so that a NaN survives them: a non-finite sample must end in a non-finite
+// loss. Every sum is cut at rows or blocks of rows, so results do not depend on the thread count.
+#include "engine/cpu/isa.h"
+
+#include <math.h>
+
+#define ROWS 4 // rows of x that share a pass over y
+
+// 64-byte vectors by the compiler's extension: one register at v4, two at v3, four at the baseline.
+typedef real vec __attribute__((vector_size(64)));
+typedef real vec_u
+    __attribute__((vector_size(64), aligned(sizeof(real)), may_alias)); // any address
+#define VL ((int64_t)(64 / sizeof(real)))
+#define LOAD(p) (*(const vec_u *)(p))
+
+static real feature_divisor(const real *scale, int64_t s) // max(s / sqrt(S), 1e-3), or 1
+{
+    if (!scale)
+        return 1;
+    real f = *scale / (real)sqrt((double)s);
+    return f < (real)1e-3 ? (real)1e-3 : f;
+}
+
+// ---- distances
+// -----------------------------------------------------------------------------------
+
+// The difference x - y is squared, never |x|^2 + |y|^2 - 2xy: at tau = 0.02 the affinities need D
+// to the last bit. Lanes are flushed every CHUNK_V vectors, so the error does not grow with s.
+#define CHUNK_V 32
+static void dist_rows(real *d, const real *x, const real *y, int rows, int64_t m, int64_t s) {
+    const real *xr[ROWS];
+    for (int r = 0; r < ROWS; r++)
+        xr[r] = x + DR_MIN(r, rows - 1) * s;
+    int64_t whole = s / VL, tail = s - whole * VL;
+    for (int64_t j = 0; j < m; j += 2) {
+        const real *y0 = y + j * s, *y1 = y + DR_MIN(j + 1, m - 1) * s;
+        double sum[ROWS][2] = {{0}};
+        for (int64_t c = 0; c < whole + (tail > 0); c += CHUNK_V) {
+            vec a[ROWS][2] = {{{0}}};
+            int64_t end = DR_MIN(c + CHUNK_V, whole);
+            for (int64_t k = c; k < end; k++) {
+                vec v0 = LOAD(y0 + k * VL), v1 = LOAD(y1 + k * VL);
+                for (int r = 0; r < ROWS; r++) {
+                    vec u = LOAD(xr[r] + k * VL), e0 = u - v0, e1 = u - v1;
+                    a[r][0] += e0 * e0;
+                    a[r][1] += e1 * e1;
+                }
+            }
+            if (tail && c + CHUNK_V > whole) // the last, partial vector, lane by lane
+                for (int r = 0; r < ROWS; r++)
+                    for (int64_t l = 0; l < tail; l++) {
+                        real u = xr[r][whole * VL + l];
+                        real e0 = u - y0[whole * VL + l], e1 = u - y1[whole * VL + l];
+                        sum[r][0] += (double)(e0 * e0);
+                        sum[r][1] += (double)(e1 * e1);
+                    }
+            for (int r = 0; r < ROWS; r++)
+                for (int q = 0; q < 2; q++) {
+                    real t[VL];
+                    memcpy(t, &a[r][q], sizeof t);
+                    for (int64_t h = VL / 2; h; h /= 2)
+                        for (int64_t l = 0; l < h; l++)
+                            t[l] += t[l + h];
+                    sum[r][q] += (double)t[0];
+                }
+        }
+        for (int r = 0; r < rows; r++)
+            for (int q = 0; q < 2 && j + q < m; q++)
+                d[r * m + j + q] = (real)sqrt(sum[r][q] < 1e-8 ? 1e-8 : sum[r][q]);
+    }
+}
+
+// Vectors shorter than a register (the two-dimensional toys): the loop over y is the inner one.
+static void dist_rows_short(real *restrict d, const real *restrict x, const real *restrict y,
+                            int rows, int64_t m, int64_t s) {
+    for (int r = 0; r < rows; r++, d += m, x += s) {
+        if (s == 2)
+            for (int64_t j = 0; j < m; j++) {
+                double e0 = (double)x[0] - (double)y[2 * j];
+                double e1 = (double)x[1] - (double)y[2 * j + 1], sum = e0 * e0 + e1 * e1;
+                d[j] = (real)sqrt(sum < 1e-8 ? 1e-8 : sum);
+            }
+        else
+            for (int64_t j = 0; j < m; j++) {
+                double sum = 0;
+                for (int64_t k = 0; k < s; k++) {
+                    double e = (double)x[k] - (double)y[j * s + k];
+                    sum += e * e;
+                }
+                d[j] = (real)sqrt(sum < 1e-8 ? 1e-8 : sum);
+            }
+    }
+}
+
+void DR_ISA_FN(pair_dist)(struct dr_backend *be, const struct dr_pair_dist_args *a) {
+    int64_t blocks = (a->n + ROWS - 1) / ROWS;
+    DR_PARALLEL_FOR(be, a->b * a->n * a->m * a->s > DR_PAYS)
+    for (int64_t t = 0; t < a->b * blocks; t++) {
+        int64_t b = t / blocks, i = t % blocks * ROWS;
+        int rows = (int)DR_MIN(ROWS, a->n - i);
+        real *d = a->d + (b * a->n + i) * a->m;
+        const real *x = a->x + (b * a->n + i) * a->s, *y = a->y + b * a->m * a->s;
+        (a->s < VL ? dist_rows_short : dist_rows)(d, x, y, rows, a->m, a->s);
+    }
+}
+
+// ---- scale
+// ---------------------------------------------------------------------------------------
+
+// {sum D w, sum D, sum D^2} of one row; w NULL: ones.
+static void scale_row(double out[3], const real *d, const real *w, int64_t m) {
+    double dw[8] = {0}, s1[8] = {0}, s2[8] = {0};
+    for (int64_t j = 0; j < m; j += 8)
+        for (int64_t l = 0; l < DR_MIN(8, m - j); l++) {
+            double v = (double)d[j + l];
+            dw[l] += w ? v * (double)w[j + l] : v;
+            s1[l] += v;
+            s2[l] += v * v;
+        }
+    out[0] = out[1] = out[2] = 0;
+    for (int l = 0; l < 8; l++) {
+        out[0] += dw[l];
+        out[1] += s1[l];
+        out[2] += s2[l];
+    }
+}
+
+void DR_ISA_FN(drift_scale)(struct dr_backend *be, const struct dr_drift_scale_args *a) {
+    int64_t rows = a->b * a->n;
+    double(*part)[3] = dr_cpu_scratch(be, DR_WS_OP, (size_t)rows * sizeof *part);
+    if (!part)
+        return;
+    DR_PARALLEL_FOR(be, rows * a->m > DR_PAYS)
+    for (int64_t r = 0; r < rows; r++)
+        scale_row(part[r], a->d + r * a->m, a->w ? a->w + r / a->n * a->m : NULL, a->m);
+    double sum[3] = {0}, sw = 0;
+    for (int64_t r = 0; r < rows; r++)
+        for (int k = 0; k < 3; k++)
+            sum[k] += part[r][k];
+    for (int64_t j = 0; j < a->b * a->m; j++)
+        sw += a->w ? (double)a->w[j] : 1;
+    double count = (double)rows * (double)a->m, mean = sum[1] / count;
+    a->out[0] = (real)((sum[0] / count) / (sw / ((double)a->b * (double)a->m)));
+    a->out[1] = (real)mean;
+    a->out[2] = (real)(sum[2] / count - mean * mean);
+}
+
+// ---- the field
+// -----------------------------------------------------------------------------------
+
+static double row_sumsq(const real *x, int64_t n) {
+    double total = 0;
+    for (int64_t i = 0; i < n; i += 512)
+        total += (double)dr_dot(x + i, x + i, DR_MIN(512, n - i));
+    return total;
+}
+
+// `width` vectors of columns from c on, for ROWS rows of the coefficients at once.
+DR_INLINE void combine_tile(real *const v[ROWS], const real *const coef[ROWS], const double *rowsum,
+                            const real *const x[ROWS], const real *y, real divisor, int64_t m,
+                            int64_t s, int64_t c, const int width) {
+    vec a[ROWS][2] = {{{0}}};
+    for (int64_t j = 0; j < m; j++)
+        for (int q = 0; q < width; q++) {
+            vec t = LOAD(y + j * s + c + q * VL);
+            for (int r = 0; r < ROWS; r++)
+                a[r][q] += t * coef[r][j];
+        }
+    for (int r = 0; r < ROWS; r++)
+        for (int q = 0; q < width; q++) {
+            int64_t at = c + q * VL;
+            vec t = (a[r][q] - LOAD(x[r] + at) * (real)rowsum[r]) / divisor;
+            memcpy(v[r] + at, &t, sizeof t);
+        }
+}
+
+// v rows = (coef y - rowsum(coef) x) / divisor. The last tile overlaps its neighbour where s is not
+// a multiple of a vector: the shared columns are computed twice, to the same bits.
+static void combine_rows(real *vout, const real *cin, const real *xin, const real *y, int rows,
+                         real divisor, int64_t m, int64_t s) {
+    real *v[ROWS];
+    const real *coef[ROWS], *x[ROWS];
+    double rowsum[ROWS] = {0};
+    for (int r = 0; r < ROWS; r++) { // spare rows repeat the last one
+        int64_t q = DR_MIN(r, rows - 1);
+        v[r] = vout + q * s, coef[r] = cin + q * m, x[r] = xin + q * s;
+        for (int64_t j = 0; j < m; j++)
+            rowsum[r] += (double)coef[r][j];
+    }
+    int64_t c = 0;
+    for (; c + 2 * VL <= s; c += 2 * VL)
+        combine_tile(v, coef, rowsum, x, y, divisor, m, s, c, 2);
+    for (; c < s; c += VL)
+        combine_tile(v, coef, rowsum, x, y, divisor, m, s, DR_MIN(c, s - VL), 1);
+}
+
+// sum_j c_j y_j, the elements of y `stride` apart; y NULL: ones.
+static double strided_dot(const real *c, const real *y, int64_t m, int64_t stride) {
+    double acc[8] = {0};
+    for (int64_t j = 0; j < m; j += 8)
+        for (int64_t l = 0; l < DR_MIN(8, m - j); l++)
+            acc[l] += (double)c[j + l] * (y ? (double)y[(j + l) * stride] : 1);
+    return ((acc[0] + acc[4]) + (acc[1] + acc[5])) + ((acc[2] + acc[6]) + (acc[3] + acc[7]));
+}
+
+static void combine_rows_short(real *v, const real *coef, const real *x, const real *y, int rows,
+                               real divisor, int64_t m, int64_t s) {
+    for (int r = 0; r < rows; r++, v += s, coef += m, x += s) {
+        double rowsum = strided_dot(coef, NULL, m, 0);
+        for (int64_t k = 0; k < s; k++)
+            v[k] =
+                (real)((strided_dot(coef, y + k, m, s) - rowsum * (double)x[k]) / (double)divisor);
+    }
+}
+
+void DR_ISA_FN(drift_combine)(struct dr_backend *be, const struct dr_drift_combine_args *a) {
+    int64_t blocks = (a->n + ROWS - 1) / ROWS;
+    double *part = dr_cpu_scratch(be, DR_WS_OP, (size_t)(a->b * blocks) * sizeof *part);
+    if (!part)
+        return;
+    real divisor = feature_divisor(a->scale, a->s);
+    DR_PARALLEL_FOR(be, a->b * a->n * a->m * a->s > DR_PAYS)
+    for (int64_t t = 0; t < a->b * blocks; t++) {
+        int64_t b = t / blocks, i = t % blocks * ROWS, row = b * a->n + i;
+        int rows = (int)DR_MIN(ROWS, a->n - i);
+        real *v = a->v + row * a->s;
+        (a->s < VL ? combine_rows_short : combine_rows)(v, a->coef + row * a->m, a->x + row * a->s,
+                                                        a->y + b * a->m * a->s, rows, divisor, a->m,
+                                                        a->s);
+        part[t] = row_sumsq(v, rows * a->s);
+    }
+    double sum = 0, per_group = (double)a->n * (double)a->s;
+    for (int64_t t = 0; t < a->b * blocks; t++) {
+        sum += part[t];
+        if (a->per_group && t % blocks == blocks - 1) {
+            a->v2[t / blocks] = (real)(sum / per_group);
+            sum = 0;
+        }
+    }
+    if (!a->per_group)
+        a->v2[0] = (real)(sum / ((double)a->b * per_group));
+}
+
+static void accumulate_row(real *restrict total, const real *restrict v, real inv, int64_t n,
+                           bool acc) {
+    if (acc)
+        for (int64_t i = 0; i < n; i++)
+            total[i] += v[i] * inv;
+    else
+        for (int64_t i = 0; i < n; i++)
+            total[i] = v[i] * inv;
+}
+
+void DR_ISA_FN(drift_accumulate)(struct dr_backend *be, const struct dr_drift_accumulate_args *a) {
+    int64_t rows = a->b * a->n;
+    DR_PARALLEL_FOR(be, rows * a->s > DR_PAYS)
+    for (int64_t r = 0; r < rows; r++) {
+        double v2 = (double)a->v2[a->per_group ? r / a->n : 0];
+        double rms = a->l2 ? sqrt(v2 + 1e-8) + 1e-8 : sqrt(v2 < 1e-8 ? 1e-8 : v2);
+        accumulate_row(a->total + r * a->s, a->v + r * a->s, (real)(1 / rms), a->s, a->acc);
+    }
+}
+
+// ---- loss and gradient
+// ---------------------------------------------------------------------------
+
+void DR_ISA_FN(drift_grad)(struct dr_backend *be, const struct dr_drift_grad_args *a) {
+    int64_t rows = a->b * a->n;
+    double *part = dr_cpu_scratch(be, DR_WS_OP, (size_t)rows * sizeof *part);
+    if (!part)
+        return;
+    double count = (double)rows * (double)a->s;
+    double f = -2 * (double)a->weight / count / (double)feature_divisor(a->scale, a->s);
+    DR_PARALLEL_FOR(be, rows * a->s > DR_PAYS)
+    for (int64_t r = 0; r < rows; r++) {
+        part[r] = row_sumsq(a->total + r * a->s, a->s);
+        accumulate_row(a->dx + r * a->s, a->total + r * a->s, (real)f, a->s, false);
+    }
+    double sum = 0;
+    for (int64_t r = 0; r < rows; r++)
+        sum += part[r];
+    a->loss[0] += (real)((double)a->weight * sum / count);
+}

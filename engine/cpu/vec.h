@@ -1,0 +1,298 @@
+// Vectors of `real` as wide as the instruction set of this compilation (isa.h) and the elementary
+// functions on them. Included by engine/cpu/*.c of `isa_src` only.
+//
+// A lane's value depends on nothing but the lane's input, so an element comes out the same in a
+// full vector and in a tail. Sums over a row keep VL partial sums and fold them in one fixed order.
+// exp: relative error below 2e-7, 0 below -104, +inf above 88.8, NaN stays. The double build uses
+// libm, lane by lane. Polynomials: minimax fits made for this file (weighted least squares on
+// Chebyshev nodes).
+#pragma once
+
+#include "engine/cpu/isa.h"
+
+#include <math.h>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define VBYTES 64
+#include <immintrin.h>
+#elif defined(__AVX2__) && defined(__FMA__)
+#define VBYTES 32
+#include <immintrin.h>
+#else
+#define VBYTES 16
+#endif
+#if VBYTES > 16 && !defined(DR_DOUBLE)
+#define V_INTEL 1
+#else
+#define V_INTEL 0
+#endif
+
+#ifdef DR_DOUBLE
+#define VL (VBYTES / 8)
+typedef int64_t v_int;
+typedef uint64_t v_uint;
+#else
+#define VL (VBYTES / 4)
+typedef int32_t v_int;
+typedef uint32_t v_uint;
+#endif
+typedef real vreal __attribute__((vector_size(VBYTES)));
+typedef v_int vint __attribute__((vector_size(VBYTES)));
+typedef v_uint vuint __attribute__((vector_size(VBYTES)));
+
+DR_INLINE vreal vset(real x) {
+    return x - (vreal){0};
+}
+
+#if V_INTEL && VBYTES == 64
+DR_INLINE vreal vfma(vreal a, vreal b, vreal c) {
+    return (vreal)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+DR_INLINE vreal vmax(vreal a, vreal b) {
+    return (vreal)_mm512_max_ps((__m512)a, (__m512)b);
+}
+DR_INLINE vreal vmin(vreal a, vreal b) {
+    return (vreal)_mm512_min_ps((__m512)a, (__m512)b);
+}
+#elif V_INTEL
+DR_INLINE vreal vfma(vreal a, vreal b, vreal c) {
+    return (vreal)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+DR_INLINE vreal vmax(vreal a, vreal b) {
+    return (vreal)_mm256_max_ps((__m256)a, (__m256)b);
+}
+DR_INLINE vreal vmin(vreal a, vreal b) {
+    return (vreal)_mm256_min_ps((__m256)a, (__m256)b);
+}
+#else
+DR_INLINE vreal vfma(vreal a, vreal b, vreal c) {
+    return a * b + c;
+}
+// Like the instructions: the second operand when either is a NaN.
+DR_INLINE vreal vmax(vreal a, vreal b) {
+    vint m = a > b;
+    return (vreal)((m & (vint)a) | (~m & (vint)b));
+}
+DR_INLINE vreal vmin(vreal a, vreal b) {
+    vint m = a < b;
+    return (vreal)((m & (vint)a) | (~m & (vint)b));
+}
+#endif
+DR_INLINE vreal vsel(vint mask, vreal a, vreal b) {
+    return (vreal)((mask & (vint)a) | (~mask & (vint)b));
+}
+
+// ---- loads and stores: n lanes at element i of an array of dtype t; lanes from n on are 0
+// ----------- n = VL as a constant is the fast path.
+
+#ifndef DR_DOUBLE
+typedef uint16_t vhalf __attribute__((vector_size(VBYTES / 2)));
+DR_INLINE vreal v_from_half(vhalf h) {
+    return (vreal)(__builtin_convertvector(h, vuint) << 16);
+}
+DR_INLINE vhalf v_to_half(vreal x) // to nearest even; a NaN stays one
+{
+    vuint u = (vuint)x;
+    vuint r = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    vuint nan = (vuint)(x != x);
+    r = (r & ~nan) | (((u >> 16) | 0x40) & nan);
+    return __builtin_convertvector(r, vhalf);
+}
+#endif
+
+DR_INLINE vreal vld(const void *p, enum dr_dtype t, int64_t i, int64_t n) {
+#ifdef DR_DOUBLE
+    vreal x = {0};
+    for (int64_t l = 0; l < n; l++)
+        x[l] = dr_get(p, t, i + l);
+    return x;
+#else
+    if (t == DR_F32) {
+        const real *s = (const real *)p + i;
+        vreal x = {0};
+        if (n == VL)
+            memcpy(&x, s, sizeof x);
+        else {
+#if V_INTEL && VBYTES == 64
+            x = (vreal)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), s);
+#else
+            memcpy(&x, s, (size_t)n * sizeof(real));
+#endif
+        }
+        return x;
+    }
+    const dr_bf16 *s = (const dr_bf16 *)p + i;
+    vhalf h = {0};
+    if (n == VL)
+        memcpy(&h, s, sizeof h);
+    else {
+#if V_INTEL && VBYTES == 64
+        h = (vhalf)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), s);
+#else
+        memcpy(&h, s, (size_t)n * sizeof(dr_bf16));
+#endif
+    }
+    return v_from_half(h);
+#endif
+}
+
+DR_INLINE void vst(void *p, enum dr_dtype t, int64_t i, int64_t n, vreal x) {
+#ifdef DR_DOUBLE
+    for (int64_t l = 0; l < n; l++)
+        dr_put(p, t, i + l, x[l]);
+#else
+    if (t == DR_F32) {
+        real *d = (real *)p + i;
+        if (n == VL)
+            memcpy(d, &x, sizeof x);
+        else {
+#if V_INTEL && VBYTES == 64
+            _mm512_mask_storeu_ps(d, (__mmask16)((1u << n) - 1), (__m512)x);
+#else
+            memcpy(d, &x, (size_t)n * sizeof(real));
+#endif
+        }
+        return;
+    }
+    dr_bf16 *d = (dr_bf16 *)p + i;
+    vhalf h = v_to_half(x);
+    if (n == VL)
+        memcpy(d, &h, sizeof h);
+    else {
+#if V_INTEL && VBYTES == 64
+        _mm256_mask_storeu_epi16(d, (__mmask16)((1u << n) - 1), (__m256i)h);
+#else
+        memcpy(d, &h, (size_t)n * sizeof(dr_bf16));
+#endif
+    }
+#endif
+}
+// `real` arrays.
+DR_INLINE vreal vload(const real *p) {
+    vreal x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+DR_INLINE void vstore(real *p, vreal x) {
+    memcpy(p, &x, sizeof x);
+}
+
+// Lanes below n of x, `fill` elsewhere.
+DR_INLINE vreal vkeep(vreal x, int64_t n, real fill) {
+    vint lane;
+    for (int l = 0; l < VL; l++)
+        lane[l] = l;
+    return vsel(lane < (v_int)n, x, vset(fill));
+}
+
+// Runs STEP(i, n) over [0, count): whole vectors first, then the tail.
+#define V_LOOP(count, STEP)                                                                        \
+    do {                                                                                           \
+        const int64_t v_count = (count);                                                           \
+        int64_t v_i = 0;                                                                           \
+        for (; v_i + VL <= v_count; v_i += VL)                                                     \
+            STEP(v_i, VL);                                                                         \
+        if (v_i < v_count)                                                                         \
+            STEP(v_i, v_count - v_i);                                                              \
+    } while (0)
+
+// ---- folds: lane l meets lane l + VL/2, then VL/4, ...
+// ----------------------------------------------
+
+#if VL == 16
+#define V_HALVES(x, OP)                                                                            \
+    x = OP(x,                                                                                      \
+           __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));   \
+    x = OP(x,                                                                                      \
+           __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));   \
+    x = OP(x,                                                                                      \
+           __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));   \
+    x = OP(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14))
+#elif VL == 8
+#define V_HALVES(x, OP)                                                                            \
+    x = OP(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3));                              \
+    x = OP(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5));                              \
+    x = OP(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6))
+#elif VL == 4
+#define V_HALVES(x, OP)                                                                            \
+    x = OP(x, __builtin_shufflevector(x, x, 2, 3, 0, 1));                                          \
+    x = OP(x, __builtin_shufflevector(x, x, 1, 0, 3, 2))
+#else
+#define V_HALVES(x, OP) x = OP(x, __builtin_shufflevector(x, x, 1, 0))
+#endif
+DR_INLINE vreal v_add(vreal a, vreal b) {
+    return a + b;
+}
+DR_INLINE real vsum(vreal x) {
+    V_HALVES(x, v_add);
+    return x[0];
+}
+DR_INLINE real vtop(vreal x) {
+    V_HALVES(x, vmax);
+    return x[0];
+}
+
+// ---- elementary functions
+// -----------------------------------------------------------------------------
+
+#ifdef DR_DOUBLE
+DR_INLINE vreal vexp(vreal x) {
+    for (int l = 0; l < VL; l++)
+        x[l] = exp(x[l]);
+    return x;
+}
+// Phi(x), the normal distribution function, and phi(x), its density.
+DR_INLINE vreal vnormal(vreal x, vreal *density) {
+    vreal cdf;
+    for (int l = 0; l < VL; l++) {
+        cdf[l] = 0.5 * erfc(-x[l] * M_SQRT1_2);
+        (*density)[l] = exp(-0.5 * x[l] * x[l]) * (M_SQRT1_2 * M_2_SQRTPI * 0.5);
+    }
+    return cdf;
+}
+#else
+// exp(x) = 2^k exp(r), |r| <= ln 2 / 2, exp(r) = 1 + r + r^2 p(r). Adding 1.5 * 2^23 rounds to an
+// integer that is then found in the low bits. vmin/vmax keep a NaN when it is their second operand.
+DR_INLINE vreal vexp(vreal x) {
+    const float shift = 0x1.8p23f;
+    x = vmax(vset(-104.5f), vmin(vset(89.0f), x));
+    vreal t = vfma(x, vset(0x1.715476p0f), vset(shift));
+    vreal k = t - shift;
+    vreal r = vfma(k, vset(-0.693359375f), x);
+    r = vfma(k, vset(2.12194440e-4f), r);
+    vreal p = vfma(vset(0x1.6a2252p-10f), r, vset(0x1.123b04p-7f));
+    p = vfma(p, r, vset(0x1.5558f8p-5f));
+    p = vfma(p, r, vset(0x1.555490p-3f));
+    p = vfma(p, r, vset(0x1.fffffcp-2f));
+    p = vfma(p * r, r, r) + 1.0f;
+#if V_INTEL && VBYTES == 64
+    return (vreal)_mm512_scalef_ps((__m512)p, (__m512)k);
+#else
+    // In two steps: 2^k itself may be too large or too small for a float.
+    vint n = (vint)((vuint)t - 0x4b400000u);
+    vint a = n >> 1;
+    vuint b = (vuint)n - (vuint)a;
+    return p * (vreal)(((vuint)a + 127u) << 23) * (vreal)((b + 127u) << 23);
+#endif
+}
+// Phi(x), the normal distribution function, and phi(x), its density: the smaller tail is
+// q = exp(-x^2 / 2) t R(t) with t = 1 / (1 + 0.3 |x|), R of degree 7 (relative error 1.3e-7).
+DR_INLINE vreal vnormal(vreal x, vreal *density) {
+    vreal u = (vreal)((vint)x & 0x7fffffff);
+    vreal e = vexp(x * x * -0.5f);
+    vreal t = 1.0f / vfma(u, vset(0.3f), vset(1.0f));
+    vreal p = vfma(vset(0x1.265af4p-5f), t, vset(-0x1.4426d2p-3f));
+    p = vfma(p, t, vset(0x1.aa692ep-3f));
+    p = vfma(p, t, vset(-0x1.c5cc80p-5f));
+    p = vfma(p, t, vset(0x1.092788p-3f));
+    p = vfma(p, t, vset(0x1.981d48p-4f));
+    p = vfma(p, t, vset(0x1.eeca4ap-4f));
+    p = vfma(p, t, vset(0x1.e9fd5cp-4f));
+    vreal q = e * t * p;
+    *density = e * 0.3989422804f;
+    return vsel(x > 0.0f, 1.0f - q, q);
+}
+#endif
+DR_INLINE vreal vsigmoid(vreal x) {
+    return 1 / (1 + vexp(-x));
+}

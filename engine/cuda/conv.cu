@@ -1,0 +1,178 @@
+// 2-D convolution as matrix products over patches: forward, towards the data, towards the weights.
+// Forward and backward-data are one operation: every pixel of dst sums, over the k x k taps, the
+// product of a pixel of src with that tap's matrix; only the map from (pixel, tap) to the source
+// pixel and the roles of the channels differ. Work is cut by whole samples so that patches stay
+// within BLOCK_BYTES; a sample's sums do not depend on the batch beyond what the matrix product
+// does.
+#include "engine/cuda/device.h"
+
+static const int64_t BLOCK_BYTES = (int64_t)64 << 20;
+
+struct geo {
+    int64_t b, sh, sw, dh, dw; // source and destination pixels
+    int64_t k, stride, pad;
+    bool back; // source pixel = (p + pad - tap) / stride instead of p stride - pad + tap
+};
+
+__device__ inline int64_t source_of(const geo &g, int64_t p, int64_t tap, int64_t limit) {
+    int64_t s = g.back ? p + g.pad - tap : p * g.stride - g.pad + tap;
+    if (g.back && g.stride > 1) {
+        if (s < 0 || s % g.stride)
+            return -1;
+        s /= g.stride;
+    }
+    return s < 0 || s >= limit ? -1 : s;
+}
+
+// out[pixel][tap][c]: element i.
+template <typename T> struct patches_f {
+    T *out;
+    const T *src;
+    geo g;
+    int64_t c;
+    template <int V> __device__ void run(int64_t i) const {
+        const int64_t ch = i % c, tap = i / c % (g.k * g.k), pixel = i / c / (g.k * g.k);
+        const int64_t x = pixel % g.dw, y = pixel / g.dw % g.dh, n = pixel / g.dw / g.dh;
+        const int64_t sy = source_of(g, y, tap / g.k, g.sh), sx = source_of(g, x, tap % g.k, g.sw);
+        out[i] = sy < 0 || sx < 0 ? from_f<T>(0) : src[((n * g.sh + sy) * g.sw + sx) * c + ch];
+    }
+};
+
+// out[cd][taps][cs] from weight[co][ci][taps]; `swap`: the destination's channels are ci.
+template <typename T> struct arrange_f {
+    T *out;
+    const float *w;
+    int64_t cd, cs, taps;
+    bool swap;
+    template <int V> __device__ void run(int64_t i) const {
+        const int64_t s = i % cs, tap = i / cs % taps, d = i / cs / taps;
+        out[i] = from_f<T>(w[swap ? (s * cd + d) * taps + tap : (d * cs + s) * taps + tap]);
+    }
+};
+
+// dw[co][ci][taps] += sum[co][taps][ci]
+struct add_weight_f {
+    float *dw;
+    const float *sum;
+    int64_t ci, taps;
+    template <int V> __device__ void run(int64_t i) const {
+        const int64_t tap = i % taps, c = i / taps % ci, o = i / taps / ci;
+        dw[i] += sum[(o * taps + tap) * ci + c];
+    }
+};
+
+struct work { // of one call: rearranged weights (or their gradient), then patches of `samples`
+              // samples
+    char *weight, *cols;
+    int64_t samples;
+};
+
+static bool work_for(struct dr_backend *be, work *k, int64_t weight_bytes, int64_t sample_bytes,
+                     int64_t b) {
+    const int64_t fit = BLOCK_BYTES / (sample_bytes > 0 ? sample_bytes : 1);
+    k->samples = fit < 1 ? 1 : fit < b ? fit : b;
+    weight_bytes = ceil_div(weight_bytes, 256) * 256;
+    k->weight = static_cast<char *>(
+        dr_cuda_scratch(be, DR_CUDA_CONV, (size_t)(weight_bytes + k->samples * sample_bytes)));
+    k->cols = k->weight + weight_bytes;
+    return k->weight != NULL;
+}
+
+struct apply {
+    geo g;
+    void *dst;
+    const void *src;
+    const float *weight, *bias;
+    int64_t cs, cd;
+};
+
+template <typename T> static void conv2d(struct dr_backend *be, const apply &a, enum dr_dtype t) {
+    const int64_t taps = a.g.k * a.g.k, depth = taps * a.cs, pixels = a.g.dh * a.g.dw;
+    const bool direct =
+        taps == 1 && a.g.stride == 1 && a.g.pad == 0; // the image is its own patches
+    work k;
+    if (!work_for(be, &k, a.cd * depth * (int64_t)sizeof(T),
+                  direct ? 0 : pixels * depth * (int64_t)sizeof(T), a.g.b))
+        return;
+    const arrange_f<T> arrange = {
+        reinterpret_cast<T *>(k.weight), a.weight, a.cd, a.cs, taps, a.g.back};
+    DR_FLAT(be, arrange, a.cd * depth, false);
+    for (int64_t from = 0; from < a.g.b; from += k.samples) {
+        const int64_t n = a.g.b - from < k.samples ? a.g.b - from : k.samples;
+        const T *src = static_cast<const T *>(a.src) + from * a.g.sh * a.g.sw * a.cs;
+        const patches_f<T> f = {reinterpret_cast<T *>(k.cols), src, a.g, a.cs};
+        if (!direct)
+            DR_FLAT(be, f, n * pixels * depth, false);
+        struct dr_gemm_args m = {};
+        m.m = n * pixels, m.n = a.cd, m.k = depth;
+        m.a = direct ? (const void *)src : k.cols, m.b = k.weight;
+        m.c = static_cast<T *>(a.dst) + from * pixels * a.cd;
+        m.lda = m.ldb = depth, m.ldc = a.cd, m.tb = true;
+        m.abt = m.ct = t, m.bias = a.bias;
+        dr_cuda_gemm(be, &m);
+    }
+}
+
+static int64_t out_size(int64_t in, int64_t k, int64_t stride, int64_t pad) {
+    return (in + 2 * pad - k) / stride + 1;
+}
+
+template <typename A> static geo forward_geo(const A *a) {
+    return {a->b,
+            a->h,
+            a->w,
+            out_size(a->h, a->k, a->stride, a->pad),
+            out_size(a->w, a->k, a->stride, a->pad),
+            a->k,
+            a->stride,
+            a->pad,
+            false};
+}
+
+void dr_cuda_conv2d_fwd(struct dr_backend *be, const struct dr_conv2d_fwd_args *a) {
+    const apply k = {forward_geo(a), a->y, a->x, a->weight, a->bias, a->ci, a->co};
+    DR_FOR_DTYPE(a->t, T, conv2d<T>(be, k, a->t));
+}
+
+void dr_cuda_conv2d_bwd_data(struct dr_backend *be, const struct dr_conv2d_bwd_data_args *a) {
+    const geo f = forward_geo(a);
+    const geo g = {a->b, f.dh, f.dw, a->h, a->w, a->k, a->stride, a->pad, true};
+    const apply k = {g, a->dx, a->dy, a->weight, NULL, a->co, a->ci};
+    DR_FOR_DTYPE(a->t, T, conv2d<T>(be, k, a->t));
+}
+
+// sum[co][taps ci] = dy' P(x), then added to dweight in its own layout.
+template <typename T>
+static void conv2d_bwd_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a) {
+    const geo g = forward_geo(a);
+    const int64_t taps = a->k * a->k, depth = taps * a->ci, pixels = g.dh * g.dw;
+    work k;
+    if (!work_for(be, &k, depth * a->co * (int64_t)sizeof(float),
+                  pixels * depth * (int64_t)sizeof(T), a->b))
+        return;
+    for (int64_t from = 0; from < a->b; from += k.samples) {
+        const int64_t n = a->b - from < k.samples ? a->b - from : k.samples;
+        const patches_f<T> f = {reinterpret_cast<T *>(k.cols),
+                                static_cast<const T *>(a->x) + from * a->h * a->w * a->ci, g,
+                                a->ci};
+        DR_FLAT(be, f, n * pixels * depth, false);
+        struct dr_gemm_args m = {};
+        m.m = a->co, m.n = depth, m.k = n * pixels;
+        m.a = static_cast<const T *>(a->dy) + from * pixels * a->co, m.b = k.cols, m.c = k.weight;
+        m.lda = a->co, m.ldb = m.ldc = depth, m.ta = true, m.acc = from > 0;
+        m.abt = a->t, m.ct = DR_F32;
+        dr_cuda_gemm(be, &m);
+    }
+    const add_weight_f add = {a->dweight, reinterpret_cast<float *>(k.weight), a->ci, taps};
+    DR_FLAT(be, add, a->co * depth, false);
+    if (!a->dbias)
+        return;
+    struct dr_colsum_args sum = {};
+    sum.out = a->dbias, sum.x = a->dy, sum.xt = a->t;
+    sum.m = a->b * pixels, sum.n = a->co, sum.acc = true;
+    dr_cuda_colsum(be, &sum);
+}
+
+void dr_cuda_conv2d_bwd_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a) {
+    DR_FOR_DTYPE(a->t, T, conv2d_bwd_weight<T>(be, a));
+}

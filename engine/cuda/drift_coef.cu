@@ -1,0 +1,157 @@
+// The coefficients of the drifting field (method.md 2; paper Alg. 2 and Table 11): from distances
+// to doubly normalised affinities to [c- c+]. Called by engine/loss/drift.c per temperature.
+//
+// Softmaxes are taken relative to the smallest cost of their row or column, and the geometric mean
+// is formed in the exponent, so nothing underflows that matters at small temperatures. Differences
+// of costs come before the division by tau: they are nearly exact, quotients of 50 and more are
+// not. Rows are a warp's, columns a thread's; every sum has a fixed order.
+#include "engine/cuda/device.h"
+
+struct coef {
+    struct dr_drift_coef_args a;
+    int64_t m;
+    float *cmin, *csum; // [b,m] smallest cost of a column, then sum or potential
+    float *rmin, *rsum; // [b,n] the same by row
+};
+struct costs {     // derived on the device: the scale lives there
+    float diag, k; // added to the diagonal's D; 1 / temperature of a cost
+};
+
+__device__ inline costs costs_of(const struct dr_drift_coef_args &a) {
+    double s = a.scale ? (double)*a.scale : 1;
+    s = a.scale && s < 1e-3 ? 1e-3 : s;
+    const double tau = (double)a.tau;
+    const double k = a.kernel == DR_KERNEL_GAUSSIAN ? 1 / (2 * tau * tau * s * s) : 1 / (tau * s);
+    return {a.diag * (float)s, (float)k};
+}
+
+// Cost of (i, j): D, or D^2 with the Gaussian kernel, the self mask included.
+__device__ inline float cost(const coef &c, const costs &q, int64_t b, int64_t i, int64_t j) {
+    float u = c.a.d[(b * c.a.n + i) * c.m + j];
+    if (i == j && j < c.a.n_neg)
+        u += q.diag;
+    return c.a.kernel == DR_KERNEL_GAUSSIAN ? u * u : u;
+}
+
+// rmin and rsum = sum_j exp((rmin - u) k); with `potential`, over u k - g_j, and rsum becomes
+// f = min - log(sum).
+__global__ void __launch_bounds__(256) k_coef_rows(coef c, bool potential) {
+    const int64_t row = (int64_t)blockIdx.x * 8 + threadIdx.x / 32, b = row / c.a.n,
+                  i = row % c.a.n;
+    const int lane = threadIdx.x % 32;
+    if (row >= c.a.b * c.a.n)
+        return;
+    const costs q = costs_of(c.a);
+    const float f = potential ? 1 : q.k;
+    float low = INFINITY, sum = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int64_t j = lane; j < c.m; j += 32) {
+            float u = cost(c, q, b, i, j);
+            if (potential)
+                u = u * q.k - c.csum[b * c.m + j];
+            if (pass)
+                sum += expf((low - u) * f);
+            else
+                low = u < low || u != u ? u : low;
+        }
+        if (!pass)
+            low = warp_min(low);
+    }
+    sum = warp_sum(sum);
+    if (lane)
+        return;
+    c.rmin[row] = low;
+    c.rsum[row] = potential ? low - logf(sum) : sum;
+}
+
+// The same by column; the potential of column j is log(n / m) + min - log(sum).
+__global__ void __launch_bounds__(128) k_coef_columns(coef c, bool potential) {
+    const int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, b = at / c.m, j = at % c.m;
+    if (at >= c.a.b * c.m)
+        return;
+    const costs q = costs_of(c.a);
+    const float f = potential ? 1 : q.k;
+    float low = INFINITY, sum = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (int64_t i = 0; i < c.a.n; i++) {
+            float u = cost(c, q, b, i, j);
+            if (potential)
+                u = u * q.k - c.rsum[b * c.a.n + i];
+            if (pass)
+                sum += expf((low - u) * f);
+            else
+                low = u < low || u != u ? u : low;
+        }
+    c.cmin[at] = low;
+    c.csum[at] = potential ? logf((float)c.a.n / (float)c.m) + low - logf(sum) : sum;
+}
+
+__device__ inline float affinity(const coef &c, const costs &q, int64_t b, int64_t i, int64_t j) {
+    const float u = cost(c, q, b, i, j);
+    const int64_t row = b * c.a.n + i, col = b * c.m + j;
+    float e = 0;
+    switch (c.a.normalize) {
+    case DR_NORM_BOTH:
+        e = expf(((c.rmin[row] - u) + (c.cmin[col] - u)) * (q.k / 2)) /
+            (sqrtf(c.rsum[row]) * sqrtf(c.csum[col]));
+        break;
+    case DR_NORM_Y:
+        e = expf((c.rmin[row] - u) * q.k) / c.rsum[row];
+        break;
+    case DR_NORM_NONE:
+        e = expf(-u * q.k);
+        break;
+    case DR_NORM_SINKHORN:
+        e = expf(c.rsum[row] + c.csum[col] - u * q.k);
+        break;
+    }
+    const float floor = sqrtf(c.a.floor);
+    e = e < floor ? floor : e;
+    return c.a.w ? e * c.a.w[col] : e;
+}
+
+// c- = -A- rowsum(A+), c+ = A+ rowsum(A-), with the floor under A and the weights on it.
+__global__ void __launch_bounds__(256) k_coef_emit(coef c) {
+    const int64_t row = (int64_t)blockIdx.x * 8 + threadIdx.x / 32, b = row / c.a.n,
+                  i = row % c.a.n;
+    const int lane = threadIdx.x % 32;
+    if (row >= c.a.b * c.a.n)
+        return;
+    const costs q = costs_of(c.a);
+    float neg = 0, pos = 0, *out = c.a.coef + row * c.m;
+    for (int64_t j = lane; j < c.m; j += 32) {
+        const float e = affinity(c, q, b, i, j);
+        out[j] = e;
+        (j < c.a.n_neg ? neg : pos) += e;
+    }
+    neg = warp_sum(neg);
+    pos = warp_sum(pos);
+    for (int64_t j = lane; j < c.m; j += 32) // its own lane's values
+        out[j] *= j < c.a.n_neg ? -pos : neg;
+}
+
+void dr_cuda_drift_coef(struct dr_backend *be, const struct dr_drift_coef_args *a) {
+    const int64_t m = a->n_neg + a->p, rows = a->b * a->n, cols = a->b * m;
+    if (rows * m <= 0)
+        return;
+    float *s = static_cast<float *>(
+        dr_cuda_scratch(be, DR_CUDA_OP, (size_t)(2 * rows + 2 * cols) * sizeof(float)));
+    if (!s)
+        return;
+    const coef c = {*a, m, s, s + cols, s + 2 * cols, s + 2 * cols + rows};
+    const unsigned row_grid = blocks_for(rows, 8), col_grid = blocks_for(cols, 128);
+    if (a->normalize == DR_NORM_BOTH || a->normalize == DR_NORM_Y)
+        DR_LAUNCH(be, k_coef_rows, row_grid, 256, 0, c, false);
+    if (a->normalize == DR_NORM_BOTH)
+        DR_LAUNCH(be, k_coef_columns, col_grid, 128, 0, c, false);
+    if (a->normalize == DR_NORM_SINKHORN) {
+        struct dr_fill_args zero = {};
+        zero.dst = s, zero.n = 2 * rows + 2 * cols;
+        dr_cuda_fill(be, &zero);
+        for (int round = 0; round < a->sinkhorn_iterations; round++) {
+            DR_LAUNCH(be, k_coef_rows, row_grid, 256, 0, c, true);
+            DR_LAUNCH(be, k_coef_columns, col_grid, 128, 0, c, true);
+        }
+    }
+    DR_LAUNCH(be, k_coef_emit, row_grid, 256, 0, c);
+}

@@ -1,0 +1,223 @@
+// Element-wise ops without a home of their own: casts, fills, strided copies, AdamW, EMA, and the
+// random fills. Called through the op table. Formulas are at the argument structs in ops.h.
+#include "engine/cuda/device.h"
+
+// ---- casts, fills, copies
+// ----------------------------------------------------------------------------
+
+template <typename D, typename S> struct cast_f {
+    D *d;
+    const S *s;
+    template <int V> __device__ void run(int64_t i) const {
+        if constexpr (std::is_same_v<D, S>) { // bits move: a NaN keeps its payload
+            *reinterpret_cast<pack<D, V> *>(d + i) = *reinterpret_cast<const pack<S, V> *>(s + i);
+        } else {
+            float x[V];
+            load(x, s + i);
+            store(d + i, x);
+        }
+    }
+};
+
+template <typename D, typename S>
+static void cast(struct dr_backend *be, const struct dr_cast_args *a) {
+    const cast_f<D, S> f = {static_cast<D *>(a->dst), static_cast<const S *>(a->src)};
+    DR_FLAT(be, f, a->n, wide(f.d, f.s));
+}
+
+void dr_cuda_cast(struct dr_backend *be, const struct dr_cast_args *a) {
+    DR_FOR_DTYPE(a->dt, D, DR_FOR_DTYPE(a->st, S, (cast<D, S>(be, a))));
+}
+
+struct fill_f {
+    float *d, value;
+    template <int V> __device__ void run(int64_t i) const {
+        float x[V];
+        for (int k = 0; k < V; k++)
+            x[k] = value;
+        store(d + i, x);
+    }
+};
+
+void dr_cuda_fill(struct dr_backend *be, const struct dr_fill_args *a) {
+    const fill_f f = {a->dst, a->value};
+    DR_FLAT(be, f, a->n, wide(f.d));
+}
+
+template <typename S> struct axpy_f {
+    float *y;
+    const S *x;
+    float alpha;
+    template <int V> __device__ void run(int64_t i) const {
+        float u[V], v[V];
+        load(u, y + i);
+        load(v, x + i);
+        for (int k = 0; k < V; k++)
+            u[k] += alpha * v[k];
+        store(y + i, u);
+    }
+};
+
+template <typename S> static void axpy(struct dr_backend *be, const struct dr_axpy_args *a) {
+    const axpy_f<S> f = {a->y, static_cast<const S *>(a->x), a->alpha};
+    DR_FLAT(be, f, a->n, wide(f.y, f.x));
+}
+
+void dr_cuda_axpy(struct dr_backend *be, const struct dr_axpy_args *a) {
+    DR_FOR_DTYPE(a->xt, S, axpy<S>(be, a));
+}
+
+template <typename D, typename S> struct copy4_f {
+    D *d;
+    const S *s;
+    int64_t dim[4], ds[4], ss[4];
+    bool acc;
+    template <int V> __device__ void run(int64_t i) const {
+        int64_t at = 0, from = 0;
+        for (int k = 3; k >= 0; k--) {
+            const int64_t rest = i / dim[k], j = i - rest * dim[k];
+            at += j * ds[k];
+            from += j * ss[k];
+            i = rest;
+        }
+        if constexpr (std::is_same_v<D, S>)
+            if (!acc) { // bits move
+                d[at] = s[from];
+                return;
+            }
+        d[at] = from_f<D>(to_f(s[from]) + (acc ? to_f(d[at]) : 0));
+    }
+};
+
+template <typename D, typename S>
+static void copy4(struct dr_backend *be, const struct dr_copy4_args *a) {
+    copy4_f<D, S> f;
+    f.d = static_cast<D *>(a->dst);
+    f.s = static_cast<const S *>(a->src);
+    f.acc = a->acc;
+    for (int i = 0; i < 4; i++) {
+        f.dim[i] = a->dim[i];
+        f.ds[i] = a->dstride[i];
+        f.ss[i] = a->sstride[i];
+    }
+    DR_FLAT(be, f, a->dim[0] * a->dim[1] * a->dim[2] * a->dim[3], false);
+}
+
+void dr_cuda_copy4(struct dr_backend *be, const struct dr_copy4_args *a) {
+    DR_FOR_DTYPE(a->dt, D, DR_FOR_DTYPE(a->st, S, (copy4<D, S>(be, a))));
+}
+
+// ---- optimiser
+// -----------------------------------------------------------------------------------------
+
+struct adamw_f {
+    struct dr_adamw_args a;
+    template <int V> __device__ void run(int64_t i) const {
+        const float lr = a.hyper[0], step = lr / a.hyper[1], bias2 = 1 / a.hyper[2];
+        const float shrink = 1 - lr * a.decay;
+        float scale = 1;
+        if (a.clip > 0) { // a NaN norm passes through the comparison into every weight
+            const double f = a.clip / (sqrt((double)a.sumsq[0]) + 1e-6);
+            scale = f > 1 ? 1 : (float)f;
+        }
+        float w[V], m[V], v[V], g[V];
+        load(w, a.w + i);
+        load(m, a.m + i);
+        load(v, a.v + i);
+        load(g, a.g + i);
+        for (int k = 0; k < V; k++) {
+            const float gi = g[k] * scale;
+            m[k] = a.beta1 * m[k] + (1 - a.beta1) * gi;
+            v[k] = a.beta2 * v[k] + (1 - a.beta2) * gi * gi;
+            w[k] = w[k] * shrink - step * m[k] / (sqrtf(v[k] * bias2) + a.eps);
+        }
+        store(a.w + i, w);
+        store(a.m + i, m);
+        store(a.v + i, v);
+        if (a.w16)
+            store(reinterpret_cast<bf16 *>(a.w16) + i, w);
+    }
+};
+
+void dr_cuda_adamw(struct dr_backend *be, const struct dr_adamw_args *a) {
+    const adamw_f f = {*a};
+    DR_FLAT(be, f, a->n, wide(a->w, a->m, a->v, a->g, a->w16));
+}
+
+struct ema_f {
+    float *e;
+    const float *w, *decay;
+    template <int V> __device__ void run(int64_t i) const {
+        const float rate = 1 - *decay;
+        float x[V], y[V];
+        load(x, e + i);
+        load(y, w + i);
+        for (int k = 0; k < V; k++)
+            x[k] += rate * (y[k] - x[k]);
+        store(e + i, x);
+    }
+};
+
+void dr_cuda_ema(struct dr_backend *be, const struct dr_ema_args *a) {
+    const ema_f f = {a->e, a->w, a->decay};
+    DR_FLAT(be, f, a->n, wide(f.e, f.w));
+}
+
+// ---- randomness: one Philox block of four values a thread
+// ------------------------------------------------
+
+__device__ inline void philox(uint64_t seed, uint32_t block, uint32_t stream, uint64_t index,
+                              uint32_t (&out)[4]) {
+    uint32_t c0 = block, c1 = stream, c2 = (uint32_t)index, c3 = (uint32_t)(index >> 32);
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+        const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
+        const uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+        c1 = (uint32_t)p1;
+        c3 = (uint32_t)p0;
+        c0 = n0;
+        c2 = n2;
+    }
+    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+}
+
+__device__ inline double unit(uint32_t r) {
+    return ((double)r + 0.5) * (1.0 / 4294967296.0);
+}
+
+struct normals_f {
+    struct dr_normals_args a;
+    int64_t blocks; // of a row
+    template <int V> __device__ void run(int64_t i) const {
+        const int64_t row = i / blocks, at = i % blocks * 4;
+        uint32_t r[4];
+        philox(a.seed[row], (uint32_t)(at / 4), a.stream, a.index[row], r);
+        for (int k = 0; k < 4 && at + k < a.n; k++) {
+            const double len = sqrt(-2 * log(unit(r[k & 2])));
+            const double angle = 2 * 3.14159265358979323846 * unit(r[(k & 2) + 1]);
+            a.out[row * a.n + at + k] = (float)(len * (k & 1 ? sin(angle) : cos(angle)));
+        }
+    }
+};
+
+void dr_cuda_normals(struct dr_backend *be, const struct dr_normals_args *a) {
+    const normals_f f = {*a, ceil_div(a->n, 4)};
+    DR_FLAT(be, f, a->b * f.blocks, false);
+}
+
+struct indices_f {
+    struct dr_indices_args a;
+    int64_t blocks;
+    template <int V> __device__ void run(int64_t i) const {
+        const int64_t row = i / blocks, at = i % blocks * 4;
+        uint32_t r[4];
+        philox(a.seed[row], (uint32_t)(at / 4), a.stream, a.index[row], r);
+        for (int k = 0; k < 4 && at + k < a.n; k++)
+            a.out[row * a.n + at + k] = (int32_t)(((uint64_t)r[k] * a.range) >> 32);
+    }
+};
+
+void dr_cuda_indices(struct dr_backend *be, const struct dr_indices_args *a) {
+    const indices_f f = {*a, ceil_div(a->n, 4)};
+    DR_FLAT(be, f, a->b * f.blocks, false);
+}

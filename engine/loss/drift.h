@@ -1,0 +1,36 @@
+// The drifting loss on feature vectors (method.md 2 and 3; paper Alg. 1-2, A.6, A.7).
+//
+// Works on one feature of all groups b = (class, location). Everything but the last line of the
+// method is under stop-gradient, so forward and gradient come out of one call. Device pointers
+// throughout; no host synchronisation: metrics are device scalars that the trainer downloads when
+// it likes.
+#pragma once
+
+#include "engine/config/config.h"
+#include "engine/core/backend.h"
+
+struct dr_drift_in {
+    const real *gen;        // [B,N,S]
+    const real *neg;        // independent negatives [B,N,S], NULL: gen itself with the self mask
+    const real *unc;        // [B,U,S], or [U,S] shared by every group with unc_shared; U may be 0
+    const real *pos;        // [B,P,S]
+    const real *unc_weight; // [B] w_unc of each group ((alpha-1)(N-1)/U); NULL when U is 0
+    int64_t B, N, U, P, S;
+    bool unc_shared;
+    real weight; // of this feature in the sum
+};
+struct dr_drift_out {
+    real *dgen; // [B,N,S] gradient by gen, overwritten
+    real *loss; // [1] accumulates weight * mean(V^2)
+    real *v2; // [temperatures] mean V_tau^2 before normalisation (kernel-l2: averaged over groups)
+    real *stats; // [3] {s, mean D, var D}
+};
+// cfg: field, temperatures, kernel, normalize, sinkhorn_iterations, floor (whether negatives are
+// independent is in->neg). `sphere` features are the caller's (features.h); kernel-l2 normalises by
+// itself, the gradient included, takes no unconditional negatives (U is ignored) and no floor.
+// Non-finite features end in a non-finite loss. Uses cx->tmp only.
+void dr_drift_loss(struct dr_ctx *cx, const struct dr_loss_config *cfg,
+                   const struct dr_drift_in *in, const struct dr_drift_out *out);
+
+// Energy distance 2E|x-y| - E|x-x'| - E|y-y'| of two host samples [n,s], [m,s]; for toys and tests.
+double dr_energy_distance(const real *x, int64_t n, const real *y, int64_t m, int64_t s);

@@ -1,0 +1,166 @@
+// What the networks are made of; private to engine/nn.
+//
+// Each layer is a description (parameter numbers and sizes, built once with the layout), an
+// x_forward and an x_backward. Conventions: device pointers throughout, only ops touch data;
+// parameter gradients accumulate into w->g, input gradients overwrite unless `acc`; activations a
+// backward needs come from the arena `ar` (ctx->keep in training, ctx->tmp in inference, so one
+// code path serves both); everything else comes from ctx->tmp and is given back.
+#pragma once
+
+#include "engine/core/arena.h"
+#include "engine/core/backend.h"
+#include "engine/nn/gen.h"
+#include "engine/nn/params.h"
+
+#define DR_RMS_EPS 1e-6    // every RMSNorm of both references
+#define DR_FOURIER_DIM 256 // features of the guidance scale
+
+// ---- linear.c
+// ---------------------------------------------------------------------------------------
+
+// y = x W' + bias. w, b: parameter numbers (b -1: no bias). W: [out,in], or several such parameters
+// joined into one matrix.
+struct dr_linear {
+    int w, b;
+    int64_t in, out;
+};
+// Adds NAME.weight and, with `bias`, NAME.bias (zero).
+struct dr_linear dr_linear_add(struct dr_params *ps, int64_t in, int64_t out, enum dr_init init,
+                               double arg, bool bias, const char *name);
+// x: [m,in] xt; y: [m,out] yt, rows ldy apart (0: out). bf16 x multiplies the rounded weights.
+void dr_linear_forward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_linear *l,
+                       const void *x, enum dr_dtype xt, int64_t m, void *y, enum dr_dtype yt,
+                       int64_t ldy);
+// dW += dy' x, db += sum of dy's rows. x: [m,in], dy: [m,out] (rows ldy apart, 0: out), both t.
+// Nothing happens without gradients.
+void dr_linear_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_linear *l,
+                        const void *x, const void *dy, enum dr_dtype t, int64_t m, int64_t ldy);
+// dx (+)= dy W. dy: [m,out] t, contiguous; dx: [m,in] dxt.
+void dr_linear_backward_input(struct dr_ctx *cx, const struct dr_weights *w,
+                              const struct dr_linear *l, const void *dy, enum dr_dtype t, int64_t m,
+                              void *dx, enum dr_dtype dxt, bool acc);
+const real *dr_weight(const struct dr_weights *w, int param); // NULL for -1
+real *dr_grad(const struct dr_weights *w, int param);         // NULL for -1 or without gradients
+static inline real *dr_alloc_real(struct dr_arena *a, int64_t n) {
+    return dr_alloc(a, (size_t)n * sizeof(real));
+}
+static inline void *dr_alloc_act(struct dr_arena *a, const struct dr_ctx *cx, int64_t n) {
+    return dr_alloc(a, (size_t)n * dr_sizeof(cx->act));
+}
+
+// ---- cond.c
+// -----------------------------------------------------------------------------------------
+
+// c = label[class] + alpha embedding + sum of style embeddings + linear(latent noise): [b,d] fp32,
+// whatever the precision of the activations.
+struct dr_cond {
+    int label, alpha_norm, style;            // style: first table; alpha_norm -1: none
+    struct dr_linear alpha0, alpha2, latent; // latent.w -1: none
+    int64_t d, style_tokens, table_rows;     // table_rows 0: one shared codebook
+    real max_period, gain;                   // of the alpha embedding
+};
+struct dr_cond_saved {
+    real *fourier, *a0, *s0; // features [b,256], before and after SiLU [b,d]
+    real *a2, *rstd;         // before the alpha norm, [b,d] and [b]; NULL without
+};
+void dr_cond_add(struct dr_params *ps, const struct dr_model_config *m, bool latent,
+                 struct dr_cond *out);
+void dr_cond_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_weights *w,
+                     const struct dr_cond *k, const struct dr_gen_in *in, real *c,
+                     struct dr_cond_saved *s);
+void dr_cond_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_cond *k,
+                      const struct dr_gen_in *in, const struct dr_cond_saved *s, const real *dc);
+
+// ---- block.c
+// ----------------------------------------------------------------------------------------
+
+struct dr_block {
+    int norm1, norm2, q_norm, k_norm;
+    struct dr_linear qkv, proj, up, down; // up: [w1 ; w3] joined, or fc1 of the GELU form
+};
+struct dr_block_shape {
+    int64_t b, t, d, heads, hidden, mod_stride;
+    bool gelu;
+    const real *rope_cos, *rope_sin; // NULL: none
+};
+struct dr_block_saved { // x, x2: [b,t,d] real; the rest act
+    real *x, *x2;
+    void *qkv, *att, *y1, *h, *y2;
+};
+void dr_block_add(struct dr_params *ps, const struct dr_model_config *m, int64_t hidden, int index,
+                  struct dr_block *out);
+// out = block(x) with the six modulation vectors at mods ([b,6,d], samples mod_stride apart). out
+// may be x (inference: x2 then is x as well).
+void dr_block_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_weights *w,
+                      const struct dr_block *k, const struct dr_block_shape *sh, const real *mods,
+                      real *x, real *out, struct dr_block_saved *s);
+// dx: gradient by the output on entry, by the input on return. dmods overwritten. Consumes s: qkv
+// and h are overwritten by their gradients, which saves a trip through memory.
+void dr_block_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_block *k,
+                       const struct dr_block_shape *sh, const real *mods,
+                       const struct dr_block_saved *s, real *dx, real *dmods);
+
+// ---- head.c
+// -----------------------------------------------------------------------------------------
+
+// Final layer on the patch tokens, unpatchify, optional residual convolutions.
+struct dr_head {
+    int norm;
+    struct dr_linear linear;
+    int conv1_w, conv1_b, conv2_w, conv2_b; // -1: head linear
+    int64_t channels, size, patch, width, registers, tokens, d;
+};
+struct dr_head_saved {
+    void *image, *h; // act, NHWC: before conv1 [b,s,s,c], after it [b,s,s,width]
+};
+void dr_head_add(struct dr_params *ps, const struct dr_model_config *m, struct dr_head *out);
+// x: [b,tokens,d]; mods: shift and scale [b,2,d], mod_stride apart; image: [b,c,size,size].
+void dr_head_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_weights *w,
+                     const struct dr_head *k, int64_t b, const real *x, const real *mods,
+                     int64_t mod_stride, real *image, struct dr_head_saved *s);
+// dx: [b,tokens,d] overwritten, zero at the registers; dmods overwritten.
+void dr_head_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_head *k,
+                      int64_t b, const real *x, const real *mods, int64_t mod_stride,
+                      const struct dr_head_saved *s, const real *dimage, real *dx, real *dmods);
+
+// ---- networks: dit.c, mlp.c
+// --------------------------------------------------------------------------
+
+struct dr_dit {
+    struct dr_linear patch, latent, cls_proj, ada; // w -1: not there
+    int registers,
+        pos; // tokens [1,R,d] (register_tokens or cls_embed), position embedding; -1: none
+    int64_t patches, tokens, patch_values, hidden, mod_stride;
+    bool hwc; // order inside an input patch
+    struct dr_cond cond;
+    struct dr_head head;
+    struct dr_block *block; // [depth]
+};
+struct dr_mlp {
+    struct dr_cond cond;
+    struct dr_linear *hidden; // [depth - 1]
+    struct dr_linear out;
+};
+struct dr_gen {
+    struct dr_model_config cfg;
+    struct dr_params params;
+    struct dr_dit dit; // one of the two, by cfg.arch
+    struct dr_mlp mlp;
+};
+struct dr_gen_saved {
+    struct dr_cond_saved cond;
+    struct dr_head_saved head;
+    real *c, *silu_c, *mods, *last; // [b,d] [b,d] [b,mod_stride] [b,tokens,d]
+    struct dr_block_saved *block;   // [depth]
+    real **hidden;                  // mlp: before SiLU, [depth] of [b,d]
+};
+int dr_dit_build(struct dr_gen *g, struct dr_err *err);
+void dr_dit_forward(struct dr_ctx *cx, const struct dr_gen *g, const struct dr_weights *w,
+                    const struct dr_gen_in *in, real *x, struct dr_gen_saved *saved);
+void dr_dit_backward(struct dr_ctx *cx, const struct dr_gen *g, const struct dr_weights *w,
+                     const struct dr_gen_in *in, const struct dr_gen_saved *s, const real *dx);
+int dr_mlp_build(struct dr_gen *g, struct dr_err *err);
+void dr_mlp_forward(struct dr_ctx *cx, const struct dr_gen *g, const struct dr_weights *w,
+                    const struct dr_gen_in *in, real *x, struct dr_gen_saved *saved);
+void dr_mlp_backward(struct dr_ctx *cx, const struct dr_gen *g, const struct dr_weights *w,
+                     const struct dr_gen_in *in, const struct dr_gen_saved *s, const real *dx);

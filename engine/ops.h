@@ -1,0 +1,365 @@
+// Argument structs of the ops in ops.def. Shapes are row-major, contiguous unless a stride is
+// named.
+//
+// Conventions: `real` pointers are fp32 (double in the gradient build); `void *` with an `act` or
+// `*t` member may also be bf16. All arithmetic inside an op is fp32 or wider. Outputs overwrite
+// unless the comment says "accumulates". Inputs may be NULL only where said. Outputs never alias
+// inputs unless said. Per-sample work reduces in an order that depends on nothing but the sample,
+// so results do not depend on the batch or on the thread count; parameter gradients reduce in an
+// order that does not depend on the thread count.
+#pragma once
+
+#include "engine/core/types.h"
+
+enum dr_op_flags { OP_ELEM = 1, OP_REDUCE = 2, OP_MATMUL = 4, OP_RNG = 8 };
+
+// ---- linear algebra and data movement
+// -------------------------------------------------------------
+
+// C = op(A) op(B) + bias, or C += with `acc`. op(A): [m,k], op(B): [k,n], C: [m,n]; row-major with
+// leading dimensions lda/ldb/ldc of the stored (untransposed) matrices. A and B share `abt`; ct may
+// be bf16 only if abt is. k >= 1. batch > 1: the same for each i at a + i*stride_a etc. (elements).
+// batch 0 means 1.
+struct dr_gemm_args {
+    int64_t m, n, k;
+    const void *a, *b;
+    void *c;
+    int64_t lda, ldb, ldc;
+    bool ta, tb, acc;
+    enum dr_dtype abt, ct;
+    const real *bias; // [n], NULL: none (never together with acc)
+    int64_t batch, stride_a, stride_b, stride_c;
+};
+struct dr_cast_args { // dst[n] = src[n], rounding to nearest even
+    void *dst;
+    const void *src;
+    enum dr_dtype dt, st;
+    int64_t n;
+};
+struct dr_fill_args { // dst[n] = value
+    real *dst;
+    int64_t n;
+    real value;
+};
+struct dr_axpy_args { // y[n] += alpha * x[n]; x may be bf16
+    real *y;
+    const void *x;
+    enum dr_dtype xt;
+    int64_t n;
+    real alpha;
+};
+// dst[i0,i1,i2,i3] (+)= src[i0,i1,i2,i3], each with its own strides (elements); a source stride of
+// 0 broadcasts. Concatenation, cropping, padding, layout changes.
+struct dr_copy4_args {
+    void *dst;
+    const void *src;
+    enum dr_dtype dt, st;
+    int64_t dim[4], dstride[4], sstride[4];
+    bool acc;
+};
+struct dr_colsum_args { // out[n] (+)= sum_m x[m,n]; x rows are ld apart (0: n)
+    real *out;
+    const void *x;
+    enum dr_dtype xt;
+    int64_t m, n, ld;
+    bool acc;
+};
+
+// ---- activations
+// -----------------------------------------------------------------------------------
+
+struct dr_silu_fwd_args { // y = x sigmoid(x), [n]; y may alias x
+    void *y;
+    const void *x;
+    enum dr_dtype yt, xt;
+    int64_t n;
+};
+struct dr_silu_bwd_args { // dx = dy s(x)(1 + x(1 - s(x))), [n]; dx may alias dy
+    void *dx;
+    const void *x, *dy;
+    enum dr_dtype t; // of all three
+    int64_t n;
+};
+struct dr_gelu_fwd_args { // y = x Phi(x) (exact, erf), [n]
+    void *y;
+    const void *x;
+    enum dr_dtype t;
+    int64_t n;
+};
+struct dr_gelu_bwd_args { // dx = dy (Phi(x) + x phi(x)), [n]; dx may alias dy
+    void *dx;
+    const void *x, *dy;
+    enum dr_dtype t;
+    int64_t n;
+};
+// h: [m, 2*n] rows are [h1 ; h3]; y[m,n] = silu(h1) h3.
+struct dr_swiglu_fwd_args {
+    void *y;
+    const void *h;
+    enum dr_dtype act;
+    int64_t m, n;
+};
+// dh1 = dy h3 silu'(h1), dh3 = dy silu(h1), and y again (the forward keeps h only). dh may alias h.
+struct dr_swiglu_bwd_args {
+    void *dh, *y; // [m,2n], [m,n] (y NULL: not wanted)
+    const void *h, *dy;
+    enum dr_dtype act;
+    int64_t m, n;
+};
+
+// ---- transformer
+// -----------------------------------------------------------------------------------
+
+// y = x rstd weight (1 + scale_b) + shift_b, rstd = 1 / sqrt(mean(x^2) + eps), then times `gain`.
+// x: [b,t,d] real with x_stride between samples (0: t*d); y: [b,t,d] yt, contiguous.
+struct dr_rmsnorm_mod_fwd_args {
+    void *y;
+    enum dr_dtype yt;
+    real *rstd; // [b*t] kept for the backward pass, NULL: not wanted
+    const real *x;
+    int64_t x_stride;
+    const real *weight;        // [d], NULL: ones
+    const real *shift, *scale; // [b,d] with mod_stride between samples, NULL: none
+    int64_t mod_stride;
+    int64_t b, t, d;
+    real eps, gain; // gain 0 means 1
+};
+// With g = dy gain (1 + scale) weight, xh = x rstd: dx = rstd (g - xh mean_d(g xh)).
+struct dr_rmsnorm_mod_bwd_args {
+    real *dx; // [b,t,d] with x_stride; accumulates when acc_dx
+    bool acc_dx;
+    real *dweight;         // [d] accumulates, NULL: not wanted
+    real *dshift, *dscale; // [b,d] with dmod_stride, overwritten; NULL where shift/scale are NULL
+    int64_t dmod_stride;
+    const void *dy; // [b,t,d] dyt
+    enum dr_dtype dyt;
+    const real *x, *rstd, *weight, *scale;
+    int64_t x_stride, mod_stride;
+    int64_t b, t, d;
+    real gain;
+};
+// out = x + gate_b y. x, out: [b,t,d] real (out may alias x); y: act; gate: [b,d] with mod_stride.
+struct dr_gate_fwd_args {
+    real *out;
+    const real *x, *gate;
+    const void *y;
+    enum dr_dtype act;
+    int64_t mod_stride, b, t, d;
+};
+// dy = dout gate_b; dgate_b = sum_t dout y. (dx = dout is the caller's residual.)
+struct dr_gate_bwd_args {
+    void *dy; // [b,t,d] act
+    real *dgate;
+    int64_t dmod_stride; // dgate: [b,d], overwritten
+    const real *dout, *gate;
+    const void *y;
+    enum dr_dtype act;
+    int64_t mod_stride, b, t, d;
+};
+// Self-attention of short sequences with optional QK-norm (RMSNorm over hd) and rotate-half RoPE:
+// q,k = rope(rmsnorm(.) * norm weight); out = softmax(q k' scale) v.
+// qkv: [b,t,3,h,hd] act; out: [b,t,h*hd] act; rope tables cos,sin: [t, hd/2].
+struct dr_attn_fwd_args {
+    void *out;
+    const void *qkv;
+    enum dr_dtype act;
+    const real *q_norm, *k_norm;     // [hd] or both NULL
+    const real *rope_cos, *rope_sin; // [t, hd/2] or both NULL
+    int64_t b, t, h, hd;
+    real scale, eps;
+};
+// Recomputes the probabilities from qkv. dqkv: [b,t,3,h,hd] act; may alias qkv.
+struct dr_attn_bwd_args {
+    void *dqkv;
+    real *dq_norm, *dk_norm; // [hd] accumulate; NULL where the norms are NULL
+    const void *dout, *qkv;
+    enum dr_dtype act;
+    const real *q_norm, *k_norm, *rope_cos, *rope_sin;
+    int64_t b, t, h, hd;
+    real scale, eps;
+};
+// out[b,:] (+)= sum_k table[k * table_rows + idx[b,k], :]. One shared table: table_rows = 0.
+struct dr_embed_fwd_args {
+    real *out; // [b,d]
+    const real *table;
+    const int32_t *idx; // [b,nk], in range (the caller checked)
+    int64_t b, nk, d, table_rows;
+    bool acc;
+};
+struct dr_embed_bwd_args { // dtable accumulates
+    real *dtable;
+    const real *dout; // [b,d]
+    const int32_t *idx;
+    int64_t b, nk, d, table_rows;
+};
+// out[b, 0:n/2] = cos(v_b f_i), out[b, n/2:] = sin(v_b f_i), f_i = max_period^(-i / (n/2)).
+struct dr_fourier_args {
+    real *out;       // [b,n]
+    const real *val; // [b]
+    int64_t b, n;
+    real max_period;
+};
+// Image [b,c,h,w] real <-> tokens [b, (h/p)(w/p), c p p] t. The order inside a token is c,py,px
+// (`hwc` false: a flattened Conv2d weight) or py,px,c (`hwc` true: unpatchify of both references).
+struct dr_patchify_args {
+    void *tokens;
+    enum dr_dtype t;
+    const real *image;
+    int64_t b, c, h, w, p;
+    bool hwc;
+};
+struct dr_unpatchify_args {
+    real *image;
+    const void *tokens;
+    enum dr_dtype t;
+    int64_t b, c, h, w, p;
+    bool hwc;
+};
+
+// ---- images
+// ----------------------------------------------------------------------------------------
+
+// 2-D convolution, zero padding. x: [b,h,w,ci] t, y: [b,ho,wo,co] t, weight: [co,ci,k,k] real (the
+// PyTorch layout), bias: [co] or NULL. ho = (h + 2 pad - k) / stride + 1.
+struct dr_conv2d_fwd_args {
+    void *y;
+    const void *x;
+    enum dr_dtype t;
+    const real *weight, *bias;
+    int64_t b, h, w, ci, co, k, stride, pad;
+};
+struct dr_conv2d_bwd_data_args {
+    void *dx; // overwritten
+    const void *dy;
+    enum dr_dtype t;
+    const real *weight;
+    int64_t b, h, w, ci, co, k, stride, pad; // h, w of x
+};
+struct dr_conv2d_bwd_weight_args {
+    real *dweight, *dbias; // accumulate; dbias NULL: not wanted
+    const void *x, *dy;
+    enum dr_dtype t;
+    int64_t b, h, w, ci, co, k, stride, pad;
+};
+
+// ---- features and loss (method.md 2; paper Alg. 2, A.6, A.7)
+// ----------------------------------------
+
+struct dr_l2norm_fwd_args { // y = x / max(|x|, eps) by row; norm: [m]
+    real *y, *norm;
+    const real *x;
+    int64_t m, n;
+    real eps;
+};
+struct dr_l2norm_bwd_args { // dx = (dy - y (y.dy)) / norm
+    real *dx;
+    const real *dy, *y, *norm;
+    int64_t m, n;
+    real eps;
+};
+// Means and stds (sqrt(var + 1e-6)) over non-overlapping p x p patches of x: [b,h,w,c] real.
+// out: [b, (h/p)(w/p), 2c] = [means ; stds]. p = h = w gives the global statistics.
+struct dr_patch_stats_fwd_args {
+    real *out;
+    const real *x;
+    int64_t b, h, w, c, p;
+};
+struct dr_patch_stats_bwd_args { // dx accumulates; out is the forward result
+    real *dx;
+    const real *dout, *out, *x;
+    int64_t b, h, w, c, p;
+};
+// d[b,i,j] = sqrt(max(|x_i - y_j|^2, 1e-8)). x: [b,n,s], y: [b,m,s], d: [b,n,m].
+struct dr_pair_dist_args {
+    real *d;
+    const real *x, *y;
+    int64_t b, n, m, s;
+};
+// out[0] = mean(D w) / mean(w); out[1] = mean(D), out[2] = var(D). Over all groups, in double.
+struct dr_drift_scale_args {
+    real *out;         // [3]
+    const real *d, *w; // [b,n,m], [b,m] (NULL: ones)
+    int64_t b, n, m;
+};
+// Kernels of D~ and tau, both lengths: exp(-D~ / tau) and exp(-D~^2 / (2 tau^2)).
+enum dr_kernel { DR_KERNEL_LAPLACE, DR_KERNEL_GAUSSIAN };
+// Affinities before the floor: sqrt(softmax_j softmax_i), softmax_j, the kernel itself, or Sinkhorn
+// potentials by rounds of rows (to 1) then columns (to n / m), started from the kernel. The floor
+// is A = max(A, sqrt(floor)) in all of them.
+enum dr_normalize { DR_NORM_BOTH, DR_NORM_Y, DR_NORM_NONE, DR_NORM_SINKHORN };
+// Coefficients of one temperature: [c- ; c+] of method.md 2, columns ordered gen, unc, pos.
+struct dr_drift_coef_args {
+    real *coef;        // [b,n,m], m = n_neg + p
+    const real *d, *w; // distances [b,n,m], weights [b,m] (NULL: ones)
+    const real *scale; // device scalar s: D~ = D / max(s, 1e-3). NULL: D~ = D
+    int64_t b, n, n_neg, p;
+    real tau, floor;
+    real diag; // added to D~_ii of the gen-gen block; 0: no self mask
+    enum dr_kernel kernel;
+    enum dr_normalize normalize;
+    int sinkhorn_iterations;
+};
+// v = (coef y - rowsum(coef) x) / max(s / sqrt(S), 1e-3); v2 = mean v^2 over everything ([1]), or
+// per group ([b]) with per_group.
+struct dr_drift_combine_args {
+    real *v, *v2;
+    const real *coef, *x, *y; // [b,n,m], [b,n,s], [b,m,s]
+    const real *scale;        // device scalar, NULL: 1 (no normalisation of features)
+    int64_t b, n, m, s;
+    bool per_group;
+};
+// total (+)= v / rms, rms = sqrt(max(v2, 1e-8)); with `l2` sqrt(v2 + 1e-8) + 1e-8 (field
+// kernel-l2).
+struct dr_drift_accumulate_args {
+    real *total; // [b,n,s]
+    const real *v, *v2;
+    int64_t b, n, s;
+    bool per_group, l2, acc;
+};
+// loss[0] += weight mean(V^2); dx = -2 weight V / (b n s) / max(s / sqrt(S), 1e-3).
+struct dr_drift_grad_args {
+    real *dx, *loss;
+    const real *total, *scale; // scale NULL: 1
+    int64_t b, n, s;
+    real weight;
+};
+
+// ---- optimiser
+// -------------------------------------------------------------------------------------
+
+struct dr_sumsq_args { // out[0] (+)= sum x^2, accumulated in double, order independent of threads
+    real *out;
+    const real *x;
+    int64_t n;
+    bool acc;
+};
+// AdamW with decoupled decay. hyper (device): {lr, 1 - beta1^t, 1 - beta2^t}. The gradient is first
+// scaled by min(1, clip / (sqrt(*sumsq) + 1e-6)); clip 0: not. w16 (NULL or bf16 [n]) gets a copy.
+struct dr_adamw_args {
+    real *w, *m, *v;
+    const real *g, *sumsq, *hyper;
+    dr_bf16 *w16;
+    int64_t n;
+    real beta1, beta2, eps, decay, clip;
+};
+struct dr_ema_args { // e += (1 - *decay) (w - e); decay on the device
+    real *e;
+    const real *w, *decay;
+    int64_t n;
+};
+
+// ---- randomness (method.md 8)
+// ----------------------------------------------------------------------
+
+struct dr_normals_args { // out[b,n]: row r is dr_normals(seed[r], stream, index[r])
+    real *out;
+    const uint64_t *seed, *index; // [b]
+    int64_t b, n;
+    uint32_t stream;
+};
+struct dr_indices_args { // out[b,n]
+    int32_t *out;
+    const uint64_t *seed, *index; // [b]
+    int64_t b, n;
+    uint32_t stream, range;
+};

@@ -1,0 +1,281 @@
+// Batched one-step generation from snapshots. See sampler.h; used by the batcher and the trainer's
+// sample grids. A request's bytes depend on its seed, index and conditioning alone, so batches may
+// be cut and padded at will: they are run in power-of-two pieces that stay in cache and reuse the
+// GEMM primitives made for those sizes.
+#include "engine/sample/sampler.h"
+#include "engine/core/arena.h"
+#include "engine/core/rng.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define CPU_PIECE                                                                                  \
+    16 // samples per pass on a CPU: activations of a block stay in the last-level cache
+
+struct dr_sampler {
+    struct dr_backend *be;
+    enum dr_dtype act;
+    int64_t piece;            // samples per forward pass at most
+    double flops;             // of one sample
+    struct dr_snapshot *snap; // the one the buffers below belong to
+    void *block, *scratch;    // device: inputs, weights; activations
+    struct dr_arena tmp;
+    real *w, *tables, *noise, *alpha, *x;
+    dr_bf16 *w16;
+    int32_t *cls, *style;
+    uint64_t *seed, *index;
+    struct dr_sample *rows; // host: requests of one pass, two-pass ones twice
+    int64_t *owner;         // host: request of each row
+    real *host_x, *host_alpha;
+    int32_t *host_cls;
+    uint64_t *host_seed, *host_index;
+};
+
+int dr_sampler_create(struct dr_backend *be, int precision, int64_t max_batch,
+                      struct dr_sampler **out, struct dr_err *err) {
+    struct dr_sampler *s = calloc(1, sizeof *s);
+    *out = s;
+    if (!s)
+        return dr_fail(err, DR_ENOMEM, "out of memory for a sampler");
+    s->be = be;
+    s->act = precision == DR_PREC_BF16 ? DR_BF16 : DR_F32;
+    s->piece = DR_MAX(max_batch, 2);
+    if (be->host_memory)
+        s->piece = DR_MIN(s->piece, CPU_PIECE);
+    return 0;
+}
+
+static void drop_snapshot(struct dr_sampler *s) {
+    s->be->mem_free(s->be, s->block);
+    s->be->mem_free(s->be, s->scratch);
+    free(s->rows);
+    free(s->owner);
+    free(s->host_x);
+    free(s->host_alpha);
+    free(s->host_cls);
+    free(s->host_seed);
+    free(s->host_index);
+    dr_snapshot_unref(s->snap);
+    *s = (struct dr_sampler){.be = s->be, .act = s->act, .piece = s->piece};
+}
+
+void dr_sampler_free(struct dr_sampler *s) {
+    if (!s)
+        return;
+    drop_snapshot(s);
+    free(s);
+}
+
+// Assigns every device buffer; run once to measure and once for real.
+static void lay_out(struct dr_sampler *s, const struct dr_gen *g, struct dr_arena *a) {
+    const size_t total = (size_t)dr_gen_params(g)->total, n = (size_t)s->piece;
+    int64_t tables;
+    dr_gen_tables_count(g, &tables);
+    if (!s->be->host_memory)
+        s->w = dr_alloc(a, total * sizeof(real));
+    s->w16 = s->act == DR_BF16 ? dr_alloc(a, total * sizeof(dr_bf16)) : NULL;
+    s->tables = dr_alloc(a, (size_t)tables * sizeof(real));
+    s->noise = dr_alloc(a, n * (size_t)dr_gen_noise_count(g) * sizeof(real));
+    s->alpha = dr_alloc(a, n * sizeof(real));
+    s->x = dr_alloc(a, n * (size_t)dr_gen_image_count(g) * sizeof(real));
+    s->cls = dr_alloc(a, n * sizeof(int32_t));
+    s->style = dr_alloc(a, n * (size_t)dr_gen_style_count(g) * sizeof(int32_t));
+    s->seed = dr_alloc(a, n * sizeof(uint64_t));
+    s->index = dr_alloc(a, n * sizeof(uint64_t));
+}
+
+static void forward(struct dr_sampler *s, const struct dr_gen *g, struct dr_backend *be,
+                    struct dr_arena *tmp, int64_t n) {
+    const struct dr_weights w = {.layout = dr_gen_params(g), .w = s->w, .w16 = s->w16};
+    const struct dr_gen_in in = {.noise = s->noise,
+                                 .cls = s->cls,
+                                 .alpha = s->alpha,
+                                 .style = s->style,
+                                 .tables = s->tables,
+                                 .b = n};
+    struct dr_ctx cx = {.be = be, .tmp = tmp, .act = s->act};
+    dr_gen_forward(&cx, g, &w, &in, s->x, NULL);
+}
+
+static int measure(struct dr_sampler *s, const struct dr_gen *g, size_t *bytes,
+                   struct dr_err *err) {
+    struct dr_backend *null;
+    int rc = dr_backend_null(&null, err);
+    if (rc)
+        return rc;
+    struct dr_arena tmp;
+    dr_arena_measure(&tmp);
+    forward(s, g, null, &tmp, s->piece);
+    *bytes = tmp.peak;
+    s->flops = null->flops / (double)s->piece;
+    dr_backend_free(null);
+    return 0;
+}
+
+static int upload_tables(struct dr_sampler *s, const struct dr_gen *g, struct dr_err *err) {
+    int64_t count;
+    dr_gen_tables_count(g, &count);
+    if (!count)
+        return 0;
+    real *host = malloc((size_t)count * sizeof *host);
+    if (!host)
+        return dr_fail(err, DR_ENOMEM, "out of memory for position tables");
+    dr_gen_tables_fill(g, host);
+    s->be->upload(s->be, s->tables, host, (size_t)count * sizeof *host);
+    free(host);
+    return 0;
+}
+
+static int host_buffers(struct dr_sampler *s, const struct dr_gen *g, struct dr_err *err) {
+    const size_t n = (size_t)s->piece;
+    s->rows = calloc(n, sizeof *s->rows);
+    s->owner = calloc(n, sizeof *s->owner);
+    s->host_x = calloc(n * (size_t)dr_gen_image_count(g), sizeof *s->host_x);
+    s->host_alpha = calloc(n, sizeof *s->host_alpha);
+    s->host_cls = calloc(n, sizeof *s->host_cls);
+    s->host_seed = calloc(n, sizeof *s->host_seed);
+    s->host_index = calloc(n, sizeof *s->host_index);
+    if (!s->rows || !s->owner || !s->host_x || !s->host_alpha || !s->host_cls || !s->host_seed ||
+        !s->host_index)
+        return dr_fail(err, DR_ENOMEM, "out of memory for a batch of %zu samples", n);
+    return 0;
+}
+
+static bool same_shape(const struct dr_snapshot *a, const struct dr_snapshot *b) {
+    return a && dr_model_config_equal(dr_gen_config(a->gen), dr_gen_config(b->gen));
+}
+
+static int allocate(struct dr_sampler *s, const struct dr_gen *g, struct dr_err *err) {
+    struct dr_arena a;
+    dr_arena_measure(&a);
+    lay_out(s, g, &a);
+    size_t scratch;
+    int rc = s->be->mem_alloc(s->be, a.peak, &s->block, err);
+    if (!rc) {
+        dr_arena_init(&a, s->block, a.peak);
+        lay_out(s, g, &a);
+        rc = measure(s, g, &scratch, err);
+    }
+    if (!rc)
+        rc = s->be->mem_alloc(s->be, DR_MAX(scratch, (size_t)DR_ALIGN), &s->scratch, err);
+    if (!rc) {
+        dr_arena_init(&s->tmp, s->scratch, scratch);
+        rc = host_buffers(s, g, err);
+    }
+    return rc ? rc : upload_tables(s, g, err);
+}
+
+// Makes `snap` current: reuses the buffers when only the weights changed.
+static int use_snapshot(struct dr_sampler *s, struct dr_snapshot *snap, struct dr_err *err) {
+    if (s->snap == snap)
+        return 0;
+    if (!same_shape(s->snap, snap)) {
+        drop_snapshot(s);
+        if (s->be->host_memory)
+            s->w = snap->weights;
+        int rc = allocate(s, snap->gen, err);
+        if (rc) {
+            drop_snapshot(s);
+            return rc;
+        }
+    }
+    const int64_t total = dr_gen_params(snap->gen)->total;
+    if (s->be->host_memory)
+        s->w = snap->weights; // borrowed: the reference below keeps it alive
+    else
+        s->be->upload(s->be, s->w, snap->weights, (size_t)total * sizeof(real));
+    if (s->w16)
+        DR_OP(s->be, cast, .dst = s->w16, .src = s->w, .dt = DR_BF16, .st = DR_F32, .n = total);
+    dr_snapshot_unref(s->snap);
+    s->snap = dr_snapshot_ref(snap);
+    return 0;
+}
+
+// Runs rows [0,n) of s->rows, padded to a power of two with copies of the last one.
+static int run_rows(struct dr_sampler *s, int64_t n, struct dr_err *err) {
+    const struct dr_gen *g = s->snap->gen;
+    struct dr_backend *be = s->be;
+    int64_t b = 1;
+    while (b < n)
+        b *= 2;
+    b = DR_MIN(b, s->piece);
+    for (int64_t i = 0; i < b; i++) {
+        const struct dr_sample *r = &s->rows[DR_MIN(i, n - 1)];
+        s->host_alpha[i] = r->alpha;
+        s->host_cls[i] = r->cls < 0 ? dr_gen_null_class(g) : r->cls;
+        s->host_seed[i] = r->seed;
+        s->host_index[i] = r->index;
+    }
+    be->upload(be, s->alpha, s->host_alpha, (size_t)b * sizeof(real));
+    be->upload(be, s->cls, s->host_cls, (size_t)b * sizeof(int32_t));
+    be->upload(be, s->seed, s->host_seed, (size_t)b * sizeof(uint64_t));
+    be->upload(be, s->index, s->host_index, (size_t)b * sizeof(uint64_t));
+    DR_OP(be, normals, .out = s->noise, .seed = s->seed, .index = s->index, .b = b,
+          .n = dr_gen_noise_count(g), .stream = DR_STREAM_NOISE);
+    if (dr_gen_style_count(g))
+        DR_OP(be, indices, .out = s->style, .seed = s->seed, .index = s->index, .b = b,
+              .n = dr_gen_style_count(g), .stream = DR_STREAM_STYLE,
+              .range = (uint32_t)dr_gen_config(g)->codebook);
+    forward(s, g, be, &s->tmp, b);
+    be->download(be, s->host_x, s->x, (size_t)(n * dr_gen_image_count(g)) * sizeof(real));
+    return be->sync(be, err);
+}
+
+static int check_sample(const struct dr_gen *g, const struct dr_sample *r, struct dr_err *err) {
+    const int64_t classes = dr_gen_config(g)->classes;
+    if (r->cls >= classes || r->cls < -1)
+        return dr_fail(err, DR_EINVAL, "class %d is out of range; this model has classes 0 to %lld",
+                       r->cls, (long long)classes - 1);
+    if ((r->cls < 0 || r->two_pass) && dr_gen_null_class(g) < 0)
+        return dr_fail(err, DR_EINVAL,
+                       "this model has no null class, so it cannot sample unconditionally");
+    return 0;
+}
+
+// Writes the rows of one pass to their requests: copies, or combines a two-pass pair.
+static void scatter(const struct dr_sampler *s, int64_t n, real *x) {
+    const int64_t count = dr_gen_image_count(s->snap->gen);
+    for (int64_t i = 0; i < n; i++) {
+        const real *src = s->host_x + i * count;
+        real *dst = x + s->owner[i] * count;
+        if (!s->rows[i].two_pass) {
+            memcpy(dst, src, (size_t)count * sizeof *dst);
+            continue;
+        }
+        const real *uncond = src + count;
+        for (int64_t j = 0; j < count; j++)
+            dst[j] = uncond[j] + s->rows[i].alpha * (src[j] - uncond[j]);
+        i++; // the null-class row is consumed
+    }
+}
+
+int dr_sampler_run(struct dr_sampler *s, struct dr_snapshot *snap, const struct dr_sample *req,
+                   int64_t n, real *x, struct dr_err *err) {
+    for (int64_t i = 0; i < n; i++) {
+        int rc = check_sample(snap->gen, &req[i], err);
+        if (rc)
+            return rc;
+    }
+    int rc = use_snapshot(s, snap, err);
+    for (int64_t i = 0; i < n && !rc;) {
+        int64_t rows = 0;
+        while (i < n && rows + (req[i].two_pass ? 2 : 1) <= s->piece) {
+            s->rows[rows] = req[i];
+            s->owner[rows++] = i;
+            if (req[i].two_pass) {
+                s->rows[rows] = req[i];
+                s->rows[rows].cls = -1;
+                s->owner[rows++] = i;
+            }
+            i++;
+        }
+        rc = run_rows(s, rows, err);
+        if (!rc)
+            scatter(s, rows, x);
+    }
+    return rc;
+}
+
+double dr_sampler_flops(const struct dr_sampler *s) {
+    return s->flops;
+}

@@ -1,0 +1,135 @@
+// Snapshots: immutable weights with a reference count, from a trainer or from a safetensors file
+// (driftd's own checkpoints and foreign ones under the reference's names). See sampler.h.
+#include "engine/core/arena.h"
+#include "engine/io/safetensors.h"
+#include "engine/sample/sampler.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct dr_snapshot *dr_snapshot_new(struct dr_gen *gen, real *weights, int64_t step) {
+    struct dr_snapshot *s = calloc(1, sizeof *s);
+    if (!s) {
+        dr_gen_free(gen);
+        free(weights);
+        return NULL;
+    }
+    s->gen = gen;
+    s->weights = weights;
+    s->step = step;
+    s->refs = 1;
+    return s;
+}
+
+struct dr_snapshot *dr_snapshot_ref(struct dr_snapshot *s) {
+    if (s)
+        __atomic_add_fetch(&s->refs, 1, __ATOMIC_RELAXED);
+    return s;
+}
+
+void dr_snapshot_unref(struct dr_snapshot *s) {
+    if (!s || __atomic_sub_fetch(&s->refs, 1, __ATOMIC_ACQ_REL))
+        return;
+    dr_gen_free(s->gen);
+    free(s->weights);
+    free(s);
+}
+
+// Tensors that a usable file may hold besides the served weights: PyTorch's RoPE buffers and what
+// dr_trainer_save writes beside the EMA.
+static bool harmless(const char *name) {
+    static const char *const prefix[] = {"rope.", "train/", "opt.m/", "opt.v/",
+                                         "ema1/", "ema2/",  "ema3/",  "driftd/"};
+    for (size_t i = 0; i < DR_COUNT(prefix); i++)
+        if (!strncmp(name, prefix[i], strlen(prefix[i])))
+            return true;
+    return false;
+}
+
+// The file's own description of the model wins; `model` is for files that have none.
+static int find_model(const struct dr_st_file *f, const char *path,
+                      const struct dr_model_config *given, struct dr_model_config *m,
+                      struct dr_err *err) {
+    const char *json = dr_st_meta(f, "driftd.config");
+    if (json)
+        return dr_model_config_parse(json, strlen(json), path, m, err);
+    if (given) {
+        *m = *given;
+        return 0;
+    }
+    return dr_fail(err, DR_EFORMAT,
+                   "%s: the header's __metadata__ has no \"driftd.config\"; name a config for this "
+                   "file, or add the model's config as a JSON string under that key",
+                   path);
+}
+
+static int read_param(const struct dr_st_file *f, const char *path, const struct dr_param *p,
+                      real *w, struct dr_err *err) {
+    float *tmp = malloc((size_t)p->count * sizeof *tmp);
+    if (!tmp)
+        return dr_fail(err, DR_ENOMEM, "%s: out of memory for %s", path, p->name);
+    int rc = dr_st_read_f32(f, p->name, p->ndim, p->dim, tmp, err);
+    for (int64_t i = 0; !rc && i < p->count; i++) {
+        if (!isfinite(tmp[i]))
+            rc = dr_fail(err, DR_ENONFINITE, "%s: tensor \"%s\" holds a non-finite value at %lld",
+                         path, p->name, (long long)i);
+        w[p->offset + i] = (real)tmp[i];
+    }
+    free(tmp);
+    return rc;
+}
+
+static int check_unknown(const struct dr_st_file *f, const char *path, const struct dr_params *ps,
+                         struct dr_err *err) {
+    for (int i = 0; i < dr_st_count(f); i++) {
+        const char *name = dr_st_at(f, i)->name;
+        if (dr_params_find(ps, name) < 0 && !harmless(name))
+            return dr_fail(err, DR_EFORMAT, "%s: tensor \"%s\" is not part of this model", path,
+                           name);
+    }
+    return 0;
+}
+
+static int load_weights(const struct dr_st_file *f, const char *path, struct dr_gen *gen, real *w,
+                        struct dr_err *err) {
+    const struct dr_params *ps = dr_gen_params(gen);
+    int rc = 0;
+    for (int i = 0; i < ps->n && !rc; i++)
+        rc = read_param(f, path, &ps->p[i], w, err);
+    return rc ? rc : check_unknown(f, path, ps, err);
+}
+
+int dr_snapshot_load(const char *path, const struct dr_model_config *model,
+                     struct dr_snapshot **out, struct dr_err *err) {
+    *out = NULL;
+    struct dr_st_file *f = NULL;
+    struct dr_gen *gen = NULL;
+    real *w = NULL;
+    struct dr_model_config m;
+    int rc = dr_st_open(path, &f, err);
+    if (!rc)
+        rc = find_model(f, path, model, &m, err);
+    if (!rc)
+        rc = dr_gen_create(&m, &gen, err);
+    if (!rc) {
+        size_t bytes = (size_t)dr_gen_params(gen)->total * sizeof *w;
+        w = aligned_alloc(DR_ALIGN, DR_MAX(bytes, (size_t)DR_ALIGN));
+        if (w)
+            memset(w, 0, bytes);
+        rc = w ? load_weights(f, path, gen, w, err)
+               : dr_fail(err, DR_ENOMEM, "%s: out of memory for %zu bytes of weights", path, bytes);
+    }
+    if (!rc) {
+        const char *step = dr_st_meta(f, "driftd.step");
+        *out = dr_snapshot_new(gen, w, step ? strtoll(step, NULL, 10) : 0);
+        gen = NULL;
+        w = NULL;
+        if (!*out)
+            rc = dr_fail(err, DR_ENOMEM, "%s: out of memory for a snapshot", path);
+    }
+    dr_gen_free(gen);
+    free(w);
+    dr_st_close(f);
+    return rc;
+}

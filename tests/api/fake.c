@@ -1,0 +1,504 @@
+// Implementation of fake.h: canned answers for every callback, and a socket client that hides
+// nothing of what the server wrote.
+#include "fake.h"
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <fcntl.h>
+#include <math.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *const names[10] = {"zero", "one", "two",   "three", "four",
+                                      "five", "six", "seven", "eight", "nine"};
+
+static int describe(void *ctx, const char *ckpt, struct api_model *out, struct api_problem *p) {
+    (void)ctx;
+    if (!strcmp(ckpt, "gone"))
+        return api_problem_set(p, 404, "not-found", "there is no checkpoint `gone`");
+    if (!strcmp(ckpt, "loading")) {
+        api_problem_set(p, 503, "loading", "the model is loading");
+        p->retry_after = 2.5;
+        return -1;
+    }
+    *out = (struct api_model){.classes = 10,
+                              .names = names,
+                              .cfg_min = 1,
+                              .cfg_max = 4,
+                              .cfg_default = 1,
+                              .max_n = 64,
+                              .width = 32,
+                              .height = 32,
+                              .channels = 1};
+    return 0;
+}
+
+static void complete(struct fake *f, struct api_gen *g) {
+    static const unsigned char png[] = "\x89PNG\r\n\x1a\n\0fake";
+    if (api_gen_abandoned(g)) {
+        atomic_fetch_add(&f->abandoned, 1);
+        api_gen_fail(g, NULL);
+        return;
+    }
+    const struct api_gen_request *q = api_gen_request(g);
+    struct api_gen_result res = {
+        .checkpoint = "ck1", .step = 77, .queue_ms = 1.5, .compute_ms = 2.25, .batch_size = q->n};
+    if (q->format == API_NPY) {
+        float one = 1.5f;
+        res.size = 10 + sizeof one;
+        res.bytes = malloc(res.size);
+        memcpy(res.bytes, "\x93NUMPY\1\0\0\0", 10);
+        memcpy((char *)res.bytes + 10, &one, sizeof one);
+        res.content_type = "application/octet-stream";
+    } else {
+        res.size = sizeof png;
+        res.bytes = malloc(res.size);
+        memcpy(res.bytes, png, sizeof png);
+        res.content_type = "image/png";
+    }
+    atomic_fetch_add(&f->completed, 1);
+    api_gen_complete(g, &res);
+}
+
+struct later {
+    struct fake *f;
+    struct api_gen *g;
+};
+
+static void *later_main(void *arg) {
+    struct later l = *(struct later *)arg;
+    free(arg);
+    usleep((useconds_t)atomic_load(&l.f->delay_ms) * 1000);
+    complete(l.f, l.g);
+    return NULL;
+}
+
+static int generate(void *ctx, struct api_gen *g, struct api_problem *p) {
+    struct fake *f = ctx;
+    int mode = atomic_load(&f->mode);
+    if (mode == FAKE_FULL || mode == FAKE_DRAINING) {
+        api_problem_set(p, mode == FAKE_FULL ? 429 : 503,
+                        mode == FAKE_FULL ? "queue-full" : "draining", "not now");
+        p->retry_after = 3.2;
+        return -1;
+    }
+    pthread_mutex_lock(&f->mu);
+    f->last_gen = *api_gen_request(g);
+    memcpy(f->last_images, f->last_gen.images, sizeof *f->last_images * (size_t)f->last_gen.n);
+    f->last_gen.images = NULL;
+    pthread_mutex_unlock(&f->mu);
+    atomic_fetch_add(&f->submitted, 1);
+    if (mode == FAKE_AT_ONCE) {
+        complete(f, g);
+    } else if (mode == FAKE_LATER) {
+        struct later *l = malloc(sizeof *l);
+        pthread_t t;
+        *l = (struct later){f, g};
+        pthread_create(&t, NULL, later_main, l);
+        pthread_detach(t);
+    } else {
+        pthread_mutex_lock(&f->mu);
+        assert(f->nheld < 256);
+        f->held[f->nheld++] = g;
+        pthread_mutex_unlock(&f->mu);
+    }
+    return 0;
+}
+
+void fake_release(struct fake *f) {
+    pthread_mutex_lock(&f->mu);
+    for (int i = 0; i < f->nheld; i++)
+        complete(f, f->held[i]);
+    f->nheld = 0;
+    pthread_mutex_unlock(&f->mu);
+}
+
+static int job_create(void *ctx, const struct api_job_create *in, struct api_reply *out) {
+    struct fake *f = ctx;
+    if (json_is_string(in->config) && strcmp(json_string_value(in->config), "digits")) {
+        api_problem_set(&out->problem, 422, "invalid-config", "there is no recipe of this name");
+        return api_problem_field(&out->problem, "config", "did you mean `digits`?");
+    }
+    if (in->idempotency_key && !strcmp(in->idempotency_key, f->last_key)) {
+        if (strcmp(in->fingerprint, f->last_job))
+            return api_problem_set(&out->problem, 422, "idempotency", "the key has another body");
+        out->replayed = true;
+    }
+    pthread_mutex_lock(&f->mu);
+    snprintf(f->last_job, sizeof f->last_job, "%s", in->fingerprint);
+    snprintf(f->last_key, sizeof f->last_key, "%s", in->idempotency_key ? in->idempotency_key : "");
+    pthread_mutex_unlock(&f->mu);
+    out->body =
+        json_pack("{s:s, s:s, s:i}", "id", "j1", "kind", in->kind, "priority", in->priority);
+    snprintf(out->location, sizeof out->location, "/v1/jobs/j1");
+    return 0;
+}
+
+static int job_list(void *ctx, const struct api_page *page, struct api_reply *out) {
+    struct fake *f = ctx;
+    f->last_limit = page->limit;
+    out->body = json_pack("{s:[{s:s}]}", "jobs", "id", "j1");
+    if (!page->cursor)
+        snprintf(out->next_cursor, sizeof out->next_cursor, "a b");
+    return 0;
+}
+
+static int job_get(void *ctx, const char *id, struct api_reply *out) {
+    static const char *const states[] = {"running", "completed", "failed", "stopped"};
+    struct fake *f = ctx;
+    int ended = atomic_load(&f->job_ended);
+    if (strcmp(id, "j1"))
+        return api_problem_set(&out->problem, 404, "not-found", "there is no job `%s`", id);
+    out->body = json_pack("{s:s, s:s, s:i, s:i, s:f, s:s?}", "id", id, "state", states[ended],
+                          "step", atomic_load(&f->job_step), "steps_total", 200, "seconds", 1.0,
+                          "error", ended == 2 ? "no luck" : NULL);
+    return 0;
+}
+
+static int job_patch(void *ctx, const char *id, const struct api_job_patch *in,
+                     struct api_reply *out) {
+    (void)ctx;
+    out->body = json_pack("{s:s, s:s?, s:s?}", "id", id, "name", in->name, "notes", in->notes);
+    return 0;
+}
+
+static int job_remove(void *ctx, const char *id, struct api_reply *out) {
+    (void)ctx;
+    return strcmp(id, "j1") ? 0 : api_problem_set(&out->problem, 409, "running", "it runs");
+}
+
+static int job_action(void *ctx, const char *id, enum api_job_action a, struct api_reply *out) {
+    struct fake *f = ctx;
+    pthread_mutex_lock(&f->mu);
+    f->last_action = (int)a;
+    pthread_mutex_unlock(&f->mu);
+    out->body = json_pack("{s:s}", "id", id);
+    return 0;
+}
+
+struct cursor {
+    int i, n;
+};
+
+static int cursor_next(void *self, struct api_metric_bucket *out) {
+    struct cursor *c = self;
+    if (c->i == c->n)
+        return 0;
+    int half = c->n / 2;
+    *out = (struct api_metric_bucket){.name = c->i < half ? "grad_norm" : "loss",
+                                      .step = c->i % half,
+                                      .step_last = c->i % half,
+                                      .time = 1000 + c->i,
+                                      .n = 1,
+                                      .min = 1,
+                                      .max = 2,
+                                      .mean = 1.5,
+                                      .last = c->i == 1 ? NAN : 0.25};
+    c->i++;
+    return 1;
+}
+
+static int metrics_open(void *ctx, const struct api_metrics_query *q,
+                        struct api_metrics_cursor *out, struct api_problem *p) {
+    (void)ctx;
+    if (strcmp(q->job, "j1"))
+        return api_problem_set(p, 404, "not-found", "no such job");
+    struct cursor *c = calloc(1, sizeof *c);
+    c->n = q->max_points == 0 ? 20000 : 4;
+    *out = (struct api_metrics_cursor){c, cursor_next, free};
+    return 0;
+}
+
+static int events_read(void *ctx, uint64_t boot, uint64_t seq, uint64_t boot2, uint64_t seq2,
+                       const char *job, int max, api_event_fn *fn, void *arg) {
+    struct fake *f = ctx;
+    (void)boot2, (void)seq2, (void)job, (void)max;
+    f->events_asked++;
+    fn(arg, &(struct api_event){boot, seq + 1, "state", "j1", "{\"state\":\"stored\"}"});
+    return 1;
+}
+
+static int reply_list(void *ctx, const struct api_page *page, struct api_reply *out) {
+    (void)ctx, (void)page;
+    out->body = json_pack("{s:[]}", "checkpoints");
+    return 0;
+}
+
+static int reply_id(void *ctx, const char *id, struct api_reply *out) {
+    (void)ctx;
+    out->body = json_pack("{s:s}", "id", id);
+    return 0;
+}
+
+static int file_of_digits(struct api_file *out) {
+    char path[] = P_tmpdir "/driftd-test-XXXXXX", text[1000];
+    out->fd = mkstemp(path);
+    unlink(path);
+    for (size_t i = 0; i < sizeof text; i++)
+        text[i] = (char)('0' + i % 10);
+    out->size = sizeof text;
+    snprintf(out->etag, sizeof out->etag, "abc");
+    return write(out->fd, text, sizeof text) == (ssize_t)sizeof text ? 0 : -1;
+}
+
+static int checkpoint_file(void *ctx, const char *id, struct api_file *out, struct api_problem *p) {
+    (void)ctx;
+    if (!strcmp(id, "gone"))
+        return api_problem_set(p, 410, "gone", "the checkpoint was rotated away");
+    snprintf(out->filename, sizeof out->filename, "%s.safetensors", id);
+    return file_of_digits(out);
+}
+
+static int sample_png(void *ctx, const char *id, struct api_file *out, struct api_problem *p) {
+    (void)ctx, (void)id, (void)p;
+    snprintf(out->content_type, sizeof out->content_type, "image/png");
+    out->immutable = true;
+    return file_of_digits(out);
+}
+
+static int db_backup(void *ctx, struct api_file *out, struct api_problem *p) {
+    (void)ctx, (void)p;
+    return file_of_digits(out);
+}
+
+static int checkpoint_import(void *ctx, const struct api_import *in, struct api_reply *out) {
+    struct fake *f = ctx;
+    pthread_mutex_lock(&f->mu);
+    f->imported[0] = '\0';
+    if (in->uploaded) {
+        int fd = open(in->path, O_RDONLY);
+        ssize_t n = read(fd, f->imported, sizeof f->imported - 1);
+        f->imported[n > 0 ? n : 0] = '\0';
+        close(fd);
+        unlink(in->path);
+    } else {
+        snprintf(f->imported, sizeof f->imported, "path:%s", in->path);
+    }
+    pthread_mutex_unlock(&f->mu);
+    out->body = json_pack("{s:s}", "id", "c9");
+    snprintf(out->location, sizeof out->location, "/v1/checkpoints/c9");
+    return 0;
+}
+
+static int reply_object(void *ctx, struct api_reply *out) {
+    (void)ctx;
+    out->body = json_pack("{s:s}", "fake", "yes");
+    return 0;
+}
+
+static char *prometheus(void *ctx) {
+    (void)ctx;
+    return strdup("driftd_train_steps_total 5\n");
+}
+
+static int listen_tcp(int *port) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof a;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert(!bind(fd, (struct sockaddr *)&a, sizeof a) && !listen(fd, 512));
+    getsockname(fd, (struct sockaddr *)&a, &n);
+    *port = ntohs(a.sin_port);
+    return fd;
+}
+
+static int listen_unix(const char *path) {
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    snprintf(a.sun_path, sizeof a.sun_path, "%s", path);
+    assert(!bind(fd, (struct sockaddr *)&a, sizeof a) && !listen(fd, 64));
+    return fd;
+}
+
+void fake_start(struct fake *f, void (*edit)(struct api_config *c)) {
+    struct api_callbacks cb = {.describe = describe,
+                               .generate = generate,
+                               .job_create = job_create,
+                               .job_list = job_list,
+                               .job_get = job_get,
+                               .job_patch = job_patch,
+                               .job_remove = job_remove,
+                               .job_action = job_action,
+                               .metrics_open = metrics_open,
+                               .events_read = events_read,
+                               .checkpoint_list = reply_list,
+                               .checkpoint_get = reply_id,
+                               .checkpoint_activate = reply_id,
+                               .checkpoint_file = checkpoint_file,
+                               .checkpoint_import = checkpoint_import,
+                               .config_list = reply_object,
+                               .config_get = reply_id,
+                               .config_schema = reply_object,
+                               .sample_list = reply_list,
+                               .sample_png = sample_png,
+                               .status = reply_object,
+                               .ready = reply_object,
+                               .prometheus = prometheus,
+                               .db_backup = db_backup};
+    char err[256] = "";
+    memset(f, 0, sizeof *f);
+    pthread_mutex_init(&f->mu, NULL);
+    snprintf(f->dir, sizeof f->dir, P_tmpdir "/driftd-api-XXXXXX");
+    assert(mkdtemp(f->dir));
+    snprintf(f->unix_path, sizeof f->unix_path, "%s/sock", f->dir);
+    f->boot = 7;
+    struct api_listener lis[2] = {{listen_tcp(&f->port), false}, {listen_unix(f->unix_path), true}};
+    struct api_config c = {.listeners = lis,
+                           .nlisteners = 2,
+                           .upload_dir = f->dir,
+                           .boot = f->boot,
+                           .version = "0.test"};
+    if (edit)
+        edit(&c);
+    if (api_server_start(&c, &cb, f, &f->srv, err, sizeof err)) {
+        fprintf(stderr, "start: %s\n", err);
+        abort();
+    }
+}
+
+void fake_stop(struct fake *f) {
+    api_server_stop(f->srv, 0);
+    unlink(f->unix_path);
+    rmdir(f->dir);
+    pthread_mutex_destroy(&f->mu);
+}
+
+// ---- client
+// --------------------------------------------------------------------------------------
+
+int http_connect(const struct fake *f) {
+    struct sockaddr_in a = {.sin_family = AF_INET,
+                            .sin_port = htons((uint16_t)f->port),
+                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert(fd >= 0 && !connect(fd, (struct sockaddr *)&a, sizeof a));
+    return fd;
+}
+
+static void unchunk(struct reply *r) {
+    size_t out = 0, in = 0;
+    while (in < r->body_len) {
+        char *end;
+        size_t n = strtoul(r->body + in, &end, 16);
+        if (!n || end == r->body + in)
+            break;
+        in = (size_t)(end - r->body) + 2;
+        if (in + n > r->body_len)
+            break;
+        memmove(r->body + out, r->body + in, n);
+        out += n;
+        in += n + 2;
+    }
+    r->body_len = out;
+    r->body[out] = '\0';
+}
+
+static struct reply read_reply(int fd) {
+    struct reply r = {0};
+    size_t n = 0, cap = 1 << 16;
+    char *buf = malloc(cap);
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    while (poll(&p, 1, 5000) > 0) {
+        if (n + 4096 > cap)
+            buf = realloc(buf, cap *= 2);
+        ssize_t k = recv(fd, buf + n, cap - n - 1, 0);
+        if (k <= 0)
+            break;
+        n += (size_t)k;
+    }
+    buf[n] = '\0';
+    char *split = strstr(buf, "\r\n\r\n");
+    if (n > 12 && split) {
+        r.status = atoi(buf + 9);
+        *split = '\0';
+        r.head = buf;
+        r.body_len = n - (size_t)(split + 4 - buf);
+        r.body = malloc(r.body_len + 1);
+        memcpy(r.body, split + 4, r.body_len + 1);
+        const char *te = reply_header(&r, "Transfer-Encoding");
+        if (te && !strcasecmp(te, "chunked"))
+            unchunk(&r);
+    } else {
+        free(buf);
+    }
+    return r;
+}
+
+struct reply http_raw(const struct fake *f, const char *bytes, size_t n) {
+    int fd = http_connect(f);
+    for (size_t done = 0; done < n;) {
+        ssize_t k = send(fd, bytes + done, n - done, MSG_NOSIGNAL);
+        if (k <= 0)
+            break;
+        done += (size_t)k;
+    }
+    struct reply r = read_reply(fd);
+    close(fd);
+    return r;
+}
+
+struct reply http_do(const struct fake *f, const char *method, const char *target,
+                     const char *extra, const char *body) {
+    char *bytes;
+    int n = body ? asprintf(&bytes,
+                            "%s %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n%s"
+                            "Content-Length: %zu\r\n\r\n%s",
+                            method, target, f->port, extra ? extra : "", strlen(body), body)
+                 : asprintf(&bytes,
+                            "%s %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n%s\r\n",
+                            method, target, f->port, extra ? extra : "");
+    assert(n > 0);
+    struct reply r = http_raw(f, bytes, (size_t)n);
+    free(bytes);
+    return r;
+}
+
+void reply_free(struct reply *r) {
+    free(r->head);
+    free(r->body);
+    memset(r, 0, sizeof *r);
+}
+
+const char *reply_header(const struct reply *r, const char *name) {
+    static _Thread_local char value[1024];
+    size_t n = strlen(name);
+    for (const char *p = r->head ? strstr(r->head, "\r\n") : NULL; p; p = strstr(p, "\r\n")) {
+        p += 2;
+        if (strncasecmp(p, name, n) || p[n] != ':')
+            continue;
+        p += n + 1;
+        p += strspn(p, " ");
+        snprintf(value, sizeof value, "%.*s", (int)strcspn(p, "\r"), p);
+        return value;
+    }
+    return NULL;
+}
+
+int read_until(int fd, char *buf, size_t size, const char *needle, int ms) {
+    size_t n = strlen(buf);
+    struct timespec t0, t;
+    clock_gettime(CLOCK_MONOTONIC, &t0);
+    for (;;) {
+        if (strstr(buf, needle))
+            return 1;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        int left = ms - (int)((t.tv_sec - t0.tv_sec) * 1000 + (t.tv_nsec - t0.tv_nsec) / 1000000);
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        if (left <= 0 || n + 1 >= size || poll(&p, 1, left) <= 0)
+            return 0;
+        ssize_t k = recv(fd, buf + n, size - n - 1, 0);
+        if (k <= 0)
+            return 0;
+        for (ssize_t i = 0; i < k; i++)
+            if (!buf[n + (size_t)i])
+                buf[n + (size_t)i] = '?'; // keep it a string
+        n += (size_t)k;
+        buf[n] = '\0';
+    }
+}

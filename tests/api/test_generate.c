@@ -1,0 +1,319 @@
+// The generate endpoint: the parser's reading of every parameter, suspended requests, refusals,
+// deadlines, clients that leave, and the end of a server with requests in flight.
+#include "fake.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static struct fake f;
+
+static int setup(void **state) {
+    (void)state;
+    fake_start(&f, NULL);
+    return 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    fake_stop(&f);
+    return 0;
+}
+
+static void ok(const char *query) {
+    char target[600];
+    snprintf(target, sizeof target, "/v1/generate%s", query);
+    struct reply r = http_do(&f, "POST", target, NULL, NULL);
+    if (r.status != 200)
+        print_error("%s: %s\n", query, r.body);
+    assert_int_equal(r.status, 200);
+    reply_free(&r);
+}
+
+// Expects `status` and `needle` in the problem.
+static void bad(const char *query, int status, const char *needle) {
+    char target[600];
+    snprintf(target, sizeof target, "/v1/generate%s", query);
+    struct reply r = http_do(&f, "POST", target, NULL, NULL);
+    if (r.status != status || !strstr(r.body, needle))
+        print_error("%s: %d %s\n", query, r.status, r.body);
+    assert_int_equal(r.status, status);
+    assert_non_null(strstr(r.body, needle));
+    reply_free(&r);
+}
+
+static bool wait_for(atomic_int *v, int want) {
+    for (int i = 0; i < 500 && atomic_load(v) < want; i++)
+        usleep(10000);
+    return atomic_load(v) >= want;
+}
+
+static void test_result(void **state) {
+    (void)state;
+    struct reply r = http_do(&f, "POST", "/generate?class=3&cfg=1.5&seed=42", NULL, NULL);
+    assert_int_equal(r.status, 200);
+    assert_string_equal(reply_header(&r, "Content-Type"), "image/png");
+    assert_string_equal(reply_header(&r, "Driftd-Seed"), "42");
+    assert_string_equal(reply_header(&r, "Driftd-Checkpoint"), "ck1");
+    assert_string_equal(reply_header(&r, "Driftd-Step"), "77");
+    assert_string_equal(reply_header(&r, "Driftd-Queue-Ms"), "1.500");
+    assert_string_equal(reply_header(&r, "Driftd-Compute-Ms"), "2.250");
+    assert_string_equal(reply_header(&r, "Driftd-Batch-Size"), "1");
+    assert_int_equal(r.body_len, 14);
+    assert_memory_equal(r.body, "\x89PNG\r\n\x1a\n\0fake", 14);
+    assert_int_equal(f.last_images[0].label, 3);
+    assert_true(f.last_images[0].cfg == 1.5f);
+    reply_free(&r);
+    r = http_do(&f, "GET", "/v1/generate?format=npy", NULL, NULL);
+    assert_int_equal(r.status, 200);
+    assert_string_equal(reply_header(&r, "Content-Type"), "application/octet-stream");
+    assert_memory_equal(r.body, "\x93NUMPY", 6);
+    assert_non_null(reply_header(&r, "Driftd-Seed"));
+    reply_free(&r);
+}
+
+static void test_parameters(void **state) {
+    (void)state;
+    ok("");
+    assert_int_equal(f.last_gen.n, 1);
+    assert_int_equal(f.last_images[0].label, -1);
+    assert_string_equal(f.last_gen.checkpoint, "live");
+    ok("?class=Seven&n=4&checkpoint=latest&scale=2&guidance=one-step&timeout_ms=5000");
+    assert_int_equal(f.last_gen.n, 4);
+    assert_int_equal(f.last_images[3].label, 7);
+    assert_int_equal(f.last_images[3].index, 3);
+    assert_int_equal(f.last_gen.cols, 2);
+    assert_int_equal(f.last_gen.scale, 2);
+    ok("?class=0-9&n=50"); // a row a class
+    assert_int_equal(f.last_gen.cols, 5);
+    assert_int_equal(f.last_gen.rows, 10);
+    assert_int_equal(f.last_images[4].label, 0);
+    assert_int_equal(f.last_images[5].label, 1);
+    assert_int_equal(f.last_images[49].label, 9);
+    ok("?class=3,one,random&grid=3x2");
+    assert_int_equal(f.last_gen.n, 6);
+    assert_int_equal(f.last_images[1].label, 3);
+    assert_int_equal(f.last_images[2].label, 1);
+    assert_int_equal(f.last_images[5].label, -1);
+    ok("?class=3&cfg=1,2,3&n=4&seed=9"); // a sweep: the same noise in every row
+    assert_int_equal(f.last_gen.n, 12);
+    assert_int_equal(f.last_gen.cols, 4);
+    assert_int_equal(f.last_gen.rows, 3);
+    assert_int_equal(f.last_images[5].index, 1);
+    assert_true(f.last_images[5].cfg == 2);
+    assert_int_equal(f.last_gen.seed, 9);
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    bad("?class=99", 422, "0 to 9");
+    bad("?class=-1", 422, "0 to 9");
+    bad("?class=sevn", 422, "`seven`");
+    bad("?class=", 422, "is empty");
+    bad("?class=5-12", 422, "0 to 9");
+    bad("?cfg=9", 422, "from 1 to 4");
+    bad("?cfg=nan", 422, "from 1 to 4");
+    bad("?cfg=1,x", 422, "from 1 to 4");
+    bad("?n=65", 422, "1 to 64");
+    bad("?n=0", 422, "1 to 64");
+    bad("?n=2&class=0-9", 422, "fewer than the 10");
+    bad("?n=64&cfg=1,2", 422, "at most 64");
+    bad("?grid=3", 422, "COLUMNSxROWS");
+    bad("?grid=0x3", 422, "COLUMNSxROWS");
+    bad("?grid=-1x3", 422, "COLUMNSxROWS");
+    bad("?grid=2x2&n=5", 422, "fewer than n=5");
+    bad("?grid=9x9", 422, "at most 64");
+    bad("?format=pgn", 422, "`png`");
+    bad("?seed=-4", 422, "seed");
+    bad("?seed=9007199254740992", 422, "seed");
+    bad("?scale=0", 422, "scale");
+    bad("?guidance=two-pass", 422, "null class");
+    bad("?timeout_ms=abc", 422, "timeout_ms");
+    bad("?checkpoint=gone", 404, "gone");
+    bad("?checkpoint=loading", 503, "retry_after");
+    bad("?class=99&cfg=99&seed=x", 422, "\"field\":\"seed\""); // all mistakes at once
+}
+
+static void test_accept(void **state) {
+    (void)state;
+    struct reply r = http_do(&f, "GET", "/v1/generate", "Accept: application/json\r\n", NULL);
+    assert_int_equal(r.status, 200);
+    assert_int_equal(f.last_gen.format, API_JSON);
+    reply_free(&r);
+    r = http_do(&f, "GET", "/v1/generate", "Accept: text/html\r\n", NULL);
+    assert_int_equal(r.status, 406);
+    reply_free(&r);
+    r = http_do(&f, "GET", "/v1/generate?format=npy", "Accept: image/png\r\n", NULL);
+    assert_int_equal(r.status, 406);
+    reply_free(&r);
+    r = http_do(&f, "GET", "/v1/generate", "Accept: image/*;q=0, */*\r\n", NULL);
+    assert_int_equal(r.status, 200);
+    assert_int_equal(f.last_gen.format, API_JSON);
+    reply_free(&r);
+}
+
+static void test_back_pressure(void **state) {
+    (void)state;
+    atomic_store(&f.mode, FAKE_FULL);
+    struct reply r = http_do(&f, "POST", "/generate", NULL, NULL);
+    assert_int_equal(r.status, 429);
+    assert_string_equal(reply_header(&r, "Retry-After"), "4"); // rounded up
+    assert_non_null(strstr(r.body, "\"retry_after\":3.2"));
+    reply_free(&r);
+    atomic_store(&f.mode, FAKE_DRAINING);
+    r = http_do(&f, "POST", "/generate", NULL, NULL);
+    assert_int_equal(r.status, 503);
+    assert_string_equal(reply_header(&r, "Retry-After"), "4");
+    reply_free(&r);
+    atomic_store(&f.mode, FAKE_AT_ONCE);
+}
+
+static void test_suspended(void **state) {
+    (void)state;
+    int fds[40], n;
+    char req[200], buf[2000];
+    atomic_store(&f.mode, FAKE_LATER);
+    atomic_store(&f.delay_ms, 30);
+    n = snprintf(req, sizeof req, "POST /generate?seed=1 HTTP/1.1\r\nHost: localhost:%d\r\n\r\n",
+                 f.port);
+    for (int i = 0; i < 40; i++) {
+        fds[i] = http_connect(&f);
+        assert_int_equal(write(fds[i], req, (size_t)n), n);
+    }
+    for (int i = 0; i < 40; i++) {
+        buf[0] = '\0';
+        assert_true(read_until(fds[i], buf, sizeof buf, "fake", 5000));
+        assert_int_equal(write(fds[i], req, (size_t)n), n); // keep-alive: once more
+    }
+    for (int i = 0; i < 40; i++) {
+        buf[0] = '\0';
+        assert_true(read_until(fds[i], buf, sizeof buf, "fake", 5000));
+        close(fds[i]);
+    }
+    atomic_store(&f.mode, FAKE_AT_ONCE);
+}
+
+static void test_deadline(void **state) {
+    (void)state;
+    atomic_store(&f.mode, FAKE_HOLD);
+    int gone = atomic_load(&f.abandoned);
+    struct reply r = http_do(&f, "POST", "/generate?timeout_ms=100", NULL, NULL);
+    assert_int_equal(r.status, 504);
+    reply_free(&r);
+    fake_release(&f); // the ticket outlives its request
+    assert_int_equal(atomic_load(&f.abandoned), gone + 1);
+    atomic_store(&f.mode, FAKE_AT_ONCE);
+}
+
+static void test_disconnect(void **state) {
+    (void)state;
+    char req[200];
+    atomic_store(&f.mode, FAKE_HOLD);
+    int gone = atomic_load(&f.abandoned), sub = atomic_load(&f.submitted);
+    int n =
+        snprintf(req, sizeof req, "POST /generate HTTP/1.1\r\nHost: localhost:%d\r\n\r\n", f.port);
+    int a = http_connect(&f), b = http_connect(&f);
+    assert_int_equal(write(a, req, (size_t)n), n);
+    assert_int_equal(write(b, req, (size_t)n), n);
+    assert_true(wait_for(&f.submitted, sub + 2));
+    close(a);
+    usleep(20000);
+    fake_release(&f); // asks at once: the hint comes from the socket
+    assert_int_equal(atomic_load(&f.abandoned), gone + 1);
+    char buf[2000] = "";
+    assert_true(read_until(b, buf, sizeof buf, "fake", 5000));
+    close(b);
+    // without anybody asking, the housekeeping thread notices
+    a = http_connect(&f);
+    assert_int_equal(write(a, req, (size_t)n), n);
+    assert_true(wait_for(&f.submitted, sub + 3));
+    close(a);
+    struct api_counters c = {.generates_waiting = 1};
+    for (int i = 0; i < 200 && c.generates_waiting; i++) {
+        usleep(10000);
+        api_server_counters(f.srv, &c);
+    }
+    assert_int_equal(c.generates_waiting, 0);
+    fake_release(&f);
+    assert_int_equal(atomic_load(&f.abandoned), gone + 2);
+    atomic_store(&f.mode, FAKE_AT_ONCE);
+}
+
+static void test_unix_socket(void **state) {
+    (void)state;
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    char buf[2000] = "";
+    static const char req[] = "POST /generate HTTP/1.1\r\nHost: anything\r\n\r\n";
+    snprintf(a.sun_path, sizeof a.sun_path, "%s", f.unix_path);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    assert_int_equal(write(fd, req, sizeof req - 1), sizeof req - 1);
+    assert_true(read_until(fd, buf, sizeof buf, "fake", 5000));
+    close(fd);
+}
+
+static void *release_soon(void *arg) {
+    usleep(150000);
+    fake_release(arg);
+    return NULL;
+}
+
+static void test_shutdown(void **state) {
+    (void)state;
+    struct fake t;
+    char req[200], stream[200], buf[2000];
+    int fds[20];
+    for (int round = 0; round < 2; round++) {
+        pthread_t th;
+        fake_start(&t, NULL);
+        atomic_store(&t.mode, FAKE_HOLD);
+        int n = snprintf(req, sizeof req, "POST /generate HTTP/1.1\r\nHost: localhost:%d\r\n\r\n",
+                         t.port);
+        int m = snprintf(stream, sizeof stream,
+                         "GET /v1/events HTTP/1.1\r\nHost: localhost:%d\r\n\r\n", t.port);
+        for (int i = 0; i < 20; i++) {
+            fds[i] = http_connect(&t);
+            if (i < 10)
+                assert_int_equal(write(fds[i], req, (size_t)n), n);
+            else
+                assert_int_equal(write(fds[i], stream, (size_t)m), m);
+        }
+        assert_true(wait_for(&t.submitted, 10));
+        if (round == 1) { // results that come within the grace are delivered
+            pthread_create(&th, NULL, release_soon, &t);
+            api_server_stop(t.srv, 5000);
+            pthread_join(th, NULL);
+        } else {
+            api_server_stop(t.srv, 20);
+        }
+        for (int i = 0; i < 10; i++) {
+            buf[0] = '\0';
+            assert_true(
+                read_until(fds[i], buf, sizeof buf, round ? "HTTP/1.1 200" : "HTTP/1.1 503", 2000));
+        }
+        for (int i = 0; i < 20; i++)
+            close(fds[i]);
+        fake_release(&t); // held beyond the end of the server
+        unlink(t.unix_path);
+        rmdir(t.dir);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_result),        cmocka_unit_test(test_parameters),
+        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_accept),
+        cmocka_unit_test(test_back_pressure), cmocka_unit_test(test_suspended),
+        cmocka_unit_test(test_deadline),      cmocka_unit_test(test_disconnect),
+        cmocka_unit_test(test_unix_socket),   cmocka_unit_test(test_shutdown),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}

@@ -1,0 +1,531 @@
+// The HTTP surface against a fake daemon: status codes, problems, the gate (Host, Origin, token,
+// framing), limits, every route of the table.
+#include "api/internal.h"
+#include "fake.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static struct fake f;
+
+static void quick_limits(struct api_config *c) {
+    c->header_timeout_ms = 400;
+    c->body_timeout_ms = 400;
+    c->max_upload = 100000;
+}
+
+static int setup(void **state) {
+    (void)state;
+    fake_start(&f, quick_limits);
+    return 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    fake_stop(&f);
+    return 0;
+}
+
+// Asserts status and problem shape; returns the parsed problem (borrowed until the next call).
+static json_t *expect_problem(struct reply r, int status, const char *type) {
+    static json_t *o;
+    char want[96];
+    if (r.status != status)
+        print_error("got %d: %s\n", r.status, r.body ? r.body : "(nothing)");
+    assert_int_equal(r.status, status);
+    assert_string_equal(reply_header(&r, "Content-Type"), "application/problem+json");
+    assert_non_null(reply_header(&r, "X-Request-Id"));
+    json_decref(o);
+    o = json_loadb(r.body, r.body_len, 0, NULL);
+    assert_non_null(o);
+    snprintf(want, sizeof want, "urn:driftd:problem:%s", type);
+    assert_string_equal(json_string_value(json_object_get(o, "type")), want);
+    assert_int_equal(json_integer_value(json_object_get(o, "status")), status);
+    assert_true(json_is_string(json_object_get(o, "title")));
+    assert_true(json_is_string(json_object_get(o, "detail")));
+    if (status == 429 || status == 503) {
+        assert_non_null(reply_header(&r, "Retry-After"));
+        assert_true(json_is_number(json_object_get(o, "retry_after")));
+    }
+    reply_free(&r);
+    return o;
+}
+
+static const char *field(json_t *o, size_t i, const char *key) {
+    return json_string_value(json_object_get(json_array_get(json_object_get(o, "errors"), i), key));
+}
+
+static void expect(struct reply r, int status) {
+    if (r.status != status)
+        print_error("got %d: %s\n", r.status, r.body ? r.body : "(nothing)");
+    assert_int_equal(r.status, status);
+    assert_non_null(reply_header(&r, "X-Request-Id"));
+    reply_free(&r);
+}
+
+static void test_every_route(void **state) {
+    (void)state;
+    for (size_t i = 0; i < api_nroutes; i++) {
+        const struct api_route *r = &api_routes[i];
+        char target[200];
+        const char *at = strstr(r->path, "{id}");
+        if (at)
+            snprintf(target, sizeof target, "%.*sj1%s", (int)(at - r->path), r->path, at + 4);
+        else
+            snprintf(target, sizeof target, "%s", r->path);
+        if (!strcmp(r->produces, "text/event-stream"))
+            continue; // test_sse.c
+        const char *body = NULL, *type = NULL;
+        if (r->body != API_BODY_NONE) {
+            type = "Content-Type: application/json\r\n";
+            body = !strcmp(target, "/v1/jobs")          ? "{\"config\":\"digits\"}"
+                   : !strcmp(target, "/v1/checkpoints") ? "{\"path\":\"a\"}"
+                                                        : "{}";
+        }
+        struct reply got = http_do(&f, r->method, target, type, body);
+        int want = r->status;
+        if (strstr(r->path, "/evals") && strcmp(r->path, "/v1/evals.csv"))
+            want = !strcmp(r->method, "POST") || strstr(r->path, "curve") ? 501 : at ? 404 : 200;
+        if (!strcmp(r->method, "DELETE"))
+            want = 409;
+        if (got.status != want)
+            print_error("%s %s: %d %s\n", r->method, target, got.status, got.body);
+        expect(got, want);
+    }
+}
+
+static void test_openapi_matches_routes(void **state) {
+    (void)state;
+    struct reply r = http_do(&f, "GET", "/openapi.json", NULL, NULL);
+    json_t *doc = json_loadb(r.body, r.body_len, 0, NULL), *item, *op;
+    const char *path, *method;
+    size_t listed = 0;
+    assert_non_null(doc);
+    for (size_t i = 0; i < api_nroutes; i++) {
+        char lower[8] = "";
+        for (size_t k = 0; api_routes[i].method[k]; k++)
+            lower[k] = (char)(api_routes[i].method[k] | 0x20);
+        item = json_object_get(json_object_get(doc, "paths"), api_routes[i].path);
+        assert_non_null(json_object_get(item, lower));
+    }
+    json_object_foreach(json_object_get(doc, "paths"), path, item)
+        json_object_foreach(item, method, op) listed++;
+    assert_int_equal(listed, api_nroutes);
+    assert_string_equal(json_string_value(json_object_get(doc, "openapi")), "3.1.0");
+    json_decref(doc);
+    reply_free(&r);
+}
+
+static void test_methods(void **state) {
+    (void)state;
+    struct reply r = http_do(&f, "DELETE", "/v1/jobs", NULL, NULL);
+    assert_string_equal(reply_header(&r, "Allow"), "GET, HEAD, POST, OPTIONS");
+    expect_problem(r, 405, "method-not-allowed");
+    r = http_do(&f, "FROB", "/v1/jobs", NULL, NULL);
+    expect_problem(r, 405, "method-not-allowed");
+    r = http_do(&f, "OPTIONS", "/v1/jobs/j1", "Origin: http://evil.example\r\n", NULL);
+    assert_string_equal(reply_header(&r, "Allow"), "GET, HEAD, PATCH, DELETE, OPTIONS");
+    assert_null(reply_header(&r, "Access-Control-Allow-Origin"));
+    expect(r, 204);
+    r = http_do(&f, "OPTIONS", "*", NULL, NULL);
+    expect(r, 204);
+    r = http_do(&f, "HEAD", "/v1/jobs", NULL, NULL);
+    assert_int_equal(r.body_len, 0);
+    expect(r, 200);
+    r = http_do(&f, "HEAD", "/v1/generate", NULL, NULL);
+    assert_non_null(strstr(reply_header(&r, "Allow"), "GET, POST"));
+    expect(r, 405);
+    expect_problem(http_do(&f, "GET", "/v2/nothing", NULL, NULL), 404, "not-found");
+    expect_problem(http_do(&f, "GET", "/v1/jobs/no", NULL, NULL), 404, "not-found");
+    expect_problem(http_do(&f, "GET", "/v1/jobs/..", NULL, NULL), 404, "not-found");
+    expect(http_do(&f, "DELETE", "/v1/jobs/j2", NULL, NULL), 204);
+}
+
+static void test_query(void **state) {
+    (void)state;
+    json_t *o = expect_problem(http_do(&f, "POST", "/generate?clas=3", NULL, NULL), 400,
+                               "unknown-parameter");
+    assert_string_equal(field(o, 0, "field"), "clas");
+    assert_non_null(strstr(field(o, 0, "message"), "`class`"));
+    o = expect_problem(http_do(&f, "GET", "/v1/status?x=1", NULL, NULL), 400, "unknown-parameter");
+    assert_non_null(strstr(field(o, 0, "message"), "takes none"));
+    expect_problem(http_do(&f, "GET", "/v1/jobs?limit=1&limit=2", NULL, NULL), 400, "bad-query");
+    expect_problem(http_do(&f, "GET", "/v1/jobs?state=%00", NULL, NULL), 400, "bad-query");
+    expect_problem(http_do(&f, "GET", "/v1/jobs?state=%zz", NULL, NULL), 400, "bad-query");
+    expect_problem(http_do(&f, "GET", "/v1/jobs?state=%ff", NULL, NULL), 400, "bad-query");
+    expect_problem(http_do(&f, "GET", "/v1/jobs/%00", NULL, NULL), 400, "bad-uri");
+    expect_problem(http_do(&f, "GET", "/v1/../etc/passwd", NULL, NULL), 400, "bad-uri");
+    expect_problem(http_do(&f, "GET", "/v1/%2e%2e/etc/passwd", NULL, NULL), 400, "bad-uri");
+    expect_problem(http_do(&f, "GET", "http://127.0.0.1/v1/jobs", NULL, NULL), 400, "bad-uri");
+    o = expect_problem(http_do(&f, "GET", "/v1/jobs?limit=0", NULL, NULL), 422, "invalid-value");
+    assert_string_equal(field(o, 0, "field"), "limit");
+    expect(http_do(&f, "GET", "/v1/jobs?limit=7&state=running", NULL, NULL), 200);
+    assert_int_equal(f.last_limit, 7);
+}
+
+static void test_list_link(void **state) {
+    (void)state;
+    struct reply r = http_do(&f, "GET", "/v1/jobs?limit=7", NULL, NULL);
+    assert_string_equal(reply_header(&r, "Link"), "</v1/jobs?cursor=a%20b&limit=7>; rel=\"next\"");
+    assert_non_null(strstr(r.body, "\"next_cursor\":\"a b\""));
+    expect(r, 200);
+    r = http_do(&f, "GET", "/v1/jobs?cursor=a%20b", NULL, NULL);
+    assert_null(reply_header(&r, "Link"));
+    expect(r, 200);
+}
+
+#define JSON_TYPE "Content-Type: application/json\r\n"
+
+static void test_job_create(void **state) {
+    (void)state;
+    struct reply r = http_do(&f, "POST", "/v1/jobs", JSON_TYPE "Idempotency-Key: k1\r\n",
+                             "{\"config\":\"digits\",\"overrides\":{\"optim.lr\":0.1}}");
+    assert_string_equal(reply_header(&r, "Location"), "/v1/jobs/j1");
+    expect(r, 201);
+    assert_string_equal(f.last_key, "k1");
+    r = http_do(&f, "POST", "/v1/jobs", JSON_TYPE "Idempotency-Key: k1\r\n",
+                "{ \"overrides\":{\"optim.lr\":0.1}, \"config\":\"digits\"}");
+    assert_string_equal(reply_header(&r, "Idempotency-Replayed"), "true");
+    expect(r, 201);
+    expect_problem(http_do(&f, "POST", "/v1/jobs", JSON_TYPE "Idempotency-Key: k1\r\n",
+                           "{\"config\":\"digits\"}"),
+                   422, "idempotency");
+    expect_problem(http_do(&f, "POST", "/v1/jobs", JSON_TYPE "Idempotency-Key: a b\r\n",
+                           "{\"config\":\"digits\"}"),
+                   400, "bad-idempotency-key");
+    json_t *o = expect_problem(http_do(&f, "POST", "/v1/jobs", JSON_TYPE, "{\"confg\":1}"), 422,
+                               "invalid-value");
+    assert_non_null(strstr(field(o, 0, "message"), "`config`"));
+    o = expect_problem(http_do(&f, "POST", "/v1/jobs", JSON_TYPE,
+                               "{\"kind\":\"trian\",\"priority\":1.5,\"overrides\":[]}"),
+                       422, "invalid-value");
+    assert_int_equal(json_array_size(json_object_get(o, "errors")), 4);
+    expect_problem(http_do(&f, "POST", "/v1/jobs", JSON_TYPE, "{\"config\":"), 400,
+                   "malformed-json");
+    expect_problem(http_do(&f, "POST", "/v1/jobs", JSON_TYPE, "{\"config\":1,\"config\":2}"), 400,
+                   "malformed-json");
+    expect_problem(http_do(&f, "POST", "/v1/jobs", JSON_TYPE, "[]"), 422, "invalid-value");
+    expect_problem(http_do(&f, "POST", "/v1/jobs", "Content-Type: text/plain\r\n", "{}"), 415,
+                   "unsupported-media-type");
+    expect_problem(http_do(&f, "POST", "/v1/jobs", JSON_TYPE, NULL), 411, "length-required");
+    expect_problem(http_do(&f, "GET", "/v1/jobs", "Accept: text/html\r\n", NULL), 406,
+                   "not-acceptable");
+    expect(http_do(&f, "GET", "/v1/jobs", "Accept: text/html, application/*;q=0.5\r\n", NULL), 200);
+}
+
+static void test_job_actions(void **state) {
+    (void)state;
+    expect(http_do(&f, "POST", "/v1/jobs/j1/stop?mode=now", NULL, NULL), 202);
+    assert_int_equal(f.last_action, API_JOB_STOP_NOW);
+    expect(http_do(&f, "POST", "/v1/jobs/j1/stop", NULL, ""), 202);
+    assert_int_equal(f.last_action, API_JOB_STOP);
+    expect(http_do(&f, "POST", "/v1/jobs/j1/checkpoint", NULL, NULL), 202);
+    assert_int_equal(f.last_action, API_JOB_CHECKPOINT);
+    expect_problem(http_do(&f, "POST", "/v1/jobs/j1/stop?mode=fast", NULL, NULL), 422,
+                   "invalid-value");
+    expect_problem(http_do(&f, "POST", "/v1/jobs/j1/stop", NULL, "x"), 413, "unexpected-body");
+    expect(http_do(&f, "PATCH", "/v1/jobs/j1", JSON_TYPE, "{\"name\":\"n\"}"), 200);
+    expect_problem(http_do(&f, "DELETE", "/v1/jobs/j1", NULL, NULL), 409, "running");
+}
+
+static void test_host_and_origin(void **state) {
+    (void)state;
+    char ok[200], raw[400];
+    int n = snprintf(raw, sizeof raw,
+                     "GET /v1/status HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+    expect_problem(http_raw(&f, raw, (size_t)n), 403, "foreign-host");
+    n = snprintf(raw, sizeof raw,
+                 "GET /v1/status HTTP/1.1\r\nHost: localhost:1\r\nConnection: close\r\n\r\n");
+    expect_problem(http_raw(&f, raw, (size_t)n), 403, "foreign-host");
+    n = snprintf(raw, sizeof raw, "GET /v1/status HTTP/1.0\r\n\r\n");
+    expect_problem(http_raw(&f, raw, (size_t)n), 400, "bad-host");
+    n = snprintf(raw, sizeof raw,
+                 "GET /v1/status HTTP/1.1\r\nHost: localhost:%d\r\nHost: x\r\nConnection: "
+                 "close\r\n\r\n",
+                 f.port);
+    struct reply r = http_raw(&f, raw, (size_t)n); // libmicrohttpd may refuse it first
+    assert_int_equal(r.status, 400);
+    reply_free(&r);
+    expect_problem(http_do(&f, "POST", "/generate", "Sec-Fetch-Site: cross-site\r\n", NULL), 403,
+                   "cross-site");
+    expect_problem(http_do(&f, "POST", "/generate", "Origin: http://evil.example\r\n", NULL), 403,
+                   "cross-site");
+    expect_problem(http_do(&f, "POST", "/generate", "Origin: null\r\n", NULL), 403, "cross-site");
+    snprintf(ok, sizeof ok, "Origin: http://127.0.0.1:%d\r\nSec-Fetch-Site: same-origin\r\n",
+             f.port);
+    expect(http_do(&f, "POST", "/generate", ok, NULL), 200);
+    expect(http_do(&f, "GET", "/generate", "Sec-Fetch-Site: cross-site\r\n", NULL), 200);
+}
+
+static void expect_raw(const char *head, int status, const char *type) {
+    char raw[600];
+    int n = snprintf(raw, sizeof raw, head, f.port);
+    struct reply r = http_raw(&f, raw, (size_t)n);
+    if (type)
+        expect_problem(r, status, type);
+    else { // answered by libmicrohttpd itself, or the connection is cut
+        assert_true(r.status == status || r.status == 0);
+        reply_free(&r);
+    }
+}
+
+static void test_smuggling(void **state) {
+    (void)state;
+#define POST "POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n" JSON_TYPE
+    expect_raw(POST "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400,
+               "bad-framing");
+    expect_raw(POST "Content-Length: 3\r\nContent-Length: 3\r\n\r\n{} ", 400, "bad-framing");
+    expect_raw(POST "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ", 400, "bad-framing");
+    expect_raw(POST "Content-Length: +2\r\n\r\n{}", 400, NULL);
+    expect_raw(POST "Content-Length: 2, 2\r\n\r\n{}", 400, NULL);
+    expect_raw(POST "Content-Length: 99999999999999999999\r\n\r\n{}", 413, NULL);
+    expect_raw(POST "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400, "bad-framing");
+    expect_raw(POST "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400, "bad-framing");
+    expect_raw(POST "Bad Name: 1\r\nContent-Length: 2\r\n\r\n{}", 400, "bad-framing");
+    expect_raw(POST "Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n", 400, NULL);
+    expect_raw("GET /v1/jobs HTTP/3.7\r\nHost: 127.0.0.1:%d\r\n\r\n", 505, NULL);
+#undef POST
+    expect(http_do(&f, "GET", "/livez", NULL, NULL), 200);
+}
+
+static void test_limits(void **state) {
+    (void)state;
+    size_t n = 33000;
+    static char big[1200 * 1024];
+    memset(big, 'a', sizeof big);
+    memcpy(big, "/v1/jobs?state=", 15);
+    big[n] = '\0';
+    expect_problem(http_do(&f, "GET", big, NULL, NULL), 414, "uri-too-long");
+    memcpy(big, "X-Big: ", 7);
+    memset(big + 7, 'a', 20);
+    memcpy(big + n - 2, "\r\n", 3);
+    expect_problem(http_do(&f, "GET", "/v1/jobs", big, NULL), 431, "headers-too-large");
+    memset(big, ' ', 1200 * 1024);
+    big[1100 * 1024] = '\0';
+    struct reply r = http_do(&f, "POST", "/v1/jobs", JSON_TYPE, big);
+    assert_true(r.status == 413 || r.status == 0); // the reset may overtake the response
+    reply_free(&r);
+    // declared too large, with nothing sent: the refusal needs no body
+    char raw[300];
+    int k = snprintf(raw, sizeof raw,
+                     "POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" JSON_TYPE
+                     "Content-Length: 1048577\r\n\r\n",
+                     f.port);
+    expect_problem(http_raw(&f, raw, (size_t)k), 413, "body-too-large");
+    // chunked, over the limit
+    char *chunked;
+    int m =
+        asprintf(&chunked,
+                 "POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n" JSON_TYPE
+                 "Transfer-Encoding: chunked\r\n\r\n113000\r\n%s\r\n0\r\n\r\n",
+                 f.port, big);
+    expect_problem(http_raw(&f, chunked, (size_t)m), 413, "body-too-large");
+    free(chunked);
+}
+
+static void test_slow_clients(void **state) {
+    (void)state;
+    struct api_counters before, after;
+    char buf[600] = "";
+    api_server_counters(f.srv, &before);
+    int a = http_connect(&f), b = http_connect(&f);
+    assert_true(write(a, "GET /liv", 8) == 8);
+    int n = snprintf(buf, sizeof buf,
+                     "POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" JSON_TYPE
+                     "Content-Length: 20\r\n\r\n{",
+                     f.port);
+    assert_true(write(b, buf, (size_t)n) == n);
+    for (int i = 0; i < 12; i++) { // a byte now and then does not keep them alive
+        usleep(100000);
+        if (send(a, "e", 1, MSG_NOSIGNAL) < 0 && send(b, " ", 1, MSG_NOSIGNAL) < 0)
+            break;
+        send(b, " ", 1, MSG_NOSIGNAL);
+    }
+    api_server_counters(f.srv, &after);
+    assert_true(after.reaped >= before.reaped + 2);
+    close(a);
+    close(b);
+    expect(http_do(&f, "GET", "/livez", NULL, NULL), 200);
+}
+
+static void test_files(void **state) {
+    (void)state;
+    struct reply r = http_do(&f, "GET", "/v1/checkpoints/c1/file", NULL, NULL);
+    assert_int_equal(r.body_len, 1000);
+    assert_string_equal(reply_header(&r, "ETag"), "\"abc\"");
+    assert_string_equal(reply_header(&r, "Content-Disposition"),
+                        "attachment; filename=\"c1.safetensors\"");
+    expect(r, 200);
+    r = http_do(&f, "GET", "/v1/checkpoints/c1/file", "Range: bytes=10-14\r\n", NULL);
+    assert_string_equal(r.body, "01234");
+    assert_string_equal(reply_header(&r, "Content-Range"), "bytes 10-14/1000");
+    expect(r, 206);
+    r = http_do(&f, "GET", "/v1/checkpoints/c1/file", "Range: bytes=-3\r\n", NULL);
+    assert_string_equal(r.body, "789");
+    expect(r, 206);
+    r = http_do(&f, "GET", "/v1/checkpoints/c1/file", "Range: bytes=995-\r\nIf-Range: \"abc\"\r\n",
+                NULL);
+    assert_string_equal(r.body, "56789");
+    expect(r, 206);
+    expect(http_do(&f, "GET", "/v1/checkpoints/c1/file",
+                   "Range: bytes=995-\r\nIf-Range: \"old\"\r\n", NULL),
+           200);
+    r = http_do(&f, "GET", "/v1/checkpoints/c1/file", "Range: bytes=1000-\r\n", NULL);
+    assert_string_equal(reply_header(&r, "Content-Range"), "bytes */1000");
+    expect(r, 416);
+    r = http_do(&f, "HEAD", "/v1/checkpoints/c1/file", NULL, NULL);
+    assert_string_equal(reply_header(&r, "Content-Length"), "1000");
+    assert_int_equal(r.body_len, 0);
+    expect(r, 200);
+    expect_problem(http_do(&f, "GET", "/v1/checkpoints/gone/file", NULL, NULL), 410, "gone");
+    r = http_do(&f, "GET", "/v1/samples/s1.png", NULL, NULL);
+    assert_non_null(strstr(reply_header(&r, "Cache-Control"), "immutable"));
+    assert_string_equal(reply_header(&r, "Content-Type"), "image/png");
+    expect(r, 200);
+    expect(http_do(&f, "GET", "/v1/samples/s1.png", "If-None-Match: \"abc\"\r\n", NULL), 304);
+}
+
+static void test_import(void **state) {
+    (void)state;
+    char *big = malloc(200001);
+    memset(big, 'x', 200000);
+    big[200000] = '\0';
+    struct reply r = http_do(&f, "POST", "/v1/checkpoints?name=mine",
+                             "Content-Type: application/octet-stream\r\n", "tensors");
+    assert_string_equal(reply_header(&r, "Location"), "/v1/checkpoints/c9");
+    expect(r, 201);
+    assert_string_equal(f.imported, "tensors");
+    expect(http_do(&f, "POST", "/v1/checkpoints", JSON_TYPE, "{\"path\":\"a/b\"}"), 201);
+    assert_string_equal(f.imported, "path:a/b");
+    expect_problem(http_do(&f, "POST", "/v1/checkpoints", JSON_TYPE, "{}"), 422, "invalid-value");
+    r = http_do(&f, "POST", "/v1/checkpoints", "Content-Type: application/octet-stream\r\n", big);
+    assert_true(r.status == 413 || r.status == 0);
+    reply_free(&r);
+    expect_problem(http_do(&f, "POST", "/v1/checkpoints", "Content-Type: text/plain\r\n", "x"), 415,
+                   "unsupported-media-type");
+    free(big);
+}
+
+static void test_metrics(void **state) {
+    (void)state;
+    struct reply r = http_do(&f, "GET", "/v1/jobs/j1/metrics", NULL, NULL);
+    json_t *o = json_loadb(r.body, r.body_len, 0, NULL);
+    assert_int_equal(json_array_size(json_object_get(o, "series")), 2);
+    json_t *rows = json_object_get(json_array_get(json_object_get(o, "series"), 0), "rows");
+    assert_int_equal(json_array_size(rows), 2);
+    assert_true(json_is_null(json_array_get(json_array_get(rows, 1), 7))); // NaN
+    json_decref(o);
+    expect(r, 200);
+    r = http_do(&f, "GET", "/v1/jobs/j1/metrics?format=csv&names=loss,grad_norm", NULL, NULL);
+    size_t lines = 0;
+    for (size_t i = 0; i < r.body_len; i++)
+        lines += r.body[i] == '\n';
+    assert_int_equal(lines, 20001);
+    assert_memory_equal(r.body, "name,step,time,value\ngrad_norm,0,1000.000,0.25\n", 47);
+    expect(r, 200);
+    r = http_do(&f, "GET", "/v1/jobs/j1/metrics?format=ndjson&max_points=5", NULL, NULL);
+    assert_non_null(strstr(r.body, "\"mean\":1.5"));
+    expect(r, 200);
+    r = http_do(&f, "GET", "/v1/jobs/j1/metrics?from=9&to=3", NULL, NULL);
+    expect_problem(r, 422, "invalid-value");
+    expect_problem(http_do(&f, "GET", "/v1/jobs/j9/metrics", NULL, NULL), 404, "not-found");
+}
+
+static void test_page_and_text(void **state) {
+    (void)state;
+    struct reply r = http_do(&f, "GET", "/", NULL, NULL);
+    assert_non_null(strstr(reply_header(&r, "Content-Security-Policy"), "default-src 'self'"));
+    assert_non_null(strstr(r.body, "driftd"));
+    expect(r, 200);
+    expect(http_do(&f, "GET", "/index.js", NULL, NULL), 200);
+    expect_problem(http_do(&f, "POST", "/", NULL, NULL), 405, "method-not-allowed");
+    r = http_do(&f, "GET", "/metrics", NULL, NULL);
+    assert_non_null(strstr(r.body, "driftd_train_steps_total 5\n"));
+    assert_non_null(strstr(r.body, "driftd_sse_clients 0\n"));
+    expect(r, 200);
+    r = http_do(&f, "GET", "/v1/status", "X-Request-Id: my-own-id\r\n", NULL);
+    assert_string_equal(reply_header(&r, "X-Request-Id"), "my-own-id");
+    assert_non_null(strstr(r.body, "\"sse_clients\""));
+    expect(r, 200);
+}
+
+static void with_token(struct api_config *c) {
+    c->token = "s3cret-token";
+}
+
+static void test_token(void **state) {
+    (void)state;
+    struct fake t;
+    char err[200];
+    fake_start(&t, with_token);
+    struct reply r = http_do(&t, "GET", "/v1/status", NULL, NULL);
+    assert_non_null(strstr(reply_header(&r, "WWW-Authenticate"), "Bearer"));
+    expect_problem(r, 401, "unauthorized");
+    expect_problem(http_do(&t, "GET", "/v1/status", "Authorization: Bearer s3cret-tokem\r\n", NULL),
+                   401, "unauthorized");
+    expect_problem(http_do(&t, "GET", "/v1/status", "Authorization: Bearer \r\n", NULL), 401,
+                   "unauthorized");
+    expect_problem(http_do(&t, "GET", "/metrics", "Authorization: Basic s3cret-token\r\n", NULL),
+                   401, "unauthorized");
+    expect(http_do(&t, "GET", "/v1/status", "Authorization: Bearer s3cret-token\r\n", NULL), 200);
+    expect(http_do(&t, "GET", "/livez", NULL, NULL), 200);
+    expect(http_do(&t, "GET", "/readyz", NULL, NULL), 200);
+    assert_int_equal(api_server_reload(t.srv, "other", NULL, NULL, err, sizeof err), 0);
+    expect_problem(http_do(&t, "GET", "/v1/status", "Authorization: Bearer s3cret-token\r\n", NULL),
+                   401, "unauthorized");
+    expect(http_do(&t, "GET", "/v1/status", "Authorization: Bearer other\r\n", NULL), 200);
+    assert_int_equal(api_server_reload(t.srv, "", NULL, NULL, err, sizeof err), -1);
+    fake_stop(&t);
+    assert_true(api_token_equal("a", "a"));
+    assert_false(api_token_equal("", "a"));
+    assert_false(api_token_equal("aa", "a"));
+    assert_false(api_token_equal("a", "aa"));
+}
+
+static void few(struct api_config *c) {
+    c->max_per_address = 20;
+}
+
+static void test_idle_connections(void **state) {
+    (void)state;
+    struct fake t;
+    int fds[200];
+    for (int i = 0; i < 200; i++)
+        fds[i] = http_connect(&f);
+    expect(http_do(&f, "GET", "/livez", NULL, NULL), 200);
+    for (int i = 0; i < 200; i++)
+        close(fds[i]);
+    fake_start(&t, few); // past the limit the oldest idle ones give way
+    for (int i = 0; i < 100; i++)
+        fds[i] = http_connect(&t);
+    expect(http_do(&t, "GET", "/livez", NULL, NULL), 200);
+    usleep(100000);
+    struct api_counters c;
+    api_server_counters(t.srv, &c);
+    assert_true(c.connections <= 21);
+    assert_true(c.reaped >= 80);
+    for (int i = 0; i < 100; i++)
+        close(fds[i]);
+    fake_stop(&t);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_route),      cmocka_unit_test(test_openapi_matches_routes),
+        cmocka_unit_test(test_methods),          cmocka_unit_test(test_query),
+        cmocka_unit_test(test_list_link),        cmocka_unit_test(test_job_create),
+        cmocka_unit_test(test_job_actions),      cmocka_unit_test(test_host_and_origin),
+        cmocka_unit_test(test_smuggling),        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_slow_clients),     cmocka_unit_test(test_files),
+        cmocka_unit_test(test_import),           cmocka_unit_test(test_metrics),
+        cmocka_unit_test(test_page_and_text),    cmocka_unit_test(test_token),
+        cmocka_unit_test(test_idle_connections),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}

@@ -1,0 +1,232 @@
+// Event streams: hello and ids, delivery, metric batches at 10 Hz, replay from the ring and from
+// the store, gaps, filters, pings, reconnects without gap or duplicate, the limit on clients.
+#include "fake.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static struct fake f;
+static char buf[1 << 20];
+
+static void edit(struct api_config *c) {
+    c->ping_ms = 300;
+    c->max_sse = 8;
+}
+
+static int setup(void **state) {
+    (void)state;
+    fake_start(&f, edit);
+    return 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    fake_stop(&f);
+    return 0;
+}
+
+static int open_stream(const char *target, const char *last) {
+    char req[400], id[64] = "";
+    int fd = http_connect(&f);
+    if (last)
+        snprintf(id, sizeof id, "Last-Event-ID: %s\r\n", last);
+    int n = snprintf(req, sizeof req,
+                     "GET %s HTTP/1.1\r\nHost: localhost:%d\r\nAccept: text/event-stream\r\n%s\r\n",
+                     target, f.port, id);
+    assert_int_equal(write(fd, req, (size_t)n), n);
+    buf[0] = '\0';
+    assert_true(read_until(fd, buf, sizeof buf, "event: hello", 3000));
+    return fd;
+}
+
+static uint64_t emit(const char *type, const char *job, int value) {
+    json_t *o = json_pack("{s:i}", "value", value);
+    uint64_t seq = api_publish(f.srv, type, job, o);
+    json_decref(o);
+    return seq;
+}
+
+static int count(const char *needle) {
+    int n = 0;
+    for (const char *p = buf; (p = strstr(p, needle)); p++)
+        n++;
+    return n;
+}
+
+static void test_live(void **state) {
+    (void)state;
+    int fd = open_stream("/v1/events", NULL);
+    assert_non_null(strstr(buf, "Content-Type: text/event-stream"));
+    assert_non_null(strstr(buf, "retry: 2000\n"));
+    assert_non_null(strstr(buf, "\"boot\":7"));
+    uint64_t seq = emit("state", "j1", 11);
+    char want[64];
+    snprintf(want, sizeof want, "id: 7-%llu\nevent: state\ndata: {\"value\":11}\n\n",
+             (unsigned long long)seq);
+    assert_true(read_until(fd, buf, sizeof buf, want, 3000));
+    assert_true(read_until(fd, buf, sizeof buf, ": ping", 3000));
+    close(fd);
+}
+
+static void test_metrics(void **state) {
+    (void)state;
+    static const char *const names[] = {"loss", "drift_norm"};
+    int fd = open_stream("/v1/events", NULL);
+    for (int i = 0; i < 200; i++) {
+        double v[2] = {0.5, i == 3 ? (double)NAN : i};
+        api_publish_metrics(f.srv, "j1", 100 + i, 2, names, v);
+        usleep(2500);
+    }
+    assert_true(read_until(fd, buf, sizeof buf, "[299,0.5,199]", 3000));
+    assert_non_null(strstr(buf, "\"step0\":100,\"cols\":[\"step\",\"loss\",\"drift_norm\"]"));
+    assert_non_null(strstr(buf, "[103,0.5,null]"));
+    int events = count("event: metrics");
+    assert_in_range(events, 3, 20); // 0.5 s and more: far fewer than rows
+    // an event never overtakes the rows before it
+    double v[2] = {1, 1};
+    api_publish_metrics(f.srv, "j1", 777, 2, names, v);
+    emit("checkpoint", "j1", 5);
+    assert_true(read_until(fd, buf, sizeof buf, "event: checkpoint", 3000));
+    assert_true(strstr(buf, "[777,") < strstr(buf, "event: checkpoint"));
+    close(fd);
+}
+
+static void test_replay(void **state) {
+    (void)state;
+    uint64_t a = emit("state", "j1", 1001), b = emit("state", "j1", 1002);
+    char last[32], want[64];
+    snprintf(last, sizeof last, "7-%llu", (unsigned long long)a);
+    int fd = open_stream("/v1/events", last);
+    assert_true(read_until(fd, buf, sizeof buf, "1002", 3000));
+    assert_null(strstr(buf, "1001"));
+    assert_null(strstr(buf, "event: gap"));
+    assert_int_equal(count("event: state"), 1);
+    assert_non_null(strstr(buf, "\"resumed\":true"));
+    close(fd);
+    // the last id may come in the query, and in a fresh stream nothing is repeated
+    snprintf(want, sizeof want, "/v1/events?last_event_id=7-%llu", (unsigned long long)b);
+    fd = open_stream(want, NULL);
+    emit("state", "j1", 1003);
+    assert_true(read_until(fd, buf, sizeof buf, "1003", 3000));
+    assert_null(strstr(buf, "1002"));
+    close(fd);
+}
+
+static void test_reconnect_loses_nothing(void **state) {
+    (void)state;
+    char last[64] = "";
+    int next = 0;
+    for (int round = 0; round < 10; round++) {
+        int fd = open_stream("/v1/events", round ? last : NULL);
+        for (int i = 0; i < 5; i++)
+            emit("sample", "j1", 5000 + round * 10 + i);
+        char want[32];
+        snprintf(want, sizeof want, "{\"value\":%d}", 5000 + round * 10 + 4);
+        assert_true(read_until(fd, buf, sizeof buf, want, 3000));
+        for (char *p = buf; (p = strstr(p, "\nevent: sample\ndata: {\"value\":")); p++) {
+            assert_int_equal(atoi(p + 30), 5000 + next);
+            next++;
+        }
+        for (char *p = buf; (p = strstr(p, "id: 7-")); p++)
+            snprintf(last, sizeof last, "%.*s", (int)strcspn(p + 4, "\n"), p + 4);
+        close(fd);
+        for (int i = 5; i < 10; i++) // while nobody listens
+            emit("sample", "j1", 5000 + round * 10 + i);
+    }
+}
+
+static void test_other_boot(void **state) {
+    (void)state;
+    int asked = f.events_asked;
+    int fd = open_stream("/v1/events", "6-40");
+    assert_true(read_until(fd, buf, sizeof buf, "event: gap", 3000));
+    assert_int_equal(f.events_asked, asked + 1);
+    char *stored = strstr(buf, "id: 6-41\nevent: state\ndata: {\"state\":\"stored\"}");
+    assert_non_null(stored);
+    assert_true(stored < strstr(buf, "event: gap"));
+    assert_non_null(strstr(buf, "\"from\":\"6-40\",\"to\":\"7-0\""));
+    assert_true(read_until(fd, buf, sizeof buf, "id: 7-1\n", 3000)); // this boot from its start
+    close(fd);
+    fd = open_stream("/v1/events", "nonsense");
+    assert_null(strstr(buf, "event: gap"));
+    close(fd);
+    fd = open_stream("/v1/events", "9-9999"); // an id of the future
+    assert_true(read_until(fd, buf, sizeof buf, "event: gap", 3000));
+    assert_int_equal(f.events_asked, asked + 1);
+    close(fd);
+}
+
+static void test_job_filter(void **state) {
+    (void)state;
+    struct reply r = http_do(&f, "GET", "/v1/jobs/j9/events", NULL, NULL);
+    assert_int_equal(r.status, 404);
+    reply_free(&r);
+    int fd = open_stream("/v1/jobs/j1/events", NULL);
+    for (int i = 0; i < 9000; i++) // laps the ring with events of another job
+        emit("state", "j2", 1);
+    emit("state", "j1", 424242);
+    assert_true(read_until(fd, buf, sizeof buf, "424242", 3000));
+    assert_int_equal(count("event: state"), 1);
+    assert_int_equal(count("event: gap"), 0);
+    close(fd);
+}
+
+static void test_lapped_client(void **state) {
+    (void)state;
+    uint64_t seq = emit("state", "j1", 1);
+    char last[32];
+    for (int i = 0; i < 9000; i++)
+        emit("state", "j1", i);
+    snprintf(last, sizeof last, "7-%llu", (unsigned long long)seq);
+    int fd = open_stream("/v1/events", last); // fell out of the ring: store, gap, ring
+    assert_true(read_until(fd, buf, sizeof buf, "{\"value\":8999}", 5000));
+    assert_int_equal(count("event: gap"), 1);
+    assert_non_null(strstr(buf, "stored"));
+    close(fd);
+}
+
+static void test_limit(void **state) {
+    (void)state;
+    int fds[8];
+    struct api_counters c = {.sse_clients = 1};
+    for (int i = 0; i < 300 && c.sse_clients; i++) { // those of the tests before leave on a ping
+        usleep(10000);
+        api_server_counters(f.srv, &c);
+    }
+    assert_int_equal(c.sse_clients, 0);
+    for (int i = 0; i < 8; i++)
+        fds[i] = open_stream("/v1/events", NULL);
+    struct reply r = http_do(&f, "GET", "/v1/events", NULL, NULL);
+    assert_int_equal(r.status, 503);
+    assert_non_null(reply_header(&r, "Retry-After"));
+    reply_free(&r);
+    r = http_do(&f, "GET", "/v1/events", "Accept: application/json\r\n", NULL);
+    assert_int_equal(r.status, 406);
+    reply_free(&r);
+    r = http_do(&f, "HEAD", "/v1/events", NULL, NULL);
+    assert_int_equal(r.status, 405);
+    reply_free(&r);
+    for (int i = 0; i < 8; i++)
+        close(fds[i]);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_live),
+        cmocka_unit_test(test_metrics),
+        cmocka_unit_test(test_other_boot),
+        cmocka_unit_test(test_replay),
+        cmocka_unit_test(test_reconnect_loses_nothing),
+        cmocka_unit_test(test_job_filter),
+        cmocka_unit_test(test_lapped_client),
+        cmocka_unit_test(test_limit),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}

@@ -1,0 +1,117 @@
+// Makes docs/configuration.md from config.def and tests that the committed page is that.
+// usage: config-doc check|write docs/configuration.md
+#include "engine/config/config.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char intro[] =
+    "<!-- Made from engine/config/config.def by config-doc: ninja -C build update-docs -->\n"
+    "# Configuration\n\n"
+    "A training configuration is one JSON file; `configs/` has the recipes. Only what differs "
+    "from\n"
+    "the defaults needs to be said. Keys are nested (`{\"model\": {\"dim\": 256}}`) or dotted\n"
+    "(`{\"model.dim\": 256}`). A configuration is checked whole before a job starts: an unknown "
+    "key,\n"
+    "a value of the wrong type or out of range, or a combination that cannot work is an error "
+    "that\n"
+    "names the key, the value and what was expected. On the command line, `--set model.dim=128`\n"
+    "changes one key of a recipe; `driftd check-config FILE` checks a file.\n";
+
+static const char combinations[] =
+    "\n## Combinations\n\n"
+    "- `model.heads` divides `model.dim`; with `model.rope` the width of a head is even.\n"
+    "- `model.patch` divides `data.size`; `features.quadrants` and `features.patch2` need an even\n"
+    "  size, `features.patch4` a multiple of 4; at least one feature is on.\n"
+    "- `model.label_dropout` needs `model.null_class`.\n"
+    "- `train.alpha_min` is at most `train.alpha_max`; `train.classes` at most `data.classes`.\n"
+    "- With `train.sampler: queue`, `train.positives` is at most `train.queue_class` and\n"
+    "  `train.unconditional` at most `train.queue_global`.\n"
+    "- `loss.field: kernel-l2` has no unconditional negatives: `train.unconditional` is 0.\n"
+    "- `digits`, `mnist` and `fashion-mnist` have 10 classes and one channel; padded MNIST needs\n"
+    "  `data.size` of 28 or more; `idx` needs `data.path`, which is relative and without `..`.\n"
+    "- The toys have one class, `model.arch: mlp` and `features.image` alone, and only they do.\n";
+
+static char *values_of(json_t *key) {
+    char *text = NULL;
+    size_t size, i;
+    json_t *v, *values = json_object_get(key, "values");
+    FILE *o = open_memstream(&text, &size);
+    if (!o)
+        return NULL;
+    json_array_foreach(values, i, v) fprintf(o, "%s`%s`", i ? ", " : "", json_string_value(v));
+    char *lo = json_dumps(json_object_get(key, "min"), JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
+    char *hi = json_dumps(json_object_get(key, "max"), JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
+    if (lo && hi)
+        fprintf(o, "%s to %s", lo, hi);
+    free(lo);
+    free(hi);
+    fclose(o);
+    return text;
+}
+
+static void put_row(FILE *o, json_t *key) {
+    char *def =
+        json_dumps(json_object_get(key, "default"), JSON_ENCODE_ANY | JSON_REAL_PRECISION(15));
+    char *values = values_of(key);
+    fprintf(o, "| `%s` | %s | `%s` | %s | %s |\n", json_string_value(json_object_get(key, "path")),
+            json_string_value(json_object_get(key, "type")), def ? def : "", values ? values : "",
+            json_string_value(json_object_get(key, "doc")));
+    free(def);
+    free(values);
+}
+
+static char *page(void) {
+    char *schema = dr_config_schema_json(), *text = NULL, section[64] = "-";
+    json_t *keys = schema ? json_loads(schema, 0, NULL) : NULL, *key;
+    size_t size, i;
+    FILE *o = open_memstream(&text, &size);
+    if (!o)
+        exit(1);
+    fputs(intro, o);
+    json_array_foreach(keys, i, key) {
+        const char *path = json_string_value(json_object_get(key, "path"));
+        const char *dot = strchr(path, '.');
+        char now[64];
+        snprintf(now, sizeof now, "%.*s", dot ? (int)(dot - path) : 0, path);
+        if (strcmp(now, section) != 0)
+            fprintf(
+                o,
+                "\n## %s\n\n| key | type | default | values | meaning |\n|---|---|---|---|---|\n",
+                *now ? now : "The recipe");
+        memcpy(section, now, sizeof now);
+        put_row(o, key);
+    }
+    fputs(combinations, o);
+    fclose(o);
+    json_decref(keys);
+    free(schema);
+    return text;
+}
+
+int main(int argc, char **argv) {
+    if (argc != 3)
+        return 2;
+    char *text = page();
+    int rc = 1;
+    if (strcmp(argv[1], "write") == 0) {
+        FILE *f = fopen(argv[2], "w");
+        rc = !f || fputs(text, f) < 0;
+        rc |= f && fclose(f) != 0;
+    } else {
+        FILE *f = fopen(argv[2], "r");
+        size_t size = strlen(text);
+        char *old = calloc(1, size + 2);
+        if (f && old)
+            rc = fread(old, 1, size + 1, f) != size || memcmp(old, text, size) != 0;
+        if (f)
+            fclose(f);
+        free(old);
+        if (rc)
+            printf("%s is out of date; run: ninja -C build update-docs\n", argv[2]);
+    }
+    free(text);
+    return rc;
+}

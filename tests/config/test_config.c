@@ -1,0 +1,363 @@
+// Configurations: defaults, parsing with errors that name key, value and what was expected, cross
+// checks, changes by assignment, JSON out and back.
+#include "engine/config/config.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+static int parse(const char *json, struct dr_config *c, struct dr_err *err) {
+    return dr_config_parse(json, strlen(json), "test.json", c, err);
+}
+
+// `json` is refused and the sentence has all the given parts (up to a NULL).
+static void refuse(const char *json, ...) {
+    struct dr_config c;
+    struct dr_err err = {0};
+    if (parse(json, &c, &err) != DR_ECONFIG)
+        fail_msg("accepted: %s", json);
+    assert_int_equal(err.code, DR_ECONFIG);
+    assert_non_null(strstr(err.msg, "test.json: "));
+    va_list ap;
+    va_start(ap, json);
+    for (const char *part; (part = va_arg(ap, const char *));)
+        if (!strstr(err.msg, part))
+            fail_msg("%s: `%s` is not in: %s", json, part, err.msg);
+    va_end(ap);
+}
+
+static void accept(const char *json, struct dr_config *c) {
+    struct dr_err err = {0};
+    if (parse(json, c, &err) != 0)
+        fail_msg("%s: %s", json, err.msg);
+}
+
+static void defaults(void **state) {
+    (void)state;
+    struct dr_config c, p;
+    dr_config_defaults(&c);
+    assert_int_equal(c.model.dim, 256);
+    assert_int_equal(c.model.size, 32);
+    assert_int_equal(c.model.classes, 10);
+    assert_int_equal(c.loss.ntau, 3);
+    assert_true(c.loss.tau[1] == 0.05);
+    assert_true(c.loss.floor == 1e-6);
+    assert_int_equal(c.ema.n, 1);
+    assert_true(c.model.rope && !c.model.pos_embed);
+    accept("{}", &p);
+    assert_memory_equal(&c, &p, sizeof c);
+}
+
+static void values(void **state) {
+    (void)state;
+    struct dr_config c;
+    accept(
+        "{\"name\": \"n\", \"data\": {\"set\": \"mnist\", \"size\": 28}, \"model\": {\"dim\": 96,"
+        "\"heads\": 3, \"patch\": 7, \"rope\": false, \"mlp\": \"gelu\", \"noise\": \"latent\"},"
+        "\"loss\": {\"temperatures\": [0.5, 0.1], \"affinity_floor\": 0},"
+        "\"train\": {\"steps\": 1e3, \"alpha_max\": 4}, \"optim.lr\": 4e-3}",
+        &c);
+    assert_string_equal(c.name, "n");
+    assert_int_equal(c.data.set, DR_DATA_MNIST);
+    assert_int_equal(c.model.size, 28);
+    assert_int_equal(c.model.dim, 96);
+    assert_int_equal(c.model.mlp, DR_MLP_GELU);
+    assert_int_equal(c.model.noise, DR_NOISE_LATENT);
+    assert_false(c.model.rope);
+    assert_int_equal(c.loss.ntau, 2);
+    assert_true(c.loss.tau[0] == 0.5 && c.loss.tau[1] == 0.1 && c.loss.floor == 0);
+    assert_int_equal(c.train.steps, 1000);
+    assert_true(c.train.alpha_max == 4 && c.optim.lr == 4e-3);
+    assert_int_equal(dr_config_batch(&c), 320);
+    accept("{\"train\": {\"classes\": 3, \"generated\": 5}}", &c);
+    assert_int_equal(dr_config_batch(&c), 15);
+}
+
+static void unknown_keys(void **state) {
+    (void)state;
+    refuse("{\"model\": {\"dmi\": 1}}", "`model.dmi`", "did you mean `model.dim`", NULL);
+    refuse("{\"modle\": {\"dim\": 1}}", "`modle`", NULL);
+    refuse("{\"dim\": 64}", "`dim`", "`model.dim`", NULL);
+    refuse("{\"learning_rate\": 1}", "`learning_rate`", NULL);
+    refuse("{\"loss\": {\"temperature\": [1]}}", "`loss.temperatures`", NULL);
+    refuse("{\"optim\": {\"zzzzzzzz\": 1}}", "keys of `optim`", "weight_decay", NULL);
+    refuse("{\"model\": {\"dim\": {\"x\": 1}}}", "model.dim", "integer", NULL);
+    refuse("{\"model\": 3}", "model is a section", NULL);
+    refuse("{\"\": 3}", "unknown key", NULL);
+    refuse("{\"model\": {\"size\": 3}}", "`model.size`", "data.size", NULL);
+    char longest[2000];
+    memset(longest, 'k', sizeof longest);
+    memcpy(longest, "{\"", 2);
+    strcpy(longest + 1900, "\":1}");
+    refuse(longest, "unknown key", NULL);
+}
+
+static void wrong_values(void **state) {
+    (void)state;
+    refuse("{\"model\": {\"dim\": \"abc\"}}", "model.dim is \"abc\"", "an integer from 4 to 8192",
+           NULL);
+    refuse("{\"model\": {\"dim\": 2}}", "model.dim is 2", "from 4 to 8192", NULL);
+    refuse("{\"model\": {\"dim\": 64.5}}", "model.dim is 64.5", "integer", NULL);
+    refuse("{\"model\": {\"dim\": null}}", "model.dim is null", NULL);
+    refuse("{\"model\": {\"dim\": 1e300}}", "model.dim", NULL);
+    refuse("{\"model\": {\"rope\": 1}}", "model.rope is 1", "true or false", NULL);
+    refuse("{\"loss\": {\"field\": \"kernal\"}}", "loss.field is \"kernal\"",
+           "one of kernel, kernel-l2", "did you mean `kernel`", NULL);
+    refuse("{\"loss\": {\"field\": 0}}", "loss.field is 0", "one of", NULL);
+    refuse("{\"loss\": {\"field\": \"\"}}", "loss.field", NULL);
+    refuse("{\"loss\": {\"field\": \"kernel|kernel-l2\"}}", "loss.field", NULL);
+    refuse("{\"optim\": {\"lr\": -1}}", "optim.lr is -1", "a number from 0 to 10", NULL);
+    refuse("{\"optim\": {\"lr\": \"1\"}}", "optim.lr is \"1\"", NULL);
+    refuse("{\"loss\": {\"temperatures\": []}}", "loss.temperatures is []", "1 to 16", NULL);
+    refuse("{\"loss\": {\"temperatures\": [0.1, 0]}}", "loss.temperatures", "0.0001", NULL);
+    refuse("{\"loss\": {\"temperatures\": 0.1}}", "loss.temperatures is 0.1", "a list", NULL);
+    refuse("{\"loss\": {\"temperatures\": [1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}}", "1 to 16", NULL);
+    refuse("{\"ema\": {\"decay\": [1.5]}}", "ema.decay", NULL);
+    char name[120];
+    snprintf(name, sizeof name, "{\"name\": \"%064d\"}", 1);
+    refuse(name, "name is", "at most 63 bytes", NULL);
+}
+
+static void malformed(void **state) {
+    (void)state;
+    refuse("", "line", NULL);
+    refuse("{", "line 1", NULL);
+    refuse("[]", "object", NULL);
+    refuse("{} x", "line 1", NULL);
+    refuse("{\"name\": \"a\"} {}", "line 1", NULL);
+    refuse("{\"name\": \"a\", // no comments\n}", "line 1", NULL);
+    refuse("{\"name\": \"a\", \"name\": \"b\"}", "duplicate", NULL);
+    refuse("{\"model\": {\"dim\": 64}, \"model.dim\": 64}", "model.dim is given twice", NULL);
+    refuse("{\"name\": \"\xff\"}", "line 1", NULL);
+    refuse("{\"name\": \"a\\u0000b\"}", "line 1", NULL);
+    struct dr_config c;
+    struct dr_err err;
+    assert_int_equal(dr_config_parse("{\"model\": {\"dim\": 64}}garbage", 22, NULL, &c, &err), 0);
+    assert_int_equal(dr_config_parse("{}", 2, NULL, &c, NULL), 0);
+    assert_int_equal(dr_config_parse("{", 1, NULL, &c, NULL), DR_ECONFIG);
+}
+
+static void cross_checks(void **state) {
+    (void)state;
+    refuse("{\"model\": {\"heads\": 3}}", "model.heads is 3", "model.dim (256)", NULL);
+    refuse("{\"model\": {\"dim\": 12, \"heads\": 4}}", "model.rope", "even", NULL);
+    refuse("{\"model\": {\"patch\": 5}}", "model.patch is 5", "data.size (32)", NULL);
+    refuse("{\"model\": {\"label_dropout\": 0.1, \"null_class\": false}}", "label_dropout", NULL);
+    refuse("{\"train\": {\"alpha_min\": 4}}", "train.alpha_min is 4", "train.alpha_max (3)", NULL);
+    refuse("{\"train\": {\"classes\": 11}}", "train.classes is 11", "(10)", NULL);
+    refuse("{\"train\": {\"generated\": 65536, \"positives\": 1}, \"data\": {\"set\": \"idx\","
+           "\"path\": \"x\", \"classes\": 1000}}",
+           "train.generated is 65536", NULL);
+    refuse("{\"train\": {\"sampler\": \"queue\", \"positives\": 129}}", "train.positives is 129",
+           "train.queue_class (128)", NULL);
+    refuse("{\"train\": {\"sampler\": \"queue\", \"unconditional\": 1001}}", "train.queue_global",
+           NULL);
+    refuse("{\"data\": {\"count\": 100}}", "train.positives is 32", "10 images a class", NULL);
+    refuse("{\"data\": {\"limit\": 100}}", "train.positives is 32", NULL);
+    refuse("{\"data\": {\"classes\": 9}}", "data.classes is 9", "digits has 10", NULL);
+    refuse("{\"data\": {\"set\": \"mnist\", \"channels\": 3}}", "data.channels is 3", NULL);
+    refuse("{\"data\": {\"set\": \"mnist\", \"size\": 16}}", "data.size is 16", "resize", NULL);
+    refuse("{\"data\": {\"set\": \"idx\"}}", "data.path is empty", NULL);
+    refuse("{\"data\": {\"path\": \"/etc\"}}", "data.path is \"/etc\"", NULL);
+    refuse("{\"data\": {\"path\": \"a/../../b\"}}", "data.path", "`..`", NULL);
+    refuse("{\"data\": {\"path\": \"..\"}}", "data.path", NULL);
+    refuse("{\"data\": {\"set\": \"toy-swiss-roll\", \"classes\": 1}}", "model.arch must be mlp",
+           NULL);
+    refuse("{\"model\": {\"arch\": \"mlp\"}}", "model.arch mlp", "digits", NULL);
+    refuse("{\"data\": {\"set\": \"toy-swiss-roll\"}, \"model\": {\"arch\": \"mlp\"}}",
+           "data.classes is 10", NULL);
+    refuse("{\"features\": {\"image\": false}}", "no feature is on", NULL);
+    refuse("{\"data\": {\"size\": 33}, \"model\": {\"patch\": 3}, \"features\": {\"quadrants\": "
+           "true}}",
+           "features.quadrants", "33", NULL);
+    refuse(
+        "{\"data\": {\"size\": 30}, \"model\": {\"patch\": 3}, \"features\": {\"patch4\": true}}",
+        "features.patch4", NULL);
+    refuse("{\"loss\": {\"field\": \"kernel-l2\"}, \"train\": {\"unconditional\": 4}}",
+           "train.unconditional is 4", "kernel-l2", NULL);
+    struct dr_config c;
+    accept("{\"data\": {\"path\": \"a..b/c\"}}", &c);
+    accept("{\"data\": {\"set\": \"mnist\", \"size\": 16, \"fit\": \"resize\"}}", &c);
+    accept("{\"data\": {\"set\": \"toy-checkerboard\", \"classes\": 1}, \"model\": {\"arch\": "
+           "\"mlp\"}}",
+           &c);
+    assert_int_equal(c.model.size * c.model.size * c.model.channels, 2);
+}
+
+static void assignments(void **state) {
+    (void)state;
+    struct dr_config c, before;
+    struct dr_err err;
+    dr_config_defaults(&c);
+    assert_int_equal(dr_config_set(&c, "model.dim=128", &err), 0);
+    assert_int_equal(dr_config_set(&c, "loss.normalize=sinkhorn", &err), 0);
+    assert_int_equal(dr_config_set(&c, "loss.kernel=\"gaussian\"", &err), 0);
+    assert_int_equal(dr_config_set(&c, "name=a=b 12", &err), 0);
+    assert_int_equal(dr_config_set(&c, "about=12", &err), 0);
+    assert_int_equal(dr_config_set(&c, "loss.temperatures=0.05", &err), 0);
+    assert_int_equal(dr_config_set(&c, "ema.decay=[0.9, 0.99]", &err), 0);
+    assert_int_equal(dr_config_set(&c, "model.rope=false", &err), 0);
+    assert_int_equal(dr_config_set(&c, "data.size=64", &err), 0);
+    assert_int_equal(c.model.dim, 128);
+    assert_int_equal(c.model.size, 64);
+    assert_int_equal(c.loss.normalize, 3);
+    assert_int_equal(c.loss.kernel, 1);
+    assert_string_equal(c.name, "a=b 12");
+    assert_string_equal(c.about, "12");
+    assert_int_equal(c.loss.ntau, 1);
+    assert_true(c.loss.tau[0] == 0.05 && c.loss.tau[1] == 0 && c.ema.decay[1] == 0.99);
+    assert_false(c.model.rope);
+    before = c;
+    static const char *const bad[] = {
+        "model.dim",          "=3",
+        "model.dim=",         "model.dim=x",
+        "model.dim=1e9",      "model=3",
+        "modl.dim=3",         "model.heads=3",
+        "loss.field=kernell", "name=\xff",
+        "model.rope=1",       "data.size=30",
+        "loss.temperatures=", "loss.temperatures=a",
+    };
+    for (size_t i = 0; i < DR_COUNT(bad); i++) {
+        err = (struct dr_err){0};
+        if (dr_config_set(&c, bad[i], &err) != DR_ECONFIG || !err.msg[0])
+            fail_msg("accepted: %s", bad[i]);
+        assert_memory_equal(&c, &before, sizeof c);
+    }
+    static const char *const pair[] = {"data.size=30", "model.patch=3"};
+    assert_int_equal(dr_config_set_all(&c, pair, 2, &err), 0);
+    assert_int_equal(c.model.patch, 3);
+}
+
+static void merge(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err;
+    accept("{\"train\": {\"steps\": 5, \"seed\": 7}}", &c);
+    const char *over = "{\"train.steps\": 9, \"optim\": {\"lr\": 0.5}}";
+    assert_int_equal(dr_config_merge(&c, over, strlen(over), "overrides", &err), 0);
+    assert_true(c.train.steps == 9 && c.train.seed == 7 && c.optim.lr == 0.5);
+    struct dr_config before = c;
+    const char *bad = "{\"train\": {\"steps\": 11}, \"model\": {\"heads\": 7}}";
+    assert_int_equal(dr_config_merge(&c, bad, strlen(bad), "overrides", &err), DR_ECONFIG);
+    assert_non_null(strstr(err.msg, "overrides: model.heads"));
+    assert_memory_equal(&c, &before, sizeof c);
+}
+
+static void round_trip(void **state) {
+    (void)state;
+    struct dr_config c, back;
+    accept("{\"name\": \"q\\\"\\\\\\n\\u00e9\", \"optim\": {\"lr\": 0.1234567890123456789},"
+           "\"loss\": {\"temperatures\": [0.1, 0.30000000000000004, 1e-4]},"
+           "\"train\": {\"seed\": 9007199254740991}, \"ema\": {\"decay\": [0.9, 0.99, 0.999]}}",
+           &c);
+    char *text = dr_config_to_json(&c);
+    accept(text, &back);
+    assert_memory_equal(&c, &back, sizeof c);
+    assert_non_null(strstr(text, "\"temperatures\":[0.1,0.30000000000000004,0.0001]"));
+    char *again = dr_config_to_json(&back);
+    assert_string_equal(text, again);
+    free(text);
+    free(again);
+}
+
+static void model_section(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_model_config m;
+    struct dr_err err;
+    accept("{\"data\": {\"size\": 28}, \"model\": {\"patch\": 7, \"out_bias\": -0.3}}", &c);
+    char *text = dr_model_config_to_json(&c.model);
+    assert_int_equal(dr_model_config_parse(text, strlen(text), "file", &m, &err), 0);
+    assert_memory_equal(&m, &c.model, sizeof m);
+    assert_true(dr_model_config_equal(&m, &c.model));
+    m.head_width++;
+    assert_false(dr_model_config_equal(&m, &c.model));
+    free(text);
+    text = dr_config_to_json(&c); // a whole configuration will do
+    memset(&m, 0, sizeof m);
+    assert_int_equal(dr_model_config_parse(text, strlen(text), "file", &m, &err), 0);
+    assert_memory_equal(&m, &c.model, sizeof m);
+    free(text);
+    const char *part = "{\"size\": 16, \"classes\": 3, \"channels\": 3, \"patch\": 2}";
+    assert_int_equal(dr_model_config_parse(part, strlen(part), NULL, &m, &err), 0);
+    assert_true(m.size == 16 && m.classes == 3 && m.channels == 3 && m.dim == 256);
+    static const char *const bad[] = {
+        "{\"size\": 30}", "{\"heads\": 3}", "{\"sise\": 4}", "{\"count\": 5}", "[]", "",
+        "{\"dim\": -1}",  "{\"model\": 3}",
+    };
+    for (size_t i = 0; i < DR_COUNT(bad); i++)
+        if (dr_model_config_parse(bad[i], strlen(bad[i]), "f", &m, &err) != DR_ECONFIG)
+            fail_msg("accepted: %s", bad[i]);
+}
+
+static void schema(void **state) {
+    (void)state;
+    char *text = dr_config_schema_json();
+    json_t *list = json_loads(text, 0, NULL);
+    assert_true(json_is_array(list));
+    assert_true(json_array_size(list) > 80);
+    size_t i;
+    json_t *e;
+    bool dim = false;
+    json_array_foreach(list, i, e) {
+        assert_true(json_string_length(json_object_get(e, "doc")) > 0);
+        assert_non_null(json_object_get(e, "default"));
+        const char *type = json_string_value(json_object_get(e, "type"));
+        bool ranged = !strcmp(type, "integer") || !strcmp(type, "number") || !strcmp(type, "list");
+        assert_int_equal(ranged, json_object_get(e, "max") != NULL);
+        assert_int_equal(!strcmp(type, "enum"), json_is_array(json_object_get(e, "values")));
+        dim |= !strcmp(json_string_value(json_object_get(e, "path")), "model.dim") &&
+               json_integer_value(json_object_get(e, "default")) == 256;
+    }
+    assert_true(dim);
+    json_decref(list);
+    free(text);
+}
+
+static void nearest(void **state) {
+    (void)state;
+    static const char *const w[] = {"class", "cfg", "seed", "format", "checkpoint", "n"};
+    int n = DR_COUNT(w);
+    assert_string_equal(dr_nearest("clas", w, n), "class");
+    assert_string_equal(dr_nearest("CLASS", w, n), "class");
+    assert_string_equal(dr_nearest("sede", w, n), "seed");
+    assert_string_equal(dr_nearest("cgf", w, n), "cfg");
+    assert_string_equal(dr_nearest("chekpiont", w, n), "checkpoint");
+    assert_string_equal(dr_nearest("seed", w, n), "seed");
+    assert_null(dr_nearest("zebra", w, n));
+    assert_null(dr_nearest("x", w, n));
+    assert_null(dr_nearest("", w, n));
+    assert_null(dr_nearest(NULL, w, n));
+    assert_null(dr_nearest("class", w, 0));
+    char big[300];
+    memset(big, 'a', sizeof big - 1);
+    big[sizeof big - 1] = '\0';
+    assert_null(dr_nearest(big, w, n));
+}
+
+static void files(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err;
+    assert_int_equal(dr_config_load("no-such-file.json", &c, &err), DR_ENOENT);
+    assert_non_null(strstr(err.msg, "no-such-file.json"));
+    assert_int_equal(dr_config_load("/", &c, &err), DR_EIO);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults),     cmocka_unit_test(values),
+        cmocka_unit_test(unknown_keys), cmocka_unit_test(wrong_values),
+        cmocka_unit_test(malformed),    cmocka_unit_test(cross_checks),
+        cmocka_unit_test(assignments),  cmocka_unit_test(merge),
+        cmocka_unit_test(round_trip),   cmocka_unit_test(model_section),
+        cmocka_unit_test(schema),       cmocka_unit_test(nearest),
+        cmocka_unit_test(files),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

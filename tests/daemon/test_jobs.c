@@ -1,0 +1,269 @@
+// Jobs on a real trainer with a tiny network: the state machine, priorities, idempotency, exact
+// resume over stop, pause and a torn checkpoint, a full disk, a loss that explodes.
+#include "tests/daemon/helper.h"
+
+#include "daemon/jobs.h"
+#include "daemon/util.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static struct world w;
+static struct dr_err err;
+
+static int setup(void **state) {
+    (void)state;
+    world_open(&w, NULL);
+    return 0;
+}
+static int teardown(void **state) {
+    (void)state;
+    world_close(&w);
+    test_rmdir(w.dir);
+    return 0;
+}
+static void start(void) {
+    assert_int_equal(dd_jobs_start(w.jobs, &err), 0);
+}
+
+static void same_losses(int64_t a, int64_t b, int n) {
+    int64_t sa[400], sb[400];
+    double va[400], vb[400];
+    for (int col = 0; col < 2; col++) {
+        int column = col ? DD_M_grad_norm : DD_M_loss;
+        assert_int_equal(world_values(w.store, a, column, sa, va, 400), n);
+        assert_int_equal(world_values(w.store, b, column, sb, vb, 400), n);
+        for (int i = 0; i < n; i++) {
+            assert_int_equal(sa[i], i + 1);
+            assert_int_equal(sb[i], i + 1);
+            assert_memory_equal(&va[i], &vb[i], sizeof va[i]);
+        }
+    }
+}
+
+static void test_complete_and_priority(void **state) {
+    (void)state;
+    struct dr_config c;
+    test_tiny(&c, 40);
+    int64_t low = world_submit(&w, &c, -5), high = world_submit(&w, &c, 5);
+    start();
+    world_wait(&w, low, "completed");
+    world_wait(&w, high, "completed");
+    assert_int_equal(world_count(&w, "SELECT (SELECT started_us FROM jobs WHERE id=2) <"
+                                     " (SELECT started_us FROM jobs WHERE id=1)"),
+                     1);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM checkpoints WHERE state='ok'"), 4);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM samples"), 2);
+    assert_int_equal(world_count(&w, "SELECT step FROM jobs WHERE id=1"), 40);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM events WHERE type='state' AND job=1"),
+                     3);
+    same_losses(low, high, 40);
+    // Ended: what can still be done, and what not.
+    assert_int_equal(dd_jobs_action(w.jobs, low, DD_JOB_STOP, &err), 409);
+    assert_int_equal(dd_jobs_action(w.jobs, low, DD_JOB_RESUME, &err), 409);
+    assert_int_equal(dd_jobs_action(w.jobs, 77, DD_JOB_STOP, &err), 404);
+    assert_int_equal(dd_jobs_patch(w.jobs, low, "a name", "notes", &err), 0);
+    assert_int_equal(dd_jobs_patch(w.jobs, 77, "a name", NULL, &err), 404);
+    assert_int_equal(dd_jobs_remove(w.jobs, low, &err), 0);
+    assert_int_equal(dd_jobs_remove(w.jobs, low, &err), 404);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM metrics WHERE job=1"), 0);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM checkpoints"), 2);
+}
+
+static void test_idempotency(void **state) {
+    (void)state;
+    struct dr_config c;
+    int64_t a, b;
+    bool replayed;
+    test_tiny(&c, 40);
+    struct dd_job_new in = {
+        .cfg = &c, .recipe = "tiny", .kind = "train", .key = "k1", .fingerprint = "body"};
+    assert_int_equal(dd_jobs_create(w.jobs, &in, &a, &replayed, &err), 0);
+    assert_false(replayed);
+    assert_int_equal(dd_jobs_create(w.jobs, &in, &b, &replayed, &err), 0);
+    assert_true(replayed);
+    assert_int_equal(a, b);
+    in.fingerprint = "another";
+    assert_int_equal(dd_jobs_create(w.jobs, &in, &b, &replayed, &err), 422);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM jobs"), 1);
+    assert_int_equal(dd_jobs_remove(w.jobs, a, &err), 409);
+    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_CHECKPOINT, &err), 409);
+    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_PAUSE, &err), 0);
+    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_STOP, &err), 0);
+}
+
+static void test_stop_pause_resume(void **state) {
+    (void)state;
+    struct dr_config c;
+    test_tiny(&c, 300);
+    c.metrics.spread_every = 0;
+    start();
+    int64_t ref = world_submit(&w, &c, 0);
+    world_wait(&w, ref, "completed");
+    int64_t id = world_submit(&w, &c, 0);
+    world_wait_step(&w, id, 30);
+    assert_int_equal(dd_jobs_action(w.jobs, id, DD_JOB_CHECKPOINT, &err), 0);
+    assert_int_equal(dd_jobs_action(w.jobs, id, DD_JOB_PAUSE, &err), 0);
+    char now[16] = "";
+    for (int i = 0; i < 9000 && strcmp(now, "paused") && strcmp(now, "completed"); i++) {
+        world_state(&w, id, now);
+        usleep(10000);
+    }
+    if (!strcmp(now, "paused")) { // a fast machine may have been through already
+        assert_int_equal(dd_jobs_action(w.jobs, id, DD_JOB_RESUME, &err), 0);
+        dd_jobs_action(w.jobs, id, DD_JOB_STOP_NOW, &err); // loses up to 20 steps, does them again
+        for (int i = 0; i < 9000 && strcmp(now, "stopped") && strcmp(now, "completed"); i++) {
+            world_state(&w, id, now);
+            usleep(10000);
+        }
+        dd_jobs_action(w.jobs, id, DD_JOB_RESUME, &err);
+    }
+    world_wait(&w, id, "completed");
+    same_losses(ref, id, 300);
+}
+
+// The daemon's own shutdown: interrupted, queued again by the next start, same losses. The newest
+// checkpoint is torn in between: refused, the one before it is used.
+static void test_shutdown_and_torn(void **state) {
+    (void)state;
+    struct dr_config c;
+    char dir[256], path[600];
+    test_tiny(&c, 400);
+    c.metrics.spread_every = 0;
+    start();
+    int64_t ref = world_submit(&w, &c, 0);
+    world_wait(&w, ref, "completed");
+    int64_t id = world_submit(&w, &c, 0);
+    world_wait_step(&w, id, 60);
+    snprintf(dir, sizeof dir, "%s", w.dir);
+    world_close(&w);
+    world_open(&w, dir);
+    char now[16];
+    world_state(&w, id, now);
+    if (!strcmp(now, "queued")) {
+        int64_t step = world_count(&w, "SELECT max(step) FROM checkpoints WHERE job=2");
+        snprintf(path, sizeof path, "%s/checkpoints/2/step-%08lld.safetensors", dir,
+                 (long long)step);
+        assert_int_equal(truncate(path, 5000), 0);
+        start();
+        world_wait(&w, id, "completed");
+        assert_int_equal(world_count(&w, "SELECT count(*) FROM events WHERE type='alert' AND job=2"
+                                         " AND data LIKE '%checkpoint%'"),
+                         1);
+        assert_int_equal(world_count(&w, "SELECT attempts FROM jobs WHERE id=2"), 2);
+    }
+    same_losses(ref, id, 400);
+}
+
+static void test_disk_full(void **state) {
+    (void)state;
+    struct dr_config c;
+    test_tiny(&c, 60);
+    c.model.dim = 128; // a checkpoint of more bytes than the data base will have
+    c.model.depth = 3;
+    c.checkpoint.every = 20;
+    c.metrics.spread_every = 0;
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit old, tight;
+    getrlimit(RLIMIT_FSIZE, &old);
+    tight = (struct rlimit){.rlim_cur = 5 << 20, .rlim_max = old.rlim_max};
+    int64_t id = world_submit(&w, &c, 0);
+    setrlimit(RLIMIT_FSIZE, &tight);
+    start();
+    world_wait(&w, id, "failed"); // the steps were done, the last checkpoint could not be written
+    setrlimit(RLIMIT_FSIZE, &old);
+    assert_int_equal(world_count(&w, "SELECT step FROM jobs WHERE id=1"), 60);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM checkpoints"), 0);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM events WHERE type='alert'"
+                                     " AND data LIKE '%disk%'"),
+                     1);
+    struct dd_jobs_now now;
+    dd_jobs_now(w.jobs, &now);
+    assert_int_equal(now.checkpoint_failures, 4); // three by step, one at the end
+    // With space again the job goes through, and nothing half-written is left.
+    assert_int_equal(dd_jobs_action(w.jobs, id, DD_JOB_RESUME, &err), 0);
+    world_wait(&w, id, "completed");
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM checkpoints WHERE state='ok'"), 3);
+    char cmd[400];
+    snprintf(cmd, sizeof cmd, "test $(ls -A %s/checkpoints/1 | wc -l) = 3", w.dir);
+    assert_int_equal(system(cmd), 0);
+}
+
+// Decay of lr * wd = 4 a step multiplies the matrices by -3 each time: they overflow soon.
+static void test_nonfinite(void **state) {
+    (void)state;
+    struct dr_config c, ok;
+    test_tiny(&c, 200);
+    c.optim.lr = 2;
+    c.optim.weight_decay = 2;
+    c.optim.clip = 0;
+    c.optim.warmup = 0;
+    c.checkpoint.every = 5;
+    start();
+    int64_t id = world_submit(&w, &c, 0);
+    world_wait(&w, id, "failed");
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM events WHERE type='alert'"
+                                     " AND data LIKE '%nonfinite%'"),
+                     1);
+    assert_true(world_count(&w, "SELECT count(*) FROM checkpoints WHERE state='ok'") > 0);
+    // The thread lives and takes the next job.
+    test_tiny(&ok, 20);
+    world_wait(&w, world_submit(&w, &ok, 0), "completed");
+}
+
+static void test_bad_data(void **state) {
+    (void)state;
+    struct dr_config c;
+    test_tiny(&c, 20);
+    c.data.set = DR_DATA_MNIST;
+    snprintf(c.data.path, sizeof c.data.path, "no-such-folder");
+    start();
+    int64_t id = world_submit(&w, &c, 0);
+    world_wait(&w, id, "failed");
+    assert_int_equal(world_count(&w, "SELECT error LIKE '%no-such-folder%' FROM jobs WHERE id=1"),
+                     1);
+    test_tiny(&c, 20);
+    id = world_submit(&w, &c, 0);
+    world_wait(&w, id, "completed");
+}
+
+static void test_live(void **state) {
+    (void)state;
+    struct dr_config c;
+    int64_t job = 0;
+    test_tiny(&c, 1000000);
+    start();
+    int64_t id = world_submit(&w, &c, 0);
+    world_wait_step(&w, id, 5);
+    struct dr_snapshot *a = dd_live_get(w.live, &job);
+    assert_non_null(a);
+    assert_int_equal(job, id);
+    world_wait_step(&w, id, a->step + 300);
+    usleep(300000);
+    struct dr_snapshot *b = dd_live_get(w.live, NULL);
+    assert_true(b->step > a->step); // published anew while it trains
+    dr_snapshot_unref(a);
+    dr_snapshot_unref(b);
+    assert_int_equal(dd_jobs_action(w.jobs, id, DD_JOB_STOP, &err), 0);
+    world_wait(&w, id, "stopped");
+    usleep(50000);
+    assert_null(dd_live_get(w.live, NULL));
+}
+
+int main(void) {
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+    const struct CMUnitTest tests[] = {T(test_complete_and_priority),
+                                       T(test_idempotency),
+                                       T(test_stop_pause_resume),
+                                       T(test_shutdown_and_torn),
+                                       T(test_disk_full),
+                                       T(test_nonfinite),
+                                       T(test_bad_data),
+                                       T(test_live)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,73 @@
+// Options: precedence flag over environment over file, and errors that name the option.
+#include "tests/daemon/helper.h"
+
+#include "daemon/util.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int parse(struct dd_options *o, struct dr_err *err, const char *a, const char *b) {
+    char *argv[] = {(char *)a, (char *)b};
+    *err = (struct dr_err){0};
+    return dd_options_parse(a ? b ? 2 : 1 : 0, argv, NULL, NULL, NULL, o, err);
+}
+
+static void test_precedence(void **state) {
+    (void)state;
+    struct dd_options o;
+    struct dr_err err;
+    char dir[256], file[300], flag[320];
+    test_mkdir(dir);
+    snprintf(file, sizeof file, "%s/d.json", dir);
+    static const char text[] = "{\"max_batch\": 3, \"threads\": 4, \"listen\": [\"a:1\", \"b:2\"],"
+                               " \"insecure\": true}";
+    assert_int_equal(dd_write_file(file, text, strlen(text), &err), 0);
+    snprintf(flag, sizeof flag, "--config=%s", file);
+    assert_int_equal(parse(&o, &err, flag, NULL), 0);
+    assert_int_equal(o.max_batch, 3);
+    assert_int_equal(o.listen.n, 2);
+    assert_true(o.insecure);
+    dd_options_free(&o);
+    setenv("DRIFTD_MAX_BATCH", "5", 1);
+    setenv("DRIFTD_LISTEN", "c:3", 1);
+    assert_int_equal(parse(&o, &err, flag, NULL), 0);
+    assert_int_equal(o.max_batch, 5);
+    assert_int_equal(o.threads, 4);
+    assert_int_equal(o.listen.n, 1);
+    assert_string_equal(o.listen.v[0], "c:3");
+    dd_options_free(&o);
+    assert_int_equal(parse(&o, &err, "--max-batch=7", flag), 0);
+    assert_int_equal(o.max_batch, 7);
+    dd_options_free(&o);
+    unsetenv("DRIFTD_MAX_BATCH");
+    unsetenv("DRIFTD_LISTEN");
+    test_rmdir(dir);
+}
+
+static void refuse(const char *a, const char *b, const char *word1, const char *word2) {
+    struct dd_options o;
+    struct dr_err err;
+    assert_int_equal(parse(&o, &err, a, b), DR_EINVAL);
+    if (!strstr(err.msg, word1) || !strstr(err.msg, word2))
+        fail_msg("\"%s\" names neither %s nor %s", err.msg, word1, word2);
+}
+
+static void test_errors(void **state) {
+    (void)state;
+    refuse("--max-bacth", "3", "max-bacth", "max-batch");
+    refuse("--max-batch", "many", "max-batch", "many");
+    refuse("--max-batch=0", NULL, "max-batch", "1 to 4096");
+    refuse("--threads", NULL, "threads", "value");
+    refuse("--log-level=loud", NULL, "log-level", "debug");
+    refuse("--resume=maybe", NULL, "resume", "ask");
+    refuse("--tls-cert=x.pem", NULL, "tls-key", "tls-cert");
+    setenv("DRIFTD_THREADS", "-3", 1);
+    refuse("--max-batch=1", NULL, "DRIFTD_THREADS", "threads");
+    unsetenv("DRIFTD_THREADS");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_precedence),
+                                       cmocka_unit_test(test_errors)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

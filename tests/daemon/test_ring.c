@@ -1,0 +1,64 @@
+// The metrics ring: order, overflow, and two threads hammering it.
+#include "tests/daemon/helper.h"
+
+#include "daemon/ring.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+static void test_overflow(void **state) {
+    (void)state;
+    struct dd_ring *r = dd_ring_new();
+    struct dd_row row = {.job = 1}, out[100];
+    for (int64_t i = 0; i < DD_RING_ROWS + 10; i++) {
+        row.step = i;
+        assert_int_equal(dd_ring_push(r, &row), i < DD_RING_ROWS);
+    }
+    assert_int_equal(dd_ring_dropped(r), 10);
+    int64_t want = 0;
+    for (int n; (n = dd_ring_pop(r, out, 100)) > 0;)
+        for (int i = 0; i < n; i++)
+            assert_int_equal(out[i].step, want++);
+    assert_int_equal(want, DD_RING_ROWS);
+    assert_true(dd_ring_push(r, &row));
+    dd_ring_free(r);
+}
+
+enum { ROWS = 200000 };
+static void *produce(void *arg) {
+    struct dd_row row = {.job = 1};
+    for (int64_t i = 0; i < ROWS; i++) {
+        row.step = i;
+        for (int k = 0; k < DD_ROW_COLS; k++)
+            row.v[k] = (double)(i + k);
+        while (!dd_ring_push(arg, &row))
+            sched_yield();
+    }
+    return NULL;
+}
+
+static void test_two_threads(void **state) {
+    (void)state;
+    struct dd_ring *r = dd_ring_new();
+    struct dd_row out[64];
+    pthread_t t;
+    assert_int_equal(pthread_create(&t, NULL, produce, r), 0);
+    for (int64_t want = 0; want < ROWS;) {
+        int n = dd_ring_pop(r, out, 64);
+        for (int i = 0; i < n; i++, want++) {
+            assert_int_equal(out[i].step, want);
+            for (int k = 0; k < DD_ROW_COLS; k++)
+                assert_true(out[i].v[k] == (double)(want + k));
+        }
+        if (!n)
+            sched_yield();
+    }
+    pthread_join(t, NULL);
+    dd_ring_free(r);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_overflow),
+                                       cmocka_unit_test(test_two_threads)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

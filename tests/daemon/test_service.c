@@ -1,0 +1,278 @@
+// The real daemon over its unix socket: jobs, generation, checkpoints and their errors as a client
+// sees them, where the api and the daemon meet. Bad input of every kind leaves it answering.
+// argv[1]: the driftd binary.
+#include "tests/daemon/helper.h"
+
+#include "daemon/util.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const char *driftd;
+static char dir[256];
+static pid_t pid;
+
+struct reply {
+    int status;
+    char *head, *body; // body: behind the blank line
+    size_t size;
+};
+static struct reply last; // freed by the next request
+
+// One request, connection closed by the server. body NULL: none.
+static int http(const char *method, const char *path, const char *type, const void *body,
+                size_t size) {
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    snprintf(a.sun_path, sizeof a.sun_path, "%.80s/sock", dir);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    char head[1000];
+    int n = snprintf(head, sizeof head,
+                     "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                     "Content-Type: %s\r\nContent-Length: %zu\r\n\r\n",
+                     method, path, type, size);
+    assert_int_equal(send(fd, head, (size_t)n, MSG_NOSIGNAL), n);
+    for (size_t at = 0; at < size;) {
+        ssize_t w = send(fd, (const char *)body + at, size - at, MSG_NOSIGNAL);
+        if (w <= 0)
+            break; // refused early: the answer is there
+        at += (size_t)w;
+    }
+    size_t cap = 1 << 22, got = 0;
+    free(last.head);
+    last = (struct reply){.head = dd_xcalloc(cap + 1, 1)};
+    for (ssize_t r; got < cap && (r = recv(fd, last.head + got, cap - got, 0)) > 0;)
+        got += (size_t)r;
+    close(fd);
+    char *blank = memmem(last.head, got, "\r\n\r\n", 4);
+    assert_non_null(blank);
+    last.body = blank + 4;
+    last.size = got - (size_t)(last.body - last.head);
+    last.status = (int)strtol(last.head + 9, NULL, 10);
+    return last.status;
+}
+static int get(const char *path) {
+    return http("GET", path, "text/plain", NULL, 0);
+}
+static int post(const char *path, const char *json) {
+    return http("POST", path, "application/json", json, json ? strlen(json) : 0);
+}
+static void says(const char *word) {
+    if (!memmem(last.body, last.size, word, strlen(word)))
+        fail_msg("no \"%s\" in %d %.600s", word, last.status, last.body);
+}
+
+static int setup(void **state) {
+    (void)state;
+    char flags[6][300], *argv[8] = {(char *)driftd};
+    test_mkdir(dir);
+    test_tiny_file(dir, "tiny", 60, "");
+    test_tiny_file(dir, "long", 1000000, "");
+    struct dr_err err;
+    char path[300];
+    snprintf(path, sizeof path, "%s/broken.json", dir);
+    assert_int_equal(dd_write_file(path, "{\"modle\": 1}", 12, &err), 0);
+    snprintf(flags[0], sizeof flags[0], "--state-dir=%s/s", dir);
+    snprintf(flags[1], sizeof flags[1], "--config-dir=%s", dir);
+    snprintf(flags[2], sizeof flags[2], "--listen=unix:%s/sock", dir);
+    snprintf(flags[3], sizeof flags[3], "--import-root=%s", dir);
+    snprintf(flags[4], sizeof flags[4], "--threads=1");
+    snprintf(flags[5], sizeof flags[5], "--log-level=error");
+    for (int i = 0; i < 6; i++)
+        argv[i + 1] = flags[i];
+    pid = fork();
+    if (!pid) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        int null = open("/dev/null", O_WRONLY);
+        dup2(null, 1);
+        execv(driftd, argv);
+        _exit(127);
+    }
+    snprintf(path, sizeof path, "%s/sock", dir);
+    for (int i = 0; i < 9000 && access(path, F_OK); i++)
+        usleep(10000);
+    usleep(50000);
+    return 0;
+}
+static int teardown(void **state) {
+    (void)state;
+    int status = 0;
+    kill(pid, SIGTERM);
+    waitpid(pid, &status, 0);
+    free(last.head);
+    last.head = NULL;
+    test_rmdir(dir);
+    return status;
+}
+
+static void wait_job(const char *path, const char *state) {
+    char want[40];
+    snprintf(want, sizeof want, "\"state\":\"%s\"", state);
+    for (int i = 0; i < 9000; i++) {
+        if (get(path) == 200 && strstr(last.body, want))
+            return;
+        usleep(10000);
+    }
+    fail_msg("%s never came to %s: %.300s", path, state, last.body);
+}
+
+static void test_job_errors(void **state) {
+    (void)state;
+    static const struct {
+        const char *body;
+        int status;
+        const char *word;
+    } bad[] = {
+        {"{\"config\": \"tinny\"}", 422, "tiny"},
+        {"{\"config\": \"broken\"}", 422, "model"},
+        {"{\"config\": \"../broken\"}", 422, "config"},
+        {"{\"config\": \"broken.json\"}", 422, "no recipe named"}, // a name, never a file
+        {"{\"config\": {\"model\": {\"dim\": 30, \"heads\": 3, \"pos_embed\": true}}}", 422,
+         "multiple of 4"},
+        {"{\"config\": \"tiny\", \"overrides\": {\"optim.rl\": 1}}", 422, "optim.lr"},
+        {"{\"config\": \"tiny\", \"overrides\": {\"optim.lr\": -1}}", 422, "optim.lr is -1"},
+        {"{\"config\": {\"model\": {\"dim\": 30, \"heads\": 4}}}", 422, "heads"},
+        {"{\"config\": {\"train\": {\"steps\": \"many\"}}}", 422, "train.steps"},
+        {"{\"config\": \"tiny\", \"kind\": \"judge\"}", 501, "judge"},
+        {"{\"confg\": \"tiny\"}", 422, "config"},
+        {"{", 400, ""},
+    };
+    for (size_t i = 0; i < DR_COUNT(bad); i++) {
+        int status = post("/v1/jobs", bad[i].body);
+        if (status != bad[i].status && !(bad[i].status == 422 && status == 400))
+            fail_msg("%s gave %d %.300s", bad[i].body, status, last.body);
+        says(bad[i].word);
+    }
+    assert_int_equal(get("/v1/jobs/1"), 404);
+    assert_int_equal(post("/v1/jobs/77/stop", NULL), 404);
+    assert_int_equal(get("/v1/jobs?state=runing"), 422);
+    says("running");
+    assert_int_equal(post("/v1/generate?class=1", NULL), 409);
+    says("no model yet");
+    assert_non_null(strstr(last.head, "Retry-After"));
+    assert_int_equal(get("/v1/configs"), 200);
+    says("broken");
+    says("modle");
+    assert_int_equal(get("/v1/configs/tiny"), 200);
+    assert_int_equal(get("/livez"), 200);
+}
+
+static void test_job_life(void **state) {
+    (void)state;
+    assert_int_equal(post("/v1/jobs", "{\"config\": \"tiny\", \"name\": \"first\"}"), 201);
+    assert_non_null(strstr(last.head, "Location: /v1/jobs/1"));
+    wait_job("/v1/jobs/1", "completed");
+    says("\"step\":60");
+    assert_int_equal(get("/v1/jobs/1/metrics?names=loss&max_points=10"), 200);
+    says("\"loss\"");
+    assert_int_equal(get("/v1/jobs/1/metrics?names=los"), 422);
+    says("loss");
+    assert_int_equal(get("/v1/jobs/1/metrics?format=csv&max_points=0"), 200);
+    assert_int_equal(get("/v1/checkpoints"), 200);
+    says("\"step\":60");
+    assert_int_equal(get("/v1/samples"), 200);
+    says("/v1/samples/1.png");
+    assert_int_equal(get("/v1/samples/1.png"), 200);
+    assert_memory_equal(last.body, "\x89PNG", 4);
+    assert_int_equal(get("/metrics"), 200);
+    says("driftd_train_steps_total 60");
+    assert_int_equal(get("/readyz"), 200);
+    assert_int_equal(post("/v1/db/backup", NULL), 200);
+    assert_memory_equal(last.body, "SQLite format 3", 15);
+    assert_int_equal(post("/v1/jobs", "{\"config\": \"long\"}"), 201);
+    wait_job("/v1/jobs/2", "running");
+    assert_int_equal(http("DELETE", "/v1/jobs/2", "text/plain", NULL, 0), 409);
+    assert_int_equal(post("/v1/jobs/2/checkpoint", NULL), 202);
+    assert_int_equal(post("/v1/jobs/2/pause", NULL), 202);
+    wait_job("/v1/jobs/2", "paused");
+    assert_int_equal(post("/v1/jobs/2/resume", NULL), 202);
+    assert_int_equal(post("/v1/jobs/2/stop?mode=now", NULL), 202);
+    wait_job("/v1/jobs/2", "stopped");
+    assert_int_equal(post("/v1/jobs/2/pause", NULL), 409);
+    assert_int_equal(http("DELETE", "/v1/jobs/2", "text/plain", NULL, 0), 204);
+    assert_int_equal(get("/v1/jobs/2"), 404);
+    assert_int_equal(get("/v1/status"), 200);
+    says("\"training\":null");
+}
+
+static void test_generate(void **state) {
+    (void)state;
+    assert_int_equal(post("/v1/jobs", "{\"config\": \"tiny\"}"), 201);
+    wait_job("/v1/jobs/1", "completed");
+    assert_int_equal(post("/generate?class=3&cfg=1.5&seed=4", NULL), 200);
+    assert_memory_equal(last.body, "\x89PNG", 4);
+    assert_non_null(strstr(last.head, "Driftd-Seed: 4"));
+    size_t size = last.size;
+    char *first = dd_xcalloc(size, 1);
+    memcpy(first, last.body, size);
+    assert_int_equal(get("/v1/generate?class=3&cfg=1.5&seed=4"), 200);
+    assert_int_equal(last.size, size);
+    assert_memory_equal(last.body, first, size);
+    free(first);
+    assert_int_equal(get("/v1/generate?class=99"), 422);
+    says("9");
+    assert_int_equal(get("/v1/generate?class=1&cfg=-2"), 422);
+    assert_int_equal(get("/v1/generate?clas=1"), 400);
+    says("class");
+    assert_int_equal(get("/v1/generate?class=1&checkpoint=55"), 404);
+    assert_int_equal(get("/v1/generate?class=1&n=100000"), 422);
+    assert_int_equal(get("/v1/generate?class=0,1,2&n=3&format=npy"), 200);
+    assert_memory_equal(last.body, "\x93NUMPY", 6);
+    assert_int_equal(get("/v1/generate?class=random&n=4&format=json&seed=1"), 200);
+    says("\"images\"");
+}
+
+static void test_import(void **state) {
+    (void)state;
+    struct dr_err err;
+    char *file, path[600], body[800];
+    size_t n;
+    assert_int_equal(post("/v1/jobs", "{\"config\": \"tiny\"}"), 201);
+    wait_job("/v1/jobs/1", "completed");
+    snprintf(path, sizeof path, "%s/s/checkpoints/1/step-00000060.safetensors", dir);
+    assert_int_equal(dd_read_file(path, 1 << 24, &file, &n, &err), 0);
+    assert_int_equal(http("POST", "/v1/checkpoints?name=mine", "application/octet-stream", file, n),
+                     201);
+    says("\"import\"");
+    assert_non_null(strstr(last.head, "Location: /v1/checkpoints/"));
+    assert_int_equal(get("/v1/generate?class=1&checkpoint=latest"), 200);
+    // Lies and cuts: an error, not a crash, and nothing left behind.
+    memset(file, 0xff, 8);
+    assert_int_equal(http("POST", "/v1/checkpoints", "application/octet-stream", file, n), 422);
+    assert_int_equal(http("POST", "/v1/checkpoints", "application/octet-stream", file + 100, 3),
+                     422);
+    free(file);
+    snprintf(body, sizeof body, "{\"path\": \"%s\"}", path);
+    assert_int_equal(post("/v1/checkpoints", body), 201);
+    assert_int_equal(post("/v1/checkpoints", "{\"path\": \"/etc/passwd\"}"), 403);
+    snprintf(body, sizeof body, "{\"path\": \"%s/../../../../../../../../etc/passwd\"}", dir);
+    assert_int_equal(post("/v1/checkpoints", body), 403);
+    snprintf(body, sizeof body, "{\"path\": \"%s/tiny.json\"}", dir);
+    assert_int_equal(post("/v1/checkpoints", body), 422);
+    assert_int_equal(post("/v1/checkpoints/1/activate", NULL), 200);
+    assert_int_equal(get("/v1/generate?class=1"), 200);
+    assert_non_null(strstr(last.head, "Driftd-Checkpoint: 1\r"));
+    assert_int_equal(post("/v1/checkpoints/999/activate", NULL), 404);
+    assert_int_equal(get("/v1/checkpoints/1/file"), 200);
+    snprintf(path, sizeof path, "test -z \"$(ls -A %s/s/uploads)\"", dir);
+    assert_int_equal(system(path), 0);
+    assert_int_equal(get("/livez"), 200);
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2)
+        return 2;
+    driftd = argv[1];
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+    const struct CMUnitTest tests[] = {T(test_job_errors), T(test_job_life), T(test_generate),
+                                       T(test_import)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,275 @@
+// The store: opening, versions, isolation of closures, roll-ups against a plain computation,
+// cutting back, retention, curves, backup, events.
+#include "tests/daemon/helper.h"
+
+#include "daemon/checkpoints.h"
+#include "daemon/util.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct world w;
+
+static int setup(void **state) {
+    (void)state;
+    world_open(&w, NULL);
+    return 0;
+}
+static int teardown(void **state) {
+    (void)state;
+    world_close(&w);
+    test_rmdir(w.dir);
+    return 0;
+}
+
+static int64_t a_job(void) {
+    struct dr_config c;
+    test_tiny(&c, 10);
+    return world_submit(&w, &c, 0); // the trainer thread is not running here
+}
+
+// A reproducible, irregular value; every 37th is not finite.
+static double value(int64_t step) {
+    return step % 37 == 0 ? NAN : sin((double)step * 0.7) * (double)(step % 11) - 1;
+}
+
+static void insert(int64_t job, int64_t from, int64_t to, int64_t keep) {
+    struct dr_err err = {0};
+    while (from <= to) {
+        int n = (int)DR_MIN(to - from + 1, (int64_t)333); // across bucket borders
+        struct dd_metric_batch *b = dd_xcalloc(1, sizeof *b + (size_t)n * sizeof *b->row);
+        b->n = n;
+        b->keep_steps = keep;
+        for (int i = 0; i < n; i++, from++)
+            b->row[i] = (struct dd_row){.job = job,
+                                        .step = from,
+                                        .time_us = from * 10,
+                                        .mask = 1u << DD_M_loss,
+                                        .v[DD_M_loss] = value(from)};
+        if (dd_store_do(w.store, dd_metrics_insert, b, &err))
+            fail_msg("%s", err.msg);
+        free(b);
+    }
+}
+
+static void check_bucket(const struct dd_bucket *b, int64_t last_of_all) {
+    double min = INFINITY, max = -INFINITY, sum = 0, last = NAN;
+    int64_t n = 0, bad = 0;
+    assert_true(b->step_last <= last_of_all);
+    for (int64_t s = b->step ? b->step : 1; s <= b->step_last; s++) {
+        double v = value(s);
+        if (!isfinite(v)) {
+            bad++;
+            continue;
+        }
+        min = fmin(min, v);
+        max = fmax(max, v);
+        sum += v;
+        last = v;
+        n++;
+    }
+    assert_int_equal(b->n, n);
+    assert_int_equal(b->nonfinite, bad);
+    if (!n)
+        return;
+    assert_true(b->min == min && b->max == max && b->last == last);
+    assert_true(fabs(b->mean - sum / (double)n) < 1e-9);
+}
+
+// Reads a curve, checks every bucket, and that the buckets cover 1..last without gap.
+static int check_curve(int64_t job, int64_t last, int max_points) {
+    struct dr_err err = {0};
+    struct dd_curve *c;
+    struct dd_bucket b;
+    int n = 0, rc;
+    int64_t next = 0;
+    assert_int_equal(
+        dd_curve_open(w.store, job, 1u << DD_M_loss, 0, INT64_MAX, max_points, &c, &err), 0);
+    while ((rc = dd_curve_next(c, &b)) == 1) {
+        check_bucket(&b, last);
+        assert_true(b.step == next || (n == 0 && b.step <= 1));
+        next = b.step_last + 1;
+        n++;
+    }
+    assert_int_equal(rc, 0);
+    assert_int_equal(next, last + 1);
+    dd_curve_close(c);
+    if (max_points)
+        assert_true(n <= max_points);
+    return n;
+}
+
+static void test_rollups(void **state) {
+    (void)state;
+    int64_t job = a_job();
+    insert(job, 1, 20000, 0);
+    static const int points[] = {0, 1, 2, 5, 30, 40, 311, 313, 2000, 19999, 30000};
+    for (size_t i = 0; i < DR_COUNT(points); i++)
+        check_curve(job, 20000, points[i]);
+    assert_true(check_curve(job, 20000, 2000) > 1000);
+}
+
+static void test_truncate(void **state) {
+    (void)state;
+    int64_t job = a_job();
+    static const int64_t cuts[] = {9000, 8191, 4096, 512, 511, 77, 1, 0};
+    insert(job, 1, 10000, 0);
+    for (size_t i = 0; i < DR_COUNT(cuts); i++) {
+        struct dr_err err = {0};
+        struct dd_metric_cut cut = {job, cuts[i]};
+        assert_int_equal(dd_store_do(w.store, dd_metrics_truncate, &cut, &err), 0);
+        if (cuts[i])
+            check_curve(job, cuts[i], 9);
+        insert(job, cuts[i] + 1, 10000, 0);
+        check_curve(job, 10000, 9);
+        check_curve(job, 10000, 100);
+    }
+}
+
+static void test_retention(void **state) {
+    (void)state;
+    int64_t job = a_job();
+    insert(job, 1, 30000, 8192);
+    assert_int_equal(world_count(&w, "SELECT min(step) FROM metrics"),
+                     (30000 - 8192) / 4096 * 4096);
+    check_curve(job, 30000, 100); // roll-ups reach back to the start
+    check_curve(job, 30000, 2000);
+}
+
+static int fails(sqlite3 *db, void *arg, struct dr_err *err) {
+    (void)arg;
+    dd_sql_run(db, err, "INSERT INTO meta VALUES('bad','1')", "");
+    return dr_fail(err, DR_EINVAL, "no");
+}
+static int works(sqlite3 *db, void *arg, struct dr_err *err) {
+    return dd_sql_run(db, err, "INSERT INTO meta VALUES(?,'1')", "t", (const char *)arg);
+}
+
+static void test_isolation(void **state) {
+    (void)state;
+    struct dr_err err = {0};
+    dd_store_post(w.store, works, "one", NULL);
+    assert_int_equal(dd_store_do(w.store, fails, NULL, &err), DR_EINVAL);
+    assert_string_equal(err.msg, "no");
+    assert_int_equal(dd_store_do(w.store, works, "two", &err), 0);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM meta WHERE key IN ('one','two')"), 2);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM meta WHERE key='bad'"), 0);
+}
+
+static void test_reopen_and_version(void **state) {
+    (void)state;
+    struct dr_err err = {0};
+    struct dd_store *s = NULL;
+    int64_t boot = dd_store_boot(w.store);
+    a_job();
+    char dir[256], path[600];
+    snprintf(dir, sizeof dir, "%s", w.dir);
+    world_close(&w);
+    world_open(&w, dir);
+    assert_true(dd_store_boot(w.store) > boot);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM jobs"), 1);
+    snprintf(path, sizeof path, "%s/other.sqlite3", w.dir);
+    sqlite3 *db;
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    sqlite3_exec(db, "PRAGMA user_version=99", NULL, NULL, NULL);
+    sqlite3_close(db);
+    assert_int_equal(dd_store_open(path, &s, &err), DR_EFORMAT);
+    assert_non_null(strstr(err.msg, "version 99"));
+    assert_int_equal(dd_write_file(path, "this is no data base at all, is it", 34, &err), 0);
+    assert_int_not_equal(dd_store_open(path, &s, &err), 0);
+    assert_non_null(strstr(err.msg, "other.sqlite3"));
+}
+
+static void test_backup(void **state) {
+    (void)state;
+    struct dr_err err = {0};
+    struct dd_store *s = NULL;
+    int64_t job = a_job(), step[600];
+    double v[600];
+    insert(job, 1, 500, 0);
+    char path[600];
+    snprintf(path, sizeof path, "%s/backup.sqlite3", w.dir);
+    assert_int_equal(dd_store_backup(w.store, path, &err), 0);
+    assert_int_equal(dd_store_open(path, &s, &err), 0);
+    assert_int_equal(world_values(s, job, DD_M_loss, step, v, 600), 500);
+    assert_int_equal(step[499], 500);
+    assert_true(v[498] == value(499));
+    dd_store_close(s);
+}
+
+struct seen {
+    int n;
+    uint64_t last;
+};
+static void see(void *arg, uint64_t boot, uint64_t seq, const char *type, const char *job,
+                const char *data) {
+    struct seen *s = arg;
+    assert_int_equal(boot, dd_store_boot(w.store));
+    assert_true(seq > s->last);
+    assert_string_equal(type, "state");
+    assert_string_equal(job, "1");
+    assert_non_null(strstr(data, "queued"));
+    s->last = seq;
+    s->n++;
+}
+
+static void test_events(void **state) {
+    (void)state;
+    struct dr_err err = {0};
+    for (int i = 0; i < 5; i++)
+        dd_event(w.events, "state", 1, json_pack("{s:s}", "state", "queued"));
+    dd_store_do(w.store, works, "flush", &err);
+    uint64_t boot = (uint64_t)dd_store_boot(w.store);
+    struct seen s = {0};
+    assert_int_equal(dd_events_read(w.store, 0, 0, UINT64_MAX, 0, 0, 100, see, &s), 5);
+    s = (struct seen){0};
+    assert_int_equal(dd_events_read(w.store, boot, 2, boot, 5, 1, 100, see, &s), 2);
+    s = (struct seen){0};
+    assert_int_equal(dd_events_read(w.store, boot, 0, UINT64_MAX, 0, 2, 100, see, &s), 0);
+    assert_int_equal(dd_events_read(w.store, UINT64_MAX, 7, UINT64_MAX, 9, 0, 100, see, &s), 0);
+}
+
+static void test_checkpoint_rows(void **state) {
+    (void)state;
+    struct dr_err err = {0};
+    char next[64];
+    for (int i = 0; i < 5; i++) {
+        struct dd_ckpt_row r = {.step = i,
+                                .bytes = 7,
+                                .config = "{}",
+                                .config_borrowed = true,
+                                .kind = "import",
+                                .sha256 = "00"};
+        snprintf(r.path, sizeof r.path, "f%d", i);
+        assert_int_equal(dd_ckpt_record(w.store, &r, &err), 0);
+    }
+    struct dd_ckpt_row got;
+    assert_int_equal(dd_ckpt_set_state(w.store, "f4", "corrupt", &err), 0);
+    assert_int_equal(dd_ckpt_latest(w.store, &got, &err), 0);
+    assert_int_equal(got.step, 3);
+    dd_ckpt_row_free(&got);
+    assert_int_equal(dd_ckpt_get(w.store, 99, &got, &err), DR_ENOENT);
+    json_t *page = dd_ckpts_json(w.store, 0, NULL, 2, next, sizeof next, &err);
+    assert_int_equal(json_array_size(json_object_get(page, "checkpoints")), 2);
+    assert_string_equal(next, "4");
+    json_decref(page);
+    page = dd_ckpts_json(w.store, 0, next, 10, next, sizeof next, &err);
+    assert_int_equal(json_array_size(json_object_get(page, "checkpoints")), 3);
+    assert_string_equal(next, "");
+    json_decref(page);
+    assert_null(dd_ckpts_json(w.store, 0, "x'; DROP", 10, next, sizeof next, &err));
+    assert_int_equal(dd_ckpt_activate(w.store, 2, &err), 0);
+    assert_int_equal(dd_ckpt_active(w.store), 2);
+    assert_true(dd_ckpt_is_active(w.store, "f1"));
+}
+
+int main(void) {
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        T(test_rollups), T(test_truncate), T(test_retention),       T(test_isolation),
+        T(test_backup),  T(test_events),   T(test_checkpoint_rows), T(test_reopen_and_version)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

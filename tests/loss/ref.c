@@ -1,0 +1,259 @@
+// See ref.h.
+#include "tests/loss/ref.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/core/rng.h"
+
+static double *zeros(int64_t n) {
+    return calloc((size_t)n, sizeof(double));
+}
+
+static void to_sphere(double *x, int64_t rows, int64_t s) {
+    for (int64_t r = 0; r < rows; r++) {
+        double sq = 0;
+        for (int64_t k = 0; k < s; k++)
+            sq += x[r * s + k] * x[r * s + k];
+        double norm = fmax(sqrt(sq), 1e-12);
+        for (int64_t k = 0; k < s; k++)
+            x[r * s + k] /= norm;
+    }
+}
+
+// One group in double: x [N,S], y [M,S], w [M].
+static void load_group(const struct dr_drift_in *in, int64_t U, int64_t b, bool sphere, double *x,
+                       double *y, double *w) {
+    int64_t N = in->N, P = in->P, S = in->S;
+    const real *neg = in->neg ? in->neg : in->gen;
+    for (int64_t i = 0; i < N * S; i++) {
+        x[i] = (double)in->gen[b * N * S + i];
+        y[i] = (double)neg[b * N * S + i];
+    }
+    for (int64_t i = 0; i < U * S; i++)
+        y[N * S + i] = (double)in->unc[(in->unc_shared ? 0 : b * U * S) + i];
+    for (int64_t i = 0; i < P * S; i++)
+        y[(N + U) * S + i] = (double)in->pos[b * P * S + i];
+    for (int64_t j = 0; j < N + U + P; j++)
+        w[j] = j >= N && j < N + U ? (double)in->unc_weight[b] : 1;
+    if (sphere) {
+        to_sphere(x, N, S);
+        to_sphere(y, N + U + P, S);
+    }
+}
+
+static double lse(const double *x, int64_t n, int64_t stride) {
+    double top = -INFINITY, sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        top = fmax(top, x[i * stride]);
+    for (int64_t i = 0; i < n; i++)
+        sum += exp(x[i * stride] - top);
+    return top + log(sum);
+}
+
+// Logits L [n,m] to affinities in place.
+static void normalise(const struct dr_loss_config *cfg, double *L, int64_t n, int64_t m,
+                      double floor) {
+    double *row = zeros(n), *col = zeros(m);
+    if (cfg->normalize == DR_NORM_SINKHORN) {
+        for (int64_t t = 0; t < cfg->sinkhorn_iterations; t++) {
+            for (int64_t i = 0; i < n; i++) {
+                double z = lse(L + i * m, m, 1);
+                for (int64_t j = 0; j < m; j++)
+                    L[i * m + j] -= z;
+            }
+            for (int64_t j = 0; j < m; j++) {
+                double z = lse(L + j, n, m) - log((double)n / (double)m);
+                for (int64_t i = 0; i < n; i++)
+                    L[i * m + j] -= z;
+            }
+        }
+    }
+    for (int64_t i = 0; i < n; i++)
+        row[i] = lse(L + i * m, m, 1);
+    for (int64_t j = 0; j < m; j++)
+        col[j] = lse(L + j, n, m);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < m; j++) {
+            double l = L[i * m + j], a = exp(l);
+            if (cfg->normalize == DR_NORM_BOTH)
+                a = sqrt(exp(l - row[i]) * exp(l - col[j]));
+            if (cfg->normalize == DR_NORM_Y)
+                a = exp(l - row[i]);
+            L[i * m + j] = sqrt(fmax(a * a, floor));
+        }
+    free(row);
+    free(col);
+}
+
+// V_tau of one group, [N,S], from its distances D [N,M].
+static void field(const struct dr_loss_config *cfg, const struct dr_drift_in *in, int64_t U,
+                  double tau, double smax, double f, double diag, double floor, const double *D,
+                  const double *x, const double *y, const double *w, double *V) {
+    int64_t N = in->N, P = in->P, S = in->S, M = N + U + P;
+    double *A = zeros(N * M);
+    for (int64_t i = 0; i < N; i++)
+        for (int64_t j = 0; j < M; j++) {
+            double d = D[i * M + j] / smax + (i == j ? diag : 0);
+            A[i * M + j] = cfg->kernel == DR_KERNEL_GAUSSIAN ? -d * d / (2 * tau * tau) : -d / tau;
+        }
+    normalise(cfg, A, N, M, floor);
+    for (int64_t i = 0; i < N; i++) {
+        double pos = 0, neg = 0;
+        for (int64_t j = 0; j < M; j++) {
+            A[i * M + j] *= w[j];
+            *(j < N + U ? &neg : &pos) += A[i * M + j];
+        }
+        for (int64_t j = 0; j < M; j++) {
+            double c = j < N + U ? -A[i * M + j] * pos : A[i * M + j] * neg;
+            for (int64_t k = 0; k < S; k++)
+                V[i * S + k] += c * (y[j * S + k] - x[i * S + k]) / f;
+        }
+    }
+    free(A);
+}
+
+void ref_drift(const struct dr_loss_config *cfg, const struct dr_drift_in *in,
+               struct ref_out *out) {
+    bool l2 = cfg->field == DR_FIELD_KERNEL_L2;
+    int64_t B = in->B, N = in->N, U = l2 ? 0 : in->U, S = in->S, M = N + U + in->P;
+    double *x = zeros(B * N * S), *y = zeros(B * M * S), *w = zeros(B * M), *D = zeros(B * N * M);
+    double *V = zeros(B * N * S), *total = zeros(B * N * S);
+    double dw = 0, d1 = 0, d2 = 0, sw = 0, nd = (double)(B * N * M);
+    for (int64_t b = 0; b < B; b++)
+        load_group(in, U, b, l2, x + b * N * S, y + b * M * S, w + b * M);
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t i = 0; i < N; i++)
+            for (int64_t j = 0; j < M; j++) {
+                double sq = 0;
+                for (int64_t k = 0; k < S; k++)
+                    sq += pow(x[(b * N + i) * S + k] - y[(b * M + j) * S + k], 2);
+                double d = D[(b * N + i) * M + j] = sqrt(fmax(sq, 1e-8));
+                dw += d * w[b * M + j];
+                d1 += d;
+                d2 += d * d;
+            }
+    for (int64_t j = 0; j < B * M; j++)
+        sw += w[j];
+    *out = (struct ref_out){.s = dw / nd / (sw / (double)(B * M)), .mean_d = d1 / nd};
+    out->var_d = d2 / nd - out->mean_d * out->mean_d;
+    double smax = l2 ? 1 : fmax(out->s, 1e-3);
+    out->f = l2 ? 1 : fmax(out->s / sqrt((double)S), 1e-3);
+    double diag = in->neg ? 0 : l2 ? 1e6 : 100;
+    for (int t = 0; t < cfg->ntau; t++) {
+        memset(V, 0, (size_t)(B * N * S) * sizeof *V);
+        for (int64_t b = 0; b < B; b++)
+            field(cfg, in, U, cfg->tau[t], smax, out->f, diag, l2 ? 0 : cfg->floor, D + b * N * M,
+                  x + b * N * S, y + b * M * S, w + b * M, V + b * N * S);
+        double all = 0;
+        for (int64_t i = 0; i < B * N * S; i++)
+            all += V[i] * V[i] / (double)(B * N * S);
+        out->v2[t] = all;
+        for (int64_t b = 0; b < B; b++) {
+            double v2 = 0;
+            for (int64_t i = 0; i < N * S; i++)
+                v2 += V[b * N * S + i] * V[b * N * S + i] / (double)(N * S);
+            double rms = l2 ? sqrt(v2 + 1e-8) + 1e-8 : sqrt(fmax(all, 1e-8));
+            for (int64_t i = 0; i < N * S; i++)
+                total[b * N * S + i] += V[b * N * S + i] / rms;
+        }
+    }
+    // The target, and the gradient of weight mean((x~ - target)^2) through x~.
+    out->dgen = zeros(B * N * S);
+    out->target = V;
+    double g = -2 * (double)in->weight / (double)(B * N * S);
+    for (int64_t r = 0; r < B * N; r++) {
+        const real *gen = in->gen + r * S;
+        double sq = 0, dot = 0;
+        for (int64_t k = 0; k < S; k++) {
+            sq += (double)gen[k] * (double)gen[k];
+            dot += total[r * S + k] * x[r * S + k];
+        }
+        for (int64_t k = 0; k < S; k++) {
+            double v = total[r * S + k], xt = x[r * S + k];
+            out->loss += (double)in->weight * v * v / (double)(B * N * S);
+            out->target[r * S + k] = xt / out->f + v;
+            out->dgen[r * S + k] = l2 ? g * (v - xt * dot) / sqrt(sq) : g * v / out->f;
+        }
+    }
+    free(x), free(y), free(w), free(D), free(total);
+}
+
+void ref_free(struct ref_out *out) {
+    free(out->dgen);
+    free(out->target);
+}
+
+double ref_loss_at(const struct dr_loss_config *cfg, const struct dr_drift_in *in, const real *gen,
+                   const struct ref_out *at) {
+    int64_t rows = in->B * in->N, S = in->S;
+    double *x = zeros(rows * S), loss = 0;
+    for (int64_t i = 0; i < rows * S; i++)
+        x[i] = (double)gen[i];
+    if (cfg->field == DR_FIELD_KERNEL_L2)
+        to_sphere(x, rows, S);
+    for (int64_t i = 0; i < rows * S; i++)
+        loss += pow(x[i] / at->f - at->target[i], 2);
+    free(x);
+    return (double)in->weight * loss / (double)(rows * S);
+}
+
+double ref_nmse(const real *a, const double *b, int64_t n) {
+    double e = 0, q = 0;
+    for (int64_t i = 0; i < n; i++) {
+        e += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+        q += b[i] * b[i];
+    }
+    return e / q;
+}
+
+double ref_nmse2(const real *a, const real *b, int64_t n) {
+    double e = 0, q = 0;
+    for (int64_t i = 0; i < n; i++) {
+        e += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+        q += (double)b[i] * (double)b[i];
+    }
+    return e / q;
+}
+
+// ---- the engine
+// ----------------------------------------------------------------------------------
+
+void rig_open(struct rig *r, int threads) {
+    struct dr_err err = {0};
+    *r = (struct rig){0};
+    if (dr_backend_cpu(threads, &r->be, &err))
+        abort();
+    r->be->enter(r->be);
+    size_t size = (size_t)48 << 20;
+    r->block = aligned_alloc(DR_ALIGN, size);
+    dr_arena_init(&r->tmp, r->block, size);
+    r->cx = (struct dr_ctx){.be = r->be, .tmp = &r->tmp, .act = DR_F32};
+}
+
+void rig_close(struct rig *r) {
+    dr_backend_free(r->be);
+    free(r->block);
+}
+
+void eng_drift(struct rig *r, const struct dr_loss_config *cfg, const struct dr_drift_in *in,
+               struct eng_out *out) {
+    *out = (struct eng_out){.dgen = malloc((size_t)(in->B * in->N * in->S) * sizeof(real))};
+    dr_drift_loss(&r->cx, cfg, in,
+                  &(struct dr_drift_out){
+                      .dgen = out->dgen, .loss = &out->loss, .v2 = out->v2, .stats = out->stats});
+    struct dr_err err = {0};
+    if (r->be->sync(r->be, &err) || r->tmp.used) {
+        dr_log(DR_LOG_ERROR, "engine: %s, %zu temporary bytes left", err.msg, r->tmp.used);
+        abort();
+    }
+}
+
+real *test_normals(uint64_t seed, int64_t n, double mean, double std) {
+    real *x = malloc((size_t)n * sizeof *x);
+    dr_normals(seed, DR_STREAM_DATA, 0, x, n);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = (real)(mean + std * (double)x[i]);
+    return x;
+}

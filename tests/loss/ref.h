@@ -1,0 +1,40 @@
+// The drifting loss in double precision with plain loops, written from method.md 2 and 3 alone:
+// what the engine is held against. Also the bench that runs the engine's loss on host arrays.
+#pragma once
+
+#include "engine/core/arena.h"
+#include "engine/loss/drift.h"
+
+struct ref_out {
+    double loss, s, mean_d, var_d, f; // f: the features' divisor
+    double v2[DR_MAX_TAU];
+    double *dgen, *target; // [B,N,S] gradient; x~ + V, the regression target. Owned, ref_free
+};
+void ref_drift(const struct dr_loss_config *cfg, const struct dr_drift_in *in, struct ref_out *out);
+void ref_free(struct ref_out *out);
+// weight * mean((x~ - target)^2) of features gen with the target and the divisor held fixed.
+double ref_loss_at(const struct dr_loss_config *cfg, const struct dr_drift_in *in, const real *gen,
+                   const struct ref_out *at);
+
+// sum (a - b)^2 / sum b^2
+double ref_nmse(const real *a, const double *b, int64_t n);
+double ref_nmse2(const real *a, const real *b, int64_t n);
+
+// A CPU backend with a temporary arena, and the engine's loss on it.
+struct rig {
+    struct dr_backend *be;
+    struct dr_arena tmp;
+    struct dr_ctx cx;
+    void *block;
+};
+void rig_open(struct rig *r, int threads);
+void rig_close(struct rig *r);
+struct eng_out {
+    real loss, v2[DR_MAX_TAU], stats[3];
+    real *dgen; // owned, free
+};
+void eng_drift(struct rig *r, const struct dr_loss_config *cfg, const struct dr_drift_in *in,
+               struct eng_out *out);
+
+// Test data: n values N(mean, std^2) of one seed; malloc'd.
+real *test_normals(uint64_t seed, int64_t n, double mean, double std);

@@ -1,0 +1,197 @@
+// Pixel features: what each vector holds, the gradient against finite differences, refusals.
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "engine/loss/features.h"
+#include "tests/loss/ref.h"
+
+#define G 2
+#define N 3
+#define C 2
+#define H 8
+#define W 12
+#define LEN (G * N * C * H * W)
+
+static struct dr_features *create(struct dr_feature_config cfg, int64_t c, int64_t h, int64_t w) {
+    struct dr_features *f;
+    struct dr_err err = {0};
+    if (dr_features_create(&cfg, c, h, w, &f, &err))
+        fail_msg("%s", err.msg);
+    return f;
+}
+
+static const struct dr_feature_config all = {
+    .image = true, .quadrants = true, .patch2 = true, .patch4 = true, .rms = 0.25};
+
+// Element k of the vector of image (g, n) at a location, before any normalisation.
+static double expected(const char *name, const real *x, int64_t g, int64_t n, int64_t location,
+                       int64_t k) {
+    const real *image = x + (g * N + n) * C * H * W;
+    int64_t p = name[5] - '0';
+    if (!strcmp(name, "image"))
+        return (double)image[k];
+    if (!strcmp(name, "quadrants")) {
+        int64_t c = k / (H / 2 * W / 2), row = k / (W / 2) % (H / 2), col = k % (W / 2);
+        return (double)image[(c * H + row + location / 2 * H / 2) * W + col + location % 2 * W / 2];
+    }
+    if (!strcmp(name, "rms")) {
+        double sq = 0;
+        for (int64_t q = 0; q < H * W; q++)
+            sq += pow((double)image[k * H * W + q], 2) / (H * W);
+        return sqrt(sq);
+    }
+    int64_t c = k / (H / p * W / p), row = k / (W / p) % (H / p) * p, col = k % (W / p) * p;
+    double mean = 0, var = 0, count = (double)(p * p);
+    for (int64_t q = 0; q < p * p; q++)
+        mean += (double)image[(c * H + row + q / p) * W + col + q % p] / count;
+    for (int64_t q = 0; q < p * p; q++)
+        var += pow((double)image[(c * H + row + q / p) * W + col + q % p] - mean, 2) / count;
+    return strstr(name, "mean") ? mean : sqrt(var + 1e-6);
+}
+
+static void vectors_hold_what_they_should(void **state) {
+    (void)state;
+    struct rig r;
+    rig_open(&r, 2);
+    real *x = test_normals(1, LEN, 0.2, 1), out[LEN], norm[G * N * 4];
+    for (int sphere = 0; sphere < 2; sphere++) {
+        struct dr_feature_config cfg = all;
+        cfg.norm = sphere ? DR_FEATURE_NORM_SPHERE : DR_FEATURE_NORM_NONE;
+        struct dr_features *f = create(cfg, C, H, W);
+        assert_int_equal(dr_features_count(f), 7);
+        for (int i = 0; i < 7; i++) {
+            struct dr_feature_dim d = dr_features_dim(f, i);
+            dr_features_forward(&r.cx, f, i, x, G, N, out, norm);
+            const bool on_sphere = sphere && strcmp(d.name, "rms"); // never
+            double want[LEN];
+            for (int64_t v = 0; v < G * d.locations * N; v++) { // vector by vector, [g,t,n]
+                int64_t g = v / N / d.locations, t = v / N % d.locations, n = v % N;
+                double sq = 0;
+                for (int64_t k = 0; k < d.s; k++) {
+                    want[v * d.s + k] = expected(d.name, x, g, n, t, k);
+                    sq += want[v * d.s + k] * want[v * d.s + k];
+                }
+                for (int64_t k = 0; on_sphere && k < d.s; k++)
+                    want[v * d.s + k] /= sqrt(sq);
+                if (on_sphere)
+                    assert_true(fabs((double)norm[v] - sqrt(sq)) < 1e-5 * sqrt(sq));
+            }
+            assert_true(ref_nmse(out, want, G * N * d.locations * d.s) < 1e-10);
+            assert_true(d.weight == (strcmp(d.name, "rms") ? (real)1 : (real)0.25));
+        }
+        dr_features_free(f);
+    }
+    struct dr_err err = {0};
+    assert_int_equal(r.be->sync(r.be, &err), 0);
+    assert_int_equal(r.tmp.used, 0);
+    free(x);
+    rig_close(&r);
+}
+
+// sum(weight * features(x)) of one feature
+static double functional(struct rig *r, const struct dr_features *f, int i, const real *x,
+                         const real *weight, real *out) {
+    struct dr_feature_dim d = dr_features_dim(f, i);
+    dr_features_forward(&r->cx, f, i, x, G, N, out, NULL);
+    double sum = 0;
+    for (int64_t k = 0; k < G * N * d.locations * d.s; k++)
+        sum += (double)weight[k] * (double)out[k];
+    return sum;
+}
+
+// dx accumulates the gradient: it starts at 1 everywhere.
+static void gradient_agrees_with_differences(void **state) {
+    (void)state;
+#ifdef DR_DOUBLE
+    const double h = 1e-6, tol = 1e-6;
+#else
+    const double h = 1.0 / 256, tol = 5e-3;
+#endif
+    struct rig r;
+    rig_open(&r, 1);
+    real *x = test_normals(2, LEN, 0.2, 1), *weight = test_normals(3, LEN, 0, 1);
+    real out[LEN], scratch[LEN], norm[G * N * 4], dx[LEN];
+    for (int sphere = 0; sphere < 2; sphere++) {
+        struct dr_feature_config cfg = all;
+        cfg.norm = sphere ? DR_FEATURE_NORM_SPHERE : DR_FEATURE_NORM_NONE;
+        struct dr_features *f = create(cfg, C, H, W);
+        for (int i = 0; i < dr_features_count(f); i++) {
+            dr_features_forward(&r.cx, f, i, x, G, N, out, norm);
+            double scale = 0;
+            for (int k = 0; k < LEN; k++)
+                dx[k] = 1;
+            dr_features_backward(&r.cx, f, i, x, G, N, out, norm, weight, dx);
+            for (int k = 0; k < LEN; k++)
+                scale = fmax(scale, fabs((double)dx[k] - 1));
+            for (int k = 0; k < LEN; k += 7) {
+                real keep = x[k];
+                x[k] = (real)((double)keep + h);
+                double xu = (double)x[k], up = functional(&r, f, i, x, weight, scratch);
+                x[k] = (real)((double)keep - h);
+                double xd = (double)x[k], down = functional(&r, f, i, x, weight, scratch);
+                x[k] = keep;
+                double want = 1 + (up - down) / (xu - xd);
+                if (!(fabs((double)dx[k] - want) <= tol * scale))
+                    fail_msg("%s sphere %d pixel %d: %.9g, differences say %.9g",
+                             dr_features_dim(f, i).name, sphere, k, (double)dx[k], want);
+            }
+        }
+        dr_features_free(f);
+    }
+    struct dr_err err = {0};
+    assert_int_equal(r.be->sync(r.be, &err), 0);
+    assert_int_equal(r.tmp.used, 0);
+    free(x), free(weight);
+    rig_close(&r);
+}
+
+static void a_point_is_its_own_feature(void **state) {
+    (void)state;
+    struct rig r;
+    rig_open(&r, 1);
+    struct dr_features *f = create((struct dr_feature_config){.image = true}, 2, 1, 1);
+    assert_int_equal(dr_features_count(f), 1);
+    assert_int_equal(dr_features_dim(f, 0).locations, 1);
+    assert_int_equal(dr_features_dim(f, 0).s, 2);
+    real x[20], out[20];
+    for (int i = 0; i < 20; i++)
+        x[i] = (real)i;
+    dr_features_forward(&r.cx, f, 0, x, 2, 5, out, NULL);
+    assert_memory_equal(x, out, sizeof x);
+    dr_features_free(f);
+    rig_close(&r);
+}
+
+static void refused(struct dr_feature_config cfg, int64_t h, int64_t w, const char *word) {
+    struct dr_features *f = (void *)&cfg;
+    struct dr_err err = {0};
+    assert_int_equal(dr_features_create(&cfg, 1, h, w, &f, &err), DR_ECONFIG);
+    assert_null(f);
+    if (!strstr(err.msg, word))
+        fail_msg("\"%s\" does not name %s", err.msg, word);
+}
+
+static void impossible_features_are_refused(void **state) {
+    (void)state;
+    refused((struct dr_feature_config){0}, 8, 8, "features.image");
+    refused((struct dr_feature_config){.quadrants = true}, 7, 8, "features.quadrants");
+    refused((struct dr_feature_config){.quadrants = true}, 8, 7, "8x7");
+    refused((struct dr_feature_config){.patch2 = true}, 8, 9, "features.patch2");
+    refused((struct dr_feature_config){.patch4 = true}, 6, 8, "features.patch4");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(vectors_hold_what_they_should),
+        cmocka_unit_test(gradient_agrees_with_differences),
+        cmocka_unit_test(a_point_is_its_own_feature),
+        cmocka_unit_test(impossible_features_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

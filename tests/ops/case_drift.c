@@ -1,0 +1,230 @@
+// Cases of the drifting loss's ops: pair_dist, drift_scale, drift_coef, drift_combine,
+// drift_accumulate, drift_grad. The whole loss against method.md is in tests/loss.
+#include "tests/ops/harness.h"
+
+// Strict for fp32: distances and coefficients meet tau = 0.02.
+#define TOL 1e-10
+
+static const int64_t sizes[][4] = {
+    // b, n, m, s
+    {1, 1, 2, 1}, {2, 3, 5, 2}, {3, 9, 7, 15}, {1, 4, 17, 16}, {2, 5, 6, 49}, {2, 18, 33, 600},
+};
+
+static double at_least(double x, double low) {
+    return x < low ? low : x;
+}
+static double divisor(double scale, int64_t s) {
+    return at_least(scale / sqrt((double)s), 1e-3);
+}
+
+void case_pair_dist(struct t *t) {
+    for (size_t i = 0; i < DR_COUNT(sizes); i++) {
+        int64_t B = sizes[i][0], N = sizes[i][1], M = sizes[i][2], S = sizes[i][3];
+        struct tbuf *x = t_normal(t, DR_F32, B * N * S, 1), *y = t_normal(t, DR_F32, B * M * S, 2);
+        struct tbuf *d = t_out(t, DR_F32, B * N * M);
+        double *want = t_tmp(t, B * N * M);
+        for (int64_t r = 0; r < B * N * M; r++) {
+            int64_t b = r / (N * M), n = r / M, m = b * M + r % M;
+            double sum = 0;
+            for (int64_t k = 0; k < S; k++)
+                sum += (x->v[n * S + k] - y->v[m * S + k]) * (x->v[n * S + k] - y->v[m * S + k]);
+            want[r] = sqrt(at_least(sum, 1e-8));
+        }
+        T_RUN(t, pair_dist, .d = d->p, .x = x->p, .y = y->p, .b = B, .n = N, .m = M, .s = S);
+        t_check(t, "d", d, want, TOL);
+    }
+    // Equal points end on the floor.
+    struct tbuf *x = t_normal(t, DR_F32, 40, 1), *d = t_out(t, DR_F32, 1);
+    T_RUN(t, pair_dist, .d = d->p, .x = x->p, .y = x->p, .b = 1, .n = 1, .m = 1, .s = 40);
+    t_check(t, "floor", d, &(double){1e-4}, TOL);
+}
+
+void case_drift_scale(struct t *t) {
+    for (size_t i = 0; i < DR_COUNT(sizes) * 2; i++) {
+        const int64_t *z = sizes[i / 2];
+        int64_t B = z[0], N = z[1], M = z[2];
+        struct tbuf *d = t_uniform(t, DR_F32, B * N * M, 0.5, 3);
+        struct tbuf *w = i % 2 ? t_uniform(t, DR_F32, B * M, 0, 4) : NULL;
+        struct tbuf *out = t_out(t, DR_F32, 3);
+        double dw = 0, s1 = 0, var = 0, sw = 0, count = (double)(B * N * M);
+        for (int64_t r = 0; r < B * N * M; r++) {
+            dw += d->v[r] * (w ? w->v[r / (N * M) * M + r % M] : 1);
+            s1 += d->v[r] / count;
+        }
+        for (int64_t r = 0; r < B * N * M; r++)
+            var += (d->v[r] - s1) * (d->v[r] - s1) / count;
+        for (int64_t j = 0; j < B * M; j++)
+            sw += w ? w->v[j] : 1;
+        T_RUN(t, drift_scale, .out = out->p, .d = d->p, .w = w ? w->p : NULL, .b = B, .n = N,
+              .m = M);
+        t_check(t, "out", out, (double[]){dw / count / (sw / (double)(B * M)), s1, var}, TOL);
+    }
+}
+
+// log sum exp of n values, `stride` apart
+static double lse(const double *x, int64_t n, int64_t stride) {
+    double top = x[0], sum = 0;
+    for (int64_t i = 1; i < n; i++)
+        top = at_least(x[i * stride], top);
+    for (int64_t i = 0; i < n; i++)
+        sum += exp(x[i * stride] - top);
+    return top + log(sum);
+}
+
+static void shift_rows(double *L, int64_t n, int64_t m) {
+    for (int64_t i = 0; i < n; i++) {
+        double z = lse(L + i * m, m, 1);
+        for (int64_t j = 0; j < m; j++)
+            L[i * m + j] -= z;
+    }
+}
+
+static void shift_columns(double *L, int64_t n, int64_t m, double log_sum) {
+    for (int64_t j = 0; j < m; j++) {
+        double z = lse(L + j, n, m) - log_sum;
+        for (int64_t i = 0; i < n; i++)
+            L[i * m + j] -= z;
+    }
+}
+
+// One group's coefficients from its distances, by the definition.
+static void coef_ref(double *want, double *rows, double *columns, const double *d, const double *w,
+                     const struct dr_drift_coef_args *a, double s) {
+    int64_t n = a->n, m = a->n_neg + a->p;
+    double tau = (double)a->tau;
+    for (int64_t r = 0; r < n * m; r++) {
+        double q = d[r] / s + (r / m == r % m ? (double)a->diag : 0);
+        want[r] = a->kernel == DR_KERNEL_GAUSSIAN ? -q * q / (2 * tau * tau) : -q / tau;
+        rows[r] = columns[r] = want[r];
+    }
+    shift_rows(rows, n, m);
+    shift_columns(columns, n, m, 0);
+    if (a->normalize == DR_NORM_SINKHORN)
+        for (int k = 0; k < a->sinkhorn_iterations; k++) {
+            shift_rows(want, n, m);
+            shift_columns(want, n, m, log((double)n / (double)m));
+        }
+    for (int64_t i = 0; i < n; i++) {
+        double neg = 0, pos = 0;
+        for (int64_t j = 0; j < m; j++) {
+            double *v = want + i * m + j;
+            if (a->normalize == DR_NORM_BOTH)
+                *v = (rows[i * m + j] + columns[i * m + j]) / 2;
+            if (a->normalize == DR_NORM_Y)
+                *v = rows[i * m + j];
+            *v = at_least(exp(*v), sqrt((double)a->floor)) * (w ? w[j] : 1);
+            *(j < a->n_neg ? &neg : &pos) += *v;
+        }
+        for (int64_t j = 0; j < m; j++)
+            want[i * m + j] *= j < a->n_neg ? -pos : neg;
+    }
+}
+
+static void coef_case(struct t *t, int64_t b, int64_t n, int64_t n_neg, int64_t p, int bits,
+                      enum dr_normalize how) {
+    int64_t m = n_neg + p;
+    bool gaussian = bits & 1;
+    struct tbuf *d = t_uniform(t, DR_F32, b * n * m, 1, 4);
+    struct tbuf *w = bits & 2 ? t_uniform(t, DR_F32, b * m, 0, 3) : NULL;
+    double s = bits & 4 ? 2.25 : 1;
+    struct tbuf *scale = t_values(t, DR_F32, 1, &s), *coef = t_out(t, DR_F32, b * n * m);
+    struct dr_drift_coef_args a = {
+        .coef = coef->p,
+        .d = d->p,
+        .w = w ? w->p : NULL,
+        .scale = bits & 4 ? scale->p : NULL,
+        .b = b,
+        .n = n,
+        .n_neg = n_neg,
+        .p = p,
+        .tau = (real)(gaussian || how == DR_NORM_NONE ? 0.25 : 0.03125),
+        .floor = (real)(bits & 8 ? 1.0 / (1 << 20) : 0),
+        .diag = bits & 16 ? 100 : 0,
+        .kernel = gaussian ? DR_KERNEL_GAUSSIAN : DR_KERNEL_LAPLACE,
+        .normalize = how,
+        .sinkhorn_iterations = 3,
+    };
+    double *want = t_tmp(t, b * n * m), *rows = t_tmp(t, n * m), *columns = t_tmp(t, n * m);
+    for (int64_t g = 0; g < b; g++)
+        coef_ref(want + g * n * m, rows, columns, d->v + g * n * m, w ? w->v + g * m : NULL, &a, s);
+    t->be->op.drift_coef(t->be, &a);
+    t_sync(t);
+    t_check(t, "coef", coef, want, TOL);
+}
+
+void case_drift_coef(struct t *t) {
+    for (int how = DR_NORM_BOTH; how <= DR_NORM_SINKHORN; how++)
+        for (int bits = 0; bits < 32; bits++) {
+            coef_case(t, 1, 2, 2, 1, bits, how);
+            coef_case(t, 3, 7, 12, 9, bits, how);
+            coef_case(t, 2, 33, 33, 31, bits, how);
+        }
+}
+
+void case_drift_combine(struct t *t) {
+    for (size_t i = 0; i < DR_COUNT(sizes) * 2; i++) {
+        const int64_t *z = sizes[i / 2];
+        int64_t B = z[0], N = z[1], M = z[2], S = z[3];
+        bool group = i % 2;
+        struct tbuf *x = t_normal(t, DR_F32, B * N * S, 1), *y = t_normal(t, DR_F32, B * M * S, 1);
+        struct tbuf *c = t_normal(t, DR_F32, B * N * M, 1);
+        double s = 1.75;
+        struct tbuf *scale = t_values(t, DR_F32, 1, &s);
+        struct tbuf *v = t_out(t, DR_F32, B * N * S), *v2 = t_out(t, DR_F32, group ? B : 1);
+        double *want = t_tmp(t, B * N * S), *want2 = t_tmp(t, B);
+        for (int64_t r = 0; r < B * N * S; r++) {
+            int64_t n = r / S, b = n / N, k = r % S;
+            for (int64_t m = 0; m < M; m++)
+                want[r] += c->v[n * M + m] * (y->v[(b * M + m) * S + k] - x->v[r]);
+            want[r] /= group ? 1 : divisor(s, S);
+            want2[group ? b : 0] += want[r] * want[r] / (double)(N * S * (group ? 1 : B));
+        }
+        T_RUN(t, drift_combine, .v = v->p, .v2 = v2->p, .coef = c->p, .x = x->p, .y = y->p,
+              .scale = group ? NULL : scale->p, .b = B, .n = N, .m = M, .s = S, .per_group = group);
+        t_check(t, "v", v, want, TOL);
+        t_check(t, "v2", v2, want2, TOL);
+    }
+}
+
+void case_drift_accumulate(struct t *t) {
+    for (int bits = 0; bits < 16; bits++) {
+        int64_t B = 3, N = 5, S = 70;
+        bool group = bits & 1, l2 = bits & 2, acc = bits & 4;
+        struct tbuf *v = t_normal(t, DR_F32, B * N * S, 1);
+        // Below the floor of 1e-8 as well as above it.
+        struct tbuf *v2 = t_uniform(t, DR_F32, group ? B : 1, 0, bits & 8 ? 1e-8 : 2);
+        struct tbuf *total =
+            acc ? t_inout(t_normal(t, DR_F32, B * N * S, 1)) : t_out(t, DR_F32, B * N * S);
+        double *want = t_tmp(t, B * N * S);
+        for (int64_t r = 0; r < B * N * S; r++) {
+            double q = v2->v[group ? r / (N * S) : 0];
+            double rms = l2 ? sqrt(q + 1e-8) + 1e-8 : sqrt(at_least(q, 1e-8));
+            want[r] = (acc ? total->v[r] : 0) + v->v[r] / rms;
+        }
+        T_RUN(t, drift_accumulate, .total = total->p, .v = v->p, .v2 = v2->p, .b = B, .n = N,
+              .s = S, .per_group = group, .l2 = l2, .acc = acc);
+        t_check(t, "total", total, want, TOL);
+    }
+}
+
+void case_drift_grad(struct t *t) {
+    for (size_t i = 0; i < DR_COUNT(sizes) * 2; i++) {
+        const int64_t *z = sizes[i / 2];
+        int64_t B = z[0], N = z[1], S = z[3];
+        bool scaled = i % 2;
+        double s = 2.5, weight = 0.75;
+        struct tbuf *total = t_normal(t, DR_F32, B * N * S, 1);
+        struct tbuf *scale = t_values(t, DR_F32, 1, &s);
+        struct tbuf *dx = t_out(t, DR_F32, B * N * S);
+        struct tbuf *loss = t_inout(t_uniform(t, DR_F32, 1, 1, 2));
+        double *want = t_tmp(t, B * N * S), want_loss = loss->v[0], count = (double)(B * N * S);
+        for (int64_t r = 0; r < B * N * S; r++) {
+            want_loss += weight * total->v[r] * total->v[r] / count;
+            want[r] = -2 * weight * total->v[r] / count / (scaled ? divisor(s, S) : 1);
+        }
+        T_RUN(t, drift_grad, .dx = dx->p, .loss = loss->p, .total = total->p,
+              .scale = scaled ? scale->p : NULL, .b = B, .n = N, .s = S, .weight = (real)weight);
+        t_check(t, "dx", dx, want, TOL);
+        t_check(t, "loss", loss, &want_loss, TOL);
+    }
+}

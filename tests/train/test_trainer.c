@@ -1,0 +1,245 @@
+// The training step: determinism, exact resume, refusals, failure on non-finite values, precision.
+#include "tests/train/util.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void same_seed_same_losses(void **state) {
+    (void)state;
+    struct dr_config c;
+    config_of(&c, tiny_digits);
+    double a[6], b[6];
+    struct run r;
+    run_open(&r, &c);
+    run_steps(&r, 6, a);
+    run_close(&r);
+    c.train.micro_batch = 16; // the same again
+    run_open(&r, &c);
+    run_steps(&r, 6, b);
+    run_close(&r);
+    assert_memory_equal(a, b, sizeof a);
+    c.train.seed = 12;
+    run_open(&r, &c);
+    run_steps(&r, 6, b);
+    run_close(&r);
+    assert_true(memcmp(a, b, sizeof a) != 0);
+}
+
+// How the batch is cut changes the order of parameter-gradient sums and nothing else.
+static void micro_batches_change_rounding_only(void **state) {
+    (void)state;
+    struct dr_config c;
+    config_of(&c, tiny_digits);
+    double a[5], b[5];
+    struct run r;
+    run_open(&r, &c);
+    run_steps(&r, 5, a);
+    run_close(&r);
+    c.train.micro_batch = 7;
+    run_open(&r, &c);
+    run_steps(&r, 5, b);
+    run_close(&r);
+    for (int i = 0; i < 5; i++)
+        assert_true(fabs(a[i] - b[i]) < 1e-3 * fabs(a[i]));
+}
+
+static void resume_is_exact_with(const char *sampler, const char *precision) {
+    struct dr_config c;
+    struct dr_err err = {0};
+    config_of(&c, tiny_digits);
+    char assignment[64];
+    strcat(strcpy(assignment, "train.sampler="), sampler);
+    assert_int_equal(dr_config_set(&c, assignment, &err), 0);
+    strcat(strcpy(assignment, "train.precision="), precision);
+    assert_int_equal(dr_config_set(&c, assignment, &err), 0);
+    assert_int_equal(dr_config_set(&c, "ema.decay=[0.99, 0.9]", &err), 0);
+    double whole[10], tail[5];
+    const char *path = scratch_path("resume.safetensors");
+    struct run r;
+    run_open(&r, &c);
+    run_steps(&r, 5, whole);
+    char sha[65], again[65];
+    int64_t bytes;
+    if (dr_trainer_save(r.t, path, sha, &bytes, &err))
+        fail_msg("%s", err.msg);
+    run_steps(&r, 5, whole + 5);
+    run_close(&r);
+    run_open(&r, &c);
+    run_steps(&r, 2, NULL); // a trainer that was elsewhere
+    if (dr_trainer_load(r.t, path, &err))
+        fail_msg("%s", err.msg);
+    assert_int_equal(dr_trainer_steps_done(r.t), 5);
+    run_steps(&r, 5, tail);
+    assert_memory_equal(whole + 5, tail, sizeof tail);
+    run_close(&r);
+    assert_int_equal(dr_sha256_file(path, again, &err), 0);
+    assert_string_equal(sha, again);
+    unlink(path);
+}
+
+static void resume_is_exact(void **state) {
+    (void)state;
+    resume_is_exact_with("exact", "fp32");
+    resume_is_exact_with("queue", "fp32");
+    resume_is_exact_with("exact", "bf16");
+}
+
+static void expect_refusal(const struct dr_config *c, const char *path, const char *word) {
+    struct run r;
+    struct dr_err err = {0};
+    run_open(&r, c);
+    assert_true(dr_trainer_load(r.t, path, &err) < 0);
+    if (!strstr(err.msg, word))
+        fail_msg("\"%s\" lacks \"%s\"", err.msg, word);
+    run_close(&r);
+}
+
+static void other_runs_checkpoints_are_refused(void **state) {
+    (void)state;
+    struct dr_config c, d;
+    struct dr_err err = {0};
+    config_of(&c, tiny_digits);
+    const char *path = scratch_path("refuse.safetensors");
+    struct run r;
+    run_open(&r, &c);
+    run_steps(&r, 1, NULL);
+    assert_int_equal(dr_trainer_save(r.t, path, NULL, NULL, &err), 0);
+    run_close(&r);
+    d = c;
+    d.model.depth = 1;
+    expect_refusal(&d, path, "model differs");
+    d = c;
+    d.train.seed = 5;
+    expect_refusal(&d, path, "train.seed is 11");
+    d = c;
+    d.data.seed = 4;
+    expect_refusal(&d, path, "fingerprint");
+    assert_int_equal(truncate(path, 5000), 0);
+    expect_refusal(&c, path, "refuse.safetensors");
+    unlink(path);
+}
+
+// The file a trainer writes is the model: its samples are the trainer's, bit for bit.
+static void checkpoint_serves_the_same_samples(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err = {0};
+    config_of(&c, tiny_digits);
+    struct run r;
+    run_open(&r, &c);
+    run_steps(&r, 3, NULL);
+    const int64_t count = 16 * 16;
+    real a[5 * 16 * 16], b[5 * 16 * 16];
+    run_sample(&r, 2, 5, a);
+    const char *path = scratch_path("serve.safetensors");
+    assert_int_equal(dr_trainer_save(r.t, path, NULL, NULL, &err), 0);
+    struct dr_snapshot *snap;
+    if (dr_snapshot_load(path, NULL, &snap, &err))
+        fail_msg("%s", err.msg);
+    assert_int_equal(snap->step, 3);
+    struct dr_sampler *s;
+    assert_int_equal(dr_sampler_create(r.be, DR_FP32, 8, &s, &err), 0);
+    // the same five, backwards, between others of another class and scale, one of them in two
+    // passes
+    struct dr_sample req[11];
+    for (int i = 0; i < 11; i++)
+        req[i] = (struct dr_sample){
+            .seed = 9, .index = (uint64_t)i, .cls = i % 10, .alpha = 2.5f, .two_pass = i == 4};
+    for (int i = 0; i < 5; i++)
+        req[2 * i + 1] =
+            (struct dr_sample){.seed = 1, .index = 4 - (uint64_t)i, .cls = 2, .alpha = 1};
+    real x[11 * 16 * 16];
+    if (dr_sampler_run(s, snap, req, 11, x, &err))
+        fail_msg("%s", err.msg);
+    for (int i = 0; i < 5; i++)
+        memcpy(b + (4 - i) * count, x + (2 * i + 1) * count, (size_t)count * sizeof *b);
+    assert_memory_equal(a, b, sizeof a);
+    req[0].cls = 10;
+    assert_true(dr_sampler_run(s, snap, req, 11, x, &err) < 0);
+    assert_non_null(strstr(err.msg, "0 to 9"));
+    dr_sampler_free(s);
+    dr_snapshot_unref(snap);
+    run_close(&r);
+    unlink(path);
+}
+
+static void non_finite_stops_and_keeps_the_weights(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err = {0};
+    config_of(&c, tiny_digits);
+    c.optim.lr = 1e38;
+    c.optim.warmup = 0;
+    c.optim.clip = 0;
+    struct run r;
+    run_open(&r, &c);
+    struct dr_metrics m;
+    int rc = 0;
+    for (int i = 0; i < 5 && !rc; i++)
+        rc = dr_trainer_step(r.t, &m, &err);
+    assert_int_equal(rc, DR_ENONFINITE);
+    assert_false(m.finite);
+    assert_int_equal(dr_trainer_steps_done(r.t), m.step - 1);
+    run_close(&r);
+}
+
+static void bf16_follows_fp32(void **state) {
+    (void)state;
+    struct dr_config c;
+    config_of(&c, tiny_digits);
+    struct run r;
+    run_open(&r, &c);
+    struct dr_metrics a = run_steps(&r, 10, NULL);
+    run_close(&r);
+    c.train.precision = DR_PREC_BF16;
+    run_open(&r, &c);
+    struct dr_metrics b = run_steps(&r, 10, NULL);
+    run_close(&r);
+    for (int i = 0; i < a.ntau; i++)
+        assert_true(fabs(a.drift_norm[i] - b.drift_norm[i]) < 0.05 * a.drift_norm[i]);
+}
+
+static void schedule_and_metrics(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err = {0};
+    config_of(&c, tiny_digits);
+    c.train.steps = 20;
+    assert_int_equal(dr_config_set(&c, "optim.schedule=cosine", &err), 0);
+    c.optim.cosine_start = 0.5;
+    c.optim.lr_end = 0.1;
+    struct run r;
+    run_open(&r, &c);
+    double lr[20];
+    int measured = 0;
+    for (int i = 0; i < 20; i++) {
+        struct dr_metrics m;
+        assert_false(dr_trainer_finished(r.t));
+        assert_int_equal(dr_trainer_step(r.t, &m, &err), 0);
+        lr[i] = m.lr;
+        measured += !isnan(m.spread);
+        assert_true(m.drift_norm[0] > 0 && m.dist_mean > 0 && m.dist_var > 0 && m.grad_norm > 0);
+        assert_true(m.alpha_mean >= 1 && m.alpha_mean <= 3);
+    }
+    assert_true(dr_trainer_finished(r.t));
+    assert_int_equal(measured, 6);                                       // every third of twenty
+    assert_true(fabs(lr[0] - 2e-4) < 1e-9 && fabs(lr[4] - 1e-3) < 1e-9); // warm-up of five
+    assert_true(fabs(lr[10] - 1e-3) < 1e-9 && lr[15] < lr[11] && lr[19] < 0.2e-3);
+    run_close(&r);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(same_seed_same_losses),
+        cmocka_unit_test(micro_batches_change_rounding_only),
+        cmocka_unit_test(resume_is_exact),
+        cmocka_unit_test(other_runs_checkpoints_are_refused),
+        cmocka_unit_test(checkpoint_serves_the_same_samples),
+        cmocka_unit_test(non_finite_stops_and_keeps_the_weights),
+        cmocka_unit_test(bf16_follows_fp32),
+        cmocka_unit_test(schedule_and_metrics),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,100 @@
+// See util.h.
+#include "tests/train/util.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+const char *const tiny_digits[] = {"data.set=digits",
+                                   "data.size=16",
+                                   "data.count=600",
+                                   "data.seed=3",
+                                   "model.dim=24",
+                                   "model.depth=2",
+                                   "model.heads=2",
+                                   "model.patch=4",
+                                   "model.registers=2",
+                                   "model.mlp_ratio=2",
+                                   "model.style_tokens=4",
+                                   "model.codebook=8",
+                                   "model.label_dropout=0.1",
+                                   "train.generated=4",
+                                   "train.positives=6",
+                                   "train.unconditional=5",
+                                   "train.micro_batch=16",
+                                   "train.seed=11",
+                                   "optim.lr=1e-3",
+                                   "optim.warmup=5",
+                                   "loss.affinity_floor=0",
+                                   "metrics.spread_every=3",
+                                   NULL};
+
+void config_of(struct dr_config *c, const char *const *set) {
+    struct dr_err err = {0};
+    dr_config_defaults(c);
+    for (; *set; set++)
+        if (dr_config_set(c, *set, &err))
+            fail_msg("%s: %s", *set, err.msg);
+}
+
+void recipe(struct dr_config *c, const char *name) {
+    char path[512];
+    struct dr_err err = {0};
+    snprintf(path, sizeof path, "%s/configs/%s.json", getenv("DRIFTD_SOURCE"), name);
+    if (dr_config_load(path, c, &err))
+        fail_msg("%s", err.msg);
+}
+
+void run_open(struct run *r, const struct dr_config *c) {
+    struct dr_err err = {0};
+    *r = (struct run){0};
+    if (dr_backend_open("cpu", 1, &r->be, &err))
+        fail_msg("%s", err.msg);
+    r->be->enter(r->be);
+    if (dr_dataset_load(&c->data, NULL, false, &r->data, &err))
+        fail_msg("%s", err.msg);
+    if (dr_trainer_create(c, r->be, r->data, &r->t, &err))
+        fail_msg("%s", err.msg);
+}
+
+void run_close(struct run *r) {
+    dr_trainer_free(r->t);
+    dr_dataset_free(r->data);
+    dr_backend_free(r->be);
+}
+
+struct dr_metrics run_steps(struct run *r, int n, double *loss) {
+    struct dr_metrics m = {0};
+    struct dr_err err = {0};
+    for (int i = 0; i < n; i++) {
+        if (dr_trainer_step(r->t, &m, &err))
+            fail_msg("%s", err.msg);
+        if (loss)
+            loss[i] = m.loss;
+    }
+    return m;
+}
+
+void run_sample(struct run *r, int32_t cls, int64_t n, real *x) {
+    struct dr_err err = {0};
+    struct dr_snapshot *snap = dr_trainer_snapshot(r->t, 0);
+    struct dr_sampler *s;
+    assert_non_null(snap);
+    if (dr_sampler_create(r->be, DR_FP32, 64, &s, &err))
+        fail_msg("%s", err.msg);
+    struct dr_sample *req = calloc((size_t)n, sizeof *req);
+    for (int64_t i = 0; i < n; i++)
+        req[i] = (struct dr_sample){.seed = 1, .index = (uint64_t)i, .cls = cls, .alpha = 1};
+    if (dr_sampler_run(s, snap, req, n, x, &err))
+        fail_msg("%s", err.msg);
+    free(req);
+    dr_sampler_free(s);
+    dr_snapshot_unref(snap);
+}
+
+const char *scratch_path(const char *name) {
+    static char path[512];
+    const char *dir = getenv("DRIFTD_SCRATCH");
+    snprintf(path, sizeof path, "%s/%s", dir ? dir : ".", name);
+    return path;
+}

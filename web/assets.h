@@ -1,0 +1,8 @@
+// The dashboard's files, packed at build time by web/embed.py (only where npm was there to fetch
+// uPlot). Handed to the HTTP server by daemon/serve.c.
+#pragma once
+
+#include "api/api.h"
+
+extern const struct api_asset web_assets[];
+extern const size_t web_nassets;

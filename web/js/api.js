@@ -1,0 +1,154 @@
+// HTTP for every page: JSON with problems as errors, the bearer token where the server wants one,
+// and the one event stream of the page (by fetch, as EventSource can send neither a token nor its
+// own Last-Event-ID). Source of the protocol: /openapi.json.
+
+let token = sessionStorage.getItem('driftd-token') ?? '';
+let asking = null;
+
+export class Problem extends Error {
+  constructor(status, body) {
+    super(body?.detail ?? `the server answered ${status}`);
+    this.status = status;
+    this.errors = body?.errors ?? [];
+    this.retryAfter = body?.retry_after;
+  }
+}
+
+// One dialog however many requests were refused at once.
+function askToken() {
+  asking ??= new Promise((resolve) => {
+    const input = document.createElement('input');
+    input.type = 'password';
+    input.autocomplete = 'current-password';
+    input.setAttribute('aria-label', 'Access token');
+    const dialog = document.createElement('dialog');
+    const form = document.createElement('form');
+    form.method = 'dialog';
+    const title = document.createElement('h2');
+    title.textContent = 'This driftd wants its access token';
+    const ok = document.createElement('button');
+    ok.textContent = 'Continue';
+    ok.className = 'primary';
+    form.append(title, input, ok);
+    dialog.append(form);
+    document.body.append(dialog);
+    dialog.addEventListener('close', () => {
+      token = input.value.trim();
+      sessionStorage.setItem('driftd-token', token);
+      dialog.remove();
+      asking = null;
+      resolve(token !== '');
+    });
+    dialog.showModal();
+  });
+  return asking;
+}
+
+export async function raw(path, init = {}) {
+  for (;;) {
+    const headers = { ...init.headers };
+    if (token) headers.Authorization = `Bearer ${token}`;
+    const res = await fetch(path, { ...init, headers });
+    if (res.status === 401 && await askToken()) continue;
+    if (res.ok) return res;
+    let body = null;
+    try { body = await res.json(); } catch { /* not a problem document */ }
+    throw new Problem(res.status, body);
+  }
+}
+
+export async function get(path, init) {
+  return (await raw(path, init)).json();
+}
+
+export async function post(path, body, headers = {}) {
+  const init = { method: 'POST', headers };
+  if (body !== undefined) {
+    init.body = JSON.stringify(body);
+    init.headers = { 'Content-Type': 'application/json', ...headers };
+  }
+  const res = await raw(path, init);
+  return res.headers.get('Content-Type')?.includes('json') ? res.json() : null;
+}
+
+export const query = (o) => new URLSearchParams(
+  Object.entries(o).filter(([, v]) => v !== undefined && v !== null && v !== '')).toString();
+
+// ---- the event stream ----
+
+// Follows /v1/events for ever. on(type, data, id) gets each event once: `last` only moves forward,
+// a reconnect asks for what follows it, and what the server no longer has arrives as `gap`.
+export class Stream {
+  constructor(on, onState) {
+    this.on = on;
+    this.onState = onState;
+    this.last = '';
+    this.beat = 0;
+  }
+
+  start() {
+    this.run();
+    // A connection that died without a word: pings come every 15 s.
+    setInterval(() => { if (this.beat && performance.now() - this.beat > 40000) this.abort?.abort(); }, 5000);
+    addEventListener('online', () => this.wake?.());
+  }
+
+  async run() {
+    let wait = 500;
+    for (;;) {
+      try {
+        await this.once(() => { wait = 500; });
+      } catch (e) {
+        if (e instanceof Problem && e.status === 401) wait = 5000;
+      }
+      this.beat = 0;
+      this.onState('lost');
+      await new Promise((r) => { this.wake = r; setTimeout(r, wait); });
+      wait = Math.min(wait * 1.6, 5000);
+    }
+  }
+
+  async once(connected) {
+    this.abort = new AbortController();
+    const headers = { Accept: 'text/event-stream' };
+    if (this.last) headers['Last-Event-ID'] = this.last;
+    const res = await raw('/v1/events', { headers, signal: this.abort.signal });
+    connected();
+    this.onState('live');
+    const reader = res.body.pipeThrough(new TextDecoderStream()).getReader();
+    let pending = '';
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      this.beat = performance.now();
+      pending += value;
+      let end;
+      while ((end = pending.indexOf('\n\n')) >= 0) {
+        this.frame(pending.slice(0, end));
+        pending = pending.slice(end + 2);
+      }
+    }
+  }
+
+  frame(text) {
+    let type = 'message', data = '', id = '';
+    for (const line of text.split('\n')) {
+      const colon = line.indexOf(':');
+      const value = line.slice(colon + 1).trimStart();
+      if (line.startsWith('event:')) type = value;
+      else if (line.startsWith('data:')) data += value;
+      else if (line.startsWith('id:')) id = value;
+    }
+    if (id) {
+      if (!newer(id, this.last)) return; // seen before
+      this.last = id;
+    }
+    if (data) this.on(type, JSON.parse(data), id);
+  }
+}
+
+function newer(id, last) {
+  if (!last) return true;
+  const [b, s] = id.split('-').map(Number), [lb, ls] = last.split('-').map(Number);
+  return b > lb || (b === lb && s > ls);
+}

@@ -1,0 +1,118 @@
+// The dialog that starts a run: a recipe, its values as fields made from the configuration schema,
+// and only what was changed is sent, as overrides.
+import { get, post } from './api.js';
+import { remember } from './state.js';
+import { h, fill, toast, field, text, int } from './ui.js';
+
+const common = ['train.steps', 'train.minutes', 'train.seed', 'optim.lr', 'loss.temperatures', 'train.alpha_max', 'samples.every'];
+const at = (o, path) => path.split('.').reduce((v, k) => v?.[k], o);
+
+function control(f, value, changed) {
+  const id = `f-${f.path.replaceAll('.', '-')}`;
+  const props = { id, name: f.path, oninput: changed };
+  if (f.type === 'boolean') return h('input', { ...props, type: 'checkbox', checked: !!value });
+  if (f.type === 'enum') return h('select', props, f.values.map((v) => h('option', { value: v, selected: v === value }, v)));
+  if (f.type === 'integer' || f.type === 'number')
+    return h('input', { ...props, type: 'number', min: f.min, max: f.max, step: f.type === 'integer' ? '1' : 'any', value: String(value), inputmode: 'decimal' });
+  return h('input', { ...props, type: 'text', maxlength: f.max_length, value: Array.isArray(value) ? value.join(', ') : String(value ?? '') });
+}
+
+function read(f, el) {
+  if (f.type === 'boolean') return el.checked;
+  if (f.type === 'integer' || f.type === 'number') return el.value === '' ? f.default : Number(el.value);
+  if (f.type === 'list') return el.value.split(/[\s,]+/).filter(Boolean).map(Number);
+  return el.value;
+}
+
+export async function openForm() {
+  let schema, recipes;
+  try {
+    [schema, recipes] = await Promise.all([get('/v1/configs/schema'), get('/v1/configs').then((c) => c.configs)]);
+  } catch (e) { toast(e.message, true); return; }
+  let config = {}, controls = new Map();
+  const about = h('p.about'), errors = h('div.form-errors', { role: 'alert' }), basics = h('div.fields'), rest = h('div.field-groups');
+  const changedNote = h('p.changed', { 'aria-live': 'polite' }, '');
+  const name = h('input', { type: 'text', maxlength: '200', placeholder: 'optional', autocomplete: 'off' });
+  const priority = h('input', { type: 'number', min: '-1000', max: '1000', step: '1', value: '0' });
+  const search = h('input', { type: 'search', placeholder: 'Filter settings', 'aria-label': 'Filter settings', oninput: () => {
+    const q = search.value.toLowerCase();
+    for (const g of rest.children) {
+      let any = false;
+      for (const l of g.querySelectorAll('label')) { l.hidden = !l.textContent.toLowerCase().includes(q); any ||= !l.hidden; }
+      g.hidden = !any;
+    }
+  } });
+  const recipe = h('select', { autofocus: true, onchange: () => choose(recipe.value) }, recipes.map((r) => h('option', { value: r.name, disabled: !!r.error }, r.name)));
+  const key = crypto.randomUUID?.() ?? String(Math.random());
+
+  const changes = () => {
+    const out = {};
+    for (const [path, { f, el }] of controls) {
+      const v = read(f, el);
+      if (JSON.stringify(v) !== JSON.stringify(at(config, path) ?? f.default)) out[path] = v;
+    }
+    return out;
+  };
+  const touched = () => {
+    const n = Object.keys(changes()).length;
+    text(changedNote, n ? `${n} setting${n > 1 ? 's' : ''} changed from the recipe` : '');
+  };
+
+  async function choose(which) {
+    try { config = await get(`/v1/configs/${encodeURIComponent(which)}`); } catch (e) { text(errors, e.message); return; }
+    const r = recipes.find((x) => x.name === which);
+    text(about, `${r.about.replace(/\.?$/, '.').replace(/^./, (c) => c.toUpperCase())} ${int(r.steps)} steps${r.minutes ? ` or ${r.minutes} minutes, whichever comes first` : ''}, ${r.size > 1 ? `${r.size} × ${r.size} pixels` : 'two dimensions'}, ${r.classes} class${r.classes > 1 ? 'es' : ''}.`);
+    controls = new Map();
+    const make = (f) => {
+      const el = control(f, at(config, f.path) ?? f.default, touched);
+      controls.set(f.path, { f, el });
+      return field(f.path, el, f.doc);
+    };
+    const shown = schema.filter((f) => f.path !== 'name' && f.path !== 'about');
+    fill(basics, common.map((p) => shown.find((f) => f.path === p)).filter(Boolean).map(make));
+    const groups = new Map();
+    for (const f of shown.filter((x) => !common.includes(x.path))) {
+      const g = f.path.split('.')[0];
+      if (!groups.has(g)) groups.set(g, []);
+      groups.get(g).push(f);
+    }
+    fill(rest, [...groups].map(([g, list]) => h('fieldset', null, h('legend', null, g), h('div.fields', null, list.map(make)))));
+    touched();
+  }
+
+  async function submit(e) {
+    e.preventDefault();
+    fill(errors);
+    const body = { config: recipe.value, overrides: changes(), priority: Number(priority.value) || 0 };
+    if (name.value.trim()) body.name = name.value.trim();
+    go.disabled = true;
+    try {
+      const job = await post('/v1/jobs', body, { 'Idempotency-Key': `${key}-${JSON.stringify(body).length}-${++tries}` });
+      remember(job);
+      toast(`Run ${job.id} is ${job.state}.`);
+      dialog.close();
+    } catch (err) {
+      fill(errors, h('p', null, err.message), err.errors?.length > 1 ? err.errors.map((x) => h('p', null, `${x.field}: ${x.message}`)) : null);
+      const bad = err.errors?.map((x) => controls.get(x.field.replace(/^overrides\./, ''))?.el).find(Boolean);
+      bad?.setAttribute('aria-invalid', 'true');
+      bad?.focus();
+    } finally { go.disabled = false; }
+  }
+
+  let tries = 0;
+  const go = h('button.primary', { type: 'submit' }, 'Start');
+  const dialog = h('dialog.form', { 'aria-labelledby': 'form-title', onclose: () => dialog.remove() },
+    h('form', { onsubmit: submit, novalidate: true },
+      h('div.form-head', null, h('h2', { id: 'form-title' }, 'New run'), h('button.quiet', { type: 'button', 'aria-label': 'Close', onclick: () => dialog.close() }, '✕')),
+      h('div.form-body', { tabindex: '0', role: 'region', 'aria-label': 'Settings' },
+        h('div.fields', null, field('Recipe', recipe), field('Name', name), field('Priority', priority)),
+        about, basics,
+        h('details', null, h('summary', null, 'All settings'), search, rest)),
+      errors,
+      h('div.form-foot', null, changedNote, h('span.spacer'), h('button', { type: 'button', onclick: () => dialog.close() }, 'Cancel'), go)));
+  document.body.append(dialog);
+  dialog.showModal();
+  const usable = recipes.find((r) => !r.error);
+  if (usable) choose(usable.name);
+  else text(errors, 'There is no usable recipe in the configuration folder.');
+}

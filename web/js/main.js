@@ -1,0 +1,72 @@
+// The shell: navigation, routes in the hash, theme, the event stream. Each page exports
+// mount(root, params) and returns a function that takes it down.
+import { start, emit, server } from './state.js';
+import { h, fill, icon, toast, text } from './ui.js';
+import * as runs from './runs.js';
+import * as curves from './curves.js';
+import * as samples from './samples.js';
+import * as play from './play.js';
+import * as evals from './evals.js';
+import * as status from './status.js';
+
+const pages = [
+  ['runs', 'Runs', runs], ['curves', 'Curves', curves], ['samples', 'Samples', samples],
+  ['play', 'Playground', play], ['evals', 'Evaluations', evals], ['status', 'Status', status],
+];
+const main = document.getElementById('main');
+let down = null, current = '';
+
+function route() {
+  const [path, search = ''] = location.hash.replace(/^#\/?/, '').split('?');
+  const page = pages.find(([key]) => key === path) ?? pages[0];
+  const moved = current !== page[0];
+  down?.();
+  down = null;
+  current = page[0];
+  document.title = `${page[1]} · driftd`;
+  for (const a of document.querySelectorAll('#nav a')) {
+    if (a.dataset.page === page[0]) a.setAttribute('aria-current', 'page');
+    else a.removeAttribute('aria-current');
+  }
+  const root = h(`div.page.page-${page[0]}`);
+  fill(main, root);
+  try {
+    down = page[2].mount(root, new URLSearchParams(search));
+  } catch (e) {
+    toast(e.message, true);
+    console.error(e);
+  }
+  if (moved) scrollTo(0, 0);
+}
+
+// ---- theme: the system's, or the one chosen ----
+
+const button = document.getElementById('theme');
+const dark = matchMedia('(prefers-color-scheme: dark)');
+
+function theme() {
+  const chosen = localStorage.getItem('driftd-theme');
+  const now = chosen ?? (dark.matches ? 'dark' : 'light');
+  document.documentElement.dataset.theme = now;
+  text(button, now === 'dark' ? 'Light mode' : 'Dark mode');
+  emit('theme', now);
+}
+
+button.addEventListener('click', () => {
+  const next = document.documentElement.dataset.theme === 'dark' ? 'light' : 'dark';
+  if (next === (dark.matches ? 'dark' : 'light')) localStorage.removeItem('driftd-theme');
+  else localStorage.setItem('driftd-theme', next);
+  theme();
+});
+dark.addEventListener('change', theme);
+
+fill(document.getElementById('nav'), pages.map(([key, title]) =>
+  h('a', { href: `#/${key}`, data: { page: key } }, icon(key), h('span', null, title))));
+document.querySelector('.skip').addEventListener('click', (e) => { e.preventDefault(); main.focus(); });
+addEventListener('hashchange', route);
+theme();
+start();
+route();
+
+// For tests and the curious: what the page holds.
+window.driftd = { server };

@@ -1,0 +1,184 @@
+// The playground: one request of /v1/generate turned by hand. Every picture can be had again: the
+// seed is shown, the request is offered as curl, and a dropped PNG restores what made it.
+import { get, raw, query } from './api.js';
+import { on, jobDetail, loadJobs, jobs, jobList } from './state.js';
+import { h, fill, text, toast, field, head, debounce, download, num, int, clamp } from './ui.js';
+import { parameters } from './png.js';
+
+const ALPHAS = '1,1.25,1.5,1.75,2,2.5,3,4';
+
+export function mount(root, params) {
+  const s = {
+    class: params.get('class') ?? '', cfg: +(params.get('cfg') ?? 1.5) || 1.5, seed: +(params.get('seed') ?? 0) || dice(),
+    lock: params.has('seed'), cols: clamp(+(params.get('cols') ?? 6) || 6, 1, 32), rows: clamp(+(params.get('rows') ?? 4) || 4, 1, 32),
+    checkpoint: params.get('checkpoint') ?? 'live', guidance: 'one-step', sweep: false,
+  };
+  let closed = false, busy = false, again = false, shown = null, off = [], classes = 0, names = null, toyModel = false, sized = params.has('cols');
+
+  function dice() { return Math.floor(Math.random() * 2 ** 31); }
+  const img = h('img.grid-image', { alt: '' }), caption = h('figcaption', { 'aria-live': 'polite' });
+  const figure = h('figure.card.stage', null, img, caption);
+  const error = h('p.error', { role: 'alert', hidden: true });
+  const split = h('div.split', { role: 'img', 'aria-label': 'no request yet', hidden: true }, h('i.queue'), h('i.compute'), h('i.network'));
+  const splitText = h('p.sub.split-text');
+  const stage = h('div.stage-box', null, error, figure, split, splitText);
+
+  function request() {
+    const n = s.sweep ? s.cols : s.cols * s.rows;
+    const alphas = ALPHAS.split(',').length;
+    return query({ class: s.class || 'random', cfg: s.sweep ? ALPHAS : s.cfg, seed: s.seed, n, checkpoint: s.checkpoint,
+      grid: s.sweep ? `${s.cols}x${alphas}` : `${s.cols}x${s.rows}`, scale: 3, guidance: s.guidance === 'one-step' ? null : s.guidance });
+  }
+  const curl = () => `curl -X POST '${location.origin}/generate?${request()}' -o driftd.png`;
+
+  async function generate() {
+    if (busy) { again = true; return; }
+    busy = true;
+    root.dataset.busy = 'true';
+    const began = performance.now();
+    try {
+      const res = await raw(`/v1/generate?${request()}`, { headers: { Accept: 'image/png' } });
+      const blob = await res.blob(), total = performance.now() - began;
+      if (closed) return;
+      const head = (k) => res.headers.get(`Driftd-${k}`);
+      if (img.src) URL.revokeObjectURL(img.src);
+      shown = blob;
+      img.src = URL.createObjectURL(blob);
+      img.alt = `${s.cols * s.rows} images, class ${s.class || 'random'}, guidance ${s.sweep ? ALPHAS : s.cfg}, seed ${head('Seed')}`;
+      img.dataset.seed = head('Seed');
+      error.hidden = true;
+      text(caption, `checkpoint ${head('Checkpoint')} · step ${int(+head('Step'))} · seed ${head('Seed')}${s.sweep ? ` · rows: guidance ${ALPHAS.replaceAll(',', ', ')}` : ''}`);
+      times(+head('Queue-Ms'), +head('Compute-Ms'), total, head('Batch-Size'));
+      history.replaceState(null, '', `#/play?${query({ class: s.class, cfg: s.cfg, seed: s.seed, cols: s.cols, rows: s.rows, checkpoint: s.checkpoint })}`);
+    } catch (e) {
+      if (closed) return;
+      error.hidden = false;
+      text(error, e.message);
+    } finally {
+      busy = false;
+      root.dataset.busy = 'false';
+      if (again && !closed) { again = false; generate(); }
+    }
+  }
+  function times(queue, compute, total, batch) {
+    const net = Math.max(0, total - queue - compute), sum = queue + compute + net || 1;
+    const [a, b, c] = split.children;
+    a.style.width = `${(100 * queue) / sum}%`;
+    b.style.width = `${(100 * compute) / sum}%`;
+    c.style.width = `${(100 * net) / sum}%`;
+    const words = `queue ${num(queue, 3)} ms · compute ${num(compute, 3)} ms · transfer and page ${num(net, 3)} ms · batch of ${batch}`;
+    split.setAttribute('aria-label', words);
+    text(splitText, words);
+    split.hidden = false;
+  }
+  const soon = debounce(generate, 60);
+
+  // ---- controls ----
+
+  const classBox = h('div.classes', { role: 'group', 'aria-label': 'Class' });
+  function classList() {
+    const make = (value, label) => h('button.chip', { type: 'button', 'aria-pressed': String(s.class === value), data: { class: value },
+      onclick: () => { s.class = value; for (const b of classBox.children) b.setAttribute('aria-pressed', String(b.dataset?.class === value)); generate(); } }, label);
+    if (classes > 60) {
+      fill(classBox, h('input', { type: 'number', min: '0', max: String(classes - 1), placeholder: 'random', 'aria-label': 'Class', value: s.class, oninput: (e) => { s.class = e.target.value; soon(); } }));
+      return;
+    }
+    const list = Array.from({ length: classes }, (_, i) => make(String(i), names?.[i] ?? String(i)));
+    fill(classBox, make('', 'random'), list, classes > 1 ? make(`0-${classes - 1}`, 'all') : null);
+  }
+  const cfgOut = h('output', null, s.cfg.toFixed(2));
+  const cfg = h('input', { type: 'range', min: '0', max: '5', step: '0.05', value: String(s.cfg), 'aria-label': 'Guidance scale',
+    oninput: () => { s.cfg = +cfg.value; text(cfgOut, s.cfg.toFixed(2)); soon(); } });
+  const seed = h('input', { type: 'number', min: '0', step: '1', value: String(s.seed), 'aria-label': 'Seed', oninput: () => { s.seed = Math.max(0, Math.floor(+seed.value || 0)); soon(); } });
+  const lock = h('button', { type: 'button', 'aria-pressed': String(s.lock), title: 'Keep the seed for every image', onclick: () => { s.lock = !s.lock; lock.setAttribute('aria-pressed', String(s.lock)); } }, 'Lock');
+  const roll = () => { s.seed = dice(); seed.value = String(s.seed); };
+  const die = h('button', { type: 'button', title: 'Another seed', onclick: () => { roll(); generate(); } }, 'Dice');
+  const size = (key) => h('input', { type: 'number', min: '1', max: '32', value: String(s[key]), 'aria-label': key === 'cols' ? 'Columns' : 'Rows', oninput: (e) => { sized = true; s[key] = clamp(Math.floor(+e.target.value) || 1, 1, 32); soon(); } });
+  const cols = size('cols'), rows = size('rows');
+  const checkpoint = h('select', { onchange: () => { s.checkpoint = checkpoint.value; describe().then(generate); } });
+  const sweep = h('input', { type: 'checkbox', onchange: () => { s.sweep = sweep.checked; generate(); } });
+  const twoPass = h('input', { type: 'checkbox', onchange: () => { s.guidance = twoPass.checked ? 'two-pass' : 'one-step'; generate(); } });
+  const go = h('button.primary.wide', { type: 'button', onclick: () => { if (!s.lock) roll(); generate(); } }, 'Generate');
+  const file = h('input.sr', { type: 'file', accept: 'image/png', 'aria-label': 'PNG whose parameters to restore', onchange: () => { if (file.files[0]) restore(file.files[0]); file.value = ''; } });
+  const controls = h('div.card.play-controls', null,
+    field('Checkpoint', checkpoint), h('div.field', null, h('span', null, 'Class'), classBox),
+    h('label.field', null, h('span.line', null, 'Guidance scale', cfgOut), cfg),
+    h('div.field', null, h('span', null, 'Seed'), h('div.line', null, seed, lock, die)),
+    h('div.field', null, h('span', null, 'Columns × rows'), h('div.line', null, cols, rows)),
+    h('label.check', null, sweep, 'guidance sweep, one row a scale'), h('label.check', null, twoPass, 'two-pass guidance'),
+    go,
+    h('div.line.wrap', null,
+      h('button', { type: 'button', onclick: () => navigator.clipboard ? navigator.clipboard.writeText(curl()).then(() => toast('The curl command is copied.'), () => prompt('curl', curl())) : prompt('curl', curl()) }, 'Copy as curl'),
+      h('button', { type: 'button', onclick: () => shown && download(shown, `driftd-${img.dataset.seed}.png`) }, 'Save PNG'),
+      h('label.button', null, 'Restore from PNG', file)));
+  fill(root, head('Playground', 'One forward pass an image. Drop a PNG made here to get its parameters back.'), h('div.play', null, controls, stage));
+
+  // ---- restoring ----
+
+  async function restore(blob) {
+    try {
+      const p = await parameters(new Uint8Array(await blob.arrayBuffer()));
+      const scales = [...new Set(p.images.map((i) => i.cfg))], labels = [...new Set(p.images.map((i) => i.class))];
+      s.seed = p.seed;
+      s.lock = true;
+      s.sweep = scales.length > 1;
+      s.cfg = scales[0];
+      s.class = labels.length === 1 ? String(labels[0]) : s.sweep ? '' : p.images.map((i) => i.class).join(',');
+      [s.cols, s.rows] = p.grid.split('x').map(Number);
+      s.guidance = p.guidance;
+      sized = true;
+      const known = [...checkpoint.options].find((o) => o.value === p.checkpoint);
+      if (known) s.checkpoint = p.checkpoint;
+      seed.value = String(s.seed); cfg.value = String(s.cfg); text(cfgOut, s.cfg.toFixed(2));
+      cols.value = String(s.cols); rows.value = String(s.rows);
+      sweep.checked = s.sweep; twoPass.checked = s.guidance === 'two-pass';
+      lock.setAttribute('aria-pressed', 'true');
+      checkpoint.value = s.checkpoint;
+      classList();
+      toast(known ? 'Parameters restored.' : `Parameters restored; its checkpoint ${p.checkpoint} is not kept here, so ${s.checkpoint} draws it.`);
+      generate();
+    } catch (e) { toast(e.message, true); }
+  }
+  const over = (e) => { e.preventDefault(); root.dataset.drop = 'true'; };
+  const left = () => { delete root.dataset.drop; };
+  const drop = (e) => { e.preventDefault(); left(); const f = e.dataTransfer?.files?.[0]; if (f) restore(f); };
+  addEventListener('dragover', over);
+  addEventListener('dragleave', left);
+  addEventListener('drop', drop);
+
+  // ---- what can be asked ----
+
+  async function describe() {
+    const list = (await get('/v1/checkpoints?limit=100')).checkpoints.filter((c) => c.state === 'ok');
+    const option = (v, t) => h('option', { value: v, selected: v === s.checkpoint }, t);
+    if (s.checkpoint !== 'live' && s.checkpoint !== 'latest' && !list.some((c) => c.id === s.checkpoint)) s.checkpoint = 'live';
+    fill(checkpoint, option('live', 'live – what is served now'), option('latest', 'latest – newest on disk'),
+      list.map((c) => option(c.id, `${c.id} – ${jobs.get(c.job)?.name ?? (c.name || 'imported')}, step ${int(c.step)}`)));
+    const row = list.find((c) => c.id === s.checkpoint) ?? list.find((c) => c.active) ?? list[0];
+    const running = jobList().find((j) => j.state === 'running');
+    const source = s.checkpoint === 'live' && running ? running.id : row?.job ?? running?.id;
+    const job = source ? await jobDetail(source).catch(() => null) : null;
+    classes = job?.config?.data?.classes ?? row?.model?.classes ?? 0;
+    names = job?.class_names?.length === classes ? job.class_names : null;
+    toyModel = (job?.config?.data?.size ?? row?.model?.size) === 1;
+    twoPass.disabled = !(job?.config?.model?.null_class ?? row?.model?.null_class);
+    root.classList.toggle('is-toy', toyModel);
+    if (toyModel && !sized) { s.cols = s.rows = 24; cols.value = rows.value = '24'; }
+    classList();
+  }
+  (async () => {
+    if (!jobs.size) await loadJobs().catch(() => {});
+    await describe().catch((e) => toast(e.message, true));
+    if (!closed) generate();
+  })();
+  off.push(on('checkpoint', () => describe().catch(() => {})));
+  off.push(on('state', debounce(() => { if (!closed) describe().then(() => { if (!shown) generate(); }, () => {}); }, 1500)));
+  return () => {
+    closed = true;
+    removeEventListener('dragover', over);
+    removeEventListener('dragleave', left);
+    removeEventListener('drop', drop);
+    if (img.src) URL.revokeObjectURL(img.src);
+    off.forEach((f) => f());
+  };
+}

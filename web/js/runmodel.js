@@ -1,0 +1,129 @@
+// The metrics of one run for the curves page: whole history in bounded memory, rows of the live
+// stream appended without gap or duplicate, and a finer piece for a zoomed range. curves.js owns
+// and asks it; redraws are its business.
+import { get, query } from './api.js';
+import { serverNow } from './state.js';
+import { Series } from './series.js';
+
+const RAW_STEPS = 40000; // up to here every row is fetched, above it means of 64 and more
+const RECENT = 4000;
+
+export class Run {
+  constructor(job, names, window, changed) {
+    this.job = job;
+    this.names = names;
+    this.window = window;
+    this.changed = changed;
+    this.base = new Map();
+    this.detail = null; // {from, to, series}
+    this.recent = []; // [{cols, row, t}] of the stream, to bridge a load
+    this.rewound = false;
+    this.loading = null;
+    for (const n of names) this.base.set(n, new Series(window));
+  }
+
+  close() {
+    clearTimeout(this.timer);
+    this.closed = true;
+  }
+
+  url(range) {
+    return `/v1/jobs/${this.job.id}/metrics?${query({ names: this.names.join(','), ...range })}`;
+  }
+
+  setWindow(window) {
+    this.window = window;
+    for (const s of this.base.values()) s.setWindow(window);
+    this.detail = null;
+  }
+
+  // A coarse picture at once, then the fine one.
+  async load() {
+    const steps = this.job.step || this.job.steps_total || 0;
+    if (steps > 4000) await this.fetchInto({ max_points: 1000 });
+    const fine = steps <= RAW_STEPS ? 0 : Math.min(RAW_STEPS, Math.floor(steps / 64));
+    if (!this.closed) await this.fetchInto({ max_points: fine });
+  }
+
+  async fetchInto(range) {
+    const data = await get(this.url(range));
+    if (this.closed) return;
+    this.rewound = false;
+    for (const s of this.base.values()) s.clear();
+    for (const one of data.series) this.base.get(one.name)?.load(data.columns, one.rows);
+    for (const r of this.recent) this.append(r.cols, r.row, r.t);
+    this.changed();
+  }
+
+  reload(delay = 400) {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.load().catch(() => this.reload(3000)), delay);
+  }
+
+  get lastStep() {
+    let last = -1;
+    for (const s of this.base.values()) last = Math.max(last, s.last);
+    return last;
+  }
+
+  // One `metrics` event.
+  take(d) {
+    const now = serverNow(), every = this.job.config?.metrics?.every ?? 1;
+    const before = this.lastTime ?? now - 0.1;
+    d.rows.forEach((row, i) => {
+      const t = before + ((now - before) * (i + 1)) / d.rows.length;
+      this.recent.push({ cols: d.cols, row, t });
+      const last = this.lastStep;
+      if (this.rewound && row[0] <= last) {
+        for (const s of this.base.values()) s.truncate(row[0]);
+        this.recent = this.recent.slice(-1);
+      } else if (last >= 0 && row[0] > last + every) {
+        this.reload(); // rows are missing: the store has them
+      }
+      this.rewound = false;
+      this.append(d.cols, row, t);
+    });
+    this.lastTime = now;
+    if (this.recent.length > RECENT) this.recent.splice(0, this.recent.length - RECENT / 2);
+  }
+
+  append(cols, row, t) {
+    for (let i = 1; i < cols.length; i++) {
+      const s = this.base.get(cols[i]);
+      if (s && row[0] > s.last) s.pushValue(row[0], t, row[i]);
+    }
+  }
+
+  // The series to draw for steps a..b.
+  series(name, a, b) {
+    const d = this.detail, base = this.base.get(name);
+    if (d && d.from <= a && d.to >= Math.min(b, base.last)) return d.series.get(name) ?? base;
+    return base;
+  }
+
+  // Fetches a finer piece when the base is coarser than what a..b deserves. True: something came.
+  async refine(a, b) {
+    let width = 1;
+    for (const s of this.base.values()) width = Math.max(width, s.width);
+    const span = b - a;
+    if (width <= 1 || span <= 0) return false;
+    const d = this.detail;
+    if (d && d.from <= a && d.to >= Math.min(b, this.lastStep)) return false;
+    const from = Math.max(0, Math.floor(a - span / 2)), to = Math.ceil(b + span / 2);
+    const steps = to - from;
+    const points = steps <= RAW_STEPS ? 0 : Math.floor(steps / 64);
+    if (points && width <= 64) return false;
+    const warm = Math.max(0, Math.floor(from - 5 * this.window)); // so that the EMA has settled
+    const asked = (this.asked = (this.asked ?? 0) + 1);
+    const data = await get(this.url({ from: warm, to, max_points: points }));
+    if (asked !== this.asked || this.closed) return false;
+    const series = new Map();
+    for (const one of data.series) {
+      const s = new Series(this.window, 2 * RAW_STEPS);
+      s.load(data.columns, one.rows);
+      series.set(one.name, s);
+    }
+    this.detail = { from, to, series };
+    return true;
+  }
+}

@@ -1,0 +1,113 @@
+// What the page knows of the server, kept fresh by the event stream: jobs by id, the newest metric
+// row of each, and listeners. A gap or a fresh start refetches by REST.
+import { get, Stream } from './api.js';
+import { say, text, toast, num, int } from './ui.js';
+
+export const jobs = new Map(); // id -> as in /v1/jobs, plus `newest` {step, loss, drift_norm, at}
+export const server = { offset: 0, version: '', state: 'wait' }; // offset: server minus local clock, s
+const listeners = new Map(); // event type -> Set of functions
+
+// Listens until the returned function is called. Types: those of the stream, and `jobs` (the list
+// or one of its jobs changed), `refetch` (rows may have been missed), `stream` (connection state).
+export function on(type, f) {
+  if (!listeners.has(type)) listeners.set(type, new Set());
+  listeners.get(type).add(f);
+  return () => listeners.get(type).delete(f);
+}
+
+export function emit(type, data) {
+  for (const f of listeners.get(type) ?? []) f(data);
+}
+
+export const serverNow = () => Date.now() / 1000 + server.offset;
+
+export async function loadJobs() {
+  const list = await get('/v1/jobs?limit=200');
+  const seen = new Set();
+  for (const j of list.jobs) {
+    seen.add(j.id);
+    jobs.set(j.id, { ...jobs.get(j.id), ...j });
+  }
+  for (const id of jobs.keys()) if (!seen.has(id) && !list.next_cursor) jobs.delete(id);
+  emit('jobs');
+}
+
+// A job with its configuration and class names.
+export async function jobDetail(id) {
+  const have = jobs.get(id);
+  if (have?.config) return have;
+  return remember(await get(`/v1/jobs/${encodeURIComponent(id)}`));
+}
+
+export function remember(job) {
+  jobs.set(job.id, { ...jobs.get(job.id), ...job });
+  emit('jobs', job.id);
+  return jobs.get(job.id);
+}
+
+export const jobList = () => [...jobs.values()].sort((a, b) => b.id - a.id);
+export const active = (j) => ['running', 'queued', 'paused', 'stopping'].includes(j.state);
+
+function metrics(d) {
+  const row = d.rows[d.rows.length - 1];
+  const j = jobs.get(d.job);
+  if (!j) return;
+  const at = (name) => row[d.cols.indexOf(name)] ?? null;
+  j.newest = { step: row[0], loss: at('loss'), drift_norm: at('drift_norm'), at: performance.now() };
+  // Steps a second as seen from here, smoothed over some five seconds.
+  const seen = j.seen, now = performance.now();
+  if (seen && row[0] > seen.step && now > seen.at) {
+    const dt = (now - seen.at) / 1000, keep = j.rate ? Math.exp(-dt / 5) : 0;
+    j.rate = keep * (j.rate ?? 0) + ((1 - keep) * (row[0] - seen.step)) / dt;
+    j.seconds = (j.seconds ?? 0) + dt;
+  }
+  j.seen = { step: row[0], at: now };
+  j.step = row[0];
+  j.progress = j.steps_total ? j.step / j.steps_total : 0;
+  if (j.rate > 0) j.eta_seconds = Math.max(0, j.steps_total - j.step) / j.rate;
+  if (j.state === 'queued') j.state = 'running';
+  say(`${j.name || j.recipe}: step ${int(j.step)} of ${int(j.steps_total)}, drift norm ${num(j.newest.drift_norm, 3)}`);
+}
+
+function stateEvent(d) {
+  const id = String(d.job);
+  const j = jobs.get(id);
+  if (d.state === 'removed') jobs.delete(id);
+  else if (j) j.state = d.state;
+  emit('jobs', id);
+  if (d.state !== 'removed') {
+    const name = j?.name || j?.recipe || `job ${id}`;
+    say(`${name} is ${d.state}`, true);
+    if (d.state === 'failed') toast(`${name} failed: ${d.error ?? 'no reason given'}`, true);
+    get(`/v1/jobs/${id}`).then(remember, () => {});
+  }
+}
+
+let hadHello = false;
+function hello(d) {
+  server.offset = d.time - Date.now() / 1000;
+  server.version = d.version;
+  if (hadHello && !d.resumed) emit('refetch');
+  loadJobs().catch((e) => toast(e.message, true));
+  hadHello = true;
+}
+
+export function start() {
+  const box = document.getElementById('stream');
+  const words = { live: 'live', lost: 'reconnecting', wait: 'connecting' };
+  const stream = new Stream((type, d) => {
+    if (type === 'hello') hello(d);
+    else if (type === 'metrics') metrics(d);
+    else if (type === 'state') stateEvent(d);
+    else if (type === 'gap') { emit('refetch'); loadJobs().catch(() => {}); }
+    else if (type === 'alert') toast(`${d.kind}: ${d.text ?? ''}`, true);
+    emit(type, d);
+  }, (state) => {
+    server.state = state;
+    box.dataset.state = state;
+    text(box.querySelector('span'), words[state]);
+    if (state === 'lost') say('The event stream is interrupted; reconnecting.', true);
+    emit('stream', state);
+  });
+  stream.start();
+}

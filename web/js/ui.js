@@ -1,0 +1,154 @@
+// Small helpers of every page: elements, numbers as text, toasts, icons. Knows no page.
+
+// h('button.quiet', {type: 'button', onclick: f}, 'text', child, ...). Properties that are no
+// attribute (functions, booleans, value) are set as such; null children are left out.
+export function h(spec, props, ...children) {
+  const [tag, ...classes] = spec.split('.');
+  const el = document.createElement(tag || 'div');
+  if (classes.length) el.className = classes.join(' ');
+  for (const [k, v] of Object.entries(props ?? {})) {
+    if (v === null || v === undefined) continue;
+    if (k === 'data') Object.assign(el.dataset, v);
+    else if (typeof v === 'function' || typeof v === 'boolean' || k === 'value' || k === 'className') el[k] = v;
+    else el.setAttribute(k, v);
+  }
+  add(el, children);
+  return el;
+}
+
+function add(el, children) {
+  for (const c of children.flat(Infinity)) if (c !== null && c !== undefined && c !== false) el.append(c);
+}
+
+export function fill(el, ...children) {
+  el.replaceChildren();
+  add(el, children);
+  return el;
+}
+
+// Sets text only when it changes, so that selections and screen readers are left alone.
+export function text(el, s) {
+  if (el.textContent !== s) el.textContent = s;
+}
+
+const SVG = 'http://www.w3.org/2000/svg';
+const paths = {
+  runs: 'M4 6h16M4 12h16M4 18h10',
+  curves: 'M4 5v15h16M7 15c3-8 5 2 8-4 1-2 2-4 5-5',
+  samples: 'M4 4h7v7H4zM13 4h7v7h-7zM4 13h7v7H4zM13 13h7v7h-7z',
+  play: 'M6 8h12M6 16h12M10 5.5v5M15 13.5v5',
+  evals: 'M5 20V11M10 20V5M15 20v-7M20 20V8',
+  status: 'M3 12h4l3-7 4 14 3-7h4',
+};
+
+export function icon(name) {
+  const svg = document.createElementNS(SVG, 'svg');
+  svg.setAttribute('viewBox', '0 0 24 24');
+  svg.setAttribute('aria-hidden', 'true');
+  svg.classList.add('icon');
+  const p = document.createElementNS(SVG, 'path');
+  p.setAttribute('d', paths[name]);
+  svg.append(p);
+  return svg;
+}
+
+// ---- numbers and times ----
+
+export function num(v, digits = 4) {
+  if (v === null || v === undefined || Number.isNaN(v)) return '–';
+  if (v === 0) return '0';
+  const a = Math.abs(v);
+  if (Number.isInteger(v) && a < 1e15) return int(v);
+  if (a < 1e-3 || a >= 1e6) return v.toExponential(digits - 2).replace('e+', 'e').replace('-', '−');
+  return (a >= 10 ** digits ? String(Math.round(v)) : v.toPrecision(digits)).replace('-', '−');
+}
+
+export function int(v) {
+  return v === null || v === undefined ? '–' : Math.round(v).toLocaleString('en-US').replaceAll(',', '\u202f');
+}
+
+export function duration(s) {
+  if (s === null || s === undefined || !Number.isFinite(s)) return '–';
+  if (s < 1) return `${Math.round(s * 1000)} ms`;
+  if (s < 90) return `${s < 10 ? s.toFixed(1) : Math.round(s)} s`;
+  const m = Math.round(s / 60);
+  if (m < 90) return `${m} min`;
+  const hours = Math.floor(m / 60);
+  return hours < 48 ? `${hours} h ${String(m % 60).padStart(2, '0')} min` : `${Math.round(hours / 24)} d`;
+}
+
+export function bytes(n) {
+  if (n === null || n === undefined || n < 0) return '–';
+  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
+  let i = 0;
+  while (n >= 1000 && i < 4) { n /= 1000; i++; }
+  return `${i && n < 10 ? n.toFixed(1) : Math.round(n)} ${units[i]}`;
+}
+
+export function ago(iso) {
+  if (!iso) return '–';
+  const s = (Date.now() - Date.parse(iso)) / 1000;
+  return s < 5 ? 'just now' : `${duration(s)} ago`;
+}
+
+export const clamp = (v, lo, hi) => Math.min(hi, Math.max(lo, v));
+
+// ---- feedback ----
+
+export function toast(message, bad = false) {
+  const box = document.getElementById('toasts');
+  const t = h('p.toast', { data: { bad: String(bad) } }, message);
+  box.append(t);
+  setTimeout(() => t.remove(), bad ? 9000 : 4000);
+  while (box.children.length > 4) box.firstChild.remove();
+}
+
+let saidAt = 0;
+// A summary for screen readers, at most every eight seconds unless it is urgent.
+export function say(message, urgent = false) {
+  const now = performance.now();
+  if (!urgent && now - saidAt < 8000) return;
+  saidAt = now;
+  text(document.getElementById('live'), message);
+}
+
+export function download(blob, name) {
+  const a = h('a', { href: URL.createObjectURL(blob), download: name });
+  document.body.append(a);
+  a.click();
+  a.remove();
+  setTimeout(() => URL.revokeObjectURL(a.href), 10000);
+}
+
+export function badge(state) {
+  return h('span.badge', { data: { state } }, state);
+}
+
+export function empty(title, ...body) {
+  return h('div.empty', null, h('h2', null, title), ...body.map((b) => (typeof b === 'string' ? h('p', null, b) : b)));
+}
+
+export function head(title, sub, ...actions) {
+  return h('div.page-head', null, h('div', null, h('h1', { tabindex: '-1' }, title), sub ? h('p.sub', null, sub) : null),
+    actions.length ? h('div.actions', null, ...actions) : null);
+}
+
+export function field(label, control, hint) {
+  return h('label.field', null, h('span', null, label), control, hint ? h('small', null, hint) : null);
+}
+
+// Calls f at most once a frame.
+export function perFrame(f) {
+  let id = 0;
+  const run = () => { id = 0; f(); };
+  const call = () => { id ||= requestAnimationFrame(run); };
+  call.cancel = () => { cancelAnimationFrame(id); id = 0; };
+  return call;
+}
+
+export function debounce(f, ms) {
+  let id = 0;
+  const call = (...a) => { clearTimeout(id); id = setTimeout(() => f(...a), ms); };
+  call.cancel = () => clearTimeout(id);
+  return call;
+}
