@@ -134,7 +134,7 @@ static void submit(struct api_gen *g) {
         fail_msg("%d %s", p.status, p.detail);
 }
 static int wait_done(struct api_gen *g) {
-    for (int i = 0; i < 20000 && !atomic_load(&g->done); i++)
+    for (int i = 0; i < 90000 && !atomic_load(&g->done); i++)
         usleep(1000);
     return atomic_load(&g->done);
 }

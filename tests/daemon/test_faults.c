@@ -71,7 +71,7 @@ static int64_t ask_db(const char *sql) {
     return v;
 }
 static void wait_db(const char *sql, int64_t at_least) {
-    for (int i = 0; i < 2000; i++) {
+    for (int i = 0; i < 9000; i++) {
         if (ask_db(sql) >= at_least)
             return;
         usleep(10000);
