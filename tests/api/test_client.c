@@ -205,7 +205,7 @@ static void serve_one(struct mirror *m, int c) {
     static char data[1 << 20];
     char req[4000] = "", name[100] = "", head[300];
     size_t from = 0;
-    if (!read_until(c, req, sizeof req, "\r\n\r\n", 3000))
+    if (!read_until(c, req, sizeof req, "\r\n\r\n", 60000))
         return;
     sscanf(req, "GET /%99s", name);
     atomic_fetch_add(&m->requests, 1);

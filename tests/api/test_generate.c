@@ -296,8 +296,8 @@ static void test_shutdown(void **state) {
         }
         for (int i = 0; i < 10; i++) {
             buf[0] = '\0';
-            assert_true(
-                read_until(fds[i], buf, sizeof buf, round ? "HTTP/1.1 200" : "HTTP/1.1 503", 2000));
+            assert_true(read_until(fds[i], buf, sizeof buf, round ? "HTTP/1.1 200" : "HTTP/1.1 503",
+                                   60000));
         }
         for (int i = 0; i < 20; i++)
             close(fds[i]);

@@ -15,8 +15,8 @@
 static struct fake f;
 
 static void quick_limits(struct api_config *c) {
-    c->header_timeout_ms = 400;
-    c->body_timeout_ms = 400;
+    c->header_timeout_ms = 1200;
+    c->body_timeout_ms = 1200;
     c->max_upload = 100000;
 }
 
