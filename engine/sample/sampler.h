@@ -19,9 +19,11 @@ struct dr_snapshot *dr_snapshot_new(struct dr_gen *gen, real *weights, int64_t s
 struct dr_snapshot *dr_snapshot_ref(struct dr_snapshot *s); // NULL is fine
 void dr_snapshot_unref(struct dr_snapshot *s);              // NULL is fine
 // Weights served from a checkpoint or a foreign safetensors file: the first EMA under the
-// reference's names. `model` non-NULL: use it when the file's metadata lacks `driftd.config`. Extra
-// tensors of known harmless names (rope.*, optimiser state) are ignored; a missing one, a wrong
-// shape or an unknown one is an error that names it.
+// reference's names, or those names behind one prefix (foreign.h: `module.`, `ema.`, ...). What the
+// model is comes from the metadata's `driftd.config`, else from `model`, else (NULL) from the
+// shapes where the file is a plain `driftdit`. F16, BF16 and F64 are converted. Extra tensors of
+// known harmless names (rope.*, optimiser state) are ignored; a missing one, a wrong shape, an
+// unknown one or a value that is not finite is an error that names it.
 int dr_snapshot_load(const char *path, const struct dr_model_config *model,
                      struct dr_snapshot **out, struct dr_err *err);
 

@@ -2,9 +2,11 @@
 // (driftd's own checkpoints and foreign ones under the reference's names). See sampler.h.
 #include "engine/core/arena.h"
 #include "engine/io/safetensors.h"
+#include "engine/sample/foreign.h"
 #include "engine/sample/sampler.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,57 +49,59 @@ static bool harmless(const char *name) {
     return false;
 }
 
-// The file's own description of the model wins; `model` is for files that have none.
-static int find_model(const struct dr_st_file *f, const char *path,
+// The file's own description of the model wins; then `given`, then what the shapes tell.
+static int find_model(const struct dr_st_file *f, const char *path, const char *prefix,
                       const struct dr_model_config *given, struct dr_model_config *m,
                       struct dr_err *err) {
     const char *json = dr_st_meta(f, "driftd.config");
     if (json)
         return dr_model_config_parse(json, strlen(json), path, m, err);
-    if (given) {
-        *m = *given;
-        return 0;
-    }
-    return dr_fail(err, DR_EFORMAT,
-                   "%s: the header's __metadata__ has no \"driftd.config\"; name a config for this "
-                   "file, or add the model's config as a JSON string under that key",
-                   path);
+    if (!given)
+        return dr_foreign_model(f, path, prefix, m, err);
+    *m = *given;
+    return 0;
 }
 
-static int read_param(const struct dr_st_file *f, const char *path, const struct dr_param *p,
-                      real *w, struct dr_err *err) {
+static int read_param(const struct dr_st_file *f, const char *path, const char *prefix,
+                      const struct dr_param *p, real *w, struct dr_err *err) {
+    char name[DR_PREFIX_MAX + sizeof p->name];
+    snprintf(name, sizeof name, "%s%s", prefix, p->name);
     float *tmp = malloc((size_t)p->count * sizeof *tmp);
     if (!tmp)
-        return dr_fail(err, DR_ENOMEM, "%s: out of memory for %s", path, p->name);
-    int rc = dr_st_read_f32(f, p->name, p->ndim, p->dim, tmp, err);
+        return dr_fail(err, DR_ENOMEM, "%s: out of memory for %s", path, name);
+    int rc = dr_st_read_f32(f, name, p->ndim, p->dim, tmp, err);
     for (int64_t i = 0; !rc && i < p->count; i++) {
         if (!isfinite(tmp[i]))
             rc = dr_fail(err, DR_ENONFINITE, "%s: tensor \"%s\" holds a non-finite value at %lld",
-                         path, p->name, (long long)i);
+                         path, name, (long long)i);
         w[p->offset + i] = (real)tmp[i];
     }
     free(tmp);
     return rc;
 }
 
-static int check_unknown(const struct dr_st_file *f, const char *path, const struct dr_params *ps,
-                         struct dr_err *err) {
+// Under a wrapper's prefix only what shares the prefix is looked at: the rest belongs to others.
+static int check_unknown(const struct dr_st_file *f, const char *path, const char *prefix,
+                         const struct dr_params *ps, struct dr_err *err) {
+    const size_t skip = strlen(prefix);
     for (int i = 0; i < dr_st_count(f); i++) {
         const char *name = dr_st_at(f, i)->name;
-        if (dr_params_find(ps, name) < 0 && !harmless(name))
+        if (strncmp(name, prefix, skip))
+            continue;
+        if (dr_params_find(ps, name + skip) < 0 && !harmless(name + skip))
             return dr_fail(err, DR_EFORMAT, "%s: tensor \"%s\" is not part of this model", path,
                            name);
     }
     return 0;
 }
 
-static int load_weights(const struct dr_st_file *f, const char *path, struct dr_gen *gen, real *w,
-                        struct dr_err *err) {
+static int load_weights(const struct dr_st_file *f, const char *path, const char *prefix,
+                        struct dr_gen *gen, real *w, struct dr_err *err) {
     const struct dr_params *ps = dr_gen_params(gen);
     int rc = 0;
     for (int i = 0; i < ps->n && !rc; i++)
-        rc = read_param(f, path, &ps->p[i], w, err);
-    return rc ? rc : check_unknown(f, path, ps, err);
+        rc = read_param(f, path, prefix, &ps->p[i], w, err);
+    return rc ? rc : check_unknown(f, path, prefix, ps, err);
 }
 
 int dr_snapshot_load(const char *path, const struct dr_model_config *model,
@@ -107,9 +111,12 @@ int dr_snapshot_load(const char *path, const struct dr_model_config *model,
     struct dr_gen *gen = NULL;
     real *w = NULL;
     struct dr_model_config m;
+    char prefix[DR_PREFIX_MAX];
     int rc = dr_st_open(path, &f, err);
     if (!rc)
-        rc = find_model(f, path, model, &m, err);
+        rc = dr_foreign_prefix(f, path, prefix, err);
+    if (!rc)
+        rc = find_model(f, path, prefix, model, &m, err);
     if (!rc)
         rc = dr_gen_create(&m, &gen, err);
     if (!rc) {
@@ -117,7 +124,7 @@ int dr_snapshot_load(const char *path, const struct dr_model_config *model,
         w = aligned_alloc(DR_ALIGN, DR_MAX(bytes, (size_t)DR_ALIGN));
         if (w)
             memset(w, 0, bytes);
-        rc = w ? load_weights(f, path, gen, w, err)
+        rc = w ? load_weights(f, path, prefix, gen, w, err)
                : dr_fail(err, DR_ENOMEM, "%s: out of memory for %zu bytes of weights", path, bytes);
     }
     if (!rc) {

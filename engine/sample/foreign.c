@@ -1,0 +1,124 @@
+// Reading files made elsewhere (foreign.h). PyTorch's state dicts have the reference's names, often
+// behind a wrapper's prefix (`module.`, `_orig_mod.`, `ema.`), and no description of the model.
+#include "engine/sample/foreign.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+// A parameter that every architecture has.
+static const char anchor[] = "alpha_embed.mlp.0.weight";
+#define SETS_MAX 16
+// The reference's rotary table is longer than the sequence by this much.
+#define ROPE_SPARE 64
+
+struct sets {
+    char prefix[SETS_MAX][DR_PREFIX_MAX];
+    int n, plain, average, averages; // averages: how many say ema or shadow; average: the last one
+};
+
+static void find_sets(const struct dr_st_file *f, struct sets *s) {
+    *s = (struct sets){.plain = -1, .average = -1};
+    for (int i = 0; i < dr_st_count(f) && s->n < SETS_MAX; i++) {
+        const char *name = dr_st_at(f, i)->name;
+        size_t len = strlen(name), tail = sizeof anchor - 1;
+        if (len < tail || len - tail >= DR_PREFIX_MAX || strcmp(name + len - tail, anchor))
+            continue;
+        char *p = s->prefix[s->n];
+        memcpy(p, name, len - tail);
+        p[len - tail] = '\0';
+        if (!*p)
+            s->plain = s->n;
+        if (strstr(p, "ema") || strstr(p, "shadow")) {
+            s->average = s->n;
+            s->averages++;
+        }
+        s->n++;
+    }
+}
+
+int dr_foreign_prefix(const struct dr_st_file *f, const char *path, char prefix[DR_PREFIX_MAX],
+                      struct dr_err *err) {
+    struct sets s;
+    find_sets(f, &s);
+    prefix[0] = '\0';
+    if (!s.n || s.plain >= 0)
+        return 0;
+    int pick = s.averages == 1 ? s.average : s.n == 1 ? 0 : -1;
+    if (pick < 0)
+        return dr_fail(
+            err, DR_EFORMAT,
+            "%s: holds several sets of weights, among them \"%s\" and \"%s\"; export the "
+            "one to serve",
+            path, s.prefix[0], s.prefix[1]);
+    memcpy(prefix, s.prefix[pick], DR_PREFIX_MAX);
+    return 0;
+}
+
+static const struct dr_st_tensor *find(const struct dr_st_file *f, const char *prefix,
+                                       const char *name, int ndim) {
+    char full[DR_PREFIX_MAX + 96];
+    snprintf(full, sizeof full, "%s%s", prefix, name);
+    const struct dr_st_tensor *t = dr_st_find(f, full);
+    for (int i = 0; t && i < t->ndim; i++)
+        if (t->dim[i] < 1)
+            return NULL;
+    return t && t->ndim == ndim ? t : NULL;
+}
+
+static int64_t count_blocks(const struct dr_st_file *f, const char *prefix) {
+    char name[64];
+    for (int64_t i = 0;; i++) {
+        snprintf(name, sizeof name, "blocks.%lld.norm1.weight", (long long)i);
+        if (!find(f, prefix, name, 1))
+            return i;
+    }
+}
+
+static int untold(const char *path, const char *what, const char *name, struct dr_err *err) {
+    return dr_fail(err, DR_EFORMAT,
+                   "%s: the header's __metadata__ has no \"driftd.config\", and %s cannot be told "
+                   "from the weights (\"%s\" is missing or of another shape); name a config for "
+                   "this file",
+                   path, what, name);
+}
+
+int dr_foreign_model(const struct dr_st_file *f, const char *path, const char *prefix,
+                     struct dr_model_config *out, struct dr_err *err) {
+    static const char label[] = "label_embed.embedding_table.weight",
+                      patch[] = "patch_embed.proj.weight", q[] = "blocks.0.attn.q_norm.weight",
+                      w1[] = "blocks.0.mlp.w1.weight", rope[] = "rope.cos_cached";
+    const struct dr_st_tensor *tl = find(f, prefix, label, 2), *tp = find(f, prefix, patch, 4),
+                              *tq = find(f, prefix, q, 1), *tw = find(f, prefix, w1, 2),
+                              *tr = find(f, prefix, rope, 4),
+                              *reg = find(f, prefix, "register_tokens", 3),
+                              *code = find(f, prefix, "style_embed.codebook.weight", 2);
+    if (!tl || tl->dim[0] < 2)
+        return untold(path, "the number of classes", label, err);
+    if (!tp)
+        return untold(path, "the patch", patch, err);
+    if (!tq)
+        return untold(path, "the number of heads", q, err);
+    if (!tw)
+        return untold(path, "the feed-forward", w1, err);
+    struct dr_config c;
+    dr_config_defaults(&c);
+    struct dr_model_config *m = &c.model;
+    m->dim = tl->dim[1];
+    m->classes = tl->dim[0] - 1;
+    m->channels = tp->dim[1];
+    m->patch = tp->dim[2];
+    m->depth = count_blocks(f, prefix);
+    m->heads = m->dim / tq->dim[0];
+    m->mlp_ratio = (double)tw->dim[0] / (double)m->dim;
+    m->registers = reg ? reg->dim[1] : 0;
+    m->style_tokens = code ? m->style_tokens : 0;
+    m->codebook = code ? code->dim[0] : m->codebook;
+    int64_t patches = tr ? tr->dim[2] - m->registers - ROPE_SPARE : 0;
+    int64_t side = patches > 0 ? (int64_t)lround(sqrt((double)patches)) : 0;
+    if (!side || side > 1024 || side * side != patches)
+        return untold(path, "the size of the images", rope, err);
+    m->size = side * m->patch;
+    *out = *m;
+    return 0;
+}
