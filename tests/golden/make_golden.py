@@ -34,6 +34,14 @@ CASES = {
     "lightningdit": dict(arch="lightningdit", patch=2, size=4, channels=3, registers=2, depth=1,
                          style_tokens=4),
     "mlp": dict(arch="mlp", depth=3, size=1, channels=2, style_tokens=2),
+    "driftdit-position": dict(depth=1, pos_embed=True, qk_norm=False, mlp="gelu", registers=2,
+                              style_tokens=1),
+    "lightningdit-options": dict(
+        arch="lightningdit", patch=2, size=4, heads=1, registers=0, depth=1, mlp="gelu", mlp_ratio=2,
+        rope=False, noise="latent", head="conv", style_tokens=0, null_class=False),
+    "lightningdit-plain": dict(arch="lightningdit", patch=4, channels=2, registers=1, depth=1,
+                               qk_norm=False, mlp_ratio=1.5, style_tokens=1, out_std=0),
+    "mlp-plain": dict(arch="mlp", depth=1, size=1, channels=2, style_tokens=0, null_class=False),
 }
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes drift_vectors.h: tiny drifting losses in float64 PyTorch, gradients by autograd.
 
-Written from method.md 2 and 3 (paper Alg. 1-2, A.6, A.7). Run in this folder: ./make_golden_drift.py
+Of feature vectors, and of images through every pixel feature. Written from method.md 2, 3 and 7 (paper
+Alg. 1-2, A.6, A.7). Run in this folder: ./make_golden_drift.py
 """
 import math
 
@@ -12,6 +13,10 @@ B, N, U, P, S = 2, 3, 2, 4, 5
 W_UNC = torch.tensor([0.75, 2.5])
 WEIGHT = 0.5
 TAUS = [0.05, 0.25]
+# Squared distances over small temperatures are logits in the hundreds: without a softmax, or between
+# far points, nothing is left in fp32, and sinkhorn's iterations amplify the rounding of the distances
+# to just over 1e-10.
+WIDE = [0.5, 1.0]
 SINKHORN = 4
 
 
@@ -42,25 +47,40 @@ def affinity(logits, normalize, floor):
 
 
 def drift(field, normalize="both", kernel="laplace", floor=0.0, independent=False):
-    l2 = field == "kernel-l2"
     x = gen.clone().requires_grad_()
+    negatives = neg if independent else None
+    loss, s, raw = drift_loss(field, x, negatives, unc, pos, W_UNC, normalize, kernel, floor,
+                              taus_of(field == "kernel-l2", normalize, kernel))
+    (WEIGHT * loss).backward()
+    return WEIGHT * loss.item(), s, raw, x.grad
+
+
+def taus_of(l2, normalize, kernel):
+    wide = kernel == "gaussian" and (l2 or normalize in ("none", "sinkhorn"))
+    return WIDE if wide else TAUS
+
+
+def drift_loss(field, x, negatives, unc, pos, w_unc, normalize, kernel, floor, taus=TAUS):
+    """x [B,N,S] with gradient, negatives [B,N,S] or None, unc [B,U,S], pos [B,P,S], w_unc [B]."""
+    l2 = field == "kernel-l2"
     unit = (lambda t: t / t.norm(dim=2, keepdim=True).clamp(min=1e-12)) if l2 else (lambda t: t)
-    parts = [neg if independent else gen] + ([] if l2 else [unc]) + [pos]
-    y = unit(torch.cat(parts, 1))
-    w = torch.ones(B, y.shape[1])
-    if not l2:
-        w[:, N:N + U] = W_UNC[:, None]
-    n_neg = y.shape[1] - P
+    n, width, u = x.shape[1], x.shape[2], unc.shape[1]
     with torch.no_grad():
-        old = unit(gen)
+        parts = [x if negatives is None else negatives] + ([] if l2 else [unc]) + [pos]
+        y = unit(torch.cat(parts, 1))
+        w = torch.ones(y.shape[:2])
+        if not l2:
+            w[:, n:n + u] = w_unc[:, None]
+        n_neg = y.shape[1] - pos.shape[1]
+        old = unit(x)
         d = ((old[:, :, None] - y[:, None]) ** 2).sum(3).clamp(min=1e-8).sqrt()
         s = (d * w[:, None]).mean() / w.mean()
-        feature = 1.0 if l2 else max(s.item() / math.sqrt(S), 1e-3)
+        feature = 1.0 if l2 else max(s.item() / math.sqrt(width), 1e-3)
         dt = d if l2 else d / max(s.item(), 1e-3)
-        if not independent:
-            dt[:, range(N), range(N)] += 1e6 if l2 else 100
-        total, raw = torch.zeros_like(gen), []
-        for tau in TAUS:
+        if negatives is None:
+            dt[:, range(n), range(n)] += 1e6 if l2 else 100
+        total, raw = torch.zeros_like(x), []
+        for tau in taus:
             logits = -dt / tau if kernel == "laplace" else -dt**2 / (2 * tau**2)
             a = affinity(logits, normalize, floor) * w[:, None]
             am, ap = a[:, :, :n_neg], a[:, :, n_neg:]
@@ -74,9 +94,44 @@ def drift(field, normalize="both", kernel="laplace", floor=0.0, independent=Fals
                 total += v / torch.sqrt(v2.clamp(min=1e-8))
             raw.append(v2.mean().item())
         target = old / feature + total
-    loss = WEIGHT * ((unit(x) / feature - target) ** 2).mean()
-    loss.backward()
-    return loss.item(), s.item(), raw, x.grad
+    return ((unit(x) / feature - target) ** 2).mean(), s.item(), raw
+
+
+# ---- images through all pixel features (method.md 7): their losses summed
+
+IMAGE = (2, 4, 4)  # channels, height, width
+RMS_WEIGHT = 0.25
+
+
+def features(x, norm):
+    """x [G,n,C,H,W]: name -> [G*T, n, S], locations row by row."""
+    g, n, c, h, w = x.shape
+    cut = x.reshape(g, n, c, 2, h // 2, 2, w // 2).permute(0, 3, 5, 1, 2, 4, 6)
+    out = {"image": x.reshape(g, n, -1), "quadrants": cut.reshape(4 * g, n, -1)}
+    for p in (2, 4):
+        patch = x.reshape(g, n, c, h // p, p, w // p, p).permute(0, 1, 2, 3, 5, 4, 6).flatten(5)
+        out["patch%d mean" % p] = patch.mean(5).reshape(g, n, -1)
+        out["patch%d std" % p] = torch.sqrt(patch.var(5, unbiased=False) + 1e-6).reshape(g, n, -1)
+    if norm == "sphere":
+        out = {k: v / v.norm(dim=2, keepdim=True) for k, v in out.items()}
+    out["rms"] = torch.sqrt((x * x).mean((3, 4)))
+    return out
+
+
+images = [cloud(5, B, N, *IMAGE), cloud(6, 1, U, *IMAGE), cloud(7, B, P, *IMAGE)]
+
+
+def feature_losses(norm):
+    x = images[0].clone().requires_grad_()
+    gen, unc, pos = (features(t, norm) for t in (x, *images[1:]))
+    total = 0
+    for name in gen:
+        t = len(gen[name]) // B
+        loss, _, _ = drift_loss("kernel", gen[name], None, unc[name].repeat(B, 1, 1), pos[name],
+                                W_UNC.repeat_interleave(t), "both", "laplace", 0.0)
+        total = total + loss * (RMS_WEIGHT if name == "rms" else 1)
+    total.backward()
+    return total.item(), x.grad
 
 
 CASES = [
@@ -87,6 +142,22 @@ CASES = [
     ("KERNEL", "sinkhorn", "laplace", 0.0, False),
     ("KERNEL", "both", "gaussian", 1e-6, False),
     ("KERNEL_L2", "both", "laplace", 0.0, False),
+    # every normalisation with every kernel and both kinds of negatives
+    ("KERNEL", "both", "gaussian", 0.0, True),
+    ("KERNEL", "y", "laplace", 1e-6, True),
+    ("KERNEL", "y", "gaussian", 1e-6, False),
+    ("KERNEL", "y", "gaussian", 0.0, True),
+    ("KERNEL", "none", "laplace", 1e-6, True),
+    ("KERNEL", "none", "gaussian", 1e-6, False),
+    ("KERNEL", "none", "gaussian", 0.0, True),
+    ("KERNEL", "sinkhorn", "laplace", 1e-6, True),
+    ("KERNEL", "sinkhorn", "gaussian", 1e-6, False),
+    ("KERNEL", "sinkhorn", "gaussian", 0.0, True),
+    ("KERNEL_L2", "both", "laplace", 0.0, True),
+    ("KERNEL_L2", "both", "gaussian", 0.0, False),
+    ("KERNEL_L2", "y", "laplace", 0.0, False),
+    ("KERNEL_L2", "none", "gaussian", 0.0, True),
+    ("KERNEL_L2", "sinkhorn", "laplace", 0.0, False),
 ]
 
 
@@ -104,10 +175,22 @@ with open("drift_vectors.h", "w") as f:
     for name, t in [("gen", gen), ("neg", neg), ("unc", unc), ("pos", pos), ("w_unc", W_UNC)]:
         f.write(f"static const double golden_{name}[] = {row(t.flatten().tolist())};\n")
     f.write("static const struct {\n    int field, normalize, kernel, independent;\n")
-    f.write(f"    double floor, loss, s, v2[{len(TAUS)}], dgen[{gen.numel()}];\n}} golden[] = {{\n")
+    f.write(f"    double floor, tau[{len(TAUS)}], loss, s, v2[{len(TAUS)}], dgen[{gen.numel()}];\n")
+    f.write("} golden[] = {\n")
     for field, norm, kernel, floor, independent in CASES:
         loss, s, raw, grad = drift(field.lower().replace("_", "-"), norm, kernel, floor, independent)
         f.write(f"    {{DR_FIELD_{field}, DR_NORM_{norm.upper()}, DR_KERNEL_{kernel.upper()}, "
-                f"{int(independent)}, {floor!r}, {loss:.17g}, {s:.17g}, {row(raw)},\n     "
+                f"{int(independent)}, {floor!r}, {row(taus_of(field == 'KERNEL_L2', norm, kernel))}, {loss:.17g}, "
+                f"{s:.17g}, {row(raw)},\n     "
                 f"{row(grad.flatten().tolist())}}},\n")
-    f.write("};\n// clang-format on\n")
+    f.write("};\n")
+    f.write("enum { GC = %d, GH = %d, GW = %d };\n" % IMAGE)
+    for name, t in zip(("gen", "unc", "pos"), images):
+        f.write(f"static const double golden_{name}_image[] = {row(t.flatten().tolist())};\n")
+    f.write("static const struct {\n    int norm;\n")
+    f.write(f"    double loss, dx[{images[0].numel()}];\n}} golden_features[] = {{\n")
+    for norm in ("none", "sphere"):
+        loss, dx = feature_losses(norm)
+        f.write(f"    {{DR_FEATURE_NORM_{norm.upper()}, {loss:.17g},\n     "
+                f"{row(dx.flatten().tolist())}}},\n")
+    f.write(f"}};\nstatic const double golden_rms_weight = {RMS_WEIGHT};\n// clang-format on\n")

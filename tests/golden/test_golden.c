@@ -163,7 +163,12 @@ static void half(void **state) {
 }
 #endif
 
-#define CASES(X) X("driftdit") X("driftdit-options") X("driftdit-plain") X("lightningdit") X("mlp")
+#define CASES(X)                                                                                   \
+    X("driftdit")                                                                                  \
+    X("driftdit-options")                                                                          \
+    X("driftdit-plain")                                                                            \
+    X("driftdit-position")                                                                         \
+    X("lightningdit") X("lightningdit-options") X("lightningdit-plain") X("mlp") X("mlp-plain")
 
 int main(int argc, char **argv) {
     folder = argc > 1 ? argv[1] : ".";

@@ -357,7 +357,7 @@ static void golden_vectors_agree(void **state) {
                                      .sinkhorn_iterations = GSINKHORN,
                                      .ntau = GTAUS,
                                      .floor = golden[i].floor};
-        memcpy(cfg.tau, golden_taus, sizeof golden_taus);
+        memcpy(cfg.tau, golden[i].tau, sizeof golden[i].tau);
         struct dr_drift_in in = {.gen = gen,
                                  .neg = golden[i].independent ? neg : NULL,
                                  .unc = unc,
