@@ -189,6 +189,16 @@ static int confine(struct dd *d, const char *path, char out[PATH_MAX], struct ap
                            "path: expected an absolute path of a file below an import root");
 }
 
+// An upload has a temporary name that means nothing to its sender and is not theirs to know.
+static void hide_path(struct dr_err *err, const char *path) {
+    static const char instead[] = "the file";
+    const size_t n = strlen(path), k = sizeof instead - 1;
+    if (n < k || strncmp(err->msg, path, n))
+        return;
+    memmove(err->msg + k, err->msg + n, strlen(err->msg + n) + 1);
+    memcpy(err->msg, instead, k);
+}
+
 int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api_reply *out) {
     struct dd *d = ctx;
     struct dd_ckpt_row row;
@@ -206,8 +216,10 @@ int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api
         rc = dd_ckpt_import(d->store, d->opt.state_dir, path, in->uploaded, in->name,
                             in->config ? &cfg.model : NULL, &row, &err);
     if (rc) {
-        if (in->uploaded)
+        if (in->uploaded) {
             unlink(path);
+            hide_path(&err, path);
+        }
         int status = rc == DR_ENOSPC                                     ? 507
                      : rc == DR_EIO || rc == DR_ENOMEM || rc == DR_EBUSY ? 500
                                                                          : 422;

@@ -391,9 +391,9 @@ int dr_st_read_f32(const struct dr_st_file *f, const char *name, int ndim, const
     if (t->dtype > DR_ST_BF16)
         return dr_fail(err, DR_EFORMAT, "%s: tensor '%s' is not of dtype F32, F64, F16 or BF16",
                        f->path, name);
-    if (t->dtype == DR_ST_F32)
+    if (out && t->dtype == DR_ST_F32)
         memcpy(out, t->data, t->bytes);
-    else
+    else if (out)
         convert(t, out);
     return 0;
 }

@@ -62,10 +62,13 @@ static int find_model(const struct dr_st_file *f, const char *path, const char *
     return 0;
 }
 
+// Copies a parameter's values to w; w NULL: only looks whether the tensor is there and fits.
 static int read_param(const struct dr_st_file *f, const char *path, const char *prefix,
                       const struct dr_param *p, real *w, struct dr_err *err) {
     char name[DR_PREFIX_MAX + sizeof p->name];
     snprintf(name, sizeof name, "%s%s", prefix, p->name);
+    if (!w)
+        return dr_st_read_f32(f, name, p->ndim, p->dim, NULL, err);
     float *tmp = malloc((size_t)p->count * sizeof *tmp);
     if (!tmp)
         return dr_fail(err, DR_ENOMEM, "%s: out of memory for %s", path, name);
@@ -95,13 +98,25 @@ static int check_unknown(const struct dr_st_file *f, const char *path, const cha
     return 0;
 }
 
+// Allocates and fills *w. Everything is looked at first: a description that promises more than the
+// file holds costs no memory.
 static int load_weights(const struct dr_st_file *f, const char *path, const char *prefix,
-                        struct dr_gen *gen, real *w, struct dr_err *err) {
-    const struct dr_params *ps = dr_gen_params(gen);
+                        const struct dr_params *ps, real **w, struct dr_err *err) {
     int rc = 0;
     for (int i = 0; i < ps->n && !rc; i++)
-        rc = read_param(f, path, prefix, &ps->p[i], w, err);
-    return rc ? rc : check_unknown(f, path, prefix, ps, err);
+        rc = read_param(f, path, prefix, &ps->p[i], NULL, err);
+    if (!rc)
+        rc = check_unknown(f, path, prefix, ps, err);
+    if (rc)
+        return rc;
+    const size_t bytes = DR_MAX((size_t)ps->total * sizeof **w, (size_t)DR_ALIGN);
+    *w = aligned_alloc(DR_ALIGN, bytes);
+    if (!*w)
+        return dr_fail(err, DR_ENOMEM, "%s: out of memory for %zu bytes of weights", path, bytes);
+    memset(*w, 0, bytes);
+    for (int i = 0; i < ps->n && !rc; i++)
+        rc = read_param(f, path, prefix, &ps->p[i], *w, err);
+    return rc;
 }
 
 int dr_snapshot_load(const char *path, const struct dr_model_config *model,
@@ -119,14 +134,8 @@ int dr_snapshot_load(const char *path, const struct dr_model_config *model,
         rc = find_model(f, path, prefix, model, &m, err);
     if (!rc)
         rc = dr_gen_create(&m, &gen, err);
-    if (!rc) {
-        size_t bytes = (size_t)dr_gen_params(gen)->total * sizeof *w;
-        w = aligned_alloc(DR_ALIGN, DR_MAX(bytes, (size_t)DR_ALIGN));
-        if (w)
-            memset(w, 0, bytes);
-        rc = w ? load_weights(f, path, prefix, gen, w, err)
-               : dr_fail(err, DR_ENOMEM, "%s: out of memory for %zu bytes of weights", path, bytes);
-    }
+    if (!rc)
+        rc = load_weights(f, path, prefix, dr_gen_params(gen), &w, err);
     if (!rc) {
         const char *step = dr_st_meta(f, "driftd.step");
         *out = dr_snapshot_new(gen, w, step ? strtoll(step, NULL, 10) : 0);

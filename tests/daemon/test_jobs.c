@@ -216,6 +216,42 @@ static void test_nonfinite(void **state) {
     world_wait(&w, world_submit(&w, &ok, 0), "completed");
 }
 
+static int64_t collapse_alerts(int64_t job) {
+    char sql[160];
+    snprintf(sql, sizeof sql,
+             "SELECT count(*) FROM events WHERE type='alert' AND job=%lld AND data LIKE "
+             "'%%collapse%%'",
+             (long long)job);
+    return world_count(&w, sql);
+}
+
+// Raw pixels under the authors' affinity floor collapse on the class means (method.md 10); the same
+// run without the floor stays healthy.
+static void test_collapse(void **state) {
+    (void)state;
+    static const char *const set[] = {
+        "data.size=16",       "data.fit=resize",        "data.count=2000",
+        "model.dim=48",       "model.depth=2",          "model.style_tokens=4",
+        "model.noise=latent", "model.rope=false",       "model.pos_embed=true",
+        "model.mlp=gelu",     "model.registers=0",      "train.generated=8",
+        "train.positives=32", "train.alpha_max=1",      "optim.lr=0.004",
+        "optim.warmup=20",    "loss.temperatures=[0.02]", "metrics.spread_every=1",
+        "train.steps=200",    "checkpoint.every=0",     "samples.every=0"};
+    struct dr_config c;
+    dr_config_defaults(&c);
+    for (size_t i = 0; i < DR_COUNT(set); i++)
+        if (dr_config_set(&c, set[i], &err))
+            fail_msg("%s", err.msg);
+    start();
+    int64_t floor = world_submit(&w, &c, 0);
+    c.loss.floor = 0;
+    int64_t healthy = world_submit(&w, &c, 0);
+    world_wait(&w, floor, "completed");
+    world_wait(&w, healthy, "completed");
+    assert_int_equal(collapse_alerts(floor), 1);
+    assert_int_equal(collapse_alerts(healthy), 0);
+}
+
 static void test_bad_data(void **state) {
     (void)state;
     struct dr_config c;
@@ -269,6 +305,7 @@ int main(void) {
                                        T(test_shutdown_and_torn),
                                        T(test_disk_full),
                                        T(test_nonfinite),
+                                       T(test_collapse),
                                        T(test_bad_data),
                                        T(test_live)};
     return cmocka_run_group_tests(tests, NULL, NULL);

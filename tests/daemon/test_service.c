@@ -247,6 +247,8 @@ static void test_import(void **state) {
     // Lies and cuts: an error, not a crash, and nothing left behind.
     memset(file, 0xff, 8);
     assert_int_equal(http("POST", "/v1/checkpoints", "application/octet-stream", file, n), 422);
+    says("\"the file: header length");
+    assert_null(strstr(last.body, "upload"));
     assert_int_equal(http("POST", "/v1/checkpoints", "application/octet-stream", file + 100, 3),
                      422);
     free(file);

@@ -199,11 +199,28 @@ static void others_are_refused_by_name(void **state) {
             "'alpha_embed.mlp.0.weight' is missing");
 }
 
+// A description of 700 GB in a file of a few kilobytes: nothing of the kind is allocated.
+static void promises_cost_nothing(void **state) {
+    (void)state;
+    struct dr_model_config m = model();
+    struct dr_snapshot *s;
+    struct dr_err err = {0};
+    real *w;
+    const char *path = write_file(&(struct export){.prefix = ""}, &w);
+    m.dim = 8192;
+    m.depth = 128;
+    assert_int_equal(dr_snapshot_load(path, &m, &s, &err), DR_EFORMAT);
+    assert_non_null(strstr(err.msg, "expected [8192"));
+    free(w);
+    unlink(path);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(usual_exports_are_served),
         cmocka_unit_test(every_float_type_is_converted),
         cmocka_unit_test(others_are_refused_by_name),
+        cmocka_unit_test(promises_cost_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
