@@ -229,14 +229,27 @@ static int64_t collapse_alerts(int64_t job) {
 // run without the floor stays healthy.
 static void test_collapse(void **state) {
     (void)state;
-    static const char *const set[] = {
-        "data.size=16",       "data.fit=resize",        "data.count=2000",
-        "model.dim=48",       "model.depth=2",          "model.style_tokens=4",
-        "model.noise=latent", "model.rope=false",       "model.pos_embed=true",
-        "model.mlp=gelu",     "model.registers=0",      "train.generated=8",
-        "train.positives=32", "train.alpha_max=1",      "optim.lr=0.004",
-        "optim.warmup=20",    "loss.temperatures=[0.02]", "metrics.spread_every=1",
-        "train.steps=200",    "checkpoint.every=0",     "samples.every=0"};
+    static const char *const set[] = {"data.size=16",
+                                      "data.fit=resize",
+                                      "data.count=2000",
+                                      "model.dim=48",
+                                      "model.depth=2",
+                                      "model.style_tokens=4",
+                                      "model.noise=latent",
+                                      "model.rope=false",
+                                      "model.pos_embed=true",
+                                      "model.mlp=gelu",
+                                      "model.registers=0",
+                                      "train.generated=8",
+                                      "train.positives=32",
+                                      "train.alpha_max=1",
+                                      "optim.lr=0.004",
+                                      "optim.warmup=20",
+                                      "loss.temperatures=[0.02]",
+                                      "metrics.spread_every=1",
+                                      "train.steps=200",
+                                      "checkpoint.every=0",
+                                      "samples.every=0"};
     struct dr_config c;
     dr_config_defaults(&c);
     for (size_t i = 0; i < DR_COUNT(set); i++)
