@@ -68,6 +68,8 @@ static void feature_loss(struct dr_trainer *t, struct dr_ctx *cx, int f) {
     const size_t mark = dr_mark(cx->tmp);
     const struct dr_feature_dim d = dr_features_dim(t->features, f);
     const int64_t groups = t->nclass * d.locations, gen_n = groups * t->N * d.s;
+    // method.md 1.6 sums over features; 3 takes their mean.
+    const int share = t->cfg.loss.field == DR_FIELD_KERNEL_L2 ? dr_features_count(t->features) : 1;
     real *gen = dr_alloc(cx->tmp, (size_t)gen_n * sizeof(real));
     real *norm = dr_alloc(cx->tmp, (size_t)(groups * t->N) * sizeof(real));
     real *dgen = dr_alloc(cx->tmp, (size_t)gen_n * sizeof(real));
@@ -90,7 +92,7 @@ static void feature_loss(struct dr_trainer *t, struct dr_ctx *cx, int f) {
                                    .P = t->P,
                                    .S = d.s,
                                    .unc_shared = t->U && d.locations == 1,
-                                   .weight = d.weight};
+                                   .weight = d.weight / (real)share};
     real *rep = t->report + report_feature(t, f);
     const struct dr_drift_out out = {
         .dgen = dgen, .loss = t->report, .v2 = rep, .stats = rep + t->cfg.loss.ntau};

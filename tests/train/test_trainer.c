@@ -201,6 +201,32 @@ static void bf16_follows_fp32(void **state) {
         assert_true(fabs(a.drift_norm[i] - b.drift_norm[i]) < 0.05 * a.drift_norm[i]);
 }
 
+static double first_loss(struct dr_config *c, bool image, bool quadrants) {
+    struct run r;
+    double loss;
+    c->features.image = image;
+    c->features.quadrants = quadrants;
+    run_open(&r, c);
+    run_steps(&r, 1, &loss);
+    run_close(&r);
+    return loss;
+}
+
+// The drifting losses of several features are summed; kernel-l2 takes their mean.
+static void losses_of_features_are_joined(void **state) {
+    (void)state;
+    struct dr_config c;
+    config_of(&c, tiny_digits);
+    c.train.unconditional = 0;
+    for (int field = DR_FIELD_KERNEL; field <= DR_FIELD_KERNEL_L2; field++) {
+        c.loss.field = field;
+        double one = first_loss(&c, true, false), four = first_loss(&c, false, true);
+        double both = first_loss(&c, true, true);
+        double want = (one + four) / (field == DR_FIELD_KERNEL_L2 ? 2 : 1);
+        assert_true(fabs(both - want) < 1e-5 * want);
+    }
+}
+
 static void schedule_and_metrics(void **state) {
     (void)state;
     struct dr_config c;
@@ -239,6 +265,7 @@ int main(void) {
         cmocka_unit_test(checkpoint_serves_the_same_samples),
         cmocka_unit_test(non_finite_stops_and_keeps_the_weights),
         cmocka_unit_test(bf16_follows_fp32),
+        cmocka_unit_test(losses_of_features_are_joined),
         cmocka_unit_test(schedule_and_metrics),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
