@@ -36,7 +36,7 @@ struct dd_store {
     _Atomic uint64_t failures, version;
 };
 
-enum { BUSY_MS = 5000, GROUP_MAX = 256, EVENT_DAYS = 90, IDEMPOTENCY_DAYS = 7 };
+enum { BUSY_MS = 5000, RETRY_MS = 200, GROUP_MAX = 256, EVENT_DAYS = 90, IDEMPOTENCY_DAYS = 7 };
 
 // --- SQL helpers ---
 
@@ -122,14 +122,16 @@ static void run_one(struct dd_store *s, struct cmd *c) {
     sqlite3_exec(s->db, "RELEASE one", NULL, NULL, NULL);
 }
 
-// Another process holds the data base: who waits is told so (503), what was posted goes back to the
-// front of the queue for the next round. Closing is the last round. Returns what is left to finish.
-static struct cmd *put_back(struct dd_store *s, struct cmd *group) {
+// Nothing can be written for now (another process holds the data base, the disk is full): who waits
+// is told so (503, 507), what was posted and failed for that reason goes back to the front of the
+// queue for a later round. Closing is the last round. Returns what is left to finish.
+static struct cmd *put_back(struct dd_store *s, struct cmd *group, int *back) {
     struct cmd *done = NULL, **end = &done, *keep = NULL, **tail = &keep;
     int n = 0;
     pthread_mutex_lock(&s->lock);
     for (struct cmd *c = group, *next; c; c = next) {
-        bool stays = !c->waits && !s->closing;
+        bool later = c->rc == DR_EBUSY || c->rc == DR_ENOSPC;
+        bool stays = later && !c->waits && !s->closing;
         struct cmd ***to = stays ? &tail : &end;
         next = c->next;
         c->next = NULL;
@@ -145,20 +147,24 @@ static struct cmd *put_back(struct dd_store *s, struct cmd *group) {
         s->queued += n;
     }
     pthread_mutex_unlock(&s->lock);
+    *back = n;
     return done;
 }
 
-// One transaction for the whole group; a commit that fails fails everyone in it. DR_EBUSY: it could
-// not even begin.
+// One transaction for the whole group; when it cannot be committed, everyone in it fails with what
+// is returned.
 static int run_group(struct dd_store *s, struct cmd *group) {
     struct dr_err why = {0};
     int rc = 0;
+    for (struct cmd *c = group; c; c = c->next)
+        c->rc = 0; // some have been here before
     if (sqlite3_exec(s->db, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK)
         rc = dd_sql_fail(s->db, &why, "begin");
-    bool busy = rc == DR_EBUSY;
     for (struct cmd *c = group; c && !rc; c = c->next) {
         run_one(s, c);
-        if (sqlite3_get_autocommit(s->db)) // a full disk or an I/O error rolls everything back
+        // A full disk or an I/O error may roll everything back. What was posted and finds no room
+        // stops those behind it: nothing overtakes it.
+        if (sqlite3_get_autocommit(s->db) || (c->rc == DR_ENOSPC && !c->waits))
             rc = dr_fail(&why, c->rc ? c->rc : DR_EIO, "%s",
                          c->rc ? c->err.msg : "data base: the transaction was rolled back");
     }
@@ -171,7 +177,7 @@ static int run_group(struct dd_store *s, struct cmd *group) {
             c->rc = rc;
             c->err = why;
         }
-    return busy ? DR_EBUSY : 0;
+    return rc;
 }
 
 static void finish_group(struct dd_store *s, struct cmd *group) {
@@ -220,12 +226,16 @@ static void *writer(void *arg) {
             s->tail = &s->head;
         s->queued -= n;
         pthread_mutex_unlock(&s->lock);
-        if (run_group(s, group)) {
+        int back, rc = run_group(s, group);
+        group = put_back(s, group, &back);
+        if (rc == DR_EBUSY)
             dd_log(DR_LOG_WARN, "store.busy", "reason=\"another process holds the data base\"");
-            group = put_back(s, group);
-        }
+        else if (rc == DR_ENOSPC)
+            dd_log(DR_LOG_WARN, "store.full", "waiting=%d", back);
         finish_group(s, group);
         pthread_mutex_lock(&s->lock);
+        if (back && !s->closing) // until somebody has something new, at most
+            dd_cond_wait_until(&s->work, &s->lock, dd_now_ns() + RETRY_MS * (int64_t)1000000);
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;

@@ -3,9 +3,8 @@
 // Threads: one writer thread owns the only writing connection and runs closures from a queue, all
 // that wait in one transaction (one fsync), each inside its own savepoint. Readers take a
 // short-lived read-only connection of their own (dd_store_reader). WAL, synchronous FULL, foreign
-// keys, STRICT. A disk that is full fails the closures concerned and nothing else; the next ones
-// try again. While another process holds the data base those who wait are told DR_EBUSY after 5 s,
-// and what was posted stays queued.
+// keys, STRICT. While the disk is full those who wait are told DR_ENOSPC, while another process
+// holds the data base DR_EBUSY after 5 s; what was posted stays queued and is tried again.
 #pragma once
 
 #include "daemon/metrics.h"

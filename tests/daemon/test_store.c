@@ -266,10 +266,51 @@ static void test_checkpoint_rows(void **state) {
     assert_true(dd_ckpt_is_active(w.store, "f1"));
 }
 
+static _Atomic bool room;
+
+// Writes what it was given when there is room, as on a disk that is full for a while.
+static int insert_if_room(sqlite3 *db, void *arg, struct dr_err *err) {
+    int rc = dd_metrics_insert(db, arg, err);
+    return rc || room ? rc : dr_fail(err, DR_ENOSPC, "data base: insert: disk is full");
+}
+
+static struct dd_metric_batch *rows_from(int64_t job, int64_t step, int n) {
+    struct dd_metric_batch *b = dd_xcalloc(1, sizeof *b + (size_t)n * sizeof *b->row);
+    b->n = n;
+    b->keep_steps = 1000000;
+    for (int i = 0; i < n; i++)
+        b->row[i] = (struct dd_row){.job = job, .step = step + i, .mask = 1u << DD_M_loss};
+    return b;
+}
+
+// A full disk: who waits is refused, what was posted is kept, nothing overtakes it, and all of it
+// is written when there is room again.
+static void test_full(void **state) {
+    (void)state;
+    struct dr_err err = {0};
+    int64_t job = a_job();
+    room = false;
+    assert_true(dd_store_post(w.store, insert_if_room, rows_from(job, 1, 50), free));
+    assert_true(dd_store_post(w.store, dd_metrics_insert, rows_from(job, 51, 50), free));
+    struct dd_metric_batch *more = rows_from(job, 101, 50);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(dd_store_do(w.store, dd_metrics_insert, more, &err), DR_ENOSPC);
+        assert_non_null(strstr(err.msg, "full"));
+        assert_int_equal(world_count(&w, "SELECT count(*) FROM metrics"), 0);
+    }
+    assert_int_equal(dd_store_failures(w.store), 0);
+    room = true;
+    assert_int_equal(dd_store_do(w.store, dd_metrics_insert, more, &err), 0);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM metrics"), 150);
+    assert_int_equal(world_count(&w, "SELECT max(step) FROM jobs"), 150);
+    free(more);
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(test_rollups), T(test_truncate), T(test_retention),       T(test_isolation),
-        T(test_backup),  T(test_events),   T(test_checkpoint_rows), T(test_reopen_and_version)};
+        T(test_backup),  T(test_events),   T(test_checkpoint_rows), T(test_reopen_and_version),
+        T(test_full)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
