@@ -249,7 +249,9 @@ struct api_callbacks {
     int (*sample_list)(void *ctx, const struct api_page *page, struct api_reply *out);
     int (*sample_png)(void *ctx, const char *id, struct api_file *out, struct api_problem *problem);
 
-    // Evaluations. NULL: lists are empty, POST answers 501 (evaluation is not in this build).
+    // Evaluations: {"evals": [{id, job, checkpoint, kind, step, settings, results}], "kinds":
+    // [...]}. NULL: the list is empty, POST answers 501. create: 201, 501 for a kind that the build
+    // lacks.
     int (*eval_list)(void *ctx, const struct api_page *page, struct api_reply *out);
     int (*eval_get)(void *ctx, const char *id, struct api_reply *out);
     int (*eval_create)(void *ctx, const json_t *body, struct api_reply *out);

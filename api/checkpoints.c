@@ -5,6 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { NAME_MAX_BYTES = 200 };
+
 #define NEED(member)                                                                               \
     if (!r->srv->cb.member)                                                                        \
     return api_not_built(r)
@@ -49,6 +51,12 @@ static enum MHD_Result import_upload(struct api_req *r) {
                             .config = api_query_get(&r->query, "config")};
     if (!r->upload_bytes)
         return api_send_error(r, 422, "invalid-value", "the upload is empty");
+    if (in.name && strlen(in.name) > NAME_MAX_BYTES) {
+        struct api_problem p;
+        api_problem_set(&p, 422, "invalid-value", "name: at most %d bytes", NAME_MAX_BYTES);
+        api_problem_field(&p, "name", "at most %d bytes", NAME_MAX_BYTES);
+        return api_send_problem(r, &p);
+    }
     int failed = fsync(r->upload_fd);
     failed |= close(r->upload_fd);
     r->upload_fd = -1;
@@ -71,7 +79,7 @@ enum MHD_Result api_h_ckpt_import(struct api_req *r) {
     if (!o)
         return api_send_problem(r, &p);
     api_body_str(o, "path", 4000, &in.path, &p);
-    api_body_str(o, "name", 200, &in.name, &p);
+    api_body_str(o, "name", NAME_MAX_BYTES, &in.name, &p);
     api_body_str(o, "config", 200, &in.config, &p);
     if (!in.path && !p.status) {
         api_problem_set(&p, 422, "invalid-value", "path is required");

@@ -203,23 +203,80 @@ enum MHD_Result api_h_eval_get(struct api_req *r) {
 }
 
 enum MHD_Result api_h_eval_create(struct api_req *r) {
+    static const char *const keys[] = {"kind",     "checkpoint",    "job",
+                                       "settings", "skip_existing", NULL};
     struct api_reply reply = {0};
-    json_error_t e;
+    struct api_problem p = {0};
     NEED(eval_create);
-    json_t *o = json_loadb(r->body ? r->body : "", r->body_len, JSON_REJECT_DUPLICATES, &e);
+    json_t *o = api_body_object(r, keys, &p);
     if (!o)
-        return api_send_error(r, 400, "malformed-json", "the body is not JSON: %.200s", e.text);
+        return api_send_problem(r, &p);
     enum MHD_Result rc = api_send_reply(r, r->srv->cb.eval_create(r->srv->ctx, o, &reply), &reply);
     json_decref(o);
     return rc;
 }
 
+static void csv_text(FILE *f, const char *s) {
+    if (!s || !strpbrk(s, "\",\r\n")) {
+        fputs(s ? s : "", f);
+        return;
+    }
+    fputc('"', f);
+    for (; *s; s++)
+        fprintf(f, *s == '"' ? "\"\"" : "%c", *s);
+    fputc('"', f);
+}
+
+// A line for each number among an evaluation's results.
+static void csv_eval(FILE *f, const json_t *e) {
+    static const char *const columns[] = {"id", "job", "checkpoint", "kind"};
+    const char *metric;
+    json_t *v;
+    json_object_foreach(json_object_get(e, "results"), metric, v) {
+        if (!json_is_number(v))
+            continue;
+        for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
+            csv_text(f, json_string_value(json_object_get(e, columns[i])));
+            fputc(',', f);
+        }
+        fprintf(f, "%lld,", (long long)json_integer_value(json_object_get(e, "step")));
+        csv_text(f, metric);
+        fprintf(f, ",%.9g\n", json_number_value(v));
+    }
+}
+
 enum MHD_Result api_h_eval_csv(struct api_req *r) {
-    static const char head[] = "id,job,checkpoint,step,metric,value\n";
-    char *copy = strdup(head);
-    return copy ? api_send_bytes(r, 200, "text/csv; charset=utf-8", copy, strlen(head)) : MHD_NO;
+    struct api_page page = {.job = api_query_get(&r->query, "job"), .limit = 1000};
+    char *text = NULL, cursor[128] = "";
+    size_t n = 0, i;
+    FILE *f = open_memstream(&text, &n);
+    if (!f)
+        return MHD_NO;
+    fputs("id,job,checkpoint,kind,step,metric,value\n", f);
+    while (r->srv->cb.eval_list) {
+        struct api_reply reply = {0};
+        json_t *e;
+        page.cursor = *cursor ? cursor : NULL;
+        int rc = r->srv->cb.eval_list(r->srv->ctx, &page, &reply);
+        if (rc) {
+            fclose(f);
+            free(text);
+            return api_send_reply(r, rc, &reply);
+        }
+        json_array_foreach(json_object_get(reply.body, "evals"), i, e) csv_eval(f, e);
+        json_decref(reply.body);
+        snprintf(cursor, sizeof cursor, "%s", reply.next_cursor);
+        if (!*cursor)
+            break;
+    }
+    if (fclose(f)) {
+        free(text);
+        return MHD_NO;
+    }
+    return api_send_bytes(r, 200, "text/csv; charset=utf-8", text, n);
 }
 
 enum MHD_Result api_h_eval_curve(struct api_req *r) {
-    return api_not_built(r);
+    return api_send_error(r, 501, "not-in-this-build",
+                          "this build evaluates nothing, so there is no curve to draw");
 }

@@ -97,10 +97,9 @@ int api_check_host(struct api_req *r, struct api_problem *p) {
             port_matches(host + n, own + n))
             return 0;
     }
-    return api_problem_set(p, 403, "foreign-host",
-                           "Host `%.100s` is not one of this server; allow it in the "
-                           "configuration (`hosts`)",
-                           host);
+    return api_problem_set(
+        p, 403, "foreign-host",
+        "Host `%.100s` is not one of this server; --allow-host takes further ones", host);
 }
 
 int api_check_origin(struct api_req *r, struct api_problem *p) {

@@ -30,8 +30,9 @@ static int record(sqlite3 *db, void *arg, struct dr_err *err) {
     if (id) {
         rc = dd_sql_run(db, err,
                         "UPDATE checkpoints SET step=?, sha256=?, bytes=?, config=?, created_us=?,"
-                        " state='ok' WHERE id=?",
-                        "ititii", r->step, r->sha256, r->bytes, r->config, r->created_us, id);
+                        " name=coalesce(nullif(?,''),name), state='ok' WHERE id=?",
+                        "itititi", r->step, r->sha256, r->bytes, r->config, r->created_us, r->name,
+                        id);
     } else {
         rc = dd_sql_run(
             db, err,
@@ -270,16 +271,20 @@ int dd_sample_record(struct dd_store *s, int64_t job, int64_t step, const char *
     return rc;
 }
 
-int dd_sample_path(struct dd_store *s, int64_t id, char *path, size_t size, struct dr_err *err) {
+int dd_sample_path(struct dd_store *s, int64_t id, char *path, size_t size, int64_t *created_us,
+                   struct dr_err *err) {
     sqlite3 *db = dd_store_reader(s, err);
     if (!db)
         return DR_EIO;
-    sqlite3_stmt *st = dd_sql_prepare(db, err, "SELECT path FROM samples WHERE id=?", "i", id);
+    sqlite3_stmt *st =
+        dd_sql_prepare(db, err, "SELECT path, created_us FROM samples WHERE id=?", "i", id);
     int rc = st && sqlite3_step(st) == SQLITE_ROW
                  ? 0
                  : dr_fail(err, DR_ENOENT, "there is no sample %lld", (long long)id);
-    if (!rc)
+    if (!rc) {
         snprintf(path, size, "%s", (const char *)sqlite3_column_text(st, 0));
+        *created_us = sqlite3_column_int64(st, 1);
+    }
     sqlite3_finalize(st);
     sqlite3_close(db);
     return rc;

@@ -9,7 +9,7 @@
 struct dd_ckpt_row {
     char id[24];
     int64_t job, step, bytes, created_us; // job 0: imported
-    char path[512], sha256[65], kind[16], name[64], state[16];
+    char path[512], sha256[65], kind[16], name[201], state[16];
     char *config; // the model section as JSON; malloc'd unless borrowed
     bool config_borrowed;
 };
@@ -46,6 +46,11 @@ json_t *dd_samples_json(struct dd_store *s, int64_t job, const char *cursor, int
 
 int dd_sample_record(struct dd_store *s, int64_t job, int64_t step, const char *path, int64_t bytes,
                      int64_t w, int64_t h, int64_t *id, struct dr_err *err);
-int dd_sample_path(struct dd_store *s, int64_t id, char *path, size_t size, struct dr_err *err);
+int dd_sample_path(struct dd_store *s, int64_t id, char *path, size_t size, int64_t *created_us,
+                   struct dr_err *err);
+// {"evals": [...], "kinds": [...]}: recorded evaluations and what this build can evaluate.
+json_t *dd_evals_json(struct dd_store *s, int64_t job, const char *cursor, int limit, char *next,
+                      size_t next_size, struct dr_err *err);
+json_t *dd_eval_json(struct dd_store *s, int64_t id, struct dr_err *err); // NULL: see err->code
 // ISO 8601 in UTC with milliseconds; JSON null for 0.
 json_t *dd_json_time(int64_t us);

@@ -11,6 +11,8 @@
 
 struct dd {
     struct dd_options opt;
+    int argc; // the command line, read again by SIGHUP
+    char **argv;
     struct dd_store *store;
     struct dd_events *events;
     struct dd_pump *pump;
@@ -41,5 +43,8 @@ int dd_glue_checkpoint_get(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_checkpoint_file(void *ctx, const char *id, struct api_file *out, struct api_problem *p);
 int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api_reply *out);
+int dd_glue_eval_list(void *ctx, const struct api_page *page, struct api_reply *out);
+int dd_glue_eval_get(void *ctx, const char *id, struct api_reply *out);
+int dd_glue_eval_create(void *ctx, const json_t *body, struct api_reply *out);
 int dd_glue_sample_list(void *ctx, const struct api_page *page, struct api_reply *out);
 int dd_glue_sample_png(void *ctx, const char *id, struct api_file *out, struct api_problem *p);

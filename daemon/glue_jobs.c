@@ -21,7 +21,15 @@ int dd_glue_fail(struct api_problem *p, int status, const struct dr_err *err) {
                        : status == 503 ? "busy"
                        : status == 507 ? "disk-full"
                                        : "internal";
-    return api_problem_set(p, status, type, "%s", err->msg[0] ? err->msg : "internal error");
+    api_problem_set(p, status, type, "%s", err->msg[0] ? err->msg : "internal error");
+    // Sentences about one field begin with its name: "cursor: ...".
+    size_t n = strspn(err->msg, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-");
+    if (status == 422 && n && !strncmp(err->msg + n, ": ", 2)) {
+        char field[64];
+        snprintf(field, sizeof field, "%.*s", (int)n, err->msg);
+        api_problem_field(p, field, "%s", err->msg + n + 2);
+    }
+    return -1;
 }
 
 bool dd_glue_id(const char *id, int64_t *out) {
@@ -38,6 +46,21 @@ static int no_job(struct api_problem *p, const char *id) {
 
 // --- creation ---
 
+// The field of a configuration's error: the key that the sentence is about, below `field`
+// ("overrides.optim.lr"), or `field` alone when it is about none.
+static void name_key(const char *field, const char *msg, char *out, size_t size) {
+    const char *key = strncmp(msg, "config: ", 8) ? msg : msg + 8;
+    bool unknown = !strncmp(key, "unknown key `", 13);
+    char word[64];
+    key += unknown ? 13 : 0;
+    size_t n = strspn(key, "abcdefghijklmnopqrstuvwxyz0123456789_.");
+    snprintf(word, sizeof word, "%.*s", (int)n, key);
+    if (unknown || strchr(word, '.') || !strncmp(key + n, " is ", 4))
+        snprintf(out, size, "%s.%s", field, word);
+    else
+        snprintf(out, size, "%s", field);
+}
+
 static int build_config(struct dd *d, const struct api_job_create *in, struct dr_config *cfg,
                         char *recipe, size_t recipe_size, struct api_problem *p) {
     struct dr_err err = {0};
@@ -53,16 +76,20 @@ static int build_config(struct dd *d, const struct api_job_create *in, struct dr
         snprintf(recipe, recipe_size, "%s", rc || !cfg->name[0] ? "custom" : cfg->name);
     }
     const char *field = "config";
+    bool keyed = json_is_object(in->config); // what a recipe's file says is not the client's fault
     if (!rc && in->overrides) { // nested or dotted; checked together, since one may need another
         field = "overrides";
+        keyed = true;
         char *text = json_dumps(in->overrides, JSON_COMPACT);
         rc = dr_config_merge(cfg, text ? text : "", text ? strlen(text) : 0, NULL, &err);
         free(text);
     }
     if (!rc)
         return 0;
+    char name[96];
+    name_key(field, keyed ? err.msg : "", name, sizeof name);
     api_problem_set(p, 422, "invalid-config", "%s", err.msg);
-    return api_problem_field(p, field, "%s", err.msg);
+    return api_problem_field(p, name, "%s", err.msg);
 }
 
 static int job_create(void *ctx, const struct api_job_create *in, struct api_reply *out) {
@@ -72,9 +99,11 @@ static int job_create(void *ctx, const struct api_job_create *in, struct api_rep
     char recipe[64];
     int64_t id;
     int status;
-    if (in->kind && strcmp(in->kind, "train"))
-        return api_problem_set(&out->problem, 501, "not-implemented",
-                               "jobs of kind %.20s are not in this build; it has train", in->kind);
+    if (in->kind && strcmp(in->kind, "train")) {
+        api_problem_set(&out->problem, 501, "not-implemented",
+                        "jobs of kind %.20s are not in this build; it has train", in->kind);
+        return api_problem_field(&out->problem, "kind", "this build has `train`");
+    }
     if (build_config(d, in, &cfg, recipe, sizeof recipe, &out->problem))
         return -1;
     struct dd_job_new n = {.cfg = &cfg,
@@ -202,10 +231,9 @@ static int metrics_open(void *ctx, const struct api_metrics_query *q,
             for (int k = 0; k < DD_M_COUNT; k++)
                 all[k] = dd_metric_name(k);
             const char *near = dr_nearest(q->names[i], all, DD_M_COUNT);
-            api_problem_set(p, 422, "invalid", "there is no metric %.60s", q->names[i]);
-            return api_problem_field(p, "names", "no metric %.60s%s%s%s", q->names[i],
-                                     near ? "; did you mean " : "", near ? near : "",
-                                     near ? "?" : "");
+            dr_fail(&err, DR_EINVAL, "names: there is no metric %.60s%s%s%s", q->names[i],
+                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+            return dd_glue_fail(p, 422, &err);
         }
         columns |= 1u << c;
     }
@@ -320,6 +348,9 @@ const struct api_callbacks dd_callbacks = {
     .config_schema = config_schema,
     .sample_list = dd_glue_sample_list,
     .sample_png = dd_glue_sample_png,
+    .eval_list = dd_glue_eval_list,
+    .eval_get = dd_glue_eval_get,
+    .eval_create = dd_glue_eval_create,
     .status = dd_glue_status,
     .ready = dd_glue_ready,
     .prometheus = dd_glue_prometheus,

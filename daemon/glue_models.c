@@ -51,12 +51,32 @@ static void fill_model(struct dd *d, const struct dr_model_config *m, struct api
     out->two_pass = m->null_class;
 }
 
+// Nothing to serve yet: with a job on its way that passes by itself, and the client may wait.
+static int explain(struct dd *d, const char *checkpoint, struct api_problem *p) {
+    static const char *const words[] = {"live", "latest"};
+    const char *near = dr_nearest(checkpoint, words, 2);
+    struct dd_jobs_now now;
+    if (p->status == 404)
+        return api_problem_field(p, "checkpoint", "expected live, latest or an id%s%s%s",
+                                 near ? "; did you mean `" : "", near ? near : "",
+                                 near ? "`?" : "");
+    if (p->status != 409)
+        return -1;
+    dd_jobs_now(d->jobs, &now);
+    if (!now.running && !now.queued)
+        return -1;
+    api_problem_set(p, 503, "loading",
+                    "no model yet: the first job has not finished its first step");
+    p->retry_after = 2;
+    return -1;
+}
+
 int dd_glue_describe(void *ctx, const char *checkpoint, struct api_model *out,
                      struct api_problem *p) {
     struct dd *d = ctx;
     int64_t id, job = 0;
     if (dd_batcher_resolve(d->batcher, checkpoint, &id, p))
-        return -1;
+        return explain(d, checkpoint, p);
     *out = (struct api_model){0};
     if (id == 0) {
         struct dr_snapshot *s = dd_live_get(d->live, &job);
@@ -185,8 +205,9 @@ static int confine(struct dd *d, const char *path, char out[PATH_MAX], struct ap
     if (!d->opt.import_root.n)
         return api_problem_set(p, 403, "import-root",
                                "no import root is configured; send the file itself instead");
-    return api_problem_set(p, 403, "import-root",
-                           "path: expected an absolute path of a file below an import root");
+    api_problem_set(p, 403, "import-root",
+                    "path: expected an absolute path of a file below an import root");
+    return api_problem_field(p, "path", "an absolute path of a file below an import root");
 }
 
 // An upload has a temporary name that means nothing to its sender and is not theirs to know.
@@ -212,6 +233,10 @@ int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api
     int rc = 0;
     if (in->config)
         rc = dd_recipe_named(d->opt.config_dir, in->config, &cfg, &err);
+    if (rc) {
+        dd_glue_fail(&out->problem, 422, &err);
+        api_problem_field(&out->problem, "config", "%s", err.msg);
+    }
     if (!rc)
         rc = dd_ckpt_import(d->store, d->opt.state_dir, path, in->uploaded, in->name,
                             in->config ? &cfg.model : NULL, &row, &err);
@@ -220,10 +245,15 @@ int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api
             unlink(path);
             hide_path(&err, path);
         }
+        if (out->problem.status)
+            return -1;
         int status = rc == DR_ENOSPC                                     ? 507
                      : rc == DR_EIO || rc == DR_ENOMEM || rc == DR_EBUSY ? 500
                                                                          : 422;
-        return dd_glue_fail(&out->problem, status, &err);
+        dd_glue_fail(&out->problem, status, &err);
+        return status == 422 ? api_problem_field(&out->problem, in->uploaded ? "body" : "path",
+                                                 "a safetensors file of a model was expected")
+                             : -1;
     }
     out->body = dd_ckpt_to_json(&row, dd_ckpt_active(d->store));
     snprintf(out->location, sizeof out->location, "/v1/checkpoints/%s", row.id);
@@ -248,13 +278,43 @@ int dd_glue_sample_png(void *ctx, const char *id, struct api_file *out, struct a
     struct dd *d = ctx;
     struct dr_err err = {0};
     char path[600];
-    int64_t n;
-    if (!dd_glue_id(id, &n) || dd_sample_path(d->store, n, path, sizeof path, &err))
+    int64_t n, created_us;
+    if (!dd_glue_id(id, &n) || dd_sample_path(d->store, n, path, sizeof path, &created_us, &err))
         return api_problem_set(p, 404, "not-found", "there is no sample %s", id);
     if (open_file(path, out, p))
         return -1;
-    snprintf(out->etag, sizeof out->etag, "sample-%lld", (long long)n);
+    snprintf(out->etag, sizeof out->etag, "sample-%lld-%llx", (long long)n, (long long)created_us);
     snprintf(out->content_type, sizeof out->content_type, "image/png");
     out->immutable = true; // a grid made again at the same step gets a new id
     return 0;
+}
+
+// --- evaluations: the table is read, nothing fills it yet ---
+
+int dd_glue_eval_list(void *ctx, const struct api_page *page, struct api_reply *out) {
+    struct dd *d = ctx;
+    struct dr_err err = {0};
+    out->body = dd_evals_json(d->store, job_filter(page), page->cursor, page->limit,
+                              out->next_cursor, sizeof out->next_cursor, &err);
+    return out->body ? 0 : dd_glue_fail(&out->problem, err.code == DR_EINVAL ? 422 : 500, &err);
+}
+
+int dd_glue_eval_get(void *ctx, const char *id, struct api_reply *out) {
+    struct dd *d = ctx;
+    struct dr_err err = {0};
+    int64_t n;
+    if (!dd_glue_id(id, &n))
+        return api_problem_set(&out->problem, 404, "not-found", "there is no evaluation %s", id);
+    out->body = dd_eval_json(d->store, n, &err);
+    return out->body ? 0 : dd_glue_fail(&out->problem, err.code == DR_ENOENT ? 404 : 500, &err);
+}
+
+int dd_glue_eval_create(void *ctx, const json_t *body, struct api_reply *out) {
+    const char *kind = json_string_value(json_object_get(body, "kind"));
+    (void)ctx;
+    api_problem_set(
+        &out->problem, 501, "no-such-evaluation",
+        "this build has no kind of evaluation (GET /v1/evals lists them in `kinds`)%s%.40s",
+        kind ? "; asked for was " : "", kind ? kind : "");
+    return api_problem_field(&out->problem, "kind", "no kind is in this build");
 }

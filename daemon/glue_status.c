@@ -65,11 +65,14 @@ int dd_glue_status(void *ctx, struct api_reply *out) {
     struct dd_jobs_now now;
     struct dd_pump_stats ps;
     struct stat st;
+    char wal[4200];
     dd_jobs_now(d->jobs, &now);
     dd_pump_stats(d->pump, &ps);
+    int64_t bytes = stat(dd_store_path(d->store), &st) ? 0 : st.st_size;
+    snprintf(wal, sizeof wal, "%s-wal", dd_store_path(d->store));
+    bytes += stat(wal, &st) ? 0 : st.st_size; // what is new stands there first
     json_t *store =
-        json_pack("{s:I, s:I, s:I, s:I, s:I}", "bytes",
-                  (json_int_t)(stat(dd_store_path(d->store), &st) ? 0 : st.st_size), "disk_free",
+        json_pack("{s:I, s:I, s:I, s:I, s:I}", "bytes", (json_int_t)bytes, "disk_free",
                   (json_int_t)disk_free(d), "failures", (json_int_t)dd_store_failures(d->store),
                   "metrics_dropped", (json_int_t)ps.dropped, "checkpoint_failures",
                   (json_int_t)now.checkpoint_failures);
@@ -124,11 +127,7 @@ char *dd_glue_prometheus(void *ctx) {
     dd_pump_stats(d->pump, &ps);
     dd_jobs_now(d->jobs, &now);
     gauge(f, "driftd_train_steps_total", "counter", "Training steps done.", (double)ps.steps);
-    fprintf(f,
-            "# HELP driftd_train_step_seconds Time of training steps.\n"
-            "# TYPE driftd_train_step_seconds summary\n"
-            "driftd_train_step_seconds_sum %.6f\ndriftd_train_step_seconds_count %llu\n",
-            ps.step_seconds, (unsigned long long)ps.steps);
+    dd_pump_prometheus(d->pump, f);
     if (ps.newest.step) {
         gauge(f, "driftd_loss", "gauge", "Loss of the newest step.", ps.newest.v[DD_M_loss]);
         gauge(f, "driftd_drift_norm", "gauge",

@@ -13,12 +13,17 @@ struct dd_hist {
     _Atomic uint64_t count[DD_HIST_MAX + 1];
     _Atomic uint64_t sum_micro; // sum in millionths
 };
-static inline void dd_hist_add(struct dd_hist *h, double v) {
+// The value v, n times.
+static inline void dd_hist_add_n(struct dd_hist *h, double v, uint64_t n) {
     int i = 0;
     while (i < h->nbound && v > h->bound[i])
         i++;
-    atomic_fetch_add_explicit(&h->count[i], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&h->sum_micro, v > 0 ? (uint64_t)(v * 1e6) : 0, memory_order_relaxed);
+    atomic_fetch_add_explicit(&h->count[i], n, memory_order_relaxed);
+    atomic_fetch_add_explicit(&h->sum_micro, v > 0 ? (uint64_t)(v * 1e6 * (double)n) : 0,
+                              memory_order_relaxed);
+}
+static inline void dd_hist_add(struct dd_hist *h, double v) {
+    dd_hist_add_n(h, v, 1);
 }
 static inline void dd_hist_print(const struct dd_hist *h, FILE *f, const char *name,
                                  const char *help) {

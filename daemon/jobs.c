@@ -117,7 +117,7 @@ static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
         const char *fp = (const char *)sqlite3_column_text(st, 0);
         if (strcmp(fp, c->in->fingerprint ? c->in->fingerprint : "")) {
             c->status = 422;
-            rc = dr_fail(err, DR_EINVAL, "this Idempotency-Key was used with another body");
+            rc = dr_fail(err, DR_EINVAL, "Idempotency-Key: this key was used with another body");
         } else {
             c->id = sqlite3_column_int64(st, 1);
             c->replayed = true;

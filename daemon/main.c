@@ -51,10 +51,19 @@ static void shorten_spinning(char **argv) {
         execv("/proc/self/exe", argv); // on failure the process simply goes on as it is
 }
 
+static bool asks_for_help(int argc, char **argv) {
+    if (argc > 1 && !strcmp(argv[1], "help"))
+        return true;
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+            return true;
+    return false;
+}
+
 int main(int argc, char **argv) {
     shorten_spinning(argv);
     const char *verb = argc > 1 ? argv[1] : "serve";
-    if (!strcmp(verb, "--help") || !strcmp(verb, "-h") || !strcmp(verb, "help")) {
+    if (asks_for_help(argc, argv)) {
         usage(stdout);
         return 0;
     }

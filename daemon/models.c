@@ -2,6 +2,7 @@
 #include "daemon/models.h"
 
 #include "daemon/util.h"
+#include "engine/drift.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -116,6 +117,25 @@ json_t *dd_models_names(struct dd_models *m, int64_t job) {
     return names;
 }
 
+// Class names out of the file's own metadata; NULL: it has none that will do.
+static json_t *names_in_file(const char *path, int64_t classes) {
+    struct dr_st_file *f = NULL;
+    struct dr_err err;
+    json_t *names = NULL, *name;
+    size_t i;
+    if (dr_st_open(path, &f, &err))
+        return NULL;
+    const char *text = dr_st_meta(f, "driftd.classes");
+    names = text ? json_loads(text, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    bool fit = json_is_array(names) && (int64_t)json_array_size(names) == classes;
+    json_array_foreach(names, i, name) fit = fit && json_is_string(name);
+    dr_st_close(f);
+    if (fit)
+        return names;
+    json_decref(names);
+    return NULL;
+}
+
 static int read_info(struct dd_models *m, int64_t id, struct dd_model_info *out,
                      struct dr_err *err) {
     struct dd_ckpt_row row;
@@ -130,7 +150,8 @@ static int read_info(struct dd_models *m, int64_t id, struct dd_model_info *out,
                                err);
     dd_ckpt_row_free(&row);
     if (!rc)
-        out->names = names_of(m, out->job);
+        out->names =
+            out->job ? names_of(m, out->job) : names_in_file(out->path, out->model.classes);
     return rc;
 }
 

@@ -1,6 +1,7 @@
 // Pump thread (pump.h). The ring has one consumer at a time: whoever holds the lock.
 #include "daemon/pump.h"
 
+#include "daemon/hist.h"
 #include "daemon/mstore.h"
 #include "daemon/util.h"
 
@@ -22,6 +23,7 @@ struct dd_pump {
     struct dd_metric_batch *batch; // rows not yet handed to the writer
     int cap;
     struct dd_pump_stats stats;
+    struct dd_hist step_hist;
 };
 
 static void batch_add(struct dd_pump *p, const struct dd_row *rows, int n) {
@@ -43,7 +45,7 @@ static void count(struct dd_pump *p, const struct dd_row *r) {
     // A row may stand for several steps (metrics.every).
     int64_t steps = old->job == r->job && r->step > old->step ? r->step - old->step : 1;
     s->steps += (uint64_t)steps;
-    s->step_seconds += r->v[DD_M_step_seconds] * (double)steps;
+    dd_hist_add_n(&p->step_hist, r->v[DD_M_step_seconds], (uint64_t)steps);
     if (old->job == r->job && r->seconds > old->seconds) {
         double now = (double)steps / (r->seconds - old->seconds);
         s->steps_per_second = s->steps_per_second > 0 ? 0.9 * s->steps_per_second + 0.1 * now : now;
@@ -91,7 +93,11 @@ static void *pump(void *arg) {
 
 struct dd_pump *dd_pump_start(struct dd_store *s, struct dd_events *e, int64_t keep_steps) {
     struct dd_pump *p = dd_xcalloc(1, sizeof *p);
+    static const double seconds[] = {.0005, .001, .0025, .005, .01, .025, .05, .1,
+                                     .25,   .5,   1,     2.5,  5,   10,   30};
     *p = (struct dd_pump){.store = s, .events = e, .keep = keep_steps, .ring = dd_ring_new()};
+    p->step_hist.bound = seconds;
+    p->step_hist.nbound = (int)DR_COUNT(seconds);
     if (!p->ring)
         abort();
     pthread_mutex_init(&p->lock, NULL);
@@ -139,4 +145,8 @@ void dd_pump_stats(struct dd_pump *p, struct dd_pump_stats *out) {
     *out = p->stats;
     pthread_mutex_unlock(&p->lock);
     out->dropped = dd_ring_dropped(p->ring);
+}
+
+void dd_pump_prometheus(struct dd_pump *p, FILE *f) {
+    dd_hist_print(&p->step_hist, f, "driftd_train_step_seconds", "Time of a training step.");
 }

@@ -8,7 +8,6 @@
 struct dd_pump;
 struct dd_pump_stats {
     uint64_t steps, dropped;
-    double step_seconds;     // sum over steps
     struct dd_row newest;    // step 0: none yet
     double steps_per_second; // over the last seconds, 0: unknown
 };
@@ -20,3 +19,4 @@ struct dd_ring *dd_pump_ring(struct dd_pump *p);
 // Everything pushed so far is in the store when it returns (trainer thread).
 int dd_pump_flush(struct dd_pump *p, struct dr_err *err);
 void dd_pump_stats(struct dd_pump *p, struct dd_pump_stats *out);
+void dd_pump_prometheus(struct dd_pump *p, FILE *f); // the histogram of step times

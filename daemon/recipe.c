@@ -22,10 +22,13 @@ static int not_found(const char *dir, const char *name, struct dr_err *err) {
             names[k++] = list[i]->d_name;
     }
     const char *near = dr_nearest(name, names, k);
-    if (!near && k)
-        near = names[0];
-    int rc = dr_fail(err, DR_ENOENT, "no recipe named %.100s in %s%s%s%s", name, dir,
-                     near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+    char all[240] = "";
+    for (int i = 0; !near && i < k && strlen(all) + strlen(names[i]) + 13 < sizeof all; i++) {
+        strcat(all, i ? ", " : "; there are ");
+        strcat(all, names[i]);
+    }
+    int rc = dr_fail(err, DR_ENOENT, "no recipe named %.100s in %.100s%s%s%s%s", name, dir,
+                     near ? "; did you mean " : "", near ? near : "", near ? "?" : "", all);
     for (int i = 0; i < n; i++)
         free(list[i]);
     free(list);

@@ -118,7 +118,10 @@ static int start_http(struct dd *d, char url[128], struct dr_err *err) {
 #endif
                            .max_connections = (int)d->opt.max_connections,
                            .max_per_address = (int)d->opt.max_per_address,
-                           .max_sse = (int)d->opt.max_sse};
+                           .max_sse = (int)d->opt.max_sse,
+                           .max_upload = (uint64_t)d->opt.max_upload_mb << 20,
+                           .header_timeout_ms = (int)d->opt.header_timeout_ms,
+                           .body_timeout_ms = (int)d->opt.body_timeout_ms};
     if (!rc && api_server_start(&c, &dd_callbacks, d, &d->server, text, sizeof text)) {
         rc = dr_fail(err, DR_EIO, "%s", text);
         dd_listen_close(&l);
@@ -142,8 +145,7 @@ static void reload(struct dd *d) {
     // Only the log level, the token and the certificate follow; everything else needs a restart.
     int rc = 0;
     if (d->opt.config_file) {
-        char *argv[] = {"--config", d->opt.config_file};
-        rc = dd_options_parse(2, argv, NULL, NULL, NULL, &fresh, &err);
+        rc = dd_options_parse(d->argc, d->argv, NULL, NULL, NULL, &fresh, &err);
         if (!rc) {
             dd_log_init((enum dr_log_level)dd_log_parse(fresh.log_level));
             dd_options_free(&fresh);
@@ -285,7 +287,7 @@ static int serve(struct dd *d) {
 }
 
 int dd_serve_main(int argc, char **argv) {
-    struct dd d = {.lock_fd = -1, .started_ns = dd_now_ns()};
+    struct dd d = {.lock_fd = -1, .started_ns = dd_now_ns(), .argc = argc, .argv = argv};
     struct dr_err err = {0};
     if (dd_options_parse(argc, argv, NULL, NULL, NULL, &d.opt, &err) ||
         (d.opt.nargs && dr_fail(&err, DR_EINVAL, "unexpected argument %.60s", d.opt.args[0]))) {

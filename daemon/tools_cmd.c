@@ -31,7 +31,6 @@ int dd_check_config_main(int argc, char **argv) {
 
 int dd_inspect_main(int argc, char **argv) {
     static const char *const dtype[] = {"F32", "F64", "F16", "BF16", "I64", "I32", "U8", "other"};
-    static const char *const meta[] = {"driftd.config", "driftd.step", "driftd.version", "format"};
     struct dr_st_file *f = NULL;
     struct dr_err err = {0};
     char sha[65];
@@ -45,9 +44,9 @@ int dd_inspect_main(int argc, char **argv) {
         return 1;
     }
     printf("file %s\nsha256 %s\ntensors %d\n", argv[0], sha, dr_st_count(f));
-    for (size_t i = 0; i < DR_COUNT(meta); i++)
-        if (dr_st_meta(f, meta[i]))
-            printf("%s %s\n", meta[i], dr_st_meta(f, meta[i]));
+    const char *key, *value;
+    for (int i = 0; (key = dr_st_meta_at(f, i, &value)); i++)
+        printf("%s %s\n", key, value);
     int64_t total = 0;
     for (int i = 0; i < dr_st_count(f); i++) {
         const struct dr_st_tensor *t = dr_st_at(f, i);

@@ -1,4 +1,4 @@
-// Command line: options after the command in any order, help, bash completion, nearest names.
+// Command line: options after the command in any order, help, nearest names.
 #include "api/client/ctl.h"
 
 #include "api/query.h"
@@ -164,39 +164,4 @@ void ctl_help(const struct ctl_command *cmd, FILE *out) {
     print_options(ctl_common, out);
     fprintf(out, "\nExit status: 0 done, 1 refused or failed, 2 usage, 3 server unreachable,\n"
                  "4 job stopped, 5 job interrupted. `driftctl help COMMAND` tells more.\n");
-}
-
-void ctl_completion(FILE *out) {
-    fprintf(out, "# bash completion of driftctl, printed by `driftctl completion bash`\n"
-                 "_driftctl() {\n"
-                 "  local cur=${COMP_WORDS[COMP_CWORD]} cmd= w i\n"
-                 "  for ((i = 1; i < COMP_CWORD; i++)); do\n"
-                 "    case ${COMP_WORDS[i]} in -*) ;; *) cmd=${COMP_WORDS[i]}; break ;; esac\n"
-                 "  done\n"
-                 "  local common='");
-    for (const struct ctl_opt *o = ctl_common; o->name; o++)
-        fprintf(out, "%s--%s", o == ctl_common ? "" : " ", o->name);
-    fprintf(out, "'\n  case $cmd in\n  '') w='");
-    for (const struct ctl_command *k = ctl_commands; k->name; k++)
-        fprintf(out, "%s ", k->name);
-    fprintf(out, "' ;;\n");
-    for (const struct ctl_command *k = ctl_commands; k->name; k++) {
-        fprintf(out, "  %s) w='", k->name);
-        for (const struct ctl_opt *o = k->opts; o && o->name; o++)
-            fprintf(out, "--%s ", o->name);
-        if (!strcmp(k->name, "fetch"))
-            fprintf(out, "mnist fashion-mnist cifar10 ");
-        else if (!strcmp(k->name, "db"))
-            fprintf(out, "backup ");
-        fprintf(out, "' ;;\n");
-    }
-    fprintf(out, "  esac\n"
-                 "  case $cmd:$cur in\n"
-                 "  :*|*:-*) ;;\n"
-                 "  train:*|mae:*|configs:*) w+=\" $(driftctl configs --json 2>/dev/null |\n"
-                 "      sed -n 's/^ *\"name\": \"\\([^\"]*\\)\".*/\\1/p')\" ;;\n"
-                 "  esac\n"
-                 "  COMPREPLY=($(compgen -W \"$w $common\" -- \"$cur\"))\n"
-                 "  [[ ${#COMPREPLY[@]} -gt 0 ]] || COMPREPLY=($(compgen -f -- \"$cur\"))\n"
-                 "}\ncomplete -F _driftctl driftctl\n");
 }

@@ -46,6 +46,7 @@ struct ctl {
     const char *arg[8];
     int narg;
     char *url, *unix_path, *token;
+    const char *ca_file; // or NULL: the system's certificates
     bool json, tty;
     FILE *out;
 };
@@ -55,7 +56,8 @@ const char *ctl_get(const struct ctl *c, const char *name);
 // cli.c. 0, or CTL_USAGE with a message printed.
 int ctl_parse(struct ctl *c, int argc, char **argv);
 void ctl_help(const struct ctl_command *cmd, FILE *out); // NULL: the overview
-void ctl_completion(FILE *out);
+// completion.c. CTL_USAGE when the shell is not bash, zsh or fish.
+int ctl_completion(const char *shell, FILE *out);
 void ctl_nearest(const char *word, const char *const *names, char *buf, size_t n);
 
 // http.c ------------------------------------------------------------------------------------------
@@ -70,6 +72,7 @@ struct ctl_reply {
     struct ctl_buf body;
     char content_type[96], request_id[48];
     char seed[32], checkpoint[80], step[32], queue_ms[32], compute_ms[32], location[300];
+    char etag[96];  // without quotes
     uint64_t total; // size of a file, out of Content-Range or Content-Length; 0: unknown
 };
 void ctl_reply_free(struct ctl_reply *r);
@@ -83,12 +86,16 @@ int ctl_call(struct ctl *c, const char *method, const char *path, const json_t *
              const char *const *headers, struct ctl_reply *out);
 // GET and parse; *out is a new reference.
 int ctl_get_json(struct ctl *c, const char *path, json_t **out);
-void ctl_print_problem(const struct ctl_reply *r);
+// On stderr: sentences, or with --json the problem document as it came.
+void ctl_print_problem(const struct ctl *c, const struct ctl_reply *r);
+// GET of a list; with --all every page of it, joined under `key`.
+int ctl_get_list(struct ctl *c, const char *path, const char *key, json_t **out);
 // Prepares a handle for streaming; the caller sets its callbacks. headers is freed by the caller.
 CURL *ctl_handle(struct ctl *c, const char *path, struct curl_slist **headers);
 // Adds "key=value" to a path under construction, escaped, with '?' or '&'.
 int ctl_query(struct ctl_buf *path, const char *key, const char *value);
-// Streams a response into a file (through FILE.part), with a progress line on a terminal.
+// Streams a response into a file (through FILE.part), with a progress line on a terminal; where the
+// server gives a sha256 as ETag the file is checked against it.
 int ctl_download(struct ctl *c, const char *method, const char *path, const char *file);
 // Sends a file as application/octet-stream.
 int ctl_upload(struct ctl *c, const char *path, const char *file, struct ctl_reply *out);
@@ -110,14 +117,15 @@ bool ctl_interrupted(void);
 
 // fetch.c
 int ctl_md5_file(const char *path, bool inflate, char hex[33]);
+int ctl_sha256_file(const char *path, char hex[65]);
 // untar.c: writes the regular files of a .tar.gz (last path component only) into dir.
 int ctl_untar(const char *archive, const char *dir, char *err, size_t n);
 
 int ctl_cmd_train(struct ctl *c), ctl_cmd_mae(struct ctl *c), ctl_cmd_jobs(struct ctl *c),
-    ctl_cmd_job(struct ctl *c), ctl_cmd_follow(struct ctl *c), ctl_cmd_stop(struct ctl *c),
-    ctl_cmd_pause(struct ctl *c), ctl_cmd_resume(struct ctl *c), ctl_cmd_checkpoint(struct ctl *c),
-    ctl_cmd_remove(struct ctl *c), ctl_cmd_sample(struct ctl *c), ctl_cmd_sweep(struct ctl *c),
-    ctl_cmd_eval(struct ctl *c), ctl_cmd_checkpoints(struct ctl *c),
+    ctl_cmd_job(struct ctl *c), ctl_cmd_edit(struct ctl *c), ctl_cmd_follow(struct ctl *c),
+    ctl_cmd_stop(struct ctl *c), ctl_cmd_pause(struct ctl *c), ctl_cmd_resume(struct ctl *c),
+    ctl_cmd_checkpoint(struct ctl *c), ctl_cmd_remove(struct ctl *c), ctl_cmd_sample(struct ctl *c),
+    ctl_cmd_sweep(struct ctl *c), ctl_cmd_eval(struct ctl *c), ctl_cmd_checkpoints(struct ctl *c),
     ctl_cmd_activate(struct ctl *c), ctl_cmd_export(struct ctl *c), ctl_cmd_import(struct ctl *c),
     ctl_cmd_fetch(struct ctl *c), ctl_cmd_metrics(struct ctl *c), ctl_cmd_db(struct ctl *c),
     ctl_cmd_status(struct ctl *c), ctl_cmd_configs(struct ctl *c),

@@ -49,14 +49,15 @@ static const struct set sets[] = {
      {{"cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", NULL, "test_batch.bin"}}},
 };
 
-int ctl_md5_file(const char *path, bool inflated, char hex[33]) {
-    unsigned char buf[65536], sum[16];
+// Hashes a file, or what a .gz holds; hex has room for twice the digest's bytes and the end.
+static int digest(const char *path, gnutls_digest_algorithm_t alg, bool inflated, char *hex) {
+    unsigned char buf[65536], sum[32];
     gnutls_hash_hd_t h;
     int n;
     gzFile f = gzopen(path, "rbe");
     FILE *raw = inflated ? NULL : fopen(path, "rbe");
     hex[0] = '\0';
-    if (!f || (!inflated && !raw) || gnutls_hash_init(&h, GNUTLS_DIG_MD5)) {
+    if (!f || (!inflated && !raw) || gnutls_hash_init(&h, alg)) {
         if (f)
             gzclose(f);
         if (raw)
@@ -69,9 +70,17 @@ int ctl_md5_file(const char *path, bool inflated, char hex[33]) {
     gzclose(f);
     if (raw)
         fclose(raw);
-    for (int i = 0; i < 16; i++)
+    for (unsigned i = 0; i < gnutls_hash_get_len(alg); i++)
         snprintf(hex + 2 * i, 3, "%02x", sum[i]);
     return n < 0 ? -1 : 0;
+}
+
+int ctl_md5_file(const char *path, bool inflated, char hex[33]) {
+    return digest(path, GNUTLS_DIG_MD5, inflated, hex);
+}
+
+int ctl_sha256_file(const char *path, char hex[65]) {
+    return digest(path, GNUTLS_DIG_SHA256, false, hex);
 }
 
 // A gzip wrapper may differ (other compressor, same contents): either sum will do.
@@ -194,8 +203,8 @@ static int from_mirror(const char *mirror, const struct item *it, const char *pa
         }
         fprintf(stderr, "driftctl: %s: %s\n", url,
                 code ? curl_easy_strerror(code) : "the server refused");
-        if (status >= 400 && status < 500)
-            return -1;
+        if ((status >= 400 && status < 500) || code == CURLE_COULDNT_RESOLVE_HOST)
+            return -1; // asking again would not help
         usleep(200000u * (unsigned)(idle + 2));
     }
     return -1;

@@ -146,7 +146,7 @@ static bool look(struct follow *f) {
     }
     if (r.status == 404 || r.status == 401 || r.status == 403) {
         clear(f);
-        ctl_print_problem(&r);
+        ctl_print_problem(f->c, &r);
         f->ended = f->missing = true;
         f->status = CTL_REFUSED;
     }

@@ -64,6 +64,7 @@ static size_t on_header(char *p, size_t size, size_t n, void *arg) {
     keep(p, len, "Content-Type", r->content_type, sizeof r->content_type);
     keep(p, len, "X-Request-Id", r->request_id, sizeof r->request_id);
     keep(p, len, "Location", r->location, sizeof r->location);
+    keep(p, len, "ETag", r->etag, sizeof r->etag);
     keep(p, len, "Driftd-Seed", r->seed, sizeof r->seed);
     keep(p, len, "Driftd-Checkpoint", r->checkpoint, sizeof r->checkpoint);
     keep(p, len, "Driftd-Step", r->step, sizeof r->step);
@@ -94,6 +95,8 @@ CURL *ctl_handle(struct ctl *c, const char *path, struct curl_slist **headers) {
     curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, 10000L);
     if (c->unix_path)
         curl_easy_setopt(h, CURLOPT_UNIX_SOCKET_PATH, c->unix_path);
+    if (c->ca_file && *c->ca_file)
+        curl_easy_setopt(h, CURLOPT_CAINFO, c->ca_file);
     if (c->token) {
         char line[4200];
         snprintf(line, sizeof line, "Authorization: Bearer %s", c->token);
@@ -140,10 +143,15 @@ int ctl_http(struct ctl *c, const char *method, const char *path, const json_t *
     return rc ? unreachable(c, rc, quiet) : CTL_OK;
 }
 
-void ctl_print_problem(const struct ctl_reply *r) {
+void ctl_print_problem(const struct ctl *c, const struct ctl_reply *r) {
     json_t *o = r->body.s ? json_loadb(r->body.s, r->body.n, 0, NULL) : NULL, *e;
     const char *detail = ctl_str(o, "detail");
     size_t i;
+    if (c->json && json_is_object(o)) {
+        fprintf(stderr, "%s\n", r->body.s);
+        json_decref(o);
+        return;
+    }
     fprintf(stderr, "driftctl: %s (HTTP %ld", *detail ? detail : "the server refused", r->status);
     if (*r->request_id)
         fprintf(stderr, ", request %s", r->request_id);
@@ -161,7 +169,7 @@ int ctl_call(struct ctl *c, const char *method, const char *path, const json_t *
     int rc = ctl_http(c, method, path, body, headers, false, out);
     if (rc || (out->status >= 200 && out->status < 300))
         return rc;
-    ctl_print_problem(out);
+    ctl_print_problem(c, out);
     return CTL_REFUSED;
 }
 
@@ -178,8 +186,36 @@ int ctl_get_json(struct ctl *c, const char *path, json_t **out) {
     return rc;
 }
 
+int ctl_get_list(struct ctl *c, const char *path, const char *key, json_t **out) {
+    int rc = ctl_get_json(c, path, out);
+    const json_t *page = rc ? NULL : *out;
+    json_t *more = NULL;
+    while (!rc && ctl_get(c, "all") && *ctl_str(page, "next_cursor")) {
+        struct ctl_buf next = {0};
+        json_t *got;
+        ctl_buf_add(&next, path, strlen(path));
+        ctl_query(&next, "cursor", ctl_str(page, "next_cursor"));
+        rc = ctl_get_json(c, next.s, &got);
+        free(next.s);
+        if (!rc)
+            json_array_extend(json_object_get(*out, key), json_object_get(got, key));
+        json_decref(more);
+        page = more = rc ? NULL : got;
+    }
+    json_decref(more);
+    if (!rc && ctl_get(c, "all"))
+        json_object_del(*out, "next_cursor");
+    else if (rc) {
+        json_decref(*out);
+        *out = NULL;
+    }
+    return rc;
+}
+
 // ---- files
 // ---------------------------------------------------------------------------------------
+
+enum { AGAIN = -1 }; // the part was another file's: once more from the beginning
 
 struct transfer {
     struct ctl_reply reply;
@@ -234,6 +270,16 @@ static void set_transfer(struct transfer *t, struct ctl *c) {
     curl_easy_setopt(t->h, CURLOPT_NOPROGRESS, 0L);
 }
 
+// A part left by another download may have been continued: what came must have the sha256 that the
+// server calls it by.
+static bool is_whole(const struct transfer *t, const char *part) {
+    char want[80], have[65];
+    snprintf(want, sizeof want, "%.*s", (int)strcspn(t->reply.etag + 1, "\""), t->reply.etag + 1);
+    if (*t->reply.etag != '"' || strlen(want) != 64 || strspn(want, "0123456789abcdef") != 64)
+        return true;
+    return !ctl_sha256_file(part, have) && !strcmp(have, want);
+}
+
 static int finish_download(struct transfer *t, struct ctl *c, CURLcode rc, const char *part,
                            const char *file) {
     bool bad = fclose(t->f) || t->failed;
@@ -246,7 +292,14 @@ static int finish_download(struct transfer *t, struct ctl *c, CURLcode rc, const
     if (rc && rc != CURLE_WRITE_ERROR)
         return unreachable(c, rc, false);
     if (t->reply.status < 200 || t->reply.status > 299) {
-        ctl_print_problem(&t->reply);
+        ctl_print_problem(c, &t->reply);
+        return CTL_REFUSED;
+    }
+    if (!is_whole(t, part)) {
+        unlink(part);
+        if (t->start)
+            return AGAIN;
+        fprintf(stderr, "driftctl: %s: the sha256 is wrong\n", file);
         return CTL_REFUSED;
     }
     if (rename(part, file)) {
@@ -256,7 +309,7 @@ static int finish_download(struct transfer *t, struct ctl *c, CURLcode rc, const
     return CTL_OK;
 }
 
-int ctl_download(struct ctl *c, const char *method, const char *path, const char *file) {
+static int download(struct ctl *c, const char *method, const char *path, const char *file) {
     char part[4096], range[32];
     struct transfer t = {.label = file};
     struct curl_slist *list = NULL;
@@ -294,6 +347,11 @@ int ctl_download(struct ctl *c, const char *method, const char *path, const char
     return out;
 }
 
+int ctl_download(struct ctl *c, const char *method, const char *path, const char *file) {
+    int rc = download(c, method, path, file);
+    return rc == AGAIN ? download(c, method, path, file) : rc;
+}
+
 int ctl_upload(struct ctl *c, const char *path, const char *file, struct ctl_reply *out) {
     struct transfer t = {.label = file};
     struct curl_slist *list = NULL;
@@ -326,6 +384,6 @@ int ctl_upload(struct ctl *c, const char *path, const char *file, struct ctl_rep
         return unreachable(c, rc, false);
     if (out->status >= 200 && out->status < 300)
         return CTL_OK;
-    ctl_print_problem(out);
+    ctl_print_problem(c, out);
     return CTL_REFUSED;
 }

@@ -34,9 +34,10 @@ static int save(struct ctl *c, const struct ctl_reply *r, const char *file) {
         return CTL_REFUSED;
     }
     if (c->json && !pipe) {
-        json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "file", file, "seed", r->seed,
-                              "checkpoint", r->checkpoint, "step", r->step, "queue_ms", r->queue_ms,
-                              "compute_ms", r->compute_ms);
+        json_t *o = json_pack("{s:s, s:I, s:s, s:I, s:f, s:f}", "file", file, "seed",
+                              (json_int_t)strtoll(r->seed, NULL, 10), "checkpoint", r->checkpoint,
+                              "step", (json_int_t)strtoll(r->step, NULL, 10), "queue_ms",
+                              strtod(r->queue_ms, NULL), "compute_ms", strtod(r->compute_ms, NULL));
         ctl_json(c, o);
         json_decref(o);
     } else if (!pipe) {

@@ -84,7 +84,7 @@ static int create(struct ctl *c, const json_t *body, struct ctl_reply *r) {
     }
     if (r->status >= 200 && r->status < 300)
         return 0;
-    ctl_print_problem(r);
+    ctl_print_problem(c, r);
     return CTL_REFUSED;
 }
 
@@ -138,7 +138,7 @@ int ctl_cmd_jobs(struct ctl *c) {
     ctl_buf_add(&path, "/v1/jobs", 8);
     ctl_query(&path, "state", ctl_get(c, "state"));
     ctl_query(&path, "limit", ctl_get(c, "limit"));
-    int rc = ctl_get_json(c, path.s, &o);
+    int rc = ctl_get_list(c, path.s, "jobs", &o);
     free(path.s);
     if (rc)
         return rc;
@@ -179,8 +179,31 @@ static int act(struct ctl *c, const char *method, const char *rest, const char *
     free(path.s);
     if (!rc && c->json && r.body.n)
         fprintf(c->out, "%s\n", r.body.s);
-    else if (!rc && !c->json)
+    else if (!rc && c->json) // 204: only what was asked can be said
+        fprintf(c->out, "{\"id\":\"%.63s\",\"removed\":true}\n", c->arg[0]);
+    else if (!rc)
         fprintf(c->out, "job %s %s\n", c->arg[0], said);
+    ctl_reply_free(&r);
+    return rc;
+}
+
+int ctl_cmd_edit(struct ctl *c) {
+    const char *name = ctl_get(c, "name"), *notes = ctl_get(c, "notes");
+    struct ctl_buf path = {0};
+    struct ctl_reply r;
+    if (!name && !notes) {
+        fprintf(stderr, "driftctl edit: --name or --notes is needed\n");
+        return CTL_USAGE;
+    }
+    json_t *body = json_pack("{s:s*, s:s*}", "name", name, "notes", notes);
+    job_path(&path, c->arg[0], "");
+    int rc = ctl_call(c, "PATCH", path.s, body, NULL, &r);
+    json_decref(body);
+    free(path.s);
+    if (!rc && c->json)
+        fprintf(c->out, "%s\n", r.body.s ? r.body.s : "{}");
+    else if (!rc)
+        fprintf(c->out, "job %s is changed\n", c->arg[0]);
     ctl_reply_free(&r);
     return rc;
 }
@@ -218,8 +241,9 @@ int ctl_cmd_eval(struct ctl *c) {
         fprintf(stderr, "driftctl eval: one of --checkpoint and --job is needed\n");
         return CTL_USAGE;
     }
-    json_t *body = json_pack("{s:s, s:b}", ckpt ? "checkpoint" : "job", ckpt ? ckpt : job,
-                             "skip_existing", ctl_get(c, "skip-existing") != NULL);
+    json_t *body =
+        json_pack("{s:s, s:b, s:s*}", ckpt ? "checkpoint" : "job", ckpt ? ckpt : job,
+                  "skip_existing", ctl_get(c, "skip-existing") != NULL, "kind", ctl_get(c, "kind"));
     int rc = ctl_call(c, "POST", "/v1/evals", body, NULL, &r);
     json_decref(body);
     if (!rc && r.body.n)

@@ -27,6 +27,9 @@ static int connect_options(struct ctl *c) {
         url = "http://127.0.0.1:8080";
     if (!file)
         file = getenv("DRIFTD_TOKEN_FILE");
+    c->ca_file = ctl_get(c, "ca-file");
+    if (!c->ca_file)
+        c->ca_file = getenv("DRIFTD_CA_FILE");
     if (!strncmp(url, "unix:", 5)) {
         c->unix_path = strdup(url + 5);
         url = "http://localhost";
@@ -54,12 +57,10 @@ int ctl_cmd_help(struct ctl *c) {
 }
 
 int ctl_cmd_completion(struct ctl *c) {
-    if (strcmp(c->arg[0], "bash")) {
-        fprintf(stderr, "driftctl: completion is there for bash\n");
-        return CTL_USAGE;
-    }
-    ctl_completion(stdout);
-    return 0;
+    int rc = ctl_completion(c->arg[0], stdout);
+    if (rc)
+        fprintf(stderr, "driftctl: completion is there for bash, zsh and fish\n");
+    return rc;
 }
 
 int main(int argc, char **argv) {

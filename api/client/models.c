@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 static char *id_path(const char *prefix, const char *id, const char *rest) {
@@ -27,7 +28,7 @@ int ctl_cmd_checkpoints(struct ctl *c) {
     ctl_buf_add(&path, "/v1/checkpoints", 15);
     ctl_query(&path, "job", ctl_get(c, "job"));
     ctl_query(&path, "limit", ctl_get(c, "limit"));
-    int rc = ctl_get_json(c, path.s, &o);
+    int rc = ctl_get_list(c, path.s, "checkpoints", &o);
     free(path.s);
     if (rc)
         return rc;
@@ -52,6 +53,18 @@ int ctl_cmd_activate(struct ctl *c) {
     return rc;
 }
 
+static void say_file(struct ctl *c, const char *file) {
+    struct stat st;
+    if (!c->json) {
+        fprintf(c->out, "%s\n", file);
+        return;
+    }
+    json_t *o = json_pack("{s:s, s:I}", "file", file, "bytes",
+                          (json_int_t)(stat(file, &st) ? 0 : st.st_size));
+    ctl_json(c, o);
+    json_decref(o);
+}
+
 int ctl_cmd_export(struct ctl *c) {
     const char *file = ctl_get(c, "output");
     char name[128];
@@ -66,8 +79,8 @@ int ctl_cmd_export(struct ctl *c) {
     char *path = id_path("/v1/checkpoints/", c->arg[0], "/file");
     int rc = ctl_download(c, "GET", path, file);
     free(path);
-    if (!rc && !c->json)
-        fprintf(c->out, "%s\n", file);
+    if (!rc)
+        say_file(c, file);
     return rc;
 }
 
@@ -143,8 +156,8 @@ int ctl_cmd_db(struct ctl *c) {
         file = name;
     }
     int rc = ctl_download(c, "POST", "/v1/db/backup", file);
-    if (!rc && !c->json)
-        fprintf(c->out, "%s\n", file);
+    if (!rc)
+        say_file(c, file);
     return rc;
 }
 

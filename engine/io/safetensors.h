@@ -34,6 +34,8 @@ const struct dr_st_tensor *dr_st_at(const struct dr_st_file *f, int i);
 const struct dr_st_tensor *dr_st_find(const struct dr_st_file *f, const char *name);
 // Value of a key of __metadata__, NULL if absent. Lives as long as the file.
 const char *dr_st_meta(const struct dr_st_file *f, const char *key);
+// The i-th key of __metadata__ in the file's order and its value; NULL behind the last one.
+const char *dr_st_meta_at(const struct dr_st_file *f, int i, const char **value);
 // Converts to float; EFORMAT when the shape is not exactly dim[ndim] or the dtype is not a float.
 // out NULL: only looks whether it would.
 int dr_st_read_f32(const struct dr_st_file *f, const char *name, int ndim, const int64_t *dim,

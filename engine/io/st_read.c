@@ -330,6 +330,17 @@ const char *dr_st_meta(const struct dr_st_file *f, const char *key) {
     return json_string_value(json_object_get(json_object_get(f->root, "__metadata__"), key));
 }
 
+const char *dr_st_meta_at(const struct dr_st_file *f, int i, const char **value) {
+    json_t *meta = json_object_get(f->root, "__metadata__");
+    void *at = json_object_iter(meta);
+    while (at && i-- > 0)
+        at = json_object_iter_next(meta, at);
+    if (!at)
+        return NULL;
+    *value = json_string_value(json_object_iter_value(at));
+    return json_object_iter_key(at);
+}
+
 static float from_half(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 1023, u;
     if (e == 31) {

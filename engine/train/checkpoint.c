@@ -1,10 +1,12 @@
 // Checkpoints of a run: one safetensors file. The served EMA stands under the reference's names, so
 // the file is also an exported model; beside it "train/NAME" (weights), "opt.m/NAME", "opt.v/NAME",
 // "emaK/NAME" (further EMAs) and the state of the real-image sampler make resuming exact.
+#include "driftd_git.h"
 #include "engine/io/safetensors.h"
 #include "engine/train/trainer_priv.h"
 
 #include <inttypes.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +44,18 @@ static int add_block(struct dr_st_writer *w, const struct dr_params *ps, const c
     return rc;
 }
 
+// The labels' names as a JSON array, so that a file taken elsewhere still knows them; NULL: none.
+static char *class_names(const struct dr_dataset *d) {
+    if (d->classes < 1 || d->classes > (int64_t)DR_COUNT(d->class_name) || !d->class_name[0][0])
+        return NULL;
+    json_t *a = json_array();
+    for (int64_t i = 0; i < d->classes; i++)
+        json_array_append_new(a, json_string(d->class_name[i]));
+    char *text = json_dumps(a, JSON_COMPACT);
+    json_decref(a);
+    return text;
+}
+
 static int add_meta(struct dr_trainer *t, struct dr_st_writer *w, struct dr_err *err) {
     char step[32], seconds[32], fingerprint[32];
     snprintf(step, sizeof step, "%lld", (long long)t->step);
@@ -53,10 +67,15 @@ static int add_meta(struct dr_trainer *t, struct dr_st_writer *w, struct dr_err 
     const char *const kv[][2] = {
         {"format", "driftd"},           {"driftd.config", config},
         {"driftd.step", step},          {"driftd.seconds", seconds},
-        {"driftd.data", t->data->name}, {"driftd.data_fingerprint", fingerprint}};
+        {"driftd.data", t->data->name}, {"driftd.data_fingerprint", fingerprint},
+        {"driftd.git", DRIFTD_GIT}};
     int rc = 0;
     for (size_t i = 0; i < DR_COUNT(kv) && !rc; i++)
         rc = dr_st_add_meta(w, kv[i][0], kv[i][1], err);
+    char *names = class_names(t->data);
+    if (!rc && names)
+        rc = dr_st_add_meta(w, "driftd.classes", names, err);
+    free(names);
     free(config);
     return rc;
 }

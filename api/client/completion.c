@@ -1,0 +1,187 @@
+// Shell completions of driftctl, made from the table of commands: bash, zsh, fish. Installed by
+// meson and printed by `driftctl completion SHELL`.
+#include "api/client/ctl.h"
+
+#include <string.h>
+
+// What may stand behind a command besides options; NULL: anything.
+static const char *words(const struct ctl_command *k) {
+    return !strcmp(k->name, "fetch")        ? "mnist fashion-mnist cifar10"
+           : !strcmp(k->name, "db")         ? "backup"
+           : !strcmp(k->name, "completion") ? "bash zsh fish"
+                                            : NULL;
+}
+
+static bool takes_recipe(const struct ctl_command *k) {
+    return !strcmp(k->name, "train") || !strcmp(k->name, "mae") || !strcmp(k->name, "configs");
+}
+
+static bool takes_job(const struct ctl_command *k) {
+    static const char *const names[] = {"job",    "follow",     "stop",    "pause", "resume",
+                                        "remove", "checkpoint", "metrics", "edit"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(k->name, names[i]))
+            return true;
+    return false;
+}
+
+// Text inside single quotes: the `special` ones get a backslash; a single quote ends the quotes, adds
+// itself and begins them anew, which zsh and fish both understand.
+static void quoted(FILE *out, const char *s, const char *special) {
+    for (; *s; s++) {
+        if (*s == '\'')
+            fputs("'\\''", out);
+        else
+            fprintf(out, strchr(special, *s) ? "\\%c" : "%c", *s);
+    }
+}
+
+static void bash(FILE *out) {
+    fprintf(out, "# bash completion of driftctl, printed by `driftctl completion bash`\n"
+                 "_driftctl() {\n"
+                 "  local cur=${COMP_WORDS[COMP_CWORD]} cmd= w i\n"
+                 "  for ((i = 1; i < COMP_CWORD; i++)); do\n"
+                 "    case ${COMP_WORDS[i]} in -*) ;; *) cmd=${COMP_WORDS[i]}; break ;; esac\n"
+                 "  done\n"
+                 "  local common='");
+    for (const struct ctl_opt *o = ctl_common; o->name; o++)
+        fprintf(out, "%s--%s", o == ctl_common ? "" : " ", o->name);
+    fprintf(out, "'\n  case $cmd in\n  '') w='");
+    for (const struct ctl_command *k = ctl_commands; k->name; k++)
+        fprintf(out, "%s ", k->name);
+    fprintf(out, "' ;;\n");
+    for (const struct ctl_command *k = ctl_commands; k->name; k++) {
+        fprintf(out, "  %s) w='", k->name);
+        for (const struct ctl_opt *o = k->opts; o && o->name; o++)
+            fprintf(out, "--%s ", o->name);
+        if (words(k))
+            fprintf(out, "%s ", words(k));
+        fprintf(out, "' ;;\n");
+    }
+    fprintf(out, "  esac\n"
+                 "  case $cmd:$cur in\n"
+                 "  :*|*:-*) ;;\n"
+                 "  train:*|mae:*|configs:*) w+=\" $(driftctl configs --json 2>/dev/null |\n"
+                 "      sed -n 's/^ *\"name\": \"\\([^\"]*\\)\".*/\\1/p')\" ;;\n"
+                 "  esac\n"
+                 "  COMPREPLY=($(compgen -W \"$w $common\" -- \"$cur\"))\n"
+                 "  [[ ${#COMPREPLY[@]} -gt 0 ]] || COMPREPLY=($(compgen -f -- \"$cur\"))\n"
+                 "}\ncomplete -F _driftctl driftctl\n");
+}
+
+static void zsh_options(FILE *out, const struct ctl_opt *o) {
+    for (; o && o->name; o++) {
+        fprintf(out, "      '--%s%s[", o->name, o->arg ? "=" : "");
+        quoted(out, o->help, "[]:");
+        fprintf(out, o->arg ? "]:%s:%s'\n" : "]'\n", o->arg,
+                o->arg && (strstr(o->arg, "FILE") || strstr(o->arg, "DIR")) ? "_files" : "");
+    }
+}
+
+static void zsh(FILE *out) {
+    fprintf(out, "#compdef driftctl\n"
+                 "# zsh completion of driftctl, printed by `driftctl completion zsh`\n"
+                 "_driftctl_names() {\n"
+                 "  local -a names\n"
+                 "  names=(${(f)\"$(driftctl $1 --json 2>/dev/null |\n"
+                 "      sed -n \"s/^ *\\\"$2\\\": \\\"\\([^\\\"]*\\)\\\".*/\\1/p\")\"})\n"
+                 "  compadd -a names\n"
+                 "}\n"
+                 "_driftctl() {\n"
+                 "  local curcontext=$curcontext state\n"
+                 "  local -a commands common\n"
+                 "  commands=(\n");
+    for (const struct ctl_command *k = ctl_commands; k->name; k++) {
+        fprintf(out, "      '%s:", k->name);
+        quoted(out, k->help, ":");
+        fprintf(out, "'\n");
+    }
+    fprintf(out, "  )\n  common=(\n");
+    zsh_options(out, ctl_common);
+    fprintf(out, "  )\n"
+                 "  _arguments -C $common '1: :->command' '*:: :->rest'\n"
+                 "  case $state in\n"
+                 "  command) _describe command commands; return ;;\n"
+                 "  rest) ;;\n"
+                 "  *) return ;;\n"
+                 "  esac\n"
+                 "  case $words[1] in\n");
+    for (const struct ctl_command *k = ctl_commands; k->name; k++) {
+        fprintf(out, "  %s) _arguments $common \\\n", k->name);
+        for (const struct ctl_opt *o = k->opts; o && o->name; o++) {
+            fprintf(out, "      '%s--%s%s[", !strcmp(o->name, "set") ? "*" : "", o->name,
+                    o->arg ? "=" : "");
+            quoted(out, o->help, "[]:");
+            if (o->arg)
+                fprintf(out, "]:%s:%s' \\\n", o->arg,
+                        strstr(o->arg, "FILE") || strstr(o->arg, "DIR") ? "_files" : "");
+            else
+                fprintf(out, "]' \\\n");
+        }
+        if (words(k))
+            fprintf(out, "      '1:word:(%s)' ;;\n", words(k));
+        else if (takes_recipe(k))
+            fprintf(out,
+                    "      '1:recipe:{_driftctl_names configs name; _files -g \"*.json\"}' ;;\n");
+        else if (takes_job(k))
+            fprintf(out, "      '1:job:_driftctl_names jobs id' ;;\n");
+        else
+            fprintf(out, "      '*:file:_files' ;;\n");
+    }
+    fprintf(out, "  esac\n}\n"
+                 "if [[ $funcstack[1] = _driftctl ]]; then _driftctl \"$@\"; "
+                 "else compdef _driftctl driftctl; fi\n");
+}
+
+static void fish_options(FILE *out, const char *when, const struct ctl_opt *o) {
+    for (; o && o->name; o++) {
+        fprintf(out, "complete -c driftctl%s%s%s -l %s", *when ? " -n '" : "", when,
+                *when ? "'" : "", o->name);
+        if (o->letter)
+            fprintf(out, " -s %c", o->letter);
+        if (o->arg)
+            fprintf(out, strstr(o->arg, "FILE") || strstr(o->arg, "DIR") ? " -r -F" : " -x");
+        fprintf(out, " -d '");
+        quoted(out, o->help, "");
+        fprintf(out, "'\n");
+    }
+}
+
+static void fish(FILE *out) {
+    fprintf(out, "# fish completion of driftctl, printed by `driftctl completion fish`\n"
+                 "function __driftctl_names\n"
+                 "    driftctl $argv[1] --json 2>/dev/null |\n"
+                 "        string replace -rf '^ *\"'$argv[2]'\": \"([^\"]*)\".*' '$1'\n"
+                 "end\n"
+                 "complete -c driftctl -f\n");
+    fish_options(out, "", ctl_common);
+    for (const struct ctl_command *k = ctl_commands; k->name; k++) {
+        char when[80];
+        fprintf(out, "complete -c driftctl -n __fish_use_subcommand -a %s -d '", k->name);
+        quoted(out, k->help, "");
+        fprintf(out, "'\n");
+        snprintf(when, sizeof when, "__fish_seen_subcommand_from %s", k->name);
+        fish_options(out, when, k->opts);
+        if (words(k))
+            fprintf(out, "complete -c driftctl -n '%s' -a '%s'\n", when, words(k));
+        else if (takes_recipe(k))
+            fprintf(out, "complete -c driftctl -n '%s' -F -a '(__driftctl_names configs name)'\n",
+                    when);
+        else if (takes_job(k))
+            fprintf(out, "complete -c driftctl -n '%s' -a '(__driftctl_names jobs id)'\n", when);
+        else if (!strcmp(k->name, "import"))
+            fprintf(out, "complete -c driftctl -n '%s' -F\n", when);
+    }
+}
+
+int ctl_completion(const char *shell, FILE *out) {
+    if (!strcmp(shell, "bash"))
+        bash(out);
+    else if (!strcmp(shell, "zsh"))
+        zsh(out);
+    else if (!strcmp(shell, "fish"))
+        fish(out);
+    else
+        return CTL_USAGE;
+    return CTL_OK;
+}
