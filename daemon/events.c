@@ -62,6 +62,7 @@ void dd_event(struct dd_events *e, const char *type, int64_t job, json_t *data) 
     char id[24] = "", q[700];
     if (job)
         snprintf(id, sizeof id, "%lld", (long long)job);
+    json_object_set_new(data, "job", job ? json_string(id) : json_null()); // a string, as in REST
     char *text = json_dumps(data, JSON_COMPACT);
     bool alert = !strcmp(type, "alert");
     dd_log(alert ? DR_LOG_WARN : DR_LOG_INFO, type, "job=%s data=%s", job ? id : "-",

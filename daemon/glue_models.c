@@ -153,7 +153,8 @@ int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out
     int rc = strcmp(row.state, "ok") ? DR_EINVAL
                                      : dd_ckpt_activate(d->store, strtoll(row.id, NULL, 10), &err);
     if (rc == DR_EINVAL)
-        api_problem_set(&out->problem, 409, "conflict", "checkpoint %s is %s", row.id, row.state);
+        api_problem_set(&out->problem, 410, "checkpoint-gone", "checkpoint %s is %s", row.id,
+                        row.state);
     else if (rc)
         dd_glue_fail(&out->problem, 500, &err);
     else
@@ -258,8 +259,8 @@ int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api
     out->body = dd_ckpt_to_json(&row, dd_ckpt_active(d->store));
     snprintf(out->location, sizeof out->location, "/v1/checkpoints/%s", row.id);
     dd_event(d->events, "checkpoint", 0,
-             json_pack("{s:s, s:n, s:I, s:s}", "id", row.id, "job", "step", (json_int_t)row.step,
-                       "kind", "import"));
+             json_pack("{s:s, s:I, s:s}", "id", row.id, "step", (json_int_t)row.step, "kind",
+                       "import"));
     dd_ckpt_row_free(&row);
     return 0;
 }

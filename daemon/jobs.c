@@ -74,8 +74,7 @@ static int change(sqlite3 *db, void *arg, struct dr_err *err) {
 void dd_job_event(struct dd_jobs *j, int64_t id, const char *from, const char *to,
                   const char *error) {
     dd_event(j->env.events, "state", id,
-             json_pack("{s:I, s:s, s:s, s:s*}", "job", (json_int_t)id, "from", from, "state", to,
-                       "error", error));
+             json_pack("{s:s, s:s, s:s*}", "from", from, "state", to, "error", error));
 }
 
 static int set_state(struct dd_jobs *j, struct change *c, struct dr_err *err) {

@@ -131,9 +131,8 @@ static void on_checkpoint(void *ctx, int64_t step, const char *path, const char 
         return;
     }
     dd_event(t->j->env.events, "checkpoint", t->id,
-             json_pack("{s:s%, s:I, s:I, s:I, s:s}", "id", row.id, strlen(row.id), "job",
-                       (json_int_t)t->id, "step", (json_int_t)step, "bytes", (json_int_t)bytes,
-                       "sha256", sha256));
+             json_pack("{s:s, s:I, s:I, s:s}", "id", row.id, "step", (json_int_t)step, "bytes",
+                       (json_int_t)bytes, "sha256", sha256));
 }
 
 static void on_checkpoint_failed(void *ctx, int64_t step, const struct dr_err *e) {
@@ -170,8 +169,8 @@ static void on_sample(void *ctx, int64_t step, const char *path, int64_t bytes, 
     int64_t id = 0;
     if (!dd_sample_record(t->j->env.store, t->id, step, path, bytes, w, h, &id, &err))
         dd_event(t->j->env.events, "sample", t->id,
-                 json_pack("{s:o, s:I, s:I}", "id", json_sprintf("%lld", (long long)id), "job",
-                           (json_int_t)t->id, "step", (json_int_t)step));
+                 json_pack("{s:o, s:I}", "id", json_sprintf("%lld", (long long)id), "step",
+                           (json_int_t)step));
 }
 
 static void on_alert(void *ctx, const char *kind, int64_t step, const char *text) {
@@ -255,8 +254,10 @@ static void run_job(struct dd_jobs *j, struct task *t) {
     int rc = run_task(t, &res, &err);
     dd_pump_flush(j->env.pump, &why);
     const char *state = end_state(j, rc, &res);
-    end_job(j, t->id, state, rc ? err.msg : NULL);
+    // First, so that whoever reads that the job has ended is served its checkpoint and no longer
+    // the live weights.
     dd_live_set(j->env.live, 0, NULL);
+    end_job(j, t->id, state, rc ? err.msg : NULL);
 }
 
 // --- the queue's end ---

@@ -65,7 +65,7 @@ static void clear(struct follow *f) {
 }
 
 static void show(struct follow *f, bool force) {
-    char bar[64], tail[200], a[32], loss[24] = "-", drift[24] = "-";
+    char bar[64], tail[240], a[32], loss[24] = "-", drift[24] = "-", total[32];
     double t = now();
     if (f->c->json || (!force && t - f->printed < (f->c->tty ? 0.1 : LINE_EVERY)))
         return;
@@ -74,10 +74,15 @@ static void show(struct follow *f, bool force) {
         snprintf(loss, sizeof loss, "%.4g", f->loss);
     if (isfinite(f->drift))
         snprintf(drift, sizeof drift, "%.4g", f->drift);
-    int n =
-        snprintf(tail, sizeof tail, "%3.0f%%  step %.0f/%.0f  loss %s  drift %s  %.3g/s  ETA %s",
-                 100 * fmin(progress(f), 1), f->step, f->steps, loss, drift, f->rate,
-                 ctl_duration(eta(f), a, sizeof a));
+    // Columns, so that the bar beside them keeps its width.
+    int digits = snprintf(total, sizeof total, "%.0f", f->steps);
+    int n = snprintf(tail, sizeof tail,
+                     "%3.0f%%  step %*.0f/%s  loss %-7s  drift %-7s  %*.*f/s  ETA %s",
+                     100 * fmin(progress(f), 1), digits, f->step, total, loss, drift, 5,
+                     f->rate < 10    ? 2
+                     : f->rate < 100 ? 1
+                                     : 0,
+                     f->rate, ctl_duration(eta(f), a, sizeof a));
     if (!f->c->tty) {
         fprintf(f->c->out, "%s  %s\n", f->state, tail);
     } else {
@@ -208,7 +213,7 @@ static void on_event(struct follow *f, const char *data) {
     } else if (!strcmp(f->event, "state") || !strcmp(f->event, "gap")) {
         f->looked = 0; // the job itself tells
     } else if (!strcmp(f->event, "alert")) {
-        snprintf(line, sizeof line, "alert: %s %s", ctl_str(d, "kind"), ctl_str(d, "text"));
+        snprintf(line, sizeof line, "alert: %s: %s", ctl_str(d, "kind"), ctl_str(d, "text"));
         say(f, line);
     } else if (!strcmp(f->event, "checkpoint") && !f->c->tty) {
         snprintf(line, sizeof line, "checkpoint %s", ctl_str(d, "id"));

@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+"""`driftctl train --follow` in a terminal, and what its exit status tells, against the real daemon.
+
+A small terminal interpreter (carriage return, erase to the end of the line, wrapping) shows what a
+person would see. Arguments: driftd, driftctl.
+"""
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+from live import Daemon, die_with_parent, run
+
+DRIFTD, DRIFTCTL = map(os.path.abspath, sys.argv[1:3])
+BAR = re.compile(r"^\[(=*>? *)\] +(\d+)%  step +(\d+)/(\d+)  loss (\S+) +drift (\S+) +(\S+)/s  ETA (\S+)$")
+
+
+def own_terminal():
+    """In the child: its standard input becomes its controlling terminal, so that Ctrl-C is a signal."""
+    die_with_parent()
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+class Terminal:
+    """A command in a pseudo terminal of `width` columns; `screen` holds its lines."""
+
+    def __init__(self, daemon, *command, width=100):
+        self.width, self.screen, self.column, self.text = width, [""], 0, b""
+        self.shown = []  # every state of the last line that a person could have seen
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+        self.fd = master
+        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, preexec_fn=own_terminal,
+                                        env=os.environ | {"DRIFTD_URL": f"http://127.0.0.1:{daemon.port}"})
+        os.close(slave)
+
+    def feed(self, data):
+        self.text += data
+        while self.text:
+            m = re.match(rb"\x1b\[K|\r|\n|[^\x1b\r\n]+", self.text)
+            if not m:
+                assert len(self.text) < 3, f"a sequence that no one asked for: {self.text[:20]!r}"
+                return
+            piece, self.text = m[0], self.text[m.end():]
+            if piece == b"\r":
+                self.column = 0
+            elif piece == b"\n":
+                self.screen.append("")
+            elif piece == b"\x1b[K":
+                self.screen[-1] = self.screen[-1][:self.column]
+            else:
+                for c in piece.decode():
+                    if self.column == self.width:  # a line that is too long would leave a trail
+                        self.screen.append("")
+                        self.column = 0
+                    line = self.screen[-1].ljust(self.column)
+                    self.screen[-1] = line[:self.column] + c + line[self.column + 1:]
+                    self.column += 1
+                self.shown.append(self.screen[-1])
+
+    def look(self, until, seconds=90):
+        """Reads until the condition holds for this terminal or the command has ended."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if until(self):
+                return
+            if select.select([self.fd], [], [], 0.05)[0]:
+                try:
+                    self.feed(os.read(self.fd, 65536))
+                except OSError:  # the command closed its end
+                    assert until(self) or self.process.wait(60) is not None
+                    return
+        raise AssertionError("not seen in time:\n" + "\n".join(self.screen))
+
+    def end(self):
+        self.look(lambda t: False)
+        os.close(self.fd)
+        return self.process.wait(60)
+
+    def bars(self):
+        return [m for m in map(BAR.match, self.shown) if m]
+
+
+@contextlib.contextmanager
+def daemon(*flags):
+    d = Daemon(DRIFTD, *flags)
+    try:
+        yield d.start()
+    finally:
+        d.close()
+
+
+def paced(d, name, steps, **changes):
+    """A recipe whose steps take some milliseconds, so that there is something to look at."""
+    d.recipe(name, {"model": {"dim": 32, "depth": 2, "heads": 2, "patch": 4},
+                    "train": {"steps": steps, "classes": 4, "generated": 8, "positives": 8},
+                    "metrics": {"spread_every": 0}, **changes})
+
+
+def test_bar_and_completion():
+    with daemon() as d:
+        paced(d, "paced", 400)
+        t = Terminal(d, DRIFTCTL, "train", "paced", "--follow")
+        assert t.end() == 0, t.screen
+        lines = [line for line in t.screen if line]
+        assert lines[0] == "job 1 (paced)" and lines[-1] == "completed", lines
+        last = BAR.match(lines[-2])
+        assert last and last[2] == "100" and last[3] == last[4] == "400", lines
+        assert lines[1:-2] in ([], ["running"], ["queued", "running"]), "the bar is drawn over itself: " + "\n".join(lines)
+        bars = t.bars()
+        assert len(bars) >= 5, t.shown
+        steps = [int(b[3]) for b in bars]
+        assert steps == sorted(steps) and all(int(b[2]) == 100 * int(b[3]) // 400 or
+                                              abs(int(b[2]) - int(b[3]) / 4) <= 0.5 for b in bars)
+        assert len({len(b[1]) for b in bars}) <= 3, "the bar keeps its width"
+        for b in bars:
+            assert abs(b[1].count("=") / len(b[1]) - int(b[3]) / 400) < 0.1, b[0]
+        seen = [b for b in bars if b[5] != "-" and b[6] != "-" and b[8] != "-"]
+        assert seen and all(float(b[5]) > 0 and float(b[6]) > 0 and re.fullmatch(r"\d+:\d\d", b[8])
+                            for b in seen), [b[0] for b in bars]
+        assert all(len(line) <= 99 for line in t.shown)
+
+
+def test_narrow():
+    with daemon() as d:
+        paced(d, "paced", 150)
+        t = Terminal(d, DRIFTCTL, "train", "paced", "-f", width=50)
+        assert t.end() == 0
+        lines = [line for line in t.screen if line]
+        assert len(lines) <= 5 and all(len(line) < 50 for line in lines), lines
+        assert any("step 150/150" in line for line in t.shown), t.shown[-3:]
+
+
+def test_restart():
+    """The daemon ends and starts again in the middle, once politely and once by SIGKILL."""
+    with daemon() as d:
+        paced(d, "paced", 1200, checkpoint={"every": 40, "every_seconds": 0, "keep_last": 2})
+        t = Terminal(d, DRIFTCTL, "train", "paced", "--follow")
+        for sig, step in ((signal.SIGTERM, 100), (signal.SIGKILL, 400)):
+            t.look(lambda t: t.bars() and int(t.bars()[-1][3]) > step)
+            assert d.end(sig) in (0, -9)
+            t.look(lambda t: "connection lost; trying again" in t.screen[-3:])
+            d.start()
+            t.look(lambda t: "connected again" in t.screen[-4:])
+            t.screen.append("")
+        assert t.end() == 0, t.screen
+        assert t.screen[-2] == "completed" and BAR.match(t.screen[-3])[3] == "1200", t.screen
+        assert d.get("/v1/jobs/1").json()["attempts"] == 3
+
+
+def test_fates():
+    with daemon() as d:
+        paced(d, "endless", 10**9)
+        d.recipe("broken", {"data": {"set": "mnist", "size": 8, "fit": "resize", "path": "nowhere"}})
+        t = Terminal(d, DRIFTCTL, "train", "broken", "--follow")
+        assert t.end() == 1 and any(line.startswith("failed: ") and "nowhere" in line for line in t.screen), t.screen
+        t = Terminal(d, DRIFTCTL, "train", "endless", "--follow")
+        t.look(lambda t: t.bars())
+        d.ask("POST", "/v1/jobs/2/stop")
+        assert t.end() == 4 and t.screen[-2] == "stopped", t.screen
+        t = Terminal(d, DRIFTCTL, "resume", "2", "--follow")
+        t.look(lambda t: len(t.bars()) > 3)
+        os.write(t.fd, b"\x03")  # Ctrl-C detaches, the job goes on
+        assert t.end() == 130 and "driftctl follow 2" in t.screen[-2], t.screen
+        assert d.state("2") == "running"
+        # Cut off, and not taken up again by a daemon that asks first.
+        t = Terminal(d, DRIFTCTL, "follow", "2")
+        t.look(lambda t: t.bars())
+        d.end()
+        d.start("--resume=ask")
+        assert t.end() == 5 and "driftctl resume 2" in t.screen[-2], t.screen
+        t = Terminal(d, DRIFTCTL, "follow", "99")
+        assert t.end() == 1 and "there is no job 99" in t.screen[0]
+        d.end()
+        t = Terminal(d, DRIFTCTL, "train", "endless", "--follow")
+        assert t.end() == 3, t.screen
+
+
+def plain(d, *words):
+    return subprocess.run([DRIFTCTL, *words], capture_output=True, text=True, timeout=120, preexec_fn=die_with_parent,
+                          env=os.environ | {"DRIFTD_URL": f"http://127.0.0.1:{d.port}"}, cwd=d.dir)
+
+
+def test_pipes():
+    """Without a terminal: plain lines, no escapes; with --json only the job, at its end."""
+    with daemon() as d:
+        paced(d, "paced", 200)
+        r = plain(d, "train", "paced", "--follow")
+        assert r.returncode == 0 and "\x1b" not in r.stdout and "\r" not in r.stdout, r
+        assert r.stdout.startswith("job 1 (paced)\n") and r.stdout.endswith("completed\n"), r.stdout
+        assert re.search(r"^completed  100%  step 200/200  loss \S+ +drift \S+", r.stdout, re.M), r.stdout
+        r = plain(d, "train", "paced", "--follow", "--json")
+        assert r.returncode == 0 and json.loads(r.stdout)["state"] == "completed", r.stdout
+
+
+def test_json_everywhere():
+    with daemon() as d:
+        job = json.loads(plain(d, "train", "tiny", "--json").stdout)["id"]
+        assert plain(d, "follow", job).returncode == 0
+        ckpt = json.loads(plain(d, "checkpoints", "--json").stdout)["checkpoints"][0]["id"]
+        for words in [("jobs",), ("jobs", "--all", "--limit", "1"), ("job", job), ("follow", job), ("status",),
+                      ("configs",), ("configs", "tiny"), ("checkpoints",), ("activate", ckpt), ("activate", "live"),
+                      ("edit", job, "--notes", "seen"), ("metrics", job), ("export", ckpt, "-o", "x.safetensors"),
+                      ("import", "x.safetensors", "--name", "again"), ("sample", "-o", "x.png"),
+                      ("sweep", "--rows", "2", "-o", "y.png"), ("db", "backup", "-o", "x.sqlite3"),
+                      ("resume", str(json.loads(plain(d, "train", "long", "--json").stdout)["id"])),
+                      ("checkpoint", "2"), ("pause", "2"), ("resume", "2"), ("stop", "2"), ("remove", job)]:
+            if words[0] == "resume":
+                d.ask("POST", "/v1/jobs/2/pause")
+                d.wait("2", "paused")
+            if words[0] in ("checkpoint", "pause"):
+                d.wait("2", "running")
+            r = plain(d, *words, "--json")
+            assert r.returncode == 0 and not r.stderr, (words, r)
+            json.loads(r.stdout)
+        for words, status in [(("job", "77"), 404), (("eval", "--job", "2"), 501), (("sample", "--class", "99"), 422)]:
+            r = plain(d, *words, "--json")
+            assert r.returncode == 1 and not r.stdout and json.loads(r.stderr)["status"] == status, (words, r)
+        whole = (d.dir / "x.safetensors").read_bytes()
+        (d.dir / "z.safetensors.part").write_bytes(b"x" * 1000)  # left behind by another download
+        kept = json.loads(plain(d, "import", "x.safetensors", "--json").stdout)["id"]
+        r = plain(d, "export", kept, "-o", "z.safetensors")
+        assert r.returncode == 0 and (d.dir / "z.safetensors").read_bytes() == whole, r
+
+
+if __name__ == "__main__":
+    run([test_bar_and_completion, test_narrow, test_restart, test_fates, test_pipes, test_json_everywhere])

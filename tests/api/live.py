@@ -1,0 +1,175 @@
+"""A real driftd for the tests in Python: started in a scratch folder, asked over HTTP, ended.
+
+Only the standard library. A failed check raises AssertionError with what came back; every process
+started here dies with the test.
+"""
+import contextlib
+import ctypes
+import http.client
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+TINY = {
+    "name": "tiny",
+    "data": {"set": "digits", "count": 200, "size": 8, "fit": "resize"},
+    "model": {"dim": 16, "depth": 1, "heads": 2, "patch": 4, "registers": 1, "style_tokens": 2,
+              "label_dropout": 0.1, "null_class": True},
+    "train": {"steps": 60, "classes": 2, "generated": 4, "positives": 4},
+    "optim": {"warmup": 10, "lr": 0.002},
+    "checkpoint": {"every": 20, "every_seconds": 0, "keep_last": 2},
+    "samples": {"every": 20},
+    "metrics": {"spread_every": 25},
+}
+
+
+def die_with_parent():
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+class Reply:
+    def __init__(self, status, headers, body):
+        self.status, self.headers, self.body = status, headers, body
+
+    def header(self, name):
+        return self.headers.get(name)
+
+    def json(self):
+        return json.loads(self.body)
+
+    def __repr__(self):
+        return f"{self.status} {dict(self.headers)} {self.body[:400]!r}"
+
+
+class Daemon:
+    """driftd in `self.dir`; restartable with the same state and port."""
+
+    def __init__(self, driftd, *flags, env=None):
+        self.driftd, self.flags, self.env = driftd, list(flags), env or {}
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="driftd-api-"))
+        self.port, self.process, self.tls = 0, None, None
+        (self.dir / "recipes").mkdir()
+        self.recipe("tiny", {})
+        self.recipe("long", {"train": {"steps": 10**9, "classes": 2, "generated": 4, "positives": 4},
+                             "checkpoint": {"every": 0, "every_seconds": 1}})
+
+    def recipe(self, name, changes):
+        config = TINY | {"name": name} | changes
+        (self.dir / "recipes" / f"{name}.json").write_text(json.dumps(config))
+
+    def start(self, *more):
+        command = [self.driftd, "serve", f"--listen=127.0.0.1:{self.port}",
+                   f"--state-dir={self.dir}/state", f"--config-dir={self.dir}/recipes",
+                   "--threads=1", "--generate-threads=1", *self.flags, *more]
+        self.log = open(self.dir / "log", "ab")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True,
+                                        env=os.environ | self.env, preexec_fn=die_with_parent)
+        line = self.process.stdout.readline()
+        ready = re.match(r"driftd ready: https?://[^ ]*:(\d+)", line)
+        assert ready, f"not ready: {line!r} {self.said()}"
+        self.port = int(ready[1])
+        return self
+
+    def said(self):
+        return (self.dir / "log").read_text(errors="replace")
+
+    def end(self, sig=signal.SIGTERM):
+        self.process.send_signal(sig)
+        status = self.process.wait(60)
+        self.process.stdout.close()
+        self.log.close()
+        return status
+
+    def close(self):
+        if self.process and self.process.poll() is None:
+            self.end(signal.SIGKILL)
+        shutil.rmtree(self.dir)
+
+    def connect(self, timeout=60):
+        if self.tls:
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=timeout,
+                                               context=self.tls)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
+    def ask(self, method, path, body=None, **headers):
+        """body: dict (sent as JSON), bytes, or None. Header names with _ for -."""
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        if isinstance(body, dict):
+            body = json.dumps(body).encode()
+            fields.setdefault("Content-Type", "application/json")
+        with contextlib.closing(self.connect()) as c:
+            c.request(method, path, body, fields)
+            r = c.getresponse()
+            return Reply(r.status, r.headers, r.read())
+
+    def get(self, path, **headers):
+        return self.ask("GET", path, **headers)
+
+    def job(self, config, name=None, **more):
+        r = self.ask("POST", "/v1/jobs", {"config": config, **({"name": name} if name else {}), **more})
+        assert r.status == 201, r
+        return r.json()["id"]
+
+    def state(self, job):
+        return self.get(f"/v1/jobs/{job}").json()["state"]
+
+    def wait(self, job, *states, seconds=90):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.state(job) in states:
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"job {job} is {self.state(job)}, not {states}")
+
+
+class Stream:
+    """A server-sent event stream, read by hand: next() returns (id, event, data)."""
+
+    def __init__(self, daemon, path="/v1/events", last=None):
+        self.c = daemon.connect()
+        self.c.request("GET", path, headers={"Last-Event-ID": last} if last else {})
+        self.r = self.c.getresponse()
+        assert self.r.status == 200, self.r.read()
+        assert self.r.getheader("Content-Type") == "text/event-stream"
+        self.retry = None
+
+    def next(self):
+        at = event = None
+        while True:
+            line = self.r.readline().decode().rstrip("\n")
+            if line.startswith("id: "):
+                at = line[4:]
+            elif line.startswith("event: "):
+                event = line[7:]
+            elif line.startswith("retry: "):
+                self.retry = int(line[7:])
+            elif line.startswith("data: "):
+                return at, event, json.loads(line[6:])
+
+    def until(self, event, limit=2000):
+        """Everything up to and with the next such event."""
+        got = []
+        for _ in range(limit):
+            got.append(self.next())
+            if got[-1][1] == event:
+                return got
+        raise AssertionError(f"no {event} among {limit} events")
+
+    def close(self):
+        self.r.close()
+        self.c.close()
+
+
+def run(tests, *make):
+    """Calls each test with a daemon of its own made by make(); prints a line for each."""
+    for test in tests:
+        start = time.monotonic()
+        print(f"{test.__name__} ...", end=" ", flush=True)
+        test(*make)
+        print(f"ok ({time.monotonic() - start:.1f} s)", flush=True)
