@@ -94,7 +94,7 @@ const struct ctl_command ctl_commands[] = {
     {"fetch", "SET", "download mnist, fashion-mnist or cifar10", 1, 1,
      OPTS({"data-dir", 'd', "DIR",
            "data directory (DRIFTD_DATA_DIR, else the daemon's default for this user)"},
-          {"mirror", 'm', "URL", "folder to download from instead of the known ones"},
+          {"mirror", 'm', "URL", "folder to download from instead of the known ones; repeatable"},
           {"from", 0, "DIR", "take the files from a local folder"},
           {"list", 0, "FILE", "files of a set of your own, as md5sum prints them"}),
      ctl_cmd_fetch},

@@ -25,8 +25,8 @@ static bool takes_job(const struct ctl_command *k) {
     return false;
 }
 
-// Text inside single quotes: the `special` ones get a backslash; a single quote ends the quotes, adds
-// itself and begins them anew, which zsh and fish both understand.
+// Text inside single quotes: the `special` ones get a backslash; a single quote ends the quotes,
+// adds itself and begins them anew, which zsh and fish both understand.
 static void quoted(FILE *out, const char *s, const char *special) {
     for (; *s; s++) {
         if (*s == '\'')
@@ -109,7 +109,8 @@ static void zsh(FILE *out) {
     for (const struct ctl_command *k = ctl_commands; k->name; k++) {
         fprintf(out, "  %s) _arguments $common \\\n", k->name);
         for (const struct ctl_opt *o = k->opts; o && o->name; o++) {
-            fprintf(out, "      '%s--%s%s[", !strcmp(o->name, "set") ? "*" : "", o->name,
+            fprintf(out, "      '%s--%s%s[",
+                    !strcmp(o->name, "set") || !strcmp(o->name, "mirror") ? "*" : "", o->name,
                     o->arg ? "=" : "");
             quoted(out, o->help, "[]:");
             if (o->arg)

@@ -203,7 +203,8 @@ static int from_mirror(const char *mirror, const struct item *it, const char *pa
         }
         fprintf(stderr, "driftctl: %s: %s\n", url,
                 code ? curl_easy_strerror(code) : "the server refused");
-        if ((status >= 400 && status < 500) || code == CURLE_COULDNT_RESOLVE_HOST)
+        if ((status >= 400 && status < 500) || code == CURLE_COULDNT_RESOLVE_HOST ||
+            code == CURLE_COULDNT_CONNECT)
             return -1; // asking again would not help
         usleep(200000u * (unsigned)(idle + 2));
     }
@@ -239,7 +240,7 @@ static int copy_local(const char *dir, const struct item *it, const char *path) 
 static int fetch_item(struct ctl *c, const struct set *set, const struct item *it,
                       const char *dir) {
     char path[4200], left[4200], err[256];
-    const char *mirror = ctl_get(c, "mirror"), *local = ctl_get(c, "from");
+    const char *own = ctl_get(c, "mirror"), *local = ctl_get(c, "from");
     int rc = -1;
     snprintf(path, sizeof path, "%s/%s", dir, it->name);
     snprintf(left, sizeof left, "%s/%s", dir, it->extracts ? it->extracts : it->name);
@@ -247,9 +248,10 @@ static int fetch_item(struct ctl *c, const struct set *set, const struct item *i
         rc = 0;
     else if (local)
         rc = copy_local(local, it, path);
-    else if (mirror)
-        rc = from_mirror(mirror, it, path);
-    for (int i = 0; rc && !local && !mirror && i < 4 && set->mirrors[i]; i++)
+    for (int i = 0; rc && !local && i < c->nopt; i++) // the user's mirrors, in their order
+        if (!strcmp(c->opt[i].name, "mirror"))
+            rc = from_mirror(c->opt[i].value, it, path);
+    for (int i = 0; rc && !local && !own && i < 4 && set->mirrors[i]; i++)
         rc = from_mirror(set->mirrors[i], it, path);
     if (!rc && it->extracts && !exists(left) && (rc = ctl_untar(path, dir, err, sizeof err)))
         fprintf(stderr, "driftctl: %s: %s\n", path, err);

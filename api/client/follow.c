@@ -74,15 +74,14 @@ static void show(struct follow *f, bool force) {
         snprintf(loss, sizeof loss, "%.4g", f->loss);
     if (isfinite(f->drift))
         snprintf(drift, sizeof drift, "%.4g", f->drift);
-    // Columns, so that the bar beside them keeps its width.
+    // Columns, so that the bar beside them keeps its width; 7 hold an ETA of hours.
     int digits = snprintf(total, sizeof total, "%.0f", f->steps);
+    int decimals = f->rate < 10 ? 2 : f->rate < 100 ? 1 : 0;
     int n = snprintf(tail, sizeof tail,
-                     "%3.0f%%  step %*.0f/%s  loss %-7s  drift %-7s  %*.*f/s  ETA %s",
-                     100 * fmin(progress(f), 1), digits, f->step, total, loss, drift, 5,
-                     f->rate < 10    ? 2
-                     : f->rate < 100 ? 1
-                                     : 0,
+                     "%3.0f%%  step %*.0f/%s  loss %-7s  drift %-7s  %5.*f/s  ETA %s",
+                     100 * fmin(progress(f), 1), digits, f->step, total, loss, drift, decimals,
                      f->rate, ctl_duration(eta(f), a, sizeof a));
+    n += 7 - (int)strlen(a);
     if (!f->c->tty) {
         fprintf(f->c->out, "%s  %s\n", f->state, tail);
     } else {

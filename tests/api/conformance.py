@@ -17,14 +17,13 @@ import signal
 import socket
 import ssl
 import struct
-import subprocess
 import sys
 import threading
 import time
 import zipfile
 import zlib
 
-from live import Daemon, Stream, run
+from live import Daemon, Stream, certificate, run
 
 DRIFTD, MANUAL = sys.argv[1], pathlib.Path(sys.argv[2]).read_text()
 
@@ -616,13 +615,6 @@ def test_prometheus_and_status():
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("SELECT state FROM jobs").fetchall() == [("completed",)]
         db.close()
-
-
-def certificate(folder, name):
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-                    "-nodes", "-days", "2", "-subj", f"/CN={name}", "-addext",
-                    "subjectAltName=IP:127.0.0.1", "-keyout", folder / "key.pem", "-out",
-                    folder / "cert.pem"], check=True, capture_output=True)
 
 
 def presented(d):

@@ -18,10 +18,10 @@ import sys
 import termios
 import time
 
-from live import Daemon, die_with_parent, run
+from live import Daemon, certificate, die_with_parent, run
 
 DRIFTD, DRIFTCTL = map(os.path.abspath, sys.argv[1:3])
-BAR = re.compile(r"^\[(=*>? *)\] +(\d+)%  step +(\d+)/(\d+)  loss (\S+) +drift (\S+) +(\S+)/s  ETA (\S+)$")
+BAR = re.compile(r"^\[(=*>? *)\] +(\d+)%  step +(\d+)/(\d+)  loss (\S+) +drift (\S+) +(\S+)/s  ETA (\S+) *$")
 
 
 def own_terminal():
@@ -203,6 +203,18 @@ def test_pipes():
         assert r.returncode == 0 and json.loads(r.stdout)["state"] == "completed", r.stdout
 
 
+def test_tls():
+    with daemon() as d:
+        certificate(d.dir, "own")
+        d.end()
+        d.start(f"--tls-cert={d.dir}/cert.pem", f"--tls-key={d.dir}/key.pem")
+        url = ["--url", f"https://127.0.0.1:{d.port}"]
+        r = plain(d, "status", *url)
+        assert r.returncode == 3 and "certificate" in r.stderr, r
+        assert plain(d, "status", *url, "--ca-file", "cert.pem").returncode == 0
+        assert plain(d, "train", "tiny", "--follow", *url, "--ca-file", "cert.pem").stdout.endswith("completed\n")
+
+
 def test_json_everywhere():
     with daemon() as d:
         job = json.loads(plain(d, "train", "tiny", "--json").stdout)["id"]
@@ -234,4 +246,4 @@ def test_json_everywhere():
 
 
 if __name__ == "__main__":
-    run([test_bar_and_completion, test_narrow, test_restart, test_fates, test_pipes, test_json_everywhere])
+    run([test_bar_and_completion, test_narrow, test_restart, test_fates, test_pipes, test_tls, test_json_everywhere])

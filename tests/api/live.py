@@ -166,6 +166,14 @@ class Stream:
         self.c.close()
 
 
+def certificate(folder, name):
+    """A certificate of its own for 127.0.0.1: folder/cert.pem and key.pem."""
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+                    "-nodes", "-days", "2", "-subj", f"/CN={name}", "-addext",
+                    "subjectAltName=IP:127.0.0.1", "-keyout", folder / "key.pem", "-out",
+                    folder / "cert.pem"], check=True, capture_output=True)
+
+
 def run(tests, *make):
     """Calls each test with a daemon of its own made by make(); prints a line for each."""
     for test in tests:

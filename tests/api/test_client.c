@@ -188,6 +188,7 @@ struct mirror {
     atomic_int cut;       // bytes after which a response breaks off, 0: never
     atomic_bool no_range; // answers 200 to everything
     atomic_bool damaged;  // flips the first byte
+    bool empty;           // has no file
     pthread_t thread;
 };
 
@@ -209,7 +210,7 @@ static void serve_one(struct mirror *m, int c) {
         return;
     sscanf(req, "GET /%99s", name);
     atomic_fetch_add(&m->requests, 1);
-    size_t n = load(name, data, sizeof data);
+    size_t n = m->empty ? 0 : load(name, data, sizeof data);
     const char *range = strstr(req, "Range: bytes=");
     if (m->damaged)
         data[0] ^= 1;
@@ -260,6 +261,23 @@ static void mirror_stop(struct mirror *m) {
     close(m->fd);
 }
 
+// The first mirror refuses connections, the second has none of the files, the third has them.
+static void fetch_by_turns(const struct mirror *m) {
+    struct mirror empty = {.empty = true};
+    char line[600];
+    mirror_start(&empty);
+    snprintf(
+        line, sizeof line,
+        "$D fetch test-set --list set.md5 --mirror http://127.0.0.1:1/ --mirror "
+        "http://127.0.0.1:%d --mirror http://127.0.0.1:%d/ --data-dir turns && "
+        "cmp src/a.bin turns/test-set/a.bin && cmp src/b.bin turns/test-set/b.bin && echo same",
+        empty.port, m->port);
+    RUN(line, 0, "same");
+    assert_non_null(strstr(out, "refused"));
+    assert_int_equal(atomic_load(&empty.requests), 2);
+    mirror_stop(&empty);
+}
+
 static int fetch(const struct mirror *m, const char *to) {
     char line[300];
     snprintf(line, sizeof line,
@@ -292,6 +310,7 @@ static void test_fetch(void **state) {
     RUN("mkdir -p three/test-set && head -c 1000 /dev/zero > three/test-set/a.bin.part", 0, "");
     assert_int_equal(fetch(&m, "three"), 0);
     RUN("cmp src/a.bin three/test-set/a.bin && echo same", 0, "same");
+    fetch_by_turns(&m);
     m.damaged = true;
     assert_int_equal(fetch(&m, "four"), 1);
     assert_non_null(strstr(out, "checksum"));
