@@ -27,6 +27,9 @@ static json_t *parameters(const struct api_route *r) {
         json_array_append_new(list,
                               json_pack("{s:s, s:s, s:{s:s, s:i}}", "name", "Idempotency-Key", "in",
                                         "header", "schema", "type", "string", "maxLength", 255));
+    if (!strcmp(r->produces, "text/event-stream"))
+        json_array_append_new(list, json_pack("{s:s, s:s, s:{s:s}}", "name", "Last-Event-ID", "in",
+                                              "header", "schema", "type", "string"));
     for (const struct api_param *a = r->params; a && a->name; a++)
         json_array_append_new(list,
                               json_pack("{s:s, s:s, s:s, s:o}", "name", a->name, "in", "query",
@@ -42,6 +45,8 @@ static json_t *body(const struct api_route *r) {
         ref = "#/components/schemas/JobPatch";
     else if (!strcmp(r->path, "/v1/checkpoints"))
         ref = "#/components/schemas/ImportByPath";
+    else if (!strcmp(r->path, "/v1/evals"))
+        ref = "#/components/schemas/EvalCreate";
     json_t *content = json_pack("{s:{s:{s:s}}}", "application/json", "schema", "$ref", ref);
     if (r->body == API_BODY_UPLOAD)
         json_object_set_new(
@@ -50,15 +55,52 @@ static json_t *body(const struct api_route *r) {
     return json_pack("{s:b, s:o}", "required", 1, "content", content);
 }
 
+// The types that a handler chooses from by `format` or Accept, where the table says only that it
+// does.
+static json_t *content_types(const struct api_route *r) {
+    static const char *const image[] = {"image/png", "application/json", "application/zip",
+                                        "application/octet-stream", NULL};
+    static const char *const metrics[] = {"application/json", "text/csv", "application/x-ndjson",
+                                          NULL};
+    static const char *const file[] = {"application/octet-stream", NULL};
+    static const char *const sqlite[] = {"application/vnd.sqlite3", NULL};
+    const char *const own[] = {r->produces, NULL};
+    const char *const *types = strcmp(r->produces, "*/*")    ? own
+                               : strstr(r->path, "generate") ? image
+                               : strstr(r->path, "metrics")  ? metrics
+                               : strstr(r->path, "backup")   ? sqlite
+                                                             : file;
+    json_t *o = json_object();
+    for (; *types; types++)
+        json_object_set_new(o, *types, json_object());
+    return o;
+}
+
+// "get_v1_jobs_id_metrics": a name for generated clients, unique as method and path are.
+static json_t *operation_id(const struct api_route *r) {
+    char id[128];
+    size_t n = 0;
+    for (const char *p = r->method; *p && n < sizeof id - 1; p++)
+        id[n++] = (char)(*p | 0x20);
+    for (const char *p = r->path; *p && n < sizeof id - 1; p++)
+        if (strchr("/._", *p)) // braces go, their name stays
+            id[n++] = '_';
+        else if (*p != '{' && *p != '}')
+            id[n++] = *p;
+    id[n] = '\0';
+    return json_string(id);
+}
+
 static json_t *operation(const struct api_route *r) {
     char status[8];
     snprintf(status, sizeof status, "%d", r->status);
     json_t *ok = json_pack("{s:s}", "description", "done");
     if (r->status != 204)
-        json_object_set_new(ok, "content", json_pack("{s:{}}", r->produces));
+        json_object_set_new(ok, "content", content_types(r));
     json_t *responses = json_pack("{s:o, s:{s:s}}", status, ok, "default", "$ref",
                                   "#/components/responses/Problem");
-    json_t *op = json_pack("{s:s, s:o}", "summary", r->summary, "responses", responses);
+    json_t *op = json_pack("{s:o, s:s, s:o}", "operationId", operation_id(r), "summary", r->summary,
+                           "responses", responses);
     json_t *params = parameters(r);
     if (json_array_size(params))
         json_object_set(op, "parameters", params);
@@ -88,6 +130,10 @@ static const char components[] =
     "\"priority\":{\"type\":\"integer\",\"minimum\":-1000,\"maximum\":1000}}},"
     "\"JobPatch\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{"
     "\"name\":{\"type\":\"string\"},\"notes\":{\"type\":\"string\"}}},"
+    "\"EvalCreate\":{\"type\":\"object\",\"required\":[\"kind\"],\"additionalProperties\":false,"
+    "\"properties\":{\"kind\":{\"type\":\"string\"},\"checkpoint\":{\"type\":\"string\"},"
+    "\"job\":{\"type\":\"string\"},\"settings\":{\"type\":\"object\"},"
+    "\"skip_existing\":{\"type\":\"boolean\"}}},"
     "\"ImportByPath\":{\"type\":\"object\",\"required\":[\"path\"],\"additionalProperties\":false,"
     "\"properties\":{\"path\":{\"type\":\"string\"},\"name\":{\"type\":\"string\"},"
     "\"config\":{\"type\":\"string\"}}}}}";

@@ -18,8 +18,8 @@ struct dd_events *dd_events_new(struct dd_store *s);
 void dd_events_free(struct dd_events *e);
 // NULL: detach; when it returns, no call into the old sink is running.
 void dd_events_attach(struct dd_events *e, const struct dd_event_sink *sink);
-// Takes over data and gives it a member `job`, a string or null. job 0: concerns no job. Also writes
-// a log line.
+// Takes over data and gives it a member `job`, a string or null. job 0: concerns no job. Also
+// writes a log line.
 void dd_event(struct dd_events *e, const char *type, int64_t job, json_t *data);
 void dd_event_metrics(struct dd_events *e, const struct dd_row *row);
 // Stored events strictly between (boot, seq) and (boot2, seq2), oldest first. job 0: all. -1:

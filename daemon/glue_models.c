@@ -258,9 +258,9 @@ int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api
     }
     out->body = dd_ckpt_to_json(&row, dd_ckpt_active(d->store));
     snprintf(out->location, sizeof out->location, "/v1/checkpoints/%s", row.id);
-    dd_event(d->events, "checkpoint", 0,
-             json_pack("{s:s, s:I, s:s}", "id", row.id, "step", (json_int_t)row.step, "kind",
-                       "import"));
+    dd_event(
+        d->events, "checkpoint", 0,
+        json_pack("{s:s, s:I, s:s}", "id", row.id, "step", (json_int_t)row.step, "kind", "import"));
     dd_ckpt_row_free(&row);
     return 0;
 }

@@ -4,7 +4,6 @@
 A small terminal interpreter (carriage return, erase to the end of the line, wrapping) shows what a
 person would see. Arguments: driftd, driftctl.
 """
-import contextlib
 import fcntl
 import json
 import os
@@ -18,10 +17,14 @@ import sys
 import termios
 import time
 
-from live import Daemon, certificate, die_with_parent, run
+from live import certificate, daemon, die_with_parent, run
 
-DRIFTD, DRIFTCTL = map(os.path.abspath, sys.argv[1:3])
+DRIFTCTL = os.path.abspath(sys.argv[2])
 BAR = re.compile(r"^\[(=*>? *)\] +(\d+)%  step +(\d+)/(\d+)  loss (\S+) +drift (\S+) +(\S+)/s  ETA (\S+) *$")
+
+
+def to(d):
+    return os.environ | {"DRIFTD_URL": f"http://127.0.0.1:{d.port}"}
 
 
 def own_terminal():
@@ -40,8 +43,8 @@ class Terminal:
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
         self.fd = master
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, preexec_fn=own_terminal,
-                                        env=os.environ | {"DRIFTD_URL": f"http://127.0.0.1:{daemon.port}"})
+        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave,
+                                        preexec_fn=own_terminal, env=to(daemon))
         os.close(slave)
 
     def feed(self, data):
@@ -91,15 +94,6 @@ class Terminal:
         return [m for m in map(BAR.match, self.shown) if m]
 
 
-@contextlib.contextmanager
-def daemon(*flags):
-    d = Daemon(DRIFTD, *flags)
-    try:
-        yield d.start()
-    finally:
-        d.close()
-
-
 def paced(d, name, steps, **changes):
     """A recipe whose steps take some milliseconds, so that there is something to look at."""
     d.recipe(name, {"model": {"dim": 32, "depth": 2, "heads": 2, "patch": 4},
@@ -116,7 +110,8 @@ def test_bar_and_completion():
         assert lines[0] == "job 1 (paced)" and lines[-1] == "completed", lines
         last = BAR.match(lines[-2])
         assert last and last[2] == "100" and last[3] == last[4] == "400", lines
-        assert lines[1:-2] in ([], ["running"], ["queued", "running"]), "the bar is drawn over itself: " + "\n".join(lines)
+        assert lines[1:-2] in ([], ["running"], ["queued", "running"]), \
+            "the bar is drawn over itself: " + "\n".join(lines)
         bars = t.bars()
         assert len(bars) >= 5, t.shown
         steps = [int(b[3]) for b in bars]
@@ -163,7 +158,8 @@ def test_fates():
         paced(d, "endless", 10**9)
         d.recipe("broken", {"data": {"set": "mnist", "size": 8, "fit": "resize", "path": "nowhere"}})
         t = Terminal(d, DRIFTCTL, "train", "broken", "--follow")
-        assert t.end() == 1 and any(line.startswith("failed: ") and "nowhere" in line for line in t.screen), t.screen
+        assert t.end() == 1, t.screen
+        assert any(line.startswith("failed: ") and "nowhere" in line for line in t.screen), t.screen
         t = Terminal(d, DRIFTCTL, "train", "endless", "--follow")
         t.look(lambda t: t.bars())
         d.ask("POST", "/v1/jobs/2/stop")
@@ -188,7 +184,7 @@ def test_fates():
 
 def plain(d, *words):
     return subprocess.run([DRIFTCTL, *words], capture_output=True, text=True, timeout=120, preexec_fn=die_with_parent,
-                          env=os.environ | {"DRIFTD_URL": f"http://127.0.0.1:{d.port}"}, cwd=d.dir)
+                          env=to(d), cwd=d.dir)
 
 
 def test_pipes():

@@ -1,4 +1,5 @@
-"""A real driftd for the tests in Python: started in a scratch folder, asked over HTTP, ended.
+"""A real driftd (the test's first argument) for the tests in Python: started in a scratch folder, asked
+over HTTP, ended; and readers of what it answers.
 
 Only the standard library. A failed check raises AssertionError with what came back; every process
 started here dies with the test.
@@ -12,9 +13,12 @@ import pathlib
 import re
 import shutil
 import signal
+import struct
 import subprocess
+import sys
 import tempfile
 import time
+import zlib
 
 TINY = {
     "name": "tiny",
@@ -50,8 +54,8 @@ class Reply:
 class Daemon:
     """driftd in `self.dir`; restartable with the same state and port."""
 
-    def __init__(self, driftd, *flags, env=None):
-        self.driftd, self.flags, self.env = driftd, list(flags), env or {}
+    def __init__(self, *flags):
+        self.driftd, self.flags = os.path.abspath(sys.argv[1]), list(flags)
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="driftd-api-"))
         self.port, self.process, self.tls = 0, None, None
         (self.dir / "recipes").mkdir()
@@ -69,7 +73,7 @@ class Daemon:
                    "--threads=1", "--generate-threads=1", *self.flags, *more]
         self.log = open(self.dir / "log", "ab")
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True,
-                                        env=os.environ | self.env, preexec_fn=die_with_parent)
+                                        preexec_fn=die_with_parent)
         line = self.process.stdout.readline()
         ready = re.match(r"driftd ready: https?://[^ ]*:(\d+)", line)
         assert ready, f"not ready: {line!r} {self.said()}"
@@ -166,6 +170,71 @@ class Stream:
         self.c.close()
 
 
+@contextlib.contextmanager
+def daemon(*flags):
+    d = Daemon(*flags)
+    try:
+        yield d.start()
+    finally:
+        d.close()
+
+
+@contextlib.contextmanager
+def trained(*flags):
+    """A daemon whose job 1 has completed: three checkpoints' worth of steps, two of them kept."""
+    with daemon(*flags) as d:
+        assert d.job("tiny") == "1"
+        d.wait("1", "completed")
+        yield d
+
+
+def problem(r, status, slug=None, field=None, word=None):
+    """Checks that r is such a problem and returns it."""
+    assert r.status == status, r
+    assert r.header("Content-Type") == "application/problem+json", r
+    assert r.header("X-Request-Id"), r
+    p = r.json()
+    assert p["status"] == status and p["title"] and p["detail"], p
+    assert p["instance"].endswith(r.header("X-Request-Id")), p
+    if slug:
+        assert p["type"] == "urn:driftd:problem:" + slug, p
+    if field:
+        assert field in [e["field"] for e in p.get("errors", [])], p
+    if word:
+        assert word in json.dumps(p, ensure_ascii=False), p
+    if status in (429, 503):
+        assert int(r.header("Retry-After")) >= 1 and p["retry_after"] > 0, r
+    return p
+
+
+def png(data):
+    """(width, height, text of the iTXt chunk)"""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n", data[:20]
+    at, size, text = 8, None, None
+    while at < len(data):
+        n, kind = struct.unpack(">I4s", data[at:at + 8])
+        body = data[at + 8:at + 8 + n]
+        assert struct.unpack(">I", data[at + 8 + n:at + 12 + n])[0] == zlib.crc32(kind + body)
+        if kind == b"IHDR":
+            size = struct.unpack(">II", body[:8])
+        if kind == b"iTXt":
+            keyword, _, rest = body.partition(b"\0")
+            assert keyword == b"driftd"
+            text = json.loads(rest[2:].split(b"\0", 2)[2])
+        at += 12 + n
+    return *size, text
+
+
+def npy(data):
+    """(shape, floats)"""
+    assert data[:6] == b"\x93NUMPY"
+    n = struct.unpack("<H", data[8:10])[0]
+    head = data[10:10 + n].decode()
+    assert "'descr': '<f4'" in head and "'fortran_order': False" in head, head
+    shape = tuple(int(x) for x in re.search(r"\(([\d, ]+)\)", head)[1].split(",") if x.strip())
+    return shape, struct.unpack(f"<{(len(data) - 10 - n) // 4}f", data[10 + n:])
+
+
 def certificate(folder, name):
     """A certificate of its own for 127.0.0.1: folder/cert.pem and key.pem."""
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
@@ -174,10 +243,10 @@ def certificate(folder, name):
                     folder / "cert.pem"], check=True, capture_output=True)
 
 
-def run(tests, *make):
-    """Calls each test with a daemon of its own made by make(); prints a line for each."""
+def run(tests):
+    """Calls each test and prints a line for it."""
     for test in tests:
         start = time.monotonic()
         print(f"{test.__name__} ...", end=" ", flush=True)
-        test(*make)
+        test()
         print(f"ok ({time.monotonic() - start:.1f} s)", flush=True)

@@ -1,0 +1,324 @@
+#!/usr/bin/env python3
+"""Jobs, metrics, events, checkpoints, samples and the service through the running daemon's HTTP.
+
+Argument: driftd.
+"""
+import json
+import re
+import signal
+import socket
+import sqlite3
+import ssl
+import struct
+import threading
+import time
+
+from live import Daemon, Stream, certificate, daemon, png, problem, run, trained
+
+
+# ---- jobs ----
+
+def test_jobs():
+    with daemon() as d:
+        key = {"Idempotency_Key": "one"}
+        first = d.ask("POST", "/v1/jobs", {"config": "long", "name": "a"}, **key)
+        again = d.ask("POST", "/v1/jobs", {"name": "a", "config": "long"}, **key)
+        assert first.header("Location") == again.header("Location") == "/v1/jobs/1"
+        assert again.header("Idempotency-Replayed") == "true" and not first.header("Idempotency-Replayed")
+        problem(d.ask("POST", "/v1/jobs", {"config": "tiny"}, **key), 422, None, "Idempotency-Key")
+        d.wait("1", "running")
+        low, high = d.job("tiny", priority=-5), d.job("tiny", priority=7)
+        problem(d.ask("DELETE", "/v1/jobs/1"), 409, "conflict")
+        assert d.ask("POST", "/v1/jobs/1/checkpoint").status == 202
+        assert d.ask("POST", "/v1/jobs/1/pause").status == 202
+        d.wait("1", "paused")
+        d.wait(low, "completed")
+        jobs = {j["id"]: j for j in d.get("/v1/jobs").json()["jobs"]}
+        assert jobs[high]["started"] < jobs[low]["started"], "the higher priority runs first"
+        step = jobs["1"]["step"]
+        assert d.ask("POST", "/v1/jobs/1/resume").status == 202
+        d.wait("1", "running")
+        assert d.ask("POST", "/v1/jobs/1/stop?mode=graceful").status == 202
+        d.wait("1", "stopped")
+        job = d.get("/v1/jobs/1").json()
+        newest = d.get("/v1/checkpoints?job=1&limit=1").json()["checkpoints"][0]
+        assert newest["step"] == job["step"] >= step, "graceful leaves a checkpoint at its step"
+        d.ask("POST", "/v1/jobs/1/resume")
+        d.wait("1", "running")
+        assert d.ask("POST", "/v1/jobs/1/stop?mode=now").status == 202
+        d.wait("1", "stopped")
+        r = d.ask("PATCH", "/v1/jobs/1", {"name": "b", "notes": "two\nlines"})
+        assert (r.json()["name"], r.json()["notes"]) == ("b", "two\nlines")
+        pages(d)
+        assert d.ask("DELETE", "/v1/jobs/1").status == 204
+        problem(d.get("/v1/jobs/1"), 404)
+        assert not (d.dir / "state/checkpoints/1").exists()
+
+
+def pages(d):
+    """Three jobs by pages of one, along the Link header."""
+    path, seen = "/v1/jobs?limit=1&state=", []
+    while path:
+        r = d.get(path)
+        seen += [j["id"] for j in r.json()["jobs"]]
+        link = r.header("Link")
+        assert bool(link) == ("next_cursor" in r.json())
+        path = re.fullmatch(r'<(/[^>]+)>; rel="next"', link)[1] if link else None
+    assert seen == ["3", "2", "1"], seen
+
+
+def test_metrics():
+    with trained() as d:
+        m = d.get("/v1/jobs/1/metrics?names=loss,drift_norm&max_points=6").json()
+        assert m["columns"] == ["step", "step_last", "time", "n", "min", "max", "mean", "last", "nonfinite"]
+        for series in m["series"]:
+            rows = series["rows"]
+            assert 1 < len(rows) <= 6 and rows[0][0] == 1 and rows[-1][1] == 60
+            assert sum(r[3] for r in rows) == 60 and all(r[4] <= r[6] <= r[5] for r in rows)
+        csv = d.get("/v1/jobs/1/metrics?format=csv&names=loss&from=11&to=20")
+        lines = csv.body.decode().split("\n")
+        assert lines[0] == "name,step,time,value" and len(lines) == 12
+        assert csv.header("Content-Type").startswith("text/csv")
+        assert [int(x.split(",")[1]) for x in lines[1:-1]] == list(range(11, 21))
+        nd = [json.loads(x) for x in d.get("/v1/jobs/1/metrics?format=ndjson&names=loss").body.split(b"\n")[:-1]]
+        assert [x["step"] for x in nd] == list(range(1, 61))
+        assert float(lines[1].split(",")[3]) == nd[10]["value"]
+
+
+# ---- events ----
+
+def test_events():
+    with daemon() as d:
+        s = Stream(d)
+        at, event, hello = s.next()
+        assert event == "hello" and s.retry == 2000 and not hello["resumed"], hello
+        job = d.job("long")
+        of_job = Stream(d, f"/v1/jobs/{job}/events")
+        got = s.until("checkpoint")
+        assert {"state", "metrics", "checkpoint"} <= {e for _, e, _ in got}
+        metrics = [x for _, e, x in got if e == "metrics"]
+        assert metrics[0]["cols"][0] == "step" and metrics[0]["step0"] == metrics[0]["rows"][0][0]
+        steps = [row[0] for m in metrics for row in m["rows"]]
+        assert steps == list(range(steps[0], steps[0] + len(steps))), "no step twice, none left out"
+        assert all(x["job"] == job for _, e, x in of_job.until("checkpoint") if e != "hello")
+        last = got[-1][0]
+        seen = int(last.split("-")[1])
+        s.close()
+        of_job.close()
+        time.sleep(0.5)
+        s = Stream(d, last=last)
+        at, event, hello = s.next()
+        assert event == "hello" and hello["resumed"], hello
+        ids = [int(s.next()[0].split("-")[1]) for _ in range(5)]
+        assert ids == list(range(seen + 1, seen + 6)), (seen, ids)
+        last = f"{last.split('-')[0]}-{ids[-1]}"
+        s.close()
+        assert d.end() == 0
+        d.start()
+        s = Stream(d, last=last)
+        got = s.until("gap")
+        assert got[0][1] == "hello" and not got[0][2]["resumed"]
+        kinds = [e for _, e, _ in got]
+        assert "state" in kinds, "the end of the run, out of the data base"
+        assert got[-1][2]["from"] == last, got[-1]
+        s.until("metrics")  # the job goes on by itself
+        s.close()
+        bad = Stream(d, "/v1/events?last_event_id=nonsense")
+        assert bad.next()[1] == "hello"
+        bad.close()
+        d.recipe("frozen", {"metrics": {"spread_every": 10, "collapse_below": 1}, "train": {
+            "steps": 10**6, "classes": 2, "generated": 4, "positives": 4}})
+        d.ask("POST", f"/v1/jobs/{job}/stop")
+        d.wait(job, "stopped")
+        s = Stream(d)
+        frozen = d.job("frozen")
+        alert = s.until("alert", 20000)[-1][2]
+        assert alert["kind"] == "collapse" and alert["job"] == frozen and "alike" in alert["text"], alert
+        s.close()
+        d.ask("POST", f"/v1/jobs/{frozen}/stop?mode=now")
+
+
+# ---- checkpoints and samples ----
+
+def without_config(data):
+    """The same tensors as a file from elsewhere: no metadata but the format."""
+    n = struct.unpack("<Q", data[:8])[0]
+    head = json.loads(data[8:8 + n])
+    head["__metadata__"] = {"format": "pt"}
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data[8 + n:]
+
+
+def test_checkpoints():
+    with trained() as d:
+        listed = d.get("/v1/checkpoints").json()["checkpoints"]
+        assert [c["step"] for c in listed] == [60, 40] and all(c["state"] == "ok" for c in listed)
+        mine = listed[0]
+        whole = d.get(f"/v1/checkpoints/{mine['id']}/file")
+        assert len(whole.body) == mine["bytes"] and whole.header("ETag") == f'"{mine["sha256"]}"'
+        part = d.get(f"/v1/checkpoints/{mine['id']}/file", Range="bytes=100-199")
+        assert part.status == 206 and part.body == whole.body[100:200]
+        assert part.header("Content-Range") == f"bytes 100-199/{mine['bytes']}"
+        assert d.ask("HEAD", f"/v1/checkpoints/{mine['id']}/file").header("Content-Length") == str(mine["bytes"])
+        head = json.loads(whole.body[8:8 + struct.unpack("<Q", whole.body[:8])[0]])["__metadata__"]
+        assert {"driftd.config", "driftd.step", "driftd.git", "driftd.data_fingerprint"} <= set(head), head
+        O = {"Content_Type": "application/octet-stream"}
+        r = d.ask("POST", "/v1/checkpoints?name=mine", whole.body, **O)
+        assert r.status == 201 and r.json()["kind"] == "import" and r.json()["name"] == "mine"
+        new = r.header("Location").rsplit("/", 1)[1]
+        assert d.get(f"/v1/checkpoints/{new}").json()["name"] == "mine"
+        a, b = (d.get(f"/generate?class=3&seed=5&format=npy&checkpoint={i}") for i in (new, mine["id"]))
+        assert a.status == b.status == 200 and a.body == b.body, "an import gives the same images"
+        foreign = without_config(whole.body)
+        problem(d.ask("POST", "/v1/checkpoints", foreign, **O), 422, None, "body", "driftd.config")
+        r = d.ask("POST", "/v1/checkpoints?config=tiny", foreign, **O)
+        assert r.status == 201, r
+        c = d.get(f"/generate?class=3&seed=5&format=npy&checkpoint={r.json()['id']}")
+        assert c.body == b.body, "a file from elsewhere gives the same images"
+        p = problem(d.ask("POST", "/v1/checkpoints", b"not a checkpoint", **O), 422, None, "body")
+        assert str(d.dir) not in json.dumps(p), "paths of the server stay there"
+        problem(d.ask("POST", "/v1/checkpoints?config=tinny", foreign, **O), 422, None, "config", "tiny")
+        r = d.ask("POST", f"/v1/checkpoints/{listed[1]['id']}/activate")
+        assert r.status == 200 and r.json()["active"]
+        assert d.get("/generate").header("Driftd-Checkpoint") == listed[1]["id"]
+        assert d.ask("POST", "/v1/checkpoints/live/activate").status == 200
+        assert d.get("/generate").header("Driftd-Checkpoint") != listed[1]["id"]
+        problem(d.ask("POST", "/v1/checkpoints", {"path": "/etc/passwd"}), 403, "import-root", None)
+
+
+def test_import_by_path():
+    with trained() as d:
+        roots = d.dir / "roots"
+        roots.mkdir()
+        data = d.get("/v1/checkpoints/2/file").body
+        (roots / "a.safetensors").write_bytes(data)
+        (roots / "link").symlink_to("/etc/passwd")
+        d.end()
+        d.start(f"--import-root={roots}")
+        r = d.ask("POST", "/v1/checkpoints", {"path": str(roots / "a.safetensors"), "name": "by path"})
+        assert r.status == 201 and r.json()["name"] == "by path", r
+        assert (roots / "a.safetensors").exists()
+        for path in ("/etc/passwd", str(roots / "link"), f"{roots}/../state/driftd.sqlite3", "a.safetensors"):
+            problem(d.ask("POST", "/v1/checkpoints", {"path": path}), 403, "import-root", "path")
+
+
+def test_samples_and_evals():
+    with trained() as d:
+        samples = d.get("/v1/samples?job=1").json()["samples"]
+        assert [s["step"] for s in samples] == [60, 40, 20]
+        r = d.get(samples[0]["url"])
+        assert png(r.body)[:2] == (samples[0]["width"], samples[0]["height"])
+        assert "immutable" in r.header("Cache-Control")
+        assert d.get(samples[0]["url"], If_None_Match=r.header("ETag")).status == 304
+        assert d.get("/v1/samples?job=9").json() == {"samples": []}
+        assert d.get("/v1/evals").json() == {"evals": [], "kinds": []}
+        assert d.get("/v1/evals.csv").body == b"id,job,checkpoint,kind,step,metric,value\n"
+        problem(d.ask("POST", "/v1/evals", {"kind": "fid", "job": "1"}), 501, "no-such-evaluation", "kind")
+        problem(d.ask("POST", "/v1/evals", {"knd": "fid"}), 422, None, "knd", "`kind`")
+        d.end()
+        db = sqlite3.connect(d.dir / "state/driftd.sqlite3")
+        for step in (20, 40):
+            db.execute("INSERT INTO evals(job,kind,step,settings,results,created_us) VALUES(1,'fid',?,'{}',?,1)",
+                       (step, json.dumps({"fid": 2.5, "note": "x"})))
+        db.commit()
+        db.close()
+        d.start()
+        assert [e["results"]["fid"] for e in d.get("/v1/evals?job=1").json()["evals"]] == [2.5, 2.5]
+        assert d.get("/v1/evals/1").json()["step"] == 20
+        assert d.get("/v1/evals.csv").body.endswith(b"2,1,,fid,40,fid,2.5\n1,1,,fid,20,fid,2.5\n")
+
+
+# ---- service ----
+
+def test_prometheus_and_status():
+    with trained() as d:
+        d.get("/generate")
+        text = d.get("/metrics").body.decode()
+        for name in ("train_steps_total", "loss", "drift_norm", "generate_images_total", "queue_depth",
+                     "sse_clients", "metrics_dropped_total", "checkpoint_failures_total", "build_info"):
+            assert re.search(rf"^driftd_{name}(\{{.*\}})? [-+0-9.e]+$", text, re.M), name
+        for name in ("train_step_seconds", "generate_queue_seconds", "generate_compute_seconds", "batch_size"):
+            assert re.search(rf'^driftd_{name}_bucket{{le="\+Inf"}} [1-9]', text, re.M), name
+            assert f"# TYPE driftd_{name} histogram" in text
+        for line in text.rstrip().split("\n"):
+            assert re.fullmatch(r"# (HELP|TYPE) driftd_\w+ .+|driftd_\w+(\{[^}]*\})? \S+", line), line
+        assert "job=" not in text, "no labels that grow"
+        assert "driftd_train_steps_total 60" in text
+        s = d.get("/v1/status").json()
+        assert s["state"] == "running" and s["training"] is None and s["generation"]["images"] == 1
+        assert set(d.get("/readyz").json()["checks"]) == {"engine", "store", "disk", "device"}
+        assert d.get("/livez").body == b"ok\n"
+        backup = d.dir / "copy.sqlite3"
+        backup.write_bytes(d.ask("POST", "/v1/db/backup").body)
+        db = sqlite3.connect(backup)
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("SELECT state FROM jobs").fetchall() == [("completed",)]
+        db.close()
+
+
+def presented(d):
+    with socket.create_connection(("127.0.0.1", d.port), 60) as s:
+        context = ssl.create_default_context(cafile=d.dir / "cert.pem")
+        with context.wrap_socket(s, server_hostname="127.0.0.1") as t:
+            return dict(x[0] for x in t.getpeercert()["subject"])["commonName"]
+
+
+def test_tls_token_reload():
+    d = Daemon()
+    try:
+        certificate(d.dir, "first")
+        (d.dir / "token").write_text("correct horse\n")
+        (d.dir / "d.json").write_text(json.dumps({"log_level": "error", "tls_cert": f"{d.dir}/cert.pem",
+                                                  "tls_key": f"{d.dir}/key.pem",
+                                                  "token_file": f"{d.dir}/token"}))
+        d.flags = [f"--config={d.dir}/d.json"]
+        d.start()
+        d.tls = ssl.create_default_context(cafile=d.dir / "cert.pem")
+        r = d.get("/v1/status")
+        problem(r, 401, "unauthorized")
+        assert r.header("WWW-Authenticate").startswith("Bearer")
+        problem(d.get("/metrics", Authorization="Bearer wrong horse"), 401)
+        assert d.get("/v1/status", Authorization="Bearer correct horse").status == 200
+        for path in ("/livez", "/readyz", "/openapi.json"):
+            assert d.get(path).status == 200
+        assert presented(d) == "first" and "event=reload" not in d.said()
+        certificate(d.dir, "second")
+        (d.dir / "token").write_text("another horse\n")
+        (d.dir / "d.json").write_text((d.dir / "d.json").read_text().replace('"error"', '"info"'))
+        d.process.send_signal(signal.SIGHUP)
+        for _ in range(500):
+            if "event=reload" in d.said():
+                break
+            time.sleep(0.02)
+        assert presented(d) == "second", "the certificate is read again"
+        d.tls = ssl.create_default_context(cafile=d.dir / "cert.pem")
+        problem(d.get("/v1/status", Authorization="Bearer correct horse"), 401)
+        assert d.get("/v1/status", Authorization="Bearer another horse").status == 200
+        assert d.end() == 0
+        assert "event=stopped" in d.said(), "the level of the file is info now"
+        d.start("--log-level=error")
+        before = d.said()
+        d.process.send_signal(signal.SIGHUP)
+        assert d.get("/livez").status == 200 and d.end() == 0
+        assert "event=stopped" not in d.said()[len(before):], "a flag goes before the file, at a reload too"
+    finally:
+        d.close()
+
+
+def test_drain():
+    """SIGTERM: what has been accepted is answered, newcomers are not, the exit status is 0."""
+    with trained("--max-batch=1") as d:
+        got = []
+        t = threading.Thread(target=lambda: got.append(d.get("/generate?n=300&format=npy")))
+        t.start()
+        while d.get("/v1/status").json()["generation"]["waiting"] == 0 and not got:
+            time.sleep(0.001)
+        assert d.end() == 0
+        t.join()
+        assert got[0].status == 200 and len(got[0].body) > 300 * 64 * 4, got
+
+
+if __name__ == "__main__":
+    run([test_jobs, test_metrics, test_events, test_checkpoints, test_import_by_path, test_samples_and_evals,
+         test_prometheus_and_status, test_tls_token_reload, test_drain])
