@@ -61,6 +61,28 @@ int dd_inspect_main(int argc, char **argv) {
     return 0;
 }
 
+// What the processor offers of what a kernel here or in oneDNN may use.
+static void print_features(void) {
+#ifdef __x86_64__
+    fputs("features", stdout);
+#define FEATURE(name)                                                                              \
+    if (__builtin_cpu_supports(name))                                                              \
+    fputs(" " name, stdout)
+    FEATURE("sse4.2");
+    FEATURE("avx");
+    FEATURE("avx2");
+    FEATURE("fma");
+    FEATURE("avx512f");
+    FEATURE("avx512bw");
+    FEATURE("avx512dq");
+    FEATURE("avx512vl");
+    FEATURE("avx512vnni");
+    FEATURE("avx512bf16");
+#undef FEATURE
+    putchar('\n');
+#endif
+}
+
 int dd_version_main(void) {
     struct dr_backend *be = NULL;
     struct dr_err err = {0};
@@ -76,6 +98,7 @@ int dd_version_main(void) {
         printf("cpu %s\n", be->detail);
     else
         printf("cpu %s\n", err.msg);
+    print_features();
     dr_backend_free(be);
     return 0;
 }

@@ -4,12 +4,15 @@
 Argument: driftd.
 """
 import json
+import platform
 import re
 import signal
 import socket
 import sqlite3
 import ssl
 import struct
+import subprocess
+import sys
 import threading
 import time
 
@@ -166,8 +169,11 @@ def test_checkpoints():
         O = {"Content_Type": "application/octet-stream"}
         r = d.ask("POST", "/v1/checkpoints?name=mine", whole.body, **O)
         assert r.status == 201 and r.json()["kind"] == "import" and r.json()["name"] == "mine"
+        problem(d.ask("POST", "/v1/checkpoints?name=" + 201 * "a", whole.body, **O), 422, None, "name", "200")
+        r = d.ask("POST", "/v1/checkpoints?name=" + 100 * "%C3%A9", whole.body, **O)
+        assert r.status == 201 and r.json()["name"] == 100 * "\u00e9", "the same file again takes the new name"
         new = r.header("Location").rsplit("/", 1)[1]
-        assert d.get(f"/v1/checkpoints/{new}").json()["name"] == "mine"
+        assert d.get(f"/v1/checkpoints/{new}").json()["name"] == 100 * "\u00e9"
         a, b = (d.get(f"/generate?class=3&seed=5&format=npy&checkpoint={i}") for i in (new, mine["id"]))
         assert a.status == b.status == 200 and a.body == b.body, "an import gives the same images"
         foreign = without_config(whole.body)
@@ -319,6 +325,43 @@ def test_drain():
         assert got[0].status == 200 and len(got[0].body) > 300 * 64 * 4, got
 
 
+# ---- the other verbs of the program ----
+
+def test_verbs():
+    def driftd(*words):
+        r = subprocess.run([sys.argv[1], *map(str, words)], capture_output=True, text=True, timeout=120)
+        return r.returncode, r.stdout, r.stderr
+
+    with trained() as d:
+        status, out, _ = driftd("--version")
+        assert status == 0 and re.match(r"driftd \d+\.\d+\.\d+ \(.+\)\ncompiler .+\nbackends cpu", out), out
+        assert "\ncpu " in out and ("\nfeatures " in out or platform.machine() != "x86_64"), out
+        for words in (["--help"], ["help"], ["run", "--help"], ["inspect", "-h"], ["serve", "--help"]):
+            status, out, _ = driftd(*words)
+            assert status == 0 and out.startswith("usage: driftd") and "--max-upload-mb" in out, (words, out)
+        recipe = d.dir / "recipes/tiny.json"
+        status, out, _ = driftd("check-config", recipe, "optim.lr=0.25")
+        config = json.loads(out)
+        assert status == 0 and config["optim"]["lr"] == 0.25 and config["ema"]["ramp"] in (True, False)
+        assert config["data"]["set"] == "digits", "every key, also those that the file leaves out"
+        for words, word in [([recipe, "optim.rl=1"], "optim.lr"), ([d.dir / "none.json"], "none.json"),
+                            ([d.dir / "state/driftd.sqlite3"], "line 1")]:
+            status, _, err = driftd("check-config", *words)
+            assert status == 1 and word in err, (words, err)
+        file = next((d.dir / "state/checkpoints/1").glob("*60.safetensors"))
+        status, out, _ = driftd("inspect", file)
+        assert status == 0, out
+        for line in (r"sha256 [0-9a-f]{64}", r"driftd\.step 60", r"driftd\.git \S+", r"driftd\.config \{.*",
+                     r"driftd\.data digits", r"\S+\.weight +F32 +\[[\d, ]+\]", r"elements [1-9]\d+"):
+            assert re.search(f"^{line}$", out, re.M), (line, out[:3000])
+        torn = d.dir / "torn.safetensors"
+        torn.write_bytes(file.read_bytes()[:500])
+        status, _, err = driftd("inspect", torn)
+        assert status == 1 and "torn.safetensors" in err, err
+        for words in (["frobnicate"], ["--frobnicate"], ["serve", "extra"], ["run"], ["inspect"], ["check-config"]):
+            assert driftd(*words)[0] == 2, words
+
+
 if __name__ == "__main__":
     run([test_jobs, test_metrics, test_events, test_checkpoints, test_import_by_path, test_samples_and_evals,
-         test_prometheus_and_status, test_tls_token_reload, test_drain])
+         test_prometheus_and_status, test_tls_token_reload, test_drain, test_verbs])
