@@ -265,6 +265,8 @@ static void data_dir(struct ctl *c, char *out, size_t n) {
     const char *dir = ctl_get(c, "data-dir"), *xdg = getenv("XDG_DATA_HOME");
     const char *home = getenv("HOME");
     if (!dir)
+        dir = getenv("DRIFTD_DATA"); // where the daemon looks first
+    if (!dir || !*dir)
         dir = getenv("DRIFTD_DATA_DIR");
     if (dir && *dir)
         snprintf(out, n, "%s", dir);

@@ -323,6 +323,11 @@ static void test_fetch(void **state) {
     RUN("echo 0123456789abcdef0123456789abcdef  ../evil > bad.md5; "
         "$D fetch test-set --list bad.md5 --from src --data-dir five",
         2, "bad.md5");
+    RUN("export DRIFTD_DATA=seven DRIFTD_DATA_DIR=eight; $D fetch test-set --list set.md5 --from "
+        "src; "
+        "unset DRIFTD_DATA; $D fetch test-set --list set.md5 --from src; ls seven/test-set "
+        "eight/test-set",
+        0, "eight/test-set:\na.bin\nb.bin\n\nseven/test-set:\na.bin\nb.bin\n");
     RUN("$D fetch mnits", 2, "`mnist`");
 }
 
