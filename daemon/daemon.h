@@ -38,13 +38,13 @@ char *dd_glue_prometheus(void *ctx);
 int dd_glue_backup(void *ctx, struct api_file *out, struct api_problem *p);
 int dd_glue_describe(void *ctx, const char *checkpoint, struct api_model *out,
                      struct api_problem *p);
+int dd_glue_eval_list(void *ctx, const struct api_page *page, struct api_reply *out);
+int dd_glue_eval_get(void *ctx, const char *id, struct api_reply *out);
+int dd_glue_eval_create(void *ctx, const json_t *body, struct api_reply *out);
 int dd_glue_checkpoint_list(void *ctx, const struct api_page *page, struct api_reply *out);
 int dd_glue_checkpoint_get(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_checkpoint_file(void *ctx, const char *id, struct api_file *out, struct api_problem *p);
 int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api_reply *out);
-int dd_glue_eval_list(void *ctx, const struct api_page *page, struct api_reply *out);
-int dd_glue_eval_get(void *ctx, const char *id, struct api_reply *out);
-int dd_glue_eval_create(void *ctx, const json_t *body, struct api_reply *out);
 int dd_glue_sample_list(void *ctx, const struct api_page *page, struct api_reply *out);
 int dd_glue_sample_png(void *ctx, const char *id, struct api_file *out, struct api_problem *p);
