@@ -223,9 +223,9 @@ def test_busy():
     """429 with a queue that is full, 504 past the deadline, 503 while the first model is made."""
     with daemon("--max-queue=8", "--max-batch=1") as d:
         problem(d.get("/generate"), 409, "no-model-yet")
-        d.recipe("slow", {"model": {"dim": 192, "depth": 4, "heads": 4, "patch": 2},
-                          "data": {"set": "digits", "count": 2000, "size": 16, "fit": "resize"},
-                          "train": {"steps": 10**6, "classes": 10, "generated": 16, "positives": 16}})
+        d.recipe("slow", {"model": {"dim": 128, "depth": 4, "heads": 4, "patch": 1},
+                          "data": {"set": "digits", "count": 400, "size": 16, "fit": "resize"},
+                          "train": {"steps": 10**6, "classes": 4, "generated": 16, "positives": 16}})
         job = d.job("slow")
         problem(d.get("/generate"), 503, "loading")
         d.ask("POST", f"/v1/jobs/{job}/stop?mode=now")
