@@ -292,6 +292,7 @@ int dd_serve_main(int argc, char **argv) {
     if (dd_options_parse(argc, argv, NULL, NULL, NULL, &d.opt, &err) ||
         (d.opt.nargs && dr_fail(&err, DR_EINVAL, "unexpected argument %.60s", d.opt.args[0]))) {
         fprintf(stderr, "driftd: %s\n", err.msg);
+        dd_options_free(&d.opt);
         return 2;
     }
     dd_log_init((enum dr_log_level)dd_log_parse(d.opt.log_level));

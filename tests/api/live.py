@@ -175,6 +175,7 @@ def daemon(*flags):
     d = Daemon(*flags)
     try:
         yield d.start()
+        assert d.process.poll() is not None or d.end() == 0, d.said()[-2000:]
     finally:
         d.close()
 
