@@ -32,7 +32,8 @@ struct api_problem {
     int status;         // HTTP status, 400..599
     char type[48];      // slug: "queue-full"; sent as "urn:driftd:problem:queue-full"
     char detail[512];   // a sentence a user can act on
-    double retry_after; // seconds, > 0: Retry-After (rounded up) and the member retry_after
+    double retry_after; // seconds, > 0: Retry-After (whole seconds, 1 at least) and the member
+                        // retry_after
     size_t nerrors;
     struct api_field_error errors[API_PROBLEM_ERRORS];
 };

@@ -16,6 +16,7 @@
 #define API_MAX_LISTENERS 8
 #define API_MAX_URI (31 * 1024)
 #define API_MAX_HOSTS 32
+enum { API_WORKERS = 4, API_MAX_WORKERS = API_WORKERS * API_MAX_LISTENERS }; // threads of MHD
 
 struct api_server;
 struct api_req;
@@ -27,6 +28,7 @@ enum api_phase { API_PHASE_HEADER, API_PHASE_BODY, API_PHASE_BUSY, API_PHASE_IDL
 struct api_conn {
     struct api_conn *prev, *next; // list of the server, oldest first
     int fd;
+    int worker; // the thread that serves it, -1: unknown
     bool is_unix, tls, evicted;
     struct sockaddr_storage addr;
     enum api_phase phase;
@@ -116,6 +118,11 @@ struct api_server {
     pthread_mutex_t conn_mu;
     struct api_conn *conn_first, *conn_last;
     int nconn;
+    struct api_worker {
+        pthread_t thread;
+        int nconn;
+    } worker[API_MAX_WORKERS];
+    int nworkers;
 
     pthread_mutex_t gen_mu;
     struct api_gen *gens; // waiting tickets
@@ -142,6 +149,7 @@ void api_conn_phase(struct api_req *r, enum api_phase phase, uint64_t timeout_ms
 void api_conn_notify(void *cls, struct MHD_Connection *c, void **socket_ctx,
                      enum MHD_ConnectionNotificationCode code);
 void *api_keeper_main(void *server);
+int api_nudge_prepare(void); // the handler of the keeper's signal; 0, or -1 with errno
 
 // request.c
 void *api_req_begin(void *cls, const char *uri, struct MHD_Connection *c);

@@ -4,6 +4,7 @@
 #include "api/internal.h"
 
 #include <netinet/in.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -52,6 +53,44 @@ static void enforce_limits(struct api_server *s, struct api_conn *c) {
         evict(s, idle_any ? idle_any : c);
 }
 
+// --- workers of MHD that stopped ---
+
+// A thread of libmicrohttpd (0.9.75 to 1.0) asks epoll for 128 events, and when it gets exactly so
+// many it asks again before it serves them, for as long as it would have waited for the first: they
+// lie there until something else happens to that thread, up to the idle timeout. A signal ends that
+// wait. Threads with fewer connections than this cannot get there.
+enum { CROWD = 100 };
+#define NUDGE_SIGNAL SIGURG // what it does otherwise is nothing
+
+static void on_nudge(int sig) {
+    (void)sig;
+}
+
+int api_nudge_prepare(void) {
+    struct sigaction a = {.sa_handler = on_nudge, .sa_flags = SA_RESTART};
+    sigemptyset(&a.sa_mask);
+    return sigaction(NUDGE_SIGNAL, &a, NULL);
+}
+
+static void nudge(struct api_server *s) {
+    pthread_mutex_lock(&s->conn_mu);
+    for (int i = 0; i < s->nworkers; i++)
+        if (s->worker[i].nconn >= CROWD)
+            pthread_kill(s->worker[i].thread, NUDGE_SIGNAL);
+    pthread_mutex_unlock(&s->conn_mu);
+}
+
+// The calling thread's place in s->worker; with conn_mu held.
+static int this_worker(struct api_server *s) {
+    for (int i = 0; i < s->nworkers; i++)
+        if (pthread_equal(s->worker[i].thread, pthread_self()))
+            return i;
+    if (s->nworkers == API_MAX_WORKERS)
+        return -1;
+    s->worker[s->nworkers].thread = pthread_self();
+    return s->nworkers++;
+}
+
 static void conn_add(struct api_listener_ctx *l, struct MHD_Connection *mhd, void **socket_ctx) {
     struct api_server *s = l->srv;
     struct api_conn *c = calloc(1, sizeof *c);
@@ -72,6 +111,9 @@ static void conn_add(struct api_listener_ctx *l, struct MHD_Connection *mhd, voi
     c->phase = API_PHASE_HEADER;
     c->deadline_ns = api_now_ns() + (uint64_t)s->cfg.header_timeout_ms * 1000000u;
     pthread_mutex_lock(&s->conn_mu);
+    c->worker = this_worker(s); // the thread that accepts a connection serves it
+    if (c->worker >= 0)
+        s->worker[c->worker].nconn++;
     c->prev = s->conn_last;
     if (s->conn_last)
         s->conn_last->next = c;
@@ -95,6 +137,8 @@ static void conn_remove(struct api_server *s, struct api_conn *c) {
     else
         s->conn_last = c->prev;
     s->nconn--;
+    if (c->worker >= 0)
+        s->worker[c->worker].nconn--;
     pthread_mutex_unlock(&s->conn_mu);
     free(c);
 }
@@ -127,10 +171,12 @@ static void reap(struct api_server *s, uint64_t now) {
 void *api_keeper_main(void *server) {
     struct api_server *s = server;
     struct timespec next;
+    pthread_setname_np(pthread_self(), "http-keeper");
     clock_gettime(CLOCK_MONOTONIC, &next);
     for (unsigned tick = 0; !atomic_load(&s->stopping); tick++) {
         uint64_t now = api_now_ns();
         atomic_store(&s->beat_ns, now);
+        nudge(s);
         if (tick % 2 == 0)
             api_sse_tick(s, now);
         api_gen_tick(s, now, tick % 4 == 0);

@@ -60,7 +60,8 @@ static void add_retry_after(struct MHD_Response *resp, double seconds) {
     char text[32];
     if (!(seconds > 0))
         return;
-    snprintf(text, sizeof text, "%.0f", ceil(seconds < 86400 ? seconds : 86400));
+    // To the nearest: what is measured errs to both sides.
+    snprintf(text, sizeof text, "%.0f", fmax(1, round(fmin(seconds, 86400))));
     MHD_add_response_header(resp, "Retry-After", text);
 }
 

@@ -161,7 +161,7 @@ static int start_listener(struct api_server *s, const struct api_listener *l,
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
     *ctx = (struct api_listener_ctx){.srv = s, .listener = *l, .tls = s->tls && !l->is_unix};
     ops[k++] = (struct MHD_OptionItem){MHD_OPTION_LISTEN_SOCKET, l->fd, NULL};
-    ops[k++] = (struct MHD_OptionItem){MHD_OPTION_THREAD_POOL_SIZE, 4, NULL};
+    ops[k++] = (struct MHD_OptionItem){MHD_OPTION_THREAD_POOL_SIZE, API_WORKERS, NULL};
     // The keeper evicts at our own limit; MHD's, which would leave clients hanging, is never met.
     ops[k++] =
         (struct MHD_OptionItem){MHD_OPTION_CONNECTION_LIMIT, s->cfg.max_connections * 4, NULL};
@@ -207,7 +207,7 @@ static int start_all(struct api_server *s, const struct api_config *config, char
     for (size_t i = 0; i < config->nlisteners; i++)
         if (!config->listeners[i].is_unix)
             add_listener_hosts(s, config->listeners[i].fd);
-    if (pthread_create(&s->keeper, NULL, api_keeper_main, s)) {
+    if (api_nudge_prepare() || pthread_create(&s->keeper, NULL, api_keeper_main, s)) {
         snprintf(err, n, "cannot start a thread");
         return -1;
     }

@@ -94,6 +94,7 @@ static int generate(void *ctx, struct api_gen *g, struct api_problem *p) {
     memcpy(f->last_images, f->last_gen.images, sizeof *f->last_images * (size_t)f->last_gen.n);
     f->last_gen.images = NULL;
     pthread_mutex_unlock(&f->mu);
+    f->served_by[api_gen_request(g)->seed % 1024] = pthread_self();
     atomic_fetch_add(&f->submitted, 1);
     if (mode == FAKE_AT_ONCE) {
         complete(f, g);
@@ -293,6 +294,15 @@ static int reply_object(void *ctx, struct api_reply *out) {
     return 0;
 }
 
+static int status(void *ctx, struct api_reply *out) {
+    struct fake *f = ctx;
+    if (atomic_load(&f->mode) == FAKE_BLOCK) {
+        atomic_fetch_add(&f->blocked, 1);
+        usleep((useconds_t)atomic_load(&f->delay_ms) * 1000);
+    }
+    return reply_object(ctx, out);
+}
+
 static char *prometheus(void *ctx) {
     (void)ctx;
     return strdup("driftd_train_steps_total 5\n");
@@ -337,7 +347,7 @@ void fake_start(struct fake *f, void (*edit)(struct api_config *c)) {
                                .config_schema = reply_object,
                                .sample_list = reply_list,
                                .sample_png = sample_png,
-                               .status = reply_object,
+                               .status = status,
                                .ready = reply_object,
                                .prometheus = prometheus,
                                .db_backup = db_backup};

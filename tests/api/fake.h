@@ -6,16 +6,24 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum fake_mode { FAKE_AT_ONCE, FAKE_LATER, FAKE_HOLD, FAKE_FULL, FAKE_DRAINING };
+enum fake_mode {
+    FAKE_AT_ONCE,
+    FAKE_LATER,
+    FAKE_HOLD,
+    FAKE_FULL,
+    FAKE_DRAINING,
+    FAKE_BLOCK /* status */
+};
 
 struct fake {
     struct api_server *srv;
     int port;
     char unix_path[108];
     char dir[64];
-    atomic_int mode, delay_ms; // of generate
-    atomic_int submitted, completed, abandoned;
+    atomic_int mode, delay_ms; // of generate, and of status with FAKE_BLOCK
+    atomic_int blocked, submitted, completed, abandoned;
     pthread_mutex_t mu;
+    pthread_t served_by[1024]; // the thread that took generate's seed
     struct api_gen *held[256];
     int nheld;
     char last_job[4096];  // fingerprint of the last job_create
