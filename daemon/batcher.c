@@ -80,25 +80,42 @@ int dd_batcher_resolve(struct dd_batcher *b, const char *checkpoint, int64_t *id
 
 // Batches of so many images compute at about the rate of full ones.
 enum { FULL = 16 };
+enum { COLD_QUEUE = 4096 }; // images that may wait before a rate is known
+#define RATE_SECONDS 1.0
 #define LANE_FLOPS 0.6e9 // of a forward pass, below which one thread runs it
 
+// The rate of the last second or so of batches: one that the machine held up does not stand for the
+// rest, a slower model shows after one or two. Small batches count while nothing better is known.
 static void note_rate(struct dd_batcher *b, int images, double seconds) {
-    double now = images / seconds;
+    bool full = images >= DR_MIN(FULL, b->env.opt->max_batch);
+    if (!full && b->rate_full)
+        return;
+    double keep = full && !b->rate_full ? 0 : exp(-seconds / RATE_SECONDS);
+    b->recent_images = keep * b->recent_images + images;
+    b->recent_seconds = keep * b->recent_seconds + seconds;
     pthread_mutex_lock(&b->lock);
-    if (images >= DR_MIN(FULL, b->env.opt->max_batch)) {
-        b->rate = b->rate_full ? 0.5 * b->rate + 0.5 * now : now;
-        b->rate_full = true;
-    } else if (!b->rate_full) {
-        b->rate = b->rate > 0 ? 0.8 * b->rate + 0.2 * now : now;
-    }
+    b->rate = b->recent_images / b->recent_seconds;
+    b->rate_full = full;
     pthread_mutex_unlock(&b->lock);
 }
 
-// When a refused request may come back: when the queue will be empty, or up to half as much later,
-// so that many refused at once do not all return at the same moment.
+// Bounded by time, so that a refused client hears a time worth waiting for and an accepted one is
+// answered in it, whatever the network.
+int64_t dd_queue_limit(const struct dd_batcher *b) {
+    const struct dd_options *o = b->env.opt;
+    if (!o->max_queue_ms)
+        return o->max_queue;
+    double most = b->rate * (double)o->max_queue_ms * 1e-3;
+    if (!b->rate_full) // single images say how much full batches will do at least
+        most = b->rate > 0 ? fmin(4 * most, COLD_QUEUE * 4) : COLD_QUEUE;
+    return (int64_t)fmin(fmax(most, 2.0 * (double)o->max_batch), (double)o->max_queue);
+}
+
+// When a refused request may come back: when the queue will be empty, or up to a third later, so
+// that many refused at once do not all return at the same moment.
 static double retry_after(struct dd_batcher *b, int images) {
-    double wait = b->rate > 0 ? b->waiting / b->rate : 1, later = fmin(b->spread, wait / 2);
-    b->spread = later < wait / 2 && b->rate > 0 ? later + images / b->rate : 0;
+    double wait = b->rate > 0 ? b->waiting / b->rate : 1, later = fmin(b->spread, wait / 3);
+    b->spread = later < wait / 3 && b->rate > 0 ? later + images / b->rate : 0;
     return fmax(wait + later, 0.05);
 }
 
@@ -110,9 +127,8 @@ int dd_batcher_submit(struct dd_batcher *b, struct api_gen *g, struct api_proble
     struct dd_ticket *t = dd_xcalloc(1, sizeof *t);
     *t = (struct dd_ticket){.gen = g, .req = req, .id = id, .submitted_ns = dd_now_ns()};
     pthread_mutex_lock(&b->lock);
-    int status = b->draining                                                     ? 503
-                 : b->waiting > 0 && b->waiting + req->n > b->env.opt->max_queue ? 429
-                                                                                 : 0;
+    int64_t limit = dd_queue_limit(b);
+    int status = b->draining ? 503 : b->waiting > 0 && b->waiting + req->n > limit ? 429 : 0;
     double wait = status ? retry_after(b, req->n) : 0;
     int waiting = b->waiting;
     if (!status) {
@@ -129,7 +145,7 @@ int dd_batcher_submit(struct dd_batcher *b, struct api_gen *g, struct api_proble
         api_problem_set(problem, 503, "draining", "the daemon is stopping");
     else
         api_problem_set(problem, 429, "queue-full", "%d images wait already; the queue holds %lld",
-                        waiting, (long long)b->env.opt->max_queue);
+                        waiting, (long long)limit);
     problem->retry_after = wait;
     return -1;
 }
@@ -420,6 +436,7 @@ static void wait_for_company(struct dd_batcher *b) {
 
 static void *batcher(void *arg) {
     struct dd_batcher *b = arg;
+    pthread_setname_np(pthread_self(), "generate"); // and the threads it starts
     int rc = open_engine(b, &b->start_err);
     pthread_mutex_lock(&b->lock);
     b->start_rc = rc;

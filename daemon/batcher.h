@@ -32,6 +32,7 @@ int dd_batcher_resolve(struct dd_batcher *b, const char *checkpoint, int64_t *id
 
 struct dd_batcher_stats {
     int waiting; // images in the queue or in a batch
+    int64_t queue_limit;
     uint64_t images, batches, requests, abandoned, failed;
     double images_per_second; // while busy; 0: unknown
     int64_t beat_ns;          // INT64_MAX while idle

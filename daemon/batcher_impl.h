@@ -50,10 +50,11 @@ struct dd_batcher {
     // the batcher's thread alone
     struct dr_backend *be;
     struct dr_sampler *sampler;
-    struct dd_lane lane[DD_MAX_LANES]; // single CPU threads, each for a part of a batch
-    int lanes;                         // 0: `be` is all there is
-    int64_t last_ns;                   // end of the previous batch, 0: the queue was empty since
-    double sample_flops;               // of the model used last, 0: not known yet
+    struct dd_lane lane[DD_MAX_LANES];    // single CPU threads, each for a part of a batch
+    int lanes;                            // 0: `be` is all there is
+    int64_t last_ns;                      // end of the previous batch, 0: the queue was empty since
+    double recent_images, recent_seconds; // what `rate` is made of
+    double sample_flops;                  // of the model used last, 0: not known yet
     struct dd_snapcache *cache;
     struct dr_sample *sample; // [max_batch]
     real *x;                  // [max_batch, image_count], grown when a larger model comes
@@ -61,6 +62,7 @@ struct dd_batcher {
 };
 
 void dd_queue_put(struct dd_queue *q, struct dd_ticket *t);
+int64_t dd_queue_limit(const struct dd_batcher *b); // images that may wait; under the lock
 void *dd_render_thread(void *batcher);
 void dd_ticket_free(struct dd_ticket *t);
 // Answers with a problem and frees the ticket; NULL: nobody waits any more.

@@ -53,7 +53,7 @@ static json_t *generation(struct dd *d) {
     if (!dd_batcher_resolve(d->batcher, "live", &id, &p))
         serving = id ? json_sprintf("%lld", (long long)id) : json_string("live");
     return json_pack("{s:o, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:s}", "serving", serving,
-                     "waiting", s.waiting, "queue_limit", (json_int_t)d->opt.max_queue, "images",
+                     "waiting", s.waiting, "queue_limit", (json_int_t)s.queue_limit, "images",
                      (json_int_t)s.images, "batches", (json_int_t)s.batches, "abandoned",
                      (json_int_t)s.abandoned, "failed", (json_int_t)s.failed, "images_per_second",
                      s.images_per_second, "max_batch", (json_int_t)d->opt.max_batch, "max_n",

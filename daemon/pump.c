@@ -77,6 +77,7 @@ static struct dd_metric_batch *take(struct dd_pump *p) {
 static void *pump(void *arg) {
     struct dd_pump *p = arg;
     int ticks = 0;
+    pthread_setname_np(pthread_self(), "metrics");
     pthread_mutex_lock(&p->lock);
     while (!p->closing) {
         dd_cond_wait_until(&p->wake, &p->lock, dd_now_ns() + TICK_MS * 1000000);

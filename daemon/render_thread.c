@@ -34,6 +34,7 @@ static void answer(struct dd_batcher *b, struct dd_ticket *t) {
 
 void *dd_render_thread(void *batcher) {
     struct dd_batcher *b = batcher;
+    pthread_setname_np(pthread_self(), "render");
     pthread_mutex_lock(&b->lock);
     for (;;) {
         struct dd_ticket *t = b->finished.head;
@@ -61,6 +62,7 @@ void dd_batcher_stats(struct dd_batcher *b, struct dd_batcher_stats *out) {
                                      .beat_ns = atomic_load(&b->beat)};
     pthread_mutex_lock(&b->lock);
     out->waiting = b->waiting;
+    out->queue_limit = dd_queue_limit(b);
     out->images_per_second = b->rate;
     memcpy(out->device, b->device, sizeof out->device);
     pthread_mutex_unlock(&b->lock);

@@ -204,6 +204,7 @@ static void finish_group(struct dd_store *s, struct cmd *group) {
 
 static void *writer(void *arg) {
     struct dd_store *s = arg;
+    pthread_setname_np(pthread_self(), "store");
     pthread_mutex_lock(&s->lock);
     for (;;) {
         atomic_store(&s->beat, dd_now_ns());

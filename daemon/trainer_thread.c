@@ -325,6 +325,7 @@ void *dd_trainer_thread(void *jobs) {
     struct dd_jobs *j = jobs;
     struct task t = {.j = j};
     char error[512];
+    pthread_setname_np(pthread_self(), "train");
     // Requests come first: this thread, and the worker threads it will start, yield to the
     // batcher's, relative to the nice value the daemon was started with. Linux keeps one per
     // thread; a refusal changes nothing but latency.

@@ -14,6 +14,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <math.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -21,9 +22,10 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { FOLLOWERS = 20, MAX_BATCH = 64, FLOOD = 1000, MAX_SAMPLES = 4096 };
+enum { FOLLOWERS = 20, MAX_BATCH = 64, FLOOD = 1000, MAX_SAMPLES = 4096, ENGINES = 16 };
 
 static struct {
     const char *driftd, *configs, *only;
@@ -374,10 +376,12 @@ struct mixed {
     int n, cls;
     double cfg;
 };
+static int mix_times = 1; // that many times the images
 static struct mixed mix(int i) {
     uint32_t h = (uint32_t)i * 2654435761u;
-    return (struct mixed){
-        .n = 1 + (int)(h >> 28), .cls = (int)((h >> 8) % 10), .cfg = 1 + (double)(h >> 12 & 7) / 4};
+    return (struct mixed){.n = mix_times * (1 + (int)(h >> 28)),
+                          .cls = (int)((h >> 8) % 10),
+                          .cfg = 1 + (double)(h >> 12 & 7) / 4};
 }
 
 static const char *mix_format = "png";
@@ -498,31 +502,76 @@ static struct served served(void) {
     return v;
 }
 
-// e: the engine with every thread and with one.
-static void saturation(struct engine *e, const char *format, int connections) {
+struct alone {
+    pthread_t thread;
+    struct engine *e;
+    double seconds, rate, cpu; // cpu: processor seconds an image
+};
+static double thread_cpu(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+static void *alone(void *arg) {
+    struct alone *a = arg;
+    double cpu = thread_cpu(), start = bench_now();
+    a->rate = engine_rate(a->e, a->seconds);
+    a->cpu = (thread_cpu() - cpu) / (a->rate * (bench_now() - start));
+    return NULL;
+}
+
+// The engines of one thread side by side, each with batches of its own: no thread ever waits for
+// another.
+static double engines_rate(struct engine *e, int n, double seconds, double *cpu) {
+    struct alone a[ENGINES];
+    double sum = 0;
+    *cpu = 0;
+    for (int i = 0; i < n; i++) {
+        a[i] = (struct alone){.e = &e[i], .seconds = seconds};
+        if (pthread_create(&a[i].thread, NULL, alone, &a[i]))
+            bench_die("no thread");
+    }
+    for (int i = 0; i < n; i++) {
+        pthread_join(a[i].thread, NULL);
+        sum += a[i].rate;
+        *cpu += a[i].cpu / n;
+    }
+    return sum;
+}
+
+// e[0]: the engine with every thread; e[1..n]: with one each.
+static void saturation(struct engine *e, int n, const char *format, int connections) {
     int rounds = bench.quick ? 2 : 5, lost = 0;
-    double seconds = bench.quick ? 0.7 : 1, rate[3][16], share[2][16], images = 0, batches = 0;
+    double seconds = bench.quick ? 0.7 : 1, rate[3][16], share[3][16], images = 0, batches = 0;
     char what[96];
     mix_format = format;
     for (int i = 0; i < rounds; i++) {
-        for (int k = 0; k < 2; k++)
-            rate[k][i] = engine_rate(&e[k], seconds);
+        rate[0][i] = engine_rate(&e[0], seconds);
+        double cpu;
+        rate[1][i] = engines_rate(e + 1, n, seconds, &cpu);
         struct served before = served();
+        struct cpu from = daemon_cpu();
         rate[2][i] = http_rate(connections, seconds, &lost);
+        struct cpu to = daemon_cpu();
         struct served after = served();
+        double spent = to.training - from.training + to.other - from.other;
+        share[2][i] = 100 * cpu * (after.images - before.images) / spent;
         images += after.images - before.images;
         batches += after.batches - before.batches;
         for (int k = 0; k < 2; k++)
             share[k][i] = 100 * rate[2][i] / rate[k][i];
     }
-    snprintf(what, sizeof what, "engine alone, batches of %d: every thread, one thread", MAX_BATCH);
+    snprintf(what, sizeof what, "engine, batches of %d: threads share one, have one each",
+             MAX_BATCH);
     report(what, "images/s", "%.0f, %.0f", quantile(rate[0], rounds, 0.5),
            quantile(rate[1], rounds, 0.5));
     snprintf(what, sizeof what, "HTTP, %s, %d connections, 1 to 16 images", format, connections);
     report(what, "images/s", "%.0f (%.1f images a batch, lost %d)", quantile(rate[2], rounds, 0.5),
            images / batches, lost);
-    report("  share of the engine's rate: every thread, one thread", "%", "%.1f, %.1f",
+    report("  share of the engine's rate: threads share, each its own", "%", "%.1f, %.1f",
            quantile(share[0], rounds, 0.5), quantile(share[1], rounds, 0.5));
+    report("  processor time: the engine's own over the daemon's, an image", "%", "%.1f",
+           quantile(share[2], rounds, 0.5));
 }
 
 // One image at a time, by HTTP and by the engine in turns at the same pace.
@@ -559,13 +608,14 @@ static void added_latency(struct engine *e, const char *format) {
 // ---- flood
 // ---------------------------------------------------------------------------------------
 
-static void flood(void) {
+static void flood(int times) {
     struct load l = {.port = bench.port,
                      .connections = FLOOD,
                      .requests = FLOOD,
                      .retry = true,
                      .target = mix_target};
     mix_format = "png";
+    mix_times = times;
     double start = bench_now(), drained = 0;
     load_run(&l);
     int first[6] = {0}, ok = 0, within = 0, within_json = 0, refused = 0, again = 0, seen_n = 0;
@@ -599,8 +649,10 @@ static void flood(void) {
         }
         seen[a->request] = true;
     }
-    report("1000 requests at once: first answers 200, 429, 503, other", "", "%d, %d, %d, %d",
-           first[0], first[1], first[2], first[3]);
+    char what[96];
+    snprintf(what, sizeof what, "1000 requests at once for %d to %d images: 200, 429, 503, other",
+             times, 16 * times);
+    report(what, "", "%d, %d, %d, %d", first[0], first[1], first[2], first[3]);
     report("  in the end: answered with images, lost", "", "%d, %d (refused again %d times)", ok,
            FLOOD - seen_n + l.lost, again);
     report("  first wave", "", "%.0f images in %.2f s", images, drained - start);
@@ -612,6 +664,7 @@ static void flood(void) {
         report("  retry_after said / turned out", "", "%.2f (%.2f to %.2f)", p50, ratio[0],
                ratio[refused - 1]);
     }
+    mix_times = 1;
     free(seen);
     free(ratio);
     free(l.log);
@@ -646,18 +699,21 @@ int main(int argc, char **argv) {
     if (wanted("latency") || wanted("saturation") || wanted("flood"))
         bench_latency();
     if (wanted("saturation")) {
-        struct engine e[2] = {0};
-        engine_open(&e[0], 0);
-        engine_open(&e[1], 1);
+        struct engine e[ENGINES + 1] = {0};
+        int n = (int)DR_MIN(sysconf(_SC_NPROCESSORS_ONLN), (long)ENGINES);
+        for (int i = 0; i <= n; i++)
+            engine_open(&e[i], i ? 1 : 0);
         added_latency(&e[1], "png");
         added_latency(&e[1], "npy");
-        saturation(e, "png", 64);
-        saturation(e, "npy", 64);
-        engine_close(&e[0]);
-        engine_close(&e[1]);
+        saturation(e, n, "png", 64);
+        saturation(e, n, "npy", 64);
+        for (int i = 0; i <= n; i++)
+            engine_close(&e[i]);
     }
-    if (wanted("flood"))
-        flood();
+    if (wanted("flood")) {
+        flood(1);
+        flood(8);
+    }
     if (bench.json)
         json_dumpf(bench.rows, stdout, JSON_INDENT(1));
     json_decref(bench.rows);

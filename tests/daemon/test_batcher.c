@@ -320,6 +320,43 @@ static void test_queue_full_and_abandoned(void **state) {
     w.opt.max_queue_delay_us = 0;
 }
 
+// The queue is bounded by the time it takes, and what a refused client is told is about that time.
+// A busy machine may double it; the bench looks at it closely.
+static void test_queue_of_time(void **state) {
+    (void)state;
+    enum { MOST = 6000, N = 16 };
+    static struct api_gen *g[MOST];
+    struct dd_batcher_stats s;
+    struct api_problem p = {0};
+    w.opt.max_queue_ms = 300;
+    restart(1, N, 1000000);
+    dd_batcher_stats(b, &s);
+    assert_int_equal(s.queue_limit, 4096); // nothing is known yet
+    for (int i = 0; i < 8; i++)
+        ticket_free(run("latest", 1, 4 * N, 0, 1, API_NPY));
+    dd_batcher_stats(b, &s);
+    assert_true(s.images_per_second > 0);
+    assert_int_equal(s.queue_limit, DR_MAX((int64_t)(s.images_per_second * 0.3), 2 * N));
+    int n = 0;
+    for (; n < MOST; n++)
+        if (dd_batcher_submit(b, g[n] = ticket("latest", (uint64_t)n, N, 0, 1, API_NPY), &p))
+            break;
+    assert_in_range(n, 2, MOST - 1);
+    assert_int_equal(p.status, 429);
+    int64_t from = dd_now_ns();
+    ticket_free(g[n]);
+    assert_int_equal(wait_done(g[n - 1]), 1);
+    double waited = (double)(dd_now_ns() - from) * 1e-9;
+    printf("said %.3f s, took %.3f s\n", p.retry_after, waited);
+    assert_true(p.retry_after > 0.1 && p.retry_after < 1);
+    assert_true(waited > p.retry_after / 4 && waited < p.retry_after * 8);
+    for (int i = 0; i < n; i++) {
+        assert_int_equal(wait_done(g[i]), 1);
+        ticket_free(g[i]);
+    }
+    w.opt.max_queue_ms = 0;
+}
+
 static void test_no_model(void **state) {
     (void)state;
     struct world empty;
@@ -370,6 +407,7 @@ int main(void) {
                                        T(test_formats),
                                        T(test_refusals),
                                        T(test_queue_full_and_abandoned),
+                                       T(test_queue_of_time),
                                        T(test_no_model),
                                        T(test_while_training)};
     return cmocka_run_group_tests(tests, NULL, NULL);
