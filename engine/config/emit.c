@@ -9,6 +9,8 @@
 
 static void put_number(FILE *o, double x) {
     char s[32] = "0";
+    if (x == 0)
+        x = 0; // "-0" would come back as the integer 0
     for (int digits = 15; digits <= 17; digits++) {
         snprintf(s, sizeof s, "%.*g", digits, x);
         if (strtod(s, NULL) == x)

@@ -9,6 +9,6 @@
 // Room that a stream of n bytes needs at most.
 size_t dr_deflate_bound(size_t n);
 // Writes the stream of p[n] to out[dr_deflate_bound(n)] and returns its length. The same input
-// always gives the same bytes. scratch: [DR_DEFLATE_BLOCK] of the caller's.
+// always gives the same bytes. scratch: [min(n, DR_DEFLATE_BLOCK)] of the caller's.
 enum { DR_DEFLATE_BLOCK = 65535 };
 size_t dr_deflate(const uint8_t *p, size_t n, uint16_t *scratch, uint8_t *out);

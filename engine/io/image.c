@@ -98,9 +98,7 @@ static void filter(const struct grid *g, uint8_t *pic) {
             continue;
         const uint8_t *up = p - row;
         for (int64_t i = n - 1; i >= 0; i--) {
-            uint8_t by = kind == UP ? up[i]
-                         : i < c    ? up[i]
-                                    : paeth(p[i - c], up[i], up[i - c]);
+            uint8_t by = kind == UP ? up[i] : i < c ? up[i] : paeth(p[i - c], up[i], up[i - c]);
             p[i] = (uint8_t)(p[i] - by);
         }
     }
@@ -185,7 +183,7 @@ int dr_png_grid(const real *x, int64_t n, int64_t c, int64_t h, int64_t w, int64
     const size_t room = 8 + 4 * 12 + 13 + (text_key ? strlen(text_key) + 5 + strlen(text) : 0) +
                         dr_deflate_bound(size);
     uint8_t *rows = draw(&g), *png = malloc(room);
-    uint16_t *scratch = malloc(DR_DEFLATE_BLOCK * sizeof *scratch);
+    uint16_t *scratch = malloc(DR_MIN(size, (size_t)DR_DEFLATE_BLOCK) * sizeof *scratch);
     if (rows && png && scratch) {
         filter(&g, rows);
         out->p = png;
