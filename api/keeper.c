@@ -30,6 +30,14 @@ static void evict(struct api_server *s, struct api_conn *c) {
     atomic_fetch_add(&s->reaped, 1);
 }
 
+// Whether `o` gives way before `best`: the oldest that has not asked anything yet, then the oldest
+// between two requests.
+static bool gives_way(const struct api_conn *o, const struct api_conn *best) {
+    if (o->phase != API_PHASE_HEADER && o->phase != API_PHASE_IDLE)
+        return false;
+    return !best || (o->phase == API_PHASE_HEADER && best->phase == API_PHASE_IDLE);
+}
+
 // Called with conn_mu held, after `c` has been added: makes room when a limit is passed.
 static void enforce_limits(struct api_server *s, struct api_conn *c) {
     struct api_conn *idle_same = NULL, *idle_any = NULL;
@@ -38,13 +46,12 @@ static void enforce_limits(struct api_server *s, struct api_conn *c) {
         if (o->evicted)
             continue;
         all++;
-        bool idle = o != c && (o->phase == API_PHASE_HEADER || o->phase == API_PHASE_IDLE);
-        if (idle && !idle_any)
+        if (o != c && gives_way(o, idle_any))
             idle_any = o;
         if (c->is_unix || !same_address(&o->addr, &c->addr))
             continue;
         same++;
-        if (idle && !idle_same)
+        if (o != c && gives_way(o, idle_same))
             idle_same = o;
     }
     if (!c->is_unix && same > s->cfg.max_per_address)
