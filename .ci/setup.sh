@@ -69,18 +69,32 @@ test_in() {
     OMP_WAIT_POLICY=passive meson test -C "$folder" --print-errorlogs "$@" || true
 }
 
-# summary FOLDER: "PASSED FAILED SKIPPED" of the folder's last `meson test`.
+# fuzz_in FOLDER: builds the libFuzzer targets with clang and runs them, two at a time; `summary` says
+# how they went. False, with a word, where there is no clang to be had.
+fuzz_in() {
+    local folder=$1
+    install_packages clang libclang-rt-dev
+    command -v clang >/dev/null || { say "note: no clang, so nothing is fuzzed"; return 1; }
+    rm -f "$folder"/meson-logs/testlog*.json
+    CC=clang configure_in "$folder" -Dfuzz=true -Dweb=disabled -Dwerror=false
+    say "fuzzing in $folder/"
+    logged "$folder" ninja -C "$folder" fuzzers
+    meson test -C "$folder" --no-rebuild --print-errorlogs --num-processes 2 --suite libfuzzer || true
+}
+
+# summary FOLDER...: "PASSED FAILED SKIPPED" of the folders' last `meson test`.
 summary() {
-    python3 - "$1"/meson-logs/testlog*.json <<'PY'
-import json, os, sys
+    python3 - "$@" <<'PY'
+import glob, json, sys
 count = {"passed": 0, "failed": 0, "skipped": 0}
 kind = {"OK": "passed", "EXPECTEDFAIL": "passed", "SKIP": "skipped"}
-logs = [path for path in sys.argv[1:] if os.path.exists(path)]
-count["failed"] += not logs
-for path in logs:
-    with open(path) as log:
-        for line in log:
-            count[kind.get(json.loads(line)["result"], "failed")] += 1
+for folder in sys.argv[1:]:
+    logs = glob.glob(folder + "/meson-logs/testlog*.json")
+    count["failed"] += not logs
+    for path in logs:
+        with open(path) as log:
+            for line in log:
+                count[kind.get(json.loads(line)["result"], "failed")] += 1
 print(count["passed"], count["failed"], count["skipped"])
 PY
 }
