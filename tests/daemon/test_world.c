@@ -1,0 +1,236 @@
+// The machine around a running daemon turns: the wall clock jumps, the disk is really full, the
+// state folder is read-only. argv: the driftd binary, the clock shim. The disks are mounted in a
+// namespace of the daemon's own (unshare); where that is not allowed, those tests are skipped.
+#include "tests/daemon/client.h"
+#include "tests/daemon/helper.h"
+
+#include "daemon/util.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static struct daemon d;
+static const char *binary, *shim;
+
+static int setup(void **state) {
+    (void)state;
+    char dir[256];
+    test_mkdir(dir);
+    d = (struct daemon){.binary = binary};
+    snprintf(d.dir, sizeof d.dir, "%.199s", dir);
+    test_tiny_file(dir, "long", 1000000, "");
+    return 0;
+}
+static int teardown(void **state) {
+    (void)state;
+    unsetenv("LD_PRELOAD");
+    unsetenv("CLOCK_SHIM");
+    daemon_end(&d, SIGKILL);
+    test_rmdir(d.dir);
+    return 0;
+}
+
+static int ask(const char *method, const char *path, json_t **out) {
+    struct answer a;
+    int status = ask_http(&d, &a, method, path, NULL, NULL, 0);
+    if (out)
+        *out = answer_json(&a);
+    answer_free(&a);
+    return status;
+}
+// A number that a path of keys leads to in GET path.
+static double number(const char *path, const char *key, const char *key2) {
+    json_t *j = NULL;
+    assert_int_equal(ask("GET", path, &j), 200);
+    json_t *v = json_object_get(j, key);
+    if (key2)
+        v = json_object_get(v, key2);
+    double x = json_number_value(v);
+    json_decref(j);
+    return x;
+}
+static void wait_step(double more) {
+    double from = number("/v1/status", "training", "step");
+    for (int i = 0; i < 6000; i++) {
+        if (number("/v1/status", "training", "step") >= from + more)
+            return;
+        usleep(10000);
+    }
+    fail_msg("training does not go on");
+}
+static double counter(const char *name) {
+    struct answer a;
+    double v = -1;
+    if (ask_http(&d, &a, "GET", "/metrics", NULL, NULL, 0) == 200) {
+        char *at = strstr(a.body, name);
+        while (at && at > a.body && at[-1] != '\n')
+            at = strstr(at + 1, name);
+        v = at ? strtod(at + strlen(name), NULL) : -1;
+    }
+    answer_free(&a);
+    return v;
+}
+
+static double newest_checkpoint(void) {
+    json_t *j = NULL;
+    assert_int_equal(ask("GET", "/v1/checkpoints?limit=1", &j), 200);
+    double step = json_number_value(
+        json_object_get(json_array_get(json_object_get(j, "checkpoints"), 0), "step"));
+    json_decref(j);
+    return step;
+}
+
+// --- the clock ---
+
+// Ten years ahead, back, and ten years behind: training, generation with a deadline, events and
+// jobs go on, a restart with the clock behind too; metrics have no gap and event ids still grow.
+static void test_clock(void **state) {
+    (void)state;
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+    skip(); // their runtime wants to be first
+#endif
+    static const int64_t jump[] = {0, 315360000, -3600, -315360000, 86400};
+    char file[300], sql[400];
+    struct dr_err err;
+    int64_t ahead = 0;
+    snprintf(file, sizeof file, "%s/ahead", d.dir);
+    assert_int_equal(dd_write_file(file, &ahead, sizeof ahead, &err), 0);
+    int fd = open(file, O_RDWR | O_CLOEXEC);
+    volatile int64_t *clock = mmap(NULL, 8, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_true(clock != MAP_FAILED);
+    close(fd);
+    setenv("LD_PRELOAD", shim, 1);
+    setenv("CLOCK_SHIM", file, 1);
+    double boot = 0;
+    for (int run = 0; run < 2; run++) { // the second starts ten years before the first one's end
+        *clock = run ? jump[3] : 0;
+        daemon_start(&d, (const char *const[]){"--autostart=long", NULL});
+        assert_true(daemon_wait_ready(&d));
+        wait_step(20);
+        for (size_t i = 0; i < DR_COUNT(jump); i++) {
+            *clock = jump[i];
+            wait_step(60);
+            assert_int_equal(ask("POST", "/v1/generate?class=1&timeout_ms=20000", NULL), 200);
+            assert_int_equal(ask("GET", "/livez", NULL), 200);
+            assert_int_equal(ask("GET", "/v1/jobs/1/metrics?max_points=100", NULL), 200);
+        }
+        assert_int_equal(daemon_end(&d, SIGTERM), 0);
+        snprintf(sql, sizeof sql, "%s/s/driftd.sqlite3", d.dir);
+        sqlite3 *db;
+        assert_int_equal(sqlite3_open_v2(sql, &db, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
+        assert_int_equal(
+            dd_sql_one(db, -1, "SELECT max(step)-count(*) FROM metrics WHERE name=1", ""), 0);
+        assert_int_equal(dd_sql_one(db, -1, "SELECT count(*) FROM jobs WHERE state='failed'", ""),
+                         0);
+        // The jumps were seen at all: time stamps lie more than nine years apart.
+        assert_true(dd_sql_one(db, 0, "SELECT max(time_us)-min(time_us) FROM metrics", "") >
+                    (int64_t)9 * 365 * 86400 * 1000000);
+        double now = (double)dd_sql_one(
+            db, 0, "SELECT CAST(value AS INTEGER) FROM meta WHERE key='boot'", "");
+        assert_true(now > boot);
+        boot = now;
+        sqlite3_close(db);
+    }
+    munmap((void *)clock, 8);
+}
+
+// --- disks ---
+
+// Makes d.binary a script that mounts something over the state folder and starts driftd there.
+static bool mounted(const char *mount) {
+    static char script[300];
+    char text[1200], path[300];
+    struct dr_err err;
+    if (system("unshare -rm true 2>/dev/null"))
+        return false;
+    snprintf(path, sizeof path, "%s/s", d.dir);
+    mkdir(path, 0700);
+    snprintf(script, sizeof script, "%s/start", d.dir);
+    int n = snprintf(text, sizeof text,
+                     "#!/bin/sh\nexec unshare -rm sh -c 'S=\"$1\"; D=\"$2\"; shift 2; %s && exec "
+                     "\"$D\" \"$@\"' sh '%s' '%s' \"$@\"\n",
+                     mount, path, binary);
+    assert_int_equal(dd_write_file(script, text, (size_t)n, &err), 0);
+    assert_int_equal(chmod(script, 0700), 0);
+    d.binary = script;
+    return true;
+}
+
+// Little room beside a large file: a checkpoint does not fit any more while the job runs. The
+// process lives, says so, serves, and goes on by itself when the file is gone.
+static void test_full(void **state) {
+    (void)state;
+    static const char config[] =
+        "{\"name\":\"slow\",\"data\":{\"set\":\"digits\",\"count\":200,\"size\":8,"
+        "\"fit\":\"resize\"},\"model\":{\"dim\":16,\"depth\":1,\"heads\":2,\"patch\":4,"
+        "\"registers\":1,\"style_tokens\":2},\"train\":{\"steps\":10000000,\"classes\":2,"
+        "\"generated\":4,\"positives\":4},\"checkpoint\":{\"every\":20,\"every_seconds\":0,"
+        "\"keep_last\":3},\"samples\":{\"every\":0},\"metrics\":{\"every\":50,"
+        "\"spread_every\":0}}";
+    char path[300], filler[400];
+    struct dr_err err;
+    snprintf(path, sizeof path, "%s/slow.json", d.dir);
+    assert_int_equal(dd_write_file(path, config, sizeof config - 1, &err), 0);
+    if (!mounted("mount -t tmpfs -o size=16m tmpfs \"$S\" && "
+                 "head -c 15000000 /dev/zero >\"$S/filler\""))
+        skip();
+    daemon_start(&d, (const char *const[]){"--autostart=slow", NULL});
+    assert_true(daemon_wait_ready(&d));
+    assert_int_equal(ask("GET", "/readyz", NULL), 503); // less than 64 MiB
+    for (int i = 0; counter("driftd_checkpoint_failures_total") < 1; i++) {
+        if (i == 6000)
+            fail_msg("the disk never fills");
+        usleep(10000);
+    }
+    wait_step(50); // training goes on
+    assert_int_equal(ask("GET", "/livez", NULL), 200);
+    assert_int_equal(ask("GET", "/v1/jobs", NULL), 200);
+    assert_int_equal(ask("POST", "/v1/generate?class=1", NULL), 200);
+    snprintf(filler, sizeof filler, "/proc/%d/root%s/s/filler", (int)d.pid, d.dir);
+    assert_int_equal(unlink(filler), 0);
+    wait_step(100); // one may have been under way
+    double failures = counter("driftd_checkpoint_failures_total");
+    wait_step(100);
+    assert_true(counter("driftd_checkpoint_failures_total") == failures);
+    double newest = newest_checkpoint();
+    wait_step(100);
+    assert_true(newest_checkpoint() > newest);
+    assert_int_equal(ask("POST", "/v1/generate?class=1&checkpoint=latest", NULL), 200);
+    assert_int_equal(daemon_end(&d, SIGTERM), 0);
+    assert_true(daemon_says(&d, "No space left") || daemon_says(&d, "disk is full"));
+}
+
+// A state folder that has been used and is read-only now: a sentence and status 1.
+static void test_read_only(void **state) {
+    (void)state;
+    daemon_start(&d, (const char *const[]){"--autostart=long", NULL});
+    assert_true(daemon_wait_ready(&d));
+    wait_step(30);
+    assert_int_equal(daemon_end(&d, SIGTERM), 0);
+    if (!mounted("mount --bind \"$S\" \"$S\" && mount -o remount,bind,ro \"$S\""))
+        skip();
+    daemon_start(&d, (const char *const[]){"--autostart=long", NULL});
+    assert_int_equal(daemon_end(&d, SIGCONT), 1);
+    assert_true(daemon_says(&d, "Read-only file system"));
+    d.binary = binary; // and nothing was harmed
+    daemon_start(&d, NULL);
+    assert_true(daemon_wait_ready(&d));
+    wait_step(10);
+    assert_int_equal(daemon_end(&d, SIGTERM), 0);
+}
+
+int main(int argc, char **argv) {
+    if (argc < 3)
+        return 2;
+    binary = argv[1];
+    shim = argv[2];
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+    const struct CMUnitTest tests[] = {T(test_clock), T(test_full), T(test_read_only)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
