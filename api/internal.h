@@ -121,6 +121,7 @@ struct api_server {
     struct api_worker {
         pthread_t thread;
         int nconn;
+        atomic_uint_fast64_t busy_ns; // since when it is in our code; 0: it is not
     } worker[API_MAX_WORKERS];
     int nworkers;
 

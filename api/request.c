@@ -276,24 +276,12 @@ static enum MHD_Result dispatch(struct api_req *r) {
     return r->route->fn(r);
 }
 
-enum MHD_Result api_req_handle(void *cls, struct MHD_Connection *c, const char *url,
-                               const char *method, const char *version, const char *upload_data,
-                               size_t *upload_size, void **req_cls) {
-    struct api_req *r = *req_cls;
+static enum MHD_Result advance(struct api_req *r, const char *version, const char *upload_data,
+                               size_t *upload_size) {
     bool answered;
-    (void)cls, (void)url;
-    if (!r || !r->uri)
-        return MHD_NO; // out of memory
     switch (r->state) {
-    case API_REQ_NEW: {
-        const union MHD_ConnectionInfo *info =
-            MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-        r->conn = info ? info->socket_context : NULL;
-        r->method = method;
-        if (!r->conn)
-            return MHD_NO;
+    case API_REQ_NEW:
         return on_headers(r, version, &answered);
-    }
     case API_REQ_BODY:
         if (*upload_size) {
             enum MHD_Result rc = on_data(r, upload_data, *upload_size);
@@ -308,4 +296,29 @@ enum MHD_Result api_req_handle(void *cls, struct MHD_Connection *c, const char *
         return MHD_YES;
     }
     return MHD_NO;
+}
+
+enum MHD_Result api_req_handle(void *cls, struct MHD_Connection *c, const char *url,
+                               const char *method, const char *version, const char *upload_data,
+                               size_t *upload_size, void **req_cls) {
+    struct api_req *r = *req_cls;
+    (void)cls, (void)url;
+    if (!r || !r->uri)
+        return MHD_NO; // out of memory
+    if (r->state == API_REQ_NEW) {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+        r->conn = info ? info->socket_context : NULL;
+        r->method = method;
+    }
+    if (!r->conn)
+        return MHD_NO;
+    // Not to be asked for afterwards: the request may be in other hands by then.
+    struct api_worker *w = r->conn->worker >= 0 ? &r->srv->worker[r->conn->worker] : NULL;
+    if (w)
+        atomic_store(&w->busy_ns, api_now_ns());
+    enum MHD_Result rc = advance(r, version, upload_data, upload_size);
+    if (w)
+        atomic_store(&w->busy_ns, 0);
+    return rc;
 }

@@ -22,7 +22,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { GRACE_MS = 10000, STALL_S = 300 };
+enum { GRACE_MS = 10000 };
+// How long a thread may be silent: the quick ones (store, HTTP) two thirds of the watchdog's time,
+// the ones that compute ten times that; within bounds for watchdogs that are very short or long.
+enum { QUICK_MIN_S = 3, QUICK_MAX_S = 20, LONG_MIN_S = 5, LONG_MAX_S = 300 };
 
 // --- secrets and files ---
 
@@ -216,19 +219,21 @@ static void take_down(struct dd *d) {
 }
 
 // The watchdog is fed only while every thread that has work makes progress.
-static bool healthy(struct dd *d) {
+static bool healthy(struct dd *d, int64_t feed_us) {
     struct dd_batcher_stats b;
     struct dd_jobs_now j;
     struct api_counters c;
-    int64_t now = dd_now_ns(), stall = (int64_t)STALL_S * 1000000000;
+    const int64_t s = 1000000000, now = dd_now_ns();
+    int64_t quick = DR_MAX(QUICK_MIN_S * s, DR_MIN(QUICK_MAX_S * s, feed_us * 4000 / 3));
+    int64_t stall = DR_MAX(LONG_MIN_S * s, DR_MIN(LONG_MAX_S * s, feed_us * 20000));
     dd_batcher_stats(d->batcher, &b);
     dd_jobs_now(d->jobs, &j);
     api_server_counters(d->server, &c);
-    const char *sick = now - dd_store_beat_ns(d->store) > 20000000000        ? "store"
-                       : b.beat_ns != INT64_MAX && now - b.beat_ns > stall   ? "batcher"
-                       : j.beat_ns != INT64_MAX && now - j.beat_ns > stall   ? "trainer"
-                       : c.beat_ns && now - (int64_t)c.beat_ns > 20000000000 ? "http"
-                                                                             : NULL;
+    const char *sick = now - dd_store_beat_ns(d->store) > quick            ? "store"
+                       : b.beat_ns != INT64_MAX && now - b.beat_ns > stall ? "batcher"
+                       : j.beat_ns != INT64_MAX && now - j.beat_ns > stall ? "trainer"
+                       : c.beat_ns && now - (int64_t)c.beat_ns > quick     ? "http"
+                                                                           : NULL;
     if (sick)
         dd_log(DR_LOG_ERROR, "watchdog", "thread=%s state=stalled", sick);
     return !sick;
@@ -246,7 +251,7 @@ static void wait_for_end(struct dd *d, const sigset_t *set) {
             reload(d);
         struct dd_jobs_now now;
         dd_jobs_now(d->jobs, &now);
-        if (feed && healthy(d))
+        if (feed && healthy(d, feed))
             dd_notify("WATCHDOG=1\nSTATUS=%s%s, %d queued", now.running ? "training " : "idle",
                       now.name, now.queued);
     }

@@ -12,12 +12,19 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { CONNS = 560, EVENTS = 128 }; // EVENTS: what libmicrohttpd asks epoll for
 
 static struct fake f;
 static int fds[CONNS];
+
+static uint64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
 
 static void ask(int i, bool generate) {
     char text[200], target[60] = "GET /v1/status";
@@ -86,6 +93,37 @@ static void test_round_of_events(void **state) {
         close(fds[i]);
 }
 
+// A thread of the server that hangs in a handler shows in the beat that the watchdog looks at.
+static void test_beat(void **state) {
+    (void)state;
+    struct api_counters c;
+    char buf[2000] = "";
+    fds[0] = http_connect(&f);
+    api_server_counters(f.srv, &c);
+    atomic_store(&f.delay_ms, 1500);
+    atomic_store(&f.mode, FAKE_BLOCK);
+    int before = atomic_load(&f.blocked);
+    ask(0, false);
+    while (atomic_load(&f.blocked) == before)
+        usleep(1000);
+    uint64_t blocked = now_ns();
+    usleep(1000000);
+    api_server_counters(f.srv, &c);
+    bool stale = c.beat_ns <= blocked;
+    assert_true(read_until(fds[0], buf, sizeof buf, "fake", 20000));
+    uint64_t answered_at = now_ns();
+    assert_true(stale);
+    for (int i = 0; i < 2000; i++) {
+        api_server_counters(f.srv, &c);
+        if (c.beat_ns > answered_at)
+            break;
+        usleep(10000);
+    }
+    assert_true(c.beat_ns > answered_at);
+    atomic_store(&f.mode, FAKE_AT_ONCE);
+    close(fds[0]);
+}
+
 static int setup(void **state) {
     (void)state;
     fake_start(&f, NULL);
@@ -98,6 +136,7 @@ static int teardown(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_round_of_events)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_round_of_events),
+                                       cmocka_unit_test(test_beat)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -7,6 +7,7 @@
 #include "daemon/util.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -15,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -131,6 +133,58 @@ static void test_foreign_watchdog(void **state) {
     kill(d.pid, SIGTERM);
     next_message();
     assert_true(has("STOPPING=1"));
+    assert_int_equal(daemon_end(&d, SIGTERM), 0);
+}
+
+// Stops one thread of the daemon, by its name.
+static pid_t stop_thread(const char *name) {
+    char path[300], comm[64];
+    snprintf(path, sizeof path, "/proc/%d/task", (int)d.pid);
+    DIR *dir = opendir(path);
+    pid_t tid = 0;
+    assert_non_null(dir);
+    for (struct dirent *e; !tid && (e = readdir(dir));) {
+        snprintf(path, sizeof path, "/proc/%d/task/%.20s/comm", (int)d.pid, e->d_name);
+        FILE *f = fopen(path, "r");
+        if (f && fgets(comm, sizeof comm, f) && !strncmp(comm, name, strlen(name)))
+            tid = (pid_t)atoi(e->d_name);
+        if (f)
+            fclose(f);
+    }
+    closedir(dir);
+    assert_true(tid > 0);
+    if (ptrace(PTRACE_SEIZE, tid, NULL, NULL) || ptrace(PTRACE_INTERRUPT, tid, NULL, NULL))
+        return 0; // not allowed here
+    assert_int_equal(waitpid(tid, NULL, __WALL), tid);
+    return tid;
+}
+
+// The watchdog is fed while every thread makes progress and no longer: one after the other is
+// stopped until there are no pings, and let go.
+static void test_watchdog_starves(void **state) {
+    (void)state;
+    static const char *const name[] = {"store", "http-keeper", "train"};
+    struct timeval t = {.tv_sec = 1, .tv_usec = 500000};
+    manager(false);
+    setenv("WATCHDOG_USEC", "200000", 1);
+    daemon_start(&d, (const char *const[]){"--autostart=long", NULL});
+    wait_message("STATUS=training tiny");
+    for (size_t i = 0; i < DR_COUNT(name); i++) {
+        pid_t tid = stop_thread(name[i]);
+        if (!tid)
+            skip();
+        setsockopt(notify_fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
+        int64_t from = dd_now_ns();
+        while (recv(notify_fd, message, sizeof message, 0) > 0)
+            if (dd_now_ns() - from > 60 * (int64_t)1000000000)
+                fail_msg("%s stands still, and the watchdog is fed", name[i]);
+        assert_int_equal(ptrace(PTRACE_DETACH, tid, NULL, NULL), 0);
+        setsockopt(notify_fd, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_sec = 20},
+                   sizeof(struct timeval));
+        wait_message("WATCHDOG=1");
+        if (i < 2) // the trainer may have been stopped with a lock that the one who says so wants
+            assert_true(daemon_says(&d, i ? "thread=http" : "thread=store"));
+    }
     assert_int_equal(daemon_end(&d, SIGTERM), 0);
 }
 
@@ -252,8 +306,8 @@ int main(int argc, char **argv) {
         return 2;
     d.binary = argv[1];
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-    const struct CMUnitTest tests[] = {T(test_notify_path), T(test_notify_abstract),
-                                       T(test_foreign_watchdog), T(test_credential_and_reload),
-                                       T(test_sockets)};
+    const struct CMUnitTest tests[] = {T(test_notify_path),           T(test_notify_abstract),
+                                       T(test_foreign_watchdog),      T(test_watchdog_starves),
+                                       T(test_credential_and_reload), T(test_sockets)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
