@@ -314,11 +314,12 @@ enum MHD_Result api_req_handle(void *cls, struct MHD_Connection *c, const char *
     if (!r->conn)
         return MHD_NO;
     // Not to be asked for afterwards: the request may be in other hands by then.
-    struct api_worker *w = r->conn->worker >= 0 ? &r->srv->worker[r->conn->worker] : NULL;
-    if (w)
-        atomic_store(&w->busy_ns, api_now_ns());
+    struct api_server *s = r->srv;
+    const int w = r->conn->worker;
+    if (w >= 0)
+        atomic_store(&s->worker[w].busy_ns, api_now_ns());
     enum MHD_Result rc = advance(r, version, upload_data, upload_size);
-    if (w)
-        atomic_store(&w->busy_ns, 0);
+    if (w >= 0)
+        atomic_store(&s->worker[w].busy_ns, 0);
     return rc;
 }
