@@ -90,11 +90,11 @@ static int generate(void *ctx, struct api_gen *g, struct api_problem *p) {
         return -1;
     }
     pthread_mutex_lock(&f->mu);
+    f->served_by[api_gen_request(g)->seed % 1024] = pthread_self();
     f->last_gen = *api_gen_request(g);
     memcpy(f->last_images, f->last_gen.images, sizeof *f->last_images * (size_t)f->last_gen.n);
     f->last_gen.images = NULL;
     pthread_mutex_unlock(&f->mu);
-    f->served_by[api_gen_request(g)->seed % 1024] = pthread_self();
     atomic_fetch_add(&f->submitted, 1);
     if (mode == FAKE_AT_ONCE) {
         complete(f, g);
