@@ -10,10 +10,10 @@
 #include <zlib.h>
 
 enum {
-    END = 256,      // of a block
-    LITLEN = 286,   // literals, END, 29 codes for lengths
-    PRECODES = 19,  // symbols that code lengths are written in
-    RUN_MIN = 3,    // bytes that a match repeats
+    END = 256,     // of a block
+    LITLEN = 286,  // literals, END, 29 codes for lengths
+    PRECODES = 19, // symbols that code lengths are written in
+    RUN_MIN = 3,   // bytes that a match repeats
     RUN_MAX = 258,
     TOKEN_RUN = 256 // tokens from here on are runs of token - TOKEN_RUN + RUN_MIN bytes
 };

@@ -39,8 +39,9 @@ static void test_sizes(void **state) {
     enum { N = 3 * DR_DEFLATE_BLOCK + 10 };
     uint8_t *p = malloc(N);
     static const size_t size[] = {
-        0,     1,     2,     3,      4,      5,          257,           258,  259,
-        65534, 65535, 65536, 131069, 131070, 2 * 65536u, N - 10 /*3 blocks*/, N};
+        0,   1,     2,     3,     4,      5,      257,        258,
+        259, 65534, 65535, 65536, 131069, 131070, 2 * 65536u, N - 10 /*3 blocks*/,
+        N};
     struct dr_rng g;
     dr_rng_init(&g, 1, 0, 0);
     for (int kind = 0; kind < 3; kind++) { // all the same, few values, noise
