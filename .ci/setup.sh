@@ -5,7 +5,7 @@
 # shellcheck disable=SC2034  # used by those who source this
 build_packages=(
     build-essential meson ninja-build pkg-config git ca-certificates curl
-    libdnnl-dev libmicrohttpd-dev libjansson-dev libpng-dev zlib1g-dev libsqlite3-dev
+    libdnnl-dev libmicrohttpd-dev libjansson-dev libpng-dev zlib1g-dev libdeflate-dev libsqlite3-dev
     libcurl4-openssl-dev libsystemd-dev libcmocka-dev
 )
 # The dashboard needs npm at build time, from wherever it is.
