@@ -225,6 +225,8 @@ struct api_callbacks {
     int (*job_remove)(void *ctx, const char *id, struct api_reply *out);
     int (*job_action)(void *ctx, const char *id, enum api_job_action action, struct api_reply *out);
 
+    // The drift field of a two-dimensional toy's last step; 404 when there is none.
+    int (*job_field)(void *ctx, const char *id, struct api_reply *out);
     int (*metrics_open)(void *ctx, const struct api_metrics_query *q,
                         struct api_metrics_cursor *out, struct api_problem *problem);
 

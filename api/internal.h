@@ -242,6 +242,7 @@ api_handler api_h_job_create, api_h_job_list, api_h_job_get, api_h_job_patch, ap
 api_handler api_h_ckpt_list, api_h_ckpt_get, api_h_ckpt_activate, api_h_ckpt_file,
     api_h_ckpt_import;
 api_handler api_h_config_list, api_h_config_get, api_h_config_schema;
+api_handler api_h_job_field;
 api_handler api_h_sample_list, api_h_sample_png;
 api_handler api_h_eval_list, api_h_eval_get, api_h_eval_create, api_h_eval_csv, api_h_eval_curve;
 api_handler api_h_status, api_h_livez, api_h_readyz, api_h_prometheus, api_h_openapi, api_h_backup;

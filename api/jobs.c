@@ -155,6 +155,12 @@ enum MHD_Result api_h_job_checkpoint(struct api_req *r) {
     return action(r, API_JOB_CHECKPOINT);
 }
 
+enum MHD_Result api_h_job_field(struct api_req *r) {
+    struct api_reply reply = {0};
+    NEED(job_field);
+    return api_send_reply(r, r->srv->cb.job_field(r->srv->ctx, r->seg[0], &reply), &reply);
+}
+
 // ---- recipes, samples, evaluations
 // ---------------------------------------------------------------
 

@@ -69,6 +69,8 @@ const struct api_route api_routes[] = {
      "Write a checkpoint now", NULL},
     {"GET", "/v1/jobs/{id}/metrics", api_h_job_metrics, API_BODY_NONE, 0, 200, "*/*",
      "Metrics of a job", metrics_params},
+    {"GET", "/v1/jobs/{id}/field", api_h_job_field, API_BODY_NONE, 0, 200, JSON,
+     "Samples, reals and drift of a two-dimensional job's last step", NULL},
     {"GET", "/v1/jobs/{id}/events", api_h_job_events, API_BODY_NONE, API_NO_HEAD, 200,
      "text/event-stream", "Events of a job", event_params},
     {"GET", "/v1/events", api_h_events, API_BODY_NONE, API_NO_HEAD, 200, "text/event-stream",

@@ -46,5 +46,6 @@ int dd_glue_checkpoint_get(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_checkpoint_file(void *ctx, const char *id, struct api_file *out, struct api_problem *p);
 int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api_reply *out);
+int dd_glue_field(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_sample_list(void *ctx, const struct api_page *page, struct api_reply *out);
 int dd_glue_sample_png(void *ctx, const char *id, struct api_file *out, struct api_problem *p);

@@ -336,6 +336,7 @@ const struct api_callbacks dd_callbacks = {
     .job_patch = job_patch,
     .job_remove = job_remove,
     .job_action = job_action,
+    .job_field = dd_glue_field,
     .metrics_open = metrics_open,
     .events_read = events_read,
     .checkpoint_list = dd_glue_checkpoint_list,

@@ -18,7 +18,7 @@
     } while (0)
 
 // Copying the EMA may cost at most 1/PUBLISH_SHARE of the training time.
-enum { PUBLISH_SHARE = 100, SPREAD_GRACE_STEPS = 100 };
+enum { FIELDS_A_SECOND = 5, PUBLISH_SHARE = 100, SPREAD_GRACE_STEPS = 100 };
 
 struct run {
     const struct dd_run_spec *spec;
@@ -29,7 +29,7 @@ struct run {
     struct dr_trainer *t;
     struct dd_grid *grid; // sampler for the sample grids, made when first needed
     int64_t saved_step;   // step of the newest checkpoint, -1: none
-    double saved_at, published_at, publish_cost;
+    double saved_at, published_at, publish_cost, field_at;
     bool collapsed, save_failing;
 };
 
@@ -128,6 +128,19 @@ static void publish(struct run *r, bool force) {
     r->publish_cost = r->published_at - now;
 }
 
+// What the dashboard draws of a toy; images have no such field.
+static void show_field(struct run *r, bool force) {
+    if (!r->hooks->field || !r->data->points)
+        return;
+    double now = dd_seconds();
+    if (!force && now - r->field_at < 1.0 / FIELDS_A_SECOND)
+        return;
+    r->field_at = now;
+    struct dr_drift_field *f = dr_trainer_field(r->t);
+    if (f)
+        r->hooks->field(r->hooks->ctx, f);
+}
+
 static void sample_grid(struct run *r) {
     const struct dr_samples_config *sc = &r->spec->cfg->samples;
     int64_t step = dr_trainer_steps_done(r->t);
@@ -178,6 +191,7 @@ static int loop(struct run *r, struct dr_err *err) {
         enum dd_wish w = r->hooks->wish ? r->hooks->wish(r->hooks->ctx) : DD_WISH_NONE;
         if (w == DD_WISH_STOP_NOW || w == DD_WISH_STOP) {
             r->res->outcome = DD_RUN_STOPPED;
+            show_field(r, true);
             if (w == DD_WISH_STOP)
                 save(r); // a failure has been reported; the previous checkpoint stays
             return 0;
@@ -197,6 +211,7 @@ static int loop(struct run *r, struct dr_err *err) {
             CALL(r, step, &m, dr_trainer_seconds(r->t), dr_trainer_steps_total(r->t));
         watch_spread(r, &m);
         publish(r, step == 1);
+        show_field(r, step == 1);
         if (save_due(r))
             save(r);
         if (cfg->samples.every > 0 && step % cfg->samples.every == 0 && !dr_trainer_finished(r->t))
@@ -204,6 +219,7 @@ static int loop(struct run *r, struct dr_err *err) {
     }
     r->res->outcome = DD_RUN_COMPLETED;
     publish(r, true);
+    show_field(r, true);
     if (r->saved_step != dr_trainer_steps_done(r->t) && save(r))
         return dr_fail(err, DR_EIO,
                        "trained to the end, but the last checkpoint could not be written");

@@ -20,6 +20,8 @@ struct dd_run_hooks {
                     int64_t step);
     void (*step)(void *ctx, const struct dr_metrics *m, double seconds, int64_t total);
     void (*snapshot)(void *ctx, struct dr_snapshot *s); // takes over the reference
+    // The drift of a two-dimensional toy, a few times a second and at the end; takes it over.
+    void (*field)(void *ctx, struct dr_drift_field *f);
     // Before a checkpoint is written: what a run that goes on from it will not say again is to be
     // made durable.
     void (*saving)(void *ctx);

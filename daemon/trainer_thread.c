@@ -101,6 +101,11 @@ static void on_snapshot(void *ctx, struct dr_snapshot *s) {
     dd_live_set(t->j->env.live, t->id, s);
 }
 
+static void on_field(void *ctx, struct dr_drift_field *f) {
+    struct task *t = ctx;
+    dd_live_set_field(t->j->env.live, t->id, f);
+}
+
 // A process that is killed goes on from the checkpoint: the metrics before it must be in the store.
 static void on_saving(void *ctx) {
     struct task *t = ctx;
@@ -216,6 +221,7 @@ static int run_task(struct task *t, struct dd_run_result *res, struct dr_err *er
                                  .started = on_started,
                                  .step = on_step,
                                  .snapshot = on_snapshot,
+                                 .field = on_field,
                                  .saving = on_saving,
                                  .checkpoint = on_checkpoint,
                                  .checkpoint_failed = on_checkpoint_failed,

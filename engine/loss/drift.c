@@ -51,11 +51,14 @@ static real *unit_rows(struct dr_ctx *cx, const real *x, real *norm, int64_t row
 
 // The field of one temperature added to `total`, its mean square before normalisation to *v2_out.
 static void add_temperature(struct dr_ctx *cx, struct dr_drift_combine_args field,
-                            struct dr_drift_coef_args coef, real *total, real *v2_out, bool l2,
-                            bool acc) {
+                            struct dr_drift_coef_args coef, real *total, real *v2_out, real *raw,
+                            bool l2, bool acc) {
     struct dr_backend *be = cx->be;
     be->op.drift_coef(be, &coef);
     be->op.drift_combine(be, &field);
+    if (raw)
+        DR_OP(be, copy4, .dst = raw, .src = field.v, .dim = {1, 1, 1, field.b * field.n * field.s},
+              .dstride = {0, 0, 0, 1}, .sstride = {0, 0, 0, 1});
     DR_OP(be, drift_accumulate, .total = total, .v = field.v, .v2 = field.v2, .b = field.b,
           .n = field.n, .s = field.s, .per_group = l2, .l2 = l2, .acc = acc);
     if (!l2)
@@ -116,7 +119,8 @@ void dr_drift_loss(struct dr_ctx *cx, const struct dr_loss_config *cfg,
                             .normalize = cfg->normalize,
                             .sinkhorn_iterations = (int)cfg->sinkhorn_iterations,
                         },
-                        total, out->v2 + t, l2, t > 0);
+                        total, out->v2 + t, out->field ? out->field + t * B * N * S : NULL, l2,
+                        t > 0);
 
     real *dx = l2 ? v : out->dgen;
     DR_OP(be, drift_grad, .dx = dx, .loss = out->loss, .total = total, .scale = scale, .b = B,

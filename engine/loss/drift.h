@@ -24,6 +24,7 @@ struct dr_drift_out {
     real *loss; // [1] accumulates weight * mean(V^2)
     real *v2; // [temperatures] mean V_tau^2 before normalisation (kernel-l2: averaged over groups)
     real *stats; // [3] {s, mean D, var D}
+    real *field; // [temperatures,B,N,S] V_tau itself, before normalisation; NULL: not wanted
 };
 // cfg: field, temperatures, kernel, normalize, sinkhorn_iterations, floor (whether negatives are
 // independent is in->neg). `sphere` features are the caller's (features.h); kernel-l2 normalises by

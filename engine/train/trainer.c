@@ -94,8 +94,11 @@ static void feature_loss(struct dr_trainer *t, struct dr_ctx *cx, int f) {
                                    .unc_shared = t->U && d.locations == 1,
                                    .weight = d.weight / (real)share};
     real *rep = t->report + report_feature(t, f);
-    const struct dr_drift_out out = {
-        .dgen = dgen, .loss = t->report, .v2 = rep, .stats = rep + t->cfg.loss.ntau};
+    const struct dr_drift_out out = {.dgen = dgen,
+                                     .loss = t->report,
+                                     .v2 = rep,
+                                     .stats = rep + t->cfg.loss.ntau,
+                                     .field = t->field};
     dr_drift_loss(cx, &t->cfg.loss, &in, &out);
     dr_features_backward(cx, t->features, f, t->x, t->nclass, t->N, gen, norm, dgen, t->dx);
     dr_release(cx->tmp, mark);
@@ -217,7 +220,7 @@ int dr_trainer_step(struct dr_trainer *t, struct dr_metrics *m, struct dr_err *e
                        "step %lld: loss %g, gradient norm %g; the weights are those of step %lld",
                        (long long)m->step, m->loss, m->grad_norm, (long long)t->step);
     update(t);
-    t->step++;
+    t->stepped = ++t->step;
     const int64_t every = t->cfg.metrics.spread_every;
     if (every && t->step % every == 0)
         trainer_spread(t, m);
@@ -256,6 +259,7 @@ static void lay_out(struct dr_trainer *t, struct dr_arena *a) {
     t->dx = dr_alloc(a, B * img);
     t->neg = t->cfg.loss.negatives == DR_NEG_INDEPENDENT ? dr_alloc(a, B * img) : NULL;
     t->pos = dr_alloc(a, (size_t)(t->nclass * t->P) * img);
+    t->field = trainer_has_field(t) ? dr_alloc(a, (size_t)t->cfg.loss.ntau * B * img) : NULL;
     t->unc = dr_alloc(a, (size_t)t->U * img);
     t->unc_weight = dr_alloc(a, (size_t)t->nclass * sizeof(real));
 }

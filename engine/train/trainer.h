@@ -25,6 +25,16 @@ struct dr_metrics {
 };
 struct dr_trainer;
 
+// The drift of the last step of a two-dimensional toy, in the data's own units (paper, Fig. 3): a
+// sample at x was sent towards x + v, where v sums the temperatures' V before their normalisation.
+struct dr_drift_field {
+    int64_t step, n, p; // step whose batch this is; generated samples; reals
+    real at[];          // x [n,2], v [n,2], reals [p,2]
+};
+static inline size_t dr_drift_field_bytes(const struct dr_drift_field *f) {
+    return sizeof *f + (size_t)(4 * f->n + 2 * f->p) * sizeof(real);
+}
+
 // The data set must outlive the trainer. Allocates everything a step needs (dry run first).
 int dr_trainer_create(const struct dr_config *cfg, struct dr_backend *be,
                       const struct dr_dataset *data, struct dr_trainer **out, struct dr_err *err);
@@ -40,6 +50,10 @@ double dr_trainer_step_flops(const struct dr_trainer *t); // from the dry run
 // One optimiser step. A non-finite loss or gradient returns DR_ENONFINITE and leaves the weights
 // as they were before the step.
 int dr_trainer_step(struct dr_trainer *t, struct dr_metrics *m, struct dr_err *err);
+// The field of the last step, to be freed by the caller. NULL: no step yet, out of memory, or it is
+// none to draw: the data are images, or the loss does not work on the bare coordinates
+// (kernel-l2, sphere).
+struct dr_drift_field *dr_trainer_field(struct dr_trainer *t);
 // A copy of the EMA (which: index in ema.decay) to hand to samplers. NULL: out of memory.
 struct dr_snapshot *dr_trainer_snapshot(struct dr_trainer *t, int which);
 // Atomic write of weights, EMAs, optimiser state and positions. sha256_hex, bytes may be NULL.

@@ -16,7 +16,8 @@ struct dr_trainer {
     struct dr_gen_saved **saved; // one a chunk
     enum dr_dtype act;
 
-    int64_t step; // steps done
+    int64_t step;    // steps done
+    int64_t stepped; // the last step done here, 0: none since the load
     double seconds, flops;
     int64_t nclass, N, P, U, B; // B = nclass * N
     int64_t chunk, nchunk, image, noise, nstyle;
@@ -29,6 +30,7 @@ struct dr_trainer {
     real *w, *g, *m, *v, *ema[DR_MAX_EMA], *tables, *hyper, *report;
     dr_bf16 *w16;
     real *eps, *alpha, *x, *dx, *neg, *pos, *unc, *unc_weight;
+    real *field; // [temperatures,B,2] for dr_trainer_field, NULL: not of this data and loss
     int32_t *cls, *style;
     uint64_t *seed, *index;
 
@@ -48,6 +50,8 @@ static inline int report_feature(const struct dr_trainer *t, int feature) {
 // Offsets in the device array `hyper`: [lr, 1 - beta1^t, 1 - beta2^t, EMA decays...].
 enum { HYPER_LR, HYPER_BC1, HYPER_BC2, HYPER_EMA, HYPER_COUNT = HYPER_EMA + DR_MAX_EMA };
 
+// field.c: whether the samples are points whose drift can be drawn.
+bool trainer_has_field(const struct dr_trainer *t);
 // draw.c: fills the host staging of step t->step from Philox and the data set, and uploads it.
 void trainer_draw(struct dr_trainer *t);
 // Noise and style indices of the generated batch (second: the independent negatives).

@@ -163,6 +163,12 @@ static int job_get(void *ctx, const char *id, struct api_reply *out) {
     return 0;
 }
 
+static int job_field(void *ctx, const char *id, struct api_reply *out) {
+    (void)ctx;
+    out->body = json_pack("{s:s, s:i, s:[], s:[]}", "job", id, "step", 1, "samples", "data");
+    return 0;
+}
+
 static int job_patch(void *ctx, const char *id, const struct api_job_patch *in,
                      struct api_reply *out) {
     (void)ctx;
@@ -332,6 +338,7 @@ void fake_start(struct fake *f, void (*edit)(struct api_config *c)) {
                                .job_create = job_create,
                                .job_list = job_list,
                                .job_get = job_get,
+                               .job_field = job_field,
                                .job_patch = job_patch,
                                .job_remove = job_remove,
                                .job_action = job_action,

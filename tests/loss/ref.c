@@ -141,11 +141,13 @@ void ref_drift(const struct dr_loss_config *cfg, const struct dr_drift_in *in,
     double smax = l2 ? 1 : fmax(out->s, 1e-3);
     out->f = l2 ? 1 : fmax(out->s / sqrt((double)S), 1e-3);
     double diag = in->neg ? 0 : l2 ? 1e6 : 100;
+    out->raw = zeros(cfg->ntau * B * N * S);
     for (int t = 0; t < cfg->ntau; t++) {
         memset(V, 0, (size_t)(B * N * S) * sizeof *V);
         for (int64_t b = 0; b < B; b++)
             field(cfg, in, U, cfg->tau[t], smax, out->f, diag, l2 ? 0 : cfg->floor, D + b * N * M,
                   x + b * N * S, y + b * M * S, w + b * M, V + b * N * S);
+        memcpy(out->raw + t * B * N * S, V, (size_t)(B * N * S) * sizeof *V);
         double all = 0;
         for (int64_t i = 0; i < B * N * S; i++)
             all += V[i] * V[i] / (double)(B * N * S);
@@ -183,6 +185,7 @@ void ref_drift(const struct dr_loss_config *cfg, const struct dr_drift_in *in,
 void ref_free(struct ref_out *out) {
     free(out->dgen);
     free(out->target);
+    free(out->raw);
 }
 
 double ref_loss_at(const struct dr_loss_config *cfg, const struct dr_drift_in *in, const real *gen,
@@ -239,10 +242,15 @@ void rig_close(struct rig *r) {
 
 void eng_drift(struct rig *r, const struct dr_loss_config *cfg, const struct dr_drift_in *in,
                struct eng_out *out) {
-    *out = (struct eng_out){.dgen = malloc((size_t)(in->B * in->N * in->S) * sizeof(real))};
+    size_t n = (size_t)(in->B * in->N * in->S);
+    *out = (struct eng_out){.dgen = malloc(n * (size_t)(1 + cfg->ntau) * sizeof(real))};
+    out->field = out->dgen + n;
     dr_drift_loss(&r->cx, cfg, in,
-                  &(struct dr_drift_out){
-                      .dgen = out->dgen, .loss = &out->loss, .v2 = out->v2, .stats = out->stats});
+                  &(struct dr_drift_out){.dgen = out->dgen,
+                                         .loss = &out->loss,
+                                         .v2 = out->v2,
+                                         .stats = out->stats,
+                                         .field = out->field});
     struct dr_err err = {0};
     if (r->be->sync(r->be, &err) || r->tmp.used) {
         dr_log(DR_LOG_ERROR, "engine: %s, %zu temporary bytes left", err.msg, r->tmp.used);

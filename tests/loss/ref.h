@@ -9,6 +9,7 @@ struct ref_out {
     double loss, s, mean_d, var_d, f; // f: the features' divisor
     double v2[DR_MAX_TAU];
     double *dgen, *target; // [B,N,S] gradient; x~ + V, the regression target. Owned, ref_free
+    double *raw;           // [temperatures,B,N,S] V_tau before normalisation. Owned too
 };
 void ref_drift(const struct dr_loss_config *cfg, const struct dr_drift_in *in, struct ref_out *out);
 void ref_free(struct ref_out *out);
@@ -31,7 +32,8 @@ void rig_open(struct rig *r, int threads);
 void rig_close(struct rig *r);
 struct eng_out {
     real loss, v2[DR_MAX_TAU], stats[3];
-    real *dgen; // owned, free
+    real *dgen;  // owned, free
+    real *field; // [temperatures,B,N,S], in the same block
 };
 void eng_drift(struct rig *r, const struct dr_loss_config *cfg, const struct dr_drift_in *in,
                struct eng_out *out);

@@ -87,6 +87,12 @@ static void agree(struct rig *r, const struct dr_loss_config *cfg, const struct 
     if (cfg->field == DR_FIELD_KERNEL)
         for (int t = 0; t < cfg->ntau; t++)
             near("v2", (double)eng.v2[t], ref.v2[t], 10 * rel);
+    for (int t = 0; t < cfg->ntau; t++) {
+        int64_t n = in->B * in->N * in->S;
+        nmse = ref_nmse(eng.field + t * n, ref.raw + t * n, n);
+        if (!(nmse <= 100 * TOL))
+            fail_msg("V of temperature %d: NMSE %.3g: %s", t, nmse, what);
+    }
     free(eng.dgen);
     ref_free(&ref);
 }

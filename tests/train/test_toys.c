@@ -1,6 +1,7 @@
 // Whole small runs: the toys of Fig. 3 converge from every start by energy distance, and a
 // pixel-space collapse (the affinity floor of 1e-6) is seen by the spread metric, where floor 0
 // keeps it healthy.
+#include "tests/loss/ref.h"
 #include "tests/train/util.h"
 
 #include <math.h>
@@ -59,6 +60,67 @@ static void swiss_roll(void **s) {
     toy_converges("toy-swiss-roll", 400, 0.01);
 }
 
+// What the dashboard draws: samples, reals and displacements of the last step, the displacements
+// being the summed V of the reference on just these points.
+static void field_is_the_drift(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err = {0};
+    recipe(&c, "toy-swiss-roll");
+    assert_int_equal(dr_config_set(&c, "train.generated=48", &err), 0);
+    assert_int_equal(dr_config_set(&c, "train.positives=80", &err), 0);
+    struct run r;
+    run_open(&r, &c);
+    assert_null(dr_trainer_field(r.t));
+    double size = 0;
+    for (int k = 0; k < 3; k++) {
+        run_steps(&r, k == 2 ? 150 : 1, NULL);
+        struct dr_drift_field *f = dr_trainer_field(r.t);
+        assert_non_null(f);
+        assert_int_equal(f->step, dr_trainer_steps_done(r.t));
+        assert_int_equal(f->n, 48);
+        assert_int_equal(f->p, 80);
+        const real *v = f->at + 2 * f->n;
+        struct ref_out ref;
+        ref_drift(&c.loss,
+                  &(struct dr_drift_in){.gen = f->at,
+                                        .pos = v + 2 * f->n,
+                                        .B = 1,
+                                        .N = f->n,
+                                        .P = f->p,
+                                        .S = 2,
+                                        .weight = 1},
+                  &ref);
+        double want[96] = {0};
+        size = 0;
+        for (int64_t i = 0; i < 2 * f->n; i++) {
+            for (int t = 0; t < c.loss.ntau; t++)
+                want[i] += ref.f * ref.raw[t * 2 * f->n + i];
+            size += want[i] * want[i];
+        }
+        double nmse = ref_nmse(v, want, 2 * f->n);
+        if (!(nmse < 1e-9))
+            fail_msg("step %d: the field is off, NMSE %g", (int)f->step, nmse);
+        ref_free(&ref);
+        free(f);
+    }
+    print_message("mean square drift: %.5f\n", size / 96);
+    assert_true(size / 96 > 1e-5);
+    run_close(&r);
+}
+
+// Images have no field to draw.
+static void images_have_no_field(void **state) {
+    (void)state;
+    struct dr_config c;
+    config_of(&c, tiny_digits);
+    struct run r;
+    run_open(&r, &c);
+    run_steps(&r, 1, NULL);
+    assert_null(dr_trainer_field(r.t));
+    run_close(&r);
+}
+
 static double spread_after(const char *floor_value, int steps) {
     static const char *const set[] = {"model.patch=4",
                                       "data.size=16",
@@ -108,9 +170,14 @@ static void floor_collapse_is_measured(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(middle),     cmocka_unit_test(far_away),
-        cmocka_unit_test(collapsed),  cmocka_unit_test(checkerboard),
-        cmocka_unit_test(swiss_roll), cmocka_unit_test(floor_collapse_is_measured),
+        cmocka_unit_test(middle),
+        cmocka_unit_test(far_away),
+        cmocka_unit_test(collapsed),
+        cmocka_unit_test(checkerboard),
+        cmocka_unit_test(swiss_roll),
+        cmocka_unit_test(floor_collapse_is_measured),
+        cmocka_unit_test(field_is_the_drift),
+        cmocka_unit_test(images_have_no_field),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
