@@ -2,7 +2,7 @@
 // kept in the address, so that a link shows the same picture.
 import { raw, query } from './api.js';
 import { jobs, on, jobDetail, jobList, loadJobs, active } from './state.js';
-import { h, fill, toast, say, perFrame, debounce, download, clamp, num, empty, head, text } from './ui.js';
+import { h, fill, toast, say, perFrame, debounce, download, clamp, num, empty, head, text, keepInAddress } from './ui.js';
 import { Panel, runColor, formatX } from './panel.js';
 import { Run } from './runmodel.js';
 
@@ -41,7 +41,7 @@ export function mount(root, params) {
   const models = (root.models = new Map()); // on the element for tests
   let made = [], off = [], closed = false;
   const box = h('div.panels'), chips = h('div.chips', { role: 'group', 'aria-label': 'Runs shown' });
-  const smoothOut = h('output'), rangeOut = h('output.range'), age = h('output.age');
+  const smoothOut = h('output.smooth'), rangeOut = h('output.range'), age = h('output.age');
 
   // ---- what is visible ----
 
@@ -155,7 +155,7 @@ export function mount(root, params) {
     const q = query({ runs: [...models.keys()].join(','), x: view.axis, w: view.window, log: view.log ? 1 : null,
       logx: view.logx ? 1 : null, more: view.more ? 1 : null,
       from: view.from === null ? null : +view.from.toPrecision(10), to: view.to === null ? null : +view.to.toPrecision(10) });
-    history.replaceState(null, '', `#/curves?${q}`);
+    keepInAddress('curves', q);
   }, 250);
   function settled() {
     draw();
@@ -237,11 +237,12 @@ export function mount(root, params) {
     h('div.control', null, h('span', null, 'Axis'), axis),
     check('log', 'log values'), check('logx', 'log steps'),
     check('more', 'more metrics', () => { for (const id of [...models.keys()]) { models.get(id).close(); models.delete(id); addRun(id); } layout(); }),
-    h('div.control.end', null, rangeOut, tool('←', 'Pan left', shift(-0.25)), tool('→', 'Pan right', shift(0.25)), tool('+', 'Zoom in', zoomBy(0.5)), tool('−', 'Zoom out', zoomBy(2)), zoomed, pause, age));
+    h('div.control.end', null, age));
+  const pane = h('div.toolbar.pane', null, chips, h('div.control.end', null, rangeOut, tool('←', 'Pan left', shift(-0.25)), tool('→', 'Pan right', shift(0.25)), tool('+', 'Zoom in', zoomBy(0.5)), tool('−', 'Zoom out', zoomBy(2)), zoomed, pause));
 
   // ---- life ----
 
-  fill(root, head('Curves', 'Drag across a plot to zoom, shift-drag to pan, double-click for everything.'), chips, bar,
+  fill(root, head('Curves', 'Drag across a plot to zoom, shift-drag to pan, double-click for everything.'), pane, bar,
     h('p.sr', { id: 'plot-keys' }, 'Arrow keys move the cursor, shift and arrows pan, plus and minus zoom, zero shows everything.'), box);
 
   async function begin() {
@@ -254,7 +255,8 @@ export function mount(root, params) {
     layout();
     chipList();
     const first = view.runs.length ? view.runs : [(jobList().find((j) => j.state === 'running') ?? jobList()[0]).id];
-    for (const id of first) await addRun(id);
+    await Promise.all(first.map((id) => jobDetail(id).catch(() => {}))); // then each gets its colour in order
+    await Promise.all(first.map(addRun));
     remember();
   }
 

@@ -90,7 +90,7 @@ export class Panel {
         { stroke, font, grid, ticks: { ...grid, size: 4 }, space: 70, size: 30,
           ...(view.axis === 'wall' ? {} : { values: (u, vs) => vs.map((v) => (v === null ? '' : formatX(v, view.axis, true))) }) },
         { stroke, font, grid, ticks: { ...grid, size: 4 }, size: 56, scale: 'y',
-          values: (u, vs) => vs.map((v) => (v === null ? '' : tick(v))) },
+          values: (u, vs) => tick(vs) },
       ],
       series, bands,
       hooks: {
@@ -197,7 +197,7 @@ export class Panel {
       this.host.setRange(a + d, b + d);
     } else if (e.key in moves) {
       const i = clamp(moves[e.key], 0, n - 1);
-      this.u.setCursor({ left: this.u.valToPos(this.thinned.xs[i], 'x'), top: 10 });
+      this.u.setCursor({ left: Math.max(0, this.u.valToPos(this.thinned.xs[i], 'x')), top: 10 }, true, true); // in all plots
       this.host.say(this.summary);
     } else if (e.key === '+' || e.key === '=' || e.key === '-') {
       const centre = this.u.cursor.idx !== null && this.u.cursor.idx !== undefined ? this.thinned.xs[this.u.cursor.idx] : (a + b) / 2;
@@ -264,8 +264,12 @@ export class Panel {
     ctx.fillRect(0, 0, c.width, c.height);
     ctx.fillStyle = css('--ink');
     ctx.font = `600 ${13 * r}px system-ui, sans-serif`;
+    const window = this.host.view().window;
     ctx.fillText(this.spec.title, 12 * r, 18 * r);
+    const after = 20 * r + ctx.measureText(this.spec.title).width;
     ctx.font = `${11 * r}px system-ui, sans-serif`;
+    ctx.fillStyle = css('--muted');
+    ctx.fillText(`by ${this.host.view().axis}${window > 1 ? `, EMA over ${window} steps` : ''}`, after, 18 * r);
     let x = 12 * r;
     for (const l of this.lines) {
       ctx.fillStyle = l.color;
@@ -279,12 +283,17 @@ export class Panel {
   }
 }
 
-function tick(v) {
-  if (v === 0) return '0';
-  const a = Math.abs(v);
-  if (a < 1e5 && a >= 1e-3) return String(+v.toPrecision(4));
-  const [m, e] = v.toExponential(2).split('e');
-  return `${+m}e${+e}`.replaceAll('-', '−');
+// The labels of one axis, all written alike: by the largest of them.
+export function tick(values) {
+  const top = Math.max(...values.map((v) => Math.abs(v ?? 0)));
+  const plain = top < 1e5 && top >= 1e-3;
+  return values.map((v) => {
+    if (v === null || v === undefined) return '';
+    if (v === 0) return '0';
+    if (plain) return String(+v.toPrecision(4)).replace('-', '−');
+    const [m, e] = v.toExponential(2).split('e');
+    return `${+m}e${+e}`.replaceAll('-', '−');
+  });
 }
 
 function nearest(list, i) {

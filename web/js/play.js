@@ -2,7 +2,7 @@
 // seed is shown, the request is offered as curl, and a dropped PNG restores what made it.
 import { get, raw, query } from './api.js';
 import { on, jobDetail, loadJobs, jobs, jobList } from './state.js';
-import { h, fill, text, toast, field, head, debounce, download, num, int, clamp } from './ui.js';
+import { h, fill, text, toast, field, head, debounce, download, num, int, clamp, keepInAddress } from './ui.js';
 import { parameters } from './png.js';
 
 const ALPHAS = '1,1.25,1.5,1.75,2,2.5,3,4';
@@ -49,7 +49,7 @@ export function mount(root, params) {
       error.hidden = true;
       text(caption, `checkpoint ${head('Checkpoint')} · step ${int(+head('Step'))} · seed ${head('Seed')}${s.sweep ? ` · rows: guidance ${ALPHAS.replaceAll(',', ', ')}` : ''}`);
       times(+head('Queue-Ms'), +head('Compute-Ms'), total, head('Batch-Size'));
-      history.replaceState(null, '', `#/play?${query({ class: s.class, cfg: s.cfg, seed: s.seed, cols: s.cols, rows: s.rows, checkpoint: s.checkpoint })}`);
+      keepInAddress('play', query({ class: s.class, cfg: s.cfg, seed: s.seed, cols: s.cols, rows: s.rows, checkpoint: s.checkpoint }));
     } catch (e) {
       if (closed) return;
       error.hidden = false;
@@ -78,7 +78,12 @@ export function mount(root, params) {
   const classBox = h('div.classes', { role: 'group', 'aria-label': 'Class' });
   function classList() {
     const make = (value, label) => h('button.chip', { type: 'button', 'aria-pressed': String(s.class === value), data: { class: value },
-      onclick: () => { s.class = value; for (const b of classBox.children) b.setAttribute('aria-pressed', String(b.dataset?.class === value)); generate(); } }, label);
+      onclick: () => {
+        s.class = value;
+        if (value.includes('-') && classes <= 32 && !s.sweep) { s.rows = classes; rows.value = String(classes); } // a row a class
+        for (const b of classBox.children) b.setAttribute('aria-pressed', String(b.dataset?.class === value));
+        generate();
+      } }, label);
     if (classes > 60) {
       fill(classBox, h('input', { type: 'number', min: '0', max: String(classes - 1), placeholder: 'random', 'aria-label': 'Class', value: s.class, oninput: (e) => { s.class = e.target.value; soon(); } }));
       return;

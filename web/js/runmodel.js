@@ -18,7 +18,7 @@ export class Run {
     this.detail = null; // {from, to, series}
     this.recent = []; // [{cols, row, t}] of the stream, to bridge a load
     this.rewound = false;
-    this.loading = null;
+    this.coarse = true; // until the fine load is there
     for (const n of names) this.base.set(n, new Series(window));
   }
 
@@ -41,8 +41,9 @@ export class Run {
   async load() {
     const steps = this.job.step || this.job.steps_total || 0;
     if (steps > 4000) await this.fetchInto({ max_points: 1000 });
-    const fine = steps <= RAW_STEPS ? 0 : Math.min(RAW_STEPS, Math.floor(steps / 64));
+    const fine = steps <= RAW_STEPS ? 0 : Math.min(RAW_STEPS, Math.floor(steps / 64) + 2);
     if (!this.closed) await this.fetchInto({ max_points: fine });
+    this.coarse = false;
   }
 
   async fetchInto(range) {
@@ -111,7 +112,7 @@ export class Run {
     if (d && d.from <= a && d.to >= Math.min(b, this.lastStep)) return false;
     const from = Math.max(0, Math.floor(a - span / 2)), to = Math.ceil(b + span / 2);
     const steps = to - from;
-    const points = steps <= RAW_STEPS ? 0 : Math.floor(steps / 64);
+    const points = steps <= RAW_STEPS ? 0 : Math.floor(steps / 64) + 2;
     if (points && width <= 64) return false;
     const warm = Math.max(0, Math.floor(from - 5 * this.window)); // so that the EMA has settled
     const asked = (this.asked = (this.asked ?? 0) + 1);

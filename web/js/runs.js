@@ -1,5 +1,5 @@
 // The runs page: every job with its live state, and the form that starts one.
-import { post, raw } from './api.js';
+import { get, post, raw } from './api.js';
 import { jobs, on, jobList, loadJobs, remember } from './state.js';
 import { h, fill, text, num, int, duration, ago, badge, toast, empty, head, perFrame } from './ui.js';
 import { openForm } from './form.js';
@@ -25,6 +25,16 @@ async function act(job, action) {
 }
 
 // A card per run; made once, updated in place.
+// What a run ended with; while it trains the stream says it.
+async function lastValues(j) {
+  if (j.newest || j.asked === j.step || !j.step || j.state === 'running') return;
+  j.asked = j.step;
+  const d = await get(`/v1/jobs/${j.id}/metrics?names=loss,drift_norm&from=${j.step}&max_points=0`);
+  const at = (name) => d.series.find((s) => s.name === name)?.rows.at(-1)?.[2] ?? null;
+  const now = jobs.get(j.id);
+  if (now && !now.newest) now.newest = { step: j.step, loss: at('loss'), drift_norm: at('drift_norm') };
+}
+
 function card(id) {
   const name = h('a.run-name'), sub = h('p.sub'), state = h('span.badge'), bar = h('progress', { max: '1', value: '0' });
   const left = h('span'), steps = h('b'), eta = h('b'), norm = h('b'), loss = h('b'), rate = h('b'), error = h('p.error', { hidden: true });
@@ -50,8 +60,9 @@ function card(id) {
     text(state, j.state);
     state.dataset.state = j.state;
     el.dataset.state = j.state;
-    bar.value = Math.min(1, j.progress ?? 0);
-    text(steps, `${int(j.step)} / ${int(j.steps_total)}`);
+    const done = j.state === 'completed'; // perhaps before all its steps: by the clock
+    bar.value = done ? 1 : Math.min(1, j.progress ?? 0);
+    text(steps, done && j.step !== j.steps_total ? int(j.step) : `${int(j.step)} / ${int(j.steps_total)}`);
     const going = j.state === 'running' || j.state === 'queued';
     text(left, going ? 'time left' : 'took');
     text(eta, duration(going ? j.eta_seconds : j.seconds));
@@ -87,6 +98,7 @@ export function mount(root, params) {
     for (const j of order) if (!cards.has(j.id)) cards.set(j.id, card(j.id));
     if (had !== order.map((j) => j.id).join()) fill(list, order.map((j) => cards.get(j.id).el));
     for (const c of cards.values()) c.update();
+    for (const j of order.slice(0, 50)) lastValues(j).then(() => cards.get(j.id)?.update(), () => {});
   };
   const changed = new Set();
   const paint = perFrame(() => { for (const id of changed) cards.get(id)?.update(); changed.clear(); });

@@ -2,11 +2,13 @@
 // live scatter.
 import { get, raw } from './api.js';
 import { jobs, on, jobDetail, jobList, loadJobs } from './state.js';
-import { h, fill, text, toast, int, ago, empty, head, field, clamp } from './ui.js';
+import { h, fill, text, toast, int, ago, empty, head, field, clamp, perFrame } from './ui.js';
 import { scatter } from './scatter.js';
 
+const STATIONS = 12;
+
 export function mount(root, params) {
-  let list = [], at = -1, job = null, playing = 0, closed = false, toy = null, wanted = 0;
+  let list = [], at = -1, job = null, playing = 0, closed = false, toy = null, wanted = 0, pending = null;
   const urls = new Map(), off = [];
   const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
   const pick = h('select', { onchange: () => { location.hash = `#/samples?job=${pick.value}`; } });
@@ -17,10 +19,10 @@ export function mount(root, params) {
   const prev = h('button.icon-button', { type: 'button', 'aria-label': 'Earlier grid', onclick: () => { stop(); show(at - 1); } }, '←');
   const next = h('button.icon-button', { type: 'button', 'aria-label': 'Later grid', onclick: () => { stop(); show(at + 1); } }, '→');
   const bar = h('div.toolbar.scrub', { hidden: true }, playButton, prev, slider, next);
-  const strip = h('div.strip', { role: 'group', 'aria-label': 'All grids' });
+  const strip = h('div.strip', { role: 'group', 'aria-label': 'Stations of the run' });
   const extra = h('div');
   fill(root, head('Samples', 'The same noise through the generator as it trains: scrub to watch the distribution drift.', field('Run', pick)),
-    h('div.sample-split', null, h('div.sample-main', null, bar, figure, strip), extra));
+    h('div.sample-split', null, h('div.sample-main', null, bar, figure), extra, strip));
 
   const url = async (s) => {
     if (!urls.has(s.id)) urls.set(s.id, raw(s.url).then((r) => r.blob()).then((b) => URL.createObjectURL(b)));
@@ -32,7 +34,7 @@ export function mount(root, params) {
     const s = list[at], turn = ++wanted;
     slider.value = String(at);
     slider.setAttribute('aria-valuetext', `step ${s.step}`);
-    for (const [k, b] of [...strip.children].entries()) b.setAttribute('aria-pressed', String(k === at));
+    mark();
     try {
       const u = await url(s);
       if (closed || turn !== wanted) return;
@@ -64,13 +66,50 @@ export function mount(root, params) {
     if (closed) return;
     const last = at < 0 || at === list.length - 1;
     list = all.sort((a, b) => a.step - b.step);
+    grown();
+    if (list.length) { if (last || !follow) show(list.length - 1); else show(at); }
+    else if (!toy) fill(extra, empty('No grids yet', 'The first one comes after a few hundred steps.'));
+  }
+  // A handful of stations along the way, so that Tab passes them quickly however many grids there are.
+  function grown() {
     bar.hidden = list.length < 2;
     slider.max = String(Math.max(0, list.length - 1));
-    const thumbs = list.length <= 400 ? list : [];
-    fill(strip, thumbs.map((s, i) => h('button.chip', { type: 'button', 'aria-pressed': 'false', onclick: () => { stop(); show(i); } }, int(s.step))));
-    if (list.length) { if (last || !follow) show(list.length - 1); else show(at); }
-    else fill(extra, toy?.el, toy ? null : empty('No grids yet', 'The first one comes after a few hundred steps.'));
-    if (list.length) fill(extra, toy?.el);
+    const n = Math.min(STATIONS, list.length), stations = [...new Set(Array.from({ length: n }, (_, k) => Math.round((k * (list.length - 1)) / Math.max(1, n - 1))))];
+    const focused = document.activeElement?.parentElement === strip ? [...strip.children].indexOf(document.activeElement) : -1;
+    fill(strip, stations.length > 1 ? stations.map(station) : null);
+    strip.children[Math.min(focused, n - 1)]?.focus();
+    mark();
+    if (list.length && extra.firstChild !== (toy?.el ?? null)) fill(extra, toy?.el);
+  }
+  const thumbs = new Map(); // by sample: made once, as a strip grows often
+  function station(i) {
+    const s = list[i];
+    if (!thumbs.has(s.id)) {
+      const pic = h('img', { alt: '' });
+      const b = h('button.station', { type: 'button', 'aria-label': `Step ${s.step}`, onclick: () => { stop(); show(+b.dataset.at); } }, pic, h('span', null, int(s.step)));
+      thumbs.set(s.id, b);
+      url(s).then((u) => { pic.src = u; }, () => {});
+    }
+    const b = thumbs.get(s.id);
+    b.dataset.at = i;
+    return b;
+  }
+  function mark() {
+    for (const b of strip.children) b.setAttribute('aria-pressed', String(+b.dataset.at === at));
+  }
+  // A new grid by the stream; what came in between two looks is shown by its last.
+  const arrived = perFrame(() => {
+    const last = at < 0 || at === pending.from;
+    pending = null;
+    if (closed) return;
+    grown();
+    if (last && !playing) show(list.length - 1);
+  });
+  function take(d) {
+    if (list.length && d.step <= list[list.length - 1].step) { load(true).catch(() => {}); return; } // it went back to a checkpoint
+    pending ??= { from: list.length - 1 };
+    list.push({ id: d.id, step: d.step, url: `/v1/samples/${d.id}.png`, created: new Date().toISOString() });
+    arrived();
   }
   async function begin() {
     if (!jobs.size) await loadJobs();
@@ -83,17 +122,19 @@ export function mount(root, params) {
     if (job.config?.data?.size === 1 && job.config?.data?.channels === 2) {
       toy = scatter(() => jobs.get(id) ?? job);
       root.classList.add('is-toy');
+      fill(extra, toy.el);
     }
     await load(false);
   }
   begin().catch((e) => toast(e.message, true));
-  off.push(on('sample', (d) => { if (job && String(d.job) === job.id) load(true).catch(() => {}); }));
+  off.push(on('sample', (d) => { if (job && String(d.job) === job.id) take(d); }));
   off.push(on('refetch', () => { if (job) load(true).catch(() => {}); }));
   off.push(on('theme', () => toy?.draw()));
   return () => {
     closed = true;
     stop();
     toy?.stop();
+    arrived.cancel();
     for (const f of off) f();
     for (const u of urls.values()) u.then((x) => URL.revokeObjectURL(x), () => {});
   };

@@ -34,7 +34,7 @@ export function scatter(job) {
     ctx.clearRect(0, 0, w, w);
     ctx.lineWidth = r;
     for (let v = -Math.floor(half * 2) / 2; v <= half; v += 0.5) {
-      ctx.strokeStyle = css(v === 0 ? '--line' : '--grid');
+      ctx.strokeStyle = css(v === 0 ? '--axis' : '--line');
       ctx.beginPath(); ctx.moveTo(X(v), 0); ctx.lineTo(X(v), w); ctx.moveTo(0, Y(v)); ctx.lineTo(w, Y(v)); ctx.stroke();
     }
     if (!shown) return;

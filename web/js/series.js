@@ -1,8 +1,8 @@
 // One metric of one run in bounded memory. Points are buckets {x: last step, t, n, min, max, mean,
 // nonfinite} in time order; a raw row is a bucket of one. The smoothed value is a debiased EMA over
 // these points, taken before anything is thinned out for drawing. When the buffer is full,
-// neighbours are merged (the smoothed value of the later one stays), so an endless live tail keeps
-// its length.
+// the finest neighbours are merged (the smoothed value of the later one stays), so an endless live tail
+// keeps its length.
 
 const CAP = 49152;
 const columns = [['x', Float64Array], ['t', Float64Array], ['cnt', Uint32Array], ['bad', Uint32Array],
@@ -101,22 +101,36 @@ export class Series {
     for (let i = 0; i < this.n; i++) this.smooth(i);
   }
 
+  // Makes room by merging the finest buckets first, so that a long tail of single rows does not wear
+  // away what is older.
   compact() {
-    const half = this.n >> 1;
-    for (let i = 0; i < half; i++) {
-      const a = 2 * i, b = a + 1, n = this.cnt[a] + this.cnt[b];
-      this.mean[i] = this.cnt[a] === 0 ? this.mean[b] : this.cnt[b] === 0 ? this.mean[a]
-        : (this.mean[a] * this.cnt[a] + this.mean[b] * this.cnt[b]) / n;
-      this.min[i] = lower(this.min[a], this.min[b]);
-      this.max[i] = upper(this.max[a], this.max[b]);
-      this.ema[i] = Number.isNaN(this.ema[b]) ? this.ema[a] : this.ema[b];
-      this.bad[i] = this.bad[a] + this.bad[b];
-      this.cnt[i] = n;
-      this.x[i] = this.x[b];
-      this.t[i] = this.t[b];
-      if (n + this.bad[i] > this.width) this.width = n + this.bad[i];
+    let finest = Infinity;
+    for (let i = 0; i < this.n; i++) finest = Math.min(finest, this.cnt[i] + this.bad[i]);
+    for (let limit = 2 * Math.max(1, finest); this.n > 0.75 * this.cap; limit *= 2) this.merge(limit);
+  }
+
+  // Merges neighbours as long as the two hold at most `limit` rows.
+  merge(limit) {
+    let o = 0;
+    for (let i = 1; i < this.n; i++) {
+      const n = this.cnt[o] + this.cnt[i], rows = n + this.bad[o] + this.bad[i];
+      if (rows > limit) {
+        o++;
+        for (const [name] of columns) this[name][o] = this[name][i];
+        continue;
+      }
+      this.mean[o] = this.cnt[o] === 0 ? this.mean[i] : this.cnt[i] === 0 ? this.mean[o]
+        : (this.mean[o] * this.cnt[o] + this.mean[i] * this.cnt[i]) / n;
+      this.min[o] = lower(this.min[o], this.min[i]);
+      this.max[o] = upper(this.max[o], this.max[i]);
+      if (!Number.isNaN(this.ema[i])) this.ema[o] = this.ema[i];
+      this.bad[o] += this.bad[i];
+      this.cnt[o] = n;
+      this.x[o] = this.x[i];
+      this.t[o] = this.t[i];
+      if (rows > this.width) this.width = rows;
     }
-    this.n = half;
+    this.n = Math.min(this.n, o + 1);
   }
 
   // First index whose x (or t) is >= v.
@@ -146,19 +160,19 @@ export function thin(list, axes, offsets, x0, x1, columns) {
     const row = new Array(list.length).fill(null);
     for (let k = 0; k < list.length; k++) {
       const s = list[k], axis = axes[k];
-      let lo = NaN, hi = NaN, line = NaN, bad = 0, any = false, i = at[k];
+      let lo = Infinity, hi = -Infinity, line = NaN, bad = 0, i = at[k];
+      const { min, max, ema, bad: bads } = s, till = end + offsets[k], from = i;
       const stop = c === columns ? Math.min(s.n, i + 1) : s.n;
-      for (; i < stop && axis[i] - offsets[k] < end; i++) {
-        any = true;
-        lo = lower(lo, s.min[i]);
-        hi = upper(hi, s.max[i]);
-        bad += s.bad[i];
-        if (!Number.isNaN(s.ema[i])) line = s.ema[i];
+      for (; i < stop && axis[i] < till; i++) { // the hot loop of panning; NaN fails every comparison
+        if (min[i] < lo) lo = min[i];
+        if (max[i] > hi) hi = max[i];
+        if (ema[i] === ema[i]) line = ema[i];
+        bad += bads[i];
       }
-      if (any) {
+      if (i > from) {
         const mine = axis[i - 1] - offsets[k];
         x = Number.isNaN(x) ? mine : Math.max(x, mine);
-        row[k] = [line, lo, hi, bad];
+        row[k] = [line, lo === Infinity ? NaN : lo, hi === -Infinity ? NaN : hi, bad];
       }
       at[k] = i;
     }

@@ -1,7 +1,7 @@
 // The status page: what the daemon does now, from /v1/status, /readyz and the checkpoints.
 import { get, post } from './api.js';
 import { h, fill, num, int, bytes, duration, ago, toast, head } from './ui.js';
-import { on, jobs } from './state.js';
+import { on, jobs, loadJobs } from './state.js';
 
 export function mount(root) {
   const cards = h('div.cards'), table = h('div.card.scroll', { tabindex: '0', role: 'region', 'aria-label': 'Checkpoints' });
@@ -14,18 +14,19 @@ export function mount(root) {
     let s, ready;
     try { s = await get('/v1/status'); } catch (e) { fill(cards, h('p.error', null, e.message)); return; }
     try { await get('/readyz'); ready = 'ready'; } catch (e) { ready = e.message; }
-    const t = s.training, g = s.generation;
+    const t = s.training, g = s.generation, device = (g.device ?? '–').replace(/\)$/, '').split(/ \(|, /);
     fill(cards,
-      card('Daemon', [['state', s.state], ['readiness', ready], ['version', `${s.version} (${s.git})`], ['up for', duration(s.uptime_seconds)], ['start number', int(s.boot)], ['device', g.device]]),
-      card('Training', t ? [['run', `${t.job} ${t.name}`], ['step', `${int(t.step)} / ${int(t.steps_total)}`], ['rate', `${num(t.steps_per_second, 3)} steps / s`], ['left', duration(t.eta_seconds)], ['loss', num(t.loss)], ['drift norm', num(t.drift_norm)], ['queued runs', int(s.queued_jobs)]]
-        : [['run', 'none'], ['queued runs', int(s.queued_jobs)]]),
-      card('Generation', [['serving', g.serving === 'live' ? 'the live run' : g.serving ? `checkpoint ${g.serving}` : 'nothing yet'], ['images', int(g.images)], ['batches', int(g.batches)], ['rate', g.images_per_second ? `${num(g.images_per_second, 3)} images / s` : '–'], ['waiting', `${int(g.waiting)} of ${int(g.queue_limit)}`], ['failed', int(g.failed)], ['abandoned', int(g.abandoned)]]),
+      card('Daemon', [['state', s.state], ['readiness', ready], ['version', `${s.version} (${s.git})`], ['up for', duration(s.uptime_seconds)], ['queued runs', int(s.queued_jobs)]]),
+      card('Device', device.map((part, i) => [i ? '' : 'computes on', part])),
+      card('Training', t ? [['run', `${t.job} ${jobs.get(t.job)?.name ?? t.name}`], ['step', `${int(t.step)} / ${int(t.steps_total)}`], ['rate', `${num(t.steps_per_second, 3)} steps / s`], ['left', duration(t.eta_seconds)], ['loss', num(t.loss)], ['drift norm', num(t.drift_norm)]]
+        : [['run', 'none']]),
+      card('Generation', [['serving', g.serving === 'live' ? 'the live run' : g.serving ? `checkpoint ${g.serving}` : 'nothing yet'], ['images', int(g.images)], ['batches', int(g.batches)], ['rate', g.images_per_second ? `${g.images_per_second < 1000 ? num(g.images_per_second, 3) : int(g.images_per_second)} images / s` : '–'], ['waiting', `${int(g.waiting)} of ${int(g.queue_limit)}`], ['failed', int(g.failed)], ['abandoned', int(g.abandoned)]]),
       card('Store', [['data base', bytes(s.store.bytes)], ['disk free', bytes(s.store.disk_free)], ['failed writes', int(s.store.failures)], ['metric rows dropped', int(s.store.metrics_dropped)], ['failed checkpoints', int(s.store.checkpoint_failures)]]),
       card('HTTP', [['requests', int(s.http?.requests)], ['refused (4xx)', int(s.http?.responses_4xx)], ['failed (5xx)', int(s.http?.responses_5xx)], ['shed', int(s.http?.shed)], ['connections', int(s.http?.connections)], ['event streams', int(s.http?.sse_clients)]]));
   }
   async function checkpoints() {
     let list;
-    try { list = (await get('/v1/checkpoints?limit=50')).checkpoints; } catch (e) { toast(e.message, true); return; }
+    try { if (!jobs.size) await loadJobs(); list = (await get('/v1/checkpoints?limit=50')).checkpoints; } catch (e) { toast(e.message, true); return; }
     if (!list.length) { fill(table, h('p.sub.pad', null, 'None yet; a run writes its first after a minute or 500 steps.')); return; }
     fill(table, h('table', null, h('thead', null, h('tr', null, ['id', 'run', 'step', 'size', 'written', 'state', ''].map((c) => h('th', { scope: 'col' }, c || h('span.sr', null, 'actions'))))),
       h('tbody', null, list.map((c) => h('tr', null, h('th', { scope: 'row' }, c.id), h('td', null, c.job ? `${c.job} ${jobs.get(c.job)?.name ?? ''}` : c.name || 'imported'),

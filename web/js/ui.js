@@ -137,6 +137,11 @@ export function field(label, control, hint) {
   return h('label.field', null, h('span', null, label), control, hint ? h('small', null, hint) : null);
 }
 
+// Keeps a page's view in the address, unless the address has already moved on to another page.
+export function keepInAddress(page, search) {
+  if (location.hash.split('?')[0] === `#/${page}`) history.replaceState(null, '', `#/${page}?${search}`);
+}
+
 // Calls f at most once a frame.
 export function perFrame(f) {
   let id = 0;
