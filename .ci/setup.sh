@@ -8,6 +8,8 @@ build_packages=(
     libdnnl-dev libmicrohttpd-dev libjansson-dev libpng-dev zlib1g-dev libdeflate-dev libsqlite3-dev
     libcurl4-openssl-dev libsystemd-dev libcmocka-dev
 )
+# What the tests need besides: a browser for the dashboard's.
+check_packages=(chromium)
 # The dashboard needs npm at build time, from wherever it is.
 command -v npm >/dev/null || build_packages+=(nodejs npm)
 
@@ -67,6 +69,20 @@ test_in() {
     rm -f "$folder"/meson-logs/testlog*.json
     # Idle OpenMP threads sleep: several tests share the cores.
     OMP_WAIT_POLICY=passive meson test -C "$folder" --print-errorlogs "$@" || true
+    skips "$folder"
+}
+
+# skips FOLDER: why tests were skipped, as they said it themselves.
+skips() {
+    python3 - "$1"/meson-logs/testlog*.json <<'PY'
+import json, os, sys
+for path in filter(os.path.exists, sys.argv[1:]):
+    with open(path) as log:
+        for test in map(json.loads, log):
+            if test["result"] == "SKIP":
+                said = (test.get("stdout") or test.get("stderr") or "").strip().splitlines()
+                print(f"skipped {test['name']}: {said[-1] if said else 'no reason given'}")
+PY
 }
 
 # fuzz_in FOLDER: builds the libFuzzer targets with clang and runs them, two at a time; `summary` says

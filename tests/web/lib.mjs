@@ -1,0 +1,91 @@
+// What the tests of the dashboard share: a daemon of their own on a free port and a chromium that
+// notes every error, every request that leaves the host and every violation of the page's policy.
+import { spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join, dirname } from 'node:path';
+import { createRequire } from 'node:module';
+import assert from 'node:assert/strict';
+
+export const sleep = (ms) => new Promise((r) => setTimeout(r, ms));
+
+// Exit 77 is meson's skip.
+export function skip(why) {
+  console.log(`skipped: ${why}`);
+  process.exit(77);
+}
+
+// Polls f until it gives something true. The limit is for machines that do much else.
+export async function until(what, f, ms = 90000) {
+  const end = Date.now() + ms;
+  for (;;) {
+    try { const v = await f(); if (v) return v; } catch (e) { if (Date.now() > end) throw e; }
+    assert.ok(Date.now() < end, `in time: ${what}`);
+    await sleep(60);
+  }
+}
+
+export class Daemon {
+  constructor(driftd, configs) {
+    this.driftd = driftd;
+    this.configs = configs;
+    this.state = mkdtempSync(join(tmpdir(), 'driftd-web-'));
+    this.log = '';
+  }
+
+  async up() {
+    this.port ??= await new Promise((ok) => { const s = createServer().listen(0, '127.0.0.1', () => { const { port } = s.address(); s.close(() => ok(port)); }); });
+    this.base = `http://127.0.0.1:${this.port}`;
+    this.child = spawn(this.driftd, ['serve', '--threads', '1', '--listen', `127.0.0.1:${this.port}`, '--state-dir', this.state, '--data-dir', this.state, '--config-dir', this.configs],
+      { stdio: ['ignore', 'ignore', 'pipe'], env: { ...process.env, OMP_WAIT_POLICY: 'passive' } });
+    this.child.stderr.on('data', (d) => { this.log = (this.log + d).slice(-4000); });
+    await until('the daemon answers', async () => {
+      assert.equal(this.child.exitCode, null, `driftd ended: ${this.log}`);
+      return (await fetch(`${this.base}/readyz`)).ok;
+    });
+  }
+
+  async down(signal = 'SIGTERM') {
+    if (!this.child || this.child.exitCode !== null || this.child.signalCode !== null) return;
+    const gone = new Promise((r) => this.child.once('exit', r));
+    this.child.kill(signal);
+    await gone;
+  }
+
+  async get(path) { return (await fetch(this.base + path)).json(); }
+
+  async post(path, body) {
+    const res = await fetch(this.base + path, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: body ? JSON.stringify(body) : undefined });
+    return res.json();
+  }
+
+  async end() {
+    await this.down();
+    rmSync(this.state, { recursive: true, force: true });
+  }
+}
+
+// The packages and the browser, or a skip that says what is missing.
+export function tools(modules) {
+  const chrome = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(existsSync);
+  if (!chrome) skip('there is no chromium');
+  if (!modules || !existsSync(join(modules, 'playwright-core'))) skip('playwright-core is not installed');
+  const require = createRequire(join(modules, 'x.js'));
+  return { chrome, chromium: require('playwright-core').chromium, axe: readFileSync(join(dirname(require.resolve('axe-core')), 'axe.min.js'), 'utf8') };
+}
+
+// faults: what went wrong on the page; a `quiet` one keeps console errors out (a server going away).
+export async function openPage({ chrome, chromium }, base, options = {}) {
+  const browser = await chromium.launch({ executablePath: chrome, args: ['--no-sandbox', '--disable-dev-shm-usage', '--enable-precise-memory-info', '--js-flags=--expose-gc'] });
+  const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, colorScheme: 'light', reducedMotion: 'reduce', acceptDownloads: true, ...options });
+  await context.grantPermissions(['clipboard-read', 'clipboard-write'], { origin: base });
+  const page = await context.newPage();
+  page.setDefaultTimeout(90000);
+  const faults = { list: [], quiet: false };
+  page.on('pageerror', (e) => faults.list.push(`error: ${e.message}`));
+  page.on('console', (m) => { if (m.type() === 'error' && !faults.quiet && !/Failed to load resource/.test(m.text())) faults.list.push(`console: ${m.text()}`); });
+  page.on('request', (r) => { const u = new URL(r.url()); if (u.protocol.startsWith('http') && u.origin !== base) faults.list.push(`left the host: ${r.url()}`); });
+  await page.addInitScript(() => addEventListener('securitypolicyviolation', (e) => console.error(`CSP ${e.violatedDirective} ${e.blockedURI}`)));
+  return { browser, page, faults };
+}
