@@ -81,7 +81,8 @@ for path in filter(os.path.exists, sys.argv[1:]):
         for test in map(json.loads, log):
             if test["result"] == "SKIP":
                 said = (test.get("stdout") or test.get("stderr") or "").strip().splitlines()
-                print(f"skipped {test['name']}: {said[-1] if said else 'no reason given'}")
+                why = said[-1].removeprefix("skipped: ") if said else "no reason given"
+                print(f"skipped {test['name']}: {why}")
 PY
 }
 
