@@ -367,6 +367,7 @@ static void run_batch(struct dd_batcher *b, struct batch *k) {
     if (rc)
         dd_log(DR_LOG_ERROR, "generate.failed", "images=%d reason=%s", k->images,
                dd_log_quote(err.msg, q, sizeof q));
+    atomic_store(&b->device_lost, rc == DR_EDEVICE);
     atomic_fetch_add(&b->batches, 1);
     atomic_fetch_add(&b->images, (uint64_t)k->images);
     dd_hist_add(&b->batch_hist, k->images);

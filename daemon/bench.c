@@ -13,6 +13,7 @@
 #include <time.h>
 
 #define GEMM_N 2048
+#define GEMM_GPU_N 8192 // large enough to fill one
 #define MIN_SECONDS 2.0 // of measuring per figure
 #define MAX_REPEATS 200
 
@@ -65,7 +66,7 @@ static void add_row(struct bench *b, const char *what, const char *precision, do
 // -------------------------------------------------------------------------------------
 
 static int machine_gemm(struct bench *b, int precision, struct dr_err *err) {
-    const int64_t n = GEMM_N;
+    const int64_t n = strcmp(b->be->name, "cuda") ? GEMM_N : GEMM_GPU_N;
     const enum dr_dtype t = precision ? DR_BF16 : DR_F32;
     void *block;
     int rc = b->be->mem_alloc(b->be, (size_t)(3 * n * n) * sizeof(real), &block, err);
@@ -93,7 +94,9 @@ static int machine_gemm(struct bench *b, int precision, struct dr_err *err) {
     if (rc)
         return rc;
     b->gemm[precision] = 2.0 * (double)n * (double)n * (double)n / best;
-    add_row(b, "GEMM 2048^3", precision_name[precision], best * 1e3, b->gemm[precision] * 1e-9, 1,
+    char what[32];
+    snprintf(what, sizeof what, "GEMM %lld^3", (long long)n);
+    add_row(b, what, precision_name[precision], best * 1e3, b->gemm[precision] * 1e-9, 1,
             json_object());
     return 0;
 }

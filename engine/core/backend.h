@@ -38,7 +38,8 @@ struct dr_backend {
     void (*download)(struct dr_backend *, void *dst_host, const void *src, size_t bytes); // waits
     // Into memory of host_alloc; does not wait: the bytes are there once a later mark is reached.
     void (*download_later)(struct dr_backend *, void *dst, const void *src, size_t bytes);
-    void (*mark)(struct dr_backend *, int which); // notes this place in the order, 0 .. DR_MARKS - 1
+    void (*mark)(struct dr_backend *,
+                 int which); // notes this place in the order, 0 .. DR_MARKS - 1
     // Waits until everything before the last mark(which) is done; otherwise like sync.
     int (*wait)(struct dr_backend *, int which, struct dr_err *);
     int (*sync)(struct dr_backend *, struct dr_err *); // waits; returns and clears the sticky error

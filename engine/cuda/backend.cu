@@ -78,8 +78,8 @@ static int no_memory(struct dr_backend *be, size_t bytes, cudaError_t e, struct 
         return fail(err, code_of(e), "%s: cannot allocate %zu bytes: %s", be->detail, bytes,
                     cudaGetErrorString(e));
     return fail(err, DR_ENOMEM,
-                "%s: %zu MiB wanted, %zu of %zu MiB are free; a smaller train.micro_batch or "
-                "model needs less",
+                "%s: %zu MiB wanted, %zu of %zu MiB are free; a smaller train.generated or model "
+                "needs less",
                 be->detail, bytes >> 20, left >> 20, total >> 20);
 }
 

@@ -58,7 +58,7 @@ struct dr_cuda { // be->impl
     cudaEvent_t mark[DR_MARKS];
     bool recording, unfit; // the stream is being captured; a block was too small while it was
     bool graphs;           // DRIFTD_GRAPHS=0 turns them off
-    void *blas; // library handle; NULL under the emulator
+    void *blas;            // library handle; NULL under the emulator
     int device, sms;
     size_t shared_limit; // bytes of shared memory a block may have
     bool tf32;

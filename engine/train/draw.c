@@ -74,8 +74,7 @@ static void copy_rows(const struct dr_trainer *t, const struct trainer_inputs *i
 void trainer_draw(struct dr_trainer *t, struct trainer_slot *s) {
     draw_classes(t);
     draw_conditions(t, s);
-    dr_reals_draw(t->reals, (uint64_t)t->step, t->classes, t->nclass, s->in.pos_ids,
-                  s->in.unc_ids);
+    dr_reals_draw(t->reals, (uint64_t)t->step, t->classes, t->nclass, s->in.pos_ids, s->in.unc_ids);
     if (t->streamed)
         copy_rows(t, &s->in);
     for (int64_t i = 0; i < t->B; i++) {

@@ -62,8 +62,23 @@ static int allocate_block(struct dr_trainer *t, struct dr_err *err) {
     return 0;
 }
 
-// The dry run: the whole step against the null backend, then one allocation for all activations.
-static int allocate_scratch(struct dr_trainer *t, struct dr_err *err) {
+static int set_chunk(struct dr_trainer *t, int64_t chunk, struct dr_err *err) {
+    for (int64_t i = 0; t->saved && i < t->nchunk; i++)
+        dr_gen_saved_free(t->saved[i]);
+    free(t->saved);
+    t->chunk = chunk;
+    t->nchunk = (t->B + chunk - 1) / chunk;
+    t->saved = calloc((size_t)t->nchunk, sizeof *t->saved);
+    bool failed = !t->saved;
+    for (int64_t i = 0; !failed && i < t->nchunk; i++)
+        failed |= !(t->saved[i] = dr_gen_saved_new(t->gen));
+    return failed ? dr_fail(err, DR_ENOMEM, "out of memory for a batch of %lld samples",
+                            (long long)t->B)
+                  : 0;
+}
+
+// The dry run: the whole step against the null backend, with measuring arenas.
+static int measure(struct dr_trainer *t, struct dr_err *err) {
     struct dr_backend *null, *real_be = t->be;
     int rc = dr_backend_null(&null, err);
     if (rc)
@@ -75,9 +90,28 @@ static int allocate_scratch(struct dr_trainer *t, struct dr_err *err) {
     t->be = real_be;
     t->flops = null->flops;
     dr_backend_free(null);
-    const size_t keep = t->keep.peak, tmp = t->tmp.peak;
-    t->scratch_bytes = keep + tmp + DR_ALIGN;
-    rc = t->be->mem_alloc(t->be, t->scratch_bytes, &t->scratch, err);
+    return 0;
+}
+
+// One allocation for all activations. A CPU cuts the batch to what its caches hold; a device takes
+// it whole, or halves it until the temporaries fit beside what is kept.
+static int allocate_scratch(struct dr_trainer *t, struct dr_err *err) {
+    const bool host = t->be->host_memory;
+    const int64_t asked =
+        t->cfg.train.micro_batch > 0 ? DR_MIN(t->cfg.train.micro_batch, t->B) : t->B;
+    size_t keep, tmp;
+    for (int64_t chunk = host ? asked : t->B;; chunk = (chunk + 1) / 2) {
+        int rc = set_chunk(t, chunk, err);
+        if (!rc)
+            rc = measure(t, err);
+        if (rc)
+            return rc;
+        keep = t->keep.peak, tmp = t->tmp.peak;
+        t->scratch_bytes = keep + tmp + DR_ALIGN;
+        if (host || chunk <= DR_MIN(asked, 16) || t->scratch_bytes <= t->be->mem_left(t->be))
+            break;
+    }
+    int rc = t->be->mem_alloc(t->be, t->scratch_bytes, &t->scratch, err);
     if (rc)
         return rc;
     dr_arena_init(&t->keep, t->scratch, keep);
@@ -131,13 +165,10 @@ static int allocate_host(struct dr_trainer *t, struct dr_err *err) {
     const size_t row = (size_t)t->image * sizeof(real), rows = (size_t)DR_MAX(t->N, 32);
     t->classes = calloc((size_t)t->nclass, sizeof *t->classes);
     t->real_rows = malloc(rows * row);
-    t->saved = calloc((size_t)t->nchunk, sizeof *t->saved);
-    bool failed = !t->classes || !t->real_rows || !t->saved;
-    for (int64_t i = 0; !failed && i < t->nchunk; i++)
-        failed |= !(t->saved[i] = dr_gen_saved_new(t->gen));
-    return failed ? dr_fail(err, DR_ENOMEM, "out of memory for a batch of %lld samples",
-                            (long long)t->B)
-                  : 0;
+    return t->classes && t->real_rows
+               ? 0
+               : dr_fail(err, DR_ENOMEM, "out of memory for a batch of %lld samples",
+                         (long long)t->B);
 }
 
 static int initial_weights(struct dr_trainer *t, struct dr_err *err) {
@@ -185,8 +216,6 @@ static void take_sizes(struct dr_trainer *t) {
     t->P = c->positives;
     t->U = c->unconditional;
     t->B = t->nclass * t->N;
-    t->chunk = c->micro_batch > 0 ? DR_MIN(c->micro_batch, t->B) : t->B;
-    t->nchunk = (t->B + t->chunk - 1) / t->chunk;
     t->image = dr_gen_image_count(t->gen);
     t->noise = dr_gen_noise_count(t->gen);
     t->nstyle = dr_gen_style_count(t->gen);
@@ -258,4 +287,3 @@ void dr_trainer_free(struct dr_trainer *t) {
     dr_gen_free(t->gen);
     free(t);
 }
-

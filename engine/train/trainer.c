@@ -144,9 +144,9 @@ static void update(struct dr_trainer *t) {
     for (int i = 0; i < 2; i++)
         if (n[i])
             DR_OP(t->be, adamw, .w = t->w + at[i], .m = t->m + at[i], .v = t->v + at[i],
-                  .g = t->g + at[i], .sumsq = t->report + 1, .hyper = t->in.hyper, .guard = t->guard,
-                  .w16 = t->w16 ? t->w16 + at[i] : NULL, .n = n[i], .beta1 = (real)o->beta1,
-                  .beta2 = (real)o->beta2, .eps = (real)o->eps,
+                  .g = t->g + at[i], .sumsq = t->report + 1, .hyper = t->in.hyper,
+                  .guard = t->guard, .w16 = t->w16 ? t->w16 + at[i] : NULL, .n = n[i],
+                  .beta1 = (real)o->beta1, .beta2 = (real)o->beta2, .eps = (real)o->eps,
                   .decay = i ? 0 : (real)o->weight_decay, .clip = (real)o->clip);
     for (int i = 0; i < t->cfg.ema.n; i++)
         DR_OP(t->be, ema, .e = t->ema[i], .w = t->w, .decay = t->in.hyper + HYPER_EMA + i,

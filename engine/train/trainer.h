@@ -37,13 +37,13 @@ dr_trainer_seconds(const struct dr_trainer *t);       // training time so far, r
 bool dr_trainer_finished(const struct dr_trainer *t); // by steps or by minutes
 size_t dr_trainer_memory(const struct dr_trainer *t); // bytes held on the device
 double dr_trainer_step_flops(const struct dr_trainer *t); // from the dry run
-// One optimiser step. On the CPU it is done on return and *m tells of it; on a device it is started,
-// and *m tells of the step before it (none yet: m->step 0), so that the device never waits for the
-// host. A non-finite loss or gradient returns DR_ENONFINITE and leaves the weights as they were
-// before that step; after any error there are no more steps until a load succeeds.
+// One optimiser step. On the CPU it is done on return and *m tells of it; on a device it is
+// started, and *m tells of the step before it (none yet: m->step 0), so that the device never waits
+// for the host. A non-finite loss or gradient returns DR_ENONFINITE and leaves the weights as they
+// were before that step; after any error there are no more steps until a load succeeds.
 int dr_trainer_step(struct dr_trainer *t, struct dr_metrics *m, struct dr_err *err);
-// Waits for a step on its way and tells of it; m->step 0: there was none. Before a checkpoint, at the
-// end, and wherever the last step's metrics or errors matter.
+// Waits for a step on its way and tells of it; m->step 0: there was none. Before a checkpoint, at
+// the end, and wherever the last step's metrics or errors matter.
 int dr_trainer_wait(struct dr_trainer *t, struct dr_metrics *m, struct dr_err *err);
 // A copy of the EMA (which: index in ema.decay) to hand to samplers. NULL: out of memory.
 struct dr_snapshot *dr_trainer_snapshot(struct dr_trainer *t, int which);

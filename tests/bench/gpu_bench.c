@@ -1,6 +1,9 @@
 // What a device does in a second: a large bf16 product, training steps, sampling. Run by gpu.sh,
 // which makes the table; one JSON object a line. `driftd bench` is the program for users.
-// usage: gpu_bench DEVICE small|full     small: a size that the emulated device gets through
+// usage: gpu_bench bench DEVICE small|full       small: a size that the emulated device gets
+// through
+//        gpu_bench curve DEVICE CONFIG STEPS [KEY=VALUE]...
+//        gpu_bench config small|full             the networks as configurations, for other programs
 #include "engine/drift.h"
 
 #include <math.h>
@@ -76,12 +79,14 @@ static const struct network full_size[] = {
     {"Tiny", {NULL}},
     {"Small", {"model.dim=384", "model.depth=8", "model.heads=6", NULL}},
     {"lightningdit B/2",
-     {"data.set=idx", "data.path=unused", "data.channels=4", "model.arch=lightningdit", "model.dim=768", "model.depth=12",
-      "model.heads=12", "model.patch=2", "model.registers=16", "model.pos_embed=true", NULL}}};
+     {"data.set=idx", "data.path=unused", "data.channels=4", "model.arch=lightningdit",
+      "model.dim=768", "model.depth=12", "model.heads=12", "model.patch=2", "model.registers=16",
+      "model.pos_embed=true", NULL}}};
 static const struct network small_size[] = {
     {"Tiny",
      {"data.size=8", "data.count=400", "model.dim=16", "model.depth=1", "model.heads=2",
-      "model.registers=1", "model.style_tokens=2", "train.generated=2", "train.positives=3", NULL}}};
+      "model.registers=1", "model.style_tokens=2", "train.generated=2", "train.positives=3",
+      NULL}}};
 
 static void training(struct dr_backend *be, const struct network *n, const struct dr_config *c) {
     struct dr_dataset *data;
@@ -142,7 +147,7 @@ static void sampling(struct dr_backend *be, const struct network *n, const struc
         stop(&err);
     for (int64_t i = 0; i < most; i++)
         req[i] = (struct dr_sample){.index = (uint64_t)i, .cls = (int32_t)(i % 10), .alpha = 1.5f};
-    for (size_t k = 0; k < DR_COUNT(batches); k++) {
+    for (size_t k = 0; k < (small ? 2 : DR_COUNT(batches)); k++) {
         const int64_t b = DR_MIN(batches[k], most);
         const int repeats = small ? 4 : b == 1 ? 400 : 20;
         double t[400];
@@ -178,15 +183,10 @@ static void configure(const struct network *n, struct dr_config *c) {
         stop(&err);
 }
 
-int main(int argc, char **argv) {
+static int bench(const char *device) {
     struct dr_backend *be;
     struct dr_err err = {0};
-    if (argc != 3) {
-        fputs("usage: gpu_bench DEVICE small|full\n", stderr);
-        return 2;
-    }
-    small = !strcmp(argv[2], "small");
-    if (dr_backend_open(argv[1], 0, &be, &err))
+    if (dr_backend_open(device, 0, &be, &err))
         stop(&err);
     be->enter(be);
     printf("{\"what\": \"device\", \"name\": \"%s\", \"detail\": \"%s\"}\n", be->name, be->detail);
@@ -204,4 +204,65 @@ int main(int argc, char **argv) {
     }
     dr_backend_free(be);
     return 0;
+}
+
+static int configs(void) {
+    const struct network *all = small ? small_size : full_size;
+    const size_t n = small ? DR_COUNT(small_size) : DR_COUNT(full_size);
+    for (size_t i = 0; i < n; i++) {
+        struct dr_config c;
+        configure(&all[i], &c);
+        char *json = dr_config_to_json(&c);
+        printf("{\"network\": \"%s\", \"config\": %s}\n", all[i].name, json ? json : "null");
+        free(json);
+    }
+    return 0;
+}
+
+// One line a step: what two devices have to agree about.
+static int curve(const char *device, const char *config, int64_t steps, char **set, int nset) {
+    struct dr_backend *be;
+    struct dr_dataset *data;
+    struct dr_trainer *t;
+    struct dr_config c;
+    struct dr_metrics m;
+    struct dr_err err = {0};
+    if (dr_config_load(config, &c, &err) ||
+        (nset && dr_config_set_all(&c, (const char *const *)set, nset, &err)) ||
+        dr_backend_open(device, 0, &be, &err))
+        stop(&err);
+    be->enter(be);
+    if (dr_dataset_load(&c.data, getenv("DRIFTD_DATA"), false, &data, &err) ||
+        dr_trainer_create(&c, be, data, &t, &err))
+        stop(&err);
+    const double start = now();
+    for (int64_t i = 0; i <= steps; i++) {
+        if (i < steps ? dr_trainer_step(t, &m, &err) : dr_trainer_wait(t, &m, &err))
+            stop(&err);
+        if (m.step)
+            printf("{\"what\": \"curve\", \"device\": \"%s\", \"step\": %lld, \"loss\": %.9g, "
+                   "\"drift\": %.9g, \"grad\": %.9g, \"seconds\": %.4g}\n",
+                   be->name, (long long)m.step, m.loss, m.drift_norm[0], m.grad_norm,
+                   now() - start);
+    }
+    dr_trainer_free(t);
+    dr_dataset_free(data);
+    dr_backend_free(be);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    const char *what = argc > 2 ? argv[1] : "";
+    small = argc > 2 && !strcmp(argv[argc - 1], "small");
+    if (!strcmp(what, "bench") && argc == 4)
+        return bench(argv[2]);
+    if (!strcmp(what, "config") && argc == 3)
+        return configs();
+    if (!strcmp(what, "curve") && argc >= 5 && atoll(argv[4]) > 0)
+        return curve(argv[2], argv[3], atoll(argv[4]), argv + 5, argc - 5);
+    fputs("usage: gpu_bench bench DEVICE small|full\n"
+          "       gpu_bench curve DEVICE CONFIG STEPS [KEY=VALUE]...\n"
+          "       gpu_bench config small|full\n",
+          stderr);
+    return 2;
 }

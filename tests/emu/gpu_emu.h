@@ -51,6 +51,7 @@ extern "C" void emu_reverse(bool on); // fibers of a block from last to first, f
 extern "C" void emu_fail(const char *call, int error, int after); // see emu.h
 extern "C" void emu_memory(size_t bytes);
 extern "C" long emu_replays(void);
+extern "C" size_t emu_in_use(void);
 
 #define __syncthreads() emu_block_barrier()
 #define __syncwarp() emu_warp_barrier()

@@ -57,7 +57,7 @@ long emu_replays(void) {
 }
 
 // DRIFTD_EMU_FAIL="CALL:ERROR:AFTER[:FILE]": as emu_fail, for a whole process; with FILE calls count
-// from when that exists. DRIFTD_EMU_MEMORY: MiB of device memory.
+// from when that exists. From 700 on the error is the end of the device for the process. DRIFTD_EMU_MEMORY: MiB of device memory.
 namespace {
 struct process_plan {
     char call[16] = "", file[512] = "";
@@ -74,8 +74,15 @@ struct process_plan {
         if (mib)
             memory = (size_t)atol(mib) << 20;
     }
+    bool error_lasts() const { // what is missing stays missing
+        return error == cudaErrorInsufficientDriver || error == cudaErrorNoDevice ||
+               error == cudaErrorUnknown;
+    }
     bool due(const char *name) {
-        return *call && !strcmp(call, name) && (!*file || !access(file, F_OK)) && after-- == 0;
+        if (!*call || strcmp(call, name) || (*file && access(file, F_OK)))
+            return false;
+        const long left = after--;
+        return left == 0 || (left < 0 && error_lasts());
     }
 };
 } // namespace
@@ -83,7 +90,7 @@ struct process_plan {
 static cudaError_t planned(const char *name) {
     static process_plan whole;
     if (whole.due(name)) {
-        if (whole.error >= cudaErrorIllegalAddress)
+        if (whole.error >= cudaErrorIllegalAddress && whole.error != cudaErrorUnknown)
             lost = whole.error;
         return (cudaError_t)whole.error;
     }
@@ -191,6 +198,14 @@ static bool locked_pages(const void *p) {
 }
 
 static thread_local emu_stream *capturing; // by this thread
+
+size_t emu_in_use(void) {
+    std::lock_guard<std::mutex> hold(lock);
+    size_t host = 0;
+    for (const auto &p : page_locked)
+        host += p.second;
+    return in_use + host;
+}
 
 cudaError_t cudaMemGetInfo(size_t *left, size_t *total) {
     std::lock_guard<std::mutex> hold(lock);

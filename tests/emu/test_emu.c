@@ -175,6 +175,31 @@ static void large_data_sets_stream(void **state) {
     }
 }
 
+// A batch whose temporaries do not fit is cut: sums of gradients change their order, no more.
+static void large_batches_are_cut(void **state) {
+    (void)state;
+    struct dr_config c;
+    double a[3], b[3];
+    struct run r;
+    config_of(&c, smaller);
+    c.data.count = 200;
+    c.train.generated = 8;
+    c.train.micro_batch = 20;
+    open_with(&r, &c, open_emu(false));
+    const size_t whole = dr_trainer_memory(r.t);
+    run_steps(&r, 3, a);
+    run_close(&r);
+    emu_memory(emu_in_use() + whole - 1024);
+    struct dr_backend *be = open_emu(false);
+    be->enter(be);
+    open_with(&r, &c, be);
+    emu_memory((size_t)1 << 30); // the ops' own workspaces
+    assert_true(dr_trainer_memory(r.t) < whole);
+    run_steps(&r, 3, b);
+    run_close(&r);
+    expect_near(a, b, 3, 1e-4);
+}
+
 // The trainer finds out one step later; until then the guard keeps the weights as they were.
 static void non_finite_keeps_the_weights(void **state) {
     (void)state;
@@ -305,17 +330,82 @@ static void a_lost_device_fails_the_step(void **state) {
     run_close(&r);
 }
 
+// A run and some samples with one failing call; says what it came to.
+static int run_with_fault(const struct dr_config *c, struct dr_dataset *data, const char *call,
+                          int error, int after, struct dr_err *err) {
+    struct run r = {.be = open_emu(false)};
+    struct dr_metrics m;
+    real x[PIXELS];
+    const struct dr_sample req = {.cls = 1, .alpha = 1};
+    struct dr_sampler *s = NULL;
+    struct dr_snapshot *snap = NULL;
+    r.be->enter(r.be);
+    emu_fail(call, error, after);
+    int rc = dr_trainer_create(c, r.be, data, &r.t, err);
+    for (int i = 0; i < 3 && !rc; i++)
+        rc = dr_trainer_step(r.t, &m, err);
+    if (!rc)
+        rc = dr_trainer_wait(r.t, &m, err);
+    if (!rc && !(snap = dr_trainer_snapshot(r.t, 0)))
+        rc = dr_fail(err, DR_ENOMEM, "no snapshot");
+    if (!rc)
+        rc = dr_sampler_create(r.be, DR_FP32, 4, &s, err);
+    for (int i = 0; i < 3 && !rc; i++)
+        rc = dr_sampler_run(s, snap, &req, 1, x, err);
+    emu_fail("none", 0, 0);
+    dr_sampler_free(s);
+    dr_snapshot_unref(snap);
+    run_close(&r);
+    return rc;
+}
+
+// Whichever call fails: the right code, a sentence, everything given back.
+static void every_failure_is_clean(void **state) {
+    (void)state;
+    static const struct {
+        const char *call;
+        int error, code, stride;
+    } kinds[] = {{"malloc", EMU_OUT_OF_MEMORY, DR_ENOMEM, 1},
+                 {"launch", EMU_ILLEGAL_ADDRESS, DR_EDEVICE, 173},
+                 {"sync", EMU_ILLEGAL_ADDRESS, DR_EDEVICE, 1}};
+    struct dr_config c;
+    struct dr_dataset *data;
+    struct dr_err why = {0};
+    config_of(&c, smaller);
+    c.data.count = 100;
+    c.train.positives = 2;
+    c.metrics.spread_every = 0;
+    if (dr_dataset_load(&c.data, NULL, false, &data, &why))
+        fail_msg("%s", why.msg);
+    const size_t before = emu_in_use();
+    for (size_t k = 0; k < DR_COUNT(kinds); k++) {
+        int rc = -1, n = 0;
+        for (int after = 0; rc && after < 4000; after += kinds[k].stride, n++) {
+            struct dr_err err = {0};
+            rc = run_with_fault(&c, data, kinds[k].call, kinds[k].error, after, &err);
+            if (rc && (rc != kinds[k].code || !err.msg[0]))
+                fail_msg("%s %d: %d, \"%s\"", kinds[k].call, after, rc, err.msg);
+            assert_int_equal(emu_in_use(), before);
+        }
+        assert_int_equal(rc, 0); // past the last call of the run
+        assert_true(n > 5);
+    }
+    dr_dataset_free(data);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(trains_like_the_cpu),
         cmocka_unit_test(passes_are_replayed),
         cmocka_unit_test(recordings_notice_moved_workspaces),
         cmocka_unit_test(large_data_sets_stream),
+        cmocka_unit_test(large_batches_are_cut),
         cmocka_unit_test(non_finite_keeps_the_weights),
         cmocka_unit_test(resume_is_exact),
         cmocka_unit_test(missing_devices_are_named),
         cmocka_unit_test(errors_name_the_op),
         cmocka_unit_test(a_lost_device_fails_the_step),
+        cmocka_unit_test(every_failure_is_clean),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -147,8 +147,8 @@ void case_gather(struct t *t) {
         uint8_t pixel[ROWS * 1024];
         for (int64_t i = 0; i < ROWS * count; i++)
             pixel[i] = (uint8_t)t_rand(t);
-        struct tbuf *from = bytes ? t_u8(t, ROWS * count, pixel)
-                                  : t_normal(t, DR_F32, ROWS * count, 1);
+        struct tbuf *from =
+            bytes ? t_u8(t, ROWS * count, pixel) : t_normal(t, DR_F32, ROWS * count, 1);
         struct tbuf *idx = t_u64(t, n, raw), *dst = t_out(t, DR_F32, n * count);
         double *want = t_tmp(t, n * count);
         for (int64_t i = 0; i < n * count; i++) {
@@ -167,8 +167,9 @@ static void guarded(struct t *t, double first, double second) {
     const double value[] = {first, second}, hyper[] = {1e-3, 0.1, 0.1, 0.5};
     const bool open = isfinite(first) && isfinite(second);
     struct tbuf *w = t_inout(t_normal(t, DR_F32, 9, 1)), *m = t_inout(t_normal(t, DR_F32, 9, 1)),
-                *v = t_inout(t_uniform(t, DR_F32, 9, 1, 2)), *e = t_inout(t_normal(t, DR_F32, 9, 1)),
-                *g = t_normal(t, DR_F32, 9, 1), *x = t_normal(t, DR_F32, 9, 1);
+                *v = t_inout(t_uniform(t, DR_F32, 9, 1, 2)),
+                *e = t_inout(t_normal(t, DR_F32, 9, 1)), *g = t_normal(t, DR_F32, 9, 1),
+                *x = t_normal(t, DR_F32, 9, 1);
     struct tbuf *h = t_values(t, DR_F32, 4, hyper), *ok = t_values(t, DR_F32, 2, value);
     T_RUN(t, adamw, .w = w->p, .m = m->p, .v = v->p, .g = g->p, .hyper = h->p, .guard = ok->p,
           .n = 9, .beta1 = (real)0.9, .beta2 = (real)0.9, .eps = (real)1e-8);
