@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const smaller[] = {"data.set=digits",
@@ -25,7 +26,7 @@ static const char *const smaller[] = {"data.set=digits",
                                       "train.micro_batch=20",
                                       "train.seed=11",
                                       "optim.lr=1e-3",
-                                      "optim.warmup=2",
+                                      "optim.warmup=20",
                                       "loss.affinity_floor=0",
                                       "metrics.spread_every=3",
                                       NULL};
@@ -79,10 +80,14 @@ static void trains_like_the_cpu(void **state) {
             if (!(fabs((double)(x[i] - y[i])) < (bf ? 5e-2 : 1e-3)))
                 fail_msg("pixel %d of a sample is %g on the CPU, %g on emu", i, (double)x[i],
                          (double)y[i]);
+        // Neither the order of threads nor replaying what the second step did changes a bit; a value
+        // of that step's host in a recording would.
+        setenv("DRIFTD_GRAPHS", "0", 1);
         open_with(&r, &c, open_emu(true));
+        unsetenv("DRIFTD_GRAPHS");
         run_steps(&r, STEPS, back);
         run_close(&r);
-        assert_memory_equal(emu, back, sizeof emu); // the order of threads changes nothing
+        assert_memory_equal(emu, back, sizeof emu);
     }
 }
 
@@ -366,7 +371,7 @@ static void every_failure_is_clean(void **state) {
         const char *call;
         int error, code, stride;
     } kinds[] = {{"malloc", EMU_OUT_OF_MEMORY, DR_ENOMEM, 1},
-                 {"launch", EMU_ILLEGAL_ADDRESS, DR_EDEVICE, 173},
+                 {"launch", EMU_ILLEGAL_ADDRESS, DR_EDEVICE, 83},
                  {"sync", EMU_ILLEGAL_ADDRESS, DR_EDEVICE, 1}};
     struct dr_config c;
     struct dr_dataset *data;
