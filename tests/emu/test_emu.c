@@ -80,8 +80,8 @@ static void trains_like_the_cpu(void **state) {
             if (!(fabs((double)(x[i] - y[i])) < (bf ? 5e-2 : 1e-3)))
                 fail_msg("pixel %d of a sample is %g on the CPU, %g on emu", i, (double)x[i],
                          (double)y[i]);
-        // Neither the order of threads nor replaying what the second step did changes a bit; a value
-        // of that step's host in a recording would.
+        // Neither the order of threads nor replaying what the second step did changes a bit; a
+        // value of that step's host in a recording would.
         setenv("DRIFTD_GRAPHS", "0", 1);
         open_with(&r, &c, open_emu(true));
         unsetenv("DRIFTD_GRAPHS");
