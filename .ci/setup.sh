@@ -39,9 +39,13 @@ install_packages() {
         --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# Compiling for GPUs takes minutes: DRIFTD_CUDA=enabled, disabled or auto asks for it; ./run sets it
+# where there is a GPU.
+cuda_option() { echo "-Dcuda=${DRIFTD_CUDA:-disabled}"; }
+
 # configure_in FOLDER [MESON OPTION...]: once; ninja reconfigures by itself when files change.
 configure_in() {
-    [ -f "$1/build.ninja" ] || logged "$1" meson setup "$@"
+    [ -f "$1/build.ninja" ] || logged "$1" meson setup "$(cuda_option)" "$@"
 }
 
 # build_in FOLDER

@@ -383,6 +383,7 @@ static void run_batch(struct dd_batcher *b, struct batch *k) {
     if (rc)
         dd_log(DR_LOG_ERROR, "generate.failed", "images=%d reason=%s", k->images,
                dd_log_quote(err.msg, q, sizeof q));
+    atomic_store(&b->device_lost, rc == DR_EDEVICE);
     atomic_fetch_add(&b->batches, 1);
     atomic_fetch_add(&b->images, (uint64_t)k->images);
     dd_hist_add(&b->batch_hist, k->images);
@@ -413,6 +414,9 @@ static int open_engine(struct dd_batcher *b, struct dr_err *err) {
     if (rc)
         return rc;
     b->be->enter(b->be);
+    rc = b->be->hurry(b->be, err); // requests go before training on the same device
+    if (rc)
+        return rc;
     snprintf(b->device, sizeof b->device, "%s (%s)", b->be->name, b->be->detail);
     const int precision = strcmp(o->precision, "bf16") ? DR_FP32 : DR_PREC_BF16;
     rc = dr_sampler_create(b->be, precision, o->max_batch, &b->sampler, err);

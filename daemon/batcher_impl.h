@@ -47,6 +47,7 @@ struct dd_batcher {
     struct dd_hist queue_hist, compute_hist, batch_hist;
     _Atomic uint64_t images, batches, requests, abandoned, failed;
     _Atomic int64_t beat;
+    _Atomic bool device_lost; // the last batch failed for want of a device
     // the batcher's thread alone
     struct dr_backend *be;
     struct dr_sampler *sampler;

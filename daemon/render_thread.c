@@ -59,7 +59,8 @@ void dd_batcher_stats(struct dd_batcher *b, struct dd_batcher_stats *out) {
                                      .requests = atomic_load(&b->requests),
                                      .abandoned = atomic_load(&b->abandoned),
                                      .failed = atomic_load(&b->failed),
-                                     .beat_ns = atomic_load(&b->beat)};
+                                     .beat_ns = atomic_load(&b->beat),
+                                     .device_lost = atomic_load(&b->device_lost)};
     pthread_mutex_lock(&b->lock);
     out->waiting = b->waiting;
     out->queue_limit = dd_queue_limit(b);

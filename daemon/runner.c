@@ -185,38 +185,64 @@ static void watch_spread(struct run *r, const struct dr_metrics *m) {
     r->collapsed = low;
 }
 
+static void report(struct run *r, const struct dr_metrics *m) {
+    const bool last = m->step == dr_trainer_steps_done(r->t) && dr_trainer_finished(r->t);
+    if (!m->step)
+        return;
+    if (m->step % r->spec->cfg->metrics.every == 0 || last || !isnan(m->spread))
+        CALL(r, step, m, dr_trainer_seconds(r->t), dr_trainer_steps_total(r->t));
+    watch_spread(r, m);
+}
+
+static int stepped(struct run *r, int rc, const struct dr_metrics *m, struct dr_err *err) {
+    if (!rc)
+        report(r, m);
+    else if (rc == DR_ENONFINITE)
+        CALL(r, alert, "nonfinite", dr_trainer_steps_done(r->t) + 1,
+             err->msg[0] ? err->msg : "the loss is not finite");
+    return rc;
+}
+
+// A device may still be at the last step: it counts once its metrics are here.
+static int finish_step(struct run *r, struct dr_err *err) {
+    struct dr_metrics m;
+    return stepped(r, dr_trainer_wait(r->t, &m, err), &m, err);
+}
+
+static int finish_and_save(struct run *r, struct dr_err *err) {
+    const int rc = finish_step(r, err);
+    if (!rc)
+        save(r); // a failure has been reported; the previous checkpoint stays
+    return rc;
+}
+
 static int loop(struct run *r, struct dr_err *err) {
     const struct dr_config *cfg = r->spec->cfg;
+    int rc = 0;
     while (!dr_trainer_finished(r->t)) {
         enum dd_wish w = r->hooks->wish ? r->hooks->wish(r->hooks->ctx) : DD_WISH_NONE;
         if (w == DD_WISH_STOP_NOW || w == DD_WISH_STOP) {
             r->res->outcome = DD_RUN_STOPPED;
             show_field(r, true);
-            if (w == DD_WISH_STOP)
-                save(r); // a failure has been reported; the previous checkpoint stays
-            return 0;
+            return w == DD_WISH_STOP ? finish_and_save(r, err) : finish_step(r, err);
         }
-        if (w == DD_WISH_CHECKPOINT)
-            save(r);
-        struct dr_metrics m = {0};
-        int rc = dr_trainer_step(r->t, &m, err);
-        if (rc) {
-            if (rc == DR_ENONFINITE)
-                CALL(r, alert, "nonfinite", dr_trainer_steps_done(r->t) + 1,
-                     err && err->msg[0] ? err->msg : "the loss is not finite");
+        if (w == DD_WISH_CHECKPOINT && (rc = finish_and_save(r, err)))
             return rc;
-        }
+        struct dr_metrics m = {0};
+        rc = stepped(r, dr_trainer_step(r->t, &m, err), &m, err);
+        if (rc)
+            return rc;
         int64_t step = dr_trainer_steps_done(r->t);
-        if (step % cfg->metrics.every == 0 || dr_trainer_finished(r->t) || !isnan(m.spread))
-            CALL(r, step, &m, dr_trainer_seconds(r->t), dr_trainer_steps_total(r->t));
-        watch_spread(r, &m);
         publish(r, step == 1);
         show_field(r, step == 1);
-        if (save_due(r))
-            save(r);
+        if (save_due(r) && (rc = finish_and_save(r, err)))
+            return rc;
         if (cfg->samples.every > 0 && step % cfg->samples.every == 0 && !dr_trainer_finished(r->t))
             sample_grid(r);
     }
+    rc = finish_step(r, err);
+    if (rc)
+        return rc;
     r->res->outcome = DD_RUN_COMPLETED;
     publish(r, true);
     show_field(r, true);

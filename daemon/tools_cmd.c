@@ -100,5 +100,10 @@ int dd_version_main(void) {
         printf("cpu %s\n", err.msg);
     print_features();
     dr_backend_free(be);
+    if (!dr_backend_open("cuda", 0, &be, &err))
+        printf("cuda %s\n", be->detail);
+    else
+        printf("no cuda: %s\n", err.msg);
+    dr_backend_free(be);
     return 0;
 }

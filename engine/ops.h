@@ -57,6 +57,15 @@ struct dr_copy4_args {
     int64_t dim[4], dstride[4], sstride[4];
     bool acc;
 };
+// dst[i,:] = row idx[i] of a data set: pixels as p / 127.5 - 1, or points as they are; one of the
+// two is NULL. Rows hold `count` values. idx: [n] in range (the caller checked), NULL: row i.
+struct dr_gather_args {
+    real *dst;
+    const uint8_t *pixels;
+    const real *points;
+    const int64_t *idx;
+    int64_t n, count;
+};
 struct dr_colsum_args { // out[n] (+)= sum_m x[m,n]; x rows are ld apart (0: n)
     real *out;
     const void *x;
@@ -335,16 +344,18 @@ struct dr_sumsq_args { // out[0] (+)= sum x^2, accumulated in double, order inde
 };
 // AdamW with decoupled decay. hyper (device): {lr, 1 - beta1^t, 1 - beta2^t}. The gradient is first
 // scaled by min(1, clip / (sqrt(*sumsq) + 1e-6)); clip 0: not. w16 (NULL or bf16 [n]) gets a copy.
+// guard ([2], NULL: none): unless both are finite nothing is written.
 struct dr_adamw_args {
     real *w, *m, *v;
-    const real *g, *sumsq, *hyper;
+    const real *g, *sumsq, *hyper, *guard;
     dr_bf16 *w16;
     int64_t n;
     real beta1, beta2, eps, decay, clip;
 };
-struct dr_ema_args { // e += (1 - *decay) (w - e); decay on the device
+// e += (1 - *decay) (w - e); decay on the device; guard as above
+struct dr_ema_args {
     real *e;
-    const real *w, *decay;
+    const real *w, *decay, *guard;
     int64_t n;
 };
 

@@ -11,6 +11,9 @@
 #include "engine/core/types.h"
 #include "engine/ops.h"
 
+struct dr_graph; // a recorded sequence of ops, the backend's own
+enum { DR_MARKS = 4 };
+
 struct dr_backend {
     char name[16];    // "cpu", "cuda", "emu", "null"
     char detail[112]; // what it found, e.g. "2 threads, avx512_core_bf16, oneDNN 2.6.3"
@@ -25,10 +28,29 @@ struct dr_backend {
     int (*mem_alloc)(struct dr_backend *, size_t bytes, void **out,
                      struct dr_err *); // 64-aligned, zeroed
     void (*mem_free)(struct dr_backend *, void *);
-    void (*upload)(struct dr_backend *, void *dst, const void *src_host,
-                   size_t bytes); // ordered with ops
+    size_t (*mem_left)(struct dr_backend *); // bytes that mem_alloc may still give, about
+    // Host memory that the device reads and writes by itself (page-locked), zeroed.
+    int (*host_alloc)(struct dr_backend *, size_t bytes, void **out, struct dr_err *);
+    void (*host_free)(struct dr_backend *, void *); // NULL is fine
+    // Ordered with ops. The source may be reused on return, except memory of host_alloc, which must
+    // stay as it is until a later mark has been waited for.
+    void (*upload)(struct dr_backend *, void *dst, const void *src_host, size_t bytes);
     void (*download)(struct dr_backend *, void *dst_host, const void *src, size_t bytes); // waits
+    // Into memory of host_alloc; does not wait: the bytes are there once a later mark is reached.
+    void (*download_later)(struct dr_backend *, void *dst, const void *src, size_t bytes);
+    void (*mark)(struct dr_backend *,
+                 int which); // notes this place in the order, 0 .. DR_MARKS - 1
+    // Waits until everything before the last mark(which) is done; otherwise like sync.
+    int (*wait)(struct dr_backend *, int which, struct dr_err *);
     int (*sync)(struct dr_backend *, struct dr_err *); // waits; returns and clears the sticky error
+    // Runs steps(ctx), which calls ops of this backend and nothing else of it, always the same ones
+    // with the same arguments: what changes from call to call lies in device memory. *g (NULL at
+    // first) may keep a recording that later calls replay without calling `steps`. Backends with
+    // host_memory just call it.
+    void (*replay)(struct dr_backend *, struct dr_graph **g, void (*steps)(void *ctx), void *ctx);
+    void (*graph_free)(struct dr_backend *, struct dr_graph *); // NULL is fine
+    // From now on this instance's work goes before that of others on the same device. After enter.
+    int (*hurry)(struct dr_backend *, struct dr_err *);
     void (*destroy)(struct dr_backend *);
 
     struct {
@@ -44,9 +66,10 @@ struct dr_backend {
 // threads <= 0: all online CPUs. Fails with a sentence, never falls back.
 int dr_backend_cpu(int threads, struct dr_backend **out, struct dr_err *err);
 int dr_backend_null(struct dr_backend **out, struct dr_err *err);
-// "cpu", "cuda[:N]" or "auto"; `auto` logs what it picked. EUNSUPPORTED when not built in.
+// "cpu", "cuda[:N]" or "auto"; `auto` takes GPU 0 where it opens, else the CPU, and logs what it
+// picked and why. "cuda" never falls back. EUNSUPPORTED when the CUDA module is not installed.
 int dr_backend_open(const char *device, int threads, struct dr_backend **out, struct dr_err *err);
-// Every slot of ops.def must be filled; names the first NULL one. Backends call it when they load.
+// Every slot must be filled; names the first NULL one of ops.def. Backends call it when they load.
 int dr_backend_check(const struct dr_backend *be, struct dr_err *err);
 void dr_backend_free(struct dr_backend *be); // NULL is fine
 

@@ -5,7 +5,7 @@
 
 #include "driftd_cuda.h"
 
-#if DR_HAVE_CUDA && !defined(DR_DOUBLE)
+#ifndef DR_DOUBLE
 
 #include <dlfcn.h>
 #include <limits.h>
@@ -72,7 +72,7 @@ int dr_backend_cuda(int index, struct dr_backend **out, struct dr_err *err) {
 int dr_backend_cuda(int index, struct dr_backend **out, struct dr_err *err) {
     (void)index;
     *out = NULL;
-    return dr_fail(err, DR_EUNSUPPORTED, "this build has no CUDA backend; use \"cpu\" or \"auto\"");
+    return dr_fail(err, DR_EUNSUPPORTED, "the double build has no CUDA backend; use \"cpu\"");
 }
 
 #endif

@@ -54,6 +54,7 @@ NO_FLOPS(cast)
 NO_FLOPS(fill)
 NO_FLOPS(axpy)
 NO_FLOPS(copy4)
+NO_FLOPS(gather)
 NO_FLOPS(colsum)
 NO_FLOPS(silu_fwd)
 NO_FLOPS(silu_bwd)
@@ -110,6 +111,30 @@ static void null_download(struct dr_backend *be, void *dst, const void *src, siz
     (void)src;
     memset(dst, 0, bytes);
 }
+static size_t null_left(struct dr_backend *be) {
+    (void)be;
+    return 0;
+}
+static void null_mark(struct dr_backend *be, int which) {
+    (void)be;
+    (void)which;
+}
+static int null_wait(struct dr_backend *be, int which, struct dr_err *err) {
+    (void)be;
+    (void)which;
+    (void)err;
+    return 0;
+}
+static void null_replay(struct dr_backend *be, struct dr_graph **g, void (*steps)(void *),
+                        void *ctx) {
+    (void)be;
+    (void)g;
+    steps(ctx);
+}
+static void null_graph_free(struct dr_backend *be, struct dr_graph *g) {
+    (void)be;
+    (void)g;
+}
 static int null_sync(struct dr_backend *be, struct dr_err *err) {
     (void)be;
     (void)err;
@@ -130,9 +155,18 @@ int dr_backend_null(struct dr_backend **out, struct dr_err *err) {
     be->enter = null_enter;
     be->mem_alloc = null_alloc;
     be->mem_free = null_free;
+    be->mem_left = null_left;
+    be->host_alloc = null_alloc;
+    be->host_free = null_free;
     be->upload = null_upload;
     be->download = null_download;
+    be->download_later = null_download;
+    be->mark = null_mark;
+    be->wait = null_wait;
     be->sync = null_sync;
+    be->replay = null_replay;
+    be->graph_free = null_graph_free;
+    be->hurry = null_sync;
     be->destroy = null_destroy;
 #define X(name, flags) be->op.name = null_##name;
 #include "engine/ops.def"

@@ -37,6 +37,28 @@ static void cpu_copy(struct dr_backend *be, void *dst, const void *src, size_t b
         memcpy(dst, src, bytes);
 }
 
+static size_t cpu_mem_left(struct dr_backend *be) {
+    (void)be;
+    return SIZE_MAX;
+}
+
+static void cpu_mark(struct dr_backend *be, int which) {
+    (void)be;
+    (void)which;
+}
+
+static void cpu_replay(struct dr_backend *be, struct dr_graph **g, void (*steps)(void *),
+                       void *ctx) {
+    (void)be;
+    (void)g;
+    steps(ctx);
+}
+
+static void cpu_graph_free(struct dr_backend *be, struct dr_graph *g) {
+    (void)be;
+    (void)g;
+}
+
 static int cpu_sync(struct dr_backend *be, struct dr_err *err) {
     struct dr_cpu *cpu = be->impl;
     int code = cpu->err.code;
@@ -44,6 +66,17 @@ static int cpu_sync(struct dr_backend *be, struct dr_err *err) {
         *err = cpu->err;
     cpu->err = (struct dr_err){0};
     return code;
+}
+
+static int cpu_wait(struct dr_backend *be, int which, struct dr_err *err) {
+    (void)which;
+    return cpu_sync(be, err);
+}
+
+static int cpu_hurry(struct dr_backend *be, struct dr_err *err) { // niceness is the daemon's
+    (void)be;
+    (void)err;
+    return 0;
 }
 
 static void cpu_destroy(struct dr_backend *be) {
@@ -86,9 +119,18 @@ int dr_backend_cpu(int threads, struct dr_backend **out, struct dr_err *err) {
         .enter = cpu_enter,
         .mem_alloc = cpu_alloc,
         .mem_free = cpu_mem_free,
+        .mem_left = cpu_mem_left,
+        .host_alloc = cpu_alloc,
+        .host_free = cpu_mem_free,
         .upload = cpu_copy,
         .download = cpu_copy,
+        .download_later = cpu_copy,
+        .mark = cpu_mark,
+        .wait = cpu_wait,
         .sync = cpu_sync,
+        .replay = cpu_replay,
+        .graph_free = cpu_graph_free,
+        .hurry = cpu_hurry,
         .destroy = cpu_destroy,
         .op =
             {

@@ -86,6 +86,22 @@ void dr_cpu_axpy(struct dr_backend *be, const struct dr_axpy_args *a) {
     row_axpy(a->y + i, dr_at(a->x, a->xt, i), a->xt, len, a->alpha);
 }
 
+DR_HOT static void row_pixels(real *restrict y, const uint8_t *restrict p, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        y[i] = (real)p[i] / (real)127.5 - 1;
+}
+
+void dr_cpu_gather(struct dr_backend *be, const struct dr_gather_args *a) {
+    DR_PARALLEL_FOR(be, a->n * a->count >= DR_PAYS)
+    for (int64_t i = 0; i < a->n; i++) {
+        const int64_t from = (a->idx ? a->idx[i] : i) * a->count;
+        if (a->pixels)
+            row_pixels(a->dst + i * a->count, a->pixels + from, a->count);
+        else
+            memcpy(a->dst + i * a->count, a->points + from, (size_t)a->count * sizeof(real));
+    }
+}
+
 // Merges neighbouring dimensions that both sides walk in one stride and drops those of length 1, so
 // that the last dimension is as long as it can be.
 static void coalesce(struct dr_copy4_args *a) {
@@ -220,7 +236,13 @@ DR_HOT static void adam_row(real *w, real *m, real *v, const real *g, dr_bf16 *w
         adam_range(w, m, v, g, NULL, n, *h);
 }
 
+static bool forbids(const real *guard) {
+    return guard && !(isfinite(guard[0]) && isfinite(guard[1]));
+}
+
 void dr_cpu_adamw(struct dr_backend *be, const struct dr_adamw_args *a) {
+    if (forbids(a->guard))
+        return;
     double norm = a->clip > 0 ? sqrt((double)a->sumsq[0]) : 0;
     double scale = a->clip > 0 ? fmin(1, a->clip / (norm + 1e-6)) : 1;
     if (isnan(norm)) // fmin would hide it
@@ -244,6 +266,8 @@ DR_HOT static void ema_row(real *restrict e, const real *restrict w, int64_t n, 
 }
 
 void dr_cpu_ema(struct dr_backend *be, const struct dr_ema_args *a) {
+    if (forbids(a->guard))
+        return;
     real rate = 1 - *a->decay;
     FOR_SHARES(be, a->n, i, len)
     ema_row(a->e + i, a->w + i, len, rate);

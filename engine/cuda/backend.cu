@@ -54,7 +54,7 @@ void dr_cuda_launched(struct dr_backend *be, const char *op) {
 }
 
 // A call that is not an op failed: it may bring news of a kernel that ran before it.
-static void check(struct dr_backend *be, cudaError_t e, const char *call) {
+void dr_cuda_check(struct dr_backend *be, cudaError_t e, const char *call) {
     const char *op = dr_cuda_of(be)->last_op;
     char what[256];
     if (!e)
@@ -68,7 +68,7 @@ static void check(struct dr_backend *be, cudaError_t e, const char *call) {
 // ---------------------------------------------------------------------------------
 
 static void enter(struct dr_backend *be) {
-    check(be, cudaSetDevice(dr_cuda_of(be)->device), "binding the device to a thread");
+    dr_cuda_check(be, cudaSetDevice(dr_cuda_of(be)->device), "binding the device to a thread");
 }
 
 static int no_memory(struct dr_backend *be, size_t bytes, cudaError_t e, struct dr_err *err) {
@@ -78,8 +78,8 @@ static int no_memory(struct dr_backend *be, size_t bytes, cudaError_t e, struct 
         return fail(err, code_of(e), "%s: cannot allocate %zu bytes: %s", be->detail, bytes,
                     cudaGetErrorString(e));
     return fail(err, DR_ENOMEM,
-                "%s: %zu MiB wanted, %zu of %zu MiB are free; a smaller train.micro_batch or "
-                "model needs less",
+                "%s: %zu MiB wanted, %zu of %zu MiB are free; a smaller train.generated or model "
+                "needs less",
                 be->detail, bytes >> 20, left >> 20, total >> 20);
 }
 
@@ -101,13 +101,36 @@ static int mem_alloc(struct dr_backend *be, size_t bytes, void **out, struct dr_
 
 static void mem_free(struct dr_backend *be, void *p) {
     if (p)
-        check(be, cudaFree(p), "freeing memory");
+        dr_cuda_check(be, cudaFree(p), "freeing memory");
+}
+
+static size_t mem_left(struct dr_backend *be) {
+    size_t left = 0, total = 0;
+    enter(be);
+    return cudaMemGetInfo(&left, &total) ? 0 : left;
+}
+
+static int host_alloc(struct dr_backend *be, size_t bytes, void **out, struct dr_err *err) {
+    *out = NULL;
+    const cudaError_t e = cudaHostAlloc(out, bytes ? bytes : 1, cudaHostAllocDefault);
+    if (!e)
+        memset(*out, 0, bytes);
+    else
+        (void)cudaGetLastError();
+    return e ? fail(err, code_of(e), "%s: cannot allocate %zu bytes of page-locked memory: %s",
+                    be->detail, bytes, cudaGetErrorString(e))
+             : 0;
+}
+
+static void host_free(struct dr_backend *be, void *p) {
+    if (p)
+        dr_cuda_check(be, cudaFreeHost(p), "freeing page-locked memory");
 }
 
 // The source may be reused on return: copies from pageable memory are staged by the driver first.
 static void upload(struct dr_backend *be, void *dst, const void *src, size_t bytes) {
     if (bytes)
-        check(be, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, dr_cuda_of(be)->stream),
+        dr_cuda_check(be, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, dr_cuda_of(be)->stream),
               "upload");
 }
 
@@ -119,14 +142,26 @@ static void download(struct dr_backend *be, void *dst, const void *src, size_t b
     cudaError_t e = cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, c->stream);
     if (!e)
         e = cudaStreamSynchronize(c->stream);
-    check(be, e, "download");
+    dr_cuda_check(be, e, "download");
     if (e)
         memset(dst, 0xff, bytes);
 }
 
-static int sync(struct dr_backend *be, struct dr_err *err) {
+static void download_later(struct dr_backend *be, void *dst, const void *src, size_t bytes) {
+    if (bytes)
+        dr_cuda_check(be,
+                      cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost,
+                                      dr_cuda_of(be)->stream),
+                      "download");
+}
+
+static void mark(struct dr_backend *be, int which) {
     struct dr_cuda *c = dr_cuda_of(be);
-    check(be, cudaStreamSynchronize(c->stream), "sync");
+    dr_cuda_check(be, cudaEventRecord(c->mark[which], c->stream), "mark");
+}
+
+// Says the sticky error, once.
+static int told(struct dr_cuda *c, struct dr_err *err) {
     const int code = c->err.code;
     if (code && err)
         *err = c->err;
@@ -134,11 +169,28 @@ static int sync(struct dr_backend *be, struct dr_err *err) {
     return code;
 }
 
+static int wait(struct dr_backend *be, int which, struct dr_err *err) {
+    struct dr_cuda *c = dr_cuda_of(be);
+    dr_cuda_check(be, cudaEventSynchronize(c->mark[which]), "wait");
+    return told(c, err);
+}
+
+static int sync(struct dr_backend *be, struct dr_err *err) {
+    struct dr_cuda *c = dr_cuda_of(be);
+    dr_cuda_check(be, cudaStreamSynchronize(c->stream), "sync");
+    return told(c, err);
+}
+
 void *dr_cuda_scratch(struct dr_backend *be, enum dr_cuda_slot slot, size_t bytes) {
     struct dr_cuda *c = dr_cuda_of(be);
     if (bytes > c->ws[slot].size || !c->ws[slot].base) {
         const size_t want = bytes > (size_t)1 << 16 ? bytes : (size_t)1 << 16;
-        check(be, cudaStreamSynchronize(c->stream),
+        if (c->recording) { // no allocating now; the recorder runs the ops directly instead
+            c->unfit = true;
+            return NULL;
+        }
+        c->moves++;
+        dr_cuda_check(be, cudaStreamSynchronize(c->stream),
               "workspace"); // kernels may still use the old one
         cudaFree(c->ws[slot].base);
         c->ws[slot].base = NULL;
@@ -158,14 +210,54 @@ void *dr_cuda_scratch(struct dr_backend *be, enum dr_cuda_slot slot, size_t byte
 // ---- opening
 // -------------------------------------------------------------------------------------------
 
+static void close_stream(struct dr_cuda *c) {
+    dr_cuda_blas_close(c);
+    if (c->stream)
+        cudaStreamDestroy(c->stream);
+    c->stream = NULL;
+}
+
 static void destroy(struct dr_backend *be) {
     struct dr_cuda *c = dr_cuda_of(be);
     cudaSetDevice(c->device);
-    dr_cuda_blas_close(c);
+    close_stream(c);
     for (int i = 0; i < DR_CUDA_SLOTS; i++)
         cudaFree(c->ws[i].base);
-    cudaStreamDestroy(c->stream);
+    for (int i = 0; i < DR_MARKS; i++)
+        if (c->mark[i])
+            cudaEventDestroy(c->mark[i]);
     delete c;
+}
+
+// The stream and what is bound to it. A device runs waiting blocks of an urgent stream first.
+static int open_stream(struct dr_cuda *c, bool urgent, struct dr_err *err) {
+    int least = 0, greatest = 0;
+    cudaError_t e = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+    if (!e)
+        e = cudaStreamCreateWithPriority(&c->stream, cudaStreamNonBlocking,
+                                         urgent ? greatest : least);
+    if (e)
+        return fail(err, code_of(e), "%s: cannot create a stream: %s", c->be.detail,
+                    cudaGetErrorString(e));
+    return dr_cuda_blas_open(c, err);
+}
+
+static int hurry(struct dr_backend *be, struct dr_err *err) {
+    const int rc = sync(be, err);
+    if (rc)
+        return rc;
+    close_stream(dr_cuda_of(be));
+    return open_stream(dr_cuda_of(be), true, err);
+}
+
+// Marks are waited for by threads that have time: they sleep, and wake some tens of us later.
+static int create_marks(struct dr_cuda *c, struct dr_err *err) {
+    cudaError_t e = cudaSuccess;
+    for (int i = 0; i < DR_MARKS && !e; i++)
+        e = cudaEventCreateWithFlags(&c->mark[i], cudaEventDisableTiming | cudaEventBlockingSync);
+    return e ? fail(err, code_of(e), "%s: cannot create an event: %s", c->be.detail,
+                    cudaGetErrorString(e))
+             : 0;
 }
 
 // Driver, device and what the kernels want to know of it.
@@ -216,9 +308,18 @@ static void fill_table(struct dr_cuda *c) {
     be->enter = enter;
     be->mem_alloc = mem_alloc;
     be->mem_free = mem_free;
+    be->mem_left = mem_left;
+    be->host_alloc = host_alloc;
+    be->host_free = host_free;
     be->upload = upload;
     be->download = download;
+    be->download_later = download_later;
+    be->mark = mark;
+    be->wait = wait;
     be->sync = sync;
+    be->replay = dr_cuda_replay;
+    be->graph_free = dr_cuda_graph_free;
+    be->hurry = hurry;
     be->destroy = destroy;
 #define X(name, flags) be->op.name = dr_cuda_##name;
 #include "engine/ops.def"
@@ -235,18 +336,18 @@ extern "C" int dr_cuda_open(int index, size_t size, struct dr_backend **out, str
     struct dr_cuda *c = new (std::nothrow) dr_cuda();
     if (!c)
         return fail(err, DR_ENOMEM, "cannot allocate a CUDA backend");
-    const char *tf32 = getenv("DRIFTD_TF32");
+    const char *tf32 = getenv("DRIFTD_TF32"), *graphs = getenv("DRIFTD_GRAPHS");
     c->tf32 = tf32 && *tf32 && strcmp(tf32, "0");
+    c->graphs = !graphs || strcmp(graphs, "0");
     fill_table(c);
     int rc = find_device(c, index, err);
     if (rc) {
         delete c;
         return rc;
     }
-    const cudaError_t e = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking);
-    rc = e ? fail(err, DR_EDEVICE, "%s: cannot create a stream: %s", c->be.detail,
-                  cudaGetErrorString(e))
-           : dr_cuda_blas_open(c, err);
+    rc = create_marks(c, err);
+    if (!rc)
+        rc = open_stream(c, false, err);
     if (rc) {
         destroy(&c->be);
         return rc;

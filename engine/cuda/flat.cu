@@ -107,12 +107,32 @@ void dr_cuda_copy4(struct dr_backend *be, const struct dr_copy4_args *a) {
     DR_FOR_DTYPE(a->dt, D, DR_FOR_DTYPE(a->st, S, (copy4<D, S>(be, a))));
 }
 
+struct gather_f {
+    struct dr_gather_args a;
+    template <int V> __device__ void run(int64_t i) const {
+        const int64_t row = i / a.count;
+        const int64_t from = (a.idx ? a.idx[row] : row) * a.count + i % a.count;
+        a.dst[i] = a.pixels ? (float)a.pixels[from] / 127.5f - 1 : a.points[from];
+    }
+};
+
+void dr_cuda_gather(struct dr_backend *be, const struct dr_gather_args *a) {
+    const gather_f f = {*a};
+    DR_FLAT(be, f, a->n * a->count, false);
+}
+
 // ---- optimiser
 // -----------------------------------------------------------------------------------------
+
+__device__ inline bool forbids(const float *guard) {
+    return guard && !(isfinite(guard[0]) && isfinite(guard[1]));
+}
 
 struct adamw_f {
     struct dr_adamw_args a;
     template <int V> __device__ void run(int64_t i) const {
+        if (forbids(a.guard))
+            return;
         const float lr = a.hyper[0], step = lr / a.hyper[1], bias2 = 1 / a.hyper[2];
         const float shrink = 1 - lr * a.decay;
         float scale = 1;
@@ -146,8 +166,10 @@ void dr_cuda_adamw(struct dr_backend *be, const struct dr_adamw_args *a) {
 
 struct ema_f {
     float *e;
-    const float *w, *decay;
+    const float *w, *decay, *guard;
     template <int V> __device__ void run(int64_t i) const {
+        if (forbids(guard))
+            return;
         const float rate = 1 - *decay;
         float x[V], y[V];
         load(x, e + i);
@@ -159,7 +181,7 @@ struct ema_f {
 };
 
 void dr_cuda_ema(struct dr_backend *be, const struct dr_ema_args *a) {
-    const ema_f f = {a->e, a->w, a->decay};
+    const ema_f f = {a->e, a->w, a->decay, a->guard};
     DR_FLAT(be, f, a->n, wide(f.e, f.w));
 }
 

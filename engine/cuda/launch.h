@@ -25,7 +25,7 @@ extern "C" {
 #else
 #define DR_SHARED(type, name) type *name = reinterpret_cast<type *>(emu_shared())
 #define DR_LAUNCH_RAW(kernel, grid, block, bytes, stream, ...)                                     \
-    emu_launch((grid), (block), (bytes), [=] { (kernel)(__VA_ARGS__); })
+    emu_enqueue((stream), (grid), (block), (bytes), emu_bind((kernel), __VA_ARGS__))
 #endif
 
 // DR_LAUNCH(be, (k_name<T>), grid, block, shared_bytes, args...): on the instance's stream; a
@@ -53,8 +53,12 @@ struct dr_cuda { // be->impl
         void *base;
         size_t size;
     } ws[DR_CUDA_SLOTS];
+    unsigned moves; // how often a block of ws has been replaced: recordings know the addresses
     cudaStream_t stream;
-    void *blas; // library handle; NULL under the emulator
+    cudaEvent_t mark[DR_MARKS];
+    bool recording, unfit; // the stream is being captured; a block was too small while it was
+    bool graphs;           // DRIFTD_GRAPHS=0 turns them off
+    void *blas;            // library handle; NULL under the emulator
     int device, sms;
     size_t shared_limit; // bytes of shared memory a block may have
     bool tf32;
@@ -65,13 +69,21 @@ static inline struct dr_cuda *dr_cuda_of(struct dr_backend *be) {
 }
 
 // At least `bytes` of device memory until the same slot is asked for again. Blocks only grow, so a
-// step that has run once allocates nothing. NULL: out of memory, already recorded.
+// step that has run once allocates nothing. NULL: out of memory, already noted; or the block is too
+// small while a graph is recorded, and the recording will be dropped: return in both cases.
 void *dr_cuda_scratch(struct dr_backend *be, enum dr_cuda_slot slot, size_t bytes);
 // Records the sticky error "op: what"; the first one wins. op: __func__, whose prefix is dropped.
 void dr_cuda_error(struct dr_backend *be, int code, const char *op, const char *what);
 void dr_cuda_launched(struct dr_backend *be, const char *op);
 
-// gemm_blas.cu or gemm_plain.cu
+// A failed call of the runtime that is not an op's launch; cudaSuccess is fine.
+void dr_cuda_check(struct dr_backend *be, cudaError_t e, const char *call);
+
+// graph.cu: the vtable's replay and graph_free
+void dr_cuda_replay(struct dr_backend *be, struct dr_graph **g, void (*steps)(void *), void *ctx);
+void dr_cuda_graph_free(struct dr_backend *be, struct dr_graph *g);
+
+// gemm_blas.cu or gemm_plain.cu; open binds c->stream
 int dr_cuda_blas_open(struct dr_cuda *c, struct dr_err *err);
 void dr_cuda_blas_close(struct dr_cuda *c);
 

@@ -1,7 +1,7 @@
 // Batched one-step generation from snapshots. See sampler.h; used by the batcher and the trainer's
 // sample grids. A request's bytes depend on its seed, index and conditioning alone, so batches may
 // be cut and padded at will: they are run in power-of-two pieces that stay in cache and reuse the
-// GEMM primitives made for those sizes.
+// GEMM primitives, or on a device the recorded graph, made for those sizes.
 #include "engine/sample/sampler.h"
 #include "engine/core/arena.h"
 #include "engine/core/rng.h"
@@ -12,6 +12,14 @@
 #define CPU_PIECE                                                                                  \
     16 // samples per pass on a CPU: activations of a block stay in the last-level cache
 
+// What a pass needs from the host, one block on either side, uploaded at once.
+struct inputs {
+    real *alpha;
+    int32_t *cls;
+    uint64_t *seed, *index; // [piece] each
+};
+enum { BUCKETS = 32 }; // powers of two
+
 struct dr_sampler {
     struct dr_backend *be;
     enum dr_dtype act;
@@ -20,15 +28,16 @@ struct dr_sampler {
     struct dr_snapshot *snap; // the one the buffers below belong to
     void *block, *scratch;    // device: inputs, weights; activations
     struct dr_arena tmp;
-    real *w, *tables, *noise, *alpha, *x;
+    real *w, *tables, *noise, *x;
     dr_bf16 *w16;
-    int32_t *cls, *style;
-    uint64_t *seed, *index;
-    struct dr_sample *rows; // host: requests of one pass, two-pass ones twice
-    int64_t *owner;         // host: request of each row
-    real *host_x, *host_alpha;
-    int32_t *host_cls;
-    uint64_t *host_seed, *host_index;
+    int32_t *style;
+    struct inputs in;
+    struct dr_graph *graph[BUCKETS]; // of a pass of 1, 2, 4, ... samples
+    struct dr_sample *rows;          // host: requests of one pass, two-pass ones twice
+    int64_t *owner;                  // host: request of each row
+    size_t in_bytes;
+    struct inputs host; // page-locked, as is host_x
+    real *host_x;
 };
 
 int dr_sampler_create(struct dr_backend *be, int precision, int64_t max_batch,
@@ -46,15 +55,14 @@ int dr_sampler_create(struct dr_backend *be, int precision, int64_t max_batch,
 }
 
 static void drop_snapshot(struct dr_sampler *s) {
+    for (int i = 0; i < BUCKETS; i++)
+        s->be->graph_free(s->be, s->graph[i]);
     s->be->mem_free(s->be, s->block);
     s->be->mem_free(s->be, s->scratch);
+    s->be->host_free(s->be, s->host.alpha);
+    s->be->host_free(s->be, s->host_x);
     free(s->rows);
     free(s->owner);
-    free(s->host_x);
-    free(s->host_alpha);
-    free(s->host_cls);
-    free(s->host_seed);
-    free(s->host_index);
     dr_snapshot_unref(s->snap);
     *s = (struct dr_sampler){.be = s->be, .act = s->act, .piece = s->piece};
 }
@@ -64,6 +72,14 @@ void dr_sampler_free(struct dr_sampler *s) {
         return;
     drop_snapshot(s);
     free(s);
+}
+
+static void lay_out_inputs(const struct dr_sampler *s, struct inputs *in, struct dr_arena *a) {
+    const size_t n = (size_t)s->piece;
+    in->alpha = dr_alloc(a, n * sizeof(real));
+    in->cls = dr_alloc(a, n * sizeof(int32_t));
+    in->seed = dr_alloc(a, n * sizeof(uint64_t));
+    in->index = dr_alloc(a, n * sizeof(uint64_t));
 }
 
 // Assigns every device buffer; run once to measure and once for real.
@@ -76,20 +92,19 @@ static void lay_out(struct dr_sampler *s, const struct dr_gen *g, struct dr_aren
     s->w16 = s->act == DR_BF16 ? dr_alloc(a, total * sizeof(dr_bf16)) : NULL;
     s->tables = dr_alloc(a, (size_t)tables * sizeof(real));
     s->noise = dr_alloc(a, n * (size_t)dr_gen_noise_count(g) * sizeof(real));
-    s->alpha = dr_alloc(a, n * sizeof(real));
     s->x = dr_alloc(a, n * (size_t)dr_gen_image_count(g) * sizeof(real));
-    s->cls = dr_alloc(a, n * sizeof(int32_t));
     s->style = dr_alloc(a, n * (size_t)dr_gen_style_count(g) * sizeof(int32_t));
-    s->seed = dr_alloc(a, n * sizeof(uint64_t));
-    s->index = dr_alloc(a, n * sizeof(uint64_t));
+    const size_t mark = a->used;
+    lay_out_inputs(s, &s->in, a);
+    s->in_bytes = a->used - mark;
 }
 
 static void forward(struct dr_sampler *s, const struct dr_gen *g, struct dr_backend *be,
                     struct dr_arena *tmp, int64_t n) {
     const struct dr_weights w = {.layout = dr_gen_params(g), .w = s->w, .w16 = s->w16};
     const struct dr_gen_in in = {.noise = s->noise,
-                                 .cls = s->cls,
-                                 .alpha = s->alpha,
+                                 .cls = s->in.cls,
+                                 .alpha = s->in.alpha,
                                  .style = s->style,
                                  .tables = s->tables,
                                  .b = n};
@@ -130,15 +145,18 @@ static int host_buffers(struct dr_sampler *s, const struct dr_gen *g, struct dr_
     const size_t n = (size_t)s->piece;
     s->rows = calloc(n, sizeof *s->rows);
     s->owner = calloc(n, sizeof *s->owner);
-    s->host_x = calloc(n * (size_t)dr_gen_image_count(g), sizeof *s->host_x);
-    s->host_alpha = calloc(n, sizeof *s->host_alpha);
-    s->host_cls = calloc(n, sizeof *s->host_cls);
-    s->host_seed = calloc(n, sizeof *s->host_seed);
-    s->host_index = calloc(n, sizeof *s->host_index);
-    if (!s->rows || !s->owner || !s->host_x || !s->host_alpha || !s->host_cls || !s->host_seed ||
-        !s->host_index)
+    if (!s->rows || !s->owner)
         return dr_fail(err, DR_ENOMEM, "out of memory for a batch of %zu samples", n);
-    return 0;
+    void *block, *x;
+    int rc = s->be->host_alloc(s->be, s->in_bytes, &block, err);
+    if (rc)
+        return rc;
+    struct dr_arena a;
+    dr_arena_init(&a, block, s->in_bytes);
+    lay_out_inputs(s, &s->host, &a);
+    rc = s->be->host_alloc(s->be, n * (size_t)dr_gen_image_count(g) * sizeof(real), &x, err);
+    s->host_x = rc ? NULL : x;
+    return rc;
 }
 
 static bool same_shape(const struct dr_snapshot *a, const struct dr_snapshot *b) {
@@ -191,33 +209,44 @@ static int use_snapshot(struct dr_sampler *s, struct dr_snapshot *snap, struct d
     return 0;
 }
 
+struct pass {
+    struct dr_sampler *s;
+    int64_t b;
+};
+
+// The ops of a pass: noise, style indices, the network.
+static void device_pass(void *ctx) {
+    const struct pass *p = ctx;
+    struct dr_sampler *s = p->s;
+    const struct dr_gen *g = s->snap->gen;
+    DR_OP(s->be, normals, .out = s->noise, .seed = s->in.seed, .index = s->in.index, .b = p->b,
+          .n = dr_gen_noise_count(g), .stream = DR_STREAM_NOISE);
+    if (dr_gen_style_count(g))
+        DR_OP(s->be, indices, .out = s->style, .seed = s->in.seed, .index = s->in.index, .b = p->b,
+              .n = dr_gen_style_count(g), .stream = DR_STREAM_STYLE,
+              .range = (uint32_t)dr_gen_config(g)->codebook);
+    forward(s, g, s->be, &s->tmp, p->b);
+}
+
 // Runs rows [0,n) of s->rows, padded to a power of two with copies of the last one.
 static int run_rows(struct dr_sampler *s, int64_t n, struct dr_err *err) {
     const struct dr_gen *g = s->snap->gen;
     struct dr_backend *be = s->be;
-    int64_t b = 1;
-    while (b < n)
-        b *= 2;
-    b = DR_MIN(b, s->piece);
-    for (int64_t i = 0; i < b; i++) {
+    struct pass p = {s, 1};
+    int bucket = 0;
+    for (; p.b < n && bucket < BUCKETS - 1; bucket++)
+        p.b *= 2;
+    p.b = DR_MIN(p.b, s->piece);
+    for (int64_t i = 0; i < p.b; i++) {
         const struct dr_sample *r = &s->rows[DR_MIN(i, n - 1)];
-        s->host_alpha[i] = r->alpha;
-        s->host_cls[i] = r->cls < 0 ? dr_gen_null_class(g) : r->cls;
-        s->host_seed[i] = r->seed;
-        s->host_index[i] = r->index;
+        s->host.alpha[i] = r->alpha;
+        s->host.cls[i] = r->cls < 0 ? dr_gen_null_class(g) : r->cls;
+        s->host.seed[i] = r->seed;
+        s->host.index[i] = r->index;
     }
-    be->upload(be, s->alpha, s->host_alpha, (size_t)b * sizeof(real));
-    be->upload(be, s->cls, s->host_cls, (size_t)b * sizeof(int32_t));
-    be->upload(be, s->seed, s->host_seed, (size_t)b * sizeof(uint64_t));
-    be->upload(be, s->index, s->host_index, (size_t)b * sizeof(uint64_t));
-    DR_OP(be, normals, .out = s->noise, .seed = s->seed, .index = s->index, .b = b,
-          .n = dr_gen_noise_count(g), .stream = DR_STREAM_NOISE);
-    if (dr_gen_style_count(g))
-        DR_OP(be, indices, .out = s->style, .seed = s->seed, .index = s->index, .b = b,
-              .n = dr_gen_style_count(g), .stream = DR_STREAM_STYLE,
-              .range = (uint32_t)dr_gen_config(g)->codebook);
-    forward(s, g, be, &s->tmp, b);
-    be->download(be, s->host_x, s->x, (size_t)(n * dr_gen_image_count(g)) * sizeof(real));
+    be->upload(be, s->in.alpha, s->host.alpha, s->in_bytes);
+    be->replay(be, &s->graph[bucket], device_pass, &p);
+    be->download_later(be, s->host_x, s->x, (size_t)(n * dr_gen_image_count(g)) * sizeof(real));
     return be->sync(be, err);
 }
 

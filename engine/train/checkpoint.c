@@ -87,11 +87,14 @@ int dr_trainer_save(struct dr_trainer *t, const char *path, char *sha256_hex, in
     const char *prefix[4 + DR_MAX_EMA];
     const int n = blocks_of(t, block, prefix);
     const size_t state_bytes = dr_reals_state_size(t->reals);
+    int rc = trainer_settle(t, err); // only what is known to be finite is written
+    if (rc)
+        return rc;
     real *host = malloc((size_t)n * (size_t)ps->total * sizeof *host);
     char *state = malloc(DR_MAX(state_bytes, (size_t)1));
     struct dr_st_writer *w = NULL;
-    int rc = host && state ? dr_st_writer_new(&w, err)
-                           : dr_fail(err, DR_ENOMEM, "out of memory for a checkpoint");
+    rc = host && state ? dr_st_writer_new(&w, err)
+                       : dr_fail(err, DR_ENOMEM, "out of memory for a checkpoint");
     for (int i = 0; i < n && !rc; i++) {
         real *at = host + (int64_t)i * ps->total;
         t->be->download(t->be, at, block[i], (size_t)ps->total * sizeof(real));
@@ -102,6 +105,8 @@ int dr_trainer_save(struct dr_trainer *t, const char *path, char *sha256_hex, in
         const int64_t dim = (int64_t)state_bytes;
         rc = dr_st_add(w, SAMPLER_STATE, DR_ST_U8, 1, &dim, state, err);
     }
+    if (!rc) // a lost device gives no weights: nothing of it may reach the file
+        rc = t->be->sync(t->be, err);
     if (!rc)
         rc = add_meta(t, w, err);
     if (!rc)
@@ -174,6 +179,18 @@ static int read_sampler_state(struct dr_trainer *t, const struct dr_st_file *f, 
     return dr_reals_state_set(t->reals, s->data, s->bytes, err);
 }
 
+// Forgets what is on its way and what went wrong: the state comes from the file.
+static int start_over(struct dr_trainer *t, struct dr_err *err) {
+    static const real zero[2] = {0};
+    const int rc = t->be->sync(t->be, err);
+    for (int i = 0; i < t->nslots; i++)
+        t->slot[i].step = 0;
+    t->late.step = 0;
+    t->failed = 0;
+    t->be->upload(t->be, t->guard, zero, sizeof zero);
+    return rc;
+}
+
 static int load_all(struct dr_trainer *t, const struct dr_st_file *f, const char *path,
                     struct dr_err *err) {
     const struct dr_params *ps = dr_gen_params(t->gen);
@@ -181,7 +198,8 @@ static int load_all(struct dr_trainer *t, const struct dr_st_file *f, const char
     float *tmp = malloc((size_t)ps->total * sizeof *tmp);
     const char *prefix[4 + DR_MAX_EMA];
     const int n = blocks_of(t, block, prefix);
-    int rc = host && tmp ? 0 : dr_fail(err, DR_ENOMEM, "out of memory for a checkpoint");
+    int rc = host && tmp ? start_over(t, err)
+                         : dr_fail(err, DR_ENOMEM, "out of memory for a checkpoint");
     for (int i = 0; i < n && !rc; i++)
         rc = read_block(t, f, prefix[i], host, tmp, block[i], err);
     free(host);

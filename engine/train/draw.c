@@ -37,7 +37,7 @@ static double draw_alpha(const struct dr_train_config *c, struct dr_rng *g) {
     return pow(pow(lo, k) + u * (pow(hi, k) - pow(lo, k)), 1 / k);
 }
 
-static void draw_conditions(struct dr_trainer *t) {
+static void draw_conditions(struct dr_trainer *t, struct trainer_slot *s) {
     const struct dr_train_config *c = &t->cfg.train;
     struct dr_rng ga, gd;
     dr_rng_init(&ga, (uint64_t)c->seed, DR_STREAM_ALPHA, (uint64_t)t->step);
@@ -47,53 +47,66 @@ static void draw_conditions(struct dr_trainer *t) {
     for (int64_t i = 0; i < t->nclass; i++) {
         double alpha = draw_alpha(c, &ga);
         sum += alpha;
-        t->h_unc_weight[i] =
+        s->in.unc_weight[i] =
             t->U ? (real)((alpha - 1) * (double)(t->N - 1) / (double)t->U) : (real)0; // A.7
         for (int64_t j = i * t->N; j < (i + 1) * t->N; j++) {
-            t->h_alpha[j] = (real)alpha;
+            s->in.alpha[j] = (real)alpha;
             bool drop =
                 t->cfg.model.label_dropout > 0 && dr_rng_uniform(&gd) < t->cfg.model.label_dropout;
-            t->h_cls[j] = drop ? null : t->classes[i];
+            s->in.cls[j] = drop ? null : t->classes[i];
         }
     }
-    t->class_alpha_mean = sum / (double)t->nclass;
+    s->alpha_mean = sum / (double)t->nclass;
 }
 
-static void draw_reals(struct dr_trainer *t) {
-    dr_reals_draw(t->reals, (uint64_t)t->step, t->classes, t->nclass, t->pos_ids, t->unc_ids);
-    for (int64_t i = 0; i < t->nclass * t->P; i++)
-        dr_dataset_get(t->data, t->pos_ids[i], t->h_pos + i * t->image);
-    for (int64_t i = 0; i < t->U; i++)
-        dr_dataset_get(t->data, t->unc_ids[i], t->h_unc + i * t->image);
-}
-
-static void upload(struct dr_trainer *t, void *dst, const void *src, int64_t n, size_t size) {
-    if (n)
-        t->be->upload(t->be, dst, src, (size_t)n * size);
-}
-
-void trainer_draw(struct dr_trainer *t) {
-    draw_classes(t);
-    draw_conditions(t);
-    draw_reals(t);
-    for (int64_t i = 0; i < t->B; i++) {
-        t->h_seed[i] = (uint64_t)t->cfg.train.seed;
-        t->h_index[i] = (uint64_t)(t->step * t->B + i);
+// Rows in the order of the device's gather: pos, then unc.
+static void copy_rows(const struct dr_trainer *t, const struct trainer_inputs *in) {
+    const struct dr_dataset *d = t->data;
+    const size_t row = (size_t)t->image * (d->pixels ? sizeof *d->pixels : sizeof *d->points);
+    const char *from = d->pixels ? (const char *)d->pixels : (const char *)d->points;
+    const int64_t npos = t->nclass * t->P;
+    for (int64_t i = 0; i < npos + t->U; i++) {
+        const int64_t id = i < npos ? in->pos_ids[i] : in->unc_ids[i - npos];
+        memcpy((char *)in->rows + (size_t)i * row, from + (size_t)id * row, row);
     }
-    upload(t, t->alpha, t->h_alpha, t->B, sizeof(real));
-    upload(t, t->cls, t->h_cls, t->B, sizeof(int32_t));
-    upload(t, t->seed, t->h_seed, t->B, sizeof(uint64_t));
-    upload(t, t->index, t->h_index, t->B, sizeof(uint64_t));
-    upload(t, t->pos, t->h_pos, t->nclass * t->P * t->image, sizeof(real));
-    upload(t, t->unc, t->h_unc, t->U * t->image, sizeof(real));
-    upload(t, t->unc_weight, t->h_unc_weight, t->nclass, sizeof(real));
+}
+
+void trainer_draw(struct dr_trainer *t, struct trainer_slot *s) {
+    draw_classes(t);
+    draw_conditions(t, s);
+    dr_reals_draw(t->reals, (uint64_t)t->step, t->classes, t->nclass, s->in.pos_ids, s->in.unc_ids);
+    if (t->streamed)
+        copy_rows(t, &s->in);
+    for (int64_t i = 0; i < t->B; i++) {
+        s->in.seed[i] = (uint64_t)t->cfg.train.seed;
+        s->in.index[i] = (uint64_t)(t->step * t->B + i);
+    }
+}
+
+static void gather(struct dr_trainer *t, real *dst, const int64_t *ids, int64_t from, int64_t n) {
+    const uint8_t *pixels = t->pixels;
+    const real *points = t->points;
+    if (t->streamed) {
+        ids = NULL;
+        pixels = t->data->pixels ? (const uint8_t *)t->in.rows + from * t->image : NULL;
+        points = t->data->pixels ? NULL : (const real *)t->in.rows + from * t->image;
+    }
+    if (n)
+        DR_OP(t->be, gather, .dst = dst, .pixels = pixels, .points = points, .idx = ids, .n = n,
+              .count = t->image);
+}
+
+void trainer_gather(struct dr_trainer *t) {
+    const int64_t npos = t->nclass * t->P;
+    gather(t, t->pos, t->in.pos_ids, 0, npos);
+    gather(t, t->unc, t->in.unc_ids, npos, t->U);
 }
 
 void trainer_noise(struct dr_trainer *t, bool second) {
-    DR_OP(t->be, normals, .out = t->eps, .seed = t->seed, .index = t->index, .b = t->B,
+    DR_OP(t->be, normals, .out = t->eps, .seed = t->in.seed, .index = t->in.index, .b = t->B,
           .n = t->noise, .stream = second ? DR_STREAM_TRAIN_NOISE2 : DR_STREAM_TRAIN_NOISE);
     if (t->nstyle)
-        DR_OP(t->be, indices, .out = t->style, .seed = t->seed, .index = t->index, .b = t->B,
+        DR_OP(t->be, indices, .out = t->style, .seed = t->in.seed, .index = t->in.index, .b = t->B,
               .n = t->nstyle, .stream = second ? DR_STREAM_TRAIN_STYLE2 : DR_STREAM_TRAIN_STYLE,
               .range = (uint32_t)t->cfg.model.codebook);
 }

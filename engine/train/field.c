@@ -5,7 +5,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 bool trainer_has_field(const struct dr_trainer *t) {
     return t->data->points && t->cfg.loss.field == DR_FIELD_KERNEL &&
@@ -13,10 +12,9 @@ bool trainer_has_field(const struct dr_trainer *t) {
            dr_features_dim(t->features, 0).locations == 1;
 }
 
-// The loss works on x / divisor.
-static double divisor(const struct dr_trainer *t) {
-    const double s = (double)t->h_report[report_feature(t, 0) + t->cfg.loss.ntau];
-    return fmax(s / sqrt(2), 1e-3);
+// The loss works on x / divisor, which follows from the feature scale.
+static real divisor(real scale) {
+    return (real)fmax((double)scale / sqrt(2), 1e-3);
 }
 
 struct dr_drift_field *dr_trainer_field(struct dr_trainer *t) {
@@ -24,23 +22,24 @@ struct dr_drift_field *dr_trainer_field(struct dr_trainer *t) {
         return NULL;
     const int64_t n = t->B, p = t->nclass * t->P, ntau = t->cfg.loss.ntau;
     struct dr_drift_field *f = calloc(1, sizeof *f + (size_t)(4 * n + 2 * p) * sizeof(real));
-    real *all = calloc((size_t)(2 * n * ntau), sizeof *all);
+    real *all = calloc((size_t)(2 * n * ntau), sizeof *all), scale = 0;
     if (f && all) {
         *f = (struct dr_drift_field){.step = t->step, .n = n, .p = p};
         t->be->download(t->be, f->at, t->x, (size_t)(2 * n) * sizeof(real));
         t->be->download(t->be, all, t->field, (size_t)(2 * n * ntau) * sizeof(real));
+        t->be->download(t->be, f->at + 4 * n, t->pos, (size_t)(2 * p) * sizeof(real));
+        t->be->download(t->be, &scale, t->report + report_feature(t, 0) + ntau, sizeof scale);
     }
     if (!f || !all || t->be->sync(t->be, NULL)) {
         free(all);
         free(f);
         return NULL;
     }
-    const real d = (real)divisor(t);
+    const real d = divisor(scale);
     real *v = f->at + 2 * n;
     for (int64_t k = 0; k < ntau; k++)
         for (int64_t i = 0; i < 2 * n; i++)
             v[i] += d * all[k * 2 * n + i];
-    memcpy(f->at + 4 * n, t->h_pos, (size_t)(2 * p) * sizeof(real));
     free(all);
     return f;
 }

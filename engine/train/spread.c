@@ -23,15 +23,16 @@ static void clamp_pixels(real *x, int64_t n) {
         x[i] = DR_MIN(DR_MAX(x[i], (real)-1), (real)1);
 }
 
-void trainer_spread(struct dr_trainer *t, struct dr_metrics *m) {
-    t->be->download(t->be, t->h_x, t->x, (size_t)(t->B * t->image) * sizeof(real));
+void trainer_spread(struct dr_trainer *t, const struct trainer_slot *s, struct dr_metrics *m) {
     if (!t->data->points)
-        clamp_pixels(t->h_x, t->B * t->image);
+        clamp_pixels(s->x, t->B * t->image);
     const int64_t reals = DR_MIN(t->P, DR_MAX(t->N, 32));
     double sum = 0, worst = INFINITY;
     for (int64_t c = 0; c < t->nclass; c++) {
-        double gen = mean_distance(t->h_x + c * t->N * t->image, t->N, t->image);
-        double real_ = mean_distance(t->h_pos + c * t->P * t->image, reals, t->image);
+        for (int64_t i = 0; i < reals; i++)
+            dr_dataset_get(t->data, s->in.pos_ids[c * t->P + i], t->real_rows + i * t->image);
+        double gen = mean_distance(s->x + c * t->N * t->image, t->N, t->image);
+        double real_ = mean_distance(t->real_rows, reals, t->image);
         double ratio = real_ > 0 ? gen / real_ : NAN;
         sum += ratio;
         worst = fmin(worst, ratio);

@@ -1,4 +1,4 @@
-// The emulator behind gpu_emu.h: fibers, barriers and the runtime's calls on host memory.
+// The emulator behind gpu_emu.h: the threads of a block as fibers, barriers and shuffles.
 #include "gpu_emu.h"
 
 #if !defined(__x86_64__)
@@ -82,7 +82,6 @@ struct machine {
     unsigned current, threads;
     bool reverse;
     alignas(64) unsigned char shared[EMU_SHARED_LIMIT];
-    cudaError_t error; // of a launch, until cudaGetLastError
     ~machine() { free(stacks); }
 };
 thread_local machine m;
@@ -185,40 +184,7 @@ static void run_block(size_t shared) {
     }
 }
 
-// ---- planned failures
-// ------------------------------------------------------------------------------
-
-static thread_local struct {
-    const char *call;
-    cudaError_t error;
-    int after;
-} plan;
-
-void emu_fail(const char *call, int error, int after) {
-    plan.call = call;
-    plan.error = (cudaError_t)error;
-    plan.after = after;
-}
-
-static cudaError_t planned(const char *call) {
-    if (!plan.call || strcmp(plan.call, call) || plan.after-- > 0)
-        return cudaSuccess;
-    plan.call = NULL;
-    return plan.error;
-}
-
-// ---- the runtime's calls
-// ---------------------------------------------------------------------------
-
 void emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &kernel) {
-    const size_t threads = (size_t)block.x * block.y * block.z;
-    const bool fits = threads && threads <= EMU_MAX_THREADS && shared <= EMU_SHARED_LIMIT &&
-                      grid.x && grid.y && grid.z && grid.y < 65536 && grid.z < 65536;
-    cudaError_t e = fits ? planned("launch") : cudaErrorInvalidValue;
-    if (e) {
-        m.error = e;
-        return;
-    }
     if (!m.stacks)
         m.stacks = (char *)malloc((size_t)STACK * EMU_MAX_THREADS);
     if (!m.stacks)
@@ -226,103 +192,11 @@ void emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()
     gridDim = grid;
     blockDim = block;
     m.kernel = &kernel;
-    m.threads = (unsigned)threads;
+    m.threads = block.x * block.y * block.z;
     for (unsigned z = 0; z < grid.z; z++)
         for (unsigned y = 0; y < grid.y; y++)
             for (unsigned x = 0; x < grid.x; x++) {
                 blockIdx = dim3(x, y, z);
                 run_block(shared);
             }
-}
-
-const char *cudaGetErrorString(cudaError_t e) {
-    switch (e) {
-    case cudaSuccess:
-        return "no error";
-    case cudaErrorInvalidValue:
-        return "invalid argument";
-    case cudaErrorMemoryAllocation:
-        return "out of memory";
-    case cudaErrorInsufficientDriver:
-        return "driver too old for the runtime";
-    case cudaErrorNoDevice:
-        return "no CUDA-capable device is detected";
-    case cudaErrorInvalidDevice:
-        return "invalid device ordinal";
-    case cudaErrorIllegalAddress:
-        return "an illegal memory access was encountered";
-    default:
-        return "unknown error";
-    }
-}
-
-cudaError_t cudaGetLastError() {
-    cudaError_t e = m.error;
-    m.error = cudaSuccess;
-    return e;
-}
-
-cudaError_t cudaDriverGetVersion(int *version) {
-    cudaError_t e = planned("driver");
-    *version = e == cudaErrorInsufficientDriver ? 11040 : e ? 0 : 13000;
-    return cudaSuccess;
-}
-cudaError_t cudaRuntimeGetVersion(int *version) {
-    *version = 13000;
-    return cudaSuccess;
-}
-cudaError_t cudaGetDeviceCount(int *count) {
-    *count = 1;
-    return planned("devices");
-}
-cudaError_t cudaSetDevice(int device) {
-    return device ? cudaErrorInvalidDevice : cudaSuccess;
-}
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
-    memset(p, 0, sizeof *p);
-    snprintf(p->name, sizeof p->name, "emulated GPU");
-    p->major = 8;
-    p->totalGlobalMem = (size_t)1 << 30;
-    return cudaSetDevice(device);
-}
-cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device) {
-    *value = attr == cudaDevAttrMultiProcessorCount ? 1 : EMU_SHARED_LIMIT;
-    return cudaSetDevice(device);
-}
-cudaError_t cudaMemGetInfo(size_t *left, size_t *total) {
-    *left = *total = (size_t)1 << 30;
-    return cudaSuccess;
-}
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
-    *s = 1;
-    return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t) {
-    return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
-    return planned("sync");
-}
-cudaError_t cudaMalloc(void **p, size_t bytes) {
-    cudaError_t e = planned("malloc");
-    *p = NULL;
-    if (e)
-        return e;
-    if (posix_memalign(p, 256, bytes ? bytes : 1))
-        return cudaErrorMemoryAllocation;
-    memset(*p, 0xff, bytes);
-    return cudaSuccess;
-}
-cudaError_t cudaFree(void *p) {
-    free(p);
-    return cudaSuccess;
-}
-cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t) {
-    memset(p, value, bytes);
-    return cudaSuccess;
-}
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind,
-                            cudaStream_t) {
-    memmove(dst, src, bytes);
-    return cudaSuccess;
 }

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include <functional>
+#include <tuple>
 
 #define __global__ static
 #define __device__
@@ -30,7 +31,16 @@ extern thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 enum { EMU_MAX_THREADS = 256, EMU_SHARED_LIMIT = 99 * 1024 };
 
+// Runs a kernel now. Launches come through emu_enqueue: see gpu_runtime.cc.
 void emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &kernel);
+void emu_enqueue(struct emu_stream *s, dim3 grid, dim3 block, size_t shared,
+                 std::function<void()> kernel);
+// A call with its arguments, which are copied now, as a launch does.
+template <typename... P, typename... A> auto emu_bind(void (*kernel)(P...), A &&...args) {
+    return [kernel, kept = std::tuple<std::decay_t<P>...>(std::forward<A>(args)...)] {
+        std::apply(kernel, kept);
+    };
+}
 void *emu_shared(); // the block's dynamic shared memory
 void emu_block_barrier();
 void emu_warp_barrier();
@@ -38,8 +48,10 @@ void emu_warp_barrier();
 uint64_t emu_exchange(uint64_t mine, unsigned lane);
 unsigned emu_lane();
 extern "C" void emu_reverse(bool on); // fibers of a block from last to first, for this host thread
-// The nth next call of one kind fails: "malloc", "launch", "sync", "devices" or "driver".
-extern "C" void emu_fail(const char *call, int error, int after);
+extern "C" void emu_fail(const char *call, int error, int after); // see emu.h
+extern "C" void emu_memory(size_t bytes);
+extern "C" long emu_replays(void);
+extern "C" size_t emu_in_use(void);
 
 #define __syncthreads() emu_block_barrier()
 #define __syncwarp() emu_warp_barrier()
@@ -59,7 +71,9 @@ template <typename T> inline T emu_shuffle(T v, unsigned lane) {
 // ---- the runtime's calls
 // ---------------------------------------------------------------------------
 
-typedef int cudaStream_t;
+typedef struct emu_stream *cudaStream_t;
+typedef struct emu_event *cudaEvent_t;
+typedef struct emu_graph *cudaGraph_t, *cudaGraphExec_t;
 typedef enum {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
@@ -68,6 +82,7 @@ typedef enum {
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
     cudaErrorIllegalAddress = 700,
+    cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorUnknown = 999,
 } cudaError_t;
 enum cudaMemcpyKind {
@@ -79,7 +94,8 @@ enum cudaDeviceAttr {
     cudaDevAttrMultiProcessorCount = 16,
     cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
 };
-enum { cudaStreamNonBlocking = 1 };
+enum { cudaStreamNonBlocking = 1, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2 };
+enum { cudaHostAllocDefault = 0, cudaStreamCaptureModeThreadLocal = 1 };
 struct cudaDeviceProp {
     char name[256];
     int major, minor;
@@ -95,7 +111,8 @@ cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device);
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device);
 cudaError_t cudaMemGetInfo(size_t *left, size_t *total);
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags);
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest);
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags, int priority);
 cudaError_t cudaStreamDestroy(cudaStream_t s);
 cudaError_t cudaStreamSynchronize(cudaStream_t s);
 cudaError_t cudaMalloc(void **p, size_t bytes);
@@ -103,3 +120,15 @@ cudaError_t cudaFree(void *p);
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s);
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t s);
+cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void *p);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t e);
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
+cudaError_t cudaEventSynchronize(cudaEvent_t e);
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, int mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned long long flags);
+cudaError_t cudaGraphDestroy(cudaGraph_t g);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t s);

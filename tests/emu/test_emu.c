@@ -5,6 +5,8 @@
 #include "tests/train/util.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const smaller[] = {"data.set=digits",
@@ -24,7 +26,7 @@ static const char *const smaller[] = {"data.set=digits",
                                       "train.micro_batch=20",
                                       "train.seed=11",
                                       "optim.lr=1e-3",
-                                      "optim.warmup=2",
+                                      "optim.warmup=20",
                                       "loss.affinity_floor=0",
                                       "metrics.spread_every=3",
                                       NULL};
@@ -52,7 +54,7 @@ static void expect_near(const double *a, const double *b, int n, double tol) {
             fail_msg("step %d: the loss is %.9g on the CPU, %.9g on emu", i + 1, a[i], b[i]);
 }
 
-enum { STEPS = 4, PIXELS = 8 * 8 };
+enum { STEPS = 5, PIXELS = 8 * 8 };
 
 static void trains_like_the_cpu(void **state) {
     (void)state;
@@ -67,20 +69,198 @@ static void trains_like_the_cpu(void **state) {
         run_steps(&r, STEPS, cpu);
         run_sample(&r, 3, 2, x);
         run_close(&r);
+        const long replays = emu_replays();
         open_with(&r, &c, open_emu(false));
         run_steps(&r, STEPS, emu);
         run_sample(&r, 3, 2, y);
         run_close(&r);
+        assert_int_equal(emu_replays() - replays, STEPS - 1); // the first runs the ops themselves
         expect_near(cpu, emu, STEPS, bf ? 2e-2 : 1e-4);
         for (int i = 0; i < 2 * PIXELS; i++)
             if (!(fabs((double)(x[i] - y[i])) < (bf ? 5e-2 : 1e-3)))
                 fail_msg("pixel %d of a sample is %g on the CPU, %g on emu", i, (double)x[i],
                          (double)y[i]);
+        // Neither the order of threads nor replaying what the second step did changes a bit; a
+        // value of that step's host in a recording would.
+        setenv("DRIFTD_GRAPHS", "0", 1);
         open_with(&r, &c, open_emu(true));
+        unsetenv("DRIFTD_GRAPHS");
         run_steps(&r, STEPS, back);
         run_close(&r);
-        assert_memory_equal(emu, back, sizeof emu); // the order of threads changes nothing
+        assert_memory_equal(emu, back, sizeof emu);
     }
+}
+
+// Samples of one seed in every bucket, twice and a third time from recordings: the same bytes.
+static void passes_are_replayed(void **state) {
+    (void)state;
+    enum { MOST = 5 };
+    struct dr_config c;
+    struct dr_err err = {0};
+    struct dr_sampler *s;
+    struct run r;
+    config_of(&c, smaller);
+    open_with(&r, &c, open_emu(false));
+    struct dr_snapshot *snap = dr_trainer_snapshot(r.t, 0);
+    assert_int_equal(dr_sampler_create(r.be, DR_FP32, 4, &s, &err), 0);
+    real first[MOST * PIXELS], x[MOST * PIXELS];
+    const long before = emu_replays();
+    for (int round = 0; round < 3; round++)
+        for (int n = MOST; n > 0; n--) { // in pieces of 4: a pass of 4 and one of 1 for n = 5
+            struct dr_sample req[MOST];
+            for (int i = 0; i < n; i++)
+                req[i] = (struct dr_sample){
+                    .seed = 8, .index = (uint64_t)i, .cls = i, .alpha = (real)(1 + 0.5 * i)};
+            if (dr_sampler_run(s, snap, req, n, x, &err))
+                fail_msg("%s", err.msg);
+            if (!round && n == MOST)
+                memcpy(first, x, sizeof x);
+            assert_memory_equal(x, first, (size_t)n * PIXELS * sizeof *x);
+        }
+    assert_true(emu_replays() - before == 3 * 6 - 3); // six passes a round, three sizes
+    dr_sampler_free(s);
+    dr_snapshot_unref(snap);
+    run_close(&r);
+}
+
+// A workspace that another user of the instance has moved makes a recording void, not wrong.
+static void recordings_notice_moved_workspaces(void **state) {
+    (void)state;
+    struct dr_config c;
+    double a[6], b[6];
+    struct run r;
+    config_of(&c, smaller);
+    open_with(&r, &c, open_emu(false));
+    run_steps(&r, 6, a);
+    run_close(&r);
+    open_with(&r, &c, open_emu(false));
+    run_steps(&r, 3, b);
+    void *p;
+    struct dr_err err = {0};
+    assert_int_equal(r.be->mem_alloc(r.be, 4 << 20, &p, &err), 0);
+    DR_OP(r.be, sumsq, .out = (real *)p, .x = (real *)p + 1, .n = 900 << 10);
+    DR_OP(r.be, colsum, .out = (real *)p, .x = (real *)p + 4096, .m = 200, .n = 4096);
+    DR_OP(r.be, conv2d_fwd, .y = (real *)p, .x = (real *)p + (512 << 10), .t = DR_F32,
+          .weight = (real *)p + (900 << 10), .b = 1, .h = 64, .w = 64, .ci = 4, .co = 4, .k = 3,
+          .stride = 1, .pad = 1);
+    run_steps(&r, 3, b + 3);
+    r.be->mem_free(r.be, p);
+    run_close(&r);
+    assert_memory_equal(a, b, sizeof a);
+}
+
+// A data set that does not fit travels with the steps; the losses are the same to the bit.
+static void large_data_sets_stream(void **state) {
+    (void)state;
+    for (int toy = 0; toy < 2; toy++) {
+        struct dr_config c;
+        struct dr_err err = {0};
+        double a[STEPS], b[STEPS];
+        struct run r;
+        if (toy)
+            recipe(&c, "toy-checkerboard");
+        else
+            config_of(&c, smaller);
+        if (toy && (dr_config_set(&c, "train.generated=40", &err) ||
+                    dr_config_set(&c, "train.positives=50", &err)))
+            fail_msg("%s", err.msg);
+        c.data.count = toy ? 1000000 : 20000;
+        open_with(&r, &c, open_emu(false));
+        const size_t resident = dr_trainer_memory(r.t);
+        run_steps(&r, STEPS, a);
+        run_close(&r);
+        emu_memory((size_t)(toy ? 14 : 2) << 20);
+        open_with(&r, &c, open_emu(false));
+        run_steps(&r, STEPS, b);
+        const size_t streamed = dr_trainer_memory(r.t);
+        run_close(&r);
+        emu_memory((size_t)1 << 30);
+        assert_true(streamed + (1 << 20) < resident);
+        assert_memory_equal(a, b, sizeof a);
+    }
+}
+
+// A batch whose temporaries do not fit is cut: sums of gradients change their order, no more.
+static void large_batches_are_cut(void **state) {
+    (void)state;
+    struct dr_config c;
+    double a[3], b[3];
+    struct run r;
+    config_of(&c, smaller);
+    c.data.count = 200;
+    c.train.generated = 8;
+    c.train.micro_batch = 20;
+    open_with(&r, &c, open_emu(false));
+    const size_t whole = dr_trainer_memory(r.t);
+    run_steps(&r, 3, a);
+    run_close(&r);
+    emu_memory(emu_in_use() + whole - 1024);
+    struct dr_backend *be = open_emu(false);
+    be->enter(be);
+    open_with(&r, &c, be);
+    emu_memory((size_t)1 << 30); // the ops' own workspaces
+    assert_true(dr_trainer_memory(r.t) < whole);
+    run_steps(&r, 3, b);
+    run_close(&r);
+    expect_near(a, b, 3, 1e-4);
+}
+
+// The trainer finds out one step later; until then the guard keeps the weights as they were.
+static void non_finite_keeps_the_weights(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err = {0};
+    struct dr_metrics m = {0};
+    struct run r;
+    config_of(&c, smaller);
+    c.optim.lr = 1e38;
+    c.optim.warmup = 0;
+    c.optim.clip = 0;
+    open_with(&r, &c, open_emu(false));
+    int rc = 0;
+    for (int i = 0; i < 6 && !rc; i++)
+        rc = dr_trainer_step(r.t, &m, &err);
+    assert_int_equal(rc, DR_ENONFINITE);
+    assert_int_equal(dr_trainer_steps_done(r.t), m.step - 1);
+    struct dr_snapshot *a = dr_trainer_snapshot(r.t, 0);
+    assert_int_equal(dr_trainer_step(r.t, &m, &err), DR_ENONFINITE); // no more steps
+    assert_int_equal(dr_trainer_save(r.t, "never", NULL, NULL, &err), DR_ENONFINITE);
+    struct dr_snapshot *b = dr_trainer_snapshot(r.t, 0);
+    assert_memory_equal(a->weights, b->weights,
+                        (size_t)dr_gen_params(a->gen)->total * sizeof(real));
+    dr_snapshot_unref(a);
+    dr_snapshot_unref(b);
+    run_close(&r);
+}
+
+static void resume_is_exact(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err = {0};
+    double whole[8], tail[4];
+    struct run r;
+    config_of(&c, smaller);
+    if (dr_config_set(&c, "train.sampler=queue", &err))
+        fail_msg("%s", err.msg);
+    const char *path = scratch_path("emu.safetensors");
+    open_with(&r, &c, open_emu(false));
+    run_steps(&r, 3, whole);
+    struct dr_metrics m;
+    assert_int_equal(dr_trainer_step(r.t, &m, &err), 0); // one is on its way when it is saved
+    if (dr_trainer_save(r.t, path, NULL, NULL, &err))
+        fail_msg("%s", err.msg);
+    assert_int_equal(dr_trainer_wait(r.t, &m, &err), 0);
+    assert_int_equal(m.step, 4);
+    run_steps(&r, 4, whole + 4);
+    run_close(&r);
+    open_with(&r, &c, open_emu(false));
+    assert_int_equal(dr_trainer_step(r.t, &m, &err), 0); // was elsewhere, and still is
+    if (dr_trainer_load(r.t, path, &err))
+        fail_msg("%s", err.msg);
+    run_steps(&r, 4, tail);
+    run_close(&r);
+    assert_memory_equal(whole + 4, tail, sizeof tail);
+    remove(path);
 }
 
 static void expect_refusal(const char *call, int error, int code, const char *word) {
@@ -147,17 +327,90 @@ static void a_lost_device_fails_the_step(void **state) {
     open_with(&r, &c, open_emu(false));
     run_steps(&r, 1, NULL);
     emu_fail("launch", EMU_ILLEGAL_ADDRESS, 20);
-    assert_int_equal(dr_trainer_step(r.t, &m, &err), DR_EDEVICE);
+    int rc = dr_trainer_step(r.t, &m, &err); // the report of the step before may come first
+    if (!rc)
+        rc = dr_trainer_wait(r.t, &m, &err);
+    assert_int_equal(rc, DR_EDEVICE);
     assert_non_null(strstr(err.msg, "illegal memory access"));
     run_close(&r);
+}
+
+// A run and some samples with one failing call; says what it came to.
+static int run_with_fault(const struct dr_config *c, struct dr_dataset *data, const char *call,
+                          int error, int after, struct dr_err *err) {
+    struct run r = {.be = open_emu(false)};
+    struct dr_metrics m;
+    real x[PIXELS];
+    const struct dr_sample req = {.cls = 1, .alpha = 1};
+    struct dr_sampler *s = NULL;
+    struct dr_snapshot *snap = NULL;
+    r.be->enter(r.be);
+    emu_fail(call, error, after);
+    int rc = dr_trainer_create(c, r.be, data, &r.t, err);
+    for (int i = 0; i < 3 && !rc; i++)
+        rc = dr_trainer_step(r.t, &m, err);
+    if (!rc)
+        rc = dr_trainer_wait(r.t, &m, err);
+    if (!rc && !(snap = dr_trainer_snapshot(r.t, 0)))
+        rc = dr_fail(err, DR_ENOMEM, "no snapshot");
+    if (!rc)
+        rc = dr_sampler_create(r.be, DR_FP32, 4, &s, err);
+    for (int i = 0; i < 3 && !rc; i++)
+        rc = dr_sampler_run(s, snap, &req, 1, x, err);
+    emu_fail("none", 0, 0);
+    dr_sampler_free(s);
+    dr_snapshot_unref(snap);
+    run_close(&r);
+    return rc;
+}
+
+// Whichever call fails: the right code, a sentence, everything given back.
+static void every_failure_is_clean(void **state) {
+    (void)state;
+    static const struct {
+        const char *call;
+        int error, code, stride;
+    } kinds[] = {{"malloc", EMU_OUT_OF_MEMORY, DR_ENOMEM, 1},
+                 {"launch", EMU_ILLEGAL_ADDRESS, DR_EDEVICE, 83},
+                 {"sync", EMU_ILLEGAL_ADDRESS, DR_EDEVICE, 1}};
+    struct dr_config c;
+    struct dr_dataset *data;
+    struct dr_err why = {0};
+    config_of(&c, smaller);
+    c.data.count = 100;
+    c.train.positives = 2;
+    c.metrics.spread_every = 0;
+    if (dr_dataset_load(&c.data, NULL, false, &data, &why))
+        fail_msg("%s", why.msg);
+    const size_t before = emu_in_use();
+    for (size_t k = 0; k < DR_COUNT(kinds); k++) {
+        int rc = -1, n = 0;
+        for (int after = 0; rc && after < 4000; after += kinds[k].stride, n++) {
+            struct dr_err err = {0};
+            rc = run_with_fault(&c, data, kinds[k].call, kinds[k].error, after, &err);
+            if (rc && (rc != kinds[k].code || !err.msg[0]))
+                fail_msg("%s %d: %d, \"%s\"", kinds[k].call, after, rc, err.msg);
+            assert_int_equal(emu_in_use(), before);
+        }
+        assert_int_equal(rc, 0); // past the last call of the run
+        assert_true(n > 5);
+    }
+    dr_dataset_free(data);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(trains_like_the_cpu),
+        cmocka_unit_test(passes_are_replayed),
+        cmocka_unit_test(recordings_notice_moved_workspaces),
+        cmocka_unit_test(large_data_sets_stream),
+        cmocka_unit_test(large_batches_are_cut),
+        cmocka_unit_test(non_finite_keeps_the_weights),
+        cmocka_unit_test(resume_is_exact),
         cmocka_unit_test(missing_devices_are_named),
         cmocka_unit_test(errors_name_the_op),
         cmocka_unit_test(a_lost_device_fails_the_step),
+        cmocka_unit_test(every_failure_is_clean),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -134,7 +134,59 @@ void case_sumsq(struct t *t) {
         }
 }
 
+void case_gather(struct t *t) {
+    enum { ROWS = 7 };
+    static const int64_t shapes[][2] = {{1, 1}, {5, 2}, {ROWS, 33}, {300, 1024}}; // n, count
+    for (size_t s = 0; s < DR_COUNT(shapes) * 4; s++) {
+        const int64_t n = shapes[s / 4][0], count = shapes[s / 4][1];
+        const bool bytes = s & 1, indexed = (s & 2) || n > ROWS;
+        int64_t id[300];
+        uint64_t raw[300]; // int64 as the buffer sees it
+        for (int64_t i = 0; i < n; i++)
+            raw[i] = (uint64_t)(id[i] = indexed ? (int64_t)(t_rand(t) % ROWS) : i);
+        uint8_t pixel[ROWS * 1024];
+        for (int64_t i = 0; i < ROWS * count; i++)
+            pixel[i] = (uint8_t)t_rand(t);
+        struct tbuf *from =
+            bytes ? t_u8(t, ROWS * count, pixel) : t_normal(t, DR_F32, ROWS * count, 1);
+        struct tbuf *idx = t_u64(t, n, raw), *dst = t_out(t, DR_F32, n * count);
+        double *want = t_tmp(t, n * count);
+        for (int64_t i = 0; i < n * count; i++) {
+            const int64_t at = id[i / count] * count + i % count;
+            want[i] = bytes ? pixel[at] / 127.5 - 1 : from->v[at];
+        }
+        T_RUN(t, gather, .dst = dst->p, .pixels = bytes ? from->p : NULL,
+              .points = bytes ? NULL : from->p, .idx = indexed ? idx->p : NULL, .n = n,
+              .count = count);
+        t_check(t, "dst", dst, want, bytes ? t_tol(t, DR_F32) : 0);
+    }
+}
+
+// What the guard forbids is not written at all.
+static void guarded(struct t *t, double first, double second) {
+    const double value[] = {first, second}, hyper[] = {1e-3, 0.1, 0.1, 0.5};
+    const bool open = isfinite(first) && isfinite(second);
+    struct tbuf *w = t_inout(t_normal(t, DR_F32, 9, 1)), *m = t_inout(t_normal(t, DR_F32, 9, 1)),
+                *v = t_inout(t_uniform(t, DR_F32, 9, 1, 2)),
+                *e = t_inout(t_normal(t, DR_F32, 9, 1)), *g = t_normal(t, DR_F32, 9, 1),
+                *x = t_normal(t, DR_F32, 9, 1);
+    struct tbuf *h = t_values(t, DR_F32, 4, hyper), *ok = t_values(t, DR_F32, 2, value);
+    T_RUN(t, adamw, .w = w->p, .m = m->p, .v = v->p, .g = g->p, .hyper = h->p, .guard = ok->p,
+          .n = 9, .beta1 = (real)0.9, .beta2 = (real)0.9, .eps = (real)1e-8);
+    T_RUN(t, ema, .e = e->p, .w = x->p, .decay = (real *)h->p + 3, .guard = ok->p, .n = 9);
+    struct tbuf *const all[] = {w, m, v, e};
+    for (int k = 0; k < 4; k++) {
+        const double *now = t_read(t, all[k]);
+        for (int i = 0; i < 9; i++)
+            if ((now[i] == all[k]->v[i]) == open)
+                t_fail(t, "a guard of %g, %g was not heeded", first, second);
+    }
+}
+
 void case_adamw(struct t *t) {
+    guarded(t, 0, 0);
+    guarded(t, NAN, 1);
+    guarded(t, 1, INFINITY);
     for (int f = 0; f < 8; f++) {
         int64_t n = sizes[f % 5];
         bool half = t_dtypes(t) == 2 && (f & 1);

@@ -139,6 +139,13 @@ struct tbuf *t_u64(struct t *t, int64_t n, const uint64_t *values) {
     return make(t, n, sizeof *values, values);
 }
 
+struct tbuf *t_u8(struct t *t, int64_t n, const uint8_t *values) {
+    struct tbuf *b = make(t, n, sizeof *values, values);
+    for (int64_t i = 0; i < n; i++)
+        b->v[i] = values[i];
+    return b;
+}
+
 struct tbuf *t_out(struct t *t, enum dr_dtype type, int64_t n) {
     struct tbuf *b = make(t, n, dr_sizeof(type), NULL);
     b->t = type;

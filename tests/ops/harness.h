@@ -58,6 +58,7 @@ struct tbuf *t_uniform(struct t *t, enum dr_dtype type, int64_t n, double lo, do
 struct tbuf *t_values(struct t *t, enum dr_dtype type, int64_t n, const double *values);
 struct tbuf *t_i32(struct t *t, int64_t n, const int32_t *values);
 struct tbuf *t_u64(struct t *t, int64_t n, const uint64_t *values);
+struct tbuf *t_u8(struct t *t, int64_t n, const uint8_t *values);
 struct tbuf *t_out(struct t *t, enum dr_dtype type, int64_t n); // NaN; the op must write all of it
 struct tbuf *t_out_i32(struct t *t, int64_t n);
 struct tbuf *t_inout(struct tbuf *b);  // marks an input as accumulated into

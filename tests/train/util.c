@@ -64,15 +64,20 @@ void run_close(struct run *r) {
 }
 
 struct dr_metrics run_steps(struct run *r, int n, double *loss) {
-    struct dr_metrics m = {0};
+    struct dr_metrics m = {0}, last = {0};
     struct dr_err err = {0};
-    for (int i = 0; i < n; i++) {
-        if (dr_trainer_step(r->t, &m, &err))
+    const int64_t from = dr_trainer_steps_done(r->t);
+    for (int i = 0; i <= n; i++) { // a device tells of a step one step later
+        if (i < n ? dr_trainer_step(r->t, &m, &err) : dr_trainer_wait(r->t, &m, &err))
             fail_msg("%s", err.msg);
+        if (!m.step)
+            continue;
+        last = m;
         if (loss)
-            loss[i] = m.loss;
+            loss[m.step - from - 1] = m.loss;
     }
-    return m;
+    assert_int_equal(last.step, from + n);
+    return last;
 }
 
 void run_sample(struct run *r, int32_t cls, int64_t n, real *x) {
