@@ -12,6 +12,7 @@ extern "C" {
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
+#define DR_UNROLL _Pragma("unroll")
 #define DR_SHARED(type, name)                                                                      \
     extern __shared__ __align__(16) unsigned char dr_shared_[];                                    \
     type *name = reinterpret_cast<type *>(dr_shared_)
@@ -23,6 +24,7 @@ extern "C" {
         (kernel)<<<(grid), (block), (bytes), (stream)>>>(__VA_ARGS__);                             \
     } while (0)
 #else
+#define DR_UNROLL
 #define DR_SHARED(type, name) type *name = reinterpret_cast<type *>(emu_shared())
 #define DR_LAUNCH_RAW(kernel, grid, block, bytes, stream, ...)                                     \
     emu_enqueue((stream), (grid), (block), (bytes), emu_bind((kernel), __VA_ARGS__))

@@ -59,12 +59,16 @@ static void change(context *from, context *to) {
 
 enum state { READY, AT_WARP, AT_BLOCK, DONE };
 
+struct gift { // what a lane shows to its warp
+    uint32_t word[6];
+};
+
 struct fiber {
     context c;
     state st;
     dim3 thread;
     unsigned shuffles; // so far; its parity picks the buffer
-    uint64_t value[2];
+    struct gift value[2];
     void *fake; // AddressSanitizer's
 };
 
@@ -132,12 +136,67 @@ void emu_reverse(bool on) {
     m.reverse = on;
 }
 
-uint64_t emu_exchange(uint64_t mine, unsigned lane) {
-    const unsigned me = m.current, buffer = m.f[me].shuffles++ & 1;
-    m.f[me].value[buffer] = mine;
+// Shows `mine` to the warp and returns what its lanes showed. Two buffers: a lane that is ahead by
+// one call must not overwrite what the others still read.
+static const struct gift *give(const struct gift &mine, unsigned lane, unsigned *buffer) {
+    const unsigned me = m.current, other = me / 32 * 32 + lane;
+    *buffer = m.f[me].shuffles++ & 1;
+    m.f[me].value[*buffer] = mine;
     leave(AT_WARP);
-    const unsigned other = me / 32 * 32 + lane;
-    return lane < 32 && other < m.threads ? m.f[other].value[buffer] : mine;
+    return lane < 32 && other < m.threads ? &m.f[other].value[*buffer] : NULL;
+}
+
+uint64_t emu_exchange(uint64_t mine, unsigned lane) {
+    struct gift g = {};
+    unsigned buffer;
+    memcpy(&g, &mine, sizeof mine);
+    const struct gift *got = give(g, lane, &buffer);
+    if (got)
+        memcpy(&mine, got, sizeof mine);
+    return mine;
+}
+
+static float half_of(uint32_t pair, unsigned k) {
+    const uint32_t u = k ? pair & 0xffff0000u : pair << 16;
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+void emu_mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    struct gift g = {{a[0], a[1], a[2], a[3], b[0], b[1]}};
+    unsigned buffer;
+    if (!give(g, 31, &buffer))
+        die("a matrix product needs whole warps");
+    const fiber *warp = &m.f[m.current / 32 * 32];
+    const unsigned row = emu_lane() / 4, col = emu_lane() % 4 * 2;
+    for (unsigned e = 0; e < 4; e++) // rows row, row + 8; columns col, col + 1
+        for (unsigned k = 0; k < 16; k++) {
+            const uint32_t *x = warp[row * 4 + k % 8 / 2].value[buffer].word;
+            const uint32_t *y = warp[(col + e % 2) * 4 + k % 8 / 2].value[buffer].word + 4;
+            d[e] += half_of(x[k / 8 * 2 + e / 2], k % 2) * half_of(y[k / 8], k % 2);
+        }
+}
+
+void emu_ldmatrix(uint32_t (&r)[4], const void *row, bool trans) {
+    struct gift g = {};
+    unsigned buffer;
+    memcpy(&g, &row, sizeof row);
+    if ((uintptr_t)row % 16)
+        die("a matrix row is not aligned to 16 bytes");
+    if (!give(g, 31, &buffer))
+        die("a matrix load needs whole warps");
+    const fiber *warp = &m.f[m.current / 32 * 32];
+    const unsigned i = emu_lane() / 4, j = emu_lane() % 4 * 2;
+    for (unsigned k = 0; k < 4; k++) {
+        uint32_t half[2];
+        for (unsigned e = 0; e < 2; e++) {
+            const uint16_t *p;
+            memcpy(&p, &warp[8 * k + (trans ? j + e : i)].value[buffer], sizeof p);
+            half[e] = p[trans ? i : j + e];
+        }
+        r[k] = half[0] | half[1] << 16;
+    }
 }
 
 // Runs a warp until all its lanes wait at the block's barrier or have ended.
