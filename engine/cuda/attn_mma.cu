@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(256)
         if (token >= a.t)
             continue;
         bf16 *to = out + (b * a.t + token) * width + h * a.hd;
-DR_UNROLL
+        DR_UNROLL
         for (int n = 0; n < HD / 8; n++) {
             const int c = 8 * n + 2 * (lane % 4);
             if (c < a.hd)

@@ -107,10 +107,10 @@ template <int HD> struct rows { // q, k, v or dout of one head
         const int sub = (int)threadIdx.x % 32 / LANES, stride = warps * AT_ONCE;
         for (int r0 = me; r0 < count; r0 += 4 * stride) { // the same for a warp: AT_ONCE divides 16
             uint32_t u[4][2];
-DR_UNROLL
+            DR_UNROLL
             for (int k = 0; k < 4; k++)
                 raw(u[k], r0 + k * stride < count ? first + r0 + k * stride + sub : h.t);
-DR_UNROLL
+            DR_UNROLL
             for (int k = 0; k < 4; k++) {
                 const int r = r0 + k * stride;
                 if (r >= count)
@@ -160,8 +160,8 @@ __device__ inline void new_tops(float (&s)[2][4], int valid, float (&top)[2], fl
             if (8 * n + col + e % 2 >= valid)
                 s[n][e] = -INFINITY;
     for (int r = 0; r < 2; r++) { // a NaN is passed over here and comes back through exp
-        const float m = quad_max(fmaxf(fmaxf(s[0][2 * r], s[0][2 * r + 1]),
-                                       fmaxf(s[1][2 * r], s[1][2 * r + 1])));
+        const float m = quad_max(
+            fmaxf(fmaxf(s[0][2 * r], s[0][2 * r + 1]), fmaxf(s[1][2 * r], s[1][2 * r + 1])));
         const float next = fmaxf(top[r], m);
         shrink[r] = expf(top[r] - next);
         top[r] = next;

@@ -29,17 +29,17 @@ __device__ inline void finish(bf16 *dst, const rows<HD> &x, const float (&acc)[H
     const int lane = threadIdx.x % 32, sub = lane / rows<HD>::LANES;
     for (int half = 0; half < 2; half++, first += 8) {
         uint32_t u[STEPS][2]; // all of them before the first store: dst may be their place
-DR_UNROLL
+        DR_UNROLL
         for (int k = 0; k < STEPS; k++)
             x.raw(u[k], first + k * AT_ONCE + sub);
         __syncwarp();
-DR_UNROLL
+        DR_UNROLL
         for (int n = 0; n < HD / 8; n++)
             for (int e = 0; e < 2; e++)
                 stage[lane / 4 * LD + 8 * n + 2 * (lane % 4) + e] =
                     half ? acc[n][2 + e] : acc[n][e];
         __syncwarp();
-DR_UNROLL
+        DR_UNROLL
         for (int k = 0; k < STEPS; k++) {
             const int64_t token = first + k * AT_ONCE + sub;
             const bool there = token < x.h.t;
@@ -84,7 +84,7 @@ __device__ inline void put_plain(bf16 *dst, int64_t step, const float (&acc)[HD 
     const int lane = threadIdx.x % 32;
     for (int r = 0; r < 2; r++) {
         const int64_t token = first + lane / 4 + 8 * r;
-DR_UNROLL
+        DR_UNROLL
         for (int n = 0; n < HD / 8; n++) {
             const int c = 8 * n + 2 * (lane % 4);
             if (token < t && c < hd)
@@ -137,7 +137,8 @@ __device__ inline void statistics(const bf16 *q, const bf16 *g, const bf16 *k, c
 // dq += dS k of one chunk. Keys past the end are rows of zeros: whatever dS is, it adds nothing.
 template <int HD, int LD>
 __device__ inline void add_dq(float (&dq)[HD / 8][4], const bf16 *q, const bf16 *g, const bf16 *k,
-                              const bf16 *v, int j, const float (&lse)[2], const float (&delta)[2]) {
+                              const bf16 *v, int j, const float (&lse)[2],
+                              const float (&delta)[2]) {
     float s[2][4], dp[2][4];
     tile_product<HD, LD>(s, q, 0, k, j);
     tile_product<HD, LD>(dp, g, 0, v, j);
@@ -183,7 +184,7 @@ template <int HD> struct walk {
 };
 
 template <int HD, bool WHOLE>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, HD <= 64 ? 2 : 1)
     k_attn_bwd_mma(mma_bwd w, bf16 *dqkv, const bf16 *qkv, const bf16 *dout) {
     constexpr int LD = rows<HD>::LD;
     const struct dr_attn_bwd_args &a = w.a;
@@ -286,17 +287,15 @@ static size_t bwd_shared(int64_t t16, int HD, int warps, bool whole) {
     return floats * sizeof(float) + tiles * (size_t)(HD + 8) * sizeof(bf16);
 }
 
-template <int HD>
-static void bwd_mma(struct dr_backend *be, const struct dr_attn_bwd_args *a) {
+template <int HD> static void bwd_mma(struct dr_backend *be, const struct dr_attn_bwd_args *a) {
     const int64_t t16 = round_up16(a->t), tiles = t16 / 16, heads = a->b * a->h;
     const int most = (int)ceil_div(tiles, ceil_div(tiles, 8));
     const bool whole = bwd_shared(t16, HD, most, true) <= dr_cuda_of(be)->shared_limit;
     const int warps = whole || most < STREAM_WARPS ? most : (int)STREAM_WARPS;
     const size_t bytes = bwd_shared(t16, HD, warps, whole);
     const size_t parts = (size_t)(heads * a->hd) * sizeof(float);
-    const size_t copy = !whole && a->dqkv == a->qkv
-                            ? (size_t)(3 * a->b * a->t * a->h * a->hd) * sizeof(bf16)
-                            : 0;
+    const size_t copy =
+        !whole && a->dqkv == a->qkv ? (size_t)(3 * a->b * a->t * a->h * a->hd) * sizeof(bf16) : 0;
     char *s = static_cast<char *>(dr_cuda_scratch(be, DR_CUDA_OP, 2 * parts + copy));
     if (!s || !attn_supported(be, a->hd, bytes, "attn_bwd"))
         return;

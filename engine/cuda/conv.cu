@@ -5,6 +5,7 @@
 // within BLOCK_BYTES; a sample's sums do not depend on the batch beyond what the matrix product
 // does.
 #include "engine/cuda/device.h"
+#include "engine/cuda/divide.h"
 
 static const int64_t BLOCK_BYTES = (int64_t)64 << 20;
 
@@ -30,11 +31,23 @@ template <typename T> struct patches_f {
     const T *src;
     geo g;
     int64_t c;
+    divisor by_c, by_k, by_w, by_h;
+    patches_f(T *to, const T *from, const geo &shape, int64_t channels)
+        : out(to), src(from), g(shape), c(channels), by_c(channels), by_k(shape.k), by_w(shape.dw),
+          by_h(shape.dh) {}
     template <int V> __device__ void run(int64_t i) const {
-        const int64_t ch = i % c, tap = i / c % (g.k * g.k), pixel = i / c / (g.k * g.k);
-        const int64_t x = pixel % g.dw, y = pixel / g.dw % g.dh, n = pixel / g.dw / g.dh;
-        const int64_t sy = source_of(g, y, tap / g.k, g.sh), sx = source_of(g, x, tap % g.k, g.sw);
-        out[i] = sy < 0 || sx < 0 ? from_f<T>(0) : src[((n * g.sh + sy) * g.sw + sx) * c + ch];
+        int64_t ch, tx, ty, x, y;
+        const int64_t pixel = by_k.split(by_k.split(by_c.split(i, &ch), &tx), &ty);
+        const int64_t n = by_h.split(by_w.split(pixel, &x), &y);
+        const int64_t sy = source_of(g, y, ty, g.sh), sx = source_of(g, x, tx, g.sw);
+        const bool there = sy >= 0 && sx >= 0;
+        const T *from = src + ((n * g.sh + sy) * g.sw + sx) * c + ch;
+        pack<T, V> v;
+        for (int k = 0; k < V; k++)
+            v.v[k] = from_f<T>(0);
+        if (there)
+            v = *reinterpret_cast<const pack<T, V> *>(from);
+        *reinterpret_cast<pack<T, V> *>(out + i) = v;
     }
 };
 
@@ -100,9 +113,9 @@ template <typename T> static void conv2d(struct dr_backend *be, const apply &a, 
     for (int64_t from = 0; from < a.g.b; from += k.samples) {
         const int64_t n = a.g.b - from < k.samples ? a.g.b - from : k.samples;
         const T *src = static_cast<const T *>(a.src) + from * a.g.sh * a.g.sw * a.cs;
-        const patches_f<T> f = {reinterpret_cast<T *>(k.cols), src, a.g, a.cs};
+        const patches_f<T> f(reinterpret_cast<T *>(k.cols), src, a.g, a.cs);
         if (!direct)
-            DR_FLAT(be, f, n * pixels * depth, false);
+            DR_FLAT(be, f, n * pixels * depth, a.cs % 4 == 0 && wide(f.out, f.src));
         struct dr_gemm_args m = {};
         m.m = n * pixels, m.n = a.cd, m.k = depth;
         m.a = direct ? (const void *)src : k.cols, m.b = k.weight;
@@ -152,10 +165,9 @@ static void conv2d_bwd_weight(struct dr_backend *be, const struct dr_conv2d_bwd_
         return;
     for (int64_t from = 0; from < a->b; from += k.samples) {
         const int64_t n = a->b - from < k.samples ? a->b - from : k.samples;
-        const patches_f<T> f = {reinterpret_cast<T *>(k.cols),
-                                static_cast<const T *>(a->x) + from * a->h * a->w * a->ci, g,
-                                a->ci};
-        DR_FLAT(be, f, n * pixels * depth, false);
+        const patches_f<T> f(reinterpret_cast<T *>(k.cols),
+                             static_cast<const T *>(a->x) + from * a->h * a->w * a->ci, g, a->ci);
+        DR_FLAT(be, f, n * pixels * depth, a->ci % 4 == 0 && wide(f.out, f.src));
         struct dr_gemm_args m = {};
         m.m = a->co, m.n = depth, m.k = n * pixels;
         m.a = static_cast<const T *>(a->dy) + from * pixels * a->co, m.b = k.cols, m.c = k.weight;

@@ -76,7 +76,7 @@ __device__ inline void tile_product(float (&d)[2][4], const bf16 *a, int ar, con
     for (int n = 0; n < 2; n++)
         for (int e = 0; e < 4; e++)
             d[n][e] = 0;
-DR_UNROLL
+    DR_UNROLL
     for (int c = 0; c < HD; c += 16) {
         uint32_t x[4], y[4];
         tile_load<LD>(x, a, ar, c);
@@ -91,7 +91,7 @@ __device__ inline void tile_add(float (&d)[HD / 8][4], const float (&p)[2][4], c
                                 int br) {
     const uint32_t x[4] = {pack2(p[0][0], p[0][1]), pack2(p[0][2], p[0][3]),
                            pack2(p[1][0], p[1][1]), pack2(p[1][2], p[1][3])};
-DR_UNROLL
+    DR_UNROLL
     for (int c = 0; c < HD; c += 16) {
         uint32_t y[4];
         tile_load_trans<LD>(y, b, br, c);

@@ -173,8 +173,9 @@ static void head_bwd(struct t *t, const struct problem *o, int64_t b, int64_t h,
             d[i / n][i % n];
 }
 
-// GPUs keep q, k and dS between two products in bf16, as their tensor cores take them, so what comes
-// of them has bf16's tolerance although it is fp32; the CPU backend computes in fp32 throughout.
+// GPUs keep q, k and dS between two products in bf16, as their tensor cores take them, so what
+// comes of them has bf16's tolerance although it is fp32; the CPU backend computes in fp32
+// throughout.
 static double norm_tol(const struct t *t, enum dr_dtype act) {
     return t_tol(t, strcmp(t->be->name, "cpu") ? act : DR_F32);
 }
