@@ -1,9 +1,12 @@
-// 2-D convolution as matrix products over patches: forward, towards the data, towards the weights.
+// 2-D convolution: forward, towards the data, towards the weights. By cuDNN where conv_dnn.cu can,
+// else as matrix products over patches.
+//
 // Forward and backward-data are one operation: every pixel of dst sums, over the k x k taps, the
 // product of a pixel of src with that tap's matrix; only the map from (pixel, tap) to the source
 // pixel and the roles of the channels differ. Work is cut by whole samples so that patches stay
 // within BLOCK_BYTES; a sample's sums do not depend on the batch beyond what the matrix product
 // does.
+#include "engine/cuda/conv_dnn.h"
 #include "engine/cuda/device.h"
 #include "engine/cuda/divide.h"
 
@@ -99,11 +102,57 @@ struct apply {
     int64_t cs, cd;
 };
 
+template <typename T> struct channel_bias_f {
+    T *y;
+    const float *bias;
+    divisor by_c;
+    template <int V> __device__ void run(int64_t i) const {
+        float v[V];
+        int64_t c;
+        by_c.split(i, &c);
+        load(v, y + i);
+        for (int k = 0; k < V; k++)
+            v[k] += bias[c + k];
+        store(y + i, v);
+    }
+};
+
+// x: the side of the forward pass's input, whichever of src and dst that is.
+static dnn_conv dnn_shape(const geo &g, int64_t cs, int64_t cd, enum dr_dtype t) {
+    if (g.back)
+        return {g.b, g.dh, g.dw, cd, g.sh, g.sw, cs, g.k, g.stride, g.pad, t};
+    return {g.b, g.sh, g.sw, cs, g.dh, g.dw, cd, g.k, g.stride, g.pad, t};
+}
+
+// Forward or towards the data; false: not here.
+template <typename T>
+static bool conv2d_dnn(struct dr_backend *be, const apply &a, enum dr_dtype t) {
+    const dnn_conv c = dnn_shape(a.g, a.cs, a.cd, t);
+    const int64_t taps = c.k * c.k, n = c.b * a.g.dh * a.g.dw * a.cd;
+    work k;
+    if (!dr_cuda_dnn_ready(be))
+        return false;
+    if (!work_for(be, &k, c.co * taps * c.ci * (int64_t)sizeof(T), 0, c.b))
+        return true; // out of memory, already noted
+    const arrange_f<T> arrange = {
+        reinterpret_cast<T *>(k.weight), a.weight, c.co, c.ci, taps, false};
+    DR_FLAT(be, arrange, c.co * taps * c.ci, false);
+    if (!(a.g.back ? dr_cuda_dnn_bwd_data(be, c, a.dst, a.src, k.weight)
+                   : dr_cuda_dnn_fwd(be, c, a.dst, a.src, k.weight)))
+        return false;
+    const channel_bias_f<T> f = {static_cast<T *>(a.dst), a.bias, divisor(a.cd)};
+    if (a.bias)
+        DR_FLAT(be, f, n, a.cd % 4 == 0 && wide(f.y));
+    return true;
+}
+
 template <typename T> static void conv2d(struct dr_backend *be, const apply &a, enum dr_dtype t) {
     const int64_t taps = a.g.k * a.g.k, depth = taps * a.cs, pixels = a.g.dh * a.g.dw;
     const bool direct =
         taps == 1 && a.g.stride == 1 && a.g.pad == 0; // the image is its own patches
     work k;
+    if (a.g.b <= 0 || (!direct && conv2d_dnn<T>(be, a, t)))
+        return;
     if (!work_for(be, &k, a.cd * depth * (int64_t)sizeof(T),
                   direct ? 0 : pixels * depth * (int64_t)sizeof(T), a.g.b))
         return;
@@ -159,11 +208,13 @@ template <typename T>
 static void conv2d_bwd_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a) {
     const geo g = forward_geo(a);
     const int64_t taps = a->k * a->k, depth = taps * a->ci, pixels = g.dh * g.dw;
+    const dnn_conv c = dnn_shape(g, a->ci, a->co, a->t);
     work k;
     if (!work_for(be, &k, depth * a->co * (int64_t)sizeof(float),
                   pixels * depth * (int64_t)sizeof(T), a->b))
         return;
-    for (int64_t from = 0; from < a->b; from += k.samples) {
+    const bool by_dnn = a->b > 0 && dr_cuda_dnn_bwd_weight(be, c, k.weight, a->x, a->dy);
+    for (int64_t from = 0; !by_dnn && from < a->b; from += k.samples) {
         const int64_t n = a->b - from < k.samples ? a->b - from : k.samples;
         const patches_f<T> f(reinterpret_cast<T *>(k.cols),
                              static_cast<const T *>(a->x) + from * a->h * a->w * a->ci, g, a->ci);

@@ -6,6 +6,7 @@
 // the library's heuristic names first. The stream and the workspace are the instance's own, and
 // partial sums of a split product are fp32 in that workspace, so results repeat run after run and
 // under graph capture. A shape that cuBLASLt declines goes to cuBLAS, with the bias by a kernel.
+#include "engine/cuda/conv_dnn.h"
 #include "engine/cuda/device.h"
 
 #include <cublasLt.h>
@@ -79,6 +80,7 @@ static void drop(struct plan *p) {
 
 void dr_cuda_blas_close(struct dr_cuda *c) {
     struct blas *b = static_cast<struct blas *>(c->blas);
+    dr_cuda_dnn_close(c);
     c->blas = NULL;
     if (!b)
         return;

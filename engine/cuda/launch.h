@@ -44,6 +44,7 @@ enum dr_cuda_slot {
     DR_CUDA_SUM,  // partial sums of dr_cuda_colsum
     DR_CUDA_CONV, // patches and rearranged weights
     DR_CUDA_BLAS, // the library's workspace
+    DR_CUDA_DNN,  // cuDNN's
     DR_CUDA_SLOTS,
 };
 
@@ -61,6 +62,7 @@ struct dr_cuda { // be->impl
     bool recording, unfit; // the stream is being captured; a block was too small while it was
     bool graphs;           // DRIFTD_GRAPHS=0 turns them off
     void *blas;            // library handle; NULL under the emulator
+    void *dnn;             // conv_dnn.cu's; NULL until the first convolution
     int device, sms;
     size_t shared_limit; // bytes of shared memory a block may have
     bool tf32;
