@@ -25,17 +25,13 @@ void dr_cuda_embed_fwd(struct dr_backend *be, const struct dr_embed_fwd_args *a)
 // that row, in order; the other blocks leave. Separate tables share nothing, so only their own k
 // counts.
 __global__ void __launch_bounds__(128) k_embed_bwd(struct dr_embed_bwd_args a) {
-    DR_SHARED(int, seen); // [threads]
+    DR_SHARED(int, slots);
     const int64_t me = blockIdx.x, step = a.table_rows ? a.nk : 1;
     const int32_t row = a.idx[me];
     int earlier = 0;
     for (int64_t e = me - step * (1 + (int64_t)threadIdx.x); e >= 0; e -= step * blockDim.x)
         earlier |= a.idx[e] == row;
-    seen[threadIdx.x] = earlier;
-    __syncthreads();
-    for (unsigned k = 0; k < blockDim.x; k++)
-        earlier |= seen[k];
-    if (earlier)
+    if (block_sum(earlier, slots))
         return;
     float *to = a.dtable + (me % a.nk * a.table_rows + row) * a.d;
     for (int64_t j = threadIdx.x; j < a.d; j += blockDim.x) {
@@ -49,7 +45,7 @@ __global__ void __launch_bounds__(128) k_embed_bwd(struct dr_embed_bwd_args a) {
 
 void dr_cuda_embed_bwd(struct dr_backend *be, const struct dr_embed_bwd_args *a) {
     if (a->b * a->nk > 0)
-        DR_LAUNCH(be, k_embed_bwd, (unsigned)(a->b * a->nk), 128, 128 * sizeof(int), *a);
+        DR_LAUNCH(be, k_embed_bwd, (unsigned)(a->b * a->nk), 128, 32 * sizeof(int), *a);
 }
 
 struct fourier_f {
