@@ -183,99 +183,129 @@ template <int HD> struct walk {
     }
 };
 
+// One head on its way through the kernel.
+template <int HD> struct task {
+    rows<HD> q, k, v, g; // g: dout
+    int t, t16, tile;    // tokens, rounded up to 16, rows that are walked at a time
+    float *lse, *delta, *stage;
+    bf16 *own_a, *own_b, *far_a, *far_b; // WHOLE: q, dout, k, v
+};
+
+// lse, D and dq of all queries; dw: this lane's part of dq_norm.
+template <int HD, bool WHOLE>
+__device__ inline void all_queries(const task<HD> &o, bf16 *dq_out, float (&dw)[4]) {
+    constexpr int LD = rows<HD>::LD;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = (int)blockDim.x / 2;
+    const walk<HD> keys = {&o.k, &o.v, o.far_a, o.far_b};
+    for (int first = 0; first < o.t16; first += group) {
+        const int row = first + 16 * warp;
+        if (!WHOLE) {
+            __syncthreads();
+            o.q.load(o.own_a, first, group);
+            o.g.load(o.own_b, first, group);
+        }
+        const bf16 *q = o.own_a + (WHOLE ? row : 16 * warp) * LD;
+        const bf16 *g = o.own_b + (WHOLE ? row : 16 * warp) * LD;
+        float top[2] = {-INFINITY, -INFINITY}, sum[2] = {}, dot[2] = {};
+        for (int k0 = 0; k0 < o.t; k0 += o.tile) {
+            const int count = o.t16 - k0 < o.tile ? o.t16 - k0 : o.tile;
+            keys.template fetch<WHOLE>(k0, count);
+            for (int j = 0; j < count && row < o.t16; j += 16)
+                statistics<HD, LD>(q, g, keys.a, keys.b, j, o.t - k0 - j, top, sum, dot);
+        }
+        for (int r = 0; r < 2 && row < o.t16; r++) {
+            sum[r] = quad_sum(sum[r]);
+            dot[r] = quad_sum(dot[r]) / sum[r];
+            sum[r] = top[r] + logf(sum[r]);
+            if (lane % 4 == 0) {
+                o.lse[row + lane / 4 + 8 * r] = sum[r];
+                o.delta[row + lane / 4 + 8 * r] = dot[r];
+            }
+        }
+        float dq[HD / 8][4] = {};
+        for (int k0 = 0; k0 < o.t; k0 += o.tile) {
+            const int count = o.t16 - k0 < o.tile ? o.t16 - k0 : o.tile;
+            keys.template fetch<WHOLE>(k0, count);
+            for (int j = 0; j < count && row < o.t16; j += 16)
+                add_dq<HD, LD>(dq, q, g, keys.a, keys.b, j, sum, dot);
+        }
+        if (row < o.t16)
+            finish<HD>(dq_out, o.q, dq, row, o.stage, dw);
+    }
+}
+
+// dk and dv of all keys, from the queries' lse and D; dw: this lane's part of dk_norm.
+template <int HD, bool WHOLE>
+__device__ inline void all_keys(const task<HD> &o, bf16 *dk_out, bf16 *dv_out, float (&dw)[4]) {
+    constexpr int LD = rows<HD>::LD;
+    const int warp = threadIdx.x / 32, group = (int)blockDim.x / 2;
+    const walk<HD> queries = {&o.q, &o.g, WHOLE ? o.own_a : o.far_a, WHOLE ? o.own_b : o.far_b};
+    for (int first = 0; first < o.t16; first += group) {
+        const int row = first + 16 * warp;
+        if (!WHOLE) {
+            __syncthreads();
+            o.k.load(o.own_a, first, group);
+            o.v.load(o.own_b, first, group);
+        }
+        const bf16 *k = WHOLE ? o.far_a + row * LD : o.own_a + 16 * warp * LD;
+        const bf16 *v = WHOLE ? o.far_b + row * LD : o.own_b + 16 * warp * LD;
+        float dk[HD / 8][4] = {}, dv[HD / 8][4] = {};
+        for (int q0 = 0; q0 < o.t; q0 += o.tile) {
+            const int count = o.t16 - q0 < o.tile ? o.t16 - q0 : o.tile;
+            queries.template fetch<WHOLE>(q0, count);
+            for (int i = 0; i < count && row < o.t16; i += 16)
+                add_dkv<HD, LD>(dk, dv, k, v, queries.a, queries.b, i, o.lse + q0 + i,
+                                o.delta + q0 + i);
+        }
+        if (row < o.t16) {
+            put_plain<HD>(dv_out, o.v.step, dv, row, o.t, o.v.h.hd);
+            finish<HD>(dk_out, o.k, dk, row, o.stage, dw);
+        }
+    }
+}
+
 template <int HD, bool WHOLE>
 __global__ void __launch_bounds__(256, HD <= 64 ? 2 : 1)
     k_attn_bwd_mma(mma_bwd w, bf16 *dqkv, const bf16 *qkv, const bf16 *dout) {
     constexpr int LD = rows<HD>::LD;
     const struct dr_attn_bwd_args &a = w.a;
     DR_SHARED(float, lse); // lse, delta: [tokens]; stage: [warps][8][HD + 4]; tiles
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = 16 * w.warps;
-    const int t = (int)a.t, t16 = (t + 15) / 16 * 16, tile = WHOLE ? t16 : (int)STREAM_TILE;
-    float *delta = lse + t16, *stage = delta + t16, dwq[4] = {}, dwk[4] = {};
-    bf16 *own_a = reinterpret_cast<bf16 *>(stage + w.warps * 8 * (HD + 4));
-    bf16 *own_b = own_a + (WHOLE ? t16 : group) * LD;
-    bf16 *far_a = own_b + (WHOLE ? t16 : group) * LD, *far_b = far_a + tile * LD;
+    const int warp = threadIdx.x / 32, t16 = ((int)a.t + 15) / 16 * 16;
+    const int own = (WHOLE ? t16 : 16 * w.warps) * LD, far = (WHOLE ? t16 : (int)STREAM_TILE) * LD;
+    float *stage = lse + 2 * t16, dwq[4] = {}, dwk[4] = {};
+    bf16 *tiles = reinterpret_cast<bf16 *>(stage + w.warps * 8 * (HD + 4));
     const int64_t width = a.h * a.hd, b = blockIdx.x / a.h, h = blockIdx.x % a.h;
     const int64_t at = b * a.t * 3 * width + h * a.hd;
-    const rows<HD> qs(qkv + at, 3 * width,
-                      {a.t, a.h, a.hd, a.q_norm, a.rope_cos, a.rope_sin, a.eps, a.scale});
-    const rows<HD> ks(qkv + at + width, 3 * width,
-                      {a.t, a.h, a.hd, a.k_norm, a.rope_cos, a.rope_sin, a.eps, 1});
-    const rows<HD> vs(qkv + at + 2 * width, 3 * width, {a.t, a.h, a.hd, NULL, NULL, NULL, 0, 1});
-    const rows<HD> gs(dout + b * a.t * width + h * a.hd, width,
-                      {a.t, a.h, a.hd, NULL, NULL, NULL, 0, 1});
-    stage += warp * 8 * (HD + 4);
+    const head plain = {a.t, a.h, a.hd, NULL, NULL, NULL, 0, 1};
+    const task<HD> o = {
+        {qkv + at, 3 * width, {a.t, a.h, a.hd, a.q_norm, a.rope_cos, a.rope_sin, a.eps, a.scale}},
+        {qkv + at + width, 3 * width, {a.t, a.h, a.hd, a.k_norm, a.rope_cos, a.rope_sin, a.eps, 1}},
+        {qkv + at + 2 * width, 3 * width, plain},
+        {dout + b * a.t * width + h * a.hd, width, plain},
+        (int)a.t,
+        t16,
+        WHOLE ? t16 : (int)STREAM_TILE,
+        lse,
+        lse + t16,
+        stage + warp * 8 * (HD + 4),
+        tiles,
+        tiles + own,
+        tiles + 2 * own,
+        tiles + 2 * own + far};
     if (WHOLE) {
-        qs.load(own_a, 0, t16);
-        gs.load(own_b, 0, t16);
-        ks.load(far_a, 0, t16);
-        vs.load(far_b, 0, t16);
+        o.q.load(o.own_a, 0, t16);
+        o.g.load(o.own_b, 0, t16);
+        o.k.load(o.far_a, 0, t16);
+        o.v.load(o.far_b, 0, t16);
         __syncthreads();
     }
-    const walk<HD> keys = {&ks, &vs, far_a, far_b};
-    for (int first = 0; first < t16; first += group) {
-        const int row = first + 16 * warp;
-        if (!WHOLE) {
-            __syncthreads();
-            qs.load(own_a, first, group);
-            gs.load(own_b, first, group);
-        }
-        const bf16 *q = own_a + (WHOLE ? row : 16 * warp) * LD;
-        const bf16 *g = own_b + (WHOLE ? row : 16 * warp) * LD;
-        float top[2] = {-INFINITY, -INFINITY}, sum[2] = {}, dot[2] = {};
-        for (int k0 = 0; k0 < t; k0 += tile) {
-            const int count = t16 - k0 < tile ? t16 - k0 : tile;
-            keys.template fetch<WHOLE>(k0, count);
-            for (int j = 0; j < count && row < t16; j += 16)
-                statistics<HD, LD>(q, g, far_a, far_b, j, t - k0 - j, top, sum, dot);
-        }
-        for (int r = 0; r < 2 && row < t16; r++) {
-            sum[r] = quad_sum(sum[r]);
-            dot[r] = quad_sum(dot[r]) / sum[r];
-            sum[r] = top[r] + logf(sum[r]);
-            if (lane % 4 == 0) {
-                lse[row + lane / 4 + 8 * r] = sum[r];
-                delta[row + lane / 4 + 8 * r] = dot[r];
-            }
-        }
-        float dq[HD / 8][4] = {};
-        for (int k0 = 0; k0 < t; k0 += tile) {
-            const int count = t16 - k0 < tile ? t16 - k0 : tile;
-            keys.template fetch<WHOLE>(k0, count);
-            for (int j = 0; j < count && row < t16; j += 16)
-                add_dq<HD, LD>(dq, q, g, far_a, far_b, j, sum, dot);
-        }
-        if (row < t16)
-            finish<HD>(dqkv + at, qs, dq, row, stage, dwq);
-    }
+    all_queries<HD, WHOLE>(o, dqkv + at, dwq);
     __syncthreads(); // lse and delta of all queries
-    const walk<HD> queries = {&qs, &gs, WHOLE ? own_a : far_a, WHOLE ? own_b : far_b};
-    for (int first = 0; first < t16; first += group) {
-        const int row = first + 16 * warp;
-        if (!WHOLE) {
-            __syncthreads();
-            ks.load(own_a, first, group);
-            vs.load(own_b, first, group);
-        }
-        const bf16 *k = WHOLE ? far_a + row * LD : own_a + 16 * warp * LD;
-        const bf16 *v = WHOLE ? far_b + row * LD : own_b + 16 * warp * LD;
-        float dk[HD / 8][4] = {}, dv[HD / 8][4] = {};
-        for (int q0 = 0; q0 < t; q0 += tile) {
-            const int count = t16 - q0 < tile ? t16 - q0 : tile;
-            queries.template fetch<WHOLE>(q0, count);
-            for (int i = 0; i < count && row < t16; i += 16)
-                add_dkv<HD, LD>(dk, dv, k, v, queries.a, queries.b, i, lse + q0 + i,
-                                delta + q0 + i);
-        }
-        if (row < t16) {
-            put_plain<HD>(dqkv + at + 2 * width, 3 * width, dv, row, a.t, a.hd);
-            finish<HD>(dqkv + at + width, ks, dk, row, stage, dwk);
-        }
-    }
+    all_keys<HD, WHOLE>(o, dqkv + at + width, dqkv + at + 2 * width, dwk);
     if (w.wq) // the tiles have done their work
-        dw_part<HD>(w.wq + blockIdx.x * a.hd, qs, dwq, lse);
+        dw_part<HD>(w.wq + blockIdx.x * a.hd, o.q, dwq, lse);
     if (w.wk)
-        dw_part<HD>(w.wk + blockIdx.x * a.hd, ks, dwk, lse);
+        dw_part<HD>(w.wk + blockIdx.x * a.hd, o.k, dwk, lse);
 }
 
 // ---- host
