@@ -1,6 +1,7 @@
 // SiLU, GELU and SwiGLU, forward and backward. Called through the op table by nn/.
 // One pass over the elements; formulas are at the argument structs in ops.h.
 #include "engine/cuda/device.h"
+#include "engine/cuda/divide.h"
 
 __device__ inline float sigmoid(float x) {
     return 1 / (1 + expf(-x));
@@ -101,8 +102,9 @@ template <typename T> struct swiglu_fwd_f {
     T *y;
     const T *h;
     int64_t n;
+    divisor by_n;
     template <int V> __device__ void run(int64_t i) const {
-        const T *row = h + i / n * 2 * n + i % n;
+        const T *row = h + i + by_n.of(i) * n;
         float x[V], g[V];
         load(x, row);
         load(g, row + n);
@@ -114,7 +116,8 @@ template <typename T> struct swiglu_fwd_f {
 
 template <typename T>
 static void swiglu_fwd(struct dr_backend *be, const struct dr_swiglu_fwd_args *a) {
-    const swiglu_fwd_f<T> f = {static_cast<T *>(a->y), static_cast<const T *>(a->h), a->n};
+    const swiglu_fwd_f<T> f = {static_cast<T *>(a->y), static_cast<const T *>(a->h), a->n,
+                               divisor(a->n)};
     DR_FLAT(be, f, a->m * a->n, a->n % 4 == 0 && wide(f.y, f.h));
 }
 
@@ -126,8 +129,9 @@ template <typename T> struct swiglu_bwd_f {
     T *dh, *y;
     const T *h, *dy;
     int64_t n;
+    divisor by_n;
     template <int V> __device__ void run(int64_t i) const {
-        const int64_t at = i / n * 2 * n + i % n;
+        const int64_t at = i + by_n.of(i) * n;
         float x[V], g[V], d[V], out[V];
         load(x, h + at);
         load(g, h + at + n);
@@ -147,8 +151,12 @@ template <typename T> struct swiglu_bwd_f {
 
 template <typename T>
 static void swiglu_bwd(struct dr_backend *be, const struct dr_swiglu_bwd_args *a) {
-    const swiglu_bwd_f<T> f = {static_cast<T *>(a->dh), static_cast<T *>(a->y),
-                               static_cast<const T *>(a->h), static_cast<const T *>(a->dy), a->n};
+    const swiglu_bwd_f<T> f = {static_cast<T *>(a->dh),
+                               static_cast<T *>(a->y),
+                               static_cast<const T *>(a->h),
+                               static_cast<const T *>(a->dy),
+                               a->n,
+                               divisor(a->n)};
     DR_FLAT(be, f, a->m * a->n, a->n % 4 == 0 && wide(f.dh, f.y, f.h, f.dy));
 }
 

@@ -76,7 +76,10 @@ void dr_cuda_attn_fwd(struct dr_backend *be, const struct dr_attn_fwd_args *args
     const int64_t most = 65535 / (args->h > 0 ? args->h : 1); // of a grid's second dimension
     for (int64_t from = 0; from < args->b; from += most) {
         a.b = args->b - from < most ? args->b - from : most;
-        DR_FOR_DTYPE(a.act, T, attn_fwd<T>(be, &a));
+        if (attn_by_mma(a.act, a.hd))
+            dr_cuda_attn_fwd_mma(be, &a);
+        else
+            DR_FOR_DTYPE(a.act, T, attn_fwd<T>(be, &a));
         a.qkv = static_cast<const char *>(a.qkv) +
                 (size_t)(a.b * 3 * a.t * a.h * a.hd) * dr_sizeof(a.act);
         a.out = static_cast<char *>(a.out) + (size_t)(a.b * a.t * a.h * a.hd) * dr_sizeof(a.act);

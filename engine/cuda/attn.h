@@ -123,6 +123,13 @@ __device__ inline float softmax_row(float *s, int64_t n) {
         }                                                                                          \
     } while (0)
 
+// attn_mma.cu and attn_mma_bwd.cu have the bf16 heads of an even width, the others stay here.
+static inline bool attn_by_mma(enum dr_dtype act, int64_t hd) {
+    return act == DR_BF16 && hd % 2 == 0 && hd <= MAX_HD;
+}
+void dr_cuda_attn_fwd_mma(struct dr_backend *be, const struct dr_attn_fwd_args *a);
+void dr_cuda_attn_bwd_mma(struct dr_backend *be, const struct dr_attn_bwd_args *a);
+
 static inline bool attn_supported(struct dr_backend *be, int64_t hd, size_t bytes, const char *op) {
     if (hd <= MAX_HD && bytes <= dr_cuda_of(be)->shared_limit)
         return true;

@@ -264,7 +264,10 @@ void dr_cuda_attn_bwd(struct dr_backend *be, const struct dr_attn_bwd_args *args
     const size_t token = (size_t)(args->h * args->hd) * dr_sizeof(args->act);
     for (int64_t from = 0; from < args->b; from += most) {
         a.b = args->b - from < most ? args->b - from : most;
-        DR_FOR_DTYPE(a.act, T, attn_bwd<T>(be, &a));
+        if (attn_by_mma(a.act, a.hd))
+            dr_cuda_attn_bwd_mma(be, &a);
+        else
+            DR_FOR_DTYPE(a.act, T, attn_bwd<T>(be, &a));
         a.qkv = static_cast<const char *>(a.qkv) + (size_t)(a.b * a.t * 3) * token;
         a.dqkv = static_cast<char *>(a.dqkv) + (size_t)(a.b * a.t * 3) * token;
         a.dout = static_cast<const char *>(a.dout) + (size_t)(a.b * a.t) * token;

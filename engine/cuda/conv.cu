@@ -1,10 +1,14 @@
-// 2-D convolution as matrix products over patches: forward, towards the data, towards the weights.
+// 2-D convolution: forward, towards the data, towards the weights. By cuDNN where conv_dnn.cu can,
+// else as matrix products over patches.
+//
 // Forward and backward-data are one operation: every pixel of dst sums, over the k x k taps, the
 // product of a pixel of src with that tap's matrix; only the map from (pixel, tap) to the source
 // pixel and the roles of the channels differ. Work is cut by whole samples so that patches stay
 // within BLOCK_BYTES; a sample's sums do not depend on the batch beyond what the matrix product
 // does.
+#include "engine/cuda/conv_dnn.h"
 #include "engine/cuda/device.h"
+#include "engine/cuda/divide.h"
 
 static const int64_t BLOCK_BYTES = (int64_t)64 << 20;
 
@@ -30,11 +34,23 @@ template <typename T> struct patches_f {
     const T *src;
     geo g;
     int64_t c;
+    divisor by_c, by_k, by_w, by_h;
+    patches_f(T *to, const T *from, const geo &shape, int64_t channels)
+        : out(to), src(from), g(shape), c(channels), by_c(channels), by_k(shape.k), by_w(shape.dw),
+          by_h(shape.dh) {}
     template <int V> __device__ void run(int64_t i) const {
-        const int64_t ch = i % c, tap = i / c % (g.k * g.k), pixel = i / c / (g.k * g.k);
-        const int64_t x = pixel % g.dw, y = pixel / g.dw % g.dh, n = pixel / g.dw / g.dh;
-        const int64_t sy = source_of(g, y, tap / g.k, g.sh), sx = source_of(g, x, tap % g.k, g.sw);
-        out[i] = sy < 0 || sx < 0 ? from_f<T>(0) : src[((n * g.sh + sy) * g.sw + sx) * c + ch];
+        int64_t ch, tx, ty, x, y;
+        const int64_t pixel = by_k.split(by_k.split(by_c.split(i, &ch), &tx), &ty);
+        const int64_t n = by_h.split(by_w.split(pixel, &x), &y);
+        const int64_t sy = source_of(g, y, ty, g.sh), sx = source_of(g, x, tx, g.sw);
+        const bool there = sy >= 0 && sx >= 0;
+        const T *from = src + ((n * g.sh + sy) * g.sw + sx) * c + ch;
+        pack<T, V> v;
+        for (int k = 0; k < V; k++)
+            v.v[k] = from_f<T>(0);
+        if (there)
+            v = *reinterpret_cast<const pack<T, V> *>(from);
+        *reinterpret_cast<pack<T, V> *>(out + i) = v;
     }
 };
 
@@ -86,11 +102,57 @@ struct apply {
     int64_t cs, cd;
 };
 
+template <typename T> struct channel_bias_f {
+    T *y;
+    const float *bias;
+    divisor by_c;
+    template <int V> __device__ void run(int64_t i) const {
+        float v[V];
+        int64_t c;
+        by_c.split(i, &c);
+        load(v, y + i);
+        for (int k = 0; k < V; k++)
+            v[k] += bias[c + k];
+        store(y + i, v);
+    }
+};
+
+// x: the side of the forward pass's input, whichever of src and dst that is.
+static dnn_conv dnn_shape(const geo &g, int64_t cs, int64_t cd, enum dr_dtype t) {
+    if (g.back)
+        return {g.b, g.dh, g.dw, cd, g.sh, g.sw, cs, g.k, g.stride, g.pad, t};
+    return {g.b, g.sh, g.sw, cs, g.dh, g.dw, cd, g.k, g.stride, g.pad, t};
+}
+
+// Forward or towards the data; false: not here.
+template <typename T>
+static bool conv2d_dnn(struct dr_backend *be, const apply &a, enum dr_dtype t) {
+    const dnn_conv c = dnn_shape(a.g, a.cs, a.cd, t);
+    const int64_t taps = c.k * c.k, n = c.b * a.g.dh * a.g.dw * a.cd;
+    work k;
+    if (!dr_cuda_dnn_ready(be))
+        return false;
+    if (!work_for(be, &k, c.co * taps * c.ci * (int64_t)sizeof(T), 0, c.b))
+        return true; // out of memory, already noted
+    const arrange_f<T> arrange = {
+        reinterpret_cast<T *>(k.weight), a.weight, c.co, c.ci, taps, false};
+    DR_FLAT(be, arrange, c.co * taps * c.ci, false);
+    if (!(a.g.back ? dr_cuda_dnn_bwd_data(be, c, a.dst, a.src, k.weight)
+                   : dr_cuda_dnn_fwd(be, c, a.dst, a.src, k.weight)))
+        return false;
+    const channel_bias_f<T> f = {static_cast<T *>(a.dst), a.bias, divisor(a.cd)};
+    if (a.bias)
+        DR_FLAT(be, f, n, a.cd % 4 == 0 && wide(f.y));
+    return true;
+}
+
 template <typename T> static void conv2d(struct dr_backend *be, const apply &a, enum dr_dtype t) {
     const int64_t taps = a.g.k * a.g.k, depth = taps * a.cs, pixels = a.g.dh * a.g.dw;
     const bool direct =
         taps == 1 && a.g.stride == 1 && a.g.pad == 0; // the image is its own patches
     work k;
+    if (a.g.b <= 0 || (!direct && conv2d_dnn<T>(be, a, t)))
+        return;
     if (!work_for(be, &k, a.cd * depth * (int64_t)sizeof(T),
                   direct ? 0 : pixels * depth * (int64_t)sizeof(T), a.g.b))
         return;
@@ -100,9 +162,9 @@ template <typename T> static void conv2d(struct dr_backend *be, const apply &a, 
     for (int64_t from = 0; from < a.g.b; from += k.samples) {
         const int64_t n = a.g.b - from < k.samples ? a.g.b - from : k.samples;
         const T *src = static_cast<const T *>(a.src) + from * a.g.sh * a.g.sw * a.cs;
-        const patches_f<T> f = {reinterpret_cast<T *>(k.cols), src, a.g, a.cs};
+        const patches_f<T> f(reinterpret_cast<T *>(k.cols), src, a.g, a.cs);
         if (!direct)
-            DR_FLAT(be, f, n * pixels * depth, false);
+            DR_FLAT(be, f, n * pixels * depth, a.cs % 4 == 0 && wide(f.out, f.src));
         struct dr_gemm_args m = {};
         m.m = n * pixels, m.n = a.cd, m.k = depth;
         m.a = direct ? (const void *)src : k.cols, m.b = k.weight;
@@ -146,16 +208,17 @@ template <typename T>
 static void conv2d_bwd_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a) {
     const geo g = forward_geo(a);
     const int64_t taps = a->k * a->k, depth = taps * a->ci, pixels = g.dh * g.dw;
+    const dnn_conv c = dnn_shape(g, a->ci, a->co, a->t);
     work k;
     if (!work_for(be, &k, depth * a->co * (int64_t)sizeof(float),
                   pixels * depth * (int64_t)sizeof(T), a->b))
         return;
-    for (int64_t from = 0; from < a->b; from += k.samples) {
+    const bool by_dnn = a->b > 0 && dr_cuda_dnn_bwd_weight(be, c, k.weight, a->x, a->dy);
+    for (int64_t from = 0; !by_dnn && from < a->b; from += k.samples) {
         const int64_t n = a->b - from < k.samples ? a->b - from : k.samples;
-        const patches_f<T> f = {reinterpret_cast<T *>(k.cols),
-                                static_cast<const T *>(a->x) + from * a->h * a->w * a->ci, g,
-                                a->ci};
-        DR_FLAT(be, f, n * pixels * depth, false);
+        const patches_f<T> f(reinterpret_cast<T *>(k.cols),
+                             static_cast<const T *>(a->x) + from * a->h * a->w * a->ci, g, a->ci);
+        DR_FLAT(be, f, n * pixels * depth, a->ci % 4 == 0 && wide(f.out, f.src));
         struct dr_gemm_args m = {};
         m.m = a->co, m.n = depth, m.k = n * pixels;
         m.a = static_cast<const T *>(a->dy) + from * pixels * a->co, m.b = k.cols, m.c = k.weight;

@@ -6,6 +6,7 @@
 // parts, in double, added in order by one block.
 #include "engine/cuda/device.h"
 
+enum { PAIR_COLS = 256 };                          // of a block in k_pair_dist
 enum { TILE = 32, WARPS = 8, PER = TILE / WARPS }; // a tile is 32 x 32; a warp owns 4 of its rows
 
 __device__ inline float feature_divisor(const float *scale,
@@ -25,45 +26,86 @@ __device__ inline void load_square(float *tile, const float *x, int64_t ld, int6
         tile[r * 33 + lane] = r0 + r < rows && c0 + lane < cols ? x[(r0 + r) * ld + c0 + lane] : 0;
 }
 
+static double *parts(struct dr_backend *be, int64_t n) {
+    return static_cast<double *>(dr_cuda_scratch(be, DR_CUDA_OP, (size_t)n * sizeof(double)));
+}
+
 // ---- distances
 // -----------------------------------------------------------------------------------------
 
+__device__ inline float distance(double square) {
+    return (float)sqrt(square < 1e-8 ? 1e-8 : square);
+}
+
+// part[chunk][b,n,m] of `cols` columns each, or with a single chunk d itself. A row has thousands
+// of columns and a step few pairs: chunks fill the device.
+//
 // The difference x - y is squared, never |x|^2 + |y|^2 - 2xy: at tau = 0.02 the affinities need D
 // to the last bit. Sums are flushed to double every 32 columns, so the error does not grow with s.
-__global__ void __launch_bounds__(256) k_pair_dist(struct dr_pair_dist_args a) {
+__global__ void __launch_bounds__(256)
+    k_pair_dist(struct dr_pair_dist_args a, double *part, int64_t cols) {
     DR_SHARED(float, tx);
     float *ty = tx + TILE * 33;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int64_t j0 = (int64_t)blockIdx.x * TILE, i0 = (int64_t)blockIdx.y * TILE, b = blockIdx.z;
+    const int64_t j0 = (int64_t)blockIdx.x * TILE, i0 = (int64_t)blockIdx.y * TILE;
+    const int64_t b = blockIdx.z % a.b, chunk = blockIdx.z / a.b, first = chunk * cols;
+    const int64_t end = first + cols < a.s ? first + cols : a.s;
     const float *x = a.x + b * a.n * a.s, *y = a.y + b * a.m * a.s;
     double sum[PER] = {};
-    for (int64_t c0 = 0; c0 < a.s; c0 += TILE) {
+    for (int64_t c0 = first; c0 < end; c0 += TILE) {
         __syncthreads();
-        load_square(tx, x, a.s, i0, a.n, c0, a.s);
-        load_square(ty, y, a.s, j0, a.m, c0, a.s);
+        load_square(tx, x, a.s, i0, a.n, c0, end);
+        load_square(ty, y, a.s, j0, a.m, c0, end);
         __syncthreads();
-        float part[PER] = {};
+        float sq[PER] = {};
         for (int c = 0; c < TILE; c++) {
             const float v = ty[lane * 33 + c];
             for (int r = 0; r < PER; r++) {
                 const float e = tx[(warp + r * WARPS) * 33 + c] - v;
-                part[r] += e * e;
+                sq[r] += e * e;
             }
         }
         for (int r = 0; r < PER; r++)
-            sum[r] += (double)part[r];
+            sum[r] += (double)sq[r];
     }
     for (int r = 0; r < PER; r++) {
         const int64_t i = i0 + warp + r * WARPS, j = j0 + lane;
-        if (i < a.n && j < a.m)
-            a.d[(b * a.n + i) * a.m + j] = (float)sqrt(sum[r] < 1e-8 ? 1e-8 : sum[r]);
+        if (i >= a.n || j >= a.m)
+            continue;
+        if (part)
+            part[((chunk * a.b + b) * a.n + i) * a.m + j] = sum[r];
+        else
+            a.d[(b * a.n + i) * a.m + j] = distance(sum[r]);
     }
 }
 
+struct pair_root_f { // d from the parts, in order
+    float *d;
+    const double *part;
+    int64_t n, chunks;
+    template <int V> __device__ void run(int64_t i) const {
+        double sum = 0;
+        for (int64_t c = 0; c < chunks; c++)
+            sum += part[c * n + i];
+        d[i] = distance(sum);
+    }
+};
+
 void dr_cuda_pair_dist(struct dr_backend *be, const struct dr_pair_dist_args *a) {
-    const dim3 grid(blocks_for(a->m, TILE), blocks_for(a->n, TILE), (unsigned)a->b);
-    if (a->b * a->n * a->m > 0)
-        DR_LAUNCH(be, k_pair_dist, grid, 256, 2 * TILE * 33 * sizeof(float), *a);
+    const int64_t pairs = a->b * a->n * a->m;
+    if (pairs <= 0)
+        return;
+    const int64_t most = 65535 / a->b > 0 ? 65535 / a->b : 1; // of a grid's third dimension
+    const int64_t want = ceil_div(a->s, PAIR_COLS), upto = want < most ? want : most;
+    const int64_t cols = ceil_div(ceil_div(a->s, upto), TILE) * TILE, chunks = ceil_div(a->s, cols);
+    const dim3 grid(blocks_for(a->m, TILE), blocks_for(a->n, TILE), (unsigned)(a->b * chunks));
+    double *part = chunks > 1 ? parts(be, chunks * pairs) : NULL;
+    if (chunks > 1 && !part)
+        return;
+    DR_LAUNCH(be, k_pair_dist, grid, 256, 2 * TILE * 33 * sizeof(float), *a, part, cols);
+    const pair_root_f f = {a->d, part, pairs, chunks};
+    if (part)
+        DR_FLAT(be, f, pairs, false);
 }
 
 // ---- scale
@@ -104,10 +146,6 @@ __global__ void __launch_bounds__(256)
     a.out[0] = (float)((sum[0] / count) / (sum[3] / ((double)a.b * (double)a.m)));
     a.out[1] = (float)mean;
     a.out[2] = (float)(sum[2] / count - mean * mean);
-}
-
-static double *parts(struct dr_backend *be, int64_t n) {
-    return static_cast<double *>(dr_cuda_scratch(be, DR_CUDA_OP, (size_t)n * sizeof(double)));
 }
 
 void dr_cuda_drift_scale(struct dr_backend *be, const struct dr_drift_scale_args *a) {

@@ -1,11 +1,14 @@
 // Table lookups and their gradients, Fourier features of a scalar. Called through the op table by
 // nn/ (class and style embeddings, guidance scale).
 #include "engine/cuda/device.h"
+#include "engine/cuda/divide.h"
 
 struct embed_fwd_f {
     struct dr_embed_fwd_args a;
+    divisor by_d;
     template <int V> __device__ void run(int64_t i) const {
-        const int64_t b = i / a.d, j = i % a.d;
+        int64_t j;
+        const int64_t b = by_d.split(i, &j);
         float sum = a.acc ? a.out[i] : 0;
         for (int64_t k = 0; k < a.nk; k++)
             sum += a.table[(k * a.table_rows + a.idx[b * a.nk + k]) * a.d + j];
@@ -14,7 +17,7 @@ struct embed_fwd_f {
 };
 
 void dr_cuda_embed_fwd(struct dr_backend *be, const struct dr_embed_fwd_args *a) {
-    const embed_fwd_f f = {*a};
+    const embed_fwd_f f = {*a, divisor(a->d)};
     DR_FLAT(be, f, a->b * a->d, false);
 }
 
@@ -22,17 +25,13 @@ void dr_cuda_embed_fwd(struct dr_backend *be, const struct dr_embed_fwd_args *a)
 // that row, in order; the other blocks leave. Separate tables share nothing, so only their own k
 // counts.
 __global__ void __launch_bounds__(128) k_embed_bwd(struct dr_embed_bwd_args a) {
-    DR_SHARED(int, seen);
+    DR_SHARED(int, slots);
     const int64_t me = blockIdx.x, step = a.table_rows ? a.nk : 1;
     const int32_t row = a.idx[me];
-    if (threadIdx.x == 0)
-        *seen = 0;
-    __syncthreads();
+    int earlier = 0;
     for (int64_t e = me - step * (1 + (int64_t)threadIdx.x); e >= 0; e -= step * blockDim.x)
-        if (a.idx[e] == row)
-            *seen = 1;
-    __syncthreads();
-    if (*seen)
+        earlier |= a.idx[e] == row;
+    if (block_sum(earlier, slots))
         return;
     float *to = a.dtable + (me % a.nk * a.table_rows + row) * a.d;
     for (int64_t j = threadIdx.x; j < a.d; j += blockDim.x) {
@@ -46,7 +45,7 @@ __global__ void __launch_bounds__(128) k_embed_bwd(struct dr_embed_bwd_args a) {
 
 void dr_cuda_embed_bwd(struct dr_backend *be, const struct dr_embed_bwd_args *a) {
     if (a->b * a->nk > 0)
-        DR_LAUNCH(be, k_embed_bwd, (unsigned)(a->b * a->nk), 128, sizeof(int), *a);
+        DR_LAUNCH(be, k_embed_bwd, (unsigned)(a->b * a->nk), 128, 32 * sizeof(int), *a);
 }
 
 struct fourier_f {

@@ -1,6 +1,7 @@
 // Element-wise ops without a home of their own: casts, fills, strided copies, AdamW, EMA, and the
 // random fills. Called through the op table. Formulas are at the argument structs in ops.h.
 #include "engine/cuda/device.h"
+#include "engine/cuda/divide.h"
 
 // ---- casts, fills, copies
 // ----------------------------------------------------------------------------
@@ -70,22 +71,30 @@ void dr_cuda_axpy(struct dr_backend *be, const struct dr_axpy_args *a) {
 template <typename D, typename S> struct copy4_f {
     D *d;
     const S *s;
-    int64_t dim[4], ds[4], ss[4];
+    divisor dim[4];
+    int64_t ds[4], ss[4];
     bool acc;
     template <int V> __device__ void run(int64_t i) const {
         int64_t at = 0, from = 0;
         for (int k = 3; k >= 0; k--) {
-            const int64_t rest = i / dim[k], j = i - rest * dim[k];
+            int64_t j;
+            i = dim[k].split(i, &j);
             at += j * ds[k];
             from += j * ss[k];
-            i = rest;
         }
         if constexpr (std::is_same_v<D, S>)
             if (!acc) { // bits move
-                d[at] = s[from];
+                *reinterpret_cast<pack<D, V> *>(d + at) =
+                    *reinterpret_cast<const pack<S, V> *>(s + from);
                 return;
             }
-        d[at] = from_f<D>(to_f(s[from]) + (acc ? to_f(d[at]) : 0));
+        float x[V], old[V] = {};
+        load(x, s + from);
+        if (acc)
+            load(old, d + at);
+        for (int k = 0; k < V; k++)
+            x[k] += old[k];
+        store(d + at, x);
     }
 };
 
@@ -95,12 +104,14 @@ static void copy4(struct dr_backend *be, const struct dr_copy4_args *a) {
     f.d = static_cast<D *>(a->dst);
     f.s = static_cast<const S *>(a->src);
     f.acc = a->acc;
+    bool four = a->dim[3] % 4 == 0 && a->dstride[3] == 1 && a->sstride[3] == 1 && wide(f.d, f.s);
     for (int i = 0; i < 4; i++) {
-        f.dim[i] = a->dim[i];
+        f.dim[i] = divisor(a->dim[i]);
         f.ds[i] = a->dstride[i];
         f.ss[i] = a->sstride[i];
+        four &= i == 3 || (f.ds[i] % 4 == 0 && f.ss[i] % 4 == 0);
     }
-    DR_FLAT(be, f, a->dim[0] * a->dim[1] * a->dim[2] * a->dim[3], false);
+    DR_FLAT(be, f, a->dim[0] * a->dim[1] * a->dim[2] * a->dim[3], four);
 }
 
 void dr_cuda_copy4(struct dr_backend *be, const struct dr_copy4_args *a) {

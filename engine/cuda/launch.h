@@ -12,6 +12,7 @@ extern "C" {
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
+#define DR_UNROLL _Pragma("unroll")
 #define DR_SHARED(type, name)                                                                      \
     extern __shared__ __align__(16) unsigned char dr_shared_[];                                    \
     type *name = reinterpret_cast<type *>(dr_shared_)
@@ -23,6 +24,7 @@ extern "C" {
         (kernel)<<<(grid), (block), (bytes), (stream)>>>(__VA_ARGS__);                             \
     } while (0)
 #else
+#define DR_UNROLL
 #define DR_SHARED(type, name) type *name = reinterpret_cast<type *>(emu_shared())
 #define DR_LAUNCH_RAW(kernel, grid, block, bytes, stream, ...)                                     \
     emu_enqueue((stream), (grid), (block), (bytes), emu_bind((kernel), __VA_ARGS__))
@@ -42,6 +44,7 @@ enum dr_cuda_slot {
     DR_CUDA_SUM,  // partial sums of dr_cuda_colsum
     DR_CUDA_CONV, // patches and rearranged weights
     DR_CUDA_BLAS, // the library's workspace
+    DR_CUDA_DNN,  // cuDNN's
     DR_CUDA_SLOTS,
 };
 
@@ -59,6 +62,7 @@ struct dr_cuda { // be->impl
     bool recording, unfit; // the stream is being captured; a block was too small while it was
     bool graphs;           // DRIFTD_GRAPHS=0 turns them off
     void *blas;            // library handle; NULL under the emulator
+    void *dnn;             // conv_dnn.cu's; NULL until the first convolution
     int device, sms;
     size_t shared_limit; // bytes of shared memory a block may have
     bool tf32;

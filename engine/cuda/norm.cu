@@ -4,6 +4,7 @@
 // A row is one warp's; sums over the tokens of a sample are one block's, 32 columns at a time:
 // eight warps take tokens in turn and their sums are added in order. Nothing depends on the batch.
 #include "engine/cuda/device.h"
+#include "engine/cuda/divide.h"
 
 // Warps a block and threads a block of the row kernels.
 enum { ROWS = 8, THREADS = 32 * ROWS };
@@ -161,6 +162,95 @@ __global__ void __launch_bounds__(256)
         part[b * d + i] = gain * (a.scale ? 1 + a.scale[b * a.mod_stride + i] : 1) * sxh;
 }
 
+// All of it in one walk where a lane can hold its columns: a block has a sample, its warps take
+// tokens in turn and keep the sums over them in registers. part: as above. Up to 128 NV columns.
+template <int NV, typename T>
+__global__ void __launch_bounds__(256)
+    k_norm_bwd(struct dr_rmsnorm_mod_bwd_args a, const T *dys, float *part) {
+    DR_SHARED(float, s); // [8][d]
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int64_t b = blockIdx.x, d = a.d;
+    const float gain = a.gain != 0 ? a.gain : 1;
+    float factor[NV][4] = {}, sxh[NV][4] = {}, sdy[NV][4] = {};
+    for (int v = 0; v < NV; v++) {
+        const int64_t i = (v * 32 + lane) * 4;
+        for (int k = 0; k < 4 && i < d; k++)
+            factor[v][k] = gain * (a.weight ? a.weight[i + k] : 1) *
+                           (a.scale ? 1 + a.scale[b * a.mod_stride + i + k] : 1);
+    }
+    for (int64_t t = warp; t < a.t; t += 8) {
+        const int64_t at = b * a.x_stride + t * d;
+        const float rstd = a.rstd[b * a.t + t];
+        float xh[NV][4], g[NV][4], sum = 0;
+        DR_UNROLL
+        for (int v = 0; v < NV; v++) {
+            const int64_t i = (v * 32 + lane) * 4;
+            for (int k = 0; k < 4; k++)
+                xh[v][k] = g[v][k] = 0;
+            if (i < d) {
+                load(xh[v], a.x + at + i);
+                load(g[v], dys + (b * a.t + t) * d + i);
+            }
+            for (int k = 0; k < 4; k++) {
+                xh[v][k] *= rstd;
+                sxh[v][k] += g[v][k] * xh[v][k];
+                sdy[v][k] += g[v][k];
+                g[v][k] *= factor[v][k];
+                sum += g[v][k] * xh[v][k];
+            }
+        }
+        const float mean = warp_sum(sum) / (float)d;
+        DR_UNROLL
+        for (int v = 0; v < NV; v++) {
+            const int64_t i = (v * 32 + lane) * 4;
+            float old[4] = {};
+            if (i >= d)
+                continue;
+            if (a.acc_dx)
+                load(old, a.dx + at + i);
+            for (int k = 0; k < 4; k++)
+                g[v][k] = rstd * (g[v][k] - xh[v][k] * mean) + old[k];
+            store(a.dx + at + i, g[v]);
+        }
+    }
+    for (int which = 0; which < 2; which++) { // sums of dy, then of dy xh
+        __syncthreads();
+        for (int v = 0; v < NV; v++)
+            for (int k = 0; k < 4; k++)
+                if ((v * 32 + lane) * 4 < d)
+                    s[warp * d + (v * 32 + lane) * 4 + k] = which ? sxh[v][k] : sdy[v][k];
+        __syncthreads();
+        for (int64_t i = threadIdx.x; i < d; i += 256) {
+            float sum = 0;
+            for (int w = 0; w < 8; w++)
+                sum += s[w * d + i];
+            if (!which && a.dshift)
+                a.dshift[b * a.dmod_stride + i] = gain * sum;
+            if (which && a.dscale)
+                a.dscale[b * a.dmod_stride + i] = gain * (a.weight ? a.weight[i] : 1) * sum;
+            if (which && part)
+                part[b * d + i] = gain * (a.scale ? 1 + a.scale[b * a.mod_stride + i] : 1) * sum;
+        }
+    }
+}
+
+template <typename T>
+static void norm_bwd_once(struct dr_backend *be, const struct dr_rmsnorm_mod_bwd_args &k,
+                          const T *dy, float *part) {
+    const unsigned grid = (unsigned)k.b;
+    const size_t bytes = (size_t)(8 * k.d) * sizeof(float);
+    if (k.d <= 256)
+        DR_LAUNCH(be, (k_norm_bwd<2, T>), grid, 256, bytes, k, dy, part);
+    else if (k.d <= 384)
+        DR_LAUNCH(be, (k_norm_bwd<3, T>), grid, 256, bytes, k, dy, part);
+    else if (k.d <= 512)
+        DR_LAUNCH(be, (k_norm_bwd<4, T>), grid, 256, bytes, k, dy, part);
+    else if (k.d <= 768)
+        DR_LAUNCH(be, (k_norm_bwd<6, T>), grid, 256, bytes, k, dy, part);
+    else
+        DR_LAUNCH(be, (k_norm_bwd<8, T>), grid, 256, bytes, k, dy, part);
+}
+
 template <typename T>
 static void norm_bwd(struct dr_backend *be, const struct dr_rmsnorm_mod_bwd_args *a) {
     struct dr_rmsnorm_mod_bwd_args k = *a;
@@ -174,14 +264,20 @@ static void norm_bwd(struct dr_backend *be, const struct dr_rmsnorm_mod_bwd_args
             return;
     }
     const unsigned grid = blocks_for(a->b * a->t, ROWS);
-    if (a->d % 4 == 0 && k.x_stride % 4 == 0 && a->mod_stride % 4 == 0 &&
-        wide(dy, a->x, a->dx, a->weight, a->scale))
-        DR_LAUNCH(be, (k_norm_dx<4, T>), grid, THREADS, 0, k, dy);
-    else
-        DR_LAUNCH(be, (k_norm_dx<1, T>), grid, THREADS, 0, k, dy);
-    if (a->dweight || a->dshift || a->dscale)
-        DR_LAUNCH(be, (k_norm_sums<T>), dim3((unsigned)a->b, blocks_for(a->d, 32)), 256, 2048, k,
-                  dy, part);
+    const bool sums = a->dweight || a->dshift || a->dscale;
+    const bool four = a->d % 4 == 0 && k.x_stride % 4 == 0 && a->mod_stride % 4 == 0 &&
+                      wide(dy, a->x, a->dx, a->weight, a->scale);
+    if (four && sums && a->d <= 1024) {
+        norm_bwd_once(be, k, dy, part);
+    } else {
+        if (four)
+            DR_LAUNCH(be, (k_norm_dx<4, T>), grid, THREADS, 0, k, dy);
+        else
+            DR_LAUNCH(be, (k_norm_dx<1, T>), grid, THREADS, 0, k, dy);
+        if (sums)
+            DR_LAUNCH(be, (k_norm_sums<T>), dim3((unsigned)a->b, blocks_for(a->d, 32)), 256, 2048,
+                      k, dy, part);
+    }
     if (a->dweight) {
         struct dr_colsum_args sum = {};
         sum.out = a->dweight, sum.x = part, sum.m = a->b, sum.n = a->d, sum.acc = true;
@@ -200,11 +296,14 @@ void dr_cuda_rmsnorm_mod_bwd(struct dr_backend *be, const struct dr_rmsnorm_mod_
 template <typename T> struct gate_fwd_f {
     struct dr_gate_fwd_args a;
     const T *y;
+    divisor by_sample, by_d;
     template <int V> __device__ void run(int64_t i) const {
         float x[V], u[V], g[V];
+        int64_t col;
+        by_d.split(i, &col);
         load(x, a.x + i);
         load(u, y + i);
-        load(g, a.gate + i / (a.t * a.d) * a.mod_stride + i % a.d);
+        load(g, a.gate + by_sample.of(i) * a.mod_stride + col);
         for (int k = 0; k < V; k++)
             x[k] += g[k] * u[k];
         store(a.out + i, x);
@@ -213,7 +312,7 @@ template <typename T> struct gate_fwd_f {
 
 template <typename T>
 static void gate_fwd(struct dr_backend *be, const struct dr_gate_fwd_args *a) {
-    const gate_fwd_f<T> f = {*a, static_cast<const T *>(a->y)};
+    const gate_fwd_f<T> f = {*a, static_cast<const T *>(a->y), divisor(a->t * a->d), divisor(a->d)};
     DR_FLAT(be, f, a->b * a->t * a->d,
             a->d % 4 == 0 && a->mod_stride % 4 == 0 && wide(a->out, a->x, f.y, a->gate));
 }

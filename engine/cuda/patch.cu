@@ -1,19 +1,29 @@
 // Images to tokens and back; statistics over the patches of a feature map. Called through the op
 // table by nn/ at the two ends of the generator and by loss/features (method.md 7).
 #include "engine/cuda/device.h"
+#include "engine/cuda/divide.h"
 
 // ---- patchify: element i of the image and its place among the tokens
 // --------------------------------------
 
 struct patch_shape {
-    int64_t c, h, w, p;
+    divisor c, h, w, p;
+    int64_t down, along; // patches
     bool hwc;
     __device__ int64_t token_of(int64_t i) const {
-        const int64_t x = i % w, y = i / w % h, ch = i / (w * h) % c, b = i / (w * h * c);
-        const int64_t token = (b * (h / p) + y / p) * (w / p) + x / p, py = y % p, px = x % p;
-        return token * c * p * p + (hwc ? (py * p + px) * c + ch : (ch * p + py) * p + px);
+        int64_t x, y, ch, px, py;
+        const int64_t b = c.split(h.split(w.split(i, &x), &y), &ch);
+        y = p.split(y, &py);
+        x = p.split(x, &px);
+        const int64_t token = (b * down + y) * along + x;
+        return token * c.d * p.d * p.d +
+               (hwc ? (py * p.d + px) * c.d + ch : (ch * p.d + py) * p.d + px);
     }
 };
+template <typename A> static patch_shape shape_of(const A *a) {
+    return {divisor(a->c), divisor(a->h), divisor(a->w), divisor(a->p),
+            a->h / a->p,   a->w / a->p,   a->hwc};
+}
 
 template <typename T> struct patchify_f {
     T *tokens;
@@ -35,8 +45,7 @@ template <typename T> struct unpatchify_f {
 
 template <typename T>
 static void patchify(struct dr_backend *be, const struct dr_patchify_args *a) {
-    const patchify_f<T> f = {
-        static_cast<T *>(a->tokens), a->image, {a->c, a->h, a->w, a->p, a->hwc}};
+    const patchify_f<T> f = {static_cast<T *>(a->tokens), a->image, shape_of(a)};
     DR_FLAT(be, f, a->b * a->c * a->h * a->w, false);
 }
 
@@ -46,8 +55,7 @@ void dr_cuda_patchify(struct dr_backend *be, const struct dr_patchify_args *a) {
 
 template <typename T>
 static void unpatchify(struct dr_backend *be, const struct dr_unpatchify_args *a) {
-    const unpatchify_f<T> f = {
-        a->image, static_cast<const T *>(a->tokens), {a->c, a->h, a->w, a->p, a->hwc}};
+    const unpatchify_f<T> f = {a->image, static_cast<const T *>(a->tokens), shape_of(a)};
     DR_FLAT(be, f, a->b * a->c * a->h * a->w, false);
 }
 

@@ -47,6 +47,10 @@ void emu_warp_barrier();
 // The 8 bytes that lane `lane` of this warp gave to the same call.
 uint64_t emu_exchange(uint64_t mine, unsigned lane);
 unsigned emu_lane();
+// Tensor cores of a warp, see engine/cuda/mma.h: d += a b, and four 8 x 8 matrices from shared
+// memory.
+void emu_mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+void emu_ldmatrix(uint32_t (&r)[4], const void *row, bool trans);
 extern "C" void emu_reverse(bool on); // fibers of a block from last to first, for this host thread
 extern "C" void emu_fail(const char *call, int error, int after); // see emu.h
 extern "C" void emu_memory(size_t bytes);
