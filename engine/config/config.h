@@ -47,6 +47,7 @@ struct dr_feature_config {
     int kind, norm;
     bool image, quadrants, patch2, patch4;
     double rms; // weight, 0: off
+    double rms_gain;
 };
 struct dr_loss_config {
     int field, kernel, normalize, negatives;

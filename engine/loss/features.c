@@ -8,7 +8,8 @@
 //                width 1, which the sphere turns into a sign
 //   patchP.std   the same of their standard deviations
 //   rms          1 location of width C: sqrt(mean x^2) of every channel (A.5), never put on the
-//                sphere: it is what holds the length that `sphere` leaves free
+//                sphere: it is what holds the length that `sphere` leaves free. Of reals it is
+//                taken `rms_gain` times, so that generated images may be held at a greater length
 #include "engine/loss/features.h"
 
 #include "engine/core/arena.h"
@@ -30,6 +31,7 @@ struct dr_features {
     struct feature f[DR_MAX_FEATURES];
     int count;
     bool sphere;
+    real rms_gain;
     int64_t c, h, w;
 };
 
@@ -86,6 +88,7 @@ int dr_features_create(const struct dr_feature_config *cfg, int64_t c, int64_t h
         return dr_fail(err, DR_ENOMEM, "out of memory for the feature description");
     f->c = c, f->h = h, f->w = w;
     f->sphere = cfg->norm == DR_FEATURE_NORM_SPHERE;
+    f->rms_gain = (real)cfg->rms_gain;
     int rc = add_all(f, cfg, err);
     if (rc)
         free(f);
@@ -157,11 +160,11 @@ static real rms_factor(const struct dr_features *f) {
 }
 
 static void extract_rms(struct dr_ctx *cx, const struct dr_features *f, const real *x,
-                        int64_t planes, real *out) {
+                        int64_t planes, real gain, real *out) {
     real *length = alloc_reals(cx, planes);
     unit_planes(cx, f, x, planes, length);
     DR_OP(cx->be, fill, .dst = out, .n = planes, .value = 0);
-    DR_OP(cx->be, axpy, .y = out, .x = length, .n = planes, .alpha = rms_factor(f));
+    DR_OP(cx->be, axpy, .y = out, .x = length, .n = planes, .alpha = rms_factor(f) * gain);
 }
 
 // d|x| / dx is the unit plane: dx += (d / sqrt(H W)) x / |x|.
@@ -195,7 +198,7 @@ static void extract(struct dr_ctx *cx, const struct dr_features *f, const struct
               .dim = {1, 1, 1, len}, .dstride = {0, 0, 0, 1}, .sstride = {0, 0, 0, 2});
         break;
     case RMS:
-        extract_rms(cx, f, x, len, out);
+        extract_rms(cx, f, x, len, 1, out);
         break;
     }
     dr_release(cx->tmp, mark);
@@ -218,6 +221,18 @@ void dr_features_forward(struct dr_ctx *cx, const struct dr_features *f, int i, 
     }
     DR_OP(cx->be, l2norm_fwd, .y = out, .norm = norm_out ? norm_out : alloc_reals(cx, rows),
           .x = raw, .m = rows, .n = t->dim.s, .eps = SPHERE_EPS);
+    dr_release(cx->tmp, mark);
+}
+
+void dr_features_of_reals(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
+                          int64_t groups, int64_t n, real *out) {
+    const struct feature *t = &f->f[i];
+    if (t->kind != RMS) {
+        dr_features_forward(cx, f, i, x, groups, n, out, NULL);
+        return;
+    }
+    size_t mark = dr_mark(cx->tmp);
+    extract_rms(cx, f, x, groups * n * t->dim.s, f->rms_gain, out);
     dr_release(cx->tmp, mark);
 }
 

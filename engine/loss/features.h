@@ -27,6 +27,10 @@ struct dr_feature_dim dr_features_dim(const struct dr_features *f, int i);
 // used with `sphere` (NULL when no gradient is wanted).
 void dr_features_forward(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
                          int64_t groups, int64_t n, real *out, real *norm_out);
+// The same of real images: what generated ones are drawn to and driven from. Differs by the gain of
+// `rms`.
+void dr_features_of_reals(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
+                          int64_t groups, int64_t n, real *out);
 // dx: [groups,n,C,H,W] accumulates. out, norm: what forward gave.
 void dr_features_backward(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
                           int64_t groups, int64_t n, const real *out, const real *norm,

@@ -45,7 +45,7 @@ static void generate(struct dr_trainer *t, struct dr_ctx *cx, real *x, bool keep
 static real *unc_features(struct dr_trainer *t, struct dr_ctx *cx, int f, struct dr_feature_dim d) {
     const int64_t n = d.locations * t->U * d.s;
     real *one = dr_alloc(cx->tmp, (size_t)n * sizeof(real));
-    dr_features_forward(cx, t->features, f, t->unc, 1, t->U, one, NULL);
+    dr_features_of_reals(cx, t->features, f, t->unc, 1, t->U, one);
     if (d.locations == 1)
         return one;
     real *all = dr_alloc(cx->tmp, (size_t)(t->nclass * n) * sizeof(real));
@@ -76,7 +76,7 @@ static void feature_loss(struct dr_trainer *t, struct dr_ctx *cx, int f) {
     real *pos = dr_alloc(cx->tmp, (size_t)(groups * t->P * d.s) * sizeof(real));
     real *neg = NULL;
     dr_features_forward(cx, t->features, f, t->x, t->nclass, t->N, gen, norm);
-    dr_features_forward(cx, t->features, f, t->pos, t->nclass, t->P, pos, NULL);
+    dr_features_of_reals(cx, t->features, f, t->pos, t->nclass, t->P, pos);
     if (t->neg) {
         neg = dr_alloc(cx->tmp, (size_t)gen_n * sizeof(real));
         dr_features_forward(cx, t->features, f, t->neg, t->nclass, t->N, neg, NULL);

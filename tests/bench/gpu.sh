@@ -13,7 +13,7 @@ cd "$(dirname "$(readlink -f "$0")")/../.."
 
 device=cuda archs=80,90 steps=8000 size=full emulated=
 fetch() {
-    local packages=(libjansson-dev libjansson4 libpng-dev libpng16-16 zlib1g-dev zlib1g
+    local packages=(libjansson-dev libjansson4 libpng-dev libpng16-16 zlib1g-dev zlib1g libdeflate-dev libdeflate0
         libcmocka-dev libcmocka0)
     local deps temporary
     deps=$(realpath -m "${DRIFTD_DEPS:-.deps}")

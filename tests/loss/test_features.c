@@ -27,7 +27,7 @@ static struct dr_features *create(struct dr_feature_config cfg, int64_t c, int64
 }
 
 static const struct dr_feature_config all = {
-    .image = true, .quadrants = true, .patch2 = true, .patch4 = true, .rms = 0.25};
+    .image = true, .quadrants = true, .patch2 = true, .patch4 = true, .rms = 0.25, .rms_gain = 1.5};
 
 // Element k of the vector of image (g, n) at a location, before any normalisation.
 static double expected(const char *name, const real *x, int64_t g, int64_t n, int64_t location,
@@ -89,6 +89,30 @@ static void vectors_hold_what_they_should(void **state) {
     }
     struct dr_err err = {0};
     assert_int_equal(r.be->sync(r.be, &err), 0);
+    assert_int_equal(r.tmp.used, 0);
+    free(x);
+    rig_close(&r);
+}
+
+// Reals are what the generated are, but for the gain of rms.
+static void reals_differ_by_the_gain(void **state) {
+    (void)state;
+    struct rig r;
+    rig_open(&r, 1);
+    real *x = test_normals(4, LEN, 0.2, 1), out[LEN], reals[LEN];
+    struct dr_feature_config cfg = all;
+    cfg.norm = DR_FEATURE_NORM_SPHERE;
+    struct dr_features *f = create(cfg, C, H, W);
+    for (int i = 0; i < dr_features_count(f); i++) {
+        struct dr_feature_dim d = dr_features_dim(f, i);
+        const double gain = strcmp(d.name, "rms") ? 1 : cfg.rms_gain;
+        dr_features_forward(&r.cx, f, i, x, G, N, out, NULL);
+        dr_features_of_reals(&r.cx, f, i, x, G, N, reals);
+        for (int64_t k = 0; k < G * N * d.locations * d.s; k++)
+            assert_true(fabs((double)reals[k] - gain * (double)out[k]) <=
+                        1e-6 * fabs((double)reals[k]));
+    }
+    dr_features_free(f);
     assert_int_equal(r.tmp.used, 0);
     free(x);
     rig_close(&r);
@@ -189,6 +213,7 @@ static void impossible_features_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(vectors_hold_what_they_should),
+        cmocka_unit_test(reals_differ_by_the_gain),
         cmocka_unit_test(gradient_agrees_with_differences),
         cmocka_unit_test(a_point_is_its_own_feature),
         cmocka_unit_test(impossible_features_are_refused),
