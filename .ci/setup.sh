@@ -94,7 +94,7 @@ PY
 # how they went. False, with a word, where there is no clang to be had.
 fuzz_in() {
     local folder=$1
-    install_packages clang libclang-rt-dev
+    install_packages clang libclang-rt-dev libomp-dev
     command -v clang >/dev/null || { say "note: no clang, so nothing is fuzzed"; return 1; }
     rm -f "$folder"/meson-logs/testlog*.json
     CC=clang configure_in "$folder" -Dfuzz=true -Dweb=disabled -Dwerror=false

@@ -250,5 +250,19 @@ def test_json_everywhere():
         assert r.returncode == 0 and (d.dir / "z.safetensors").read_bytes() == whole, r
 
 
+def terminals():
+    """Whether there are pseudo terminals: a bare chroot may have no /dev/pts."""
+    try:
+        for fd in pty.openpty():
+            os.close(fd)
+    except OSError:
+        return False
+    return True
+
+
 if __name__ == "__main__":
-    run([test_bar_and_completion, test_narrow, test_restart, test_fates, test_pipes, test_tls, test_json_everywhere])
+    run([test_pipes, test_tls, test_json_everywhere])
+    if not terminals():
+        print("skipped: no pseudo terminals here (is /dev/pts mounted?), so no bar to look at")
+        sys.exit(77)
+    run([test_bar_and_completion, test_narrow, test_restart, test_fates])

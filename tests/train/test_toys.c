@@ -137,6 +137,7 @@ static double spread_after(const char *floor_value, int steps) {
                                       "train.unconditional=0",
                                       "train.alpha_max=1",
                                       "train.steps=200",
+                                      "loss.normalize=both",
                                       "loss.temperatures=[0.02]",
                                       "metrics.spread_every=1"};
     struct dr_config c;
