@@ -1,4 +1,4 @@
-// Images out: PNG (libpng and libdeflate, with an iTXt chunk) and NumPy's npy. Memory in, memory out.
+// Images out: PNG (libpng and libdeflate, with an iTXt chunk) and npy. Memory in, memory out.
 #pragma once
 
 #include "engine/core/err.h"
