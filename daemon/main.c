@@ -47,8 +47,12 @@ static int bench(int argc, char **argv) {
 static void shorten_spinning(char **argv) {
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY"))
         return;
-    if (!setenv("GOMP_SPINCOUNT", "10000", 1))
-        execv("/proc/self/exe", argv); // on failure the process simply goes on as it is
+    char path[4096]; // not /proc/self/exe itself: the process would be called "exe"
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (n <= 0 || setenv("GOMP_SPINCOUNT", "10000", 1))
+        return;
+    path[n] = 0;
+    execv(path, argv); // on failure the process simply goes on as it is
 }
 
 static bool asks_for_help(int argc, char **argv) {
