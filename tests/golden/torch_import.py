@@ -13,7 +13,7 @@ Not part of the test suite, which has no PyTorch (Debian: python3-torch). From t
     /usr/bin/python3 tests/golden/torch_import.py [--original FOLDER] build/daemon/driftd
 
 --original: a checkout of the unofficial PyTorch code; its model.py is used instead of the module here
-(its einops import is not needed and stubbed out).
+(it imports einops without using it, so einops need not be installed).
 """
 import argparse
 import http.client
@@ -159,9 +159,9 @@ def original(folder, size, channels, dim, depth, heads, patch, classes, style):
     """The network of the unofficial code, with `run` as above."""
     if folder not in sys.path:
         sys.path.insert(0, folder)
-        stub = types.ModuleType("einops")
-        stub.rearrange = None
-        sys.modules.setdefault("einops", stub)
+        unused = types.ModuleType("einops")
+        unused.rearrange = None
+        sys.modules.setdefault("einops", unused)
     import model
 
     net = model.DriftDiT(img_size=size, patch_size=patch, in_channels=channels, hidden_size=dim,
