@@ -166,16 +166,23 @@ void trainer_device_step(void *trainer) {
 // ---- schedule
 // ---------------------------------------------------------------------------------------
 
+// How far the run is, 0 to 1: by steps or, where train.minutes ends it sooner, by the clock.
+static double progress(const struct dr_trainer *t) {
+    const double limit = t->cfg.train.minutes * 60;
+    const double steps = (double)t->step / (double)t->cfg.train.steps;
+    return limit > 0 ? fmax(steps, t->seconds / limit) : steps;
+}
+
 static double learning_rate(const struct dr_trainer *t) {
     const struct dr_optim_config *o = &t->cfg.optim;
     if (t->step < o->warmup)
         return o->lr * (double)(t->step + 1) / (double)o->warmup;
     if (o->schedule == DR_LR_CONSTANT)
         return o->lr;
-    double progress = (double)t->step / (double)t->cfg.train.steps;
-    if (progress <= o->cosine_start)
+    const double at = progress(t);
+    if (at <= o->cosine_start)
         return o->lr;
-    double u = fmin(1, (progress - o->cosine_start) / fmax(1e-9, 1 - o->cosine_start));
+    double u = fmin(1, (at - o->cosine_start) / fmax(1e-9, 1 - o->cosine_start));
     return o->lr * (o->lr_end + (1 - o->lr_end) * 0.5 * (1 + cos(M_PI * u)));
 }
 
@@ -327,8 +334,7 @@ int64_t dr_trainer_steps_total(const struct dr_trainer *t) {
 }
 
 bool dr_trainer_finished(const struct dr_trainer *t) {
-    return t->step >= t->cfg.train.steps ||
-           (t->cfg.train.minutes > 0 && t->seconds >= t->cfg.train.minutes * 60);
+    return progress(t) >= 1;
 }
 
 struct dr_snapshot *dr_trainer_snapshot(struct dr_trainer *t, int which) {

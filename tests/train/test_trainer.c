@@ -256,6 +256,31 @@ static void schedule_and_metrics(void **state) {
     run_close(&r);
 }
 
+// Where train.minutes ends a run before train.steps, the cosine follows the clock to its end.
+static void minutes_bring_the_schedule_to_its_end(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err = {0};
+    config_of(&c, tiny_digits);
+    c.train.steps = 1000000000;
+    c.train.minutes = 0.01;
+    assert_int_equal(dr_config_set(&c, "optim.schedule=cosine", &err), 0);
+    c.optim.warmup = 0;
+    c.optim.cosine_start = 0;
+    c.optim.lr_end = 0.1;
+    struct run r;
+    run_open(&r, &c);
+    while (!dr_trainer_finished(r.t)) {
+        const double u = dr_trainer_seconds(r.t) / 0.6;
+        const double want = c.optim.lr * (0.1 + 0.9 * 0.5 * (1 + cos(M_PI * u)));
+        struct dr_metrics m;
+        assert_int_equal(dr_trainer_step(r.t, &m, &err), 0);
+        assert_true(fabs(m.lr - want) < 1e-6 * c.optim.lr);
+    }
+    assert_true(dr_trainer_seconds(r.t) >= 0.6 && dr_trainer_steps_done(r.t) < c.train.steps);
+    run_close(&r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_seed_same_losses),
@@ -267,6 +292,7 @@ int main(void) {
         cmocka_unit_test(bf16_follows_fp32),
         cmocka_unit_test(losses_of_features_are_joined),
         cmocka_unit_test(schedule_and_metrics),
+        cmocka_unit_test(minutes_bring_the_schedule_to_its_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
