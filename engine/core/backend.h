@@ -79,4 +79,5 @@ struct dr_ctx {
     struct dr_arena *keep; // activations kept for the backward pass
     struct dr_arena *tmp;  // temporaries; every function returns it as it found it
     enum dr_dtype act;     // storage of activations that feed GEMMs: DR_F32 or DR_BF16
+    bool keep_all;         // keep what the backward pass could compute again as well
 };

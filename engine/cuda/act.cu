@@ -109,7 +109,7 @@ template <typename T> struct swiglu_fwd_f {
         load(x, row);
         load(g, row + n);
         for (int k = 0; k < V; k++)
-            x[k] *= sigmoid(x[k]) * g[k];
+            x[k] = x[k] * sigmoid(x[k]) * g[k]; // as the backward pass computes it again
         store(y + i, x);
     }
 };

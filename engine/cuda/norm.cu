@@ -321,32 +321,47 @@ void dr_cuda_gate_fwd(struct dr_backend *be, const struct dr_gate_fwd_args *a) {
     DR_FOR_DTYPE(a->act, T, gate_fwd<T>(be, a));
 }
 
-template <typename T>
+// A block has 32 V columns of a sample.
+template <int V, typename T>
 __global__ void __launch_bounds__(256) k_gate_bwd(struct dr_gate_bwd_args a, T *dy, const T *y) {
-    DR_SHARED(float, s); // [8][32]
+    DR_SHARED(float, s); // [8][32][V]
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int64_t b = blockIdx.x, i = (int64_t)blockIdx.y * 32 + lane, d = a.d;
-    const float gate = i < d ? a.gate[b * a.mod_stride + i] : 0;
-    float sum = 0;
+    const int64_t b = blockIdx.x, i = ((int64_t)blockIdx.y * 32 + lane) * V, d = a.d;
+    float gate[V] = {}, sum[V] = {};
+    if (i < d)
+        load(gate, a.gate + b * a.mod_stride + i);
     for (int64_t t = warp; t < a.t && i < d; t += 8) {
         const int64_t at = (b * a.t + t) * d + i;
-        const float g = a.dout[at];
-        sum += g * to_f(y[at]);
-        dy[at] = from_f<T>(g * gate);
+        float g[V], u[V];
+        load(g, a.dout + at);
+        load(u, y + at);
+        for (int k = 0; k < V; k++) {
+            sum[k] += g[k] * u[k];
+            g[k] *= gate[k];
+        }
+        store(dy + at, g);
     }
-    s[warp * 32 + lane] = sum;
+    store(s + (warp * 32 + lane) * V, sum);
     __syncthreads();
     if (warp || i >= d)
         return;
-    for (int k = 1; k < 8; k++)
-        sum += s[k * 32 + lane];
-    a.dgate[b * a.dmod_stride + i] = sum;
+    for (int w = 1; w < 8; w++)
+        for (int k = 0; k < V; k++)
+            sum[k] += s[(w * 32 + lane) * V + k];
+    store(a.dgate + b * a.dmod_stride + i, sum);
 }
 
 template <typename T>
 static void gate_bwd(struct dr_backend *be, const struct dr_gate_bwd_args *a) {
-    DR_LAUNCH(be, (k_gate_bwd<T>), dim3((unsigned)a->b, blocks_for(a->d, 32)), 256, 1024, *a,
-              static_cast<T *>(a->dy), static_cast<const T *>(a->y));
+    T *dy = static_cast<T *>(a->dy);
+    const T *y = static_cast<const T *>(a->y);
+    if (a->d % 4 == 0 && a->mod_stride % 4 == 0 && a->dmod_stride % 4 == 0 &&
+        wide(dy, y, a->dout, a->gate, a->dgate))
+        DR_LAUNCH(be, (k_gate_bwd<4, T>), dim3((unsigned)a->b, blocks_for(a->d, 128)), 256, 4096,
+                  *a, dy, y);
+    else
+        DR_LAUNCH(be, (k_gate_bwd<1, T>), dim3((unsigned)a->b, blocks_for(a->d, 32)), 256, 1024,
+                  *a, dy, y);
 }
 
 void dr_cuda_gate_bwd(struct dr_backend *be, const struct dr_gate_bwd_args *a) {

@@ -4,8 +4,8 @@
 //   out = x2 + gate2 mlp(n2),                   n2 = norm2(x2) (1 + scale2) + shift2
 //
 // Kept for the backward pass: x, x2, qkv, attention output, both branch outputs (for the gates'
-// gradients) and the MLP's hidden pre-activation. The normed inputs and the MLP's product are
-// computed again: cheaper than their memory traffic.
+// gradients) and the MLP's hidden pre-activation. The normed inputs and the MLP's activation are
+// kept where cx->keep_all says so, else computed again.
 #include "engine/nn/layers.h"
 
 #include <math.h>
@@ -74,6 +74,16 @@ static void norm(struct dr_ctx *cx, const struct dr_weights *w, int weight,
           .mod_stride = sh->mod_stride, .b = sh->b, .t = sh->t, .d = sh->d, .eps = DR_RMS_EPS);
 }
 
+// Where the output of a block's norm goes: kept with its factors, or a temporary without.
+static void *normed_input(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_block_shape *sh,
+                          void **n, real **rstd) {
+    int64_t rows = sh->b * sh->t;
+    if (!cx->keep_all)
+        return dr_alloc_act(cx->tmp, cx, rows * sh->d);
+    *rstd = dr_alloc_real(ar, rows);
+    return *n = dr_alloc_act(ar, cx, rows * sh->d);
+}
+
 static void attention_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_weights *w,
                               const struct dr_block *k, const struct dr_block_shape *sh,
                               const real *mods, const real *x, struct dr_block_saved *s) {
@@ -82,8 +92,8 @@ static void attention_forward(struct dr_ctx *cx, struct dr_arena *ar, const stru
     s->att = dr_alloc_act(ar, cx, rows * d);
     s->y1 = dr_alloc_act(ar, cx, rows * d);
     size_t mark = dr_mark(cx->tmp);
-    void *n1 = dr_alloc_act(cx->tmp, cx, rows * d);
-    norm(cx, w, k->norm1, sh, x, mods + SHIFT1 * d, mods + SCALE1 * d, n1, NULL);
+    void *n1 = normed_input(cx, ar, sh, &s->n1, &s->rstd1);
+    norm(cx, w, k->norm1, sh, x, mods + SHIFT1 * d, mods + SCALE1 * d, n1, s->rstd1);
     dr_linear_forward(cx, w, &k->qkv, n1, cx->act, rows, s->qkv, cx->act, 0);
     dr_release(cx->tmp, mark);
     DR_OP(cx->be, attn_fwd, .out = s->att, .qkv = s->qkv, .act = cx->act,
@@ -100,11 +110,13 @@ static void mlp_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_
     s->h = dr_alloc_act(ar, cx, rows * k->up.out);
     s->y2 = dr_alloc_act(ar, cx, rows * d);
     size_t mark = dr_mark(cx->tmp);
-    void *n2 = dr_alloc_act(cx->tmp, cx, rows * d);
-    norm(cx, w, k->norm2, sh, x2, mods + SHIFT2 * d, mods + SCALE2 * d, n2, NULL);
+    void *n2 = normed_input(cx, ar, sh, &s->n2, &s->rstd2);
+    norm(cx, w, k->norm2, sh, x2, mods + SHIFT2 * d, mods + SCALE2 * d, n2, s->rstd2);
     dr_linear_forward(cx, w, &k->up, n2, cx->act, rows, s->h, cx->act, 0);
     dr_release(cx->tmp, mark);
-    void *p = dr_alloc_act(cx->tmp, cx, rows * sh->hidden);
+    void *p = dr_alloc_act(cx->keep_all ? ar : cx->tmp, cx, rows * sh->hidden);
+    if (cx->keep_all)
+        s->p = p;
     if (sh->gelu)
         DR_OP(cx->be, gelu_fwd, .y = p, .x = s->h, .t = cx->act, .n = rows * sh->hidden);
     else
@@ -136,16 +148,18 @@ static void gate_backward(struct dr_ctx *cx, const struct dr_block_shape *sh, co
 }
 
 // Through one modulated norm and the linear layer it feeds: dlin is the gradient by the linear's
-// output, dx accumulates the gradient by the norm's input.
+// output, dx accumulates the gradient by the norm's input. n, rstd: what the norm gave, or NULL.
 static void normed_linear_backward(struct dr_ctx *cx, const struct dr_weights *w, int weight,
                                    const struct dr_linear *l, const struct dr_block_shape *sh,
-                                   const real *mods, const real *x, const void *dlin, real *dx,
-                                   real *dmods) {
+                                   const real *mods, const real *x, void *n, real *rstd,
+                                   const void *dlin, real *dx, real *dmods) {
     int64_t rows = sh->b * sh->t, d = sh->d;
     size_t mark = dr_mark(cx->tmp);
-    void *n = dr_alloc_act(cx->tmp, cx, rows * d);
-    real *rstd = dr_alloc_real(cx->tmp, rows);
-    norm(cx, w, weight, sh, x, mods, mods + d, n, rstd);
+    if (!n) {
+        n = dr_alloc_act(cx->tmp, cx, rows * d);
+        rstd = dr_alloc_real(cx->tmp, rows);
+        norm(cx, w, weight, sh, x, mods, mods + d, n, rstd);
+    }
     dr_linear_backward(cx, w, l, n, dlin, cx->act, rows, 0);
     void *dn = n; // the normed input has done its work
     dr_linear_backward_input(cx, w, l, dlin, cx->act, rows, dn, cx->act, false);
@@ -163,14 +177,15 @@ static void *mlp_backward(struct dr_ctx *cx, const struct dr_weights *w, const s
     int64_t rows = sh->b * sh->t, n = rows * sh->hidden;
     void *dp = dr_alloc_act(cx->tmp, cx, n), *dh = sh->gelu ? dp : s->h;
     size_t mark = dr_mark(cx->tmp);
-    void *p = dr_alloc_act(cx->tmp, cx, n);
+    void *p = s->p ? s->p : dr_alloc_act(cx->tmp, cx, n);
     dr_linear_backward_input(cx, w, &k->down, dy, cx->act, rows, dp, cx->act, false);
     if (sh->gelu) {
-        DR_OP(cx->be, gelu_fwd, .y = p, .x = s->h, .t = cx->act, .n = n);
+        if (!s->p)
+            DR_OP(cx->be, gelu_fwd, .y = p, .x = s->h, .t = cx->act, .n = n);
         DR_OP(cx->be, gelu_bwd, .dx = dh, .x = s->h, .dy = dp, .t = cx->act, .n = n);
     } else {
-        DR_OP(cx->be, swiglu_bwd, .dh = dh, .y = p, .h = s->h, .dy = dp, .act = cx->act, .m = rows,
-              .n = sh->hidden);
+        DR_OP(cx->be, swiglu_bwd, .dh = dh, .y = s->p ? NULL : p, .h = s->h, .dy = dp,
+              .act = cx->act, .m = rows, .n = sh->hidden);
     }
     dr_linear_backward(cx, w, &k->down, p, dy, cx->act, rows, 0);
     dr_release(cx->tmp, mark);
@@ -186,8 +201,8 @@ void dr_block_backward(struct dr_ctx *cx, const struct dr_weights *w, const stru
     gate_backward(cx, sh, dx, mods + GATE2 * d, s->y2, dy, dmods + GATE2 * d);
     size_t branch = dr_mark(cx->tmp);
     const void *dh = mlp_backward(cx, w, k, sh, dy, s);
-    normed_linear_backward(cx, w, k->norm2, &k->up, sh, mods + SHIFT2 * d, s->x2, dh, dx,
-                           dmods + SHIFT2 * d);
+    normed_linear_backward(cx, w, k->norm2, &k->up, sh, mods + SHIFT2 * d, s->x2, s->n2, s->rstd2,
+                           dh, dx, dmods + SHIFT2 * d);
     dr_release(cx->tmp, branch);
 
     gate_backward(cx, sh, dx, mods + GATE1 * d, s->y1, dy, dmods + GATE1 * d);
@@ -199,7 +214,7 @@ void dr_block_backward(struct dr_ctx *cx, const struct dr_weights *w, const stru
           .q_norm = dr_weight(w, k->q_norm), .k_norm = dr_weight(w, k->k_norm),
           .rope_cos = sh->rope_cos, .rope_sin = sh->rope_sin, .b = sh->b, .t = sh->t,
           .h = sh->heads, .hd = hd, .scale = (real)(1 / sqrt((double)hd)), .eps = DR_RMS_EPS);
-    normed_linear_backward(cx, w, k->norm1, &k->qkv, sh, mods + SHIFT1 * d, s->x, s->qkv, dx,
-                           dmods + SHIFT1 * d);
+    normed_linear_backward(cx, w, k->norm1, &k->qkv, sh, mods + SHIFT1 * d, s->x, s->n1, s->rstd1,
+                           s->qkv, dx, dmods + SHIFT1 * d);
     dr_release(cx->tmp, mark);
 }

@@ -83,9 +83,10 @@ struct dr_block_shape {
     bool gelu;
     const real *rope_cos, *rope_sin; // NULL: none
 };
-struct dr_block_saved { // x, x2: [b,t,d] real; the rest act
-    real *x, *x2;
-    void *qkv, *att, *y1, *h, *y2;
+// x, x2: [b,t,d] real, rstd: [b,t] real, the rest act. NULL unless cx->keep_all: rstd, n and p.
+struct dr_block_saved {
+    real *x, *x2, *rstd1, *rstd2;
+    void *n1, *qkv, *att, *y1, *n2, *h, *p, *y2;
 };
 void dr_block_add(struct dr_params *ps, const struct dr_model_config *m, int64_t hidden, int index,
                   struct dr_block *out);

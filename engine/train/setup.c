@@ -94,14 +94,18 @@ static int measure(struct dr_trainer *t, struct dr_err *err) {
     return 0;
 }
 
-// One allocation for all activations. A CPU cuts the batch to what its caches hold; a device takes
-// it whole, or halves it until the temporaries fit beside what is kept.
+// One allocation for all activations. A CPU cuts the batch to what its caches hold. A device has
+// memory rather than bandwidth to spare: it takes the batch whole and keeps everything; where that
+// does not fit, the backward pass computes again what it can, and then the batch is halved until
+// the temporaries fit beside what is kept.
 static int allocate_scratch(struct dr_trainer *t, struct dr_err *err) {
     const bool host = t->be->host_memory;
     const int64_t asked =
         t->cfg.train.micro_batch > 0 ? DR_MIN(t->cfg.train.micro_batch, t->B) : t->B;
+    int64_t chunk = host ? asked : t->B;
     size_t keep, tmp;
-    for (int64_t chunk = host ? asked : t->B;; chunk = (chunk + 1) / 2) {
+    t->keep_all = !host;
+    for (;;) {
         int rc = set_chunk(t, chunk, err);
         if (!rc)
             rc = measure(t, err);
@@ -109,8 +113,13 @@ static int allocate_scratch(struct dr_trainer *t, struct dr_err *err) {
             return rc;
         keep = t->keep.peak, tmp = t->tmp.peak;
         t->scratch_bytes = keep + tmp + DR_ALIGN;
-        if (host || chunk <= DR_MIN(asked, 16) || t->scratch_bytes <= t->be->mem_left(t->be))
+        if (host || t->scratch_bytes <= t->be->mem_left(t->be))
             break;
+        if (!t->keep_all && chunk <= DR_MIN(asked, 16))
+            break; // the allocation below says how much is missing
+        if (!t->keep_all)
+            chunk = (chunk + 1) / 2;
+        t->keep_all = false;
     }
     int rc = t->be->mem_alloc(t->be, t->scratch_bytes, &t->scratch, err);
     if (rc)

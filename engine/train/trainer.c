@@ -158,7 +158,8 @@ static void update(struct dr_trainer *t) {
 
 void trainer_device_step(void *trainer) {
     struct dr_trainer *t = trainer;
-    struct dr_ctx cx = {.be = t->be, .keep = &t->keep, .tmp = &t->tmp, .act = t->act};
+    struct dr_ctx cx = {
+        .be = t->be, .keep = &t->keep, .tmp = &t->tmp, .act = t->act, .keep_all = t->keep_all};
     compute(t, &cx);
     update(t);
 }

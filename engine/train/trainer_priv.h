@@ -41,6 +41,7 @@ struct dr_trainer {
     double seconds, flops;
     int64_t nclass, N, P, U, B; // B = nclass * N
     int64_t chunk, nchunk, image, noise, nstyle;
+    bool keep_all; // struct dr_ctx's
     bool streamed; // the data set does not fit the device: its rows travel with each step
 
     void *block, *scratch; // device memory: state and inputs; activations

@@ -181,6 +181,8 @@ static void large_data_sets_stream(void **state) {
 }
 
 // A batch whose temporaries do not fit is cut: sums of gradients change their order, no more.
+// Where not all fits that could be kept, it is computed again, which changes nothing; then the
+// batch is cut.
 static void large_batches_are_cut(void **state) {
     (void)state;
     struct dr_config c;
@@ -191,18 +193,21 @@ static void large_batches_are_cut(void **state) {
     c.train.generated = 8;
     c.train.micro_batch = 20;
     open_with(&r, &c, open_emu(false));
-    const size_t whole = dr_trainer_memory(r.t);
+    size_t before = dr_trainer_memory(r.t);
     run_steps(&r, 3, a);
     run_close(&r);
-    emu_memory(emu_in_use() + whole - 1024);
-    struct dr_backend *be = open_emu(false);
-    be->enter(be);
-    open_with(&r, &c, be);
-    emu_memory((size_t)1 << 30); // the ops' own workspaces
-    assert_true(dr_trainer_memory(r.t) < whole);
-    run_steps(&r, 3, b);
-    run_close(&r);
-    expect_near(a, b, 3, 1e-4);
+    for (int squeeze = 0; squeeze < 2; squeeze++) {
+        emu_memory(emu_in_use() + before - 1024);
+        struct dr_backend *be = open_emu(false);
+        be->enter(be);
+        open_with(&r, &c, be);
+        emu_memory((size_t)1 << 30); // the ops' own workspaces
+        assert_true(dr_trainer_memory(r.t) < before);
+        before = dr_trainer_memory(r.t);
+        run_steps(&r, 3, b);
+        run_close(&r);
+        expect_near(a, b, 3, squeeze ? 1e-4 : 0);
+    }
 }
 
 // The trainer finds out one step later; until then the guard keeps the weights as they were.
