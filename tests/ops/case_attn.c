@@ -12,6 +12,7 @@ static const struct attn shapes[] = {
     {1, 16, 2, 32, false, false, 1},  {2, 72, 2, 64, true, true, 0.125},
     {1, 100, 1, 48, true, true, 0.2}, {1, 209, 2, 16, true, true, 0.25},
     {1, 33, 1, 128, true, true, 0.1}, {1, 145, 1, 74, true, true, 0.1},
+    {1, 180, 1, 60, true, true, 0.1}, {1, 350, 1, 30, true, true, 0.2},
 };
 
 struct head { // one (sample, head) in double; [t,hd] each, probabilities [t,t]

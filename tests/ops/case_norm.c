@@ -11,7 +11,9 @@ static const struct norm norms[] = {
     {1, 1, 1, 0, true, true, false, 0},       {3, 5, 7, 3, true, true, true, 0},
     {2, 4, 64, 0, true, false, false, 0},     {2, 3, 33, 5, false, true, true, 0.5},
     {3, 2, 16, 1, false, false, false, 0.02}, {5, 31, 256, 8, true, true, false, 0},
-    {2, 70, 384, 0, true, true, true, 1},
+    {2, 70, 384, 0, true, true, true, 1},     {2, 9, 512, 4, true, true, false, 0},
+    {1, 3, 700, 0, true, true, true, 0},      {2, 3, 1024, 0, true, true, false, 0},
+    {1, 9, 1100, 0, true, true, true, 0},
 };
 
 struct norm_data {
@@ -152,9 +154,10 @@ void case_gate_fwd(struct t *t) {
 
 void case_gate_bwd(struct t *t) {
     for (size_t s = 0; s < DR_COUNT(gates); s++)
-        for (int act = 0; act < t_dtypes(t); act++) {
+        for (int f = 0; f < t_dtypes(t) * 2; f++) {
+            enum dr_dtype act = f / 2;
             int64_t b = gates[s][0], tt = gates[s][1], d = gates[s][2], ms = d + gates[s][3];
-            int64_t n = b * tt * d, dms = ms + 3;
+            int64_t n = b * tt * d, dms = ms + (f & 1 ? 4 : 3);
             struct tbuf *dout = t_normal(t, DR_F32, n, 1), *y = t_normal(t, act, n, 1);
             struct tbuf *gate = t_normal(t, DR_F32, b * ms, 1);
             struct tbuf *dy = t_out(t, act, n), *dgate = t_out(t, DR_F32, b * dms);
