@@ -131,9 +131,9 @@ curve() { # DEVICE
     "$build/tests/bench/gpu_bench" curve "$1" configs/digits.json "$n" "${set[@]}"
 }
 
-# 8000 steps of the reference's run; without MNIST's files, digits drawn by code: the same shapes.
-mnist() {
-    local set=(train.precision=bf16 "train.steps=$steps" metrics.spread_every=0)
+# The reference's run, as arguments; without MNIST's files, digits drawn by code: the same shapes.
+reference() {
+    set=(train.precision=bf16 "train.steps=$steps" metrics.spread_every=0)
     if [ -n "$emulated" ]; then
         set+=(data.set=digits data.size=8 data.count=2000 model.dim=16 model.depth=1 model.heads=2
             model.registers=1 train.generated=2 train.positives=3)
@@ -141,7 +141,20 @@ mnist() {
         echo "note: no MNIST under \$DRIFTD_DATA: digits"
         set+=(data.set=digits)
     fi
+}
+
+mnist() {
+    local set
+    reference
     "$build/tests/bench/gpu_bench" curve "$device" configs/mnist.json "$steps" "${set[@]}"
+}
+
+# Where the time of its steps goes.
+ops() {
+    local set n=20
+    reference
+    [ -z "$emulated" ] || n=1
+    "$build/tests/bench/step_bench" "$device" configs/mnist.json "$n" "${set[@]}"
 }
 
 baseline() {
@@ -151,7 +164,7 @@ baseline() {
         "$python" tests/bench/torch_baseline.py "${options[@]}"
 }
 
-export -f machine parity sanitized sanitized_step bench curve mnist baseline configure
+export -f machine parity sanitized sanitized_step bench curve reference mnist ops baseline configure
 export build device size emulated archs steps python
 run() { step "$1" "$2" bash -c "$3"; }
 
@@ -168,6 +181,7 @@ run curve-device 120 "curve $device" || true
 run curve-cpu 120 'curve cpu' || true
 run bench 150 bench || true
 run mnist 200 mnist || true
+run ops 60 ops || true
 run torch 150 baseline || true
 if [ -z "$emulated" ] && command -v compute-sanitizer >/dev/null; then
     run memcheck 60 'sanitized memcheck' || true

@@ -68,6 +68,13 @@ if mnist:
     print("mnist: %d steps in %.1f s, drift norm %.4g" % (mnist[-1]["step"], mnist[-1]["seconds"],
                                                         mnist[-1]["drift"]))
 
+ops = os.path.join(folder, "ops.log")
+if os.path.exists(ops):
+    with open(ops, errors="replace") as f:
+        table = f.read().splitlines()
+    print("\nwhere a step of mnist goes (%s has all of it):" % ops)
+    print("\n".join(table[:25] + table[max(25, len(table) - 2):]) + "\n")
+
 ours, cpu = ([r for r in rows(n) if r["what"] == "curve"] for n in ("curve-device", "curve-cpu"))
 status = 0
 if ours and len(ours) == len(cpu):
