@@ -21,31 +21,52 @@ void dr_cuda_embed_fwd(struct dr_backend *be, const struct dr_embed_fwd_args *a)
     DR_FLAT(be, f, a->b * a->d, false);
 }
 
-// One block a lookup (b, k). The first lookup of a table row owns it and adds every later one of
-// that row, in order; the other blocks leave. Separate tables share nothing, so only their own k
-// counts.
-__global__ void __launch_bounds__(128) k_embed_bwd(struct dr_embed_bwd_args a) {
-    DR_SHARED(int, slots);
-    const int64_t me = blockIdx.x, step = a.table_rows ? a.nk : 1;
+// A block a lookup (b, k) and ROW columns. The first lookup of a table row owns it and adds every
+// later one of that row, in order; the other blocks leave. Separate tables share nothing, so only
+// their own k counts. Later lookups are gathered ROW at a time: most are of other rows.
+enum { ROW = 128 };
+
+__global__ void __launch_bounds__(ROW) k_embed_bwd(struct dr_embed_bwd_args a) {
+    DR_SHARED(int, slots); // [32], then the samples found: [ROW]
+    int *found = slots + 32;
+    const int64_t me = blockIdx.x, step = a.table_rows ? a.nk : 1, total = a.b * a.nk;
+    const int64_t j = (int64_t)blockIdx.y * ROW + threadIdx.x;
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int32_t row = a.idx[me];
     int earlier = 0;
-    for (int64_t e = me - step * (1 + (int64_t)threadIdx.x); e >= 0; e -= step * blockDim.x)
+    for (int64_t e = me - step * (1 + (int64_t)threadIdx.x); e >= 0; e -= step * ROW)
         earlier |= a.idx[e] == row;
     if (block_sum(earlier, slots))
         return;
-    float *to = a.dtable + (me % a.nk * a.table_rows + row) * a.d;
-    for (int64_t j = threadIdx.x; j < a.d; j += blockDim.x) {
-        float sum = to[j];
-        for (int64_t e = me; e < a.b * a.nk; e += step)
-            if (a.idx[e] == row)
-                sum += a.dout[e / a.nk * a.d + j];
-        to[j] = sum;
+    float *to = a.dtable + (me % a.nk * a.table_rows + row) * a.d + j;
+    float sum = j < a.d ? *to : 0;
+    for (int64_t first = me; first < total; first += step * ROW) {
+        const int64_t e = first + step * threadIdx.x;
+        const bool hit = e < total && a.idx[e] == row;
+        const unsigned hits = __ballot_sync(DR_FULL, hit);
+        if (lane == 0)
+            slots[warp] = __popc(hits);
+        __syncthreads();
+        int at = __popc(hits & ((1u << lane) - 1)), count = 0;
+        for (unsigned w = 0; w < ROW / 32; w++) {
+            at += w < warp ? slots[w] : 0;
+            count += slots[w];
+        }
+        if (hit)
+            found[at] = (int)(e / a.nk);
+        __syncthreads();
+        for (int k = 0; k < count && j < a.d; k++)
+            sum += a.dout[found[k] * a.d + j];
+        __syncthreads();
     }
+    if (j < a.d)
+        *to = sum;
 }
 
 void dr_cuda_embed_bwd(struct dr_backend *be, const struct dr_embed_bwd_args *a) {
+    const dim3 grid((unsigned)(a->b * a->nk), blocks_for(a->d, ROW));
     if (a->b * a->nk > 0)
-        DR_LAUNCH(be, k_embed_bwd, (unsigned)(a->b * a->nk), 128, 32 * sizeof(int), *a);
+        DR_LAUNCH(be, k_embed_bwd, grid, ROW, (32 + ROW) * sizeof(int), *a);
 }
 
 struct fourier_f {

@@ -71,6 +71,14 @@ template <typename T> inline T emu_shuffle(T v, unsigned lane) {
 #define __shfl_xor_sync(mask, v, m) emu_shuffle((v), emu_lane() ^ (unsigned)(m))
 #define __shfl_down_sync(mask, v, d) emu_shuffle((v), emu_lane() + (unsigned)(d))
 #define __shfl_sync(mask, v, lane) emu_shuffle((v), (unsigned)(lane))
+#define __popc(v) __builtin_popcount(v)
+inline unsigned emu_ballot(bool mine) {
+    unsigned all = 0;
+    for (unsigned lane = 0; lane < 32; lane++)
+        all |= (unsigned)emu_exchange(mine, lane) << lane;
+    return all;
+}
+#define __ballot_sync(mask, v) emu_ballot(v)
 
 // ---- the runtime's calls
 // ---------------------------------------------------------------------------

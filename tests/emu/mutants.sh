@@ -16,6 +16,7 @@ mutants() {
 reduce.cu|colsum|a barrier removed|reduce.cu|0,/__syncthreads();/s///
 norm.cu|l2norm_fwd|a barrier in block_sum removed|device.h|/^template <typename T> __device__ inline T block_sum/,/^}/{0,/__syncthreads();/s///}
 norm.cu|rmsnorm_mod_bwd|the barrier before columns are added removed|norm.cu|/which ? sxh/,/__syncthreads/s/__syncthreads();//
+embed.cu|embed_bwd|no barrier before what was found is read|embed.cu|/found\[at\]/,/__syncthreads/s/__syncthreads();//
 patch.cu|patch_stats_fwd|an index off by one|patch.cu|/^__device__ inline int64_t patch_at/,/^}/s/x \* p/x * p + 1/
 drift.cu|pair_dist|the last column left out|drift.cu|s/c0 + lane < cols ?/c0 + lane < cols - 1 ?/
 drift_coef.cu|drift_coef|the self mask removed|drift_coef.cu|s/if (i == j \&\& j < c.a.n_neg)/if (i == j \&\& j < 0)/

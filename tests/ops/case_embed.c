@@ -8,6 +8,7 @@ struct embed {
 static const struct embed embeds[] = {{1, 1, 1, 1, true},
                                       {5, 1, 7, 11, true},
                                       {6, 32, 33, 64, true},
+                                      {9, 32, 130, 8, true},
                                       {4, 3, 20, 6, false},
                                       {70, 32, 100, 64, false}};
 
