@@ -5,12 +5,9 @@ struct embed {
     int64_t b, nk, d, rows;
     bool shared;
 };
-static const struct embed embeds[] = {{1, 1, 1, 1, true},
-                                      {5, 1, 7, 11, true},
-                                      {6, 32, 33, 64, true},
-                                      {9, 32, 130, 8, true},
-                                      {4, 3, 20, 6, false},
-                                      {70, 32, 100, 64, false}};
+static const struct embed embeds[] = {{1, 1, 1, 1, true},    {5, 1, 7, 11, true},
+                                      {6, 32, 33, 64, true}, {9, 32, 130, 8, true},
+                                      {4, 3, 20, 6, false},  {70, 32, 100, 64, false}};
 
 // Indices, and for each lookup the table row it meets.
 static struct tbuf *draw(struct t *t, const struct embed *e, int64_t *row) {
