@@ -37,6 +37,7 @@ struct dd_batcher_stats {
     double images_per_second; // while busy; 0: unknown
     int64_t beat_ns;          // INT64_MAX while idle
     char device[160];
+    bool on_device;   // not the CPU
     bool device_lost; // until a batch succeeds
 };
 void dd_batcher_stats(struct dd_batcher *b, struct dd_batcher_stats *out);

@@ -370,6 +370,7 @@ void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out) {
                                 .beat_ns = atomic_load(&j->beat)};
     pthread_mutex_lock(&j->lock);
     out->running = j->running;
+    out->device_lost = j->device_lost;
     out->step = atomic_load(&j->step);
     out->steps_total = atomic_load(&j->steps_total);
     snprintf(out->name, sizeof out->name, "%s", j->name);

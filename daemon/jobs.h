@@ -20,6 +20,7 @@ struct dd_jobs_env {
     struct dd_events *events;
     struct dd_pump *pump;
     struct dd_live *live;
+    const char *device; // where jobs run: the option, with `auto` decided
 };
 enum dd_job_action { DD_JOB_STOP, DD_JOB_STOP_NOW, DD_JOB_PAUSE, DD_JOB_RESUME, DD_JOB_CHECKPOINT };
 
@@ -48,6 +49,7 @@ int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err)
 struct dd_jobs_now {
     int64_t running; // 0: none
     int queued;
+    bool device_lost; // no job runs before a restart
     uint64_t checkpoint_failures;
     int64_t
         beat_ns; // last time the trainer thread made progress; INT64_MAX while it waits for work

@@ -16,7 +16,8 @@ struct dd_jobs {
     bool closing;
     int64_t running; // id, 0: none
     enum dd_wish wish;
-    bool pausing; // the stop wish is a pause
+    bool pausing;     // the stop wish is a pause
+    bool device_lost; // for this process: what is queued waits for the next one
     char name[64];
     _Atomic int64_t step, steps_total; // of the running job; the total may be an estimate
     _Atomic uint64_t checkpoint_failures;

@@ -60,6 +60,7 @@ void dd_batcher_stats(struct dd_batcher *b, struct dd_batcher_stats *out) {
                                      .abandoned = atomic_load(&b->abandoned),
                                      .failed = atomic_load(&b->failed),
                                      .beat_ns = atomic_load(&b->beat),
+                                     .on_device = b->be && !b->be->host_memory,
                                      .device_lost = atomic_load(&b->device_lost)};
     pthread_mutex_lock(&b->lock);
     out->waiting = b->waiting;

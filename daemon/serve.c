@@ -172,6 +172,15 @@ static void reload(struct dd *d) {
 
 // --- life ---
 
+// `auto` is decided once: jobs run where requests do, also when that device gets lost.
+static const char *device_of_jobs(const struct dd *d) {
+    struct dd_batcher_stats s;
+    if (strcmp(d->opt.device, "auto"))
+        return d->opt.device;
+    dd_batcher_stats(d->batcher, &s);
+    return s.on_device ? "cuda" : "cpu";
+}
+
 static int build(struct dd *d, char url[128], struct dr_err *err) {
     char path[4200];
     int rc = prepare_state_dir(d, err);
@@ -185,8 +194,10 @@ static int build(struct dd *d, char url[128], struct dr_err *err) {
     d->events = dd_events_new(d->store);
     d->pump = dd_pump_start(d->store, d->events, d->opt.keep_metric_steps);
     struct dd_batcher_env be = {&d->opt, d->store, d->live, d->models};
-    struct dd_jobs_env je = {&d->opt, d->store, d->events, d->pump, d->live};
+    struct dd_jobs_env je = {&d->opt, d->store, d->events, d->pump, d->live, NULL};
     rc = dd_batcher_start(&be, &d->batcher, err);
+    if (!rc)
+        je.device = device_of_jobs(d);
     if (!rc)
         rc = dd_jobs_new(&je, &d->jobs, err);
     if (!rc)

@@ -210,7 +210,7 @@ static int run_task(struct task *t, struct dd_run_result *res, struct dr_err *er
     snprintf(id, sizeof id, "%lld", (long long)t->id);
     struct dd_run_spec spec = {.cfg = &t->cfg,
                                .data_dir = j->env.opt->data_dir,
-                               .device = j->env.opt->device,
+                               .device = j->env.device,
                                .checkpoint_dir = ckpt,
                                .sample_dir = samples,
                                .id = id,
@@ -254,10 +254,35 @@ static void end_job(struct dd_jobs *j, int64_t id, const char *state, const char
     }
 }
 
+// Whether this process can still use the device: after some faults it cannot.
+static bool device_works(const char *device) {
+    struct dr_backend *be;
+    struct dr_err err = {0};
+    void *p;
+    if (dr_backend_open(device, 1, &be, &err))
+        return false;
+    be->enter(be);
+    const int rc = be->mem_alloc(be, 64, &p, &err); // clears it, and waits
+    if (!rc)
+        be->mem_free(be, p);
+    dr_backend_free(be);
+    return !rc;
+}
+
+static void note_lost_device(struct dd_jobs *j) {
+    pthread_mutex_lock(&j->lock);
+    j->device_lost = true;
+    pthread_mutex_unlock(&j->lock);
+    dd_log(DR_LOG_ERROR, "device.lost", "device=%s hint=\"restart driftd; queued jobs wait\"",
+           j->env.device);
+}
+
 static void run_job(struct dd_jobs *j, struct task *t) {
     struct dd_run_result res = {0};
     struct dr_err err = {0}, why = {0};
     int rc = run_task(t, &res, &err);
+    if (rc == DR_EDEVICE && !device_works(j->env.device))
+        note_lost_device(j);
     dd_pump_flush(j->env.pump, &why);
     const char *state = end_state(j, rc, &res);
     // First, so that whoever reads that the job has ended is served its checkpoint and no longer
@@ -309,7 +334,7 @@ static bool next_task(struct dd_jobs *j, struct task *t, char error[512]) {
     while (!j->closing) {
         struct claim c = {.t = t};
         struct dr_err err = {0};
-        if (!dd_store_do(j->env.store, claim, &c, &err) && c.found) {
+        if (!j->device_lost && !dd_store_do(j->env.store, claim, &c, &err) && c.found) {
             j->running = t->id;
             j->wish = DD_WISH_NONE;
             j->pausing = false;

@@ -70,7 +70,7 @@ void world_open(struct world *w, const char *dir) {
     w->pump = dd_pump_start(w->store, w->events, 1000000);
     w->live = dd_live_new();
     w->models = dd_models_new(w->store);
-    struct dd_jobs_env env = {&w->opt, w->store, w->events, w->pump, w->live};
+    struct dd_jobs_env env = {&w->opt, w->store, w->events, w->pump, w->live, "cpu"};
     if (dd_jobs_new(&env, &w->jobs, &err))
         fail_msg("%s", err.msg);
 }
