@@ -130,8 +130,9 @@ static void host_free(struct dr_backend *be, void *p) {
 // The source may be reused on return: copies from pageable memory are staged by the driver first.
 static void upload(struct dr_backend *be, void *dst, const void *src, size_t bytes) {
     if (bytes)
-        dr_cuda_check(be, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, dr_cuda_of(be)->stream),
-              "upload");
+        dr_cuda_check(
+            be, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, dr_cuda_of(be)->stream),
+            "upload");
 }
 
 // After a failure the host's bytes are all set, which is NaN: nobody mistakes old data for results.
@@ -149,10 +150,9 @@ static void download(struct dr_backend *be, void *dst, const void *src, size_t b
 
 static void download_later(struct dr_backend *be, void *dst, const void *src, size_t bytes) {
     if (bytes)
-        dr_cuda_check(be,
-                      cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost,
-                                      dr_cuda_of(be)->stream),
-                      "download");
+        dr_cuda_check(
+            be, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, dr_cuda_of(be)->stream),
+            "download");
 }
 
 static void mark(struct dr_backend *be, int which) {
@@ -191,7 +191,7 @@ void *dr_cuda_scratch(struct dr_backend *be, enum dr_cuda_slot slot, size_t byte
         }
         c->moves++;
         dr_cuda_check(be, cudaStreamSynchronize(c->stream),
-              "workspace"); // kernels may still use the old one
+                      "workspace"); // kernels may still use the old one
         cudaFree(c->ws[slot].base);
         c->ws[slot].base = NULL;
         c->ws[slot].size = 0;

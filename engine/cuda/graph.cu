@@ -1,8 +1,9 @@
-// Recording what a function does as a CUDA graph and replaying it: a training step, a forward pass of
-// one batch size. Called through the vtable by the trainer and the sampler.
+// Recording what a function does as a CUDA graph and replaying it: a training step, a forward pass
+// of one batch size. Called through the vtable by the trainer and the sampler.
 //
-// The first call runs the ops themselves, so that workspaces grow and libraries load what they need;
-// the second records. A workspace that has moved since makes a recording void: it is made again.
+// The first call runs the ops themselves, so that workspaces grow and libraries load what they
+// need; the second records. A workspace that has moved since makes a recording void: it is made
+// again.
 #include "engine/cuda/launch.h"
 
 #include <new>

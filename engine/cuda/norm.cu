@@ -360,8 +360,8 @@ static void gate_bwd(struct dr_backend *be, const struct dr_gate_bwd_args *a) {
         DR_LAUNCH(be, (k_gate_bwd<4, T>), dim3((unsigned)a->b, blocks_for(a->d, 128)), 256, 4096,
                   *a, dy, y);
     else
-        DR_LAUNCH(be, (k_gate_bwd<1, T>), dim3((unsigned)a->b, blocks_for(a->d, 32)), 256, 1024,
-                  *a, dy, y);
+        DR_LAUNCH(be, (k_gate_bwd<1, T>), dim3((unsigned)a->b, blocks_for(a->d, 32)), 256, 1024, *a,
+                  dy, y);
 }
 
 void dr_cuda_gate_bwd(struct dr_backend *be, const struct dr_gate_bwd_args *a) {

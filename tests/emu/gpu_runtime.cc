@@ -2,8 +2,8 @@
 //
 // Nothing queued on a stream happens before somebody waits for it: kernels, copies from and to
 // page-locked memory. Host code that reads a result too early, or overwrites an input too early,
-// gets wrong numbers here as it would on a GPU. A capture keeps the calls, with their arguments, for
-// every later launch of the graph.
+// gets wrong numbers here as it would on a GPU. A capture keeps the calls, with their arguments,
+// for every later launch of the graph.
 #include "gpu_emu.h"
 
 #include <unistd.h>
@@ -56,8 +56,9 @@ long emu_replays(void) {
     return replays;
 }
 
-// DRIFTD_EMU_FAIL="CALL:ERROR:AFTER[:FILE]": as emu_fail, for a whole process; with FILE calls count
-// from when that exists. From 700 on the error is the end of the device for the process. DRIFTD_EMU_MEMORY: MiB of device memory.
+// DRIFTD_EMU_FAIL="CALL:ERROR:AFTER[:FILE]": as emu_fail, for a whole process; with FILE calls
+// count from when that exists. From 700 on the error is the end of the device for the process.
+// DRIFTD_EMU_MEMORY: MiB of device memory.
 namespace {
 struct process_plan {
     char call[16] = "", file[512] = "";
