@@ -83,10 +83,12 @@ struct dr_silu_fwd_args { // y = x sigmoid(x), [n]; y may alias x
     enum dr_dtype yt, xt;
     int64_t n;
 };
-struct dr_silu_bwd_args { // dx = dy s(x)(1 + x(1 - s(x))), [n]; dx may alias dy
-    void *dx;
+// dx = dy s(x)(1 + x(1 - s(x))), [n]; dx may alias dy. Also y again, which costs little here: a
+// caller that kept only x wants it for the next layer's weights.
+struct dr_silu_bwd_args {
+    void *dx, *y; // y NULL: not wanted
     const void *x, *dy;
-    enum dr_dtype t; // of all three
+    enum dr_dtype t; // of all four
     int64_t n;
 };
 struct dr_gelu_fwd_args { // y = x Phi(x) (exact, erf), [n]
@@ -95,8 +97,8 @@ struct dr_gelu_fwd_args { // y = x Phi(x) (exact, erf), [n]
     enum dr_dtype t;
     int64_t n;
 };
-struct dr_gelu_bwd_args { // dx = dy (Phi(x) + x phi(x)), [n]; dx may alias dy
-    void *dx;
+struct dr_gelu_bwd_args { // dx = dy (Phi(x) + x phi(x)), [n], and y again; dx may alias dy
+    void *dx, *y;         // y NULL: not wanted
     const void *x, *dy;
     enum dr_dtype t;
     int64_t n;

@@ -51,7 +51,9 @@ DR_INLINE void silu_bwd(const struct dr_silu_bwd_args *a, enum dr_dtype t, int64
     do {                                                                                           \
         vreal x = vld(a->x, t, lo + (i), n), dy = vld(a->dy, t, lo + (i), n);                      \
         vreal s = vsigmoid(x);                                                                     \
-        vst(a->dx, t, lo + (i), n, dy * s * (1 + x * (1 - s)));                                    \
+        vst(a->dx, t, lo + (i), n, dy * s * vfma(x, 1 - s, vset(1)));                              \
+        if (a->y)                                                                                  \
+            vst(a->y, t, lo + (i), n, x * s);                                                      \
     } while (0)
     V_LOOP(hi - lo, STEP);
 #undef STEP
@@ -65,11 +67,17 @@ void DR_ISA_FN(silu_bwd)(struct dr_backend *be, const struct dr_silu_bwd_args *a
     FOR_BLOCKS(be, a->n, silu_bwd_block(a, lo, hi));
 }
 
+// x Phi(x) = max(x, 0) - |x| Phi(-|x|)
+DR_INLINE vreal gelu(vreal x, vreal u, vreal tail) {
+    return vfma(-u, tail, vmax(vset(0), x));
+}
+
 DR_INLINE void gelu_fwd(const struct dr_gelu_fwd_args *a, enum dr_dtype t, int64_t lo, int64_t hi) {
 #define STEP(i, n)                                                                                 \
     do {                                                                                           \
-        vreal density, x = vld(a->x, t, lo + (i), n);                                              \
-        vst(a->y, t, lo + (i), n, x * vnormal(x, &density));                                       \
+        vreal density, x = vld(a->x, t, lo + (i), n), u = vmin(vset(V_FAR), vabs(x));              \
+        vreal tail = vnormal_tail(u, &density);                                                    \
+        vst(a->y, t, lo + (i), n, gelu(x, u, tail));                                               \
     } while (0)
     V_LOOP(hi - lo, STEP);
 #undef STEP
@@ -86,9 +94,12 @@ void DR_ISA_FN(gelu_fwd)(struct dr_backend *be, const struct dr_gelu_fwd_args *a
 DR_INLINE void gelu_bwd(const struct dr_gelu_bwd_args *a, enum dr_dtype t, int64_t lo, int64_t hi) {
 #define STEP(i, n)                                                                                 \
     do {                                                                                           \
-        vreal x = vld(a->x, t, lo + (i), n), dy = vld(a->dy, t, lo + (i), n);                      \
-        vreal density, cdf = vnormal(x, &density);                                                 \
-        vst(a->dx, t, lo + (i), n, dy * vfma(x, density, cdf));                                    \
+        vreal density, x = vld(a->x, t, lo + (i), n), u = vmin(vset(V_FAR), vabs(x));              \
+        vreal tail = vnormal_tail(u, &density), slope = vfma(-u, density, tail);                   \
+        slope = vpositive(x, 1 - slope, slope);                                                    \
+        vst(a->dx, t, lo + (i), n, vld(a->dy, t, lo + (i), n) * slope);                            \
+        if (a->y)                                                                                  \
+            vst(a->y, t, lo + (i), n, gelu(x, u, tail));                                           \
     } while (0)
     V_LOOP(hi - lo, STEP);
 #undef STEP

@@ -1,11 +1,12 @@
 // Kernels compiled once per level of x86-64.
 //
-// The files listed as `isa_src` in meson.build are compiled for the baseline, for x86-64-v3 and for
-// x86-64-v4 with DR_ISA set to the suffix of the level; dispatch.c picks one when an op is called.
+// The files listed as `isa_src` in meson.build are compiled for the baseline, for x86-64-v3, for
+// x86-64-v4 and for that with bf16 conversions (v4h), with DR_ISA set to the suffix of the level;
+// dispatch.c picks one when an op is called.
 // (target_clones would do for scalar loops, but it clones after vector types were lowered to the
 // baseline.) Elsewhere, and in the double build, they are compiled once and define dr_cpu_<op>.
-// Between levels results agree to rounding only: vectors have other widths, and only the upper two
-// fuse multiply and add.
+// Between levels results agree to rounding only: vectors have other widths, and only those above
+// the baseline fuse multiply and add.
 #pragma once
 
 #include "engine/cpu/cpu.h"
@@ -51,7 +52,9 @@
 #define DR_ISA_FN(op) DR_CAT(dr_cpu_##op, DR_ISA)
 #define DR_ISA_DECLARE(op, isa)                                                                    \
     void DR_CAT(dr_cpu_##op, isa)(struct dr_backend *, const struct dr_##op##_args *);
-#define X(op) DR_ISA_DECLARE(op, base) DR_ISA_DECLARE(op, v3) DR_ISA_DECLARE(op, v4)
+#define X(op)                                                                                      \
+    DR_ISA_DECLARE(op, base)                                                                       \
+    DR_ISA_DECLARE(op, v3) DR_ISA_DECLARE(op, v4) DR_ISA_DECLARE(op, v4h)
 DR_ISA_OPS(X)
 #undef X
 #else

@@ -78,6 +78,16 @@ DR_INLINE vreal vmin(vreal a, vreal b) {
     return (vreal)((m & (vint)a) | (~m & (vint)b));
 }
 #endif
+// a where x > 0, else b
+DR_INLINE vreal vpositive(vreal x, vreal a, vreal b) {
+#if V_INTEL && VBYTES == 64
+    const __mmask16 above = _mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_GT_OQ);
+    return (vreal)_mm512_mask_blend_ps(above, (__m512)b, (__m512)a);
+#else
+    vint mask = x > 0;
+    return (vreal)((mask & (vint)a) | (~mask & (vint)b));
+#endif
+}
 DR_INLINE vreal vsel(vint mask, vreal a, vreal b) {
     return (vreal)((mask & (vint)a) | (~mask & (vint)b));
 }
@@ -87,17 +97,35 @@ DR_INLINE vreal vsel(vint mask, vreal a, vreal b) {
 
 #ifndef DR_DOUBLE
 typedef uint16_t vhalf __attribute__((vector_size(VBYTES / 2)));
+#if VBYTES == 64
+DR_INLINE vreal v_from_half(vhalf h) {
+    return (vreal)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
+}
+#else
 DR_INLINE vreal v_from_half(vhalf h) {
     return (vreal)(__builtin_convertvector(h, vuint) << 16);
 }
-DR_INLINE vhalf v_to_half(vreal x) // to nearest even; a NaN stays one
-{
-    vuint u = (vuint)x;
-    vuint r = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-    vuint nan = (vuint)(x != x);
-    r = (r & ~nan) | (((u >> 16) | 0x40) & nan);
-    return __builtin_convertvector(r, vhalf);
+#endif
+// To nearest even; a NaN stays one.
+#if VBYTES == 64 && defined(__AVX512BF16__)
+DR_INLINE vhalf v_to_half(vreal x) { // the instruction takes denormals for 0
+    return (vhalf)_mm512_cvtneps_pbh((__m512)x);
 }
+#else
+DR_INLINE vhalf v_to_half(vreal x) {
+    vuint u = (vuint)x;
+    vuint r = u + 0x7fff + ((u >> 16) & 1);
+#if VBYTES == 64
+    const __mmask16 nan = _mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_UNORD_Q);
+    r = (vuint)_mm512_mask_or_epi32((__m512i)r, nan, (__m512i)u, _mm512_set1_epi32(0x400000));
+    return (vhalf)_mm512_cvtepi32_epi16((__m512i)(r >> 16));
+#else
+    vuint nan = (vuint)(x != x);
+    r = (r & ~nan) | ((u | 0x400000) & nan);
+    return __builtin_convertvector(r >> 16, vhalf);
+#endif
+}
+#endif
 #endif
 
 DR_INLINE vreal vld(const void *p, enum dr_dtype t, int64_t i, int64_t n) {
@@ -235,29 +263,56 @@ DR_INLINE real vtop(vreal x) {
 // ---- elementary functions
 // -----------------------------------------------------------------------------
 
+DR_INLINE vreal vabs(vreal x) {
+    return (vreal)((vuint)x << 1 >> 1);
+}
+// The absolute value beyond which the normal distribution has nothing left.
+#ifdef DR_DOUBLE
+#define V_FAR 40
+#else
+#define V_FAR 14.4f
+#endif
+
 #ifdef DR_DOUBLE
 DR_INLINE vreal vexp(vreal x) {
     for (int l = 0; l < VL; l++)
         x[l] = exp(x[l]);
     return x;
 }
-// Phi(x), the normal distribution function, and phi(x), its density.
-DR_INLINE vreal vnormal(vreal x, vreal *density) {
-    vreal cdf;
+DR_INLINE vreal vnormal_tail(vreal u, vreal *density) {
+    vreal tail;
     for (int l = 0; l < VL; l++) {
-        cdf[l] = 0.5 * erfc(-x[l] * M_SQRT1_2);
-        (*density)[l] = exp(-0.5 * x[l] * x[l]) * (M_SQRT1_2 * M_2_SQRTPI * 0.5);
+        tail[l] = 0.5 * erfc(u[l] * M_SQRT1_2);
+        (*density)[l] = exp(-0.5 * u[l] * u[l]) * (M_SQRT1_2 * M_2_SQRTPI * 0.5);
     }
-    return cdf;
+    return tail;
 }
 #else
-// exp(x) = 2^k exp(r), |r| <= ln 2 / 2, exp(r) = 1 + r + r^2 p(r). Adding 1.5 * 2^23 rounds to an
-// integer that is then found in the low bits. vmin/vmax keep a NaN when it is their second operand.
-DR_INLINE vreal vexp(vreal x) {
+// The nearest whole number, |x| < 2^22.
+DR_INLINE vreal v_whole(vreal x) {
+#if VBYTES == 64
+    return (vreal)_mm512_roundscale_ps((__m512)x, 0);
+#else
     const float shift = 0x1.8p23f;
+    return (x + shift) - shift;
+#endif
+}
+// p 2^k, k whole
+DR_INLINE vreal v_scale2(vreal p, vreal k) {
+#if VBYTES == 64
+    return (vreal)_mm512_scalef_ps((__m512)p, (__m512)k);
+#else
+    // In two steps: 2^k itself may be too large or too small for a float.
+    vint n = __builtin_convertvector(k, vint), a = n >> 1;
+    vuint b = (vuint)n - (vuint)a;
+    return p * (vreal)(((vuint)a + 127u) << 23) * (vreal)((b + 127u) << 23);
+#endif
+}
+// exp(x) = 2^k exp(r), |r| <= ln 2 / 2, exp(r) = 1 + r + r^2 p(r). vmin/vmax keep a NaN when it is
+// their second operand.
+DR_INLINE vreal vexp(vreal x) {
     x = vmax(vset(-104.5f), vmin(vset(89.0f), x));
-    vreal t = vfma(x, vset(0x1.715476p0f), vset(shift));
-    vreal k = t - shift;
+    vreal k = v_whole(x * 0x1.715476p0f);
     vreal r = vfma(k, vset(-0.693359375f), x);
     r = vfma(k, vset(2.12194440e-4f), r);
     vreal p = vfma(vset(0x1.6a2252p-10f), r, vset(0x1.123b04p-7f));
@@ -265,22 +320,20 @@ DR_INLINE vreal vexp(vreal x) {
     p = vfma(p, r, vset(0x1.555490p-3f));
     p = vfma(p, r, vset(0x1.fffffcp-2f));
     p = vfma(p * r, r, r) + 1.0f;
-#if V_INTEL && VBYTES == 64
-    return (vreal)_mm512_scalef_ps((__m512)p, (__m512)k);
-#else
-    // In two steps: 2^k itself may be too large or too small for a float.
-    vint n = (vint)((vuint)t - 0x4b400000u);
-    vint a = n >> 1;
-    vuint b = (vuint)n - (vuint)a;
-    return p * (vreal)(((vuint)a + 127u) << 23) * (vreal)((b + 127u) << 23);
-#endif
+    return v_scale2(p, k);
 }
-// Phi(x), the normal distribution function, and phi(x), its density: the smaller tail is
-// q = exp(-x^2 / 2) t R(t) with t = 1 / (1 + 0.3 |x|), R of degree 7 (relative error 1.3e-7).
-DR_INLINE vreal vnormal(vreal x, vreal *density) {
-    vreal u = (vreal)((vint)x & 0x7fffffff);
-    vreal e = vexp(x * x * -0.5f);
+// Phi(-u), the tail of the normal distribution beyond u, and phi(u), its density, for
+// 0 <= u <= V_FAR. The tail is q = exp(-u^2 / 2) t R(t) with t = 1 / (1 + 0.3 u), R of degree 7
+// (relative error 1.3e-7); the exponential is 2^k 2^f, |f| <= 1/2, 2^f of degree 5 (9e-8).
+DR_INLINE vreal vnormal_tail(vreal u, vreal *density) {
     vreal t = 1.0f / vfma(u, vset(0.3f), vset(1.0f));
+    vreal z = u * -0x1.715476p-1f;
+    vreal k = v_whole(z * u), f = vfma(z, u, -k);
+    vreal e = vfma(vset(0x1.5bb9fep-10f), f, vset(0x1.3cea8ap-7f));
+    e = vfma(e, f, vset(0x1.c6b754p-5f));
+    e = vfma(e, f, vset(0x1.ebf9bcp-3f));
+    e = vfma(e, f, vset(0x1.62e42ap-1f));
+    e = v_scale2(vfma(e, f, vset(1.0f)), k);
     vreal p = vfma(vset(0x1.265af4p-5f), t, vset(-0x1.4426d2p-3f));
     p = vfma(p, t, vset(0x1.aa692ep-3f));
     p = vfma(p, t, vset(-0x1.c5cc80p-5f));
@@ -288,9 +341,8 @@ DR_INLINE vreal vnormal(vreal x, vreal *density) {
     p = vfma(p, t, vset(0x1.981d48p-4f));
     p = vfma(p, t, vset(0x1.eeca4ap-4f));
     p = vfma(p, t, vset(0x1.e9fd5cp-4f));
-    vreal q = e * t * p;
     *density = e * 0.3989422804f;
-    return vsel(x > 0.0f, 1.0f - q, q);
+    return e * t * p;
 }
 #endif
 DR_INLINE vreal vsigmoid(vreal x) {

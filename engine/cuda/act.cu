@@ -32,45 +32,51 @@ void dr_cuda_silu_fwd(struct dr_backend *be, const struct dr_silu_fwd_args *a) {
     DR_FOR_DTYPE(a->yt, Y, DR_FOR_DTYPE(a->xt, X, (silu_fwd<Y, X>(be, a))));
 }
 
-struct silu_slope { // dy s (1 + x (1 - s))
-    __device__ static float of(float x, float dy) {
-        const float s = sigmoid(x);
-        return dy * s * (1 + x * (1 - s));
+// The slope at x; x becomes the function's value.
+struct silu_slope { // s (1 + x (1 - s))
+    __device__ static float of(float &x) {
+        const float s = sigmoid(x), slope = s * (1 + x * (1 - s));
+        x *= s;
+        return slope;
     }
 };
-struct gelu_slope { // dy (Phi(x) + x phi(x))
-    __device__ static float of(float x, float dy) {
-        const float density = 0.39894228040143268f * expf(-0.5f * x * x);
-        return dy * (normal_cdf(x) + x * density);
+struct gelu_slope { // Phi(x) + x phi(x)
+    __device__ static float of(float &x) {
+        const float cdf = normal_cdf(x);
+        const float density = 0.39894228040143268f * expf(-0.5f * x * x), slope = cdf + x * density;
+        x *= cdf;
+        return slope;
     }
 };
 
 template <typename T, typename SLOPE> struct act_bwd_f {
-    T *dx;
+    T *dx, *y;
     const T *x, *dy;
     template <int V> __device__ void run(int64_t i) const {
         float u[V], v[V];
         load(u, x + i);
         load(v, dy + i);
         for (int k = 0; k < V; k++)
-            v[k] = SLOPE::of(u[k], v[k]);
+            v[k] *= SLOPE::of(u[k]);
         store(dx + i, v);
+        if (y)
+            store(y + i, u);
     }
 };
 
-template <typename SLOPE, typename T>
-static void act_bwd(struct dr_backend *be, void *dx, const void *x, const void *dy, int64_t n) {
-    const act_bwd_f<T, SLOPE> f = {static_cast<T *>(dx), static_cast<const T *>(x),
-                                   static_cast<const T *>(dy)};
-    DR_FLAT(be, f, n, wide(f.dx, f.x, f.dy));
+template <typename SLOPE, typename T, typename ARGS>
+static void act_bwd(struct dr_backend *be, const ARGS *a) {
+    const act_bwd_f<T, SLOPE> f = {static_cast<T *>(a->dx), static_cast<T *>(a->y),
+                                   static_cast<const T *>(a->x), static_cast<const T *>(a->dy)};
+    DR_FLAT(be, f, a->n, wide(f.dx, f.y, f.x, f.dy));
 }
 
 void dr_cuda_silu_bwd(struct dr_backend *be, const struct dr_silu_bwd_args *a) {
-    DR_FOR_DTYPE(a->t, T, (act_bwd<silu_slope, T>(be, a->dx, a->x, a->dy, a->n)));
+    DR_FOR_DTYPE(a->t, T, (act_bwd<silu_slope, T>(be, a)));
 }
 
 void dr_cuda_gelu_bwd(struct dr_backend *be, const struct dr_gelu_bwd_args *a) {
-    DR_FOR_DTYPE(a->t, T, (act_bwd<gelu_slope, T>(be, a->dx, a->x, a->dy, a->n)));
+    DR_FOR_DTYPE(a->t, T, (act_bwd<gelu_slope, T>(be, a)));
 }
 
 template <typename T> struct gelu_fwd_f {

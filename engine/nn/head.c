@@ -68,17 +68,24 @@ static void conv_forward(struct dr_ctx *cx, const struct dr_weights *w, const st
           .ci = which ? hw : c, .co = which ? c : hw, .k = 3, .stride = 1, .pad = 1);
 }
 
-static void conv_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_head *k,
-                          int64_t b, int which, const void *x, const void *dy, void *dx) {
-    int64_t c = k->channels, hw = k->width, ci = which ? hw : c, co = which ? c : hw;
+static void conv_backward_weight(struct dr_ctx *cx, const struct dr_weights *w,
+                                 const struct dr_head *k, int64_t b, int which, const void *x,
+                                 const void *dy) {
+    int64_t c = k->channels, hw = k->width;
     if (w->g)
         DR_OP(cx->be, conv2d_bwd_weight, .dweight = dr_grad(w, which ? k->conv2_w : k->conv1_w),
               .dbias = dr_grad(w, which ? k->conv2_b : k->conv1_b), .x = x, .dy = dy, .t = cx->act,
-              .b = b, .h = k->size, .w = k->size, .ci = ci, .co = co, .k = 3, .stride = 1,
-              .pad = 1);
+              .b = b, .h = k->size, .w = k->size, .ci = which ? hw : c, .co = which ? c : hw,
+              .k = 3, .stride = 1, .pad = 1);
+}
+
+static void conv_backward_data(struct dr_ctx *cx, const struct dr_weights *w,
+                               const struct dr_head *k, int64_t b, int which, const void *dy,
+                               void *dx) {
+    int64_t c = k->channels, hw = k->width;
     DR_OP(cx->be, conv2d_bwd_data, .dx = dx, .dy = dy, .t = cx->act,
           .weight = dr_weight(w, which ? k->conv2_w : k->conv1_w), .b = b, .h = k->size,
-          .w = k->size, .ci = ci, .co = co, .k = 3, .stride = 1, .pad = 1);
+          .w = k->size, .ci = which ? hw : c, .co = which ? c : hw, .k = 3, .stride = 1, .pad = 1);
 }
 
 // image += conv2(silu(conv1(image)))
@@ -108,10 +115,12 @@ static void convs_backward(struct dr_ctx *cx, const struct dr_weights *w, const 
     void *a = dr_alloc_act(cx->tmp, cx, px * k->width);
     void *dh = dr_alloc_act(cx->tmp, cx, px * k->width);
     to_nhwc(cx, k, b, dimage, dr);
-    DR_OP(cx->be, silu_fwd, .y = a, .x = s->h, .yt = cx->act, .xt = cx->act, .n = px * k->width);
-    conv_backward(cx, w, k, b, 1, a, dr, dh);
-    DR_OP(cx->be, silu_bwd, .dx = dh, .x = s->h, .dy = dh, .t = cx->act, .n = px * k->width);
-    conv_backward(cx, w, k, b, 0, s->image, dh, dr);
+    conv_backward_data(cx, w, k, b, 1, dr, dh);
+    DR_OP(cx->be, silu_bwd, .dx = dh, .y = a, .x = s->h, .dy = dh, .t = cx->act,
+          .n = px * k->width);
+    conv_backward_weight(cx, w, k, b, 1, a, dr);
+    conv_backward_weight(cx, w, k, b, 0, s->image, dh);
+    conv_backward_data(cx, w, k, b, 0, dh, dr);
     add_from_nhwc(cx, k, b, dr, dimage);
     dr_release(cx->tmp, mark);
 }

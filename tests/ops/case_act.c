@@ -57,11 +57,15 @@ void case_silu_bwd(struct t *t) {
             enum dr_dtype type = f / 2;
             struct tbuf *x = f & 1 ? spread(t, type, n) : plain(t, type, n);
             struct tbuf *dy = t_normal(t, type, n, 1), *dx = t_out(t, type, n);
-            double *want = t_tmp(t, n);
-            for (int64_t i = 0; i < n; i++)
+            struct tbuf *y = t_out(t, type, n);
+            double *want = t_tmp(t, n), *wy = t_tmp(t, n);
+            for (int64_t i = 0; i < n; i++) {
                 want[i] = dy->v[i] * dsilu(x->v[i]);
-            T_RUN(t, silu_bwd, .dx = dx->p, .x = x->p, .dy = dy->p, .t = type, .n = n);
+                wy[i] = x->v[i] * sigmoid(x->v[i]);
+            }
+            T_RUN(t, silu_bwd, .dx = dx->p, .y = y->p, .x = x->p, .dy = dy->p, .t = type, .n = n);
             t_check(t, "dx", dx, want, t_tol(t, type));
+            t_check(t, "y", y, wy, t_tol(t, type));
             T_RUN(t, silu_bwd, .dx = t_inout(dy)->p, .x = x->p, .dy = dy->p, .t = type, .n = n);
             t_check(t, "dx", dy, want, t_tol(t, type));
         }
@@ -88,11 +92,15 @@ void case_gelu_bwd(struct t *t) {
             enum dr_dtype type = f / 2;
             struct tbuf *x = f & 1 ? spread(t, type, n) : plain(t, type, n);
             struct tbuf *dy = t_normal(t, type, n, 1), *dx = t_out(t, type, n);
-            double *want = t_tmp(t, n);
-            for (int64_t i = 0; i < n; i++)
+            struct tbuf *y = t_out(t, type, n);
+            double *want = t_tmp(t, n), *wy = t_tmp(t, n);
+            for (int64_t i = 0; i < n; i++) {
                 want[i] = dy->v[i] * dgelu(x->v[i]);
-            T_RUN(t, gelu_bwd, .dx = dx->p, .x = x->p, .dy = dy->p, .t = type, .n = n);
+                wy[i] = x->v[i] * cdf(x->v[i]);
+            }
+            T_RUN(t, gelu_bwd, .dx = dx->p, .y = y->p, .x = x->p, .dy = dy->p, .t = type, .n = n);
             t_check(t, "dx", dx, want, t_tol(t, type));
+            t_check(t, "y", y, wy, t_tol(t, type));
             T_RUN(t, gelu_bwd, .dx = t_inout(dy)->p, .x = x->p, .dy = dy->p, .t = type, .n = n);
             t_check(t, "dx", dy, want, t_tol(t, type));
         }

@@ -15,10 +15,16 @@ static void use_v3(struct dr_backend *be) {
     DR_ISA_OPS(X)
 #undef X
 }
+static void use_v4(struct dr_backend *be) {
+#define X(name) be->op.name = dr_cpu_##name##_v4;
+    DR_ISA_OPS(X)
+#undef X
+}
 
 bool t_use_level(struct dr_backend *be, const char *level) {
-    const bool v3 = !strcmp(level, "v3");
-    if (v3 && __builtin_cpu_supports("x86-64-v3"))
+    if (!strcmp(level, "v4") && __builtin_cpu_supports("x86-64-v4"))
+        use_v4(be);
+    else if (!strcmp(level, "v3") && __builtin_cpu_supports("x86-64-v3"))
         use_v3(be);
     else if (!strcmp(level, "base"))
         use_base(be);
