@@ -107,32 +107,17 @@ DR_INLINE void transpose_block(real *dst, int64_t ldd, const real *src, int64_t 
     vreal a[VL], b[VL];
     for (int i = 0; i < VL; i++)
         a[i] = vload(src + i * lds);
-#if VL == 16
-#define LO 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define HI 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#elif VL == 8
-#define LO 0, 8, 1, 9, 2, 10, 3, 11
-#define HI 4, 12, 5, 13, 6, 14, 7, 15
-#elif VL == 4
-#define LO 0, 4, 1, 5
-#define HI 2, 6, 3, 7
-#else
-#define LO 0, 2
-#define HI 1, 3
-#endif
 #pragma GCC unroll 4
     for (int round = 1; round < VL; round *= 2) {
 #pragma GCC unroll 16
         for (int i = 0; i < VL / 2; i++) {
-            b[2 * i] = __builtin_shufflevector(a[i], a[i + VL / 2], LO);
-            b[2 * i + 1] = __builtin_shufflevector(a[i], a[i + VL / 2], HI);
+            b[2 * i] = __builtin_shufflevector(a[i], a[i + VL / 2], V_LOW);
+            b[2 * i + 1] = __builtin_shufflevector(a[i], a[i + VL / 2], V_HIGH);
         }
 #pragma GCC unroll 16
         for (int i = 0; i < VL; i++)
             a[i] = b[i];
     }
-#undef LO
-#undef HI
     for (int i = 0; i < VL; i++)
         vstore(dst + i * ldd, a[i]);
 }

@@ -190,7 +190,7 @@ static int64_t out_size(int64_t in, int64_t k, int64_t stride, int64_t pad) {
     return (in + 2 * pad - k) / stride + 1;
 }
 
-void dr_cpu_conv2d_fwd(struct dr_backend *be, const struct dr_conv2d_fwd_args *a) {
+void DR_ISA_FN(conv2d_fwd)(struct dr_backend *be, const struct dr_conv2d_fwd_args *a) {
     apply(be, &(struct conv_apply){.g = {.b = a->b,
                                          .sh = a->h,
                                          .sw = a->w,
@@ -208,7 +208,7 @@ void dr_cpu_conv2d_fwd(struct dr_backend *be, const struct dr_conv2d_fwd_args *a
                                    .cd = a->co});
 }
 
-void dr_cpu_conv2d_bwd_data(struct dr_backend *be, const struct dr_conv2d_bwd_data_args *a) {
+void DR_ISA_FN(conv2d_bwd_data)(struct dr_backend *be, const struct dr_conv2d_bwd_data_args *a) {
     apply(be, &(struct conv_apply){.g = {.b = a->b,
                                          .dh = a->h,
                                          .dw = a->w,
@@ -290,7 +290,7 @@ static void weight_by_patches(struct dr_backend *be, const struct dr_conv2d_bwd_
     add_weight(a->dweight, k.weight, a->co, a->ci, taps, of_dy);
 }
 
-void dr_cpu_conv2d_bwd_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a) {
+void DR_ISA_FN(conv2d_bwd_weight)(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a) {
     if (dr_conv_thin(a->k, a->stride, a->ci, a->co))
         dr_conv_thin_weight(be, a);
     else

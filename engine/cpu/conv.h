@@ -1,7 +1,13 @@
 // Shared by conv.c (products of patches) and conv_thin.c (direct loops for a side of few channels).
 #pragma once
 
-#include "engine/cpu/cpu.h"
+#include "engine/cpu/isa.h"
+
+#if DR_ISA_LEVELS // both files are compiled once a level
+#define dr_conv_thin DR_CAT(dr_conv_thin, DR_ISA)
+#define dr_conv_thin_apply DR_CAT(dr_conv_thin_apply, DR_ISA)
+#define dr_conv_thin_weight DR_CAT(dr_conv_thin_weight, DR_ISA)
+#endif
 
 struct geo {
     int64_t b, sh, sw, dh, dw; // source and destination pixels

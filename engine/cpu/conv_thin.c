@@ -1,18 +1,24 @@
 // Convolutions of stride 1 with few channels on one side: the pixel head of a generator, the first
 // layer of an encoder. A product would be a sliver of a tile, so these are direct loops, a sample a
-// task, over a copy of the sample's image in fp32 with the zero padding around it:
-//   spread: few source channels; each pixel of dst accumulates `cd` channels over the taps;
+// task, over fp32 copies of lines with the zero padding around them:
+//   spread: few source channels; each pixel of dst accumulates its channels over the taps;
 //   dots:   few destination channels; a line of taps is contiguous, so each is one dot product;
 //   weight: an outer product of the few channels' taps with the other side's channels.
 // A sample's sums see that sample only, in a fixed order; weight sums are added sample by sample.
 #include "engine/cpu/conv.h"
 
+#include "engine/cpu/vec.h"
+
 #include <omp.h>
 
-enum { FEW = 4, DEPTH = 64, LANES = 64 / sizeof(real), BLOCK = 2 * LANES };
-
-// 64 bytes of reals at any address; the compiler splits it where the CPU's vectors are shorter.
-typedef real vec __attribute__((vector_size(64), aligned(sizeof(real)), may_alias));
+enum { FEW = 4, DEPTH = 64 };
+#define PX 4           // pixels of a register block
+#define BLOCK (2 * VL) // channels of one
+#if VBYTES == 64
+#define TAPS 9 // of a block of weights: 18 accumulators of 32 registers
+#else
+#define TAPS 5 // 10 of 16
+#endif
 
 static int64_t round_up(int64_t n, int64_t to) {
     return (n + to - 1) / to * to;
@@ -23,44 +29,57 @@ bool dr_conv_thin(int64_t k, int64_t stride, int64_t cs, int64_t cd) {
     return stride == 1 && k > 1 && few <= FEW && few * k * k <= DEPTH && DR_MAX(cs, cd) <= 512;
 }
 
-// The image with `pad` zeros on each side, a row being `row` reals: out[sh + 2 pad][row].
-DR_HOT static void pad_image(real *restrict out, const void *src, enum dr_dtype t, int64_t sh,
-                             int64_t sw, int64_t c, int64_t pad, int64_t row) {
-    size_t edge = (size_t)(pad * row + pad * c) * sizeof *out,
-           gap = (size_t)(2 * pad * c) * sizeof *out;
-    memset(out, 0, edge); // the lines above and the first left edge
-    for (int64_t y = 0; y < sh; y++) {
-        real *to = out + (y + pad) * row + pad * c;
-        memset(to + sw * c, 0, y + 1 < sh ? gap : edge); // a right edge and the next left one
-        if (t == DR_BF16)
-            dr_load(to, dr_at(src, DR_BF16, y * sw * c), DR_BF16, sw * c);
-        else
-            dr_load(to, dr_at(src, DR_F32, y * sw * c), DR_F32, sw * c);
-    }
-}
-
-// A thread's buffers, side by side in one block: the padded image, then `extra` reals.
+// What a call needs: memory common to the threads, then `each` reals of every thread. All of it is
+// 0: padding stays so, and tails meet zero weights and must not be NaN.
 struct room {
-    real *base;
-    int64_t each, image, row;
+    real *common, *base;
+    int64_t each;
 };
 
-static bool room_alloc(struct dr_backend *be, struct room *r, int64_t sh, int64_t sw, int64_t c,
-                       int64_t pad, int64_t extra, int64_t shared, real **common) {
-    r->row = (sw + 2 * pad) * c;
-    r->image = round_up((sh + 2 * pad) * r->row + LANES, LANES); // dots read past the last pixel
-    r->each = r->image + round_up(extra, LANES);
-    shared = round_up(shared, LANES);
-    *common =
-        dr_cpu_scratch(be, DR_WS_CONV, (size_t)(shared + be->threads * r->each) * sizeof(real));
-    r->base = *common ? *common + shared : NULL;
-    if (*common) // also the tails, which meet zero weights and must not be NaN
-        memset(*common, 0, (size_t)(shared + be->threads * r->each) * sizeof(real));
-    return *common != NULL;
+static bool room_alloc(struct dr_backend *be, struct room *r, int64_t common, int64_t each) {
+    common = round_up(common, 64), each = round_up(each, 64);
+    const size_t bytes = (size_t)(common + be->threads * each) * sizeof(real);
+    *r = (struct room){.common = dr_cpu_scratch(be, DR_WS_CONV, bytes), .each = each};
+    if (!r->common)
+        return false;
+    r->base = r->common + common;
+    memset(r->common, 0, bytes);
+    return true;
 }
 
 static real *room_of_thread(const struct room *r) {
     return r->base + omp_get_thread_num() * r->each;
+}
+
+DR_INLINE void widen_as(real *out, const void *src, enum dr_dtype t, int64_t at, int64_t n) {
+#define STEP(i, m) vst(out, DR_F32, i, m, vld(src, t, at + (i), m))
+    V_LOOP(n, STEP);
+#undef STEP
+}
+
+// out[n] = n elements of src from `at` on.
+static void widen(real *out, const void *src, enum dr_dtype t, int64_t at, int64_t n) {
+    if (t == DR_BF16)
+        widen_as(out, src, DR_BF16, at, n);
+    else
+        widen_as(out, src, DR_F32, at, n);
+}
+
+// The image of a sample in the middle of out[sh + 2 pad][row], row = (sw + 2 pad) c.
+static void pad_image(real *out, const void *src, enum dr_dtype t, int64_t at, int64_t sh,
+                      int64_t sw, int64_t c, int64_t pad) {
+    const int64_t row = (sw + 2 * pad) * c;
+    for (int64_t y = 0; y < sh; y++)
+        widen(out + (y + pad) * row + pad * c, src, t, at + y * sw * c, sw * c);
+}
+
+// Where the taps of a pixel lie in a padded image, relative to the pixel; the last one is repeated.
+static void tap_places(int64_t at[DEPTH + TAPS], int64_t k, int64_t few, int64_t row) {
+    const int64_t depth = k * k * few;
+    for (int64_t i = 0; i < DEPTH + TAPS; i++) {
+        const int64_t j = DR_MIN(i, depth - 1);
+        at[i] = j / (k * few) * row + j % (k * few);
+    }
 }
 
 // Weight of (destination d, source s, tap), the taps mirrored going back.
@@ -73,149 +92,159 @@ static real weight_at(const struct conv_apply *a, int64_t d, int64_t s, int64_t 
 // ---- few source channels
 // -----------------------------------------------------------------------------------
 
-// BLOCK channels of one line. s: the padded line; w: [k][kc][wide]; kc = k cs.
-DR_INLINE void spread_block(void *restrict out, enum dr_dtype t, const real *restrict s,
-                            int64_t row, const real *restrict w, const real *restrict bias,
-                            int64_t wide, int64_t dw, int64_t cs, int64_t k, int64_t cd,
-                            int64_t n) {
-    for (int64_t x = 0; x < dw; x++) {
-        union {
-            vec v[2];
-            real r[BLOCK];
-        } a;
-        vec a0 = *(const vec *)bias, a1 = *(const vec *)(bias + LANES);
-        for (int64_t ky = 0; ky < k; ky++)
-            for (int64_t j = 0; j < k * cs; j++) {
-                const real v = s[ky * row + x * cs + j], *q = w + (ky * k * cs + j) * wide;
-                a0 += v * *(const vec *)q;
-                a1 += v * *(const vec *)(q + LANES);
-            }
-        a.v[0] = a0;
-        a.v[1] = a1;
-        for (int64_t c = 0; c < n; c++)
-            dr_put(out, t, x * cd + c, a.r[c]);
+struct spread {
+    const real *w, *bias; // [depth][wide], [wide]
+    int64_t at[DEPTH + TAPS], depth, wide, cs, cd;
+};
+
+// `n` channels from c on of PX pixels, the first `left` of which are wanted. s: the padded image at
+// the first one's first tap.
+DR_INLINE void spread_block(const struct spread *f, void *out, enum dr_dtype t, int64_t at,
+                            int64_t left, const real *s, int64_t c, int64_t n) {
+    vreal a[PX][2];
+#pragma GCC unroll 4
+    for (int i = 0; i < PX; i++)
+        a[i][0] = vload(f->bias + c), a[i][1] = vload(f->bias + c + VL);
+    for (int64_t j = 0; j < f->depth; j++) {
+        const real *p = s + f->at[j], *w = f->w + j * f->wide + c;
+        const vreal w0 = vload(w), w1 = vload(w + VL);
+#pragma GCC unroll 4
+        for (int i = 0; i < PX; i++) {
+            const vreal x = vset(p[i * f->cs]);
+            a[i][0] = vfma(x, w0, a[i][0]);
+            a[i][1] = vfma(x, w1, a[i][1]);
+        }
     }
+#pragma GCC unroll 4
+    for (int i = 0; i < PX; i++)
+        if (i < left) {
+            vst(out, t, at + i * f->cd + c, DR_MIN(n, VL), a[i][0]);
+            if (n > VL)
+                vst(out, t, at + i * f->cd + c + VL, n - VL, a[i][1]);
+        }
 }
 
-DR_HOT static void spread_line(void *out, enum dr_dtype t, int64_t at, const real *s, int64_t row,
-                               const real *w, const real *bias, int64_t wide,
-                               const struct conv_apply *a) {
-    int64_t dw = a->g.dw, cs = a->cs, k = a->g.k, cd = a->cd;
-    for (int64_t c = 0; c < cd; c += BLOCK) {
-        void *to = dr_at_mut(out, t, at + c);
-        if (cd - c < BLOCK)
-            spread_block(to, t, s, row, w + c, bias + c, wide, dw, cs, k, cd, cd - c);
-        else if (t == DR_BF16)
-            spread_block(to, DR_BF16, s, row, w + c, bias + c, wide, dw, cs, k, cd, BLOCK);
-        else if (cs == 1 && k == 3)
-            spread_block(to, DR_F32, s, row, w + c, bias + c, wide, dw, 1, 3, cd, BLOCK);
+DR_INLINE void spread_line(const struct spread *f, void *out, enum dr_dtype t, int64_t at,
+                           const real *s, int64_t dw) {
+    for (int64_t x = 0; x < dw; x += PX)
+        for (int64_t c = 0; c < f->cd; c += BLOCK)
+            if (f->cd - c >= BLOCK)
+                spread_block(f, out, t, at + x * f->cd, dw - x, s + x * f->cs, c, BLOCK);
+            else
+                spread_block(f, out, t, at + x * f->cd, dw - x, s + x * f->cs, c, f->cd - c);
+}
+
+static void spread_sample(const struct spread *f, const struct conv_apply *a, int64_t n,
+                          const real *image, int64_t row) {
+    for (int64_t y = 0; y < a->g.dh; y++) {
+        const int64_t at = (n * a->g.dh + y) * a->g.dw * a->cd;
+        if (a->t == DR_BF16)
+            spread_line(f, a->dst, DR_BF16, at, image + y * row, a->g.dw);
         else
-            spread_block(to, DR_F32, s, row, w + c, bias + c, wide, dw, cs, k, cd, BLOCK);
+            spread_line(f, a->dst, DR_F32, at, image + y * row, a->g.dw);
     }
 }
 
 static void spread(struct dr_backend *be, const struct conv_apply *a, int64_t pad) {
     const struct geo *g = &a->g;
-    int64_t taps = g->k * g->k, depth = taps * a->cs, wide = round_up(a->cd, BLOCK);
+    const int64_t row = (g->sw + 2 * pad) * a->cs, wide = round_up(a->cd, BLOCK);
+    struct spread f = {
+        .depth = g->k * g->k * a->cs, .wide = wide, .cs = a->cs, .cd = a->cd};
     struct room r;
-    real *w;
-    if (!room_alloc(be, &r, g->sh, g->sw, a->cs, pad, 0, (depth + 1) * wide, &w))
+    // Blocks of pixels go past the end of the last line.
+    if (!room_alloc(be, &r, (f.depth + 1) * wide, (g->sh + 2 * pad) * row + PX * a->cs))
         return;
-    real *bias = w + depth * wide;
+    real *w = r.common, *bias = w + f.depth * wide;
+    f.w = w, f.bias = bias;
+    tap_places(f.at, g->k, a->cs, row);
     for (int64_t d = 0; d < a->cd; d++) {
         bias[d] = a->bias ? a->bias[d] : 0;
-        for (int64_t i = 0; i < depth; i++)
+        for (int64_t i = 0; i < f.depth; i++)
             w[i * wide + d] = weight_at(a, d, i % a->cs, i / a->cs);
     }
-    DR_PARALLEL_FOR(be, g->b * g->dh * g->dw * depth * a->cd >= DR_PAYS)
+    DR_PARALLEL_FOR(be, g->b * g->dh * g->dw * f.depth * a->cd >= DR_PAYS)
     for (int64_t n = 0; n < g->b; n++) {
         real *image = room_of_thread(&r);
-        pad_image(image, dr_at(a->src, a->t, n * g->sh * g->sw * a->cs), a->t, g->sh, g->sw, a->cs,
-                  pad, r.row);
-        for (int64_t y = 0; y < g->dh; y++)
-            spread_line(a->dst, a->t, (n * g->dh + y) * g->dw * a->cd, image + y * r.row, r.row, w,
-                        bias, wide, a);
+        pad_image(image, a->src, a->t, n * g->sh * g->sw * a->cs, g->sh, g->sw, a->cs, pad);
+        spread_sample(&f, a, n, image, row);
     }
 }
 
 // ---- few destination channels
 // ------------------------------------------------------------------------------
 
-typedef real quad __attribute__((vector_size(4 * sizeof(real)), aligned(sizeof(real)), may_alias));
+struct dots {
+    const real *w; // [cd][k][len]; len = k cs in whole vectors, the rest zeros
+    int64_t len, row;
+};
 
-// The sums of the lanes of four vectors, each in the same fixed order.
-DR_INLINE void fold_four(real out[4], const real lanes[4][LANES]) {
-    quad q[4];
-    for (int i = 0; i < 4; i++) {
-        q[i] = *(const quad *)lanes[i];
-        for (int64_t l = 4; l < (int64_t)LANES; l += 4)
-            q[i] += *(const quad *)(lanes[i] + l);
-    }
-    quad s = __builtin_shufflevector(q[0], q[1], 0, 4, 1, 5) +
-             __builtin_shufflevector(q[0], q[1], 2, 6, 3, 7);
-    quad u = __builtin_shufflevector(q[2], q[3], 0, 4, 1, 5) +
-             __builtin_shufflevector(q[2], q[3], 2, 6, 3, 7);
-    *(quad *)out =
-        __builtin_shufflevector(s, u, 0, 1, 4, 5) + __builtin_shufflevector(s, u, 2, 3, 6, 7);
-}
-
-// Dot products of four pixels, the last ones repeated at the end of a line. w: [k][len].
-DR_INLINE void dots_four(real out[4], const real *s, int64_t row, int64_t cs, int64_t left,
-                         const real *restrict w, int64_t len, int64_t k) {
-    real lanes[4][LANES];
-    const real *p[4];
-    vec sum[4] = {0};
-    for (int i = 0; i < 4; i++)
-        p[i] = s + DR_MIN((int64_t)i, left - 1) * cs;
+// Dot products of PX pixels, the last ones repeated at the end of a line.
+DR_INLINE void dots_block(real out[PX], const real *const *lines, int64_t x, int64_t cs,
+                          int64_t left, const real *w, int64_t len, int64_t k) {
+    vreal sum[PX];
+    int64_t at[PX];
+#pragma GCC unroll 4
+    for (int i = 0; i < PX; i++)
+        sum[i] = vset(0), at[i] = (x + DR_MIN(i, left - 1)) * cs;
     for (int64_t ky = 0; ky < k; ky++)
-        for (int64_t j = 0; j < len; j += LANES)
-            for (int i = 0; i < 4; i++)
-                sum[i] += *(const vec *)(p[i] + ky * row + j) * *(const vec *)(w + ky * len + j);
-    for (int i = 0; i < 4; i++)
-        *(vec *)lanes[i] = sum[i];
-    fold_four(out, lanes);
+        for (int64_t j = 0; j < len; j += VL) {
+            const vreal v = vload(w + ky * len + j);
+#pragma GCC unroll 4
+            for (int i = 0; i < PX; i++)
+                sum[i] = vfma(vload(lines[ky] + at[i] + j), v, sum[i]);
+        }
+    vsum4(out, sum);
 }
 
-// One line of one channel, `step` elements apart. w: [k][len], len = k cs rounded up to LANES with
-// zeros.
-DR_HOT static void dots_line(void *out, enum dr_dtype t, int64_t at, int64_t step, const real *s,
-                             int64_t row, const real *w, int64_t len, real bias,
-                             const struct conv_apply *a) {
-    int64_t dw = a->g.dw, cs = a->cs;
-    for (int64_t x = 0; x < dw; x += 4) {
-        real four[4];
-        int64_t n = DR_MIN(dw - x, (int64_t)4);
-        if (a->g.k == 3 && len == 6 * LANES)
-            dots_four(four, s + x * cs, row, cs, n, w, 6 * LANES, 3);
-        else
-            dots_four(four, s + x * cs, row, cs, n, w, len, a->g.k);
-        for (int64_t i = 0; i < n; i++)
-            dr_put(out, t, at + (x + i) * step, four[i] + bias);
+// One line of channel d of dst, its elements cd apart.
+static void dots_line(const struct dots *f, const struct conv_apply *a, int64_t d, int64_t at,
+                      const real *const *lines) {
+    const int64_t k = a->g.k, cs = a->cs;
+    const real *w = f->w + d * k * f->len, bias = a->bias ? a->bias[d] : 0;
+    for (int64_t x = 0; x < a->g.dw; x += PX) {
+        const int64_t left = a->g.dw - x;
+        real four[PX];
+        dots_block(four, lines, x, cs, left, w, f->len, k);
+        for (int64_t i = 0; i < DR_MIN(left, PX); i++)
+            dr_put(a->dst, a->t, at + (x + i) * a->cd + d, four[i] + bias);
+    }
+}
+
+// The last k lines of the sample are held, line y in slot y % k, and one of zeros after them.
+static void dots_sample(const struct dots *f, const struct conv_apply *a, int64_t n, int64_t pad,
+                        real *held) {
+    const struct geo *g = &a->g;
+    const real *lines[DEPTH];
+    for (int64_t y = -pad; y < g->dh + g->k - 1 - pad; y++) {
+        const int64_t top = y - (g->k - 1);
+        if (y >= 0 && y < g->sh)
+            widen(held + y % g->k * f->row + pad * a->cs, a->src, a->t,
+                  (n * g->sh + y) * g->sw * a->cs, g->sw * a->cs);
+        for (int64_t ky = 0; ky < g->k; ky++) {
+            const int64_t s = top + ky;
+            lines[ky] = held + (s >= 0 && s < g->sh ? s % g->k : g->k) * f->row;
+        }
+        for (int64_t d = 0; top >= -pad && d < a->cd; d++)
+            dots_line(f, a, d, (n * g->dh + top + pad) * g->dw * a->cd, lines);
     }
 }
 
 static void dots(struct dr_backend *be, const struct conv_apply *a, int64_t pad) {
     const struct geo *g = &a->g;
-    int64_t len = round_up(g->k * a->cs, LANES);
+    struct dots f = {.len = round_up(g->k * a->cs, VL),
+                     .row = round_up((g->sw + 2 * pad) * a->cs + VL, VL)};
     struct room r;
-    real *w;
-    if (!room_alloc(be, &r, g->sh, g->sw, a->cs, pad, 0, a->cd * g->k * len, &w))
+    if (!room_alloc(be, &r, a->cd * g->k * f.len, (g->k + 1) * f.row))
         return;
+    f.w = r.common;
     for (int64_t d = 0; d < a->cd; d++)
         for (int64_t tap = 0; tap < g->k * g->k; tap++)
             for (int64_t s = 0; s < a->cs; s++)
-                w[(d * g->k + tap / g->k) * len + tap % g->k * a->cs + s] = weight_at(a, d, s, tap);
-    DR_PARALLEL_FOR(be, g->b * g->dh * g->dw * g->k * len * a->cd >= DR_PAYS)
-    for (int64_t n = 0; n < g->b; n++) {
-        real *image = room_of_thread(&r);
-        pad_image(image, dr_at(a->src, a->t, n * g->sh * g->sw * a->cs), a->t, g->sh, g->sw, a->cs,
-                  pad, r.row);
-        for (int64_t i = 0; i < g->dh * a->cd; i++) {
-            int64_t y = i / a->cd, d = i % a->cd;
-            dots_line(a->dst, a->t, (n * g->dh + y) * g->dw * a->cd + d, a->cd, image + y * r.row,
-                      r.row, w + d * g->k * len, len, a->bias ? a->bias[d] : 0, a);
-        }
-    }
+                r.common[(d * g->k + tap / g->k) * f.len + tap % g->k * a->cs + s] =
+                    weight_at(a, d, s, tap);
+    DR_PARALLEL_FOR(be, g->b * g->dh * g->dw * g->k * f.len * a->cd >= DR_PAYS)
+    for (int64_t n = 0; n < g->b; n++)
+        dots_sample(&f, a, n, pad, room_of_thread(&r));
 }
 
 void dr_conv_thin_apply(struct dr_backend *be, const struct conv_apply *a) {
@@ -229,84 +258,89 @@ void dr_conv_thin_apply(struct dr_backend *be, const struct conv_apply *a) {
 // ---- weights
 // -----------------------------------------------------------------------------------------------
 
-// sum[depth][wide] += taps of `px` pixels times their `wide` channels. s: padded line of the few
-// channels at the first pixel; f: [px][wide].
-DR_INLINE void outer_pixels(real *restrict sum, const real *restrict s, int64_t row,
-                            const real *restrict f, int64_t wide, int64_t few, int64_t k, int px) {
-    for (int64_t c = 0; c < wide; c += BLOCK)
-        for (int64_t ky = 0; ky < k; ky++)
-            for (int64_t j = 0; j < k * few; j++) {
-                real *to = sum + (ky * k * few + j) * wide + c;
-                const real *p = s + ky * row + j;
-                vec a0 = *(vec *)to, a1 = *(vec *)(to + LANES);
-                for (int i = 0; i < px; i++) {
-                    a0 += p[i * few] * *(const vec *)(f + i * wide + c);
-                    a1 += p[i * few] * *(const vec *)(f + i * wide + c + LANES);
-                }
-                *(vec *)to = a0;
-                *(vec *)(to + LANES) = a1;
-            }
-}
-
-DR_HOT static void outer_line(real *sum, const real *s, int64_t row, const real *f, int64_t wide,
-                              int64_t few, int64_t k, int64_t pixels) {
-    int64_t x = 0;
-    if (wide == BLOCK && few == 1 && k == 3)
-        for (; x + 4 <= pixels; x += 4)
-            outer_pixels(sum, s + x, row, f + x * BLOCK, BLOCK, 1, 3, 4);
-    for (; x + 4 <= pixels; x += 4)
-        outer_pixels(sum, s + x * few, row, f + x * wide, wide, few, k, 4);
-    for (; x < pixels; x++)
-        outer_pixels(sum, s + x * few, row, f + x * wide, wide, few, k, 1);
-}
-
-DR_HOT static void widen_line(real *restrict out, int64_t wide, const void *src, enum dr_dtype t,
-                              int64_t at, int64_t c, int64_t pixels) {
-    for (int64_t x = 0; x < pixels; x++)
-        if (t == DR_BF16)
-            dr_load(out + x * wide, dr_at(src, DR_BF16, at + x * c), DR_BF16, c);
-        else
-            dr_load(out + x * wide, dr_at(src, DR_F32, at + x * c), DR_F32, c);
+// sum[TAPS][wide] += taps of a line of pixels times BLOCK of their channels. s: the padded image at
+// the first pixel; f: [pixels][wide] at the first channel.
+static void outer_block(real *sum, const real *s, const int64_t at[TAPS], int64_t few,
+                        const real *f, int64_t wide, int64_t pixels) {
+    vreal a[TAPS][2];
+#pragma GCC unroll 16
+    for (int j = 0; j < TAPS; j++)
+        a[j][0] = vload(sum + j * wide), a[j][1] = vload(sum + j * wide + VL);
+    for (int64_t x = 0; x < pixels; x++, f += wide, s += few) {
+        const vreal f0 = vload(f), f1 = vload(f + VL);
+#pragma GCC unroll 16
+        for (int j = 0; j < TAPS; j++) {
+            const vreal p = vset(s[at[j]]);
+            a[j][0] = vfma(p, f0, a[j][0]);
+            a[j][1] = vfma(p, f1, a[j][1]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < TAPS; j++)
+        vstore(sum + j * wide, a[j][0]), vstore(sum + j * wide + VL, a[j][1]);
 }
 
 // One convolution seen from its few-channel side: `small` is padded so that pixel p of `flat` meets
 // small[p + tap]. With few input channels that is the forward map; with few output channels the
 // roles swap and the taps are mirrored.
-void dr_conv_thin_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a) {
-    int64_t ho = a->h + 2 * a->pad - a->k + 1, wo = a->w + 2 * a->pad - a->k + 1,
-            taps = a->k * a->k;
-    bool of_x = a->ci <= a->co;
-    int64_t few = of_x ? a->ci : a->co, many = of_x ? a->co : a->ci, wide = round_up(many, BLOCK);
-    int64_t sh = of_x ? a->h : ho, sw = of_x ? a->w : wo, fh = of_x ? ho : a->h,
-            fw = of_x ? wo : a->w;
-    int64_t pad = of_x ? a->pad : a->k - 1 - a->pad, depth = taps * few;
-    const void *small = of_x ? a->x : a->dy, *flat = of_x ? a->dy : a->x;
-    struct room r;
-    real *sums;
-    if (!room_alloc(be, &r, sh, sw, few, pad, fw * wide, a->b * depth * wide, &sums))
-        return;
-    DR_PARALLEL_FOR(be, a->b * fh * fw * depth * wide >= DR_PAYS)
-    for (int64_t n = 0; n < a->b; n++) {
-        real *image = room_of_thread(&r), *line = image + r.image;
-        pad_image(image, dr_at(small, a->t, n * sh * sw * few), a->t, sh, sw, few, pad, r.row);
-        for (int64_t y = 0; y < fh; y++) {
-            int64_t at = (n * fh + y) * fw * many;
-            const real *from = line;
-            if (a->t == DR_F32 && many == wide)
-                from = (const real *)flat + at;
-            else
-                widen_line(line, wide, flat, a->t, at, many, fw);
-            outer_line(sums + n * depth * wide, image + y * r.row, r.row, from, wide, few, a->k,
-                       fw);
-        }
+struct outer {
+    int64_t at[DEPTH + TAPS], k, few, many, wide, depth; // depth: in whole TAPS
+    int64_t sh, sw, fh, fw, pad;
+    const void *small, *flat;
+    enum dr_dtype t;
+};
+
+// sums[depth][wide] of a sample.
+static void outer_sample(const struct outer *o, int64_t n, real *image, real *sums) {
+    const int64_t row = (o->sw + 2 * o->pad) * o->few;
+    real *line = image + (o->sh + 2 * o->pad) * row;
+    pad_image(image, o->small, o->t, n * o->sh * o->sw * o->few, o->sh, o->sw, o->few, o->pad);
+    for (int64_t y = 0; y < o->fh; y++) {
+        const int64_t from = (n * o->fh + y) * o->fw * o->many;
+        if (o->many == o->wide)
+            widen(line, o->flat, o->t, from, o->fw * o->wide);
+        else
+            for (int64_t x = 0; x < o->fw; x++)
+                widen(line + x * o->wide, o->flat, o->t, from + x * o->many, o->many);
+        for (int64_t j = 0; j < o->depth; j += TAPS)
+            for (int64_t c = 0; c < o->wide; c += BLOCK)
+                outer_block(sums + j * o->wide + c, image + y * row, o->at + j, o->few, line + c,
+                            o->wide, o->fw);
     }
+}
+
+void dr_conv_thin_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a) {
+    const int64_t ho = a->h + 2 * a->pad - a->k + 1, wo = a->w + 2 * a->pad - a->k + 1;
+    const bool of_x = a->ci <= a->co;
+    struct outer o = {.k = a->k,
+                      .few = of_x ? a->ci : a->co,
+                      .many = of_x ? a->co : a->ci,
+                      .sh = of_x ? a->h : ho,
+                      .sw = of_x ? a->w : wo,
+                      .fh = of_x ? ho : a->h,
+                      .fw = of_x ? wo : a->w,
+                      .pad = of_x ? a->pad : a->k - 1 - a->pad,
+                      .small = of_x ? a->x : a->dy,
+                      .flat = of_x ? a->dy : a->x,
+                      .t = a->t};
+    const int64_t row = (o.sw + 2 * o.pad) * o.few, taps = a->k * a->k;
+    o.wide = round_up(o.many, BLOCK);
+    o.depth = round_up(taps * o.few, TAPS);
+    tap_places(o.at, a->k, o.few, row);
+    struct room r;
+    if (!room_alloc(be, &r, a->b * o.depth * o.wide, (o.sh + 2 * o.pad) * row + o.fw * o.wide))
+        return;
+    DR_PARALLEL_FOR(be, a->b * o.fh * o.fw * o.depth * o.wide >= DR_PAYS)
+    for (int64_t n = 0; n < a->b; n++)
+        outer_sample(&o, n, room_of_thread(&r), r.common + n * o.depth * o.wide);
     for (int64_t n = 1; n < a->b; n++)
-        for (int64_t i = 0; i < depth * wide; i++)
-            sums[i] += sums[n * depth * wide + i];
-    for (int64_t i = 0; i < depth; i++)
-        for (int64_t c = 0; c < many; c++) {
-            int64_t tap = i / few, f = i % few;
-            int64_t at = of_x ? (c * few + f) * taps + tap : (f * many + c) * taps + taps - 1 - tap;
-            a->dweight[at] += sums[i * wide + c];
+        for (int64_t i = 0; i < o.depth * o.wide; i++)
+            r.common[i] += r.common[n * o.depth * o.wide + i];
+    for (int64_t i = 0; i < taps * o.few; i++)
+        for (int64_t c = 0; c < o.many; c++) {
+            const int64_t tap = i / o.few, f = i % o.few;
+            const int64_t at =
+                of_x ? (c * o.few + f) * taps + tap : (f * o.many + c) * taps + taps - 1 - tap;
+            a->dweight[at] += r.common[i * o.wide + c];
         }
 }

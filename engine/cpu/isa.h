@@ -35,6 +35,9 @@
     X(attn_bwd)                                                                                    \
     X(embed_fwd)                                                                                   \
     X(embed_bwd)                                                                                   \
+    X(conv2d_fwd)                                                                                  \
+    X(conv2d_bwd_data)                                                                             \
+    X(conv2d_bwd_weight)                                                                           \
     X(l2norm_fwd)                                                                                  \
     X(l2norm_bwd)                                                                                  \
     X(patch_stats_fwd)                                                                             \

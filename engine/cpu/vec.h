@@ -260,6 +260,40 @@ DR_INLINE real vtop(vreal x) {
     return x[0];
 }
 
+// The perfect shuffle of two vectors: a[0], b[0], a[1], b[1], ...
+#if VL == 16
+#define V_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define V_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif VL == 8
+#define V_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define V_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#elif VL == 4
+#define V_LOW 0, 4, 1, 5
+#define V_HIGH 2, 6, 3, 7
+#else
+#define V_LOW 0, 2
+#define V_HIGH 1, 3
+#endif
+DR_INLINE vreal v_merge(vreal a, vreal b) {
+    return __builtin_shufflevector(a, b, V_LOW) + __builtin_shufflevector(a, b, V_HIGH);
+}
+// The sums of four vectors, in the same order each.
+DR_INLINE void vsum4(real out[4], const vreal x[4]) {
+#if VL >= 4
+    vreal s = v_merge(v_merge(x[0], x[2]), v_merge(x[1], x[3]));
+#if VL == 16
+    s += __builtin_shufflevector(s, s, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    s += __builtin_shufflevector(s, s, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+#elif VL == 8
+    s += __builtin_shufflevector(s, s, 4, 5, 6, 7, 0, 1, 2, 3);
+#endif
+    memcpy(out, &s, 4 * sizeof *out);
+#else
+    for (int i = 0; i < 4; i++)
+        out[i] = vsum(x[i]);
+#endif
+}
+
 // ---- elementary functions
 // -----------------------------------------------------------------------------
 
