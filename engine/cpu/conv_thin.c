@@ -174,26 +174,32 @@ static void spread(struct dr_backend *be, const struct conv_apply *a, int64_t pa
 // ------------------------------------------------------------------------------
 
 struct dots {
-    const real *w; // [cd][k][len]; len = k cs in whole vectors, the rest zeros
+    const real *w; // [cd][k][len]; len = k cs in whole BLOCKs, the rest zeros
     int64_t len, row;
 };
 
 // Dot products of PX pixels, the last ones repeated at the end of a line.
 DR_INLINE void dots_block(real out[PX], const real *const *lines, int64_t x, int64_t cs,
                           int64_t left, const real *w, int64_t len, int64_t k) {
-    vreal sum[PX];
+    vreal sum[2][PX];
     int64_t at[PX];
 #pragma GCC unroll 4
     for (int i = 0; i < PX; i++)
-        sum[i] = vset(0), at[i] = (x + DR_MIN(i, left - 1)) * cs;
-    for (int64_t ky = 0; ky < k; ky++)
-        for (int64_t j = 0; j < len; j += VL) {
-            const vreal v = vload(w + ky * len + j);
+        sum[0][i] = sum[1][i] = vset(0), at[i] = (x + DR_MIN(i, left - 1)) * cs;
+    for (int64_t ky = 0; ky < k; ky++, w += len)
+        for (int64_t j = 0; j < len; j += BLOCK) {
+            const vreal w0 = vload(w + j), w1 = vload(w + j + VL);
 #pragma GCC unroll 4
-            for (int i = 0; i < PX; i++)
-                sum[i] = vfma(vload(lines[ky] + at[i] + j), v, sum[i]);
+            for (int i = 0; i < PX; i++) {
+                const real *p = lines[ky] + at[i] + j;
+                sum[0][i] = vfma(vload(p), w0, sum[0][i]);
+                sum[1][i] = vfma(vload(p + VL), w1, sum[1][i]);
+            }
         }
-    vsum4(out, sum);
+#pragma GCC unroll 4
+    for (int i = 0; i < PX; i++)
+        sum[0][i] += sum[1][i];
+    vsum4(out, sum[0]);
 }
 
 // One line of channel d of dst, its elements cd apart.
@@ -231,8 +237,8 @@ static void dots_sample(const struct dots *f, const struct conv_apply *a, int64_
 
 static void dots(struct dr_backend *be, const struct conv_apply *a, int64_t pad) {
     const struct geo *g = &a->g;
-    struct dots f = {.len = round_up(g->k * a->cs, VL),
-                     .row = round_up((g->sw + 2 * pad) * a->cs + VL, VL)};
+    struct dots f = {.len = round_up(g->k * a->cs, BLOCK),
+                     .row = round_up((g->sw + 2 * pad) * a->cs + BLOCK, BLOCK)};
     struct room r;
     if (!room_alloc(be, &r, a->cd * g->k * f.len, (g->k + 1) * f.row))
         return;

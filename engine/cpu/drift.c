@@ -4,18 +4,11 @@
 //
 // Comparisons are written so that a NaN survives them: a non-finite sample must end in a non-finite
 // loss. Every sum is cut at rows or blocks of rows, so results do not depend on the thread count.
-#include "engine/cpu/isa.h"
+#include "engine/cpu/vec.h"
 
 #include <math.h>
 
-#define ROWS 4 // rows of x that share a pass over y
-
-// 64-byte vectors by the compiler's extension: one register at v4, two at v3, four at the baseline.
-typedef real vec __attribute__((vector_size(64)));
-typedef real vec_u
-    __attribute__((vector_size(64), aligned(sizeof(real)), may_alias)); // any address
-#define VL ((int64_t)(64 / sizeof(real)))
-#define LOAD(p) (*(const vec_u *)(p))
+#define SHORT ((int64_t)(64 / sizeof(real))) // vectors shorter than this have loops of their own
 
 static real feature_divisor(const real *scale, int64_t s) // max(s / sqrt(S), 1e-3), or 1
 {
@@ -29,49 +22,57 @@ static real feature_divisor(const real *scale, int64_t s) // max(s / sqrt(S), 1e
 // -----------------------------------------------------------------------------------
 
 // The difference x - y is squared, never |x|^2 + |y|^2 - 2xy: at tau = 0.02 the affinities need D
-// to the last bit. Lanes are flushed every CHUNK_V vectors, so the error does not grow with s.
-#define CHUNK_V 32
-static void dist_rows(real *d, const real *x, const real *y, int rows, int64_t m, int64_t s) {
-    const real *xr[ROWS];
+// to the last bit. Lanes are flushed every CHUNK elements, so the error does not grow with s.
+#define CHUNK 512
+#if VBYTES == 64
+#define ROWS 8 // of x that share a pass over y: 16 accumulators of 32 registers
+#else
+#define ROWS 4 // 8 of 16
+#endif
+// Squared distances of n elements. Not inlined: the loop wants all registers.
+__attribute__((noinline)) static void dist_chunk(real out[2][ROWS], const real *const x[ROWS],
+                                                 const real *y0, const real *y1, int64_t len) {
+    vreal a[2][ROWS];
+#pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
-        xr[r] = x + DR_MIN(r, rows - 1) * s;
-    int64_t whole = s / VL, tail = s - whole * VL;
+        a[0][r] = a[1][r] = vset(0);
+#define STEP(i, n)                                                                                 \
+    do {                                                                                           \
+        const vreal v0 = vld(y0, DR_F32, i, n), v1 = vld(y1, DR_F32, i, n);                        \
+        _Pragma("GCC unroll 8") for (int r = 0; r < ROWS; r++) {                                   \
+            const vreal u = vld(x[r], DR_F32, i, n), e0 = u - v0, e1 = u - v1;                     \
+            a[0][r] = vfma(e0, e0, a[0][r]);                                                       \
+            a[1][r] = vfma(e1, e1, a[1][r]);                                                       \
+        }                                                                                          \
+    } while (0)
+    V_LOOP(len, STEP);
+#undef STEP
+#pragma GCC unroll 2
+    for (int r = 0; r < ROWS; r += 4)
+        vsum4(out[0] + r, a[0] + r), vsum4(out[1] + r, a[1] + r);
+}
+
+static void dist_rows(real *d, const real *x, const real *y, int rows, int64_t m, int64_t s) {
     for (int64_t j = 0; j < m; j += 2) {
-        const real *y0 = y + j * s, *y1 = y + DR_MIN(j + 1, m - 1) * s;
-        double sum[ROWS][2] = {{0}};
-        for (int64_t c = 0; c < whole + (tail > 0); c += CHUNK_V) {
-            vec a[ROWS][2] = {{{0}}};
-            int64_t end = DR_MIN(c + CHUNK_V, whole);
-            for (int64_t k = c; k < end; k++) {
-                vec v0 = LOAD(y0 + k * VL), v1 = LOAD(y1 + k * VL);
-                for (int r = 0; r < ROWS; r++) {
-                    vec u = LOAD(xr[r] + k * VL), e0 = u - v0, e1 = u - v1;
-                    a[r][0] += e0 * e0;
-                    a[r][1] += e1 * e1;
-                }
+        const real *y0 = y + j * s, *y1 = y + DR_MIN(j + 1, m - 1) * s, *xr[ROWS];
+        for (int r = 0; r < ROWS; r++) // spare rows repeat the last one
+            xr[r] = x + DR_MIN(r, rows - 1) * s;
+        double sum[2][ROWS] = {{0}};
+        for (int64_t c = 0; c < s; c += CHUNK) {
+            real t[2][ROWS];
+            dist_chunk(t, xr, y0 + c, y1 + c, DR_MIN(CHUNK, s - c));
+            for (int r = 0; r < ROWS; r++) {
+                sum[0][r] += (double)t[0][r], sum[1][r] += (double)t[1][r];
+                xr[r] += CHUNK;
             }
-            if (tail && c + CHUNK_V > whole) // the last, partial vector, lane by lane
-                for (int r = 0; r < ROWS; r++)
-                    for (int64_t l = 0; l < tail; l++) {
-                        real u = xr[r][whole * VL + l];
-                        real e0 = u - y0[whole * VL + l], e1 = u - y1[whole * VL + l];
-                        sum[r][0] += (double)(e0 * e0);
-                        sum[r][1] += (double)(e1 * e1);
-                    }
-            for (int r = 0; r < ROWS; r++)
-                for (int q = 0; q < 2; q++) {
-                    real t[VL];
-                    memcpy(t, &a[r][q], sizeof t);
-                    for (int64_t h = VL / 2; h; h /= 2)
-                        for (int64_t l = 0; l < h; l++)
-                            t[l] += t[l + h];
-                    sum[r][q] += (double)t[0];
-                }
         }
         for (int r = 0; r < rows; r++)
             for (int q = 0; q < 2 && j + q < m; q++)
-                d[r * m + j + q] = (real)sqrt(sum[r][q] < 1e-8 ? 1e-8 : sum[r][q]);
+                d[r * m + j + q] = (real)sum[q][r];
     }
+#define STEP(i, n) vst(d, DR_F32, i, n, vsqrt(vmax(vset((real)1e-8), vld(d, DR_F32, i, n))))
+    V_LOOP(rows * m, STEP);
+#undef STEP
 }
 
 // Vectors shorter than a register (the two-dimensional toys): the loop over y is the inner one.
@@ -104,7 +105,7 @@ void DR_ISA_FN(pair_dist)(struct dr_backend *be, const struct dr_pair_dist_args 
         int rows = (int)DR_MIN(ROWS, a->n - i);
         real *d = a->d + (b * a->n + i) * a->m;
         const real *x = a->x + (b * a->n + i) * a->s, *y = a->y + b * a->m * a->s;
-        (a->s < VL ? dist_rows_short : dist_rows)(d, x, y, rows, a->m, a->s);
+        (a->s < SHORT ? dist_rows_short : dist_rows)(d, x, y, rows, a->m, a->s);
     }
 }
 
@@ -159,45 +160,6 @@ static double row_sumsq(const real *x, int64_t n) {
     return total;
 }
 
-// `width` vectors of columns from c on, for ROWS rows of the coefficients at once.
-DR_INLINE void combine_tile(real *const v[ROWS], const real *const coef[ROWS], const double *rowsum,
-                            const real *const x[ROWS], const real *y, real divisor, int64_t m,
-                            int64_t s, int64_t c, const int width) {
-    vec a[ROWS][2] = {{{0}}};
-    for (int64_t j = 0; j < m; j++)
-        for (int q = 0; q < width; q++) {
-            vec t = LOAD(y + j * s + c + q * VL);
-            for (int r = 0; r < ROWS; r++)
-                a[r][q] += t * coef[r][j];
-        }
-    for (int r = 0; r < ROWS; r++)
-        for (int q = 0; q < width; q++) {
-            int64_t at = c + q * VL;
-            vec t = (a[r][q] - LOAD(x[r] + at) * (real)rowsum[r]) / divisor;
-            memcpy(v[r] + at, &t, sizeof t);
-        }
-}
-
-// v rows = (coef y - rowsum(coef) x) / divisor. The last tile overlaps its neighbour where s is not
-// a multiple of a vector: the shared columns are computed twice, to the same bits.
-static void combine_rows(real *vout, const real *cin, const real *xin, const real *y, int rows,
-                         real divisor, int64_t m, int64_t s) {
-    real *v[ROWS];
-    const real *coef[ROWS], *x[ROWS];
-    double rowsum[ROWS] = {0};
-    for (int r = 0; r < ROWS; r++) { // spare rows repeat the last one
-        int64_t q = DR_MIN(r, rows - 1);
-        v[r] = vout + q * s, coef[r] = cin + q * m, x[r] = xin + q * s;
-        for (int64_t j = 0; j < m; j++)
-            rowsum[r] += (double)coef[r][j];
-    }
-    int64_t c = 0;
-    for (; c + 2 * VL <= s; c += 2 * VL)
-        combine_tile(v, coef, rowsum, x, y, divisor, m, s, c, 2);
-    for (; c < s; c += VL)
-        combine_tile(v, coef, rowsum, x, y, divisor, m, s, DR_MIN(c, s - VL), 1);
-}
-
 // sum_j c_j y_j, the elements of y `stride` apart; y NULL: ones.
 static double strided_dot(const real *c, const real *y, int64_t m, int64_t stride) {
     double acc[8] = {0};
@@ -205,6 +167,64 @@ static double strided_dot(const real *c, const real *y, int64_t m, int64_t strid
         for (int64_t l = 0; l < DR_MIN(8, m - j); l++)
             acc[l] += (double)c[j + l] * (y ? (double)y[(j + l) * stride] : 1);
     return ((acc[0] + acc[4]) + (acc[1] + acc[5])) + ((acc[2] + acc[6]) + (acc[3] + acc[7]));
+}
+
+#define WIDE_ROWS 6 // rows of a register block: 24 accumulators of 32 registers, or 12 of 16
+#if VBYTES == 64
+#define WIDTH 4 // its vectors
+#else
+#define WIDTH 2
+#endif
+
+// `width` vectors of columns from c on.
+DR_INLINE void combine_tile(real *const v[WIDE_ROWS], const real *const coef[WIDE_ROWS],
+                            const real rowsum[WIDE_ROWS], const real *const x[WIDE_ROWS],
+                            const real *y, real divisor, int64_t m, int64_t s, int64_t c,
+                            const int width) {
+    vreal a[WIDE_ROWS][WIDTH];
+#pragma GCC unroll 8
+    for (int r = 0; r < WIDE_ROWS; r++)
+#pragma GCC unroll 4
+        for (int q = 0; q < width; q++)
+            a[r][q] = vset(0);
+    for (int64_t j = 0; j < m; j++) {
+        vreal t[WIDTH];
+#pragma GCC unroll 4
+        for (int q = 0; q < width; q++)
+            t[q] = vload(y + j * s + c + q * VL);
+#pragma GCC unroll 8
+        for (int r = 0; r < WIDE_ROWS; r++) {
+            const vreal k = vset(coef[r][j]);
+#pragma GCC unroll 4
+            for (int q = 0; q < width; q++)
+                a[r][q] = vfma(k, t[q], a[r][q]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < WIDE_ROWS; r++)
+#pragma GCC unroll 4
+        for (int q = 0; q < width; q++) {
+            const int64_t at = c + q * VL;
+            vstore(v[r] + at, (a[r][q] - vload(x[r] + at) * rowsum[r]) / divisor);
+        }
+}
+
+// v rows = (coef y - rowsum(coef) x) / divisor. The last tile overlaps its neighbour where s is not
+// a multiple of a vector: the shared columns are computed twice, to the same bits.
+static void combine_rows(real *vout, const real *cin, const real *xin, const real *y, int rows,
+                         real divisor, int64_t m, int64_t s) {
+    real *v[WIDE_ROWS], rowsum[WIDE_ROWS];
+    const real *coef[WIDE_ROWS], *x[WIDE_ROWS];
+    for (int r = 0; r < WIDE_ROWS; r++) { // spare rows repeat the last one
+        int64_t q = DR_MIN(r, rows - 1);
+        v[r] = vout + q * s, coef[r] = cin + q * m, x[r] = xin + q * s;
+        rowsum[r] = (real)strided_dot(coef[r], NULL, m, 0);
+    }
+    int64_t c = 0;
+    for (; c + WIDTH * VL <= s; c += WIDTH * VL)
+        combine_tile(v, coef, rowsum, x, y, divisor, m, s, c, WIDTH);
+    for (; c < s; c += VL)
+        combine_tile(v, coef, rowsum, x, y, divisor, m, s, DR_MIN(c, s - VL), 1);
 }
 
 static void combine_rows_short(real *v, const real *coef, const real *x, const real *y, int rows,
@@ -218,17 +238,17 @@ static void combine_rows_short(real *v, const real *coef, const real *x, const r
 }
 
 void DR_ISA_FN(drift_combine)(struct dr_backend *be, const struct dr_drift_combine_args *a) {
-    int64_t blocks = (a->n + ROWS - 1) / ROWS;
+    int64_t blocks = (a->n + WIDE_ROWS - 1) / WIDE_ROWS;
     double *part = dr_cpu_scratch(be, DR_WS_OP, (size_t)(a->b * blocks) * sizeof *part);
     if (!part)
         return;
     real divisor = feature_divisor(a->scale, a->s);
     DR_PARALLEL_FOR(be, a->b * a->n * a->m * a->s > DR_PAYS)
     for (int64_t t = 0; t < a->b * blocks; t++) {
-        int64_t b = t / blocks, i = t % blocks * ROWS, row = b * a->n + i;
-        int rows = (int)DR_MIN(ROWS, a->n - i);
+        int64_t b = t / blocks, i = t % blocks * WIDE_ROWS, row = b * a->n + i;
+        int rows = (int)DR_MIN(WIDE_ROWS, a->n - i);
         real *v = a->v + row * a->s;
-        (a->s < VL ? combine_rows_short : combine_rows)(v, a->coef + row * a->m, a->x + row * a->s,
+        (a->s < SHORT ? combine_rows_short : combine_rows)(v, a->coef + row * a->m, a->x + row * a->s,
                                                         a->y + b * a->m * a->s, rows, divisor, a->m,
                                                         a->s);
         part[t] = row_sumsq(v, rows * a->s);

@@ -7,7 +7,7 @@
 
 #include "engine/core/rng.h"
 
-enum { SHARE = 1 << 14, COLSUM_ROWS = 256 };
+enum { SHARE = 1 << 14, COLSUM_ROWS = 256, COLSUM_WIDE = 512 };
 
 #define FOR_SHARES(be, n, at, len)                                                                 \
     DR_PARALLEL_FOR(be, (n) >= DR_PAYS)                                                            \
@@ -162,20 +162,28 @@ DR_HOT static void add_rows(real *restrict out, const void *x, enum dr_dtype xt,
                 out[j] += ((const real *)x)[i * ld + j];
 }
 
+// Narrow rows that lie end to end are summed several at a time, as if they were one, and those sums
+// folded: out[n] = sum of x[m,n].
 void dr_cpu_colsum(struct dr_backend *be, const struct dr_colsum_args *a) {
-    int64_t ld = a->ld ? a->ld : a->n, parts = (a->m + COLSUM_ROWS - 1) / COLSUM_ROWS;
-    int64_t wide = (a->n + 15) / 16 * 16; // parts on cache lines of their own
+    const bool dense = !a->ld || a->ld == a->n;
+    const int64_t fold = dense ? DR_MAX(COLSUM_WIDE / DR_MAX(a->n, 1), (int64_t)1) : 1;
+    const int64_t m = a->m / fold, n = a->n * fold, ld = dense ? n : a->ld;
+    const int64_t parts = (m + COLSUM_ROWS - 1) / COLSUM_ROWS;
+    const int64_t wide = (n + 15) / 16 * 16; // parts on cache lines of their own
     real *part = dr_cpu_scratch(be, DR_WS_OP, (size_t)(DR_MAX(parts, 1) * wide) * sizeof *part);
     if (!part)
         return;
-    DR_PARALLEL_FOR(be, a->m * a->n >= DR_PAYS)
+    DR_PARALLEL_FOR(be, m * n >= DR_PAYS)
     for (int64_t p = 0; p < parts; p++)
         add_rows(part + p * wide, dr_at(a->x, a->xt, p * COLSUM_ROWS * ld), a->xt,
-                 DR_MIN((int64_t)COLSUM_ROWS, a->m - p * COLSUM_ROWS), a->n, ld);
+                 DR_MIN((int64_t)COLSUM_ROWS, m - p * COLSUM_ROWS), n, ld);
     if (!a->acc)
         row_fill(a->out, a->n, 0);
     for (int64_t p = 0; p < parts; p++)
-        row_axpy(a->out, part + p * wide, DR_F32, a->n, 1);
+        for (int64_t f = 0; f < fold; f++)
+            row_axpy(a->out, part + p * wide + f * a->n, DR_F32, a->n, 1);
+    for (int64_t i = m * fold; i < a->m; i++) // the rest, less than one fold
+        row_axpy(a->out, dr_at(a->x, a->xt, i * a->n), a->xt, a->n, 1);
 }
 
 DR_HOT static double square_sum(const real *x, int64_t n) {

@@ -300,6 +300,11 @@ DR_INLINE void vsum4(real out[4], const vreal x[4]) {
 DR_INLINE vreal vabs(vreal x) {
     return (vreal)((vuint)x << 1 >> 1);
 }
+DR_INLINE vreal vsqrt(vreal x) {
+    for (int l = 0; l < VL; l++)
+        x[l] = dr_sqrt(x[l]);
+    return x;
+}
 // The absolute value beyond which the normal distribution has nothing left.
 #ifdef DR_DOUBLE
 #define V_FAR 40
