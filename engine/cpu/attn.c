@@ -40,8 +40,8 @@ DR_INLINE void attend(const struct dr_attn_fwd_args *a, enum dr_dtype act, const
         product(nq, d->tp, d->hd, (struct lhs){w->q + q0 * d->ld, d->ld, 1}, w->kt, d->tp, w->s,
                 d->tp, false);
         real inverse[QB];
-        for (int64_t i = 0; i < nq; i++)
-            inverse[i] = 1 / softmax_row(w->s + i * d->tp, d);
+        for (int64_t i = 0; i < nq; i += 4)
+            softmax_rows(inverse + i, w->s + i * d->tp, d);
         product(nq, d->ld, d->t, (struct lhs){w->s, d->tp, 1}, w->v, d->ld, w->o, d->ld, false);
         for (int64_t i = 0; i < nq; i++) {
             const int64_t out = (b * d->t + q0 + i) * width + h * d->hd;
@@ -56,10 +56,11 @@ DR_INLINE void attend(const struct dr_attn_fwd_args *a, enum dr_dtype act, const
 static void attend_head(const struct dr_attn_fwd_args *a, const struct dims *d, real *work,
                         int64_t head) {
     const struct buffers w = buffers_at(work, d);
+    const int64_t b = head / d->h, h = head % d->h;
     if (a->act == DR_BF16)
-        attend(a, DR_BF16, d, &w, head / d->h, head % d->h);
+        FOR_SHAPE(d, shape, attend(a, DR_BF16, &shape, &w, b, h));
     else
-        attend(a, DR_F32, d, &w, head / d->h, head % d->h);
+        FOR_SHAPE(d, shape, attend(a, DR_F32, &shape, &w, b, h));
 }
 
 void DR_ISA_FN(attn_fwd)(struct dr_backend *be, const struct dr_attn_fwd_args *a) {

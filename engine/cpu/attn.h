@@ -5,11 +5,12 @@
 
 #include "engine/cpu/vec.h"
 
-#define MR 6  // rows of a register block
-#define QB 96 // queries of one block of scores; a multiple of MR
+#define QB 96 // queries of one block of scores; a multiple of MR and of 4
 #if VBYTES == 64
-#define NR 4 // vectors of a register block: 24 accumulators of 32 registers
+#define MR 8 // rows of a register block
+#define NR 3 // its vectors: 24 accumulators of 32 registers
 #else
+#define MR 6
 #define NR 2 // 12 of 16
 #endif
 
@@ -34,6 +35,22 @@ DR_INLINE struct dims dims_of(int64_t t, int64_t h, int64_t hd) {
                          .rows = DR_MAX(round_up(t, VL), round_up(t, MR))};
 }
 
+// Runs `call` with SHAPE a copy of dims d in which the usual widths of a head are constants, so that
+// loops over a head unroll.
+#define FOR_SHAPE(d, SHAPE, call)                                                                  \
+    do {                                                                                           \
+        if ((d)->hd == 32) {                                                                       \
+            const struct dims SHAPE = dims_of((d)->t, (d)->h, 32);                                 \
+            call;                                                                                  \
+        } else if ((d)->hd == 64) {                                                                \
+            const struct dims SHAPE = dims_of((d)->t, (d)->h, 64);                                 \
+            call;                                                                                  \
+        } else {                                                                                   \
+            const struct dims SHAPE = *(d);                                                        \
+            call;                                                                                  \
+        }                                                                                          \
+    } while (0)
+
 // Scores are read past the end of a row block's last row by less than one register block.
 DR_INLINE int64_t score_size(const struct dims *d) {
     return QB * d->tp + 64;
@@ -45,16 +62,18 @@ struct prep {
     real eps, scale; // the scores' scale goes into q
 };
 
-DR_INLINE real inverse_rms(const real *x, int64_t hd, real eps) {
-    vreal s = {0};
-#define STEP(i, n)                                                                                 \
-    do {                                                                                           \
-        vreal v = vld(x, DR_F32, i, n);                                                            \
-        s = vfma(v, v, s);                                                                         \
-    } while (0)
-    V_LOOP(hd, STEP);
-#undef STEP
-    return 1 / (real)sqrt(vsum(s) / (real)hd + eps);
+// 1 / rms of four rows of whole vectors, the last of the n repeated.
+DR_INLINE void inverse_rms(real out[4], const real *x, int64_t n, const struct dims *d, real eps) {
+    vreal s[4] = {{0}};
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++)
+        for (int64_t j = 0; j < d->ld; j += VL) {
+            vreal v = vload(x + DR_MIN(r, n - 1) * d->ld + j);
+            s[r] = vfma(v, v, s[r]);
+        }
+    vsum4(out, s);
+    for (int r = 0; r < 4; r++)
+        out[r] = 1 / dr_sqrt(out[r] / (real)d->hd + eps);
 }
 
 // (x1, x2) -> (x1 c - x2 s, x2 c + x1 s) on the two halves of a row; `sign` -1 turns back.
@@ -80,25 +99,32 @@ DR_INLINE void load_rows(real *dst, const void *src, enum dr_dtype t, int64_t at
         if (j < d->hd)
             vstore(dst + i * d->ld + j, vld(src, t, at + i * step + j, d->hd - j));
     }
-    memset(dst + d->t * d->ld, 0, (size_t)((d->rows - d->t) * d->ld) * sizeof *dst);
+    if (d->rows > d->t)
+        memset(dst + d->t * d->ld, 0, (size_t)((d->rows - d->t) * d->ld) * sizeof *dst);
 }
 
 // QK-norm, RoPE and scale on loaded rows; rstd[t] is kept for the backward pass (NULL: not wanted).
 DR_INLINE void prepare(real *x, const struct prep *p, const struct dims *d, real *rstd) {
     const int64_t half = d->hd / 2;
-    for (int64_t i = 0; i < d->t; i++, x += d->ld) {
-        if (p->norm || p->scale != 1) {
-            const real r = p->norm ? inverse_rms(x, d->hd, p->eps) : 1, f = r * p->scale;
+    for (int64_t i = 0; i < d->t; i += 4) {
+        const int64_t n = DR_MIN(d->t - i, 4);
+        real f[4] = {1, 1, 1, 1};
+        if (p->norm)
+            inverse_rms(f, x + i * d->ld, n, d, p->eps);
+        for (int64_t r = 0; r < n; r++) {
+            real *row = x + (i + r) * d->ld;
+            const real g = f[r] * p->scale;
             if (rstd)
-                rstd[i] = r;
-#define STEP(j, n)                                                                                 \
-    vst(x, DR_F32, j, n,                                                                           \
-        vld(x, DR_F32, j, n) * f * (p->norm ? vld(p->norm, DR_F32, j, n) : vset(1)))
-            V_LOOP(d->hd, STEP);
+                rstd[i + r] = f[r];
+#define STEP(j, m)                                                                                 \
+    vst(row, DR_F32, j, m,                                                                         \
+        vld(row, DR_F32, j, m) * g * (p->norm ? vld(p->norm, DR_F32, j, m) : vset(1)))
+            if (p->norm || p->scale != 1)
+                V_LOOP(d->hd, STEP);
 #undef STEP
+            if (p->cos)
+                rotate(row, p->cos + (i + r) * half, p->sin + (i + r) * half, half, 1);
         }
-        if (p->cos)
-            rotate(x, p->cos + i * half, p->sin + i * half, half, 1);
     }
 }
 
@@ -169,15 +195,13 @@ static void product(int64_t m, int64_t n, int64_t k, struct lhs a, const real *b
                     real *c, int64_t ldc, bool acc) {
     for (int64_t j = 0; j < n;) {
         const int64_t left = (n - j) / VL;
-        const int64_t nr = left == NR + 1 && NR > 2 ? NR - 1 : DR_MIN(left, NR); // 5 = 3 + 2
+        const int64_t nr = left == NR + 1 && NR > 2 ? NR - 1 : DR_MIN(left, NR); // 4 = 2 + 2
         for (int64_t i = 0; i < m; i += MR) {
             const struct lhs ai = {a.p + i * a.row, a.row, a.col};
             real *ci = c + i * ldc + j;
             if (nr == NR)
                 product_block(NR, k, ai, b + j, ldb, ci, ldc, acc);
 #if NR > 2
-            else if (nr == 3)
-                product_block(3, k, ai, b + j, ldb, ci, ldc, acc);
             else if (nr == 2)
                 product_block(2, k, ai, b + j, ldb, ci, ldc, acc);
 #endif
@@ -188,24 +212,34 @@ static void product(int64_t m, int64_t n, int64_t k, struct lhs a, const real *b
     }
 }
 
-// row[tp] = exp(row - max), 0 in the padding; returns the sum.
-DR_INLINE real softmax_row(real *row, const struct dims *d) {
-    const int64_t whole = d->t / VL * VL, rest = d->t - whole;
-    vreal top = vset(-INFINITY), sum = {0};
-    for (int64_t i = 0; i < whole; i += VL)
-        top = vmax(top, vload(row + i));
-    if (rest)
-        top = vmax(top, vkeep(vload(row + whole), rest, -INFINITY));
-    const real max = vtop(top);
-    for (int64_t i = 0; i < whole; i += VL) {
-        vreal e = vexp(vload(row + i) - max);
-        sum += e;
-        vstore(row + i, e);
+// rows[4][tp] = exp(row - max), 0 in the padding; inverse: 1 / the sums.
+DR_INLINE void softmax_rows(real inverse[4], real *rows, const struct dims *d) {
+    const int64_t tp = d->tp, whole = d->t / VL * VL, rest = d->t - whole;
+    vreal top[4], sum[4];
+    real max[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) {
+        top[r] = vset(-INFINITY), sum[r] = vset(0);
+        for (int64_t i = 0; i < whole; i += VL)
+            top[r] = vmax(top[r], vload(rows + r * tp + i));
+        if (rest)
+            top[r] = vmax(top[r], vkeep(vload(rows + r * tp + whole), rest, -INFINITY));
     }
-    if (rest) {
-        vreal e = vkeep(vexp(vload(row + whole) - max), rest, 0);
-        sum += e;
-        vstore(row + whole, e);
+    vtop4(max, top);
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) {
+        for (int64_t i = 0; i < whole; i += VL) {
+            vreal e = vexp(vload(rows + r * tp + i) - max[r]);
+            sum[r] += e;
+            vstore(rows + r * tp + i, e);
+        }
+        if (rest) {
+            vreal e = vkeep(vexp(vload(rows + r * tp + whole) - max[r]), rest, 0);
+            sum[r] += e;
+            vstore(rows + r * tp + whole, e);
+        }
     }
-    return vsum(sum);
+    vsum4(inverse, sum);
+    for (int r = 0; r < 4; r++)
+        inverse[r] = 1 / inverse[r];
 }

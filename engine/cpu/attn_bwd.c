@@ -36,64 +36,85 @@ static struct buffers buffers_at(real *p, const struct dims *d) {
     return b;
 }
 
-// p = exp row, ds = dP row: makes p the probabilities and ds = p (dP - sum dP p).
-DR_INLINE void softmax_bwd_row(real *p, real *ds, real inverse, const struct dims *d) {
-    vreal dot = {0};
-    for (int64_t i = 0; i < d->tp; i += VL) {
-        vreal v = vload(p + i) * inverse;
-        vstore(p + i, v);
-        dot = vfma(v, vload(ds + i), dot);
+// Four rows. p = exp row, ds = dP row: makes p the probabilities and ds = p (dP - sum dP p).
+DR_INLINE void softmax_bwd_rows(real *p, real *ds, const real inverse[4], const struct dims *d) {
+    const int64_t tp = d->tp;
+    vreal dot[4];
+    real sum[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) {
+        dot[r] = vset(0);
+        for (int64_t i = r * tp; i < (r + 1) * tp; i += VL) {
+            vreal v = vload(p + i) * inverse[r];
+            vstore(p + i, v);
+            dot[r] = vfma(v, vload(ds + i), dot[r]);
+        }
     }
-    const real sum = vsum(dot);
-    for (int64_t i = 0; i < d->tp; i += VL)
-        vstore(ds + i, vload(p + i) * (vload(ds + i) - sum));
+    vsum4(sum, dot);
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++)
+        for (int64_t i = r * tp; i < (r + 1) * tp; i += VL)
+            vstore(ds + i, vload(p + i) * (vload(ds + i) - sum[r]));
 }
 
 // Queries [q0, q0 + nq): their dq, and their part of dk and dv.
-static void backward_block(const struct dims *d, const struct buffers *w, int64_t q0, int64_t nq) {
+static void backward_block(int64_t t, int64_t h, int64_t hd, const struct buffers *w, int64_t q0,
+                           int64_t nq) {
+    const struct dims shape = dims_of(t, h, hd), *d = &shape;
     const int64_t ld = d->ld, tp = d->tp, at = q0 * ld;
     product(nq, tp, d->hd, (struct lhs){w->q + at, ld, 1}, w->kt, tp, w->p, tp, false);
     product(nq, tp, d->hd, (struct lhs){w->g + at, ld, 1}, w->vt, tp, w->ds, tp, false);
-    for (int64_t i = 0; i < nq; i++) {
-        const real inverse = 1 / softmax_row(w->p + i * tp, d);
-        softmax_bwd_row(w->p + i * tp, w->ds + i * tp, inverse, d);
+    for (int64_t i = 0; i < nq; i += 4) {
+        real inverse[4];
+        softmax_rows(inverse, w->p + i * tp, d);
+        softmax_bwd_rows(w->p + i * tp, w->ds + i * tp, inverse, d);
     }
     product(d->t, ld, nq, (struct lhs){w->p, 1, tp}, w->g + at, ld, w->dv, ld, q0 > 0);
     product(d->t, ld, nq, (struct lhs){w->ds, 1, tp}, w->q + at, ld, w->dk, ld, q0 > 0);
     product(nq, ld, d->t, (struct lhs){w->ds, tp, 1}, w->k, ld, w->dq + at, ld, false);
 }
 
-// One row of dq or dk back through scale, rotation and norm, into element `at` of dqkv. x: the raw
-// row; dw: the head's part of the norm's gradient.
-DR_INLINE void finish_row(const struct dr_attn_bwd_args *a, enum dr_dtype act, int64_t at, real *g,
-                          int64_t token, const struct prep *p, real rstd, real *dw) {
-    const int64_t half = a->hd / 2;
-    if (p->cos)
-        rotate(g, p->cos + token * half, p->sin + token * half, half, -1);
-    vreal dot = {0};
+// Rows [token, token + n) of dq or dk, n <= 4, back through scale, rotation and norm, into elements
+// at + i step of dqkv. g: the rows; rstd: of the raw rows; dw: the head's part of the norm's
+// gradient.
+DR_INLINE void finish_rows(const struct dr_attn_bwd_args *a, enum dr_dtype act, int64_t at,
+                           int64_t step, real *g, const struct dims *d, int64_t token, int64_t n,
+                           const struct prep *p, const real *rstd, real *dw) {
+    const int64_t half = d->hd / 2;
+    real mean[4] = {0};
+    for (int64_t r = 0; p->cos && r < n; r++)
+        rotate(g + r * d->ld, p->cos + (token + r) * half, p->sin + (token + r) * half, half, -1);
     if (p->norm) {
-#define STEP(i, n)                                                                                 \
+        vreal dot[4] = {{0}};
+#define STEP(i, m)                                                                                 \
     do {                                                                                           \
-        vreal xh = vld(a->qkv, act, at + (i), n) * rstd;                                           \
-        vreal dx = vld(g, DR_F32, i, n) * p->scale * xh;                                           \
-        vst(dw, DR_F32, i, n, vld(dw, DR_F32, i, n) + dx);                                         \
-        dot = vfma(dx, vld(p->norm, DR_F32, i, n), dot);                                           \
+        vreal sum = vld(dw, DR_F32, i, m), w = vld(p->norm, DR_F32, i, m);                         \
+        _Pragma("GCC unroll 4") for (int r = 0; r < 4; r++) if (r < n) {                           \
+            vreal xh = vld(a->qkv, act, at + r * step + (i), m) * rstd[r];                         \
+            vreal dx = vld(g, DR_F32, r * d->ld + (i), m) * p->scale * xh;                         \
+            sum += dx;                                                                             \
+            dot[r] = vfma(dx, w, dot[r]);                                                          \
+        }                                                                                          \
+        vst(dw, DR_F32, i, m, sum);                                                                \
     } while (0)
-        V_LOOP(a->hd, STEP);
+        V_LOOP(d->hd, STEP);
+#undef STEP
+        vsum4(mean, dot);
+    }
+    for (int64_t r = 0; r < n; r++) {
+        const real m1 = mean[r] / (real)d->hd;
+#define STEP(i, m)                                                                                 \
+    do {                                                                                           \
+        vreal v = vld(g, DR_F32, r * d->ld + (i), m) * p->scale;                                   \
+        if (p->norm) {                                                                             \
+            vreal xh = vld(a->qkv, act, at + r * step + (i), m) * rstd[r];                         \
+            v = (v * vld(p->norm, DR_F32, i, m) - xh * m1) * rstd[r];                              \
+        }                                                                                          \
+        vst(a->dqkv, act, at + r * step + (i), m, v);                                              \
+    } while (0)
+        V_LOOP(d->hd, STEP);
 #undef STEP
     }
-    const real mean = p->norm ? vsum(dot) / (real)a->hd : 0;
-#define STEP(i, n)                                                                                 \
-    do {                                                                                           \
-        vreal v = vld(g, DR_F32, i, n) * p->scale;                                                 \
-        if (p->norm) {                                                                             \
-            vreal xh = vld(a->qkv, act, at + (i), n) * rstd;                                       \
-            v = (v * vld(p->norm, DR_F32, i, n) - xh * mean) * rstd;                               \
-        }                                                                                          \
-        vst(a->dqkv, act, at + (i), n, v);                                                         \
-    } while (0)
-    V_LOOP(a->hd, STEP);
-#undef STEP
 }
 
 DR_INLINE void backward(const struct dr_attn_bwd_args *a, enum dr_dtype act, const struct dims *d,
@@ -111,14 +132,17 @@ DR_INLINE void backward(const struct dr_attn_bwd_args *a, enum dr_dtype act, con
     transpose(w->kt, w->k, d);
     transpose(w->vt, w->v, d);
     for (int64_t q0 = 0; q0 < d->t; q0 += QB)
-        backward_block(d, w, q0, DR_MIN(d->t - q0, QB));
+        backward_block(d->t, d->h, d->hd, w, q0, DR_MIN(d->t - q0, QB));
     memset(dw, 0, (size_t)(2 * d->hd) * sizeof *dw);
+    for (int64_t i = 0; i < d->t; i += 4) {
+        const int64_t n = DR_MIN(d->t - i, 4), row = at + i * step;
+        finish_rows(a, act, row, step, w->dq + i * d->ld, d, i, n, &pq, w->rq + i, dw);
+        finish_rows(a, act, row + width, step, w->dk + i * d->ld, d, i, n, &pk, w->rk + i,
+                    dw + d->hd);
+    }
     for (int64_t i = 0; i < d->t; i++) {
-        const int64_t row = at + i * step;
-        finish_row(a, act, row, w->dq + i * d->ld, i, &pq, w->rq[i], dw);
-        finish_row(a, act, row + width, w->dk + i * d->ld, i, &pk, w->rk[i], dw + d->hd);
-#define STEP(j, n)                                                                                 \
-    vst(a->dqkv, act, row + 2 * width + (j), n, vld(w->dv, DR_F32, i * d->ld + (j), n))
+        const int64_t row = at + i * step + 2 * width;
+#define STEP(j, n) vst(a->dqkv, act, row + (j), n, vld(w->dv, DR_F32, i * d->ld + (j), n))
         V_LOOP(d->hd, STEP);
 #undef STEP
     }
@@ -127,10 +151,11 @@ DR_INLINE void backward(const struct dr_attn_bwd_args *a, enum dr_dtype act, con
 static void backward_head(const struct dr_attn_bwd_args *a, const struct dims *d, real *work,
                           int64_t head, real *dw) {
     const struct buffers w = buffers_at(work, d);
+    const int64_t b = head / d->h, h = head % d->h;
     if (a->act == DR_BF16)
-        backward(a, DR_BF16, d, &w, head / d->h, head % d->h, dw);
+        FOR_SHAPE(d, shape, backward(a, DR_BF16, &shape, &w, b, h, dw));
     else
-        backward(a, DR_F32, d, &w, head / d->h, head % d->h, dw);
+        FOR_SHAPE(d, shape, backward(a, DR_F32, &shape, &w, b, h, dw));
 }
 
 void DR_ISA_FN(attn_bwd)(struct dr_backend *be, const struct dr_attn_bwd_args *a) {

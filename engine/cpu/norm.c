@@ -138,29 +138,35 @@ void DR_ISA_FN(rmsnorm_mod_bwd)(struct dr_backend *be, const struct dr_rmsnorm_m
             a->dweight[i] += sums[b * 3 * d + d + i];
 }
 
-DR_INLINE void gate_fwd(const struct dr_gate_fwd_args *a, enum dr_dtype t, int64_t row) {
-    const int64_t at = row * a->d;
-    const real *gate = a->gate + row / a->t * a->mod_stride;
+// n elements from `at` on; gate: as many, or one for all.
+DR_INLINE void gate_fwd(const struct dr_gate_fwd_args *a, enum dr_dtype t, int64_t at, int64_t len,
+                        const real *gate, const bool one) {
 #define STEP(i, n)                                                                                 \
     do {                                                                                           \
-        vreal g = vld(gate, DR_F32, i, n), x = vld(a->x, DR_F32, at + (i), n);                     \
+        vreal g = one ? vset(gate[0]) : vld(gate, DR_F32, i, n);                                   \
+        vreal x = vld(a->x, DR_F32, at + (i), n);                                                  \
         vst(a->out, DR_F32, at + (i), n, vfma(g, vld(a->y, t, at + (i), n), x));                   \
     } while (0)
-    V_LOOP(a->d, STEP);
+    V_LOOP(len, STEP);
 #undef STEP
 }
 
-static void gate_fwd_row(const struct dr_gate_fwd_args *a, int64_t row) {
-    if (a->act == DR_BF16)
-        gate_fwd(a, DR_BF16, row);
+static void gate_fwd_row(const struct dr_gate_fwd_args *a, int64_t row, int64_t len) {
+    const int64_t at = row * len;
+    const real *gate = a->gate + at / (a->t * a->d) * a->mod_stride;
+    if (a->d == 1)
+        gate_fwd(a, a->act, at, len, gate, true);
+    else if (a->act == DR_BF16)
+        gate_fwd(a, DR_BF16, at, len, gate, false);
     else
-        gate_fwd(a, DR_F32, row);
+        gate_fwd(a, DR_F32, at, len, gate, false);
 }
 
 void DR_ISA_FN(gate_fwd)(struct dr_backend *be, const struct dr_gate_fwd_args *a) {
+    const int64_t len = a->d == 1 ? a->t : a->d; // a gate for a whole sample makes it one row
     DR_PARALLEL_FOR(be, a->b * a->t * a->d >= DR_PAYS)
-    for (int64_t row = 0; row < a->b * a->t; row++)
-        gate_fwd_row(a, row);
+    for (int64_t row = 0; row < a->b * a->t * a->d / len; row++)
+        gate_fwd_row(a, row, len);
 }
 
 DR_INLINE void gate_bwd(const struct dr_gate_bwd_args *a, enum dr_dtype t, int64_t b) {

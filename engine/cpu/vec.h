@@ -274,24 +274,36 @@ DR_INLINE real vtop(vreal x) {
 #define V_LOW 0, 2
 #define V_HIGH 1, 3
 #endif
-DR_INLINE vreal v_merge(vreal a, vreal b) {
-    return __builtin_shufflevector(a, b, V_LOW) + __builtin_shufflevector(a, b, V_HIGH);
-}
-// The sums of four vectors, in the same order each.
-DR_INLINE void vsum4(real out[4], const vreal x[4]) {
-#if VL >= 4
-    vreal s = v_merge(v_merge(x[0], x[2]), v_merge(x[1], x[3]));
+#define V_MERGE(a, b, OP)                                                                          \
+    OP(__builtin_shufflevector(a, b, V_LOW), __builtin_shufflevector(a, b, V_HIGH))
+// Folds of four vectors at once, in the same order each.
 #if VL == 16
-    s += __builtin_shufflevector(s, s, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
-    s += __builtin_shufflevector(s, s, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+#define V_QUARTERS(x, OP)                                                                          \
+    x = OP(x,                                                                                      \
+           __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));   \
+    x = OP(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11))
 #elif VL == 8
-    s += __builtin_shufflevector(s, s, 4, 5, 6, 7, 0, 1, 2, 3);
-#endif
-    memcpy(out, &s, 4 * sizeof *out);
+#define V_QUARTERS(x, OP) x = OP(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3))
 #else
-    for (int i = 0; i < 4; i++)
-        out[i] = vsum(x[i]);
+#define V_QUARTERS(x, OP) (void)0
 #endif
+#if VL >= 4
+#define V_FOLD4(out, x, OP)                                                                        \
+    do {                                                                                           \
+        vreal fold_ = V_MERGE(V_MERGE(x[0], x[2], OP), V_MERGE(x[1], x[3], OP), OP);               \
+        V_QUARTERS(fold_, OP);                                                                     \
+        memcpy(out, &fold_, 4 * sizeof *out);                                                      \
+    } while (0)
+#else
+#define V_FOLD4(out, x, OP)                                                                        \
+    for (int r = 0; r < 4; r++)                                                                    \
+        out[r] = OP(vset(x[r][0]), vset(x[r][1]))[0]
+#endif
+DR_INLINE void vsum4(real out[4], const vreal x[4]) {
+    V_FOLD4(out, x, v_add);
+}
+DR_INLINE void vtop4(real out[4], const vreal x[4]) {
+    V_FOLD4(out, x, vmax);
 }
 
 // ---- elementary functions
