@@ -303,14 +303,15 @@ static void outer_sample(const struct outer *o, int64_t n, real *image, real *su
     pad_image(image, o->small, o->t, n * o->sh * o->sw * o->few, o->sh, o->sw, o->few, o->pad);
     for (int64_t y = 0; y < o->fh; y++) {
         const int64_t from = (n * o->fh + y) * o->fw * o->many;
-        if (o->many == o->wide)
+        const bool direct = o->many == o->wide && o->t == DR_F32;
+        const real *flat = direct ? (const real *)o->flat + from : line;
+        if (!direct && o->many == o->wide)
             widen(line, o->flat, o->t, from, o->fw * o->wide);
-        else
-            for (int64_t x = 0; x < o->fw; x++)
-                widen(line + x * o->wide, o->flat, o->t, from + x * o->many, o->many);
+        for (int64_t x = 0; o->many < o->wide && x < o->fw; x++)
+            widen(line + x * o->wide, o->flat, o->t, from + x * o->many, o->many);
         for (int64_t j = 0; j < o->depth; j += TAPS)
             for (int64_t c = 0; c < o->wide; c += BLOCK)
-                outer_block(sums + j * o->wide + c, image + y * row, o->at + j, o->few, line + c,
+                outer_block(sums + j * o->wide + c, image + y * row, o->at + j, o->few, flat + c,
                             o->wide, o->fw);
     }
 }
