@@ -35,8 +35,8 @@ DR_INLINE struct dims dims_of(int64_t t, int64_t h, int64_t hd) {
                          .rows = DR_MAX(round_up(t, VL), round_up(t, MR))};
 }
 
-// Runs `call` with SHAPE a copy of dims d in which the usual widths of a head are constants, so that
-// loops over a head unroll.
+// Runs `call` with SHAPE a copy of dims d in which the usual widths of a head are constants, so
+// that loops over a head unroll.
 #define FOR_SHAPE(d, SHAPE, call)                                                                  \
     do {                                                                                           \
         if ((d)->hd == 32) {                                                                       \

@@ -290,7 +290,8 @@ static void weight_by_patches(struct dr_backend *be, const struct dr_conv2d_bwd_
     add_weight(a->dweight, k.weight, a->co, a->ci, taps, of_dy);
 }
 
-void DR_ISA_FN(conv2d_bwd_weight)(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a) {
+void DR_ISA_FN(conv2d_bwd_weight)(struct dr_backend *be,
+                                  const struct dr_conv2d_bwd_weight_args *a) {
     if (dr_conv_thin(a->k, a->stride, a->ci, a->co))
         dr_conv_thin_weight(be, a);
     else

@@ -148,8 +148,7 @@ static void spread_sample(const struct spread *f, const struct conv_apply *a, in
 static void spread(struct dr_backend *be, const struct conv_apply *a, int64_t pad) {
     const struct geo *g = &a->g;
     const int64_t row = (g->sw + 2 * pad) * a->cs, wide = round_up(a->cd, BLOCK);
-    struct spread f = {
-        .depth = g->k * g->k * a->cs, .wide = wide, .cs = a->cs, .cd = a->cd};
+    struct spread f = {.depth = g->k * g->k * a->cs, .wide = wide, .cs = a->cs, .cd = a->cd};
     struct room r;
     // Blocks of pixels go past the end of the last line.
     if (!room_alloc(be, &r, (f.depth + 1) * wide, (g->sh + 2 * pad) * row + PX * a->cs))

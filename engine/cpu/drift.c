@@ -248,9 +248,9 @@ void DR_ISA_FN(drift_combine)(struct dr_backend *be, const struct dr_drift_combi
         int64_t b = t / blocks, i = t % blocks * WIDE_ROWS, row = b * a->n + i;
         int rows = (int)DR_MIN(WIDE_ROWS, a->n - i);
         real *v = a->v + row * a->s;
-        (a->s < SHORT ? combine_rows_short : combine_rows)(v, a->coef + row * a->m, a->x + row * a->s,
-                                                        a->y + b * a->m * a->s, rows, divisor, a->m,
-                                                        a->s);
+        (a->s < SHORT ? combine_rows_short
+                      : combine_rows)(v, a->coef + row * a->m, a->x + row * a->s,
+                                      a->y + b * a->m * a->s, rows, divisor, a->m, a->s);
         part[t] = row_sumsq(v, rows * a->s);
     }
     double sum = 0, per_group = (double)a->n * (double)a->s;

@@ -297,7 +297,7 @@ DR_INLINE real vtop(vreal x) {
 #else
 #define V_FOLD4(out, x, OP)                                                                        \
     for (int r = 0; r < 4; r++)                                                                    \
-        out[r] = OP(vset(x[r][0]), vset(x[r][1]))[0]
+    out[r] = OP(vset(x[r][0]), vset(x[r][1]))[0]
 #endif
 DR_INLINE void vsum4(real out[4], const vreal x[4]) {
     V_FOLD4(out, x, v_add);

@@ -99,8 +99,8 @@ void case_copy4(struct t *t) {
 }
 
 void case_colsum(struct t *t) {
-    static const int64_t shapes[][3] = {{1, 1, 0},      {5, 3, 0},     {33, 70, 0},
-                                        {1152, 256, 0}, {700, 17, 19}, {4609, 96, 0},
+    static const int64_t shapes[][3] = {{1, 1, 0},       {5, 3, 0},      {33, 70, 0},
+                                        {1152, 256, 0},  {700, 17, 19},  {4609, 96, 0},
                                         {3, 3000, 3001}, {150001, 1, 0}, {2111, 7, 0}};
     for (size_t s = 0; s < DR_COUNT(shapes); s++)
         for (int f = 0; f < 2 * t_dtypes(t); f++) {
