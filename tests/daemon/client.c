@@ -3,6 +3,7 @@
 
 #include "daemon/util.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -10,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -20,30 +20,32 @@
 #define LOCALHOST "Host: localhost\r\n"
 enum { FLAGS_MAX = 24, ANSWER_MAX = 1 << 24, TIMEOUT_S = 20 };
 
-void daemon_start(struct daemon *d, const char *const *flags) {
-    char own[4][300], log[300], *argv[FLAGS_MAX] = {(char *)d->binary};
-    int n = 1;
-    snprintf(own[0], 300, "--state-dir=%s/s", d->dir);
-    snprintf(own[1], 300, "--config-dir=%s", d->dir);
-    snprintf(own[2], 300, "--listen=unix:%s/sock", d->dir);
+void daemon_exec(struct daemon *d, const char *const *args) {
+    char log[300];
+    const char *argv[FLAGS_MAX] = {d->binary};
+    for (int n = 1; *args && n < FLAGS_MAX - 1; n++)
+        argv[n] = *args++;
     snprintf(log, sizeof log, "%s/log", d->dir);
-    for (int i = 0; i < 3; i++)
-        argv[n++] = own[i];
-    argv[n++] = "--threads=1";
-    argv[n++] = "--generate-threads=1";
-    for (; flags && *flags && n < FLAGS_MAX - 1; flags++)
-        argv[n++] = (char *)*flags;
     d->pid = fork();
     if (d->pid)
         return;
     prctl(PR_SET_PDEATHSIG, SIGKILL); // a test that fails leaves no daemon behind
-    int fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    int fd = open(log, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0600);
     dup2(fd, 1);
     dup2(fd, 2);
-    if (d->rlimit_fsize > 0)
-        setrlimit(RLIMIT_FSIZE, &(struct rlimit){(rlim_t)d->rlimit_fsize, RLIM_INFINITY});
-    execv(d->binary, argv);
+    execv(d->binary, (char **)argv);
     _exit(127);
+}
+
+void daemon_start(struct daemon *d, const char *const *flags) {
+    char own[3][300];
+    const char *args[FLAGS_MAX] = {own[0], own[1], own[2], "--threads=1", "--generate-threads=1"};
+    snprintf(own[0], 300, "--state-dir=%s/s", d->dir);
+    snprintf(own[1], 300, "--config-dir=%s", d->dir);
+    snprintf(own[2], 300, "--listen=unix:%s/sock", d->dir);
+    for (int n = 5; flags && *flags && n < FLAGS_MAX - 1; n++)
+        args[n] = *flags++;
+    daemon_exec(d, args);
 }
 
 int daemon_end(struct daemon *d, int sig) {
@@ -73,7 +75,7 @@ bool daemon_wait_ready(struct daemon *d) {
     return false;
 }
 
-bool daemon_says(struct daemon *d, const char *word) {
+bool daemon_says(const struct daemon *d, const char *word) {
     char path[300], *text;
     struct dr_err err;
     snprintf(path, sizeof path, "%s/log", d->dir);
@@ -113,14 +115,18 @@ static void parse(struct answer *a, size_t got) {
         a->status = atoi(a->head + 9);
 }
 
+static void patience(int fd) {
+    struct timeval t = {.tv_sec = TIMEOUT_S};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t);
+}
+
 int ask_socket(int fd, struct answer *a, const char *method, const char *path, const char *headers,
                const void *body, size_t size) {
     char head[2000];
     size_t cap = 1 << 16, got = 0;
-    struct timeval t = {.tv_sec = TIMEOUT_S};
     *a = (struct answer){.head = dd_xcalloc(cap + 1, 1)};
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t);
+    patience(fd);
     int n = snprintf(head, sizeof head,
                      "%s %s HTTP/1.1\r\n%sConnection: close\r\nContent-Length: %zu\r\n%s\r\n",
                      method, path, headers && !strncmp(headers, "Host:", 5) ? "" : LOCALHOST, size,
@@ -159,6 +165,32 @@ int ask_http(const struct daemon *d, struct answer *a, const char *method, const
         return 0;
     }
     return ask_socket(fd, a, method, path, headers, body, size);
+}
+
+int tcp_dial(int port) {
+    struct sockaddr_in a = {.sin_family = AF_INET,
+                            .sin_port = htons((uint16_t)port),
+                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof a)) {
+        close(fd);
+        return -1;
+    }
+    patience(fd);
+    return fd;
+}
+
+int tcp_listen(int *port) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof a;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (bind(fd, (struct sockaddr *)&a, n) || listen(fd, 16) ||
+        getsockname(fd, (struct sockaddr *)&a, &n)) {
+        close(fd);
+        return -1;
+    }
+    *port = ntohs(a.sin_port);
+    return fd;
 }
 
 json_t *answer_json(const struct answer *a) {

@@ -20,7 +20,7 @@ void test_rmdir(const char *dir);
 // A network and data set that train at some thousand steps a second. steps: how many.
 void test_tiny(struct dr_config *c, int64_t steps);
 // The same as a recipe file dir/NAME.json.
-void test_tiny_file(const char *dir, const char *name, int64_t steps, const char *extra);
+void test_tiny_file(const char *dir, const char *name, int64_t steps);
 
 // Store, events, pump, live and jobs over one state folder; no HTTP, no batcher.
 struct world {
@@ -42,5 +42,5 @@ void world_wait(struct world *w, int64_t id, const char *state);
 void world_wait_step(struct world *w, int64_t id, int64_t step);
 void world_state(struct world *w, int64_t id, char out[16]);
 int64_t world_count(struct world *w, const char *sql); // SELECT one number
-// All values of one metric in step order, bit for bit; returns how many.
-int world_values(struct dd_store *s, int64_t job, int column, int64_t *step, double *v, int max);
+// All values of one metric, bit for bit: of step 1, 2, 3... without a gap. Returns how many.
+int world_values(struct dd_store *s, int64_t job, int column, double *v, int max);

@@ -8,7 +8,6 @@
 #include "daemon/runner.h"
 #include "daemon/util.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>

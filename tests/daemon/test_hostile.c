@@ -1,15 +1,11 @@
 // Hostile clients against a driftd process: what must be refused is, with the status that the
 // specification says, and somebody who asks properly meanwhile is always served; how fast is
 // printed. Everything goes to 127.0.0.1 and ends by itself. argv[1]: the driftd binary.
-#include "tests/daemon/client.h"
-#include "tests/daemon/helper.h"
+#include "tests/daemon/fixture.h"
 
 #include "daemon/util.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,7 +13,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 enum { CROWD = 5000, SPARE_FDS = 200, TIMES_MAX = 20000 };
@@ -26,69 +21,37 @@ static struct daemon d;
 static int port;
 
 static int dial(void) {
-    struct sockaddr_in a = {.sin_family = AF_INET,
-                            .sin_port = htons((uint16_t)port),
-                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    struct timeval t = {.tv_sec = 20};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof a)) {
-        close(fd);
-        return -1;
-    }
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t);
-    return fd;
-}
-
-// A port that was free a moment ago.
-static int free_port(void) {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t n = sizeof a;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &n), 0);
-    close(fd);
-    return ntohs(a.sin_port);
+    return tcp_dial(port);
 }
 
 static void start(const char *const *more) {
     char listen[60];
     const char *flags[8] = {listen, "--autostart=long"};
-    port = free_port();
+    close(tcp_listen(&port)); // one that was free a moment ago
     snprintf(listen, sizeof listen, "--listen=127.0.0.1:%d", port);
     for (int i = 0; more && more[i]; i++)
         flags[2 + i] = more[i];
-    daemon_start(&d, flags);
-    assert_true(daemon_wait_ready(&d));
-    for (int i = 0; i < 2000; i++) { // a first model
-        struct answer a;
-        int status = ask_http(&d, &a, "POST", "/v1/generate?class=1", NULL, NULL, 0);
-        answer_free(&a);
-        if (status == 200)
-            return;
+    daemon_up(&d, flags);
+    for (int i = 0; daemon_status(&d, "POST", "/v1/generate?class=1", NULL) != 200; i++) {
+        if (i == 2000)
+            fail_msg("no model");
         usleep(10000);
     }
-    fail_msg("no model");
 }
 
 static int setup(void **state) {
     (void)state;
-    char dir[256];
     struct rlimit lim;
     if (!getrlimit(RLIMIT_NOFILE, &lim)) {
         lim.rlim_cur = lim.rlim_max;
         setrlimit(RLIMIT_NOFILE, &lim);
     }
-    test_mkdir(dir);
-    d = (struct daemon){.binary = d.binary};
-    snprintf(d.dir, sizeof d.dir, "%.199s", dir);
-    test_tiny_file(dir, "long", 1000000, "");
+    daemon_open(&d);
     return 0;
 }
 static int teardown(void **state) {
     (void)state;
-    daemon_end(&d, SIGKILL);
-    test_rmdir(d.dir);
+    daemon_close(&d);
     return 0;
 }
 

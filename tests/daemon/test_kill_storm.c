@@ -4,8 +4,7 @@
 // with their files and sha256, the same bytes for the same seed. In the end every job has exactly
 // the losses of one that was never stopped. argv[1]: the driftd binary. KILLS (10) and SEED (1) in
 // the environment.
-#include "tests/daemon/client.h"
-#include "tests/daemon/helper.h"
+#include "tests/daemon/fixture.h"
 
 #include "daemon/util.h"
 #include "engine/io/safetensors.h"
@@ -26,13 +25,8 @@ enum {
     EARLY_MS = 150,
     STEPS_ROOM = STEPS + 1
 };
-static const char config[] =
-    "{\"name\":\"tiny\",\"data\":{\"set\":\"digits\",\"count\":200,\"size\":8,\"fit\":\"resize\"},"
-    "\"model\":{\"dim\":16,\"depth\":1,\"heads\":2,\"patch\":4,\"registers\":1,\"style_tokens\":2},"
-    "\"train\":{\"steps\":150,\"classes\":2,\"generated\":4,\"positives\":4},"
-    "\"optim\":{\"warmup\":10,\"lr\":0.002},"
-    "\"checkpoint\":{\"every\":15,\"every_seconds\":0,\"keep_last\":3},"
-    "\"samples\":{\"every\":40},\"metrics\":{\"spread_every\":25}}";
+static const char job[] =
+    "{\"config\": \"tiny\", \"overrides\": {\"checkpoint.every\": 15, \"samples.every\": 40}}";
 
 static struct {
     struct daemon d;
@@ -70,7 +64,6 @@ static void submit(void) {
     char head[100];
     bool again = st.jobs && draw(3) == 0; // an old key: the same job must come back
     int k = again ? (int)draw((uint32_t)st.jobs) : st.jobs;
-    static const char body[] = "{\"config\": \"tiny\"}";
     if (!again) {
         int open = 0;
         if (ask(&a, "GET", "/v1/jobs?limit=20", NULL, NULL, 0) == 200)
@@ -81,7 +74,7 @@ static void submit(void) {
             return;
     }
     snprintf(head, sizeof head, "Content-Type: application/json\r\nIdempotency-Key: key-%d\r\n", k);
-    int status = ask(&a, "POST", "/v1/jobs", head, body, sizeof body - 1);
+    int status = ask(&a, "POST", "/v1/jobs", head, job, sizeof job - 1);
     if (status == 201 || status == 200) {
         json_t *j = answer_json(&a);
         int64_t id = atoll(json_string_value(json_object_get(j, "id")));
@@ -192,8 +185,7 @@ static void check_file(const char *path, const char *sha256, const char *what) {
 
 // Everything acknowledged, against the data base and the files. whole: all checkpoints' contents.
 static void check_kept(sqlite3 *db, bool whole) {
-    assert_int_equal(
-        one(db, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check='ok'"), 1);
+    daemon_check_db(&st.d);
     assert_int_equal(one(db, "SELECT count(*) FROM pragma_foreign_key_check"), 0);
     assert_int_equal(one(db, "SELECT count(*) FROM jobs WHERE state='failed'"), 0);
     for (int i = 0; i < st.jobs; i++)
@@ -223,38 +215,12 @@ static void check_kept(sqlite3 *db, bool whole) {
     sqlite3_finalize(q);
 }
 
-static sqlite3 *open_db(void) {
-    char path[300];
-    sqlite3 *db = NULL;
-    snprintf(path, sizeof path, "%s/s/driftd.sqlite3", st.d.dir);
-    if (access(path, F_OK))
-        return NULL; // killed before there was one
-    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
-    sqlite3_busy_timeout(db, 10000);
-    return db;
-}
-
 static int leftovers;
 static int count_leftover(const char *path, const struct stat *s, int type, struct FTW *f) {
     (void)s;
     if (type == FTW_F && strstr(path + f->base, ".tmp"))
         leftovers++;
     return 0;
-}
-
-static int read_losses(int64_t job, double *v) {
-    char path[300];
-    struct dd_store *s;
-    struct dr_err err = {0};
-    int64_t step[STEPS_ROOM];
-    snprintf(path, sizeof path, "%s/s/driftd.sqlite3", st.d.dir);
-    if (dd_store_open(path, &s, &err))
-        fail_msg("%s", err.msg);
-    int n = world_values(s, job, DD_M_loss, step, v, STEPS_ROOM);
-    for (int i = 0; i < n; i++)
-        assert_int_equal(step[i], i + 1);
-    dd_store_close(s);
-    return n;
 }
 
 // --- the storm ---
@@ -265,7 +231,7 @@ static void finish_jobs(void) {
     int64_t seen = -1;
     for (int i = 0; i < 6000; i++) {
         struct answer a;
-        sqlite3 *db = open_db();
+        sqlite3 *db = daemon_db(&st.d);
         int64_t open = one(db, "SELECT count(*) FROM jobs WHERE state<>'completed'");
         int64_t idle = one(db, "SELECT id FROM jobs WHERE state IN "
                                "('paused','stopped','interrupted') LIMIT 1");
@@ -284,7 +250,7 @@ static void finish_jobs(void) {
         }
         usleep(10000);
     }
-    sqlite3 *db = open_db();
+    sqlite3 *db = daemon_db(&st.d);
     sqlite3_stmt *q = dd_sql_prepare(
         db, NULL, "SELECT id, state, step, attempts, error FROM jobs WHERE state<>'completed'", "");
     while (sqlite3_step(q) == SQLITE_ROW)
@@ -321,7 +287,7 @@ static void one_kill(int round) {
     }
     pthread_join(t, NULL);
     assert_int_equal(daemon_end(&st.d, SIGKILL), -SIGKILL);
-    sqlite3 *db = round % 2 ? open_db() : NULL; // every other time the daemon recovers alone
+    sqlite3 *db = round % 2 ? daemon_db(&st.d) : NULL; // every other time the daemon recovers alone
     if (db)
         check_kept(db, false);
     sqlite3_close(db);
@@ -334,8 +300,7 @@ static void measure(void) {
     struct dr_err err = {0};
     double v[STEPS_ROOM];
     size_t n;
-    daemon_start(&st.d, NULL);
-    assert_true(daemon_wait_ready(&st.d));
+    daemon_up(&st.d, NULL);
     submit();
     assert_int_equal(st.jobs, 1);
     finish_jobs();
@@ -352,7 +317,7 @@ static void measure(void) {
     snprintf(path, sizeof path, "/v1/generate?class=3&seed=5&format=npy&checkpoint=%s", st.import);
     assert_int_equal(ask(&st.image, "POST", path, NULL, NULL, 0), 200);
     assert_int_equal(daemon_end(&st.d, SIGTERM), 0);
-    assert_int_equal(read_losses(1, v), STEPS);
+    assert_int_equal(daemon_losses(&st.d, 1, v, STEPS_ROOM), STEPS);
     memcpy(st.losses, v, sizeof st.losses);
 }
 
@@ -361,11 +326,10 @@ static void test_storm(void **state) {
     measure();
     for (int i = 0; i < st.kills; i++)
         one_kill(i);
-    daemon_start(&st.d, NULL);
-    assert_true(daemon_wait_ready(&st.d));
+    daemon_up(&st.d, NULL);
     finish_jobs();
     assert_int_equal(daemon_end(&st.d, SIGTERM), 0);
-    sqlite3 *db = open_db();
+    sqlite3 *db = daemon_db(&st.d);
     check_kept(db, true);
     int64_t attempts = one(db, "SELECT sum(attempts) FROM jobs");
     assert_int_equal(one(db, "SELECT count(*) FROM jobs WHERE state<>'completed'"), 0);
@@ -373,7 +337,7 @@ static void test_storm(void **state) {
     sqlite3_close(db);
     for (int i = 1; i <= jobs; i++) {
         double v[STEPS_ROOM];
-        assert_int_equal(read_losses(i, v), STEPS);
+        assert_int_equal(daemon_losses(&st.d, i, v, STEPS_ROOM), STEPS);
         assert_memory_equal(v, st.losses, sizeof st.losses);
     }
     nftw(st.d.dir, count_leftover, 8, FTW_PHYS);
@@ -384,21 +348,17 @@ static void test_storm(void **state) {
 
 static int setup(void **state) {
     (void)state;
-    char dir[256], path[300];
-    struct dr_err err = {0};
     const char *kills = getenv("KILLS"), *seed = getenv("SEED");
     st.kills = kills ? atoi(kills) : 10;
     st.rng = seed ? strtoull(seed, NULL, 10) : 1;
     printf("KILLS=%d SEED=%llu\n", st.kills, (unsigned long long)st.rng);
-    test_mkdir(dir);
-    snprintf(st.d.dir, sizeof st.d.dir, "%.199s", dir);
-    snprintf(path, sizeof path, "%s/tiny.json", dir);
-    return dd_write_file(path, config, sizeof config - 1, &err);
+    daemon_open(&st.d);
+    test_tiny_file(st.d.dir, "tiny", STEPS);
+    return 0;
 }
 static int teardown(void **state) {
     (void)state;
-    daemon_end(&st.d, SIGKILL);
-    test_rmdir(st.d.dir);
+    daemon_close(&st.d);
     answer_free(&st.image);
     free(st.ckpt);
     return 0;

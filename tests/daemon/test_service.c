@@ -1,62 +1,25 @@
 // The real daemon over its unix socket: jobs, generation, checkpoints and their errors as a client
 // sees them, where the api and the daemon meet. Bad input of every kind leaves it answering.
 // argv[1]: the driftd binary.
-#include "tests/daemon/helper.h"
+#include "tests/daemon/fixture.h"
 
 #include "daemon/util.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-static const char *driftd;
-static char dir[256];
-static pid_t pid;
+static struct daemon d;
+static struct answer last; // freed by the next request
 
-struct reply {
-    int status;
-    char *head, *body; // body: behind the blank line
-    size_t size;
-};
-static struct reply last; // freed by the next request
-
-// One request, connection closed by the server. body NULL: none.
 static int http(const char *method, const char *path, const char *type, const void *body,
                 size_t size) {
-    struct sockaddr_un a = {.sun_family = AF_UNIX};
-    snprintf(a.sun_path, sizeof a.sun_path, "%.80s/sock", dir);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
-    char head[1000];
-    int n = snprintf(head, sizeof head,
-                     "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-                     "Content-Type: %s\r\nContent-Length: %zu\r\n\r\n",
-                     method, path, type, size);
-    assert_int_equal(send(fd, head, (size_t)n, MSG_NOSIGNAL), n);
-    for (size_t at = 0; at < size;) {
-        ssize_t w = send(fd, (const char *)body + at, size - at, MSG_NOSIGNAL);
-        if (w <= 0)
-            break; // refused early: the answer is there
-        at += (size_t)w;
-    }
-    size_t cap = 1 << 22, got = 0;
-    free(last.head);
-    last = (struct reply){.head = dd_xcalloc(cap + 1, 1)};
-    for (ssize_t r; got < cap && (r = recv(fd, last.head + got, cap - got, 0)) > 0;)
-        got += (size_t)r;
-    close(fd);
-    char *blank = memmem(last.head, got, "\r\n\r\n", 4);
-    assert_non_null(blank);
-    last.body = blank + 4;
-    last.size = got - (size_t)(last.body - last.head);
-    last.status = (int)strtol(last.head + 9, NULL, 10);
+    char head[100];
+    snprintf(head, sizeof head, "Content-Type: %s\r\n", type);
+    answer_free(&last);
+    assert_true(ask_http(&d, &last, method, path, head, body, size) > 0);
     return last.status;
 }
 static int get(const char *path) {
@@ -72,44 +35,20 @@ static void says(const char *word) {
 
 static int setup(void **state) {
     (void)state;
-    char flags[6][300], *argv[8] = {(char *)driftd};
-    test_mkdir(dir);
-    test_tiny_file(dir, "tiny", 60, "");
-    test_tiny_file(dir, "long", 1000000, "");
     struct dr_err err;
-    char path[300];
-    snprintf(path, sizeof path, "%s/broken.json", dir);
+    char path[300], root[300];
+    daemon_open(&d);
+    snprintf(path, sizeof path, "%s/broken.json", d.dir);
     assert_int_equal(dd_write_file(path, "{\"modle\": 1}", 12, &err), 0);
-    snprintf(flags[0], sizeof flags[0], "--state-dir=%s/s", dir);
-    snprintf(flags[1], sizeof flags[1], "--config-dir=%s", dir);
-    snprintf(flags[2], sizeof flags[2], "--listen=unix:%s/sock", dir);
-    snprintf(flags[3], sizeof flags[3], "--import-root=%s", dir);
-    snprintf(flags[4], sizeof flags[4], "--threads=1");
-    snprintf(flags[5], sizeof flags[5], "--log-level=error");
-    for (int i = 0; i < 6; i++)
-        argv[i + 1] = flags[i];
-    pid = fork();
-    if (!pid) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        int null = open("/dev/null", O_WRONLY);
-        dup2(null, 1);
-        execv(driftd, argv);
-        _exit(127);
-    }
-    snprintf(path, sizeof path, "%s/sock", dir);
-    for (int i = 0; i < 9000 && access(path, F_OK); i++)
-        usleep(10000);
-    usleep(50000);
+    snprintf(root, sizeof root, "--import-root=%s", d.dir);
+    daemon_up(&d, (const char *const[]){root, "--log-level=error", NULL});
     return 0;
 }
 static int teardown(void **state) {
     (void)state;
-    int status = 0;
-    kill(pid, SIGTERM);
-    waitpid(pid, &status, 0);
-    free(last.head);
-    last.head = NULL;
-    test_rmdir(dir);
+    int status = daemon_end(&d, SIGTERM);
+    answer_free(&last);
+    daemon_close(&d);
     return status;
 }
 
@@ -237,7 +176,7 @@ static void test_import(void **state) {
     size_t n;
     assert_int_equal(post("/v1/jobs", "{\"config\": \"tiny\"}"), 201);
     wait_job("/v1/jobs/1", "completed");
-    snprintf(path, sizeof path, "%s/s/checkpoints/1/step-00000060.safetensors", dir);
+    snprintf(path, sizeof path, "%s/s/checkpoints/1/step-00000060.safetensors", d.dir);
     assert_int_equal(dd_read_file(path, 1 << 24, &file, &n, &err), 0);
     assert_int_equal(http("POST", "/v1/checkpoints?name=mine", "application/octet-stream", file, n),
                      201);
@@ -255,16 +194,16 @@ static void test_import(void **state) {
     snprintf(body, sizeof body, "{\"path\": \"%s\"}", path);
     assert_int_equal(post("/v1/checkpoints", body), 201);
     assert_int_equal(post("/v1/checkpoints", "{\"path\": \"/etc/passwd\"}"), 403);
-    snprintf(body, sizeof body, "{\"path\": \"%s/../../../../../../../../etc/passwd\"}", dir);
+    snprintf(body, sizeof body, "{\"path\": \"%s/../../../../../../../../etc/passwd\"}", d.dir);
     assert_int_equal(post("/v1/checkpoints", body), 403);
-    snprintf(body, sizeof body, "{\"path\": \"%s/tiny.json\"}", dir);
+    snprintf(body, sizeof body, "{\"path\": \"%s/tiny.json\"}", d.dir);
     assert_int_equal(post("/v1/checkpoints", body), 422);
     assert_int_equal(post("/v1/checkpoints/1/activate", NULL), 200);
     assert_int_equal(get("/v1/generate?class=1"), 200);
     assert_non_null(strstr(last.head, "Driftd-Checkpoint: 1\r"));
     assert_int_equal(post("/v1/checkpoints/999/activate", NULL), 404);
     assert_int_equal(get("/v1/checkpoints/1/file"), 200);
-    snprintf(path, sizeof path, "test -z \"$(ls -A %s/s/uploads)\"", dir);
+    snprintf(path, sizeof path, "test -z \"$(ls -A %s/s/uploads)\"", d.dir);
     assert_int_equal(system(path), 0);
     assert_int_equal(get("/livez"), 200);
 }
@@ -272,7 +211,7 @@ static void test_import(void **state) {
 int main(int argc, char **argv) {
     if (argc < 2)
         return 2;
-    driftd = argv[1];
+    d.binary = argv[1];
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {T(test_job_errors), T(test_job_life), T(test_generate),
                                        T(test_import)};

@@ -1,16 +1,12 @@
 // What systemd relies on, against a stand-in for it: Type=notify (path and abstract sockets),
 // watchdog pings, STOPPING, reload by SIGHUP, inherited sockets, the token from a credential.
 // argv[1]: the driftd binary.
-#include "tests/daemon/client.h"
-#include "tests/daemon/helper.h"
+#include "tests/daemon/fixture.h"
 
 #include "daemon/util.h"
 
-#include <arpa/inet.h>
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,11 +25,7 @@ static char message[2000];
 
 static int setup(void **state) {
     (void)state;
-    char dir[256];
-    test_mkdir(dir);
-    d = (struct daemon){.binary = d.binary};
-    snprintf(d.dir, sizeof d.dir, "%.199s", dir);
-    test_tiny_file(dir, "long", 1000000, "");
+    daemon_open(&d);
     return 0;
 }
 static int teardown(void **state) {
@@ -42,11 +34,10 @@ static int teardown(void **state) {
                                         "CREDENTIALS_DIRECTORY", "LISTEN_FDS",    "LISTEN_PID"};
     for (size_t i = 0; i < DR_COUNT(names); i++)
         unsetenv(names[i]);
-    daemon_end(&d, SIGKILL);
     if (notify_fd >= 0)
         close(notify_fd);
     notify_fd = -1;
-    test_rmdir(d.dir);
+    daemon_close(&d);
     return 0;
 }
 
@@ -93,9 +84,7 @@ static void handshake(bool abstract) {
     daemon_start(&d, (const char *const[]){"--autostart=long", NULL});
     next_message();
     assert_true(has("READY=1") && has("STATUS=ready at "));
-    struct answer a; // ready means: it answers
-    assert_int_equal(ask_http(&d, &a, "GET", "/livez", NULL, NULL, 0), 200);
-    answer_free(&a);
+    daemon_expect(&d, "GET", "/livez", NULL, 200, NULL); // ready means: it answers
     int64_t start = dd_now_ns();
     for (int i = 0; i < 5; i++)
         wait_message("WATCHDOG=1");
@@ -231,16 +220,6 @@ static void test_credential_and_reload(void **state) {
     assert_int_equal(daemon_end(&d, SIGTERM), 0);
 }
 
-static int tcp(int *port) {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t n = sizeof a;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
-    assert_int_equal(listen(fd, 16), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &n), 0);
-    *port = ntohs(a.sin_port);
-    return fd;
-}
 static int unix_listener(const char *path) {
     struct sockaddr_un un = {.sun_family = AF_UNIX};
     snprintf(un.sun_path, sizeof un.sun_path, "%.107s", path);
@@ -275,18 +254,15 @@ static void activate(int first, int second) {
 
 static void test_sockets(void **state) {
     (void)state;
-    int port, first = tcp(&port);
+    int port, first = tcp_listen(&port);
     char path[300], host[40];
     struct answer a;
     manager(false);
     snprintf(path, sizeof path, "%s/sock", d.dir);
     int second = unix_listener(path);
     // A client that comes before the service: it waits in the backlog and is answered.
-    struct sockaddr_in to = {.sin_family = AF_INET,
-                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-                             .sin_port = htons((uint16_t)port)};
-    int early = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(connect(early, (struct sockaddr *)&to, sizeof to), 0);
+    int early = tcp_dial(port);
+    assert_true(early >= 0);
     activate(first, second);
     close(first);
     close(second);
@@ -296,8 +272,7 @@ static void test_sockets(void **state) {
     snprintf(host, sizeof host, "Host: 127.0.0.1:%d\r\n", port);
     assert_int_equal(ask_socket(early, &a, "GET", "/livez", host, NULL, 0), 200);
     answer_free(&a);
-    assert_int_equal(ask_http(&d, &a, "GET", "/v1/status", NULL, NULL, 0), 200);
-    answer_free(&a);
+    daemon_expect(&d, "GET", "/v1/status", NULL, 200, NULL);
     assert_int_equal(daemon_end(&d, SIGTERM), 0);
 }
 

@@ -1,8 +1,7 @@
 // The machine around a running daemon turns: the wall clock jumps, the disk is really full, the
 // state folder is read-only. argv: the driftd binary, the clock shim. The disks are mounted in a
 // namespace of the daemon's own (unshare); where that is not allowed, those tests are skipped.
-#include "tests/daemon/client.h"
-#include "tests/daemon/helper.h"
+#include "tests/daemon/fixture.h"
 
 #include "daemon/util.h"
 
@@ -20,35 +19,28 @@ static const char *binary, *shim;
 
 static int setup(void **state) {
     (void)state;
-    char dir[256];
-    test_mkdir(dir);
-    d = (struct daemon){.binary = binary};
-    snprintf(d.dir, sizeof d.dir, "%.199s", dir);
-    test_tiny_file(dir, "long", 1000000, "");
+    d.binary = binary;
+    daemon_open(&d);
     return 0;
 }
 static int teardown(void **state) {
     (void)state;
     unsetenv("LD_PRELOAD");
     unsetenv("CLOCK_SHIM");
-    daemon_end(&d, SIGKILL);
-    test_rmdir(d.dir);
+    daemon_close(&d);
     return 0;
 }
 
-static int ask(const char *method, const char *path, json_t **out) {
+static json_t *get_json(const char *path) {
     struct answer a;
-    int status = ask_http(&d, &a, method, path, NULL, NULL, 0);
-    if (out)
-        *out = answer_json(&a);
+    assert_int_equal(ask_http(&d, &a, "GET", path, NULL, NULL, 0), 200);
+    json_t *j = answer_json(&a);
     answer_free(&a);
-    return status;
+    return j;
 }
 // A number that a path of keys leads to in GET path.
 static double number(const char *path, const char *key, const char *key2) {
-    json_t *j = NULL;
-    assert_int_equal(ask("GET", path, &j), 200);
-    json_t *v = json_object_get(j, key);
+    json_t *j = get_json(path), *v = json_object_get(j, key);
     if (key2)
         v = json_object_get(v, key2);
     double x = json_number_value(v);
@@ -78,8 +70,7 @@ static double counter(const char *name) {
 }
 
 static double newest_checkpoint(void) {
-    json_t *j = NULL;
-    assert_int_equal(ask("GET", "/v1/checkpoints?limit=1", &j), 200);
+    json_t *j = get_json("/v1/checkpoints?limit=1");
     double step = json_number_value(
         json_object_get(json_array_get(json_object_get(j, "checkpoints"), 0), "step"));
     json_decref(j);
@@ -96,7 +87,7 @@ static void test_clock(void **state) {
     skip(); // their runtime wants to be first
 #endif
     static const int64_t jump[] = {0, 315360000, -3600, -315360000, 86400};
-    char file[300], sql[400];
+    char file[300];
     struct dr_err err;
     int64_t ahead = 0;
     snprintf(file, sizeof file, "%s/ahead", d.dir);
@@ -107,35 +98,27 @@ static void test_clock(void **state) {
     close(fd);
     setenv("LD_PRELOAD", shim, 1);
     setenv("CLOCK_SHIM", file, 1);
-    double boot = 0;
+    int64_t boot = 0;
     for (int run = 0; run < 2; run++) { // the second starts ten years before the first one's end
         *clock = run ? jump[3] : 0;
-        daemon_start(&d, (const char *const[]){"--autostart=long", NULL});
-        assert_true(daemon_wait_ready(&d));
+        daemon_up(&d, (const char *const[]){"--autostart=long", NULL});
         wait_step(20);
         for (size_t i = 0; i < DR_COUNT(jump); i++) {
             *clock = jump[i];
             wait_step(60);
-            assert_int_equal(ask("POST", "/v1/generate?class=1&timeout_ms=20000", NULL), 200);
-            assert_int_equal(ask("GET", "/livez", NULL), 200);
-            assert_int_equal(ask("GET", "/v1/jobs/1/metrics?max_points=100", NULL), 200);
+            daemon_expect(&d, "POST", "/v1/generate?class=1&timeout_ms=20000", NULL, 200, NULL);
+            daemon_expect(&d, "GET", "/livez", NULL, 200, NULL);
+            daemon_expect(&d, "GET", "/v1/jobs/1/metrics?max_points=100", NULL, 200, NULL);
         }
         assert_int_equal(daemon_end(&d, SIGTERM), 0);
-        snprintf(sql, sizeof sql, "%s/s/driftd.sqlite3", d.dir);
-        sqlite3 *db;
-        assert_int_equal(sqlite3_open_v2(sql, &db, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
-        assert_int_equal(
-            dd_sql_one(db, -1, "SELECT max(step)-count(*) FROM metrics WHERE name=1", ""), 0);
-        assert_int_equal(dd_sql_one(db, -1, "SELECT count(*) FROM jobs WHERE state='failed'", ""),
-                         0);
+        assert_int_equal(daemon_sql(&d, "SELECT max(step)-count(*) FROM metrics WHERE name=1"), 0);
+        assert_int_equal(daemon_sql(&d, "SELECT count(*) FROM jobs WHERE state='failed'"), 0);
         // The jumps were seen at all: time stamps lie more than nine years apart.
-        assert_true(dd_sql_one(db, 0, "SELECT max(time_us)-min(time_us) FROM metrics", "") >
+        assert_true(daemon_sql(&d, "SELECT max(time_us)-min(time_us) FROM metrics") >
                     (int64_t)9 * 365 * 86400 * 1000000);
-        double now = (double)dd_sql_one(
-            db, 0, "SELECT CAST(value AS INTEGER) FROM meta WHERE key='boot'", "");
+        int64_t now = daemon_sql(&d, "SELECT CAST(value AS INTEGER) FROM meta WHERE key='boot'");
         assert_true(now > boot);
         boot = now;
-        sqlite3_close(db);
     }
     munmap((void *)clock, 8);
 }
@@ -166,32 +149,25 @@ static bool mounted(const char *mount) {
 // process lives, says so, serves, and goes on by itself when the file is gone.
 static void test_full(void **state) {
     (void)state;
-    static const char config[] =
-        "{\"name\":\"slow\",\"data\":{\"set\":\"digits\",\"count\":200,\"size\":8,"
-        "\"fit\":\"resize\"},\"model\":{\"dim\":16,\"depth\":1,\"heads\":2,\"patch\":4,"
-        "\"registers\":1,\"style_tokens\":2},\"train\":{\"steps\":10000000,\"classes\":2,"
-        "\"generated\":4,\"positives\":4},\"checkpoint\":{\"every\":20,\"every_seconds\":0,"
-        "\"keep_last\":3},\"samples\":{\"every\":0},\"metrics\":{\"every\":50,"
-        "\"spread_every\":0}}";
-    char path[300], filler[400];
-    struct dr_err err;
-    snprintf(path, sizeof path, "%s/slow.json", d.dir);
-    assert_int_equal(dd_write_file(path, config, sizeof config - 1, &err), 0);
+    char filler[400];
     if (!mounted("mount -t tmpfs -o size=16m tmpfs \"$S\" && "
                  "head -c 15000000 /dev/zero >\"$S/filler\""))
         skip();
-    daemon_start(&d, (const char *const[]){"--autostart=slow", NULL});
-    assert_true(daemon_wait_ready(&d));
-    assert_int_equal(ask("GET", "/readyz", NULL), 503); // less than 64 MiB
+    daemon_up(&d, NULL);
+    daemon_expect(&d, "GET", "/readyz", NULL, 503, NULL); // less than 64 MiB
+    daemon_expect(&d, "POST", "/v1/jobs",
+                  "{\"config\": \"long\", \"overrides\": {\"metrics.every\": 50,"
+                  " \"metrics.spread_every\": 0}}",
+                  201, NULL);
     for (int i = 0; counter("driftd_checkpoint_failures_total") < 1; i++) {
         if (i == 6000)
             fail_msg("the disk never fills");
         usleep(10000);
     }
     wait_step(50); // training goes on
-    assert_int_equal(ask("GET", "/livez", NULL), 200);
-    assert_int_equal(ask("GET", "/v1/jobs", NULL), 200);
-    assert_int_equal(ask("POST", "/v1/generate?class=1", NULL), 200);
+    daemon_expect(&d, "GET", "/livez", NULL, 200, NULL);
+    daemon_expect(&d, "GET", "/v1/jobs", NULL, 200, NULL);
+    daemon_expect(&d, "POST", "/v1/generate?class=1", NULL, 200, NULL);
     snprintf(filler, sizeof filler, "/proc/%d/root%s/s/filler", (int)d.pid, d.dir);
     assert_int_equal(unlink(filler), 0);
     wait_step(100); // one may have been under way
@@ -201,7 +177,7 @@ static void test_full(void **state) {
     double newest = newest_checkpoint();
     wait_step(100);
     assert_true(newest_checkpoint() > newest);
-    assert_int_equal(ask("POST", "/v1/generate?class=1&checkpoint=latest", NULL), 200);
+    daemon_expect(&d, "POST", "/v1/generate?class=1&checkpoint=latest", NULL, 200, NULL);
     assert_int_equal(daemon_end(&d, SIGTERM), 0);
     assert_true(daemon_says(&d, "No space left") || daemon_says(&d, "disk is full"));
 }
@@ -209,18 +185,16 @@ static void test_full(void **state) {
 // A state folder that has been used and is read-only now: a sentence and status 1.
 static void test_read_only(void **state) {
     (void)state;
-    daemon_start(&d, (const char *const[]){"--autostart=long", NULL});
-    assert_true(daemon_wait_ready(&d));
+    daemon_up(&d, (const char *const[]){"--autostart=long", NULL});
     wait_step(30);
     assert_int_equal(daemon_end(&d, SIGTERM), 0);
     if (!mounted("mount --bind \"$S\" \"$S\" && mount -o remount,bind,ro \"$S\""))
         skip();
     daemon_start(&d, (const char *const[]){"--autostart=long", NULL});
-    assert_int_equal(daemon_end(&d, SIGCONT), 1);
+    assert_int_equal(daemon_end(&d, 0), 1);
     assert_true(daemon_says(&d, "Read-only file system"));
     d.binary = binary; // and nothing was harmed
-    daemon_start(&d, NULL);
-    assert_true(daemon_wait_ready(&d));
+    daemon_up(&d, NULL);
     wait_step(10);
     assert_int_equal(daemon_end(&d, SIGTERM), 0);
 }
