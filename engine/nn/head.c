@@ -106,8 +106,8 @@ static void convs_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct d
     dr_release(cx->tmp, mark);
 }
 
-// dimage becomes the gradient by the image before the residual. Data before weights: the slope gives
-// conv2's input again.
+// dimage becomes the gradient by the image before the residual. Data before weights: the slope
+// gives conv2's input again.
 static void convs_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_head *k,
                            int64_t b, const struct dr_head_saved *s, real *dimage) {
     int64_t px = b * k->size * k->size;
