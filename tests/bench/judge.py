@@ -1,20 +1,23 @@
 #!/usr/bin/python3
 """Judges class-conditional MNIST samples with a small CNN of its own (python3-torch, python3-numpy).
 
-usage: judge.py MNIST_FOLDER SAMPLES.npy [...]
-
-SAMPLES.npy is float32 [10 * n, 1, 28, 28], n images of class 0, then n of class 1, ... as written by
-curl 'localhost:8080/v1/generate?class=C&n=200&format=npy' for each class and stacked.
+A SOURCE is the address of a running driftd (http://localhost:8080), asked for n images a class at scale
+cfg, class c of set s with seed 10 s + c; or a file, float32 [10 * n, 1, 28, 28], n images of class 0,
+then n of class 1, ... Pixels are clamped to [-1, 1], as in a picture.
 
 The CNN is trained on MNIST's training set once (about two minutes on two cores) and kept beside the
-data's owner in $XDG_CACHE_HOME/driftd-judge.pt. Printed per file: agreement with the asked class; the
+data's owner in $XDG_CACHE_HOME/driftd-judge.pt. Printed per set: agreement with the asked class; the
 Frechet distance of the CNN's 128 features to 10 000 training images, and the same distance of other
 real images in the samples' number (the floor); the mean pairwise within-class distance over that of
-reals, in features (diversity) and in pixels (spread), mean and worst class.
+reals, in features (diversity) and in pixels (spread), mean and worst class. Of several sets, the mean too.
 """
+import argparse
 import gzip
+import io
 import os
 import sys
+import urllib.parse
+import urllib.request
 
 import numpy as np
 import torch
@@ -108,38 +111,79 @@ def spread(x):
     return (d.sum() / (len(x) * (len(x) - 1))).item()
 
 
-def report(net, x, y, path):
-    samples = torch.from_numpy(np.load(path)).clamp(-1, 1)
-    n = len(samples) // 10
-    asked = torch.arange(10).repeat_interleave(n)
-    rng = np.random.RandomState(0)
-    first, second = [], []
+def fetch(address, seed, args):
+    images = []
     for c in range(10):
-        i = rng.permutation(np.where(y.numpy() == c)[0])
-        first.append(i[:1000])
-        second.append(i[1000:1000 + n])
-    reals = x[np.concatenate(second)]
-    reference, _ = describe(net, x[np.concatenate(first)])
-    real_features, _ = describe(net, reals)
+        query = {"class": c, "n": args.n, "cfg": args.cfg, "seed": 10 * seed + c, "format": "npy",
+                 "checkpoint": args.checkpoint}
+        url = f"{address.rstrip('/')}/v1/generate?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(url) as reply:
+            images.append(np.load(io.BytesIO(reply.read())))
+    return np.concatenate(images)
+
+
+class Reals:
+    """Of every class, 1000 images of reference and n others, with their features."""
+
+    def __init__(self, net, x, y, n):
+        rng = np.random.RandomState(0)
+        order = [rng.permutation(np.where(y.numpy() == c)[0]) for c in range(10)]
+        self.reference, _ = describe(net, x[np.concatenate([i[:1000] for i in order])])
+        self.images = x[np.concatenate([i[1000:1000 + n] for i in order])]
+        self.features, _ = describe(net, self.images)
+        self.floor = frechet(self.features, self.reference)
+
+
+def measure(net, reals, samples):
+    asked = torch.arange(10).repeat_interleave(len(samples) // 10)
     features, says = describe(net, samples)
-    fd, floor = frechet(features, reference), frechet(real_features, reference)
-    div = [spread(features[asked == c]) / spread(real_features[asked == c]) for c in range(10)]
-    pix = [spread(samples[asked == c]) / spread(reals[asked == c]) for c in range(10)]
-    right = (says == asked).float()
-    print(f"{path}: {len(samples)} images, accuracy {right.mean():.4f} "
-          f"(worst class {min(right[asked == c].mean() for c in range(10)):.3f}), "
-          f"FD {fd:.2f} / floor {floor:.2f} = {fd / floor:.2f}, "
-          f"diversity {np.mean(div):.3f} (worst {min(div):.3f}, class {int(np.argmin(div))}), "
-          f"spread {np.mean(pix):.3f} ({min(pix):.3f} to {max(pix):.3f})")
+    per_class = [asked == c for c in range(10)]
+    div = [spread(features[i]) / spread(reals.features[i]) for i in per_class]
+    pix = [spread(samples[i]) / spread(reals.images[i]) for i in per_class]
+    right = [(says[i] == asked[i]).float().mean().item() for i in per_class]
+    fd = frechet(features, reals.reference)
+    return np.array([np.mean(right), min(right), fd, reals.floor, fd / reals.floor, np.mean(div), min(div),
+                     np.mean(pix), min(pix), max(pix)])
+
+
+def show(name, v):
+    print(f"{name}: accuracy {v[0]:.4f} (worst class {v[1]:.3f}), FD {v[2]:.2f} / floor {v[3]:.2f} = {v[4]:.2f}, "
+          f"diversity {v[5]:.3f} (worst {v[6]:.3f}), spread {v[7]:.3f} ({v[8]:.3f} to {v[9]:.3f})")
+
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("folder", metavar="MNIST_FOLDER")
+    p.add_argument("sources", metavar="SOURCE", nargs="+")
+    p.add_argument("--n", type=int, default=200, help="images a class")
+    p.add_argument("--cfg", type=float, default=1, help="guidance scale")
+    p.add_argument("--seeds", default="1,2,3", help="one set each")
+    p.add_argument("--checkpoint", default="live", help="what to ask the daemon for")
+    return p.parse_args()
+
+
+def sets(args):
+    for source in args.sources:
+        if source.startswith(("http://", "https://")):
+            for seed in args.seeds.split(","):
+                yield f"{source}, set {seed}", fetch(source, int(seed), args)
+        else:
+            yield source, np.load(source)
 
 
 def main():
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    net = judge(sys.argv[1])
-    x, y = load(sys.argv[1], "train")
-    for path in sys.argv[2:]:
-        report(net, x, y, path)
+    args = arguments()
+    net = judge(args.folder)
+    x, y = load(args.folder, "train")
+    reals, rows = {}, []
+    for name, samples in sets(args):
+        n = len(samples) // 10
+        if n not in reals:
+            reals[n] = Reals(net, x, y, n)
+        rows.append(measure(net, reals[n], torch.from_numpy(samples).clamp(-1, 1)))
+        show(f"{name}, {10 * n} images", rows[-1])
+    if len(rows) > 1:
+        show("mean", np.mean(rows, 0))
 
 
 main()
