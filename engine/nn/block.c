@@ -177,16 +177,13 @@ static void *mlp_backward(struct dr_ctx *cx, const struct dr_weights *w, const s
     int64_t rows = sh->b * sh->t, n = rows * sh->hidden;
     void *dp = dr_alloc_act(cx->tmp, cx, n), *dh = sh->gelu ? dp : s->h;
     size_t mark = dr_mark(cx->tmp);
-    void *p = s->p ? s->p : dr_alloc_act(cx->tmp, cx, n);
+    void *again = s->p ? NULL : dr_alloc_act(cx->tmp, cx, n), *p = s->p ? s->p : again;
     dr_linear_backward_input(cx, w, &k->down, dy, cx->act, rows, dp, cx->act, false);
-    if (sh->gelu) {
-        if (!s->p)
-            DR_OP(cx->be, gelu_fwd, .y = p, .x = s->h, .t = cx->act, .n = n);
-        DR_OP(cx->be, gelu_bwd, .dx = dh, .x = s->h, .dy = dp, .t = cx->act, .n = n);
-    } else {
-        DR_OP(cx->be, swiglu_bwd, .dh = dh, .y = s->p ? NULL : p, .h = s->h, .dy = dp,
-              .act = cx->act, .m = rows, .n = sh->hidden);
-    }
+    if (sh->gelu)
+        DR_OP(cx->be, gelu_bwd, .dx = dh, .y = again, .x = s->h, .dy = dp, .t = cx->act, .n = n);
+    else
+        DR_OP(cx->be, swiglu_bwd, .dh = dh, .y = again, .h = s->h, .dy = dp, .act = cx->act,
+              .m = rows, .n = sh->hidden);
     dr_linear_backward(cx, w, &k->down, p, dy, cx->act, rows, 0);
     dr_release(cx->tmp, mark);
     return dh;
