@@ -69,7 +69,7 @@ int dd_batcher_resolve(struct dd_batcher *b, const char *checkpoint, int64_t *id
                                "%s; expected live, latest or an id of /v1/checkpoints", err.msg);
     if (rc)
         return api_problem_set(problem, 500, "store", "%s", err.msg);
-    json_decref(info.names);
+    dd_models_release(b->env.models, info.names);
     *id = v;
     return !strcmp(info.state, "ok") ? 0
                                      : api_problem_set(problem, 410, "checkpoint-gone",

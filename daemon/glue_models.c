@@ -16,22 +16,24 @@
 // --- describe ---
 
 struct names {
+    struct dd_models *models;
     json_t *array;
     const char *list[];
 };
 static void release_names(struct api_model *m) {
     struct names *n = m->owner;
-    json_decref(n->array);
+    dd_models_release(n->models, n->array);
     free(n);
 }
 
 // Takes over a: class names, used when there is one for every class.
-static void attach_names(json_t *a, struct api_model *out) {
+static void attach_names(struct dd_models *models, json_t *a, struct api_model *out) {
     if (!json_is_array(a) || (int)json_array_size(a) != out->classes) {
-        json_decref(a);
+        dd_models_release(models, a);
         return;
     }
     struct names *n = dd_xcalloc(1, sizeof *n + (size_t)out->classes * sizeof *n->list);
+    n->models = models;
     n->array = a;
     for (int i = 0; i < out->classes; i++)
         n->list[i] = json_string_value(json_array_get(a, (size_t)i));
@@ -84,7 +86,7 @@ int dd_glue_describe(void *ctx, const char *checkpoint, struct api_model *out,
             fill_model(d, dr_gen_config(s->gen), out);
             snprintf(out->checkpoint, sizeof out->checkpoint, "%.63s", s->id);
             dr_snapshot_unref(s);
-            attach_names(dd_models_names(d->models, job), out);
+            attach_names(d->models, dd_models_names(d->models, job), out);
             return 0;
         }
         // The job ended between the two looks: its last checkpoint is next.
@@ -98,7 +100,7 @@ int dd_glue_describe(void *ctx, const char *checkpoint, struct api_model *out,
         return dd_glue_fail(p, rc == DR_ENOENT ? 404 : 500, &err);
     fill_model(d, &info.model, out);
     snprintf(out->checkpoint, sizeof out->checkpoint, "%lld", (long long)id);
-    attach_names(info.names, out);
+    attach_names(d->models, info.names, out);
     return 0;
 }
 

@@ -117,6 +117,12 @@ json_t *dd_models_names(struct dd_models *m, int64_t job) {
     return names;
 }
 
+void dd_models_release(struct dd_models *m, json_t *names) {
+    pthread_mutex_lock(&m->lock);
+    json_decref(names);
+    pthread_mutex_unlock(&m->lock);
+}
+
 // Class names out of the file's own metadata; NULL: it has none that will do.
 static json_t *names_in_file(const char *path, int64_t classes) {
     struct dr_st_file *f = NULL;

@@ -106,11 +106,11 @@ int dd_snapcache_get(struct dd_snapcache *c, int64_t id, struct dr_snapshot **ou
         }
         e->used = ++c->clock;
         *out = dr_snapshot_ref(e->snap);
-        json_decref(row.names);
+        dd_models_release(c->models, row.names);
         return 0;
     }
     if (!rc)
         rc = load(c, &row, out, err);
-    json_decref(row.names);
+    dd_models_release(c->models, row.names);
     return rc;
 }
