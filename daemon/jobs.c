@@ -368,6 +368,11 @@ void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out) {
     struct dr_err err;
     *out = (struct dd_jobs_now){.checkpoint_failures = atomic_load(&j->checkpoint_failures),
                                 .beat_ns = atomic_load(&j->beat)};
+    // The queue first: a job on its way from there to work may be seen twice, never not at all.
+    sqlite3 *db = dd_store_reader(j->env.store, &err);
+    if (db)
+        out->queued = (int)dd_sql_one(db, 0, "SELECT count(*) FROM jobs WHERE state='queued'", "");
+    sqlite3_close(db);
     pthread_mutex_lock(&j->lock);
     out->running = j->running;
     out->device_lost = j->device_lost;
@@ -375,8 +380,4 @@ void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out) {
     out->steps_total = atomic_load(&j->steps_total);
     snprintf(out->name, sizeof out->name, "%s", j->name);
     pthread_mutex_unlock(&j->lock);
-    sqlite3 *db = dd_store_reader(j->env.store, &err);
-    if (db)
-        out->queued = (int)dd_sql_one(db, 0, "SELECT count(*) FROM jobs WHERE state='queued'", "");
-    sqlite3_close(db);
 }
