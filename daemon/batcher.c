@@ -417,6 +417,7 @@ static int open_engine(struct dd_batcher *b, struct dr_err *err) {
     rc = b->be->hurry(b->be, err); // requests go before training on the same device
     if (rc)
         return rc;
+    b->on_device = !b->be->host_memory;
     snprintf(b->device, sizeof b->device, "%s (%s)", b->be->name, b->be->detail);
     const int precision = strcmp(o->precision, "bf16") ? DR_FP32 : DR_PREC_BF16;
     rc = dr_sampler_create(b->be, precision, o->max_batch, &b->sampler, err);

@@ -94,9 +94,7 @@ int dd_glue_ready(void *ctx, struct api_reply *out) {
     dd_batcher_stats(d->batcher, &s);
     bool engine = s.beat_ns == INT64_MAX || now - s.beat_ns < (int64_t)60 * 1000000000;
     bool up = !atomic_load(&d->stopping);
-    struct dd_jobs_now jobs;
-    dd_jobs_now(d->jobs, &jobs);
-    const bool lost = s.device_lost || jobs.device_lost;
+    const bool lost = s.device_lost || dd_jobs_device_lost(d->jobs);
     if (!store || !disk || !engine || !up || lost) {
         api_problem_set(&out->problem, 503, "not-ready", "not ready:%s%s%s%s%s",
                         up ? "" : " stopping;", store ? "" : " the store does not answer;",

@@ -364,6 +364,10 @@ void dd_jobs_free(struct dd_jobs *j) {
     free(j);
 }
 
+bool dd_jobs_device_lost(struct dd_jobs *j) {
+    return atomic_load(&j->device_lost);
+}
+
 void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out) {
     struct dr_err err;
     *out = (struct dd_jobs_now){.checkpoint_failures = atomic_load(&j->checkpoint_failures),
@@ -375,7 +379,6 @@ void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out) {
     sqlite3_close(db);
     pthread_mutex_lock(&j->lock);
     out->running = j->running;
-    out->device_lost = j->device_lost;
     out->step = atomic_load(&j->step);
     out->steps_total = atomic_load(&j->steps_total);
     snprintf(out->name, sizeof out->name, "%s", j->name);

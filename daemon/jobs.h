@@ -49,7 +49,6 @@ int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err)
 struct dd_jobs_now {
     int64_t running; // 0: none
     int queued;
-    bool device_lost; // no job runs before a restart
     uint64_t checkpoint_failures;
     int64_t
         beat_ns; // last time the trainer thread made progress; INT64_MAX while it waits for work
@@ -57,6 +56,7 @@ struct dd_jobs_now {
     char name[64];
 };
 void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out);
+bool dd_jobs_device_lost(struct dd_jobs *j); // no job runs before a restart; asks no data base
 
 // Reading (jobs_read.c). NULL and status when there is none.
 json_t *dd_job_json(struct dd_store *s, int64_t id, bool with_config, int *status,

@@ -16,12 +16,12 @@ struct dd_jobs {
     bool closing;
     int64_t running; // id, 0: none
     enum dd_wish wish;
-    bool pausing;     // the stop wish is a pause
-    bool device_lost; // for this process: what is queued waits for the next one
+    bool pausing; // the stop wish is a pause
     char name[64];
     _Atomic int64_t step, steps_total; // of the running job; the total may be an estimate
     _Atomic uint64_t checkpoint_failures;
     _Atomic int64_t beat;
+    _Atomic bool device_lost; // for this process: what is queued waits for the next one
 };
 
 void *dd_trainer_thread(void *jobs);

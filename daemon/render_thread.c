@@ -60,12 +60,12 @@ void dd_batcher_stats(struct dd_batcher *b, struct dd_batcher_stats *out) {
                                      .abandoned = atomic_load(&b->abandoned),
                                      .failed = atomic_load(&b->failed),
                                      .beat_ns = atomic_load(&b->beat),
-                                     .on_device = b->be && !b->be->host_memory,
                                      .device_lost = atomic_load(&b->device_lost)};
     pthread_mutex_lock(&b->lock);
     out->waiting = b->waiting;
     out->queue_limit = dd_queue_limit(b);
     out->images_per_second = b->rate;
+    out->on_device = b->on_device;
     memcpy(out->device, b->device, sizeof out->device);
     pthread_mutex_unlock(&b->lock);
 }

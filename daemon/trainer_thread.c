@@ -270,9 +270,7 @@ static bool device_works(const char *device) {
 }
 
 static void note_lost_device(struct dd_jobs *j) {
-    pthread_mutex_lock(&j->lock);
-    j->device_lost = true;
-    pthread_mutex_unlock(&j->lock);
+    atomic_store(&j->device_lost, true);
     dd_log(DR_LOG_ERROR, "device.lost", "device=%s hint=\"restart driftd; queued jobs wait\"",
            j->env.device);
 }
@@ -334,7 +332,7 @@ static bool next_task(struct dd_jobs *j, struct task *t, char error[512]) {
     while (!j->closing) {
         struct claim c = {.t = t};
         struct dr_err err = {0};
-        if (!j->device_lost && !dd_store_do(j->env.store, claim, &c, &err) && c.found) {
+        if (!atomic_load(&j->device_lost) && !dd_store_do(j->env.store, claim, &c, &err) && c.found) {
             j->running = t->id;
             j->wish = DD_WISH_NONE;
             j->pausing = false;

@@ -55,16 +55,14 @@ __attribute__((noinline)) static void dist_chunk(real out[2][ROWS], const real *
 static void dist_rows(real *d, const real *x, const real *y, int rows, int64_t m, int64_t s) {
     for (int64_t j = 0; j < m; j += 2) {
         const real *y0 = y + j * s, *y1 = y + DR_MIN(j + 1, m - 1) * s, *xr[ROWS];
-        for (int r = 0; r < ROWS; r++) // spare rows repeat the last one
-            xr[r] = x + DR_MIN(r, rows - 1) * s;
         double sum[2][ROWS] = {{0}};
         for (int64_t c = 0; c < s; c += CHUNK) {
             real t[2][ROWS];
+            for (int r = 0; r < ROWS; r++) // spare rows repeat the last one
+                xr[r] = x + DR_MIN(r, rows - 1) * s + c;
             dist_chunk(t, xr, y0 + c, y1 + c, DR_MIN(CHUNK, s - c));
-            for (int r = 0; r < ROWS; r++) {
+            for (int r = 0; r < ROWS; r++)
                 sum[0][r] += (double)t[0][r], sum[1][r] += (double)t[1][r];
-                xr[r] += CHUNK;
-            }
         }
         for (int r = 0; r < rows; r++)
             for (int q = 0; q < 2 && j + q < m; q++)
