@@ -6,8 +6,8 @@ cfg, class c of set s with seed 10 s + c; or a file, float32 [10 * n, 1, 28, 28]
 then n of class 1, ... Pixels are clamped to [-1, 1], as in a picture.
 
 The CNN is trained on MNIST's training set once (about two minutes on two cores) and kept beside the
-data's owner in $XDG_CACHE_HOME/driftd-judge.pt. Printed per set: agreement with the asked class; the
-Frechet distance of the CNN's 128 features to 10 000 training images, and the same distance of other
+data's owner in $XDG_CACHE_HOME/driftd-judge-JUDGE.pt. Printed per set: agreement with the asked class; the
+Frechet distance of the CNN's features to 10 000 training images, and the same distance of other
 real images in the samples' number (the floor); the mean pairwise within-class distance over that of
 reals, in features (diversity) and in pixels (spread), mean and worst class. Of several sets, the mean too.
 """
@@ -40,7 +40,9 @@ def load(folder, part):
     return torch.from_numpy(images.astype(np.float32) / 127.5 - 1), torch.from_numpy(labels)
 
 
-class Judge(nn.Module):
+class Cnn(nn.Module):
+    """Strided convolutions with batch norm, 128 features."""
+
     def __init__(self):
         super().__init__()
         self.conv = nn.Sequential(
@@ -57,10 +59,29 @@ class Judge(nn.Module):
         return self.out(F.dropout(self.features(x), 0.3, self.training))
 
 
-def train(folder):
-    torch.manual_seed(0)
+class Lenet(nn.Module):
+    """Max pooling, no batch norm, 84 features: cares more about contrast."""
+
+    def __init__(self):
+        super().__init__()
+        self.c1, self.c2 = nn.Conv2d(1, 16, 5, padding=2), nn.Conv2d(16, 32, 5)
+        self.h1, self.h2, self.out = nn.Linear(800, 120), nn.Linear(120, 84), nn.Linear(84, 10)
+
+    def features(self, x):
+        for conv in (self.c1, self.c2):
+            x = F.max_pool2d(F.relu(conv(x)), 2)
+        return F.relu(self.h2(F.relu(self.h1(x.flatten(1)))))
+
+    def forward(self, x):
+        return self.out(self.features(x))
+
+
+JUDGES = {"cnn": Cnn, "lenet": Lenet}
+
+
+def train(net, folder):
     x, y = load(folder, "train")
-    net, epochs, batch = Judge(), 2, 128
+    epochs, batch = 2, 128
     opt = torch.optim.AdamW(net.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(opt, 4e-3, total_steps=epochs * len(x) // batch + 5)
     for _ in range(epochs):
@@ -74,15 +95,16 @@ def train(folder):
     return net.eval()
 
 
-def judge(folder):
+def judge(folder, kind):
     cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-    path = os.path.join(cache, "driftd-judge.pt")
-    net = Judge()
+    path = os.path.join(cache, f"driftd-judge-{kind}.pt")
+    torch.manual_seed(0)
+    net = JUDGES[kind]()
     if os.path.exists(path):
         net.load_state_dict(torch.load(path))
         net.eval()
     else:
-        net = train(folder)
+        net = train(net, folder)
         os.makedirs(cache, exist_ok=True)
         torch.save(net.state_dict(), path)
     with torch.no_grad():
@@ -159,6 +181,7 @@ def arguments():
     p.add_argument("--cfg", type=float, default=1, help="guidance scale")
     p.add_argument("--seeds", default="1,2,3", help="one set each")
     p.add_argument("--checkpoint", default="live", help="what to ask the daemon for")
+    p.add_argument("--judge", choices=JUDGES, default="cnn", help="which network judges")
     return p.parse_args()
 
 
@@ -173,7 +196,7 @@ def sets(args):
 
 def main():
     args = arguments()
-    net = judge(args.folder)
+    net = judge(args.folder, args.judge)
     x, y = load(args.folder, "train")
     reals, rows = {}, []
     for name, samples in sets(args):
