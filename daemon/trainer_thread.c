@@ -332,7 +332,8 @@ static bool next_task(struct dd_jobs *j, struct task *t, char error[512]) {
     while (!j->closing) {
         struct claim c = {.t = t};
         struct dr_err err = {0};
-        if (!atomic_load(&j->device_lost) && !dd_store_do(j->env.store, claim, &c, &err) && c.found) {
+        if (!atomic_load(&j->device_lost) && !dd_store_do(j->env.store, claim, &c, &err) &&
+            c.found) {
             j->running = t->id;
             j->wish = DD_WISH_NONE;
             j->pausing = false;
