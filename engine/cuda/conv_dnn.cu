@@ -80,9 +80,7 @@ void dr_cuda_dnn_close(struct dr_cuda *c) {
         d->cudnnDestroyTensorDescriptor(d->x);
     if (d->handle)
         d->cudnnDestroy(d->handle);
-    if (d->library)
-        dlclose(d->library);
-    free(d);
+    free(d); // the library stays loaded: it has code on the device, which cannot be unloaded safely
 }
 
 bool dr_cuda_dnn_ready(struct dr_backend *be) {

@@ -226,9 +226,8 @@ void dr_cuda_drift_combine(struct dr_backend *be, const struct dr_drift_combine_
 struct accumulate_f {
     struct dr_drift_accumulate_args a;
     template <int V> __device__ void run(int64_t i) const {
-        const double v2 = (double)a.v2[a.per_group ? i / (a.n * a.s) : 0];
-        const double rms = a.l2 ? sqrt(v2 + 1e-8) + 1e-8 : sqrt(v2 < 1e-8 ? 1e-8 : v2);
-        const float f = (float)(1 / rms);
+        const float v2 = a.v2[a.per_group ? i / (a.n * a.s) : 0];
+        const float f = 1 / (a.l2 ? sqrtf(v2 + 1e-8f) + 1e-8f : sqrtf(v2 < 1e-8f ? 1e-8f : v2));
         float x[V], t[V];
         load(x, a.v + i);
         for (int k = 0; k < V; k++)

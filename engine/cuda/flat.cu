@@ -148,8 +148,8 @@ struct adamw_f {
         const float shrink = 1 - lr * a.decay;
         float scale = 1;
         if (a.clip > 0) { // a NaN norm passes through the comparison into every weight
-            const double f = a.clip / (sqrt((double)a.sumsq[0]) + 1e-6);
-            scale = f > 1 ? 1 : (float)f;
+            const float f = a.clip / (sqrtf(a.sumsq[0]) + 1e-6f); // fp64 is slow on many cards
+            scale = f > 1 ? 1 : f;
         }
         float w[V], m[V], v[V], g[V];
         load(w, a.w + i);
