@@ -41,7 +41,7 @@ struct dd_batcher {
     int start_rc; // 1: starting
     struct dr_err start_err;
     char device[160];
-    bool on_device; // not the CPU
+    bool on_device; // not the CPU; asked for when `be` may be gone
     double rate;    // images a second while the queue is not empty
     bool rate_full; // from batches large enough to stand for a full queue's
     double spread;  // seconds by which the next refused request comes later than the queue's end

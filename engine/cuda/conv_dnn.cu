@@ -32,7 +32,6 @@
     X(cudnnConvolutionBackwardFilter)
 
 struct dnn { // dr_cuda.dnn
-    void *library;
     bool ready;
     cudnnHandle_t handle;
     cudnnTensorDescriptor_t x, y;
@@ -47,11 +46,12 @@ static bool load(struct dnn *d) {
     const char *off = getenv("DRIFTD_CUDNN");
     if (off && !strcmp(off, "0"))
         return false;
-    d->library = dlopen("libcudnn.so.9", RTLD_NOW | RTLD_LOCAL);
-    if (!d->library)
+    // Stays loaded: it has code on the device, which cannot be unloaded safely.
+    void *library = dlopen("libcudnn.so.9", RTLD_NOW | RTLD_LOCAL);
+    if (!library)
         return false;
 #define X(name)                                                                                    \
-    d->name = reinterpret_cast<decltype(&::name)>(dlsym(d->library, #name));                       \
+    d->name = reinterpret_cast<decltype(&::name)>(dlsym(library, #name));                          \
     if (!d->name)                                                                                  \
         return false;
     DNN_CALLS(X)
@@ -80,7 +80,7 @@ void dr_cuda_dnn_close(struct dr_cuda *c) {
         d->cudnnDestroyTensorDescriptor(d->x);
     if (d->handle)
         d->cudnnDestroy(d->handle);
-    free(d); // the library stays loaded: it has code on the device, which cannot be unloaded safely
+    free(d);
 }
 
 bool dr_cuda_dnn_ready(struct dr_backend *be) {
