@@ -92,6 +92,8 @@ void ctl_print_problem(const struct ctl *c, const struct ctl_reply *r);
 int ctl_get_list(struct ctl *c, const char *path, const char *key, json_t **out);
 // Prepares a handle for streaming; the caller sets its callbacks. headers is freed by the caller.
 CURL *ctl_handle(struct ctl *c, const char *path, struct curl_slist **headers);
+// "PREFIXidREST" with the id escaped; the caller frees its `s`.
+struct ctl_buf ctl_path(const char *prefix, const char *id, const char *rest);
 // Adds "key=value" to a path under construction, escaped, with '?' or '&'.
 int ctl_query(struct ctl_buf *path, const char *key, const char *value);
 // Streams a response into a file (through FILE.part), with a progress line on a terminal; where the
@@ -111,6 +113,8 @@ double ctl_num(const json_t *o, const char *key);      // NAN when absent
 int ctl_width(void);                                   // columns of the terminal
 void ctl_bar(char *buf, size_t size, int width, double fraction);
 
+// jobs.c: GET /v1/WHAT with the options `filter` and `limit`, as JSON or a table.
+int ctl_list(struct ctl *c, const char *what, const char *filter, const char *const *columns);
 // follow.c: shows a job until it ends; returns the exit status that tells its fate.
 int ctl_follow(struct ctl *c, const char *job);
 bool ctl_interrupted(void);

@@ -27,7 +27,7 @@ bool ctl_interrupted(void) {
 
 struct follow {
     struct ctl *c;
-    char path[160], events[180], last_id[64], state[24], error[512];
+    char path[300], events[320], last_id[64], state[24], error[512];
     CURL *h;
     struct ctl_buf line; // of the stream, up to a newline
     char event[32];
@@ -310,8 +310,10 @@ int ctl_follow(struct ctl *c, const char *job) {
     bool lost = false;
     int failures = 0;
     sigaction(SIGINT, &sa, NULL);
-    snprintf(f.path, sizeof f.path, "/v1/jobs/%.64s", job);
-    snprintf(f.events, sizeof f.events, "/v1/jobs/%.64s/events", job);
+    struct ctl_buf path = ctl_path("/v1/jobs/", job, "");
+    snprintf(f.path, sizeof f.path, "%.299s", path.s);
+    snprintf(f.events, sizeof f.events, "%.299s/events", path.s);
+    free(path.s);
     while (!f.ended && !interrupted_flag) {
         bool answered = look(&f);
         if (f.ended || (f.interrupted_at > 0 && now() - f.interrupted_at > GRACE))

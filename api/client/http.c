@@ -39,6 +39,16 @@ int ctl_query(struct ctl_buf *path, const char *key, const char *value) {
     return rc ? -1 : 0;
 }
 
+struct ctl_buf ctl_path(const char *prefix, const char *id, const char *rest) {
+    struct ctl_buf b = {0};
+    char *v = curl_easy_escape(NULL, id, 0);
+    ctl_buf_add(&b, prefix, strlen(prefix));
+    ctl_buf_add(&b, v ? v : "", v ? strlen(v) : 0);
+    ctl_buf_add(&b, rest, strlen(rest));
+    curl_free(v);
+    return b;
+}
+
 static size_t on_body(char *p, size_t size, size_t n, void *arg) {
     struct ctl_reply *r = arg;
     return ctl_buf_add(&r->body, p, size * n) ? 0 : size * n;

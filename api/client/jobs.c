@@ -122,6 +122,23 @@ int ctl_cmd_mae(struct ctl *c) {
     return submit(c, "mae");
 }
 
+int ctl_list(struct ctl *c, const char *what, const char *filter, const char *const *columns) {
+    struct ctl_buf path = ctl_path("/v1/", what, "");
+    json_t *o;
+    ctl_query(&path, filter, ctl_get(c, filter));
+    ctl_query(&path, "limit", ctl_get(c, "limit"));
+    int rc = ctl_get_list(c, path.s, what, &o);
+    free(path.s);
+    if (rc)
+        return rc;
+    if (c->json)
+        ctl_json(c, o);
+    else
+        ctl_table(c, json_object_get(o, what), columns);
+    json_decref(o);
+    return 0;
+}
+
 int ctl_cmd_jobs(struct ctl *c) {
     static const char *const columns[] = {"ID:id",
                                           "NAME:name",
@@ -133,35 +150,12 @@ int ctl_cmd_jobs(struct ctl *c) {
                                           "ETA:eta_seconds:duration",
                                           "ERROR:error",
                                           NULL};
-    struct ctl_buf path = {0};
-    json_t *o;
-    ctl_buf_add(&path, "/v1/jobs", 8);
-    ctl_query(&path, "state", ctl_get(c, "state"));
-    ctl_query(&path, "limit", ctl_get(c, "limit"));
-    int rc = ctl_get_list(c, path.s, "jobs", &o);
-    free(path.s);
-    if (rc)
-        return rc;
-    if (c->json)
-        ctl_json(c, o);
-    else
-        ctl_table(c, json_object_get(o, "jobs"), columns);
-    json_decref(o);
-    return 0;
-}
-
-static void job_path(struct ctl_buf *path, const char *id, const char *rest) {
-    char *v = curl_easy_escape(NULL, id, 0);
-    ctl_buf_add(path, "/v1/jobs/", 9);
-    ctl_buf_add(path, v ? v : "", v ? strlen(v) : 0);
-    ctl_buf_add(path, rest, strlen(rest));
-    curl_free(v);
+    return ctl_list(c, "jobs", "state", columns);
 }
 
 int ctl_cmd_job(struct ctl *c) {
-    struct ctl_buf path = {0};
+    struct ctl_buf path = ctl_path("/v1/jobs/", c->arg[0], "");
     json_t *o;
-    job_path(&path, c->arg[0], "");
     int rc = ctl_get_json(c, path.s, &o);
     free(path.s);
     if (rc)
@@ -172,9 +166,8 @@ int ctl_cmd_job(struct ctl *c) {
 }
 
 static int act(struct ctl *c, const char *method, const char *rest, const char *said) {
-    struct ctl_buf path = {0};
+    struct ctl_buf path = ctl_path("/v1/jobs/", c->arg[0], rest);
     struct ctl_reply r;
-    job_path(&path, c->arg[0], rest);
     int rc = ctl_call(c, method, path.s, NULL, NULL, &r);
     free(path.s);
     if (!rc && c->json && r.body.n)
@@ -189,14 +182,13 @@ static int act(struct ctl *c, const char *method, const char *rest, const char *
 
 int ctl_cmd_edit(struct ctl *c) {
     const char *name = ctl_get(c, "name"), *notes = ctl_get(c, "notes");
-    struct ctl_buf path = {0};
     struct ctl_reply r;
     if (!name && !notes) {
         fprintf(stderr, "driftctl edit: --name or --notes is needed\n");
         return CTL_USAGE;
     }
     json_t *body = json_pack("{s:s*, s:s*}", "name", name, "notes", notes);
-    job_path(&path, c->arg[0], "");
+    struct ctl_buf path = ctl_path("/v1/jobs/", c->arg[0], "");
     int rc = ctl_call(c, "PATCH", path.s, body, NULL, &r);
     json_decref(body);
     free(path.s);

@@ -8,43 +8,19 @@
 #include <sys/stat.h>
 #include <time.h>
 
-static char *id_path(const char *prefix, const char *id, const char *rest) {
-    struct ctl_buf b = {0};
-    char *v = curl_easy_escape(NULL, id, 0);
-    ctl_buf_add(&b, prefix, strlen(prefix));
-    ctl_buf_add(&b, v ? v : "", v ? strlen(v) : 0);
-    ctl_buf_add(&b, rest, strlen(rest));
-    curl_free(v);
-    return b.s;
-}
-
 int ctl_cmd_checkpoints(struct ctl *c) {
     static const char *const columns[] = {"ID:id",       "JOB:job",       "NAME:name",
                                           "KIND:kind",   "STEP:step:num", "SIZE:bytes:bytes",
                                           "STATE:state", "ACTIVE:active", "CREATED:created",
                                           NULL};
-    struct ctl_buf path = {0};
-    json_t *o;
-    ctl_buf_add(&path, "/v1/checkpoints", 15);
-    ctl_query(&path, "job", ctl_get(c, "job"));
-    ctl_query(&path, "limit", ctl_get(c, "limit"));
-    int rc = ctl_get_list(c, path.s, "checkpoints", &o);
-    free(path.s);
-    if (rc)
-        return rc;
-    if (c->json)
-        ctl_json(c, o);
-    else
-        ctl_table(c, json_object_get(o, "checkpoints"), columns);
-    json_decref(o);
-    return 0;
+    return ctl_list(c, "checkpoints", "job", columns);
 }
 
 int ctl_cmd_activate(struct ctl *c) {
     struct ctl_reply r = {0};
-    char *path = id_path("/v1/checkpoints/", c->arg[0], "/activate");
-    int rc = ctl_call(c, "POST", path, NULL, NULL, &r);
-    free(path);
+    struct ctl_buf path = ctl_path("/v1/checkpoints/", c->arg[0], "/activate");
+    int rc = ctl_call(c, "POST", path.s, NULL, NULL, &r);
+    free(path.s);
     if (!rc && c->json && r.body.n)
         fprintf(c->out, "%s\n", r.body.s);
     else if (!rc)
@@ -76,9 +52,9 @@ int ctl_cmd_export(struct ctl *c) {
         }
         file = name;
     }
-    char *path = id_path("/v1/checkpoints/", c->arg[0], "/file");
-    int rc = ctl_download(c, "GET", path, file);
-    free(path);
+    struct ctl_buf path = ctl_path("/v1/checkpoints/", c->arg[0], "/file");
+    int rc = ctl_download(c, "GET", path.s, file);
+    free(path.s);
     if (!rc)
         say_file(c, file);
     return rc;
@@ -112,11 +88,9 @@ int ctl_cmd_import(struct ctl *c) {
 }
 
 int ctl_cmd_metrics(struct ctl *c) {
-    struct ctl_buf path = {.s = id_path("/v1/jobs/", c->arg[0], "/metrics")};
+    struct ctl_buf path = ctl_path("/v1/jobs/", c->arg[0], "/metrics");
     struct ctl_reply r = {0};
     const char *file = ctl_get(c, "output"), *points = ctl_get(c, "max-points");
-    path.n = strlen(path.s);
-    path.cap = path.n + 1;
     const char *format = ctl_get(c, "csv") ? "csv" : ctl_get(c, "ndjson") ? "ndjson" : NULL;
     if (!format && !c->json)
         format = "csv"; // the form that other programs read
@@ -203,10 +177,11 @@ int ctl_cmd_status(struct ctl *c) {
 
 int ctl_cmd_configs(struct ctl *c) {
     static const char *const columns[] = {"NAME:name", "ABOUT:about", NULL};
-    char *path = c->narg ? id_path("/v1/configs/", c->arg[0], "") : strdup("/v1/configs");
+    const char *name = c->narg ? c->arg[0] : "";
+    struct ctl_buf path = ctl_path(c->narg ? "/v1/configs/" : "/v1/configs", name, "");
     json_t *o;
-    int rc = ctl_get_json(c, path, &o);
-    free(path);
+    int rc = ctl_get_json(c, path.s, &o);
+    free(path.s);
     if (rc)
         return rc;
     if (c->json || c->narg)

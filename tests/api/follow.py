@@ -187,8 +187,9 @@ def test_fates():
         d.end()
         d.start("--resume=ask")
         assert t.end() == 5 and "driftctl resume 2" in t.screen[-2], t.screen
-        t = Terminal(d, DRIFTCTL, "follow", "99")
-        assert t.end() == 1 and "there is no job 99" in t.screen[0]
+        for job in ("99", "a b", "1/2"):
+            t = Terminal(d, DRIFTCTL, "follow", job)
+            assert t.end() == 1 and "there is no" in t.screen[0], t.screen
         d.end()
         t = Terminal(d, DRIFTCTL, "train", "endless", "--follow")
         assert t.end() == 3, t.screen
