@@ -24,17 +24,17 @@ async function act(job, action) {
   } catch (e) { toast(e.message, true); }
 }
 
-// A card per run; made once, updated in place.
-// What a run ended with; while it trains the stream says it.
+// What a run ended with or, until the stream says more, where it is.
 async function lastValues(j) {
-  if (j.newest || j.asked === j.step || !j.step || j.state === 'running') return;
-  j.asked = j.step;
-  const d = await get(`/v1/jobs/${j.id}/metrics?names=loss,drift_norm&from=${j.step}&max_points=0`);
+  if (j.newest || !j.step || j.asked === j.step || (j.asked && j.state === 'running')) return;
+  j.asked = j.step; // rows come a little after their step, so a few more are asked for
+  const d = await get(`/v1/jobs/${j.id}/metrics?names=loss,drift_norm&from=${Math.max(0, j.step - 64)}&max_points=0`);
   const at = (name) => d.series.find((s) => s.name === name)?.rows.at(-1)?.[2] ?? null;
   const now = jobs.get(j.id);
   if (now && !now.newest) now.newest = { step: j.step, loss: at('loss'), drift_norm: at('drift_norm') };
 }
 
+// A card per run; made once, updated in place.
 function card(id) {
   const name = h('a.run-name'), sub = h('p.sub'), state = h('span.badge'), bar = h('progress', { max: '1', value: '0' });
   const left = h('span'), steps = h('b'), eta = h('b'), norm = h('b'), loss = h('b'), rate = h('b'), error = h('p.error', { hidden: true });
