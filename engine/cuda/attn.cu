@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(ATTN_THREADS)
 }
 
 static size_t shared_of(int64_t t, int64_t hd, int rows) {
-    return (size_t)((rows + KEYS) * (hd | 1) + rows * ((t + 31) / 32 * 32)) * sizeof(float);
+    return (size_t)((rows + KEYS) * head_ld(hd) + rows * ((t + 31) / 32 * 32)) * sizeof(float);
 }
 
 template <typename T>

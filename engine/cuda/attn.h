@@ -1,9 +1,10 @@
 // Parts shared by attn.cu and attn_bwd.cu: tiles of one head in shared memory, with QK-norm and
 // RoPE applied on the way in, and products of tiles in fp32.
 //
-// A tile has R rows (tokens) of hd columns, padded to an odd stride LD so that lanes that walk a
-// column meet different banks. Everywhere, warp w owns the rows w, w + WARPS, ... of a tile and
-// lanes take columns in turn; a thread's accumulators are [rows of its warp][columns of its lane].
+// A tile has R rows (tokens) of hd columns, then zeros up to a multiple of four. Its stride LD is
+// an odd number of four columns, so that lanes that walk their rows in steps of 16 bytes meet
+// different banks. Everywhere, warp w owns the rows w, w + WARPS, ... of a tile and lanes take
+// columns in turn; a thread's accumulators are [rows of its warp][columns of its lane].
 #pragma once
 
 #include "engine/cuda/device.h"
@@ -17,8 +18,8 @@ struct head {
     float eps, scale;
 };
 
-__device__ inline int head_ld(int64_t hd) {
-    return (int)hd | 1;
+__host__ __device__ inline int head_ld(int64_t hd) {
+    return 4 * ((int)(hd + 3) / 4 | 1);
 }
 
 // One raw row into dst[hd]: norm, rotation, scale. Called by a whole warp; returns the row's rstd.
@@ -45,8 +46,9 @@ __device__ inline float prepare_row(float *dst, const T *src, int64_t token, con
     return rstd;
 }
 
-// Rows [first, first + ROWS) of a head into dst[ROWS][LD]; rows past the end become 0. src: token 0
-// of this head; `step` elements between tokens. norm and rotation where p says so.
+// Rows [first, first + ROWS) of a head into dst[ROWS][LD]; rows past the end and the columns up to
+// a multiple of four become 0. src: token 0 of this head; `step` elements between tokens. norm and
+// rotation where p says so.
 template <typename T, int ROWS>
 __device__ inline void load_tile(float *dst, const T *src, int64_t step, int64_t first,
                                  const head &p) {
@@ -55,9 +57,8 @@ __device__ inline void load_tile(float *dst, const T *src, int64_t step, int64_t
         const int64_t token = first + r;
         if (token < p.t)
             prepare_row(dst + r * ld, src + token * step, token, p);
-        else
-            for (int c = lane; c < p.hd; c += 32)
-                dst[r * ld + c] = 0;
+        for (int c = lane + (token < p.t ? (int)p.hd : 0); c < (p.hd + 3) / 4 * 4; c += 32)
+            dst[r * ld + c] = 0;
     }
 }
 
@@ -67,26 +68,33 @@ __device__ inline void tile_scores(float (&s)[RW], const float *a, const float *
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     for (int r = 0; r < RW; r++)
         s[r] = 0;
-    for (int c = 0; c < hd; c++) {
-        const float v = b[lane * ld + c];
-        for (int r = 0; r < RW; r++)
-            s[r] += a[(warp + r * WARPS) * ld + c] * v;
+    for (int c = 0; c < hd; c += 4) {
+        float x[4], y[4];
+        load<4>(y, b + lane * ld + c);
+        for (int r = 0; r < RW; r++) {
+            load<4>(x, a + (warp + r * WARPS) * ld + c);
+            for (int e = 0; e < 4; e++)
+                s[r] += x[e] * y[e];
+        }
     }
 }
 
-// acc[r][j] += sum_k p[row r][k] v[k][lane + 32 j], k < n; p: rows ldp apart.
+// acc[r][j] += sum_k p[row r][k] v[k][lane + 32 j], k < n; p: rows ldp apart, a multiple of four.
+// Four k at a time: past n v has rows of zeros, and p is finite where its row is.
 template <int RW, int NJ>
 __device__ inline void tile_values(float (&acc)[RW][NJ], const float *p, int ldp, const float *v,
                                    int n, int hd, int ld) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    for (int k = 0; k < n; k++) {
-        float x[NJ];
-        for (int j = 0; j < NJ; j++)
-            x[j] = lane + 32 * j < hd ? v[k * ld + lane + 32 * j] : 0;
-        for (int r = 0; r < RW; r++) {
-            const float w = p[(warp + r * WARPS) * ldp + k];
+    for (int k = 0; k < n; k += 4) {
+        float x[4][NJ], w[4];
+        for (int e = 0; e < 4; e++)
             for (int j = 0; j < NJ; j++)
-                acc[r][j] += w * x[j];
+                x[e][j] = lane + 32 * j < hd ? v[(k + e) * ld + lane + 32 * j] : 0;
+        for (int r = 0; r < RW; r++) {
+            load<4>(w, p + (warp + r * WARPS) * ldp + k);
+            for (int e = 0; e < 4; e++)
+                for (int j = 0; j < NJ; j++)
+                    acc[r][j] += w[e] * x[e][j];
         }
     }
 }

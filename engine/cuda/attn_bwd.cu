@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(ATTN_THREADS)
     DR_SHARED(float, shared);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, hd = (int)a.hd, ld = head_ld(hd);
     float *k = shared, *v = k + ROWS * ld, *q = v + ROWS * ld, *g = q + QUERIES * ld; // g: dout
-    float *p = g + QUERIES * ld, *ds = p + ROWS * 33;                                 // [ROWS][33]
+    float *p = g + QUERIES * ld, *ds = p + ROWS * QUERIES; // [ROWS][QUERIES]
     const int64_t width = a.h * a.hd, step = 3 * width, b = blockIdx.y / a.h, h = blockIdx.y % a.h;
     const int64_t first = (int64_t)blockIdx.x * ROWS;
     const T *base = qkv + b * a.t * step + h * a.hd;
@@ -172,12 +172,12 @@ __global__ void __launch_bounds__(ATTN_THREADS)
         const float delta = there ? w.delta[blockIdx.y * a.t + q0 + lane] : 0;
         for (int r = 0; r < RW; r++) {
             const float e = there ? expf(s[r] - lse) : 0;
-            p[(warp + r * WARPS) * 33 + lane] = e;
-            ds[(warp + r * WARPS) * 33 + lane] = e * (dp[r] - delta);
+            p[(warp + r * WARPS) * QUERIES + lane] = e;
+            ds[(warp + r * WARPS) * QUERIES + lane] = e * (dp[r] - delta);
         }
         __syncwarp(); // rows of p and ds belong to their warp
-        tile_values<RW, NJ>(dv, p, 33, g, QUERIES, hd, ld);
-        tile_values<RW, NJ>(dk, ds, 33, q, QUERIES, hd, ld);
+        tile_values<RW, NJ>(dv, p, QUERIES, g, QUERIES, hd, ld);
+        tile_values<RW, NJ>(dk, ds, QUERIES, q, QUERIES, hd, ld);
     }
     float dw[NJ] = {};
     for (int r = 0; r < RW; r++) { // k's rows are this warp's own
@@ -203,10 +203,11 @@ __global__ void __launch_bounds__(ATTN_THREADS)
 enum { KEY_ROWS = 2 * WARPS };
 
 static size_t dq_shared(int64_t t, int64_t hd, int rows) {
-    return (size_t)((2 * rows + KEYS) * (hd | 1) + 2 * rows * ((t + 31) / 32 * 32)) * sizeof(float);
+    return (size_t)((2 * rows + KEYS) * head_ld(hd) + 2 * rows * ((t + 31) / 32 * 32)) *
+           sizeof(float);
 }
 static size_t dkv_shared(int64_t hd) {
-    return (size_t)((2 * KEY_ROWS + 64) * (hd | 1) + 2 * KEY_ROWS * 33) * sizeof(float);
+    return (size_t)((2 * KEY_ROWS + 64) * head_ld(hd) + 2 * KEY_ROWS * 32) * sizeof(float);
 }
 
 static void add_parts(struct dr_backend *be, float *out, const float *part, int64_t m, int64_t n) {

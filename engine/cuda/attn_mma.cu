@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(256)
         }
     }
     for (int r = 0; r < 2; r++) {
-        const float total = quad_sum(sum[r]);
+        const float by = 1 / quad_sum(sum[r]);
         const int64_t token = first + 16 * warp + lane / 4 + 8 * r;
         if (token >= a.t)
             continue;
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(256)
             const int c = 8 * n + 2 * (lane % 4);
             if (c < a.hd)
                 *reinterpret_cast<uint32_t *>(to + c) =
-                    pack2(o[n][2 * r] / total, o[n][2 * r + 1] / total);
+                    pack2(o[n][2 * r] * by, o[n][2 * r + 1] * by);
         }
     }
 }

@@ -71,13 +71,25 @@ template <int HD> struct rows { // q, k, v or dout of one head
                 x[e + 2] = b * co + a * si;
             }
     }
-    // Norm, rotation and scale of one row. Called by whole warps, for tokens of the sequence.
-    __device__ void prepare(float (&x)[4], int64_t token) const {
-        if (h.norm) {
-            const float r = rstd(x);
-            for (int e = 0; e < 4; e++)
-                x[e] *= r * w[e];
+    // rstd of four raw rows, their sums side by side: one row's shuffles wait for each other.
+    __device__ void rstd(float (&r)[4], const uint32_t (&u)[4][2]) const {
+        DR_UNROLL
+        for (int k = 0; k < 4; k++) {
+            float x[4];
+            unpack(x, u[k]);
+            r[k] = x[0] * x[0] + x[1] * x[1] + x[2] * x[2] + x[3] * x[3];
         }
+        DR_UNROLL
+        for (int m = LANES / 2; m; m >>= 1)
+            for (int k = 0; k < 4; k++)
+                r[k] += __shfl_xor_sync(DR_FULL, r[k], m);
+        for (int k = 0; k < 4; k++)
+            r[k] = 1 / sqrtf(r[k] / (float)h.hd + h.eps);
+    }
+    // Norm, rotation and scale of one row, whose rstd is r.
+    __device__ void prepare(float (&x)[4], int64_t token, float r) const {
+        for (int e = 0; h.norm && e < 4; e++)
+            x[e] *= r * w[e];
         if (token < h.t)
             rotate(x, token, 1);
         for (int e = 0; e < 4; e++)
@@ -110,6 +122,9 @@ template <int HD> struct rows { // q, k, v or dout of one head
             DR_UNROLL
             for (int k = 0; k < 4; k++)
                 raw(u[k], r0 + k * stride < count ? first + r0 + k * stride + sub : h.t);
+            float rs[4] = {};
+            if (h.norm)
+                rstd(rs, u);
             DR_UNROLL
             for (int k = 0; k < 4; k++) {
                 const int r = r0 + k * stride;
@@ -117,7 +132,7 @@ template <int HD> struct rows { // q, k, v or dout of one head
                     break;
                 float x[4];
                 unpack(x, u[k]);
-                prepare(x, first + r + sub);
+                prepare(x, first + r + sub, rs[k]);
                 for (int e = 0; e < 4; e++)
                     x[e] = first + r + sub < h.t ? x[e] : 0;
                 put(tile + (r + sub) * LD, x);

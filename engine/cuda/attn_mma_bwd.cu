@@ -134,22 +134,26 @@ __device__ inline void statistics(const bf16 *q, const bf16 *g, const bf16 *k, c
         }
 }
 
-// dq += dS k of one chunk. Keys past the end are rows of zeros: whatever dS is, it adds nothing.
+// dq += dS k of one chunk, `valid` keys of the 16 being there. For the others dS is set to 0: their
+// score is 0, and exp(0 - lse) may be infinite, which their rows of zeros would make NaN.
 template <int HD, int LD>
 __device__ inline void add_dq(float (&dq)[HD / 8][4], const bf16 *q, const bf16 *g, const bf16 *k,
-                              const bf16 *v, int j, const float (&lse)[2],
+                              const bf16 *v, int j, int valid, const float (&lse)[2],
                               const float (&delta)[2]) {
+    const int col = 2 * (int)(threadIdx.x % 4);
     float s[2][4], dp[2][4];
     tile_product<HD, LD>(s, q, 0, k, j);
     tile_product<HD, LD>(dp, g, 0, v, j);
     for (int n = 0; n < 2; n++)
         for (int e = 0; e < 4; e++)
-            s[n][e] = expf(s[n][e] - lse[e / 2]) * (dp[n][e] - delta[e / 2]);
+            s[n][e] = 8 * n + col + e % 2 < valid
+                          ? expf(s[n][e] - lse[e / 2]) * (dp[n][e] - delta[e / 2])
+                          : 0;
     tile_add<HD, LD>(dq, s, k, j);
 }
 
 // dk += dS' q, dv += P' dout of one chunk of 16 queries. Queries past the end are rows of zeros in
-// q and dout, and their lse is finite.
+// q and dout, and their lse is log(t). Keys past the end spoil their own rows, which go nowhere.
 template <int HD, int LD>
 __device__ inline void add_dkv(float (&dk)[HD / 8][4], float (&dv)[HD / 8][4], const bf16 *k,
                                const bf16 *v, const bf16 *q, const bf16 *g, int i, const float *lse,
@@ -227,7 +231,7 @@ __device__ inline void all_queries(const task<HD> &o, bf16 *dq_out, float (&dw)[
             const int count = o.t16 - k0 < o.tile ? o.t16 - k0 : o.tile;
             keys.template fetch<WHOLE>(k0, count);
             for (int j = 0; j < count && row < o.t16; j += 16)
-                add_dq<HD, LD>(dq, q, g, keys.a, keys.b, j, sum, dot);
+                add_dq<HD, LD>(dq, q, g, keys.a, keys.b, j, o.t - k0 - j, sum, dot);
         }
         if (row < o.t16)
             finish<HD>(dq_out, o.q, dq, row, o.stage, dw);

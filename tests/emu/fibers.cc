@@ -167,7 +167,7 @@ void emu_run_block(size_t shared, const std::function<void()> &kernel) {
         emu_die("no memory for stacks");
     m.kernel = &kernel;
     m.threads = blockDim.x * blockDim.y * blockDim.z;
-    memset(m.shared, 0xff, shared);
+    emu_poison();
     for (unsigned i = 0; i < m.threads; i++) {
         fiber *f = &m.f[i];
         f->st = READY;
@@ -189,4 +189,5 @@ void emu_run_block(size_t shared, const std::function<void()> &kernel) {
         for (unsigned i = 0; left && i < m.threads; i++)
             m.f[i].st = READY;
     }
+    emu_check_past(shared);
 }

@@ -13,6 +13,17 @@ void emu_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()
             }
 }
 
+void emu_poison() {
+    memset(emu_shared(), 0xff, EMU_SHARED_LIMIT);
+}
+
+void emu_check_past(size_t shared) {
+    const unsigned char *p = (const unsigned char *)emu_shared() + shared;
+    const size_t n = EMU_SHARED_LIMIT - shared;
+    if (n && (*p != 0xff || memcmp(p, p + 1, n - 1) != 0))
+        emu_die("a block has written past its shared memory");
+}
+
 uint64_t emu_exchange(uint64_t mine, unsigned lane) {
     struct gift g = {};
     unsigned lanes;

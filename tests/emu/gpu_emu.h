@@ -2,9 +2,10 @@
 // file (g++ -x c++ -include tests/emu/gpu_emu.h), so the same kernels run where there is no GPU.
 //
 // Every thread of a block is a fiber; blocks run one after another. Shared memory is poisoned (all
-// bits set: NaN, -1) before each block, a barrier that not all threads of a block (or lanes of a
-// warp) reach ends the program with a sentence, and emu_reverse runs the fibers backwards: a
-// missing barrier shows as NaN or as bytes that depend on the order. State is per host thread.
+// bits set: NaN, -1) before each block. A block that writes past its own, or a barrier that not all
+// threads of a block (or lanes of a warp) reach, ends the program with a sentence, and emu_reverse
+// runs the fibers backwards: a missing barrier shows as NaN or as bytes that depend on the order.
+// State is per host thread.
 #pragma once
 
 #include <math.h>

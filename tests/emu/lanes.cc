@@ -110,7 +110,7 @@ static void resize(unsigned threads) {
 void emu_run_block(size_t shared, const std::function<void()> &kernel) {
     pthread_mutex_lock(&busy);
     resize(blockDim.x * blockDim.y * blockDim.z);
-    memset(m.shared, 0xff, shared);
+    emu_poison();
     m.block_index = blockIdx;
     m.block_size = blockDim;
     m.grid_size = gridDim;
@@ -120,5 +120,6 @@ void emu_run_block(size_t shared, const std::function<void()> &kernel) {
     for (unsigned i = 0; i < m.threads; i++)
         while (sem_wait(&m.done)) {
         }
+    emu_check_past(shared);
     pthread_mutex_unlock(&busy);
 }

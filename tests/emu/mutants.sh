@@ -23,6 +23,7 @@ drift_coef.cu|drift_coef|the self mask removed|drift_coef.cu|s/if (i == j \&\& j
 attn_mma.cu|attn_fwd|keys past the end not masked|attn_mma.h|s/col + e % 2 >= valid/col + e % 2 >= 16/
 attn_mma_bwd.cu|attn_bwd|no barrier before the keys' walk|attn_mma_bwd.cu|s/__syncthreads(); \/\/ lse and delta of all queries//
 attn_mma_bwd.cu|attn_bwd|a lane's wait for its warp removed|attn_mma_bwd.cu|/stage\[lane \/ 4/,/__syncwarp/s/__syncwarp();//
+attn_mma_bwd.cu|attn_bwd|shared memory for half of lse and delta|attn_mma_bwd.cu|s/(2 \* t16 + warps/(t16 + warps/
 flat.cu|copy4|quotients one too small|divide.h|s/(uint64_t)by - 1) \/ (uint64_t)by/0) \/ (uint64_t)by/
 END
 }
