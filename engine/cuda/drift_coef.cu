@@ -4,7 +4,7 @@
 // Softmaxes are taken relative to the smallest cost of their row or column, and the geometric mean
 // is formed in the exponent, so nothing underflows that matters at small temperatures. Differences
 // of costs come before the division by tau: they are nearly exact, quotients of 50 and more are
-// not. Rows are a warp's, columns a thread's; every sum has a fixed order.
+// not. A warp has a row, a block 32 columns; every sum has a fixed order.
 #include "engine/cuda/device.h"
 
 struct coef {
@@ -64,16 +64,18 @@ __global__ void __launch_bounds__(256) k_coef_rows(coef c, bool potential) {
     c.rsum[row] = potential ? low - logf(sum) : sum;
 }
 
-// The same by column; the potential of column j is log(n / m) + min - log(sum).
-__global__ void __launch_bounds__(128) k_coef_columns(coef c, bool potential) {
-    const int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, b = at / c.m, j = at % c.m;
-    if (at >= c.a.b * c.m)
-        return;
+// The same by column; the potential of column j is log(n / m) + min - log(sum). Warps take rows in
+// turn, then what they have is put together in the order of the warps. A NaN wins, as by row.
+__global__ void __launch_bounds__(256) k_coef_columns(coef c, bool potential) {
+    DR_SHARED(float, s); // [8][32]
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int64_t at = (int64_t)blockIdx.x * 32 + lane, b = at / c.m, j = at % c.m;
+    const int64_t end = at < c.a.b * c.m ? c.a.n : 0;
     const costs q = costs_of(c.a);
     const float f = potential ? 1 : q.k;
     float low = INFINITY, sum = 0;
-    for (int pass = 0; pass < 2; pass++)
-        for (int64_t i = 0; i < c.a.n; i++) {
+    for (int pass = 0; pass < 2; pass++) {
+        for (int64_t i = warp; i < end; i += 8) {
             float u = cost(c, q, b, i, j);
             if (potential)
                 u = u * q.k - c.rsum[b * c.a.n + i];
@@ -82,6 +84,19 @@ __global__ void __launch_bounds__(128) k_coef_columns(coef c, bool potential) {
             else
                 low = u < low || u != u ? u : low;
         }
+        s[warp * 32 + lane] = pass ? sum : low;
+        __syncthreads();
+        for (int k = 0; k < 8 && !pass; k++) {
+            const float u = s[k * 32 + lane];
+            low = u < low || u != u ? u : low;
+        }
+        if (!pass)
+            __syncthreads(); // all minima are read
+    }
+    if (warp || !end)
+        return;
+    for (int k = 1; k < 8; k++)
+        sum += s[k * 32 + lane];
     c.cmin[at] = low;
     c.csum[at] = potential ? logf((float)c.a.n / (float)c.m) + low - logf(sum) : sum;
 }
@@ -139,18 +154,18 @@ void dr_cuda_drift_coef(struct dr_backend *be, const struct dr_drift_coef_args *
     if (!s)
         return;
     const coef c = {*a, m, s, s + cols, s + 2 * cols, s + 2 * cols + rows};
-    const unsigned row_grid = blocks_for(rows, 8), col_grid = blocks_for(cols, 128);
+    const unsigned row_grid = blocks_for(rows, 8), col_grid = blocks_for(cols, 32);
     if (a->normalize == DR_NORM_BOTH || a->normalize == DR_NORM_Y)
         DR_LAUNCH(be, k_coef_rows, row_grid, 256, 0, c, false);
     if (a->normalize == DR_NORM_BOTH)
-        DR_LAUNCH(be, k_coef_columns, col_grid, 128, 0, c, false);
+        DR_LAUNCH(be, k_coef_columns, col_grid, 256, 1024, c, false);
     if (a->normalize == DR_NORM_SINKHORN) {
         struct dr_fill_args zero = {};
         zero.dst = s, zero.n = 2 * rows + 2 * cols;
         dr_cuda_fill(be, &zero);
         for (int round = 0; round < a->sinkhorn_iterations; round++) {
             DR_LAUNCH(be, k_coef_rows, row_grid, 256, 0, c, true);
-            DR_LAUNCH(be, k_coef_columns, col_grid, 128, 0, c, true);
+            DR_LAUNCH(be, k_coef_columns, col_grid, 256, 1024, c, true);
         }
     }
     DR_LAUNCH(be, k_coef_emit, row_grid, 256, 0, c);

@@ -23,7 +23,8 @@ void dr_cuda_embed_fwd(struct dr_backend *be, const struct dr_embed_fwd_args *a)
 
 // A block a lookup (b, k) and ROW columns. The first lookup of a table row owns it and adds every
 // later one of that row, in order; the other blocks leave. Separate tables share nothing, so only
-// their own k counts. Later lookups are gathered ROW at a time: most are of other rows.
+// their own k counts. The nearest lookups are looked at first: where rows repeat, an earlier one is
+// close. Later lookups are gathered ROW at a time: most are of other rows.
 enum { ROW = 128 };
 
 __global__ void __launch_bounds__(ROW) k_embed_bwd(struct dr_embed_bwd_args a) {
@@ -33,11 +34,11 @@ __global__ void __launch_bounds__(ROW) k_embed_bwd(struct dr_embed_bwd_args a) {
     const int64_t j = (int64_t)blockIdx.y * ROW + threadIdx.x;
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int32_t row = a.idx[me];
-    int earlier = 0;
-    for (int64_t e = me - step * (1 + (int64_t)threadIdx.x); e >= 0; e -= step * ROW)
-        earlier |= a.idx[e] == row;
-    if (block_sum(earlier, slots))
-        return;
+    for (int64_t last = me - step; last >= 0; last -= step * ROW) {
+        const int64_t e = last - step * threadIdx.x;
+        if (block_sum(e >= 0 && a.idx[e] == row ? 1 : 0, slots))
+            return;
+    }
     float *to = a.dtable + (me % a.nk * a.table_rows + row) * a.d + j;
     float sum = j < a.d ? *to : 0;
     for (int64_t first = me; first < total; first += step * ROW) {

@@ -120,15 +120,17 @@ void dr_cuda_copy4(struct dr_backend *be, const struct dr_copy4_args *a) {
 
 struct gather_f {
     struct dr_gather_args a;
+    divisor by_count;
     template <int V> __device__ void run(int64_t i) const {
-        const int64_t row = i / a.count;
-        const int64_t from = (a.idx ? a.idx[row] : row) * a.count + i % a.count;
+        int64_t at;
+        const int64_t row = by_count.split(i, &at);
+        const int64_t from = (a.idx ? a.idx[row] : row) * a.count + at;
         a.dst[i] = a.pixels ? (float)a.pixels[from] / 127.5f - 1 : a.points[from];
     }
 };
 
 void dr_cuda_gather(struct dr_backend *be, const struct dr_gather_args *a) {
-    const gather_f f = {*a};
+    const gather_f f = {*a, divisor(a->count)};
     DR_FLAT(be, f, a->n * a->count, false);
 }
 
@@ -220,37 +222,43 @@ __device__ inline double unit(uint32_t r) {
 
 struct normals_f {
     struct dr_normals_args a;
-    int64_t blocks; // of a row
+    divisor blocks; // of a row
     template <int V> __device__ void run(int64_t i) const {
-        const int64_t row = i / blocks, at = i % blocks * 4;
+        int64_t block;
+        const int64_t row = blocks.split(i, &block), at = 4 * block;
         uint32_t r[4];
-        philox(a.seed[row], (uint32_t)(at / 4), a.stream, a.index[row], r);
-        for (int k = 0; k < 4 && at + k < a.n; k++) {
-            const double len = sqrt(-2 * log(unit(r[k & 2])));
-            const double angle = 2 * 3.14159265358979323846 * unit(r[(k & 2) + 1]);
-            a.out[row * a.n + at + k] = (float)(len * (k & 1 ? sin(angle) : cos(angle)));
+        philox(a.seed[row], (uint32_t)block, a.stream, a.index[row], r);
+        for (int k = 0; k < 4 && at + k < a.n; k += 2) { // two values a draw
+            const double len = sqrt(-2 * log(unit(r[k])));
+            double s, c;
+            sincos(2 * 3.14159265358979323846 * unit(r[k + 1]), &s, &c);
+            float *out = a.out + row * a.n + at + k;
+            out[0] = (float)(len * c);
+            if (at + k + 1 < a.n)
+                out[1] = (float)(len * s);
         }
     }
 };
 
 void dr_cuda_normals(struct dr_backend *be, const struct dr_normals_args *a) {
-    const normals_f f = {*a, ceil_div(a->n, 4)};
-    DR_FLAT(be, f, a->b * f.blocks, false);
+    const normals_f f = {*a, divisor(ceil_div(a->n, 4))};
+    DR_FLAT(be, f, a->b * f.blocks.d, false);
 }
 
 struct indices_f {
     struct dr_indices_args a;
-    int64_t blocks;
+    divisor blocks;
     template <int V> __device__ void run(int64_t i) const {
-        const int64_t row = i / blocks, at = i % blocks * 4;
+        int64_t block;
+        const int64_t row = blocks.split(i, &block), at = 4 * block;
         uint32_t r[4];
-        philox(a.seed[row], (uint32_t)(at / 4), a.stream, a.index[row], r);
+        philox(a.seed[row], (uint32_t)block, a.stream, a.index[row], r);
         for (int k = 0; k < 4 && at + k < a.n; k++)
             a.out[row * a.n + at + k] = (int32_t)(((uint64_t)r[k] * a.range) >> 32);
     }
 };
 
 void dr_cuda_indices(struct dr_backend *be, const struct dr_indices_args *a) {
-    const indices_f f = {*a, ceil_div(a->n, 4)};
-    DR_FLAT(be, f, a->b * f.blocks, false);
+    const indices_f f = {*a, divisor(ceil_div(a->n, 4))};
+    DR_FLAT(be, f, a->b * f.blocks.d, false);
 }

@@ -5,15 +5,15 @@
 
 enum { COL_ROWS = 512, SQ_CHUNK = 8192 };
 
-// part[chunk, n] or, with a single chunk, out: one block for 32 columns and COL_ROWS rows; warps
-// take rows in turn, then their sums are added in the order of the warps.
+// out[chunk, n]: one block for 32 columns and a chunk of `rows` rows; warps take rows in turn, then
+// their sums are added in the order of the warps.
 template <typename T>
 __global__ void __launch_bounds__(256)
-    k_colsum(float *out, const T *x, int64_t m, int64_t n, int64_t ld, bool acc) {
+    k_colsum(float *out, const T *x, int64_t m, int64_t n, int64_t ld, int64_t rows, bool acc) {
     DR_SHARED(float, s); // [8][32]
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int64_t j = (int64_t)blockIdx.y * 32 + lane, i0 = (int64_t)blockIdx.x * COL_ROWS;
-    const int64_t end = i0 + COL_ROWS < m ? i0 + COL_ROWS : m;
+    const int64_t j = (int64_t)blockIdx.y * 32 + lane, i0 = (int64_t)blockIdx.x * rows;
+    const int64_t end = i0 + rows < m ? i0 + rows : m;
     float sum = 0;
     for (int64_t i = i0 + warp; i < end && j < n; i += 8)
         sum += to_f(x[i * ld + j]);
@@ -27,31 +27,23 @@ __global__ void __launch_bounds__(256)
     *to = acc ? *to + sum : sum;
 }
 
-__global__ void __launch_bounds__(256)
-    k_add_parts(float *out, const float *part, int64_t parts, int64_t n, bool acc) {
-    const int64_t j = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (j >= n)
-        return;
-    float sum = acc ? out[j] : 0;
-    for (int64_t p = 0; p < parts; p++)
-        sum += part[p * n + j];
-    out[j] = sum;
-}
-
 template <typename T> static void colsum(struct dr_backend *be, const struct dr_colsum_args *a) {
     const int64_t ld = a->ld ? a->ld : a->n, chunks = ceil_div(a->m, COL_ROWS);
     const T *x = static_cast<const T *>(a->x);
-    const dim3 grid((unsigned)chunks, blocks_for(a->n, 32));
+    const unsigned columns = blocks_for(a->n, 32);
+    const dim3 all(1, columns), grid((unsigned)chunks, columns);
     if (chunks == 1) {
-        DR_LAUNCH(be, (k_colsum<T>), grid, 256, 1024, a->out, x, a->m, a->n, ld, a->acc);
+        DR_LAUNCH(be, (k_colsum<T>), all, 256, 1024, a->out, x, a->m, a->n, ld, a->m, a->acc);
         return;
     }
     float *part = static_cast<float *>(
         dr_cuda_scratch(be, DR_CUDA_SUM, (size_t)(chunks * a->n) * sizeof(float)));
     if (!part)
         return;
-    DR_LAUNCH(be, (k_colsum<T>), grid, 256, 1024, part, x, a->m, a->n, ld, false);
-    DR_LAUNCH(be, k_add_parts, blocks_for(a->n, 256), 256, 0, a->out, part, chunks, a->n, a->acc);
+    const int64_t rows = COL_ROWS;
+    DR_LAUNCH(be, (k_colsum<T>), grid, 256, 1024, part, x, a->m, a->n, ld, rows, false);
+    DR_LAUNCH(be, (k_colsum<float>), all, 256, 1024, a->out, part, chunks, a->n, a->n, chunks,
+              a->acc);
 }
 
 void dr_cuda_colsum(struct dr_backend *be, const struct dr_colsum_args *a) {

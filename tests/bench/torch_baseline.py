@@ -4,7 +4,8 @@
 Our own code, written from docs/method.md; measured beside driftd by tests/bench/gpu.sh. Reads lines of
 `gpu_bench config`, prints one JSON object a line, as gpu_bench does.
 
-usage: torch_baseline.py [--device cuda|cpu] [--small] [--modes eager,compile] [--seconds S] <CONFIGS
+usage: torch_baseline.py [--device cuda|cpu] [--small] [--modes eager,compile] [--seconds S]
+                         [--budget S] <CONFIGS          what does not start in time is named, not measured
        torch_baseline.py --check tests/golden/NAME.safetensors...    the same network?
 
 Where torch is missing it says so on stderr and exits with 77.
@@ -17,6 +18,7 @@ import struct
 import sys
 import time
 
+begin = time.monotonic()  # loading PyTorch takes a while
 try:
     import torch
     import torch.nn as nn
@@ -278,37 +280,50 @@ def emit(**row):
     print(json.dumps(row), flush=True)
 
 
-def sampling(name, cfg, device, mode, batches, seconds):
-    m = cfg["model"]
+def in_time(options):
+    if time.monotonic() > begin + options.budget:
+        raise TimeoutError("no time left")
+
+
+def training(name, cfg, options, mode):
+    t = Trainer(cfg, options.device, mode == "compile")
+    s = timed(t.step, options.device, options.seconds, 2 if options.small else 10)
+    emit(what="train", torch=mode, network=name, precision="bf16", samples=t.batch, ms=s * 1e3)
+
+
+def sampling(name, cfg, options, mode):
+    m, device = cfg["model"], options.device
     net = Generator(m).to(device).to(torch.bfloat16).eval().requires_grad_(False)
-    # every batch size has its own graph, as in driftd
+    # every batch size has its own graph, as in driftd; compiling takes long
     run = torch.compile(net, mode="reduce-overhead", dynamic=False) if mode == "compile" else net
+    batches = [1, 4] if options.small else [1, 256] if mode == "compile" else [1, 256, 2048]
     for b in batches:
+        in_time(options)
         kind = dict(device=device, dtype=torch.bfloat16)
         args = [torch.randn(b, m["channels"], m["size"], m["size"], **kind),
                 torch.arange(b, device=device) % m["classes"], torch.full((b,), 1.5, **kind),
                 torch.randint(m["codebook"], (b, m["style_tokens"]), device=device)]
         with torch.no_grad():
-            s = latency(lambda: run(*args), device, seconds, 5)
+            s = latency(lambda: run(*args), device, options.seconds, 5)
         emit(what="sample", torch=mode, network=name, precision="bf16", batch=b, ms=s * 1e3, images_s=b / s)
 
 
 def measure(options):
-    for line in sys.stdin:
-        row = json.loads(line)
-        name, cfg = row["network"], row["config"]
-        cfg["model"].update({k: cfg["data"][k] for k in ("size", "channels", "classes")})
-        for mode in options.modes.split(","):
+    networks = [json.loads(line) for line in sys.stdin]
+    for mode in options.modes.split(","):
+        for row in networks:
+            name, cfg = row["network"], row["config"]
+            cfg["model"].update({k: cfg["data"][k] for k in ("size", "channels", "classes")})
             try:
+                in_time(options)
+                if mode == "compile":
+                    torch._dynamo.reset()  # or the networks before count towards its limits
                 if cfg["model"]["channels"] == 1 and name != "Small":
-                    t = Trainer(cfg, options.device, mode == "compile")
-                    s = timed(t.step, options.device, options.seconds, 2 if options.small else 10)
-                    emit(what="train", torch=mode, network=name, precision="bf16", samples=t.batch, ms=s * 1e3)
-                    del t
-                batches = [1, 4] if options.small else [1, 256, 2048]
-                sampling(name, cfg, options.device, mode, batches, options.seconds)
+                    training(name, cfg, options, mode)
+                sampling(name, cfg, options, mode)
             except Exception as e:  # a mode this PyTorch does not have: the others still count
-                emit(what="failed", torch=mode, network=name, why=str(e).splitlines()[0][:200])
+                why = (str(e) or type(e).__name__).splitlines()[0][:200]
+                emit(what="failed", torch=mode, network=name, why=why)
 
 
 def read_safetensors(path):
@@ -345,6 +360,7 @@ def main():
     a.add_argument("--small", action="store_true")
     a.add_argument("--modes", default="eager,compile")
     a.add_argument("--seconds", type=float, default=2.0)
+    a.add_argument("--budget", type=float, default=100.0)
     a.add_argument("--check", nargs="+")
     options = a.parse_args()
     if options.check:

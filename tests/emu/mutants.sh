@@ -17,9 +17,12 @@ reduce.cu|colsum|a barrier removed|reduce.cu|0,/__syncthreads();/s///
 norm.cu|l2norm_fwd|a barrier in block_sum removed|device.h|/^template <typename T> __device__ inline T block_sum/,/^}/{0,/__syncthreads();/s///}
 norm.cu|rmsnorm_mod_bwd|the barrier before columns are added removed|norm.cu|/which ? sxh/,/__syncthreads/s/__syncthreads();//
 embed.cu|embed_bwd|no barrier before what was found is read|embed.cu|/found\[at\]/,/__syncthreads/s/__syncthreads();//
+embed.cu|embed_bwd|only the nearest earlier lookups looked at|embed.cu|s/last -= step \* ROW/last = -1/
 patch.cu|patch_stats_fwd|an index off by one|patch.cu|/^__device__ inline int64_t patch_at/,/^}/s/x \* p/x * p + 1/
 drift.cu|pair_dist|the last column left out|drift.cu|s/c0 + lane < cols ?/c0 + lane < cols - 1 ?/
 drift_coef.cu|drift_coef|the self mask removed|drift_coef.cu|s/if (i == j \&\& j < c.a.n_neg)/if (i == j \&\& j < 0)/
+drift_coef.cu|drift_coef|no barrier before a column is put together|drift_coef.cu|/pass ? sum : low/,/__syncthreads/s/__syncthreads();//
+drift_coef.cu|drift_coef|sums written over minima still to be read|drift_coef.cu|s/__syncthreads(); \/\/ all minima/; \/\/ all minima/
 attn_mma.cu|attn_fwd|keys past the end not masked|attn_mma.h|s/col + e % 2 >= valid/col + e % 2 >= 16/
 attn_mma_bwd.cu|attn_bwd|no barrier before the keys' walk|attn_mma_bwd.cu|s/__syncthreads(); \/\/ lse and delta of all queries//
 attn_mma_bwd.cu|attn_bwd|a lane's wait for its warp removed|attn_mma_bwd.cu|/stage\[lane \/ 4/,/__syncwarp/s/__syncwarp();//

@@ -303,5 +303,9 @@ int main(int argc, char **argv) {
         if (argc < 3 || !strcmp(argv[2], rows[i].name)) // a second argument picks one op
             tests[n++] = (struct CMUnitTest){
                 .name = rows[i].name, .test_func = test_row, .initial_state = &rows[i]};
+    if (!n) {
+        fprintf(stderr, "no op is called %s\n", argv[2]);
+        return 2;
+    }
     return _cmocka_run_group_tests("ops", tests, n, NULL, NULL);
 }
