@@ -48,18 +48,28 @@ template <int HD> struct rows { // q, k, v or dout of one head
                     r[e / 2] |= (uint32_t)p[column(e)].u << 16 * (e % 2);
         }
     }
-    __device__ static float row_sum(float v) {
-        for (int k = LANES / 2; k; k >>= 1)
-            v += __shfl_xor_sync(DR_FULL, v, k);
-        return v;
-    }
     __device__ static void unpack(float (&x)[4], const uint32_t (&r)[2]) {
         x[0] = low_of(r[0]), x[1] = high_of(r[0]);
         x[2] = low_of(r[1]), x[3] = high_of(r[1]);
     }
-    __device__ float rstd(const float (&x)[4]) const {
-        const float sum = row_sum(x[0] * x[0] + x[1] * x[1] + x[2] * x[2] + x[3] * x[3]);
-        return 1 / sqrtf(sum / (float)h.hd + h.eps);
+    // Sums over rows, N at once: one row's shuffles wait for each other.
+    template <int N> __device__ static void row_sums(float (&v)[N]) {
+        DR_UNROLL
+        for (int m = LANES / 2; m; m >>= 1)
+            for (int k = 0; k < N; k++)
+                v[k] += __shfl_xor_sync(DR_FULL, v[k], m);
+    }
+    // rstd of N raw rows.
+    template <int N> __device__ void rstd(float (&r)[N], const uint32_t (&u)[N][2]) const {
+        DR_UNROLL
+        for (int k = 0; k < N; k++) {
+            float x[4];
+            unpack(x, u[k]);
+            r[k] = x[0] * x[0] + x[1] * x[1] + x[2] * x[2] + x[3] * x[3];
+        }
+        row_sums(r);
+        for (int k = 0; k < N; k++)
+            r[k] = 1 / sqrtf(r[k] / (float)h.hd + h.eps);
     }
     // (a, b) of each pair turned by the token's angle, or back with sign -1.
     __device__ void rotate(float (&x)[4], int64_t token, float sign) const {
@@ -70,21 +80,6 @@ template <int HD> struct rows { // q, k, v or dout of one head
                 x[e] = a * co - b * si;
                 x[e + 2] = b * co + a * si;
             }
-    }
-    // rstd of four raw rows, their sums side by side: one row's shuffles wait for each other.
-    __device__ void rstd(float (&r)[4], const uint32_t (&u)[4][2]) const {
-        DR_UNROLL
-        for (int k = 0; k < 4; k++) {
-            float x[4];
-            unpack(x, u[k]);
-            r[k] = x[0] * x[0] + x[1] * x[1] + x[2] * x[2] + x[3] * x[3];
-        }
-        DR_UNROLL
-        for (int m = LANES / 2; m; m >>= 1)
-            for (int k = 0; k < 4; k++)
-                r[k] += __shfl_xor_sync(DR_FULL, r[k], m);
-        for (int k = 0; k < 4; k++)
-            r[k] = 1 / sqrtf(r[k] / (float)h.hd + h.eps);
     }
     // Norm, rotation and scale of one row, whose rstd is r.
     __device__ void prepare(float (&x)[4], int64_t token, float r) const {

@@ -39,6 +39,9 @@ __device__ inline void finish(bf16 *dst, const rows<HD> &x, const float (&acc)[H
                 stage[lane / 4 * LD + 8 * n + 2 * (lane % 4) + e] =
                     half ? acc[n][2 + e] : acc[n][e];
         __syncwarp();
+        float rstd[STEPS] = {};
+        if (x.h.norm)
+            x.rstd(rstd, u);
         DR_UNROLL
         for (int k = 0; k < STEPS; k++) {
             const int64_t token = first + k * AT_ONCE + sub;
@@ -52,17 +55,16 @@ __device__ inline void finish(bf16 *dst, const rows<HD> &x, const float (&acc)[H
             for (int e = 0; e < 4; e++)
                 d[e] *= x.h.scale;
             if (x.h.norm) {
-                const float rstd = x.rstd(raw);
-                float dot = 0;
+                float dot[1] = {};
                 for (int e = 0; e < 4; e++) {
-                    raw[e] *= rstd;
+                    raw[e] *= rstd[k];
                     dw[e] += there ? d[e] * raw[e] : 0;
                     d[e] *= x.w[e];
-                    dot += d[e] * raw[e];
+                    dot[0] += d[e] * raw[e];
                 }
-                const float mean = rows<HD>::row_sum(dot) / (float)x.h.hd;
+                x.row_sums(dot);
                 for (int e = 0; e < 4; e++)
-                    d[e] = rstd * (d[e] - raw[e] * mean);
+                    d[e] = rstd[k] * (d[e] - raw[e] * (dot[0] / (float)x.h.hd));
             }
             bf16 *to = dst + token * x.step;
             if (there && x.h.hd % 4 == 0 && x.inside(0)) {

@@ -35,7 +35,7 @@ fetch() {
     du -sh "$deps"
 }
 usage() {
-    sed -n '2,12p' "$0" | cut -c3-
+    sed -n '2,12p' tests/bench/gpu.sh | cut -c3-
     exit 2
 }
 while [ $# -gt 0 ]; do

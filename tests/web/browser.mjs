@@ -149,6 +149,17 @@ try {
     assert.ok(field.data.every(([x, y]) => Math.hypot(x, y) < 1.2), 'the reals lie on the spiral');
   });
 
+  await check('the card of a running job shows its values before the stream says any', async () => {
+    const silent = await page.context().newPage();
+    await silent.route('**/v1/events', () => {}); // never answered
+    await silent.goto(`${base}/#/runs`);
+    const stat = (label) => silent.locator('.run[data-run="1"] .stat', { hasText: label }).locator('b').textContent();
+    await silent.waitForSelector('.run[data-run="1"][data-state="running"]');
+    for (const label of ['loss', 'drift norm'])
+      await until(label, async () => Number.isFinite(parseFloat(await stat(label))));
+    await silent.close();
+  });
+
   await check('pause, resume and stop it from the list', async () => {
     await press('#nav a[data-page="runs"]', 'Enter');
     await page.waitForSelector('.run[data-run="1"][data-state="running"]');
