@@ -254,19 +254,21 @@ static void end_job(struct dd_jobs *j, int64_t id, const char *state, const char
     }
 }
 
-// Whether this process can still use the device: after some faults it cannot.
+// Whether this process can still use the device: after some faults it cannot. A full one it can,
+// when others have given memory back.
 static bool device_works(const char *device) {
     struct dr_backend *be;
     struct dr_err err = {0};
     void *p;
-    if (dr_backend_open(device, 1, &be, &err))
-        return false;
+    int rc = dr_backend_open(device, 1, &be, &err);
+    if (rc)
+        return rc == DR_ENOMEM;
     be->enter(be);
-    const int rc = be->mem_alloc(be, 64, &p, &err); // clears it, and waits
+    rc = be->mem_alloc(be, 64, &p, &err); // clears it, and waits
     if (!rc)
         be->mem_free(be, p);
     dr_backend_free(be);
-    return !rc;
+    return !rc || rc == DR_ENOMEM;
 }
 
 static void note_lost_device(struct dd_jobs *j) {

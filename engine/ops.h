@@ -27,7 +27,8 @@ struct dr_gemm_args {
     int64_t lda, ldb, ldc;
     bool ta, tb, acc;
     enum dr_dtype abt, ct;
-    const real *bias; // [n], NULL: none (never together with acc)
+    const real *bias;      // [n], NULL: none (never together with acc)
+    const dr_bf16 *bias16; // NULL, or bias rounded: backends may take it where C is bf16
     int64_t batch, stride_a, stride_b, stride_c;
 };
 struct dr_cast_args { // dst[n] = src[n], rounding to nearest even

@@ -100,6 +100,7 @@ static int mem_alloc(struct dr_backend *be, size_t bytes, void **out, struct dr_
 }
 
 static void mem_free(struct dr_backend *be, void *p) {
+    std::lock_guard<std::recursive_mutex> hold(dr_cuda_still);
     if (p)
         dr_cuda_check(be, cudaFree(p), "freeing memory");
 }
@@ -127,12 +128,18 @@ static void host_free(struct dr_backend *be, void *p) {
         dr_cuda_check(be, cudaFreeHost(p), "freeing page-locked memory");
 }
 
-// The source may be reused on return: copies from pageable memory are staged by the driver first.
+// Pageable memory may be reused on return: not every machine copies it aside first.
 static void upload(struct dr_backend *be, void *dst, const void *src, size_t bytes) {
-    if (bytes)
-        dr_cuda_check(
-            be, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, dr_cuda_of(be)->stream),
-            "upload");
+    cudaStream_t stream = dr_cuda_of(be)->stream;
+    cudaPointerAttributes from;
+    if (!bytes)
+        return;
+    cudaError_t e = cudaPointerGetAttributes(&from, src);
+    if (!e)
+        e = cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, stream);
+    if (!e && from.type == cudaMemoryTypeUnregistered)
+        e = cudaStreamSynchronize(stream);
+    dr_cuda_check(be, e, "upload");
 }
 
 // After a failure the host's bytes are all set, which is NaN: nobody mistakes old data for results.
@@ -189,6 +196,7 @@ void *dr_cuda_scratch(struct dr_backend *be, enum dr_cuda_slot slot, size_t byte
             c->unfit = true;
             return NULL;
         }
+        std::lock_guard<std::recursive_mutex> hold(dr_cuda_still);
         c->moves++;
         dr_cuda_check(be, cudaStreamSynchronize(c->stream),
                       "workspace"); // kernels may still use the old one
@@ -211,6 +219,7 @@ void *dr_cuda_scratch(struct dr_backend *be, enum dr_cuda_slot slot, size_t byte
 // -------------------------------------------------------------------------------------------
 
 static void close_stream(struct dr_cuda *c) {
+    std::lock_guard<std::recursive_mutex> hold(dr_cuda_still);
     dr_cuda_blas_close(c);
     if (c->stream)
         cudaStreamDestroy(c->stream);
@@ -218,6 +227,7 @@ static void close_stream(struct dr_cuda *c) {
 }
 
 static void destroy(struct dr_backend *be) {
+    std::lock_guard<std::recursive_mutex> hold(dr_cuda_still);
     struct dr_cuda *c = dr_cuda_of(be);
     cudaSetDevice(c->device);
     close_stream(c);
@@ -231,6 +241,7 @@ static void destroy(struct dr_backend *be) {
 
 // The stream and what is bound to it. A device runs waiting blocks of an urgent stream first.
 static int open_stream(struct dr_cuda *c, bool urgent, struct dr_err *err) {
+    std::lock_guard<std::recursive_mutex> hold(dr_cuda_still);
     int least = 0, greatest = 0;
     cudaError_t e = cudaDeviceGetStreamPriorityRange(&least, &greatest);
     if (!e)
@@ -284,7 +295,7 @@ static int find_device(struct dr_cuda *c, int index, struct dr_err *err) {
     if ((e = cudaSetDevice(index)) || (e = cudaGetDeviceProperties(&prop, index)) ||
         (e = cudaDeviceGetAttribute(&c->sms, cudaDevAttrMultiProcessorCount, index)) ||
         (e = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, index)))
-        return fail(err, DR_EDEVICE, "GPU %d: %s", index, cudaGetErrorString(e));
+        return fail(err, code_of(e), "GPU %d: %s", index, cudaGetErrorString(e));
     if (prop.major < 8)
         return fail(err, DR_EDEVICE,
                     "GPU %d (%s) has compute capability %d.%d; 8.0 or newer is needed", index,

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define DNN_CALLS(X)                                                                               \
+    X(cudnnGetCudartVersion)                                                                       \
     X(cudnnCreate)                                                                                 \
     X(cudnnDestroy)                                                                                \
     X(cudnnSetStream)                                                                              \
@@ -59,10 +60,19 @@ static bool load(struct dnn *d) {
     return true;
 }
 
+// One built for another CUDA has the same name, and ends the process for want of its cuBLAS.
+static bool same_cuda(const struct dnn *d) {
+    int runtime = 0;
+    return !cudaRuntimeGetVersion(&runtime) &&
+           d->cudnnGetCudartVersion() / 1000 == (size_t)runtime / 1000;
+}
+
 static bool start(struct dnn *d, cudaStream_t stream) {
-    return load(d) && !d->cudnnCreate(&d->handle) && !d->cudnnSetStream(d->handle, stream) &&
-           !d->cudnnCreateTensorDescriptor(&d->x) && !d->cudnnCreateTensorDescriptor(&d->y) &&
-           !d->cudnnCreateFilterDescriptor(&d->w) && !d->cudnnCreateConvolutionDescriptor(&d->conv);
+    std::lock_guard<std::recursive_mutex> hold(dr_cuda_still);
+    return load(d) && same_cuda(d) && !d->cudnnCreate(&d->handle) &&
+           !d->cudnnSetStream(d->handle, stream) && !d->cudnnCreateTensorDescriptor(&d->x) &&
+           !d->cudnnCreateTensorDescriptor(&d->y) && !d->cudnnCreateFilterDescriptor(&d->w) &&
+           !d->cudnnCreateConvolutionDescriptor(&d->conv);
 }
 
 void dr_cuda_dnn_close(struct dr_cuda *c) {
@@ -128,6 +138,7 @@ bool dr_cuda_dnn_fwd(struct dr_backend *be, const dnn_conv &c, void *y, const vo
                                                          &bytes))
         return false;
     void *work = dr_cuda_scratch(be, DR_CUDA_DNN, bytes);
+    dr_cuda_of(be)->last_op = __func__;
     return work && !d->cudnnConvolutionForward(d->handle, &one, d->x, x, d->w, weight, d->conv,
                                                algo, work, bytes, &zero, d->y, y);
 }
@@ -141,6 +152,7 @@ bool dr_cuda_dnn_bwd_data(struct dr_backend *be, const dnn_conv &c, void *dx, co
                                                               algo, &bytes))
         return false;
     void *work = dr_cuda_scratch(be, DR_CUDA_DNN, bytes);
+    dr_cuda_of(be)->last_op = __func__;
     return work && !d->cudnnConvolutionBackwardData(d->handle, &one, d->w, weight, d->y, dy,
                                                     d->conv, algo, work, bytes, &zero, d->x, dx);
 }
@@ -154,6 +166,7 @@ bool dr_cuda_dnn_bwd_weight(struct dr_backend *be, const dnn_conv &c, void *dw, 
                                                                 d->w, algo, &bytes))
         return false;
     void *work = dr_cuda_scratch(be, DR_CUDA_DNN, bytes);
+    dr_cuda_of(be)->last_op = __func__;
     return work && !d->cudnnConvolutionBackwardFilter(d->handle, &one, d->x, x, d->y, dy, d->conv,
                                                       algo, work, bytes, &zero, d->w, dw);
 }

@@ -7,6 +7,7 @@
 #include "engine/cuda/device.h"
 
 enum { PAIR_COLS = 256 };                          // of a block in k_pair_dist
+static const int64_t DEEP = 65535;                 // of a grid in its third dimension at most
 enum { TILE = 32, WARPS = 8, PER = TILE / WARPS }; // a tile is 32 x 32; a warp owns 4 of its rows
 
 __device__ inline float feature_divisor(const float *scale,
@@ -91,12 +92,12 @@ struct pair_root_f { // d from the parts, in order
     }
 };
 
-void dr_cuda_pair_dist(struct dr_backend *be, const struct dr_pair_dist_args *a) {
+static void pair_dist(struct dr_backend *be, const struct dr_pair_dist_args *a) {
     const int64_t pairs = a->b * a->n * a->m;
     if (pairs <= 0)
         return;
-    const int64_t most = 65535 / a->b > 0 ? 65535 / a->b : 1; // of a grid's third dimension
-    const int64_t want = ceil_div(a->s, PAIR_COLS), upto = want < most ? want : most;
+    const int64_t most = DEEP / a->b, want = ceil_div(a->s, PAIR_COLS);
+    const int64_t upto = want < most ? want : most;
     const int64_t cols = ceil_div(ceil_div(a->s, upto), TILE) * TILE, chunks = ceil_div(a->s, cols);
     const dim3 grid(blocks_for(a->m, TILE), blocks_for(a->n, TILE), (unsigned)(a->b * chunks));
     double *part = chunks > 1 ? parts(be, chunks * pairs) : NULL;
@@ -106,6 +107,17 @@ void dr_cuda_pair_dist(struct dr_backend *be, const struct dr_pair_dist_args *a)
     const pair_root_f f = {a->d, part, pairs, chunks};
     if (part)
         DR_FLAT(be, f, pairs, false);
+}
+
+void dr_cuda_pair_dist(struct dr_backend *be, const struct dr_pair_dist_args *args) {
+    struct dr_pair_dist_args a = *args;
+    for (int64_t from = 0; from < args->b; from += DEEP) {
+        a.b = args->b - from < DEEP ? args->b - from : DEEP;
+        pair_dist(be, &a);
+        a.d += a.b * a.n * a.m;
+        a.x += a.b * a.n * a.s;
+        a.y += a.b * a.m * a.s;
+    }
 }
 
 // ---- scale
@@ -160,13 +172,14 @@ void dr_cuda_drift_scale(struct dr_backend *be, const struct dr_drift_scale_args
 // -----------------------------------------------------------------------------------------
 
 // sum_j coef_ij (y_j - x_i) / divisor, which is coef y - rowsum(coef) x without its cancellation.
-// part[b][tile]: sums of squares.
-__global__ void __launch_bounds__(256) k_combine(struct dr_drift_combine_args a, double *part) {
+// b: from `first`. part[b][tile]: sums of squares.
+__global__ void __launch_bounds__(256)
+    k_combine(struct dr_drift_combine_args a, double *part, int64_t first) {
     DR_SHARED(double, slots);
     float *tc = reinterpret_cast<float *>(slots + 32), *ty = tc + TILE * 33;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int64_t k = (int64_t)blockIdx.x * TILE + lane, i0 = (int64_t)blockIdx.y * TILE,
-                  b = blockIdx.z;
+                  b = first + blockIdx.z;
     const float *coef = a.coef + b * a.n * a.m, *y = a.y + b * a.m * a.s;
     float xi[PER], sum[PER] = {};
     for (int r = 0; r < PER; r++) {
@@ -210,13 +223,16 @@ __global__ void __launch_bounds__(256)
 }
 
 void dr_cuda_drift_combine(struct dr_backend *be, const struct dr_drift_combine_args *a) {
-    const dim3 grid(blocks_for(a->s, TILE), blocks_for(a->n, TILE), (unsigned)a->b);
+    dim3 grid(blocks_for(a->s, TILE), blocks_for(a->n, TILE));
     const int64_t tiles = (int64_t)grid.x * grid.y;
     const size_t bytes = 32 * sizeof(double) + 2 * TILE * 33 * sizeof(float);
     double *part = parts(be, tiles * a->b);
     if (!part || a->b * a->n * a->s <= 0)
         return;
-    DR_LAUNCH(be, k_combine, grid, 256, bytes, *a, part);
+    for (int64_t from = 0; from < a->b; from += DEEP) {
+        grid.z = (unsigned)(a->b - from < DEEP ? a->b - from : DEEP);
+        DR_LAUNCH(be, k_combine, grid, 256, bytes, *a, part, from);
+    }
     const double each = (double)a->n * (double)a->s,
                  count = a->per_group ? each : each * (double)a->b;
     const int64_t groups = a->per_group ? a->b : 1, n = a->per_group ? tiles : tiles * a->b;

@@ -14,15 +14,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { WORKSPACE = 32 << 20, BIAS_ROOM = 1 << 16, PLANS = 512, TRIED = 8 };
+enum { WORKSPACE = 32 << 20, BIAS_ROOM = 1 << 16, PLANS = 512, TRIED = 8, FULL = 512 << 20 };
 
-// How the bias gets in.
-enum bias_form { BIAS_NONE, BIAS_F32, BIAS_BF16, BIAS_KERNEL };
+// How the bias gets in: within the product, in C's type, to which BIAS_CAST rounds it first; or by
+// a kernel.
+enum bias_form { BIAS_NONE, BIAS_F32, BIAS_BF16, BIAS_CAST, BIAS_KERNEL };
 
 struct key { // everything a plan depends on; compared as bytes
     int64_t m, n, k, lda, ldb, ldc, batch, stride_a, stride_b, stride_c;
     uint32_t align_a, align_b, align_c;
-    uint8_t ta, tb, acc, abt, ct, bias;
+    uint8_t ta, tb, acc, abt, ct, bias; // bias: the form to try first
 };
 
 struct plan {
@@ -42,11 +43,15 @@ struct blas { // dr_cuda.blas
 
 static int open_failed(const struct dr_cuda *c, struct dr_err *err, cublasStatus_t s,
                        const char *what) {
-    const bool memory = s == CUBLAS_STATUS_ALLOC_FAILED;
+    // On a full device the library does not say what it lacks.
+    size_t left = 0, total = 0;
+    const bool full = !cudaMemGetInfo(&left, &total) && left < FULL;
+    const bool memory =
+        s == CUBLAS_STATUS_ALLOC_FAILED || (s == CUBLAS_STATUS_NOT_INITIALIZED && full);
     if (err) {
         err->code = memory ? DR_ENOMEM : DR_EDEVICE;
-        snprintf(err->msg, sizeof err->msg, "%s: %s: %s", c->be.detail, what,
-                 cublasGetStatusString(s));
+        snprintf(err->msg, sizeof err->msg, "%s: %s: %s (%zu of %zu MiB are free)", c->be.detail,
+                 what, cublasGetStatusString(s), left >> 20, total >> 20);
     }
     return memory ? DR_ENOMEM : DR_EDEVICE;
 }
@@ -76,6 +81,13 @@ static void drop(struct plan *p) {
             cublasLtMatrixLayoutDestroy(l);
     p->what = NULL;
     p->a = p->b = p->c = NULL;
+}
+
+// The shape goes to cuBLAS from now on.
+static void leave_lt(struct plan *p) {
+    drop(p);
+    p->lt = false;
+    p->bias = p->key.bias == BIAS_NONE ? BIAS_NONE : BIAS_KERNEL;
 }
 
 void dr_cuda_blas_close(struct dr_cuda *c) {
@@ -110,6 +122,17 @@ static uint32_t align_of(const void *p) {
     return bit && bit < 256 ? (uint32_t)bit : 256;
 }
 
+// The library's kernels load a bias by 16 bytes.
+static enum bias_form form_of(const struct dr_gemm_args *g) {
+    if (!g->bias)
+        return BIAS_NONE;
+    if (g->ct == DR_F32)
+        return align_of(g->bias) >= 16 ? BIAS_F32 : BIAS_KERNEL;
+    if (g->bias16 && align_of(g->bias16) >= 16)
+        return BIAS_BF16;
+    return (size_t)g->n * sizeof(bf16) <= BIAS_ROOM ? BIAS_CAST : BIAS_KERNEL;
+}
+
 static void key_of(struct key *k, const struct dr_gemm_args *g) {
     memset(k, 0, sizeof *k); // the padding is compared as well
     k->m = g->m, k->n = g->n, k->k = g->k;
@@ -118,7 +141,7 @@ static void key_of(struct key *k, const struct dr_gemm_args *g) {
     if (k->batch > 1)
         k->stride_a = g->stride_a, k->stride_b = g->stride_b, k->stride_c = g->stride_c;
     k->align_a = align_of(g->a), k->align_b = align_of(g->b), k->align_c = align_of(g->c);
-    k->ta = g->ta, k->tb = g->tb, k->acc = g->acc, k->bias = g->bias != NULL;
+    k->ta = g->ta, k->tb = g->tb, k->acc = g->acc, k->bias = (uint8_t)form_of(g);
     k->abt = (uint8_t)g->abt, k->ct = (uint8_t)g->ct;
 }
 
@@ -146,6 +169,14 @@ static cublasStatus_t set(cublasLtMatmulPreference_t d, cublasLtMatmulPreference
     return cublasLtMatmulPreferenceSetAttribute(d, what, &v, sizeof v);
 }
 
+// Where the product finds its bias.
+static const void *bias_of(const struct dr_cuda *c, enum bias_form form,
+                           const struct dr_gemm_args *g) {
+    return form == BIAS_CAST   ? static_cast<char *>(c->ws[DR_CUDA_BLAS].base) + WORKSPACE
+           : form == BIAS_BF16 ? (const void *)g->bias16
+                               : g->bias;
+}
+
 // Row-major C = A B is column-major C' = B' A'.
 static cublasStatus_t describe(const struct dr_cuda *c, struct plan *p,
                                const struct dr_gemm_args *g) {
@@ -159,9 +190,9 @@ static cublasStatus_t describe(const struct dr_cuda *c, struct plan *p,
         s = set(p->what, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
         if (!s)
             s = set(p->what, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
-                    p->bias == BIAS_BF16 ? CUDA_R_16BF : CUDA_R_32F);
+                    p->bias == BIAS_F32 ? CUDA_R_32F : CUDA_R_16BF);
         if (!s) // the heuristic wants one; each call brings its own
-            s = set(p->what, CUBLASLT_MATMUL_DESC_BIAS_POINTER, (const void *)g->bias);
+            s = set(p->what, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias_of(c, p->bias, g));
     }
     if (!s)
         s = layout(&p->a, g->abt, g->tb ? g->k : g->n, g->tb ? g->n : g->k, g->ldb, k, g->stride_b);
@@ -206,18 +237,14 @@ static cublasStatus_t choose(struct blas *b, struct plan *p) {
 // Fills a new plan: with the bias in the epilogue, else with the bias by a kernel, else for cuBLAS.
 static void make_plan(const struct dr_cuda *c, struct blas *b, struct plan *p,
                       const struct dr_gemm_args *g) {
-    const bool room = (size_t)g->n * sizeof(bf16) <= BIAS_ROOM;
-    const enum bias_form fused = g->ct == DR_F32 ? BIAS_F32 : room ? BIAS_BF16 : BIAS_KERNEL;
-    const enum bias_form forms[2] = {g->bias ? fused : BIAS_NONE, BIAS_KERNEL};
+    const enum bias_form forms[2] = {form_of(g), BIAS_KERNEL};
     p->used = true;
     for (int i = 0; i < (g->bias ? 2 : 1) && !p->lt; i++) {
         p->bias = forms[i];
         p->lt = !describe(c, p, g) && !choose(b, p);
         if (!p->lt)
-            drop(p);
+            leave_lt(p);
     }
-    if (!p->lt)
-        p->bias = g->bias ? BIAS_KERNEL : BIAS_NONE;
 }
 
 static uint64_t hash_of(const struct key *k) {
@@ -273,16 +300,15 @@ static cublasStatus_t by_lt(struct dr_backend *be, struct plan *p, const struct 
     struct dr_cuda *c = dr_cuda_of(be);
     const float one = 1, beta = g->acc ? 1 : 0;
     char *work = static_cast<char *>(c->ws[DR_CUDA_BLAS].base);
-    const void *bias = g->bias;
-    if (p->bias == BIAS_BF16) { // the epilogue takes C's type: rounded first, a few bytes
+    if (p->bias == BIAS_CAST) { // a few bytes
         struct dr_cast_args cast = {};
         cast.dst = work + WORKSPACE, cast.src = g->bias, cast.n = g->n;
         cast.dt = DR_BF16, cast.st = DR_F32;
         dr_cuda_cast(be, &cast);
-        bias = cast.dst;
     }
-    if (p->bias == BIAS_BF16 || p->bias == BIAS_F32) {
-        const cublasStatus_t s = set(p->what, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+    if (p->bias != BIAS_NONE && p->bias != BIAS_KERNEL) {
+        const cublasStatus_t s =
+            set(p->what, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias_of(c, p->bias, g));
         if (s)
             return s;
     }
@@ -307,7 +333,13 @@ void dr_cuda_gemm(struct dr_backend *be, const struct dr_gemm_args *g) {
     if (g->m <= 0 || g->n <= 0)
         return;
     struct plan *p = plan_for(c, static_cast<struct blas *>(c->blas), g, &spare);
-    const cublasStatus_t s = p->lt ? by_lt(be, p, g) : by_cublas(c, g);
+    cublasStatus_t s = p->lt ? by_lt(be, p, g) : CUBLAS_STATUS_NOT_SUPPORTED;
+    // The heuristic may name an algorithm that the product itself then refuses.
+    if (s == CUBLAS_STATUS_NOT_SUPPORTED || s == CUBLAS_STATUS_INVALID_VALUE) {
+        leave_lt(p);
+        s = by_cublas(c, g);
+    }
+    c->last_op = __func__;
     if (s)
         dr_cuda_error(be, s == CUBLAS_STATUS_ALLOC_FAILED ? DR_ENOMEM : DR_EDEVICE, __func__,
                       cublasGetStatusString(s));

@@ -3,28 +3,37 @@
 //
 // The first call runs the ops themselves, so that workspaces grow and libraries load what they
 // need; the second records. A workspace that has moved since makes a recording void: it is made
-// again.
+// again. What the driver refuses to record or to instantiate, for want of memory say, is no error:
+// the ops run directly, and bring one to light if there is one.
 #include "engine/cuda/launch.h"
 
 #include <new>
 
+std::recursive_mutex dr_cuda_still;
+
+enum { REFUSALS = 3 }; // then a graph is not tried again
+
 struct dr_graph {
     cudaGraphExec_t exec; // NULL: nothing is recorded
     unsigned moves;       // of the workspaces, when it was
+    int refused;          // by the driver, so often
     bool ran;             // the ops have run once
 };
 
 static void drop(struct dr_backend *be, struct dr_graph *g) {
     if (!g->exec)
         return;
+    std::lock_guard<std::recursive_mutex> hold(dr_cuda_still);
     dr_cuda_check(be, cudaStreamSynchronize(dr_cuda_of(be)->stream), "graph"); // it may be at work
     dr_cuda_check(be, cudaGraphExecDestroy(g->exec), "graph");
     g->exec = NULL;
 }
 
-// Leaves g->exec NULL when a workspace turned out too small; other failures are noted.
+// Leaves g->exec NULL when a workspace turned out too small or the driver refused.
 static void record(struct dr_backend *be, struct dr_graph *g, void (*steps)(void *), void *ctx) {
     struct dr_cuda *c = dr_cuda_of(be);
+    std::lock_guard<std::recursive_mutex> hold(dr_cuda_still);
+    const struct dr_err before = c->err;
     cudaGraph_t graph = NULL;
     cudaError_t e = cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal);
     if (!e) {
@@ -36,13 +45,15 @@ static void record(struct dr_backend *be, struct dr_graph *g, void (*steps)(void
     }
     if (!e && !c->unfit)
         e = cudaGraphInstantiate(&g->exec, graph, 0);
-    if (e)
-        g->exec = NULL;
     if (graph)
         cudaGraphDestroy(graph);
     g->moves = c->moves;
-    if (e)
-        dr_cuda_check(be, e, "recording a graph (DRIFTD_GRAPHS=0 runs without)");
+    if (e) { // in a recording that is void every op fails: forgotten as well
+        g->exec = NULL;
+        g->refused++;
+        c->err = before;
+        (void)cudaGetLastError();
+    }
 }
 
 void dr_cuda_replay(struct dr_backend *be, struct dr_graph **keep, void (*steps)(void *),
@@ -59,7 +70,7 @@ void dr_cuda_replay(struct dr_backend *be, struct dr_graph **keep, void (*steps)
     }
     if (g->moves != c->moves)
         drop(be, g);
-    if (!g->exec)
+    if (!g->exec && g->refused < REFUSALS)
         record(be, g, steps, ctx);
     if (g->exec) {
         c->last_op = "a recorded graph";

@@ -10,31 +10,35 @@ extern "C" {
 #include "engine/core/backend.h"
 }
 
+#include <mutex>
+
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 #define DR_UNROLL _Pragma("unroll")
 #define DR_SHARED(type, name)                                                                      \
     extern __shared__ __align__(16) unsigned char dr_shared_[];                                    \
     type *name = reinterpret_cast<type *>(dr_shared_)
-#define DR_LAUNCH_RAW(kernel, grid, block, bytes, stream, ...)                                     \
+// What a kernel may ask for belongs to the kernel, which two threads may launch at once with
+// different sizes: always the device's limit, so that neither takes from the other.
+#define DR_LAUNCH_RAW(kernel, grid, block, bytes, c, ...)                                          \
     do {                                                                                           \
         if ((bytes) > 48 * 1024)                                                                   \
             (void)cudaFuncSetAttribute((kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,      \
-                                       (int)(bytes));                                              \
-        (kernel)<<<(grid), (block), (bytes), (stream)>>>(__VA_ARGS__);                             \
+                                       (int)(c)->shared_limit);                                    \
+        (kernel)<<<(grid), (block), (bytes), (c)->stream>>>(__VA_ARGS__);                          \
     } while (0)
 #else
 #define DR_UNROLL
 #define DR_SHARED(type, name) type *name = reinterpret_cast<type *>(emu_shared())
-#define DR_LAUNCH_RAW(kernel, grid, block, bytes, stream, ...)                                     \
-    emu_enqueue((stream), (grid), (block), (bytes), emu_bind((kernel), __VA_ARGS__))
+#define DR_LAUNCH_RAW(kernel, grid, block, bytes, c, ...)                                          \
+    emu_enqueue((c)->stream, (grid), (block), (bytes), emu_bind((kernel), __VA_ARGS__))
 #endif
 
 // DR_LAUNCH(be, (k_name<T>), grid, block, shared_bytes, args...): on the instance's stream; a
 // refused launch becomes the sticky error, under the name of the calling function.
 #define DR_LAUNCH(be, kernel, grid, block, bytes, ...)                                             \
     do {                                                                                           \
-        DR_LAUNCH_RAW(kernel, grid, block, bytes, dr_cuda_of(be)->stream, __VA_ARGS__);            \
+        DR_LAUNCH_RAW(kernel, grid, block, bytes, dr_cuda_of(be), __VA_ARGS__);                    \
         dr_cuda_launched(be, __func__);                                                            \
     } while (0)
 
@@ -82,6 +86,11 @@ void dr_cuda_launched(struct dr_backend *be, const char *op);
 
 // A failed call of the runtime that is not an op's launch; cudaSuccess is fine.
 void dr_cuda_check(struct dr_backend *be, cudaError_t e, const char *call);
+
+// Held while a graph is recorded, and around calls that may wait for the whole device (libraries,
+// streams and memory that come or go): from another thread those make a recording void. CUDA's
+// state is the process's, so this is too.
+extern std::recursive_mutex dr_cuda_still;
 
 // graph.cu: the vtable's replay and graph_free
 void dr_cuda_replay(struct dr_backend *be, struct dr_graph **g, void (*steps)(void *), void *ctx);

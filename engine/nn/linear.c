@@ -28,7 +28,8 @@ void dr_linear_forward(struct dr_ctx *cx, const struct dr_weights *w, const stru
                        int64_t ldy) {
     DR_OP(cx->be, gemm, .m = m, .n = l->out, .k = l->in, .a = x, .b = matrix(w, l->w, xt), .c = y,
           .lda = l->in, .ldb = l->in, .ldc = ldy ? ldy : l->out, .tb = true, .abt = xt, .ct = yt,
-          .bias = dr_weight(w, l->b));
+          .bias = dr_weight(w, l->b),
+          .bias16 = l->b >= 0 && xt == DR_BF16 ? matrix(w, l->b, DR_BF16) : NULL);
 }
 
 void dr_linear_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_linear *l,

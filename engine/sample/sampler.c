@@ -302,6 +302,8 @@ int dr_sampler_run(struct dr_sampler *s, struct dr_snapshot *snap, const struct 
         if (!rc)
             scatter(s, rows, x);
     }
+    if (rc && !s->be->host_memory)
+        drop_snapshot(s); // which of its parts have arrived is not known
     return rc;
 }
 

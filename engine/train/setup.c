@@ -94,6 +94,13 @@ static int measure(struct dr_trainer *t, struct dr_err *err) {
     return 0;
 }
 
+// What may be planned with: workspaces of ops, the code of libraries, recordings and the generator
+// come later and take what the dry run cannot see.
+static size_t room(const struct dr_trainer *t) {
+    const size_t left = t->be->mem_left(t->be);
+    return left - DR_MIN(left / 8, (size_t)2 << 30);
+}
+
 // One allocation for all activations. A CPU cuts the batch to what its caches hold. A device has
 // memory rather than bandwidth to spare: it takes the batch whole and keeps everything; where that
 // does not fit, the backward pass computes again what it can, and then the batch is halved until
@@ -113,7 +120,7 @@ static int allocate_scratch(struct dr_trainer *t, struct dr_err *err) {
             return rc;
         keep = t->keep.peak, tmp = t->tmp.peak;
         t->scratch_bytes = keep + tmp + DR_ALIGN;
-        if (host || t->scratch_bytes <= t->be->mem_left(t->be))
+        if (host || t->scratch_bytes <= room(t))
             break;
         if (!t->keep_all && chunk <= DR_MIN(asked, 16))
             break; // the allocation below says how much is missing

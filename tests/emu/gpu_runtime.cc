@@ -121,6 +121,8 @@ const char *cudaGetErrorString(cudaError_t e) {
         return "an illegal memory access was encountered";
     case cudaErrorStreamCaptureUnsupported:
         return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated:
+        return "operation failed due to a previous error during capture";
     default:
         return "unknown error";
     }
@@ -306,6 +308,10 @@ cudaError_t cudaFreeHost(void *p) {
     return free_in(page_locked, p);
 }
 
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *a, const void *p) {
+    a->type = locked_pages(p) ? cudaMemoryTypeHost : cudaMemoryTypeUnregistered;
+    return cudaSuccess;
+}
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s) {
     put(s, [=] { memset(p, value, bytes); });
     return (cudaError_t)lost.load();
@@ -336,7 +342,11 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
 void emu_enqueue(emu_stream *s, dim3 grid, dim3 block, size_t shared, call kernel) {
     const size_t threads = (size_t)block.x * block.y * block.z;
     const bool fits = threads && threads <= EMU_MAX_THREADS && shared <= EMU_SHARED_LIMIT;
-    const cudaError_t e = fits ? planned("launch") : cudaErrorInvalidValue;
+    const bool grid_fits =
+        grid.x && grid.y && grid.z && grid.x < 1u << 31 && grid.y < 1u << 16 && grid.z < 1u << 16;
+    cudaError_t e = fits && grid_fits ? planned("launch") : cudaErrorInvalidValue;
+    if (!e && s->recording && s->spoiled)
+        e = cudaErrorStreamCaptureInvalidated;
     if (e) {
         last_error = e;
         return;
@@ -375,10 +385,13 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e) {
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, int) {
     if (s->recording)
         return cudaErrorInvalidValue;
+    const cudaError_t e = planned("capture");
+    if (lost)
+        return e;
     s->recording = new emu_graph();
-    s->spoiled = false;
+    s->spoiled = e;
     capturing = s;
-    return (cudaError_t)lost.load();
+    return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out) {
     *out = s->recording;
@@ -388,11 +401,12 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out) {
         return cudaSuccess;
     delete *out;
     *out = NULL;
-    return cudaErrorStreamCaptureUnsupported;
+    return cudaErrorStreamCaptureInvalidated;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned long long) {
-    *out = new emu_graph(*g);
-    return cudaSuccess;
+    const cudaError_t e = planned("instantiate");
+    *out = e ? NULL : new emu_graph(*g);
+    return e;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t g) {
     delete g;

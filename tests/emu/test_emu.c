@@ -197,7 +197,7 @@ static void large_batches_are_cut(void **state) {
     run_steps(&r, 3, a);
     run_close(&r);
     for (int squeeze = 0; squeeze < 2; squeeze++) {
-        emu_memory(emu_in_use() + before - 1024);
+        emu_memory(emu_in_use() + before + before / 10); // an eighth is to stay free
         struct dr_backend *be = open_emu(false);
         be->enter(be);
         open_with(&r, &c, be);
@@ -268,6 +268,63 @@ static void resume_is_exact(void **state) {
     remove(path);
 }
 
+// What cannot be recorded or instantiated runs op by op, with the same numbers; three times, then
+// nobody tries again.
+static void refused_recordings_run_directly(void **state) {
+    (void)state;
+    static const struct {
+        const char *call;
+        int error;
+    } kinds[] = {{"capture", EMU_CAPTURE_INVALIDATED}, {"instantiate", EMU_OUT_OF_MEMORY}};
+    enum { N = 6, REFUSALS = 3 };
+    struct dr_config c;
+    double a[N], b[N];
+    struct run r;
+    config_of(&c, smaller);
+    open_with(&r, &c, open_emu(false));
+    run_steps(&r, N, a);
+    run_close(&r);
+    for (int i = 0; i < 4; i++) {
+        const int times = i / 2 ? REFUSALS : 1;
+        open_with(&r, &c, open_emu(false));
+        const long before = emu_replays();
+        run_steps(&r, 1, b);
+        for (int k = 0; k < times; k++) {
+            emu_fail(kinds[i % 2].call, kinds[i % 2].error, 0);
+            run_steps(&r, 1, b + 1 + k);
+        }
+        run_steps(&r, N - 1 - times, b + 1 + times);
+        run_close(&r);
+        assert_int_equal(emu_replays() - before, i / 2 ? 0 : N - 2);
+        assert_memory_equal(a, b, sizeof a);
+    }
+}
+
+// A request that failed leaves nothing behind that a later one would take for the weights.
+static void a_failed_request_is_forgotten(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err = {0};
+    struct dr_sampler *s;
+    struct run r;
+    real want[PIXELS], x[PIXELS];
+    const struct dr_sample req = {.seed = 4, .cls = 1, .alpha = 1};
+    config_of(&c, smaller);
+    open_with(&r, &c, open_emu(false));
+    struct dr_snapshot *snap = dr_trainer_snapshot(r.t, 0);
+    assert_int_equal(dr_sampler_create(r.be, DR_PREC_BF16, 4, &s, &err), 0);
+    assert_int_equal(dr_sampler_run(s, snap, &req, 1, want, &err), 0);
+    dr_sampler_free(s);
+    assert_int_equal(dr_sampler_create(r.be, DR_PREC_BF16, 4, &s, &err), 0);
+    emu_fail("launch", EMU_ILLEGAL_ADDRESS, 0); // of the cast that rounds the weights
+    assert_int_equal(dr_sampler_run(s, snap, &req, 1, x, &err), DR_EDEVICE);
+    assert_int_equal(dr_sampler_run(s, snap, &req, 1, x, &err), 0);
+    assert_memory_equal(x, want, sizeof x);
+    dr_sampler_free(s);
+    dr_snapshot_unref(snap);
+    run_close(&r);
+}
+
 static void expect_refusal(const char *call, int error, int code, const char *word) {
     struct dr_err err = {0};
     struct dr_backend *be;
@@ -318,6 +375,8 @@ static void errors_name_the_op(void **state) {
         assert_true(v[i] == 3);
     DR_OP(be, attn_fwd, .out = p, .qkv = p, .b = 1, .t = 1, .h = 1, .hd = 200, .scale = 1);
     expect_error(be, DR_EUNSUPPORTED, "128 columns");
+    DR_OP(be, colsum, .out = p, .x = p, .xt = DR_F32, .m = 1, .n = 65536 * 32); // too many blocks
+    expect_error(be, DR_EDEVICE, "invalid argument");
     be->mem_free(be, p);
     dr_backend_free(be);
 }
@@ -412,6 +471,8 @@ int main(void) {
         cmocka_unit_test(large_batches_are_cut),
         cmocka_unit_test(non_finite_keeps_the_weights),
         cmocka_unit_test(resume_is_exact),
+        cmocka_unit_test(refused_recordings_run_directly),
+        cmocka_unit_test(a_failed_request_is_forgotten),
         cmocka_unit_test(missing_devices_are_named),
         cmocka_unit_test(errors_name_the_op),
         cmocka_unit_test(a_lost_device_fails_the_step),
