@@ -1,5 +1,5 @@
 // Handlers of checkpoints (list, detail, activation, download, import) and of the database backup.
-#include "api/internal.h"
+#include "api/api_priv.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 // The generate endpoint: a request becomes a ticket, its connection is suspended, the daemon's
 // batcher completes the ticket from its own thread, and the connection's MHD thread answers.
 // A ticket has two holders, the request and the daemon, and lives until both let go.
-#include "api/internal.h"
+#include "api/api_priv.h"
 
 #include <poll.h>
 #include <stdio.h>

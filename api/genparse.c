@@ -1,7 +1,7 @@
 // From the query of a generate request to one entry an image. Lists of classes and of scales span a
 // grid: images go scale by scale, within a scale class by class, and the noise index restarts at
 // every scale, so that the rows of a sweep show the same noise. Called by generate.c.
-#include "api/internal.h"
+#include "api/api_priv.h"
 
 #include <ctype.h>
 #include <stdarg.h>

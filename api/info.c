@@ -1,5 +1,5 @@
 // Handlers that tell about the service: status, health, Prometheus, the OpenAPI document.
-#include "api/internal.h"
+#include "api/api_priv.h"
 
 #include <stdio.h>
 #include <stdlib.h>

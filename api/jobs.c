@@ -1,5 +1,5 @@
 // Handlers of jobs, recipes, samples and evaluations: parse, call back, send the reply.
-#include "api/internal.h"
+#include "api/api_priv.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 // Connections and the housekeeping thread: header and body deadlines (MHD's own timeout counts
 // inactivity only, one byte a second would live for ever), eviction of idle connections at the
 // limits, deadlines of waiting requests, the 10 Hz pulse of the event streams.
-#include "api/internal.h"
+#include "api/api_priv.h"
 
 #include <netinet/in.h>
 #include <signal.h>

@@ -1,7 +1,7 @@
 // GET /v1/jobs/ID/metrics: buckets (or raw rows) streamed out of the daemon's cursor as JSON, CSV
 // or NDJSON, so that a million rows never stand in memory. Text is made on MHD's thread, a block
 // at a time.
-#include "api/internal.h"
+#include "api/api_priv.h"
 
 #include <inttypes.h>
 #include <math.h>

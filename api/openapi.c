@@ -1,6 +1,6 @@
 // The OpenAPI 3.1 document, made from the route table at the start of the server, so that it can
 // never tell of another API than the one that runs. Schemas of bodies are written here.
-#include "api/internal.h"
+#include "api/api_priv.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 // The page and its assets: an exact-match table made by the web build, or a small built-in page
 // when there is none. No path is ever opened on disk. Called by request.c.
-#include "api/internal.h"
+#include "api/api_priv.h"
 
 #include <stdio.h>
 #include <stdlib.h>

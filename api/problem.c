@@ -1,5 +1,5 @@
 // Problems (RFC 9457): filling them, their JSON, titles of statuses, the nearest valid name.
-#include "api/internal.h"
+#include "api/api_priv.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 // One request from its first line to its completion: raw URI, the checks that come before a body
 // is read, body accumulation under limits, dispatch to the route's handler. Called by MHD.
-#include "api/internal.h"
+#include "api/api_priv.h"
 
 #include <errno.h>
 #include <fcntl.h>

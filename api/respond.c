@@ -1,6 +1,6 @@
 // Answers: every response of this server is queued here, so that each carries X-Request-Id,
 // nosniff and a cache rule. Called on MHD's worker threads.
-#include "api/internal.h"
+#include "api/api_priv.h"
 
 #include <ctype.h>
 #include <math.h>

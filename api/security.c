@@ -1,6 +1,6 @@
 // The gate before a route's handler: request framing (smuggling forms), Host allow-list, cross-site
 // requests, bearer token. Called by request.c on MHD's worker threads, once a request.
-#include "api/internal.h"
+#include "api/api_priv.h"
 
 #include <stdio.h>
 #include <stdlib.h>

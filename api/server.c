@@ -1,6 +1,6 @@
 // Start, stop and reload of the HTTP server: one libmicrohttpd daemon a listener (epoll, a pool of
 // four threads), one housekeeping thread for all (keeper.c). Called by the daemon's main thread.
-#include "api/internal.h"
+#include "api/api_priv.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -1,7 +1,7 @@
 // Server-sent events: a replay ring of ready frames, the clients that follow it, batching of metric
 // rows at 10 Hz. Events enter by api_publish* from any thread; each client's reader runs on its MHD
 // thread and suspends the connection when there is nothing to send (0 without suspend would spin).
-#include "api/internal.h"
+#include "api/api_priv.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -5,12 +5,27 @@
 #include <string.h>
 #include <time.h>
 
+static void fill(struct dr_err *err, int code, const char *field, const char *fmt, va_list ap) {
+    err->code = code;
+    snprintf(err->field, sizeof err->field, "%s", field);
+    vsnprintf(err->msg, sizeof err->msg, fmt, ap);
+}
+
 int(dr_fail)(struct dr_err *err, int code, const char *fmt, ...) {
     if (err) {
         va_list ap;
         va_start(ap, fmt);
-        err->code = code;
-        vsnprintf(err->msg, sizeof err->msg, fmt, ap);
+        fill(err, code, "", fmt, ap);
+        va_end(ap);
+    }
+    return code;
+}
+
+int(dr_fail_at)(struct dr_err *err, int code, const char *field, const char *fmt, ...) {
+    if (err) {
+        va_list ap;
+        va_start(ap, fmt);
+        fill(err, code, field, fmt, ap);
         va_end(ap);
     }
     return code;

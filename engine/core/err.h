@@ -28,18 +28,23 @@ enum dr_code {
 };
 
 struct dr_err {
-    int code;      // DR_E*
-    char msg[512]; // one sentence, no newline
+    int code;       // DR_E*
+    char msg[512];  // one sentence, no newline
+    char field[96]; // the input at fault ("optim.lr", "names", "class"); "": none in particular
 };
 
 // Fills *err (may be NULL) and returns `code`, so that callers write `return dr_fail(...)`.
 int dr_fail(struct dr_err *err, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+// The same for an input that has a name: err->field takes `field`, cut at its size.
+int dr_fail_at(struct dr_err *err, int code, const char *field, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 #ifdef __clang_analyzer__ // lets the analyzer see that the code comes back and is not 0
 #define dr_fail(err, code, ...) (dr_fail(err, code, __VA_ARGS__), (code))
+#define dr_fail_at(err, code, ...) (dr_fail_at(err, code, __VA_ARGS__), (code))
 #endif
-// Puts "prefix: " before the sentence already in *err; returns err->code (or `code` if err is
-// NULL).
+// Puts "prefix: " before the sentence already in *err, whose field stays; returns err->code (or
+// `code` if err is NULL).
 int dr_fail_prefix(struct dr_err *err, int code, const char *prefix);
 // Static text of a code, e.g. "malformed file". Never NULL.
 const char *dr_code_text(int code);

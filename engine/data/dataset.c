@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/data/internal.h"
+#include "engine/data/data_priv.h"
 
 static const char *const set_names[] = {
     [DR_DATA_DIGITS] = "digits",

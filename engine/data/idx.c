@@ -11,7 +11,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#include "engine/data/internal.h"
+#include "engine/data/data_priv.h"
 
 #define SIDE_MAX 4096
 #define DEFLATE_RATIO 1040 // deflate cannot expand by more (1032:1 and a margin)

@@ -2,7 +2,7 @@
 // dr_dataset_load; a point is a function of (seed, index).
 #include <math.h>
 
-#include "engine/data/internal.h"
+#include "engine/data/data_priv.h"
 
 void dr_toy_point(int set, uint64_t seed, uint64_t index, real out[2]) {
     struct dr_rng g;

@@ -1,6 +1,6 @@
 // The HTTP surface against a fake daemon: status codes, problems, the gate (Host, Origin, token,
 // framing), limits, every route of the table.
-#include "api/internal.h"
+#include "api/api_priv.h"
 #include "fake.h"
 
 #include <setjmp.h>

@@ -2,10 +2,10 @@
 // push into the ring, and whether anything is dropped at 1000 steps a second. By hand; wall time
 // and, since a busy machine takes wall time away, the CPU time of the measuring thread. usage:
 // store_bench [ROWS]   (1000000)
-#include "daemon/log.h"
-#include "daemon/mstore.h"
-#include "daemon/pump.h"
-#include "daemon/util.h"
+#include "daemon/base/log.h"
+#include "daemon/base/util.h"
+#include "daemon/store/metric_store.h"
+#include "daemon/store/pump.h"
 
 #include <stdio.h>
 #include <stdlib.h>

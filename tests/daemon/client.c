@@ -1,7 +1,7 @@
 // Starting, asking and killing a driftd process (client.h).
 #include "tests/daemon/client.h"
 
-#include "daemon/util.h"
+#include "daemon/base/util.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -1,8 +1,8 @@
 // Helpers of the daemon's tests (helper.h).
 #include "tests/daemon/helper.h"
 
-#include "daemon/log.h"
-#include "daemon/util.h"
+#include "daemon/base/log.h"
+#include "daemon/base/util.h"
 
 #include <ftw.h>
 #include <stdio.h>

@@ -1,9 +1,10 @@
 // What the daemon's tests share: scratch folders, tiny configurations, a store with its neighbours.
 #pragma once
 
-#include "daemon/jobs.h"
-#include "daemon/models.h"
-#include "daemon/mstore.h"
+#include "daemon/generate/ckpt_cache.h"
+#include "daemon/jobs/jobs.h"
+#include "daemon/store/metric_store.h"
+#include "daemon/store/rows_json.h"
 #include "engine/config/config.h"
 
 #include <setjmp.h>

@@ -3,10 +3,10 @@
 // refusals.
 #include "tests/daemon/helper.h"
 
-#include "daemon/batcher.h"
-#include "daemon/checkpoints.h"
-#include "daemon/runner.h"
-#include "daemon/util.h"
+#include "daemon/base/util.h"
+#include "daemon/generate/batcher.h"
+#include "daemon/jobs/runner.h"
+#include "daemon/store/checkpoints.h"
 
 #include <stdatomic.h>
 #include <stdio.h>

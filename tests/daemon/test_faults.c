@@ -3,7 +3,7 @@
 // that it acknowledged, and goes on by itself when the fault is gone. argv[1]: the driftd binary.
 #include "tests/daemon/fixture.h"
 
-#include "daemon/util.h"
+#include "daemon/base/util.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
 // printed. Everything goes to 127.0.0.1 and ends by itself. argv[1]: the driftd binary.
 #include "tests/daemon/fixture.h"
 
-#include "daemon/util.h"
+#include "daemon/base/util.h"
 
 #include <errno.h>
 #include <pthread.h>

@@ -2,7 +2,7 @@
 // resume over stop, pause and a torn checkpoint, a full disk, a loss that explodes.
 #include "tests/daemon/helper.h"
 
-#include "daemon/jobs.h"
+#include "daemon/jobs/jobs.h"
 
 #include <signal.h>
 #include <stdio.h>

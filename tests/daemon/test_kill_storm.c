@@ -6,7 +6,7 @@
 // the environment.
 #include "tests/daemon/fixture.h"
 
-#include "daemon/util.h"
+#include "daemon/base/util.h"
 #include "engine/io/safetensors.h"
 
 #include <ftw.h>

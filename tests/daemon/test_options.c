@@ -1,7 +1,7 @@
 // Options: precedence flag over environment over file, and errors that name the option.
 #include "tests/daemon/helper.h"
 
-#include "daemon/util.h"
+#include "daemon/base/util.h"
 
 #include <stdlib.h>
 #include <string.h>

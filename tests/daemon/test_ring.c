@@ -1,7 +1,7 @@
 // The metrics ring: order, overflow, and two threads hammering it.
 #include "tests/daemon/helper.h"
 
-#include "daemon/ring.h"
+#include "daemon/base/ring.h"
 
 #include <pthread.h>
 #include <sched.h>

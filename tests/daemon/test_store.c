@@ -2,8 +2,8 @@
 // cutting back, retention, curves, backup, events.
 #include "tests/daemon/helper.h"
 
-#include "daemon/checkpoints.h"
-#include "daemon/util.h"
+#include "daemon/base/util.h"
+#include "daemon/store/checkpoints.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
 // namespace of the daemon's own (unshare); where that is not allowed, those tests are skipped.
 #include "tests/daemon/fixture.h"
 
-#include "daemon/util.h"
+#include "daemon/base/util.h"
 
 #include <fcntl.h>
 #include <signal.h>

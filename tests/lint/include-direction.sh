@@ -34,6 +34,15 @@ may engine "engine/"
 may api "api/"
 # The daemon sees drift.h and the headers that drift.h lists.
 public=$(sed -nE 's/^#include "(engine\/[^"]+)\.h"$/\1/p' engine/drift.h | paste -sd'|')
-may daemon "(engine/drift|engine/core/types|$public)\.h|api/|web/|daemon/"
+engine="(engine/drift|engine/core/types|$public)\.h"
+# The daemon's rooms, from the ground up; only http/ and verbs/ know more than the messages of api.h.
+rooms=daemon/base/
+may daemon/base "$engine|$rooms"
+for room in store generate jobs; do
+    rooms+="|daemon/$room/"
+    may "daemon/$room" "$engine|api/api\.h|$rooms"
+done
+may daemon/http "$engine|api/|$rooms|daemon/http/"
+may daemon "$engine|api/|web/|daemon/"
 may web "api/api\.h|web/"
 exit $bad

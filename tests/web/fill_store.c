@@ -1,7 +1,7 @@
 // Writes metrics into a store as the daemon would have, for bench.mjs: a run of many steps without
 // the days of training. usage: fill_store DATABASE JOB STEPS    (no daemon may have it open)
-#include "daemon/mstore.h"
-#include "daemon/util.h"
+#include "daemon/base/util.h"
+#include "daemon/store/metric_store.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,0 +1,163 @@
+// Clocks, paths and files (util.h).
+#include "daemon/base/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+int64_t dd_now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+int64_t dd_wall_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+double dd_seconds(void) {
+    return (double)dd_now_ns() * 1e-9;
+}
+
+int dd_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *held, int64_t until_ns) {
+    struct timespec t = {.tv_sec = until_ns / 1000000000, .tv_nsec = until_ns % 1000000000};
+    return pthread_cond_clockwait(c, held, CLOCK_MONOTONIC, &t);
+}
+
+int dd_mkdirs(const char *path, struct dr_err *err) {
+    char buf[4096];
+    if ((size_t)snprintf(buf, sizeof buf, "%s", path) >= sizeof buf)
+        return dr_fail(err, DR_EINVAL, "path too long: %.80s...", path);
+    for (char *p = buf + 1;; p++) {
+        if (*p && *p != '/')
+            continue;
+        char c = *p;
+        *p = 0;
+        if (mkdir(buf, 0750) && errno != EEXIST)
+            return dr_fail(err, DR_EIO, "cannot create folder %s: %s", buf, strerror(errno));
+        if (!c)
+            break;
+        *p = c;
+    }
+    struct stat st;
+    if (stat(path, &st) || !S_ISDIR(st.st_mode))
+        return dr_fail(err, DR_EIO, "%s is not a folder", path);
+    return 0;
+}
+
+int dd_mkdir_for(const char *path, struct dr_err *err) {
+    char buf[4096];
+    const char *slash = strrchr(path, '/');
+    if (!slash || slash == path)
+        return 0;
+    snprintf(buf, sizeof buf, "%.*s", (int)(slash - path), path);
+    return dd_mkdirs(buf, err);
+}
+
+static int write_all(int fd, const char *p, size_t n) {
+    while (n) {
+        ssize_t w = write(fd, p, n);
+        if (w < 0 && errno == EINTR)
+            continue;
+        if (w <= 0)
+            return -1;
+        p += w;
+        n -= (size_t)w;
+    }
+    return fsync(fd);
+}
+
+int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *err) {
+    char tmp[4096];
+    if ((size_t)snprintf(tmp, sizeof tmp, "%s.tmp%d", path, (int)getpid()) >= sizeof tmp)
+        return dr_fail(err, DR_EINVAL, "path too long: %.80s...", path);
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
+    if (fd < 0)
+        return dr_fail(err, errno == ENOSPC ? DR_ENOSPC : DR_EIO, "cannot create %s: %s", tmp,
+                       strerror(errno));
+    int e = write_all(fd, data, n) ? errno : 0;
+    if (close(fd) && !e)
+        e = errno;
+    if (!e && rename(tmp, path))
+        e = errno;
+    if (e) {
+        unlink(tmp);
+        return dr_fail(err, e == ENOSPC || e == EFBIG || e == EDQUOT ? DR_ENOSPC : DR_EIO,
+                       "cannot write %s: %s", path, strerror(e));
+    }
+    return 0;
+}
+
+int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    if (fd < 0 || fstat(fd, &st)) {
+        int e = errno;
+        if (fd >= 0)
+            close(fd);
+        return dr_fail(err, e == ENOENT ? DR_ENOENT : DR_EIO, "cannot read %s: %s", path,
+                       strerror(e));
+    }
+    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > max) {
+        close(fd);
+        return dr_fail(err, DR_EFORMAT, "%s: not a regular file of at most %zu bytes", path, max);
+    }
+    size_t size = (size_t)st.st_size, got = 0;
+    char *p = malloc(size + 1);
+    while (p && got < size) {
+        ssize_t r = read(fd, p + got, size - got);
+        if (r < 0 && errno == EINTR)
+            continue;
+        if (r <= 0)
+            break;
+        got += (size_t)r;
+    }
+    close(fd);
+    if (!p)
+        return dr_fail(err, DR_ENOMEM, "%s: out of memory", path);
+    p[got] = 0;
+    *out = p;
+    if (n)
+        *n = got;
+    return 0;
+}
+
+char *dd_printf(const char *fmt, ...) {
+    char *s = NULL;
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vasprintf(&s, fmt, ap);
+    va_end(ap);
+    if (n < 0)
+        abort();
+    return s;
+}
+
+void *dd_xcalloc(size_t n, size_t size) {
+    void *p = calloc(n ? n : 1, size);
+    if (!p)
+        abort();
+    return p;
+}
+
+char *dd_xstrdup(const char *s) {
+    return s ? dd_printf("%s", s) : NULL;
+}
+
+bool dd_parse_int(const char *text, int64_t lo, int64_t hi, int64_t *out) {
+    char *end = NULL;
+    errno = 0;
+    long long v = text && *text ? strtoll(text, &end, 10) : 0;
+    if (!end || *end || errno || v < lo || v > hi)
+        return false;
+    *out = v;
+    return true;
+}

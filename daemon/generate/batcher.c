@@ -1,0 +1,555 @@
+// The batcher's queue and thread (batcher.h).
+#include "daemon/generate/batcher.h"
+
+#include "daemon/base/log.h"
+#include "daemon/base/util.h"
+#include "daemon/generate/batcher_priv.h"
+#include "daemon/store/checkpoints.h"
+#include "engine/drift.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void dd_queue_put(struct dd_queue *q, struct dd_ticket *t) {
+    t->next = NULL;
+    if (!q->head)
+        q->tail = &q->head;
+    *q->tail = t;
+    q->tail = &t->next;
+}
+
+void dd_ticket_free(struct dd_ticket *t) {
+    dr_snapshot_unref(t->snap);
+    free(t->label);
+    free(t->x);
+    free(t);
+}
+
+void dd_ticket_fail(struct dd_batcher *b, struct dd_ticket *t, const struct api_problem *p) {
+    atomic_fetch_add(p ? &b->failed : &b->abandoned, 1);
+    api_gen_fail(t->gen, p);
+    dd_ticket_free(t);
+    pthread_mutex_lock(&b->lock);
+    b->unsent--;
+    pthread_cond_broadcast(&b->idle);
+    pthread_mutex_unlock(&b->lock);
+}
+
+// --- which weights ---
+
+static int no_model(struct api_problem *problem) {
+    api_problem_set(problem, 409, "no-model-yet",
+                    "no model yet: no checkpoint exists and no job has finished its first step");
+    problem->retry_after = 2;
+    return -1;
+}
+
+int dd_batcher_resolve(struct dd_batcher *b, const char *checkpoint, int64_t *id,
+                       struct api_problem *problem) {
+    struct dd_model_info info;
+    struct dr_err err = {0};
+    bool live = !*checkpoint || !strcmp(checkpoint, "live");
+    *id = 0;
+    if (live && (*id = dd_models_active(b->env.models)) > 0)
+        return 0;
+    if (live && dd_live_has(b->env.live))
+        return 0;
+    if (live || !strcmp(checkpoint, "latest")) {
+        *id = dd_models_latest(b->env.models);
+        return *id ? 0 : no_model(problem);
+    }
+    char *end;
+    long long v = strtoll(checkpoint, &end, 10);
+    int rc = *end || v <= 0 ? dr_fail(&err, DR_ENOENT, "there is no checkpoint %s", checkpoint)
+                            : dd_models_get(b->env.models, v, &info, &err);
+    if (rc == DR_ENOENT)
+        return api_problem_set(problem, 404, "unknown-checkpoint",
+                               "%s; expected live, latest or an id of /v1/checkpoints", err.msg);
+    if (rc)
+        return api_problem_set(problem, 500, "store", "%s", err.msg);
+    dd_models_release(b->env.models, info.names);
+    *id = v;
+    return !strcmp(info.state, "ok") ? 0
+                                     : api_problem_set(problem, 410, "checkpoint-gone",
+                                                       "checkpoint %lld is %s", v, info.state);
+}
+
+// --- submitting ---
+
+// Batches of so many images compute at about the rate of full ones.
+enum { FULL = 16 };
+enum { COLD_QUEUE = 4096 }; // images that may wait before a rate is known
+#define RATE_SECONDS 1.0
+#define LANE_FLOPS 0.6e9 // of a forward pass, below which one thread runs it
+
+// The rate of the last second or so of batches: one that the machine held up does not stand for the
+// rest, a slower model shows after one or two. Small batches count while nothing better is known.
+static void note_rate(struct dd_batcher *b, int images, double seconds) {
+    bool full = images >= DR_MIN(FULL, b->env.opt->max_batch);
+    if (!full && b->rate_full)
+        return;
+    double keep = full && !b->rate_full ? 0 : exp(-seconds / RATE_SECONDS);
+    b->recent_images = keep * b->recent_images + images;
+    b->recent_seconds = keep * b->recent_seconds + seconds;
+    pthread_mutex_lock(&b->lock);
+    b->rate = b->recent_images / b->recent_seconds;
+    b->rate_full = full;
+    pthread_mutex_unlock(&b->lock);
+}
+
+// Bounded by time, so that a refused client hears a time worth waiting for and an accepted one is
+// answered in it, whatever the network.
+int64_t dd_queue_limit(const struct dd_batcher *b) {
+    const struct dd_options *o = b->env.opt;
+    if (!o->max_queue_ms)
+        return o->max_queue;
+    double most = b->rate * (double)o->max_queue_ms * 1e-3;
+    if (!b->rate_full) // single images say how much full batches will do at least
+        most = b->rate > 0 ? fmin(4 * most, COLD_QUEUE * 4) : COLD_QUEUE;
+    return (int64_t)fmin(fmax(most, 2.0 * (double)o->max_batch), (double)o->max_queue);
+}
+
+// When a refused request may come back: when the queue will be empty, or up to a third later, so
+// that many refused at once do not all return at the same moment.
+static double retry_after(struct dd_batcher *b, int images) {
+    double wait = b->rate > 0 ? b->waiting / b->rate : 1, later = fmin(b->spread, wait / 3);
+    b->spread = later < wait / 3 && b->rate > 0 ? later + images / b->rate : 0;
+    return fmax(wait + later, 0.05);
+}
+
+int dd_batcher_submit(struct dd_batcher *b, struct api_gen *g, struct api_problem *problem) {
+    const struct api_gen_request *req = api_gen_request(g);
+    int64_t id;
+    if (dd_batcher_resolve(b, req->checkpoint, &id, problem))
+        return -1;
+    struct dd_ticket *t = dd_xcalloc(1, sizeof *t);
+    *t = (struct dd_ticket){.gen = g, .req = req, .id = id, .submitted_ns = dd_now_ns()};
+    pthread_mutex_lock(&b->lock);
+    int64_t limit = dd_queue_limit(b);
+    int status = b->draining ? 503 : b->waiting > 0 && b->waiting + req->n > limit ? 429 : 0;
+    double wait = status ? retry_after(b, req->n) : 0;
+    int waiting = b->waiting;
+    if (!status) {
+        dd_queue_put(&b->queue, t);
+        b->waiting += req->n;
+        b->unsent++;
+        pthread_cond_signal(&b->work);
+    }
+    pthread_mutex_unlock(&b->lock);
+    if (!status)
+        return 0;
+    free(t);
+    if (status == 503)
+        api_problem_set(problem, 503, "draining", "the daemon is stopping");
+    else
+        api_problem_set(problem, 429, "queue-full", "%d images wait already; the queue holds %lld",
+                        waiting, (long long)limit);
+    problem->retry_after = wait;
+    return -1;
+}
+
+// --- batches ---
+
+// A batch: slices of tickets, in the order of the queue.
+struct slice {
+    struct dd_ticket *t;
+    int first, n;
+};
+struct batch {
+    struct slice *s;
+    int nslices, images;
+    struct dr_snapshot *snap;
+};
+
+static int fix_labels(struct dd_ticket *t, struct api_problem *p) {
+    const struct dr_model_config *m = dr_gen_config(t->snap->gen);
+    int64_t count = dr_gen_image_count(t->snap->gen);
+    t->label = malloc((size_t)t->req->n * sizeof *t->label);
+    t->x = malloc((size_t)(t->req->n * count) * sizeof *t->x);
+    if (!t->label || !t->x)
+        return api_problem_set(p, 503, "no-memory", "no memory for %d images", t->req->n);
+    if (t->req->guidance == API_GUIDANCE_TWO_PASS && dr_gen_null_class(t->snap->gen) < 0)
+        return api_problem_set(p, 422, "no-null-class",
+                               "guidance=two-pass needs a model with a null class");
+    for (int i = 0; i < t->req->n; i++) {
+        int32_t c = t->req->images[i].label;
+        if (c < 0)
+            dr_indices(t->req->seed, DR_STREAM_LABEL, t->req->images[i].index, (uint32_t)m->classes,
+                       &c, 1);
+        // Checked by the parser; the model behind `live` may have changed since.
+        if (c >= m->classes)
+            return api_problem_set(p, 422, "class-out-of-range", "class %d: expected 0 to %lld",
+                                   (int)c, (long long)m->classes - 1);
+        t->label[i] = c;
+    }
+    return 0;
+}
+
+// Gives a ticket its weights. -1: the ticket has been failed.
+static int prepare(struct dd_batcher *b, struct dd_ticket *t) {
+    struct api_problem p = {0};
+    struct dr_err err = {0};
+    int rc = 0;
+    if (t->id > 0)
+        rc = dd_snapcache_get(b->cache, t->id, &t->snap, &err);
+    else if (!(t->snap = dd_live_get(b->env.live, NULL))) {
+        // The job has ended since: its last checkpoint is what `live` stands for now.
+        if (dd_batcher_resolve(b, "live", &t->id, &p) || t->id == 0) {
+            if (!p.status)
+                no_model(&p);
+            dd_ticket_fail(b, t, &p);
+            return -1;
+        }
+        rc = dd_snapcache_get(b->cache, t->id, &t->snap, &err);
+    }
+    if (rc)
+        api_problem_set(&p, rc == DR_ENOENT ? 410 : 500, "checkpoint-unusable", "%s", err.msg);
+    else if (!fix_labels(t, &p))
+        return 0;
+    dd_ticket_fail(b, t, &p);
+    return -1;
+}
+
+static bool fits(const struct dd_ticket *t, const struct batch *k, int64_t id) {
+    return t->snap ? t->snap == k->snap : t->id == id;
+}
+
+// Takes from the queue what can ride with the head: called and returns with the lock held, and lets
+// go of it while a checkpoint is loaded or a socket is looked at.
+static void gather(struct dd_batcher *b, struct batch *k) {
+    int max = (int)b->env.opt->max_batch;
+    int64_t id = -1;
+    struct dd_queue rest = {0};
+    while (b->queue.head && k->images < max) {
+        struct dd_ticket *t = b->queue.head;
+        b->queue.head = t->next;
+        if (k->snap && !fits(t, k, id)) {
+            dd_queue_put(&rest, t);
+            continue;
+        }
+        pthread_mutex_unlock(&b->lock);
+        int waiting = t->req->n - t->sent;
+        bool gone = api_gen_abandoned(t->gen);
+        if (!gone && !t->snap && k->snap) { // rides with the weights chosen already
+            struct api_problem p = {0};
+            t->snap = dr_snapshot_ref(k->snap);
+            if (fix_labels(t, &p)) {
+                dd_ticket_fail(b, t, &p);
+                t = NULL;
+            }
+        } else if (!gone && !t->snap && prepare(b, t)) {
+            t = NULL;
+        }
+        if (gone && t->done == t->sent) { // nothing of it is being rendered
+            dd_ticket_fail(b, t, NULL);
+            t = NULL;
+        }
+        pthread_mutex_lock(&b->lock);
+        if (!t) {
+            b->waiting -= waiting;
+            continue;
+        }
+        if (!k->snap) {
+            k->snap = dr_snapshot_ref(t->snap);
+            id = t->id;
+        }
+        int n = DR_MIN(max - k->images, waiting);
+        k->s[k->nslices++] = (struct slice){t, t->sent, n};
+        k->images += n;
+        t->sent += n;
+    }
+    // What did not fit goes back in front, in order: first what was passed over, then the rest.
+    if (rest.head) {
+        *rest.tail = b->queue.head;
+        if (!b->queue.head)
+            b->queue.tail = rest.tail;
+        b->queue.head = rest.head;
+    }
+}
+
+// Small forward passes gain little from threads that share them, and whatever else runs makes those
+// wait for each other at every operator: with HTTP on the same two cores the mnist-cpu network
+// yields half as many images so. Their batches are cut into parts that one thread computes each.
+static int lanes_for(const struct dd_batcher *b, int images) {
+    if (!b->lanes || b->sample_flops * DR_MIN(images, FULL) >= LANE_FLOPS)
+        return 0;
+    return b->sample_flops > 0 ? DR_MIN(b->lanes, (images + FULL - 1) / FULL)
+                               : 1; // 1: not known yet
+}
+
+static int run_lanes(struct dd_batcher *b, const struct batch *k, int lanes, struct dr_err *err) {
+    struct dr_err why[DD_MAX_LANES] = {0};
+    int rc[DD_MAX_LANES] = {0}, each = (k->images + lanes - 1) / lanes;
+    each = (each + FULL - 1) / FULL * FULL; // whole pieces
+    size_t count = (size_t)dr_gen_image_count(k->snap->gen);
+#pragma omp parallel for num_threads(lanes) schedule(static, 1)
+    for (int i = 0; i < lanes; i++) {
+        int from = DR_MIN(i * each, k->images), n = DR_MIN(each, k->images - from);
+        b->lane[i].be->enter(b->lane[i].be);
+        if (n > 0)
+            rc[i] = dr_sampler_run(b->lane[i].sampler, k->snap, b->sample + from, n,
+                                   b->x + (size_t)from * count, &why[i]);
+    }
+    b->sample_flops = dr_sampler_flops(b->lane[0].sampler);
+    for (int i = 0; i < lanes; i++)
+        if (rc[i]) {
+            *err = why[i];
+            return rc[i];
+        }
+    return 0;
+}
+
+static int run_whole(struct dd_batcher *b, const struct batch *k, struct dr_err *err) {
+    b->be->enter(b->be);
+    int rc = dr_sampler_run(b->sampler, k->snap, b->sample, k->images, b->x, err);
+    b->sample_flops = dr_sampler_flops(b->sampler);
+    return rc;
+}
+
+static int compute(struct dd_batcher *b, struct batch *k, double *seconds, struct dr_err *err) {
+    size_t count = (size_t)dr_gen_image_count(k->snap->gen);
+    if (b->x_count < count) {
+        real *p = realloc(b->x, (size_t)b->env.opt->max_batch * count * sizeof *p);
+        if (!p)
+            return dr_fail(err, DR_ENOMEM, "no memory for a batch");
+        b->x = p;
+        b->x_count = count;
+    }
+    int at = 0;
+    for (int i = 0; i < k->nslices; i++)
+        for (int j = 0; j < k->s[i].n; j++) {
+            const struct dd_ticket *t = k->s[i].t;
+            const struct api_gen_image *im = &t->req->images[k->s[i].first + j];
+            b->sample[at++] =
+                (struct dr_sample){.seed = t->req->seed,
+                                   .index = im->index,
+                                   .cls = t->label[k->s[i].first + j],
+                                   .alpha = (real)im->cfg,
+                                   .two_pass = t->req->guidance == API_GUIDANCE_TWO_PASS};
+        }
+    double t0 = dd_seconds();
+    int lanes = lanes_for(b, k->images);
+    int rc = lanes ? run_lanes(b, k, lanes, err) : run_whole(b, k, err);
+    *seconds = dd_seconds() - t0;
+    return rc;
+}
+
+static void deliver(struct dd_batcher *b, struct batch *k, int rc, double seconds, int64_t start,
+                    const struct dr_err *err) {
+    size_t count = rc ? 0 : (size_t)dr_gen_image_count(k->snap->gen);
+    const real *x = b->x;
+    for (int i = 0; i < k->nslices; i++) {
+        struct slice *s = &k->s[i];
+        struct dd_ticket *t = s->t;
+        if (rc) {
+            struct api_problem p = {0};
+            api_problem_set(&p, 500, "generate-failed", "%s", err->msg);
+            pthread_mutex_lock(&b->lock);
+            b->waiting -= t->req->n - t->done;
+            pthread_mutex_unlock(&b->lock);
+            dd_ticket_fail(b, t, &p);
+            continue;
+        }
+        memcpy(t->x + (size_t)s->first * count, x, (size_t)s->n * count * sizeof *x);
+        x += (size_t)s->n * count;
+        if (!t->first_ns)
+            t->first_ns = start;
+        t->compute_s += seconds;
+        t->batch_size = DR_MAX(t->batch_size, k->images);
+        t->done += s->n;
+        pthread_mutex_lock(&b->lock);
+        b->waiting -= s->n;
+        if (t->done == t->req->n) {
+            dd_queue_put(&b->finished, t);
+            pthread_cond_signal(&b->rendering);
+        } else { // only the last slice of a batch is cut short: back to the front
+            t->next = b->queue.head;
+            if (!b->queue.head)
+                b->queue.tail = &t->next;
+            b->queue.head = t;
+        }
+        pthread_mutex_unlock(&b->lock);
+    }
+}
+
+static void run_batch(struct dd_batcher *b, struct batch *k) {
+    struct dr_err err = {0};
+    double seconds = 0;
+    int64_t start = dd_now_ns();
+    int rc = compute(b, k, &seconds, &err);
+    char q[600];
+    if (rc)
+        dd_log(DR_LOG_ERROR, "generate.failed", "images=%d reason=%s", k->images,
+               dd_log_quote(err.msg, q, sizeof q));
+    atomic_store(&b->device_lost, rc == DR_EDEVICE);
+    atomic_fetch_add(&b->batches, 1);
+    atomic_fetch_add(&b->images, (uint64_t)k->images);
+    dd_hist_add(&b->batch_hist, k->images);
+    deliver(b, k, rc, seconds, start, &err);
+    // From end to end, so that what lies between two batches of a full queue counts as well.
+    int64_t end = dd_now_ns();
+    if (!rc)
+        note_rate(b, k->images, (double)(end - (b->last_ns ? b->last_ns : start)) * 1e-9);
+    b->last_ns = end;
+}
+
+static void fail_rest(struct dd_batcher *b) {
+    for (struct dd_ticket *t; (t = b->queue.head);) {
+        struct api_problem p = {0};
+        b->queue.head = t->next;
+        b->waiting -= t->req->n - t->done;
+        pthread_mutex_unlock(&b->lock);
+        api_problem_set(&p, 503, "draining", "the daemon is stopping");
+        p.retry_after = 5;
+        dd_ticket_fail(b, t, &p);
+        pthread_mutex_lock(&b->lock);
+    }
+}
+
+static int open_engine(struct dd_batcher *b, struct dr_err *err) {
+    const struct dd_options *o = b->env.opt;
+    int rc = dr_backend_open(o->device, (int)o->generate_threads, &b->be, err);
+    if (rc)
+        return rc;
+    b->be->enter(b->be);
+    rc = b->be->hurry(b->be, err); // requests go before training on the same device
+    if (rc)
+        return rc;
+    b->on_device = !b->be->host_memory;
+    snprintf(b->device, sizeof b->device, "%s (%s)", b->be->name, b->be->detail);
+    const int precision = strcmp(o->precision, "bf16") ? DR_FP32 : DR_PREC_BF16;
+    rc = dr_sampler_create(b->be, precision, o->max_batch, &b->sampler, err);
+    for (int n = DR_MIN(b->be->threads, DD_MAX_LANES); !rc && b->be->host_memory && b->lanes < n;) {
+        struct dd_lane *l = &b->lane[b->lanes++];
+        rc = dr_backend_open("cpu", 1, &l->be, err);
+        if (!rc)
+            rc = dr_sampler_create(l->be, precision, o->max_batch, &l->sampler, err);
+    }
+    return rc;
+}
+
+static void wait_for_company(struct dd_batcher *b) {
+    if (!b->env.opt->max_queue_delay_us || b->waiting >= b->env.opt->max_batch)
+        return;
+    int64_t until = dd_now_ns() + b->env.opt->max_queue_delay_us * 1000;
+    while (b->waiting < b->env.opt->max_batch && !b->closing)
+        if (dd_cond_wait_until(&b->work, &b->lock, until))
+            return;
+}
+
+static void *batcher(void *arg) {
+    struct dd_batcher *b = arg;
+    pthread_setname_np(pthread_self(), "generate"); // and the threads it starts
+    int rc = open_engine(b, &b->start_err);
+    pthread_mutex_lock(&b->lock);
+    b->start_rc = rc;
+    pthread_cond_broadcast(&b->idle);
+    struct batch k = {.s = dd_xcalloc((size_t)b->env.opt->max_batch, sizeof *k.s)};
+    while (!rc) {
+        while (!b->queue.head && !b->closing) {
+            b->last_ns = 0;
+            pthread_cond_wait(&b->work, &b->lock);
+        }
+        if (b->closing)
+            break;
+        atomic_store(&b->beat, dd_now_ns());
+        wait_for_company(b);
+        k.nslices = k.images = 0;
+        gather(b, &k);
+        pthread_mutex_unlock(&b->lock);
+        if (k.images)
+            run_batch(b, &k);
+        dr_snapshot_unref(k.snap);
+        k.snap = NULL;
+        atomic_store(&b->beat, INT64_MAX);
+        pthread_mutex_lock(&b->lock);
+    }
+    fail_rest(b);
+    pthread_mutex_unlock(&b->lock);
+    free(k.s);
+    dr_sampler_free(b->sampler);
+    for (int i = 0; i < b->lanes; i++) {
+        dr_sampler_free(b->lane[i].sampler);
+        dr_backend_free(b->lane[i].be);
+    }
+    dr_backend_free(b->be);
+    return NULL;
+}
+
+// --- life ---
+
+static void destroy(struct dd_batcher *b) {
+    dd_snapcache_free(b->cache);
+    pthread_mutex_destroy(&b->lock);
+    pthread_cond_destroy(&b->work);
+    pthread_cond_destroy(&b->rendering);
+    pthread_cond_destroy(&b->idle);
+    free(b->sample);
+    free(b->x);
+    free(b);
+}
+
+int dd_batcher_start(const struct dd_batcher_env *env, struct dd_batcher **out,
+                     struct dr_err *err) {
+    static const double seconds[] = {.001, .0025, .005, .01, .025, .05, .1,
+                                     .25,  .5,    1,    2.5, 5,    10,  30};
+    static const double sizes[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
+    struct dd_batcher *b = dd_xcalloc(1, sizeof *b);
+    b->env = *env;
+    b->start_rc = 1;
+    b->queue_hist.bound = b->compute_hist.bound = seconds;
+    b->queue_hist.nbound = b->compute_hist.nbound = (int)DR_COUNT(seconds);
+    b->batch_hist.bound = sizes;
+    b->batch_hist.nbound = (int)DR_COUNT(sizes);
+    atomic_store(&b->beat, INT64_MAX);
+    pthread_mutex_init(&b->lock, NULL);
+    pthread_cond_init(&b->work, NULL);
+    pthread_cond_init(&b->rendering, NULL);
+    pthread_cond_init(&b->idle, NULL);
+    b->sample = dd_xcalloc((size_t)env->opt->max_batch, sizeof *b->sample);
+    b->cache = dd_snapcache_new(env->store, env->models, env->opt->cache_mb << 20);
+    if (pthread_create(&b->thread, NULL, batcher, b)) {
+        destroy(b);
+        return dr_fail(err, DR_ENOMEM, "cannot start the generation thread");
+    }
+    pthread_mutex_lock(&b->lock);
+    while (b->start_rc == 1)
+        pthread_cond_wait(&b->idle, &b->lock);
+    int rc = b->start_rc;
+    pthread_mutex_unlock(&b->lock);
+    if (!rc && pthread_create(&b->render_thread, NULL, dd_render_thread, b))
+        abort(); // no thread to be had at start: nothing to go on with
+    if (rc) {
+        pthread_join(b->thread, NULL);
+        if (err)
+            *err = b->start_err;
+        destroy(b);
+        return rc;
+    }
+    *out = b;
+    return 0;
+}
+
+void dd_batcher_drain(struct dd_batcher *b) {
+    pthread_mutex_lock(&b->lock);
+    b->draining = true;
+    pthread_mutex_unlock(&b->lock);
+}
+
+void dd_batcher_stop(struct dd_batcher *b) {
+    if (!b)
+        return;
+    pthread_mutex_lock(&b->lock);
+    b->draining = b->closing = true;
+    pthread_cond_broadcast(&b->work);
+    pthread_mutex_unlock(&b->lock);
+    pthread_join(b->thread, NULL);
+    pthread_mutex_lock(&b->lock);
+    b->render_closing = true;
+    pthread_cond_broadcast(&b->rendering);
+    pthread_mutex_unlock(&b->lock);
+    pthread_join(b->render_thread, NULL);
+    destroy(b);
+}

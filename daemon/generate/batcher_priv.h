@@ -1,0 +1,71 @@
+// What batcher.c (queue, batches) and render_thread.c (results, statistics) share.
+#pragma once
+
+#include "daemon/generate/batcher.h"
+#include "daemon/generate/snap_cache.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+// A ticket on its way. Touched by one thread at a time: queue (under the lock), batcher, renderer.
+struct dd_ticket {
+    struct dd_ticket *next;
+    struct api_gen *gen;
+    const struct api_gen_request *req;
+    int64_t id;               // checkpoint row; 0: the running job's weights
+    struct dr_snapshot *snap; // fixed by the first batch, so that a request is of one piece
+    int32_t *label;           // [n]
+    real *x;                  // [n, image_count]
+    int sent, done;           // images dispatched, finished
+    int64_t submitted_ns, first_ns;
+    double compute_s;
+    int batch_size;
+};
+enum { DD_MAX_LANES = 16 };
+struct dd_lane {
+    struct dr_backend *be;
+    struct dr_sampler *sampler;
+};
+struct dd_queue {
+    struct dd_ticket *head, **tail;
+};
+struct dd_batcher {
+    struct dd_batcher_env env;
+    pthread_t thread, render_thread;
+    pthread_mutex_t lock; // guards the queues and what follows
+    pthread_cond_t work, rendering, idle;
+    struct dd_queue queue, finished;
+    int waiting; // images accepted and not yet computed
+    int unsent;  // tickets accepted and not yet answered
+    bool draining, closing, render_closing;
+    int start_rc; // 1: starting
+    struct dr_err start_err;
+    char device[160];
+    bool on_device; // not the CPU; asked for when `be` may be gone
+    double rate;    // images a second while the queue is not empty
+    bool rate_full; // from batches large enough to stand for a full queue's
+    double spread;  // seconds by which the next refused request comes later than the queue's end
+    struct dd_hist queue_hist, compute_hist, batch_hist;
+    _Atomic uint64_t images, batches, requests, abandoned, failed;
+    _Atomic int64_t beat;
+    _Atomic bool device_lost; // the last batch failed for want of a device
+    // the batcher's thread alone
+    struct dr_backend *be;
+    struct dr_sampler *sampler;
+    struct dd_lane lane[DD_MAX_LANES];    // single CPU threads, each for a part of a batch
+    int lanes;                            // 0: `be` is all there is
+    int64_t last_ns;                      // end of the previous batch, 0: the queue was empty since
+    double recent_images, recent_seconds; // what `rate` is made of
+    double sample_flops;                  // of the model used last, 0: not known yet
+    struct dd_snapcache *cache;
+    struct dr_sample *sample; // [max_batch]
+    real *x;                  // [max_batch, image_count], grown when a larger model comes
+    size_t x_count;
+};
+
+void dd_queue_put(struct dd_queue *q, struct dd_ticket *t);
+int64_t dd_queue_limit(const struct dd_batcher *b); // images that may wait; under the lock
+void *dd_render_thread(void *batcher);
+void dd_ticket_free(struct dd_ticket *t);
+// Answers with a problem and frees the ticket; NULL: nobody waits any more.
+void dd_ticket_fail(struct dd_batcher *b, struct dd_ticket *t, const struct api_problem *p);

@@ -1,0 +1,25 @@
+// What every request asks about checkpoints (which is active, which is latest, what does it
+// accept), kept in memory so that /generate touches no data base. Filled on demand, dropped whole
+// when the store says that something about checkpoints has changed. Any thread.
+#pragma once
+
+#include "daemon/store/checkpoints.h"
+#include "engine/config/config.h"
+
+struct dd_models;
+struct dd_model_info {
+    int64_t id, job, step;
+    char path[512], sha256[65], state[16];
+    struct dr_model_config model;
+    json_t *names; // array of class names or NULL, for dd_models_release
+};
+struct dd_models *dd_models_new(struct dd_store *s);
+void dd_models_free(struct dd_models *m);      // NULL is fine
+int64_t dd_models_active(struct dd_models *m); // 0: none
+int64_t dd_models_latest(struct dd_models *m); // 0: none
+int dd_models_get(struct dd_models *m, int64_t id, struct dd_model_info *out, struct dr_err *err);
+// Class names of a job's data set, NULL: none known. For dd_models_release.
+json_t *dd_models_names(struct dd_models *m, int64_t job);
+// Gives names back. Several threads hold the same array: only here, under the lock, is it counted
+// (jansson reads a count before it changes it).
+void dd_models_release(struct dd_models *m, json_t *names); // NULL is fine

@@ -1,0 +1,217 @@
+// Renderers (render.h). The JSON that goes into PNG's iTXt chunk is the one of format=json without
+// the pictures, so that an image file can be asked for again from itself.
+#include "daemon/generate/render.h"
+
+#include "daemon/base/util.h"
+#include "daemon/generate/grid.h"
+#include "engine/io/image.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <zlib.h>
+
+enum { GAP = 2, SCATTER_SIZE = 256 };
+
+static json_t *parameters(const struct dd_rendered *in) {
+    const struct api_gen_request *r = in->req;
+    json_t *images = json_array();
+    for (int i = 0; i < r->n; i++)
+        json_array_append_new(images, json_pack("{s:i, s:f, s:I}", "class", in->label[i], "cfg",
+                                                (double)r->images[i].cfg, "index",
+                                                (json_int_t)r->images[i].index));
+    return json_pack(
+        "{s:s, s:I, s:i, s:o, s:i, s:s, s:I, s:s, s:o}", "generator", "driftd", "seed",
+        (json_int_t)r->seed, "n", r->n, "grid", json_sprintf("%dx%d", r->cols, r->rows), "scale",
+        r->scale, "checkpoint", in->snap->id, "step", (json_int_t)in->snap->step, "guidance",
+        r->guidance == API_GUIDANCE_TWO_PASS ? "two-pass" : "one-step", "images", images);
+}
+
+static bool is_toy(const struct dd_rendered *in) {
+    return dr_gen_image_count(in->snap->gen) == 2;
+}
+
+// images [first, first + n) as one PNG; toys as a scatter plot.
+static int png(const struct dd_rendered *in, int first, int n, int cols, const char *text,
+               struct dr_bytes *out, struct dr_err *err) {
+    const struct dr_model_config *m = dr_gen_config(in->snap->gen);
+    const real *x = in->x + (int64_t)first * dr_gen_image_count(in->snap->gen);
+    if (!is_toy(in))
+        return dr_png_grid(x, n, m->channels, m->size, m->size, cols, in->req->scale,
+                           n > 1 ? GAP : 0, text ? "driftd" : NULL, text, out, err);
+    real *plot = malloc(sizeof(real) * SCATTER_SIZE * SCATTER_SIZE);
+    if (!plot)
+        return dr_fail(err, DR_ENOMEM, "no memory for a picture");
+    dd_scatter(x, n, SCATTER_SIZE, plot);
+    int rc = dr_png_grid(plot, 1, 1, SCATTER_SIZE, SCATTER_SIZE, 1, 1, 0, text ? "driftd" : NULL,
+                         text, out, err);
+    free(plot);
+    return rc;
+}
+
+static int npy(const struct dd_rendered *in, struct dr_bytes *out, struct dr_err *err) {
+    const struct dr_model_config *m = dr_gen_config(in->snap->gen);
+    if (is_toy(in))
+        return dr_npy(in->x, 2, (const int64_t[]){in->req->n, 2}, out, err);
+    return dr_npy(in->x, 4, (const int64_t[]){in->req->n, m->channels, m->size, m->size}, out, err);
+}
+
+static char *base64(const uint8_t *p, size_t n) {
+    static const char tab[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    char *out = dd_xcalloc((n + 2) / 3 * 4 + 1, 1), *o = out;
+    for (size_t i = 0; i < n; i += 3) {
+        uint32_t v = (uint32_t)p[i] << 16 | (i + 1 < n ? (uint32_t)p[i + 1] << 8 : 0) |
+                     (i + 2 < n ? p[i + 2] : 0);
+        *o++ = tab[v >> 18];
+        *o++ = tab[v >> 12 & 63];
+        *o++ = i + 1 < n ? tab[v >> 6 & 63] : '=';
+        *o++ = i + 2 < n ? tab[v & 63] : '=';
+    }
+    return out;
+}
+
+static int as_json(const struct dd_rendered *in, json_t *params, struct dr_bytes *out,
+                   struct dr_err *err) {
+    json_t *images = json_object_get(params, "images");
+    for (int i = 0; i < in->req->n; i++) {
+        struct dr_bytes b = {0};
+        int rc = png(in, i, 1, 1, NULL, &b, err);
+        if (rc)
+            return rc;
+        char *text = base64(b.p, b.n);
+        json_object_set_new(json_array_get(images, (size_t)i), "png", json_string(text));
+        free(text);
+        dr_bytes_free(&b);
+    }
+    out->p = (uint8_t *)json_dumps(params, JSON_COMPACT);
+    out->n = out->p ? strlen((char *)out->p) : 0;
+    return out->p ? 0 : dr_fail(err, DR_ENOMEM, "no memory for the reply");
+}
+
+// --- zip: stored entries, as PNG does not compress further ---
+
+struct zip {
+    FILE *f;
+    struct {
+        char name[32];
+        uint32_t crc, size, at;
+    } * entry;
+    int n;
+};
+static void le(FILE *f, uint64_t v, int bytes) {
+    for (; bytes--; v >>= 8)
+        fputc((int)(v & 255), f);
+}
+static void zip_add(struct zip *z, const char *name, const void *p, size_t n) {
+    int i = z->n++;
+    snprintf(z->entry[i].name, sizeof z->entry[i].name, "%s", name);
+    z->entry[i].crc = (uint32_t)crc32(0, p, (uInt)n);
+    z->entry[i].size = (uint32_t)n;
+    z->entry[i].at = (uint32_t)ftell(z->f);
+    le(z->f, 0x04034b50, 4);
+    le(z->f, 20, 2);
+    le(z->f, 0, 4);          // flags, method: stored
+    le(z->f, 0x00210000, 4); // time and date: 1980-01-01, so that equal content is equal bytes
+    le(z->f, z->entry[i].crc, 4);
+    le(z->f, n, 4);
+    le(z->f, n, 4);
+    le(z->f, strlen(name), 2);
+    le(z->f, 0, 2);
+    fputs(name, z->f);
+    fwrite(p, 1, n, z->f);
+}
+static void zip_end(struct zip *z) {
+    long at = ftell(z->f);
+    for (int i = 0; i < z->n; i++) {
+        le(z->f, 0x02014b50, 4);
+        le(z->f, 20, 2);
+        le(z->f, 20, 2);
+        le(z->f, 0, 4);
+        le(z->f, 0x00210000, 4);
+        le(z->f, z->entry[i].crc, 4);
+        le(z->f, z->entry[i].size, 4);
+        le(z->f, z->entry[i].size, 4);
+        le(z->f, strlen(z->entry[i].name), 2);
+        le(z->f, 0, 8); // extra, comment, disk, internal attributes
+        le(z->f, 0, 4);
+        le(z->f, z->entry[i].at, 4);
+        fputs(z->entry[i].name, z->f);
+    }
+    long end = ftell(z->f);
+    le(z->f, 0x06054b50, 4);
+    le(z->f, 0, 4);
+    le(z->f, (uint64_t)z->n, 2);
+    le(z->f, (uint64_t)z->n, 2);
+    le(z->f, (uint64_t)(end - at), 4);
+    le(z->f, (uint64_t)at, 4);
+    le(z->f, 0, 2);
+}
+
+static int as_zip(const struct dd_rendered *in, json_t *params, struct dr_bytes *out,
+                  struct dr_err *err) {
+    char *text = json_dumps(params, JSON_INDENT(2)), *mem = NULL;
+    size_t size = 0;
+    struct zip z = {.f = open_memstream(&mem, &size)};
+    z.entry = dd_xcalloc((size_t)in->req->n + 1, sizeof *z.entry);
+    int rc = z.f && text ? 0 : dr_fail(err, DR_ENOMEM, "no memory for the reply");
+    if (!rc)
+        zip_add(&z, "parameters.json", text, strlen(text));
+    for (int i = 0; i < in->req->n && !rc; i++) {
+        struct dr_bytes b = {0};
+        char name[32];
+        rc = png(in, i, 1, 1, NULL, &b, err);
+        snprintf(name, sizeof name, "%04d.png", i);
+        if (!rc)
+            zip_add(&z, name, b.p, b.n);
+        dr_bytes_free(&b);
+    }
+    if (!rc)
+        zip_end(&z);
+    if (z.f && fclose(z.f) && !rc)
+        rc = dr_fail(err, DR_ENOMEM, "no memory for the reply");
+    free(z.entry);
+    free(text);
+    if (rc) {
+        free(mem);
+        return rc;
+    }
+    *out = (struct dr_bytes){.p = (uint8_t *)mem, .n = size};
+    return 0;
+}
+
+int dd_render(const struct dd_rendered *in, struct api_gen_result *out,
+              struct api_problem *problem) {
+    static const char *const types[] = {[API_PNG] = "image/png",
+                                        [API_JSON] = "application/json",
+                                        [API_ZIP] = "application/zip",
+                                        [API_NPY] = "application/octet-stream"};
+    struct dr_bytes bytes = {0};
+    struct dr_err err = {0};
+    json_t *params = parameters(in);
+    char *text = NULL;
+    int rc;
+    switch (in->req->format) {
+    case API_JSON:
+        rc = as_json(in, params, &bytes, &err);
+        break;
+    case API_ZIP:
+        rc = as_zip(in, params, &bytes, &err);
+        break;
+    case API_NPY:
+        rc = npy(in, &bytes, &err);
+        break;
+    case API_PNG:
+    default:
+        text = json_dumps(params, JSON_COMPACT);
+        rc = png(in, 0, in->req->n, in->req->cols, text, &bytes, &err);
+        free(text);
+    }
+    json_decref(params);
+    if (rc)
+        return api_problem_set(problem, 500, "render-failed", "%s", err.msg);
+    out->bytes = bytes.p;
+    out->size = bytes.n;
+    out->content_type = types[in->req->format];
+    out->step = in->snap->step;
+    snprintf(out->checkpoint, sizeof out->checkpoint, "%.63s", in->snap->id);
+    return 0;
+}

@@ -1,0 +1,87 @@
+// The batcher's second half: renders finished tickets off its thread, answers them, counts
+// (batcher.h).
+#include "daemon/base/util.h"
+#include "daemon/generate/batcher_priv.h"
+#include "daemon/generate/render.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void answer(struct dd_batcher *b, struct dd_ticket *t) {
+    struct api_gen_result out = {0};
+    struct api_problem p = {0};
+    double queue = (double)(t->first_ns - (int64_t)t->req->received_ns) * 1e-9;
+    if (t->req->received_ns == 0 || queue < 0)
+        queue = (double)(t->first_ns - t->submitted_ns) * 1e-9;
+    dd_hist_add(&b->queue_hist, queue);
+    dd_hist_add(&b->compute_hist, t->compute_s);
+    struct dd_rendered in = {.req = t->req, .label = t->label, .snap = t->snap, .x = t->x};
+    if (dd_render(&in, &out, &p)) {
+        dd_ticket_fail(b, t, &p);
+        return;
+    }
+    out.queue_ms = queue * 1e3;
+    out.compute_ms = t->compute_s * 1e3;
+    out.batch_size = t->batch_size;
+    atomic_fetch_add(&b->requests, 1);
+    api_gen_complete(t->gen, &out);
+    dd_ticket_free(t);
+    pthread_mutex_lock(&b->lock);
+    b->unsent--;
+    pthread_cond_broadcast(&b->idle);
+    pthread_mutex_unlock(&b->lock);
+}
+
+void *dd_render_thread(void *batcher) {
+    struct dd_batcher *b = batcher;
+    pthread_setname_np(pthread_self(), "render");
+    pthread_mutex_lock(&b->lock);
+    for (;;) {
+        struct dd_ticket *t = b->finished.head;
+        if (!t) {
+            if (b->render_closing)
+                break;
+            pthread_cond_wait(&b->rendering, &b->lock);
+            continue;
+        }
+        b->finished.head = t->next;
+        pthread_mutex_unlock(&b->lock);
+        answer(b, t);
+        pthread_mutex_lock(&b->lock);
+    }
+    pthread_mutex_unlock(&b->lock);
+    return NULL;
+}
+
+void dd_batcher_stats(struct dd_batcher *b, struct dd_batcher_stats *out) {
+    *out = (struct dd_batcher_stats){.images = atomic_load(&b->images),
+                                     .batches = atomic_load(&b->batches),
+                                     .requests = atomic_load(&b->requests),
+                                     .abandoned = atomic_load(&b->abandoned),
+                                     .failed = atomic_load(&b->failed),
+                                     .beat_ns = atomic_load(&b->beat),
+                                     .device_lost = atomic_load(&b->device_lost)};
+    pthread_mutex_lock(&b->lock);
+    out->waiting = b->waiting;
+    out->queue_limit = dd_queue_limit(b);
+    out->images_per_second = b->rate;
+    out->on_device = b->on_device;
+    memcpy(out->device, b->device, sizeof out->device);
+    pthread_mutex_unlock(&b->lock);
+}
+
+void dd_batcher_prometheus(struct dd_batcher *b, FILE *f) {
+    struct dd_batcher_stats s;
+    dd_batcher_stats(b, &s);
+    dd_hist_print(&b->queue_hist, f, "driftd_generate_queue_seconds",
+                  "Time from a request's arrival to its first batch.");
+    dd_hist_print(&b->compute_hist, f, "driftd_generate_compute_seconds",
+                  "Time of the batches that held a request's images.");
+    dd_hist_print(&b->batch_hist, f, "driftd_batch_size", "Images in a forward pass.");
+    fprintf(f,
+            "# HELP driftd_generate_images_total Images generated.\n"
+            "# TYPE driftd_generate_images_total counter\ndriftd_generate_images_total %llu\n"
+            "# HELP driftd_queue_depth Images that wait for generation.\n"
+            "# TYPE driftd_queue_depth gauge\ndriftd_queue_depth %d\n",
+            (unsigned long long)s.images, s.waiting);
+}

@@ -1,0 +1,116 @@
+// Cache of loaded checkpoints (snap_cache.h).
+#include "daemon/generate/snap_cache.h"
+
+#include "daemon/base/util.h"
+#include "daemon/store/checkpoints.h"
+#include "engine/drift.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ENTRIES = 64 };
+
+struct entry {
+    int64_t id, bytes;
+    uint64_t used;
+    char sha256[65]; // the row's at loading time: a rewritten checkpoint is loaded again
+    struct dr_snapshot *snap;
+};
+struct dd_snapcache {
+    struct dd_store *store;
+    struct dd_models *models;
+    int64_t max, bytes;
+    uint64_t clock;
+    struct entry e[ENTRIES];
+};
+
+struct dd_snapcache *dd_snapcache_new(struct dd_store *s, struct dd_models *m, int64_t max_bytes) {
+    struct dd_snapcache *c = dd_xcalloc(1, sizeof *c);
+    c->store = s;
+    c->models = m;
+    c->max = max_bytes;
+    return c;
+}
+
+static void evict(struct dd_snapcache *c, struct entry *e) {
+    dr_snapshot_unref(e->snap);
+    c->bytes -= e->bytes;
+    *e = (struct entry){0};
+}
+
+void dd_snapcache_free(struct dd_snapcache *c) {
+    if (!c)
+        return;
+    for (int i = 0; i < ENTRIES; i++)
+        evict(c, &c->e[i]);
+    free(c);
+}
+
+static struct entry *oldest(struct dd_snapcache *c, bool free_slot_counts) {
+    struct entry *best = NULL;
+    for (int i = 0; i < ENTRIES; i++) {
+        if (!c->e[i].snap) {
+            if (free_slot_counts)
+                return &c->e[i];
+            continue;
+        }
+        if (!best || c->e[i].used < best->used)
+            best = &c->e[i];
+    }
+    return best;
+}
+
+static int load(struct dd_snapcache *c, const struct dd_model_info *row, struct dr_snapshot **out,
+                struct dr_err *err) {
+    char sha[65];
+    int rc = dr_sha256_file(row->path, sha, err);
+    if (!rc && strcmp(sha, row->sha256)) {
+        struct dr_err ignored;
+        dd_ckpt_set_state(c->store, row->path, "corrupt", &ignored);
+        rc = dr_fail(err, DR_EFORMAT, "checkpoint %lld is damaged: its sha256 has changed",
+                     (long long)row->id);
+    }
+    if (!rc)
+        rc = dr_snapshot_load(row->path, &row->model, out, err);
+    if (rc)
+        return rc;
+    snprintf((*out)->id, sizeof(*out)->id, "%lld", (long long)row->id);
+    int64_t bytes = dr_gen_params((*out)->gen)->total * (int64_t)sizeof(real);
+    for (struct entry *e; c->bytes + bytes > c->max && (e = oldest(c, false));)
+        evict(c, e);
+    struct entry *e = oldest(c, true);
+    evict(c, e);
+    *e = (struct entry){
+        .id = row->id, .bytes = bytes, .used = ++c->clock, .snap = dr_snapshot_ref(*out)};
+    snprintf(e->sha256, sizeof e->sha256, "%s", row->sha256);
+    c->bytes += bytes;
+    return 0;
+}
+
+int dd_snapcache_get(struct dd_snapcache *c, int64_t id, struct dr_snapshot **out,
+                     struct dr_err *err) {
+    struct dd_model_info row;
+    int rc = dd_models_get(c->models, id, &row, err);
+    if (rc)
+        return rc;
+    if (strcmp(row.state, "ok"))
+        rc = dr_fail(err, DR_ENOENT, "checkpoint %lld is %s", (long long)id, row.state);
+    for (int i = 0; i < ENTRIES && !rc; i++) {
+        struct entry *e = &c->e[i];
+        if (!e->snap || e->id != id)
+            continue;
+        if (strcmp(e->sha256, row.sha256)) {
+            evict(c, e);
+            break;
+        }
+        e->used = ++c->clock;
+        *out = dr_snapshot_ref(e->snap);
+        dd_models_release(c->models, row.names);
+        return 0;
+    }
+    if (!rc)
+        rc = load(c, &row, out, err);
+    dd_models_release(c->models, row.names);
+    return rc;
+}

@@ -1,0 +1,52 @@
+// The running daemon: what serve.c builds and api_glue.c shows to HTTP.
+#pragma once
+
+#include "api/api.h"
+#include "daemon/base/options.h"
+#include "daemon/generate/batcher.h"
+#include "daemon/jobs/jobs.h"
+#include "daemon/store/pump.h"
+#include "daemon/store/rows_json.h"
+
+#include <stdatomic.h>
+
+struct dd {
+    struct dd_options opt;
+    int argc; // the command line, read again by SIGHUP
+    char **argv;
+    struct dd_store *store;
+    struct dd_events *events;
+    struct dd_pump *pump;
+    struct dd_live *live;
+    struct dd_models *models;
+    struct dd_batcher *batcher;
+    struct dd_jobs *jobs;
+    struct api_server *server;
+    int64_t started_ns;
+    int lock_fd;
+    _Atomic bool stopping;
+};
+
+// The table of callbacks for api_server_start; ctx is struct dd.
+extern const struct api_callbacks dd_callbacks;
+
+// --- shared by the glue's files ---
+int dd_glue_fail(struct api_problem *p, int status, const struct dr_err *err);
+bool dd_glue_id(const char *id, int64_t *out); // false: not a number
+int dd_glue_status(void *ctx, struct api_reply *out);
+int dd_glue_ready(void *ctx, struct api_reply *out);
+char *dd_glue_prometheus(void *ctx);
+int dd_glue_backup(void *ctx, struct api_file *out, struct api_problem *p);
+int dd_glue_describe(void *ctx, const char *checkpoint, struct api_model *out,
+                     struct api_problem *p);
+int dd_glue_eval_list(void *ctx, const struct api_page *page, struct api_reply *out);
+int dd_glue_eval_get(void *ctx, const char *id, struct api_reply *out);
+int dd_glue_eval_create(void *ctx, const json_t *body, struct api_reply *out);
+int dd_glue_checkpoint_list(void *ctx, const struct api_page *page, struct api_reply *out);
+int dd_glue_checkpoint_get(void *ctx, const char *id, struct api_reply *out);
+int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out);
+int dd_glue_checkpoint_file(void *ctx, const char *id, struct api_file *out, struct api_problem *p);
+int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api_reply *out);
+int dd_glue_field(void *ctx, const char *id, struct api_reply *out);
+int dd_glue_sample_list(void *ctx, const struct api_page *page, struct api_reply *out);
+int dd_glue_sample_png(void *ctx, const char *id, struct api_file *out, struct api_problem *p);

@@ -1,0 +1,323 @@
+// HTTP callbacks for checkpoints, samples and what a model accepts (api/api.h -> checkpoints.h).
+#include "daemon/base/recipe.h"
+#include "daemon/base/util.h"
+#include "daemon/http/daemon.h"
+#include "daemon/store/checkpoints.h"
+#include "engine/drift.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+// --- describe ---
+
+struct names {
+    struct dd_models *models;
+    json_t *array;
+    const char *list[];
+};
+static void release_names(struct api_model *m) {
+    struct names *n = m->owner;
+    dd_models_release(n->models, n->array);
+    free(n);
+}
+
+// Takes over a: class names, used when there is one for every class.
+static void attach_names(struct dd_models *models, json_t *a, struct api_model *out) {
+    if (!json_is_array(a) || (int)json_array_size(a) != out->classes) {
+        dd_models_release(models, a);
+        return;
+    }
+    struct names *n = dd_xcalloc(1, sizeof *n + (size_t)out->classes * sizeof *n->list);
+    n->models = models;
+    n->array = a;
+    for (int i = 0; i < out->classes; i++)
+        n->list[i] = json_string_value(json_array_get(a, (size_t)i));
+    out->names = n->list;
+    out->owner = n;
+    out->release = release_names;
+}
+
+static void fill_model(struct dd *d, const struct dr_model_config *m, struct api_model *out) {
+    out->classes = (int)m->classes;
+    out->cfg_min = 0;
+    out->cfg_max = 100;
+    out->cfg_default = 1;
+    out->max_n = (int)d->opt.max_n;
+    out->width = out->height = (int)m->size;
+    out->channels = (int)m->channels;
+    out->two_pass = m->null_class;
+}
+
+// Nothing to serve yet: with a job on its way that passes by itself, and the client may wait.
+static int explain(struct dd *d, const char *checkpoint, struct api_problem *p) {
+    static const char *const words[] = {"live", "latest"};
+    const char *near = dr_nearest(checkpoint, words, 2);
+    struct dd_jobs_now now;
+    if (p->status == 404)
+        return api_problem_field(p, "checkpoint", "expected live, latest or an id%s%s%s",
+                                 near ? "; did you mean `" : "", near ? near : "",
+                                 near ? "`?" : "");
+    if (p->status != 409)
+        return -1;
+    dd_jobs_now(d->jobs, &now);
+    if (!now.running && !now.queued)
+        return -1;
+    api_problem_set(p, 503, "loading",
+                    "no model yet: the first job has not finished its first step");
+    p->retry_after = 2;
+    return -1;
+}
+
+int dd_glue_describe(void *ctx, const char *checkpoint, struct api_model *out,
+                     struct api_problem *p) {
+    struct dd *d = ctx;
+    int64_t id, job = 0;
+    if (dd_batcher_resolve(d->batcher, checkpoint, &id, p))
+        return explain(d, checkpoint, p);
+    *out = (struct api_model){0};
+    if (id == 0) {
+        struct dr_snapshot *s = dd_live_get(d->live, &job);
+        if (s) {
+            fill_model(d, dr_gen_config(s->gen), out);
+            snprintf(out->checkpoint, sizeof out->checkpoint, "%.63s", s->id);
+            dr_snapshot_unref(s);
+            attach_names(d->models, dd_models_names(d->models, job), out);
+            return 0;
+        }
+        // The job ended between the two looks: its last checkpoint is next.
+        if (dd_batcher_resolve(d->batcher, "latest", &id, p))
+            return -1;
+    }
+    struct dd_model_info info;
+    struct dr_err err = {0};
+    int rc = dd_models_get(d->models, id, &info, &err);
+    if (rc)
+        return dd_glue_fail(p, rc == DR_ENOENT ? 404 : 500, &err);
+    fill_model(d, &info.model, out);
+    snprintf(out->checkpoint, sizeof out->checkpoint, "%lld", (long long)id);
+    attach_names(d->models, info.names, out);
+    return 0;
+}
+
+// --- checkpoints ---
+
+static int find(struct dd *d, const char *id, struct dd_ckpt_row *row, struct api_problem *p) {
+    struct dr_err err = {0};
+    int64_t n;
+    if (!dd_glue_id(id, &n))
+        return api_problem_set(p, 404, "not-found", "there is no checkpoint %s", id);
+    int rc = dd_ckpt_get(d->store, n, row, &err);
+    return rc ? dd_glue_fail(p, rc == DR_ENOENT ? 404 : 500, &err) : 0;
+}
+
+// 0: every job; -1: the filter is no number, so nothing matches.
+static int64_t job_filter(const struct api_page *page) {
+    int64_t id = 0;
+    if (page->job && *page->job && !dd_glue_id(page->job, &id))
+        return -1;
+    return id;
+}
+
+int dd_glue_checkpoint_list(void *ctx, const struct api_page *page, struct api_reply *out) {
+    struct dd *d = ctx;
+    struct dr_err err = {0};
+    out->body = dd_ckpts_json(d->store, job_filter(page), page->cursor, page->limit,
+                              out->next_cursor, sizeof out->next_cursor, &err);
+    return out->body ? 0 : dd_glue_fail(&out->problem, err.code == DR_EINVAL ? 422 : 500, &err);
+}
+
+int dd_glue_checkpoint_get(void *ctx, const char *id, struct api_reply *out) {
+    struct dd *d = ctx;
+    struct dd_ckpt_row row;
+    if (find(d, id, &row, &out->problem))
+        return -1;
+    out->body = dd_ckpt_to_json(&row, dd_ckpt_active(d->store));
+    dd_ckpt_row_free(&row);
+    return 0;
+}
+
+int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out) {
+    struct dd *d = ctx;
+    struct dd_ckpt_row row;
+    struct dr_err err = {0};
+    if (!strcmp(id, "live")) { // back to the default
+        int rc = dd_ckpt_activate(d->store, 0, &err);
+        out->body = json_pack("{s:n}", "active");
+        return rc ? dd_glue_fail(&out->problem, 500, &err) : 0;
+    }
+    if (find(d, id, &row, &out->problem))
+        return -1;
+    int rc = strcmp(row.state, "ok") ? DR_EINVAL
+                                     : dd_ckpt_activate(d->store, strtoll(row.id, NULL, 10), &err);
+    if (rc == DR_EINVAL)
+        api_problem_set(&out->problem, 410, "checkpoint-gone", "checkpoint %s is %s", row.id,
+                        row.state);
+    else if (rc)
+        dd_glue_fail(&out->problem, 500, &err);
+    else
+        out->body = dd_ckpt_to_json(&row, strtoll(row.id, NULL, 10));
+    dd_ckpt_row_free(&row);
+    return rc ? -1 : 0;
+}
+
+static int open_file(const char *path, struct api_file *out, struct api_problem *p) {
+    struct stat st;
+    out->fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (out->fd < 0 || fstat(out->fd, &st)) {
+        if (out->fd >= 0)
+            close(out->fd);
+        return api_problem_set(p, 410, "gone", "the file is no longer there");
+    }
+    out->size = (uint64_t)st.st_size;
+    return 0;
+}
+
+int dd_glue_checkpoint_file(void *ctx, const char *id, struct api_file *out,
+                            struct api_problem *p) {
+    struct dd_ckpt_row row;
+    if (find(ctx, id, &row, p))
+        return -1;
+    int rc = open_file(row.path, out, p);
+    if (!rc) {
+        snprintf(out->etag, sizeof out->etag, "%s", row.sha256);
+        snprintf(out->content_type, sizeof out->content_type, "application/octet-stream");
+        snprintf(out->filename, sizeof out->filename, "driftd-%s-step-%lld.safetensors", row.id,
+                 (long long)row.step);
+    }
+    dd_ckpt_row_free(&row);
+    return rc;
+}
+
+// The real path of a file below one of the import roots, else a problem that does not tell which.
+static int confine(struct dd *d, const char *path, char out[PATH_MAX], struct api_problem *p) {
+    char root[PATH_MAX];
+    bool ok = path[0] == '/' && realpath(path, out);
+    for (int i = 0; ok && i < d->opt.import_root.n; i++) {
+        size_t n;
+        if (!realpath(d->opt.import_root.v[i], root))
+            continue;
+        n = strlen(root);
+        if (!strncmp(out, root, n) && (out[n] == '/' || n == 1))
+            return 0;
+    }
+    if (!d->opt.import_root.n)
+        return api_problem_set(p, 403, "import-root",
+                               "no import root is configured; send the file itself instead");
+    api_problem_set(p, 403, "import-root",
+                    "path: expected an absolute path of a file below an import root");
+    return api_problem_field(p, "path", "an absolute path of a file below an import root");
+}
+
+// An upload has a temporary name that means nothing to its sender and is not theirs to know.
+static void hide_path(struct dr_err *err, const char *path) {
+    static const char instead[] = "the file";
+    const size_t n = strlen(path), k = sizeof instead - 1;
+    if (n < k || strncmp(err->msg, path, n))
+        return;
+    memmove(err->msg + k, err->msg + n, strlen(err->msg + n) + 1);
+    memcpy(err->msg, instead, k);
+}
+
+int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api_reply *out) {
+    struct dd *d = ctx;
+    struct dd_ckpt_row row;
+    struct dr_config cfg;
+    struct dr_err err = {0};
+    char path[PATH_MAX];
+    if (in->uploaded)
+        snprintf(path, sizeof path, "%s", in->path);
+    else if (confine(d, in->path, path, &out->problem))
+        return -1;
+    int rc = 0;
+    if (in->config)
+        rc = dd_recipe_named(d->opt.config_dir, in->config, &cfg, &err);
+    if (rc) {
+        dd_glue_fail(&out->problem, 422, &err);
+        api_problem_field(&out->problem, "config", "%s", err.msg);
+    }
+    if (!rc)
+        rc = dd_ckpt_import(d->store, d->opt.state_dir, path, in->uploaded, in->name,
+                            in->config ? &cfg.model : NULL, &row, &err);
+    if (rc) {
+        if (in->uploaded) {
+            unlink(path);
+            hide_path(&err, path);
+        }
+        if (out->problem.status)
+            return -1;
+        int status = rc == DR_ENOSPC                                     ? 507
+                     : rc == DR_EIO || rc == DR_ENOMEM || rc == DR_EBUSY ? 500
+                                                                         : 422;
+        dd_glue_fail(&out->problem, status, &err);
+        return status == 422 ? api_problem_field(&out->problem, in->uploaded ? "body" : "path",
+                                                 "a safetensors file of a model was expected")
+                             : -1;
+    }
+    out->body = dd_ckpt_to_json(&row, dd_ckpt_active(d->store));
+    snprintf(out->location, sizeof out->location, "/v1/checkpoints/%s", row.id);
+    dd_event(
+        d->events, "checkpoint", 0,
+        json_pack("{s:s, s:I, s:s}", "id", row.id, "step", (json_int_t)row.step, "kind", "import"));
+    dd_ckpt_row_free(&row);
+    return 0;
+}
+
+// --- samples ---
+
+int dd_glue_sample_list(void *ctx, const struct api_page *page, struct api_reply *out) {
+    struct dd *d = ctx;
+    struct dr_err err = {0};
+    out->body = dd_samples_json(d->store, job_filter(page), page->cursor, page->limit,
+                                out->next_cursor, sizeof out->next_cursor, &err);
+    return out->body ? 0 : dd_glue_fail(&out->problem, err.code == DR_EINVAL ? 422 : 500, &err);
+}
+
+int dd_glue_sample_png(void *ctx, const char *id, struct api_file *out, struct api_problem *p) {
+    struct dd *d = ctx;
+    struct dr_err err = {0};
+    char path[600];
+    int64_t n, created_us;
+    if (!dd_glue_id(id, &n) || dd_sample_path(d->store, n, path, sizeof path, &created_us, &err))
+        return api_problem_set(p, 404, "not-found", "there is no sample %s", id);
+    if (open_file(path, out, p))
+        return -1;
+    snprintf(out->etag, sizeof out->etag, "sample-%lld-%llx", (long long)n, (long long)created_us);
+    snprintf(out->content_type, sizeof out->content_type, "image/png");
+    out->immutable = true; // a grid made again at the same step gets a new id
+    return 0;
+}
+
+// --- evaluations: the table is read, nothing fills it yet ---
+
+int dd_glue_eval_list(void *ctx, const struct api_page *page, struct api_reply *out) {
+    struct dd *d = ctx;
+    struct dr_err err = {0};
+    out->body = dd_evals_json(d->store, job_filter(page), page->cursor, page->limit,
+                              out->next_cursor, sizeof out->next_cursor, &err);
+    return out->body ? 0 : dd_glue_fail(&out->problem, err.code == DR_EINVAL ? 422 : 500, &err);
+}
+
+int dd_glue_eval_get(void *ctx, const char *id, struct api_reply *out) {
+    struct dd *d = ctx;
+    struct dr_err err = {0};
+    int64_t n;
+    if (!dd_glue_id(id, &n))
+        return api_problem_set(&out->problem, 404, "not-found", "there is no evaluation %s", id);
+    out->body = dd_eval_json(d->store, n, &err);
+    return out->body ? 0 : dd_glue_fail(&out->problem, err.code == DR_ENOENT ? 404 : 500, &err);
+}
+
+int dd_glue_eval_create(void *ctx, const json_t *body, struct api_reply *out) {
+    const char *kind = json_string_value(json_object_get(body, "kind"));
+    (void)ctx;
+    api_problem_set(
+        &out->problem, 501, "no-such-evaluation",
+        "this build has no kind of evaluation (GET /v1/evals lists them in `kinds`)%s%.40s",
+        kind ? "; asked for was " : "", kind ? kind : "");
+    return api_problem_field(&out->problem, "kind", "no kind is in this build");
+}

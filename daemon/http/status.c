@@ -1,0 +1,175 @@
+// HTTP callbacks for status, readiness, Prometheus and backup.
+#include "daemon/base/util.h"
+#include "daemon/http/daemon.h"
+#include "daemon/store/checkpoints.h"
+#include "driftd_config.h"
+#include "driftd_git.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+enum { STORE_STALL_S = 20, MIN_FREE_BYTES = 64 << 20 };
+
+static int64_t disk_free(const struct dd *d) {
+    struct statvfs v;
+    return statvfs(d->opt.state_dir, &v) ? -1 : (int64_t)(v.f_bavail * v.f_frsize);
+}
+
+static json_t *number(double v) {
+    return isfinite(v) ? json_real(v) : json_null();
+}
+
+static json_t *training(const struct dd_jobs_now *now, const struct dd_pump_stats *ps) {
+    if (!now->running)
+        return json_null();
+    const struct dd_row *r = &ps->newest;
+    bool fresh = r->job == now->running;
+    double rate = fresh ? ps->steps_per_second : 0;
+    json_t *j = json_pack("{s:o, s:s, s:I, s:I}", "job",
+                          json_sprintf("%lld", (long long)now->running), "name", now->name, "step",
+                          (json_int_t)now->step, "steps_total", (json_int_t)now->steps_total);
+    json_object_set_new(j, "steps_per_second", number(rate));
+    json_object_set_new(j, "seconds", number(fresh ? r->seconds : 0));
+    json_object_set_new(j, "eta_seconds",
+                        rate > 0 ? json_real((double)(now->steps_total - r->step) / rate)
+                                 : json_null());
+    json_object_set_new(j, "loss", fresh ? number(r->v[DD_M_loss]) : json_null());
+    json_object_set_new(j, "drift_norm", fresh ? number(r->v[DD_M_drift_norm]) : json_null());
+    return j;
+}
+
+static json_t *generation(struct dd *d) {
+    struct dd_batcher_stats s;
+    dd_batcher_stats(d->batcher, &s);
+    struct api_problem p = {0};
+    int64_t id = 0;
+    json_t *serving = json_null();
+    if (!dd_batcher_resolve(d->batcher, "live", &id, &p))
+        serving = id ? json_sprintf("%lld", (long long)id) : json_string("live");
+    return json_pack("{s:o, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:s}", "serving", serving,
+                     "waiting", s.waiting, "queue_limit", (json_int_t)s.queue_limit, "images",
+                     (json_int_t)s.images, "batches", (json_int_t)s.batches, "abandoned",
+                     (json_int_t)s.abandoned, "failed", (json_int_t)s.failed, "images_per_second",
+                     s.images_per_second, "max_batch", (json_int_t)d->opt.max_batch, "max_n",
+                     (json_int_t)d->opt.max_n, "device", s.device);
+}
+
+int dd_glue_status(void *ctx, struct api_reply *out) {
+    struct dd *d = ctx;
+    struct dd_jobs_now now;
+    struct dd_pump_stats ps;
+    struct stat st;
+    char wal[4200];
+    dd_jobs_now(d->jobs, &now);
+    dd_pump_stats(d->pump, &ps);
+    int64_t bytes = stat(dd_store_path(d->store), &st) ? 0 : st.st_size;
+    snprintf(wal, sizeof wal, "%s-wal", dd_store_path(d->store));
+    bytes += stat(wal, &st) ? 0 : st.st_size; // what is new stands there first
+    json_t *store =
+        json_pack("{s:I, s:I, s:I, s:I, s:I}", "bytes", (json_int_t)bytes, "disk_free",
+                  (json_int_t)disk_free(d), "failures", (json_int_t)dd_store_failures(d->store),
+                  "metrics_dropped", (json_int_t)ps.dropped, "checkpoint_failures",
+                  (json_int_t)now.checkpoint_failures);
+    out->body = json_pack(
+        "{s:s, s:s, s:I, s:f, s:s, s:o, s:i, s:o, s:o}", "version", DRIFTD_VERSION, "git",
+        DRIFTD_GIT, "boot", (json_int_t)dd_store_boot(d->store), "uptime_seconds",
+        (double)(dd_now_ns() - d->started_ns) * 1e-9, "state",
+        atomic_load(&d->stopping) ? "stopping" : "running", "training", training(&now, &ps),
+        "queued_jobs", now.queued, "generation", generation(d), "store", store);
+    return 0;
+}
+
+int dd_glue_ready(void *ctx, struct api_reply *out) {
+    struct dd *d = ctx;
+    int64_t now = dd_now_ns(), free_bytes = disk_free(d);
+    bool store = now - dd_store_beat_ns(d->store) < (int64_t)STORE_STALL_S * 1000000000;
+    bool disk = free_bytes < 0 || free_bytes >= MIN_FREE_BYTES;
+    struct dd_batcher_stats s;
+    dd_batcher_stats(d->batcher, &s);
+    bool engine = s.beat_ns == INT64_MAX || now - s.beat_ns < (int64_t)60 * 1000000000;
+    bool up = !atomic_load(&d->stopping);
+    const bool lost = s.device_lost || dd_jobs_device_lost(d->jobs);
+    if (!store || !disk || !engine || !up || lost) {
+        api_problem_set(&out->problem, 503, "not-ready", "not ready:%s%s%s%s%s",
+                        up ? "" : " stopping;", store ? "" : " the store does not answer;",
+                        disk ? "" : " less than 64 MiB of disk are free;",
+                        engine ? "" : " generation stalls;",
+                        lost ? " the device is lost, driftd has to be restarted;" : "");
+        out->problem.retry_after = 5;
+        return -1;
+    }
+    out->body = json_pack("{s:{s:s, s:s, s:s, s:s}}", "checks", "engine", "ok", "store", "ok",
+                          "disk", "ok", "device", s.device);
+    return 0;
+}
+
+static void gauge(FILE *f, const char *name, const char *type, const char *help, double v) {
+    fprintf(f, "# HELP %s %s\n# TYPE %s %s\n%s ", name, help, name, type, name);
+    if (isfinite(v))
+        fprintf(f, "%.17g\n", v);
+    else
+        fputs(isnan(v) ? "NaN\n" : v > 0 ? "+Inf\n" : "-Inf\n", f);
+}
+
+char *dd_glue_prometheus(void *ctx) {
+    struct dd *d = ctx;
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    if (!f)
+        return NULL;
+    struct dd_pump_stats ps;
+    struct dd_jobs_now now;
+    dd_pump_stats(d->pump, &ps);
+    dd_jobs_now(d->jobs, &now);
+    gauge(f, "driftd_train_steps_total", "counter", "Training steps done.", (double)ps.steps);
+    dd_pump_prometheus(d->pump, f);
+    if (ps.newest.step) {
+        gauge(f, "driftd_loss", "gauge", "Loss of the newest step.", ps.newest.v[DD_M_loss]);
+        gauge(f, "driftd_drift_norm", "gauge",
+              "Drift norm of the newest step, mean over temperatures.",
+              ps.newest.v[DD_M_drift_norm]);
+    }
+    gauge(f, "driftd_metrics_dropped_total", "counter", "Metric rows lost to a full ring.",
+          (double)ps.dropped);
+    gauge(f, "driftd_checkpoint_failures_total", "counter",
+          "Checkpoints that could not be written.", (double)now.checkpoint_failures);
+    gauge(f, "driftd_jobs_queued", "gauge", "Jobs that wait.", now.queued);
+    dd_batcher_prometheus(d->batcher, f);
+    fprintf(f,
+            "# HELP driftd_build_info Version of the program.\n# TYPE driftd_build_info gauge\n"
+            "driftd_build_info{version=\"%s\",git=\"%s\"} 1\n",
+            DRIFTD_VERSION, DRIFTD_GIT);
+    if (fclose(f)) {
+        free(text);
+        return NULL;
+    }
+    return text;
+}
+
+int dd_glue_backup(void *ctx, struct api_file *out, struct api_problem *p) {
+    struct dd *d = ctx;
+    struct dr_err err = {0};
+    struct stat st;
+    char path[4200];
+    snprintf(path, sizeof path, "%s/uploads/backup-XXXXXX", d->opt.state_dir);
+    int fd = mkstemp(path);
+    if (fd < 0)
+        return api_problem_set(p, 500, "backup", "cannot create the backup: %s", strerror(errno));
+    int rc = dd_store_backup(d->store, path, &err);
+    unlink(path);
+    if (rc || fstat(fd, &st)) {
+        close(fd);
+        return dd_glue_fail(p, rc == DR_ENOSPC ? 507 : 500, &err);
+    }
+    *out = (struct api_file){.fd = fd, .size = (uint64_t)st.st_size};
+    snprintf(out->content_type, sizeof out->content_type, "application/vnd.sqlite3");
+    snprintf(out->filename, sizeof out->filename, "driftd-backup.sqlite3");
+    return 0;
+}

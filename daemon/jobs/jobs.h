@@ -1,0 +1,57 @@
+// The job queue: rows in the store with a state machine, one job at a time on the trainer thread.
+//
+//   queued -> running -> completed | failed | stopped (by wish) | paused (by wish) | interrupted
+//   running -> stopping -> stopped ; paused | stopped | failed | interrupted -> queued by resume
+// A start finds rows still `running`: they were cut off, become `interrupted` and are queued again
+// when the policy is auto. The functions are for HTTP threads and return 0 or an HTTP status
+// (404 unknown, 409 the state refuses, 422 bad input, 507 disk full, 500) with a sentence in err.
+#pragma once
+
+#include "daemon/base/options.h"
+#include "daemon/generate/live.h"
+#include "daemon/store/pump.h"
+
+struct dd_jobs;
+struct dd_jobs_env {
+    const struct dd_options *opt;
+    struct dd_store *store;
+    struct dd_events *events;
+    struct dd_pump *pump;
+    struct dd_live *live;
+    const char *device; // where jobs run: the option, with `auto` decided
+};
+enum dd_job_action { DD_JOB_STOP, DD_JOB_STOP_NOW, DD_JOB_PAUSE, DD_JOB_RESUME, DD_JOB_CHECKPOINT };
+
+// Recovers rows of a process that ended; starts nothing.
+int dd_jobs_new(const struct dd_jobs_env *env, struct dd_jobs **out, struct dr_err *err);
+int dd_jobs_start(struct dd_jobs *j, struct dr_err *err); // the trainer thread
+// Checkpoints the running job at its step (it becomes `interrupted`) and ends the trainer thread.
+void dd_jobs_stop(struct dd_jobs *j);
+void dd_jobs_free(struct dd_jobs *j);
+
+struct dd_job_new {
+    const struct dr_config *cfg;
+    const char *recipe, *name, *kind; // name NULL: the recipe's
+    int priority;
+    const char *key, *fingerprint; // idempotency, NULL: none
+};
+int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, bool *replayed,
+                   struct dr_err *err);
+int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct dr_err *err);
+int dd_jobs_patch(struct dd_jobs *j, int64_t id, const char *name, const char *notes,
+                  struct dr_err *err);
+int dd_jobs_remove(struct dd_jobs *j, int64_t id, struct dr_err *err);
+// Submits the recipe unless the store has a checkpoint, or a job not yet ended badly, of that name.
+int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err);
+
+struct dd_jobs_now {
+    int64_t running; // 0: none
+    int queued;
+    uint64_t checkpoint_failures;
+    int64_t
+        beat_ns; // last time the trainer thread made progress; INT64_MAX while it waits for work
+    int64_t step, steps_total;
+    char name[64];
+};
+void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out);
+bool dd_jobs_device_lost(struct dd_jobs *j); // no job runs before a restart; asks no data base

@@ -1,0 +1,301 @@
+// The training loop around the engine's trainer (runner.h). What is written where: checkpoints
+// under checkpoint_dir/step-XXXXXXXX.safetensors, sample grids under sample_dir/step-XXXXXXXX.png.
+#include "daemon/jobs/runner.h"
+
+#include "daemon/base/log.h"
+#include "daemon/base/util.h"
+#include "daemon/generate/grid.h"
+#include "daemon/store/ckpt_files.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define CALL(r, hook, ...)                                                                         \
+    do {                                                                                           \
+        if ((r)->hooks->hook)                                                                      \
+            (r)->hooks->hook((r)->hooks->ctx __VA_OPT__(, ) __VA_ARGS__);                          \
+    } while (0)
+
+// Copying the EMA may cost at most 1/PUBLISH_SHARE of the training time.
+enum { FIELDS_A_SECOND = 5, PUBLISH_SHARE = 100, SPREAD_GRACE_STEPS = 100 };
+
+struct run {
+    const struct dd_run_spec *spec;
+    const struct dd_run_hooks *hooks;
+    struct dd_run_result *res;
+    struct dr_backend *be;
+    struct dr_dataset *data;
+    struct dr_trainer *t;
+    struct dd_grid *grid; // sampler for the sample grids, made when first needed
+    int64_t saved_step;   // step of the newest checkpoint, -1: none
+    double saved_at, published_at, publish_cost, field_at;
+    bool collapsed, save_failing;
+};
+
+static int create_trainer(struct run *r, struct dr_err *err) {
+    dr_trainer_free(r->t);
+    r->t = NULL;
+    return dr_trainer_create(r->spec->cfg, r->be, r->data, &r->t, err);
+}
+
+// Newest first; a refused file leaves a fresh trainer behind, so that nothing of it stays.
+static int resume(struct run *r, struct dr_err *err) {
+    struct dd_ckpt_list list;
+    dd_ckpt_list(r->spec->checkpoint_dir, &list);
+    int rc = 0, refused = 0;
+    for (int i = list.n - 1; i >= 0; i--) {
+        char path[600];
+        dd_ckpt_path(r->spec->checkpoint_dir, list.step[i], path, sizeof path);
+        struct dr_err why = {0};
+        int bad = r->hooks->checkpoint_verify
+                      ? r->hooks->checkpoint_verify(r->hooks->ctx, path, &why)
+                      : 0;
+        if (!bad)
+            bad = dr_trainer_load(r->t, path, &why);
+        if (!bad) {
+            r->saved_step = dr_trainer_steps_done(r->t);
+            snprintf(r->res->last_good, sizeof r->res->last_good, "%s", path);
+            break;
+        }
+        refused++;
+        CALL(r, checkpoint_refused, path, &why);
+        if (r->spec->strict_resume && i == 0) {
+            rc = dr_fail(err, why.code,
+                         "no checkpoint in %s could be loaded; the last reason: %.300s",
+                         r->spec->checkpoint_dir, why.msg);
+            break;
+        }
+        if ((rc = create_trainer(r, err)))
+            break;
+    }
+    if (!rc && refused && r->saved_step < 0)
+        CALL(r, alert, "checkpoint", 0, "no checkpoint could be loaded: starting from step 0");
+    dd_ckpt_list_free(&list);
+    return rc;
+}
+
+static int save(struct run *r) {
+    int64_t step = dr_trainer_steps_done(r->t), bytes = 0;
+    if (r->saved_step == step)
+        return 0;
+    char path[600], sha[65] = "";
+    struct dr_err why = {0};
+    dd_ckpt_path(r->spec->checkpoint_dir, step, path, sizeof path);
+    CALL(r, saving);
+    int rc = dd_mkdirs(r->spec->checkpoint_dir, &why);
+    if (!rc)
+        rc = dr_trainer_save(r->t, path, sha, &bytes, &why);
+    r->saved_at = dd_seconds();
+    if (rc) {
+        CALL(r, checkpoint_failed, step, &why);
+        if (!r->save_failing)
+            CALL(r, alert, "disk", step, why.msg);
+        r->save_failing = true;
+        return rc;
+    }
+    r->save_failing = false;
+    r->saved_step = step;
+    snprintf(r->res->last_good, sizeof r->res->last_good, "%s", path);
+    CALL(r, checkpoint, step, path, sha, bytes);
+    dd_ckpt_rotate(r->spec->checkpoint_dir, &r->spec->cfg->checkpoint, r->hooks->protect,
+                   r->hooks->checkpoint_removed, r->hooks->ctx);
+    return 0;
+}
+
+static bool save_due(const struct run *r) {
+    const struct dr_checkpoint_config *c = &r->spec->cfg->checkpoint;
+    int64_t step = dr_trainer_steps_done(r->t);
+    if (c->every > 0 && step % c->every == 0)
+        return true;
+    return c->every_seconds > 0 && dd_seconds() - r->saved_at >= c->every_seconds;
+}
+
+// At most 10 Hz and at most 1 % of the time.
+static void publish(struct run *r, bool force) {
+    if (!r->hooks->snapshot)
+        return;
+    double now = dd_seconds();
+    double wait = fmax(0.1, PUBLISH_SHARE * r->publish_cost);
+    if (!force && now - r->published_at < wait)
+        return;
+    struct dr_snapshot *s = dr_trainer_snapshot(r->t, 0);
+    if (!s)
+        return; // out of memory: the previous one stays published
+    snprintf(s->id, sizeof s->id, "live:%s", r->spec->id);
+    r->hooks->snapshot(r->hooks->ctx, s);
+    r->published_at = dd_seconds();
+    r->publish_cost = r->published_at - now;
+}
+
+// What the dashboard draws of a toy; images have no such field.
+static void show_field(struct run *r, bool force) {
+    if (!r->hooks->field || !r->data->points)
+        return;
+    double now = dd_seconds();
+    if (!force && now - r->field_at < 1.0 / FIELDS_A_SECOND)
+        return;
+    r->field_at = now;
+    struct dr_drift_field *f = dr_trainer_field(r->t);
+    if (f)
+        r->hooks->field(r->hooks->ctx, f);
+}
+
+static void sample_grid(struct run *r) {
+    const struct dr_samples_config *sc = &r->spec->cfg->samples;
+    int64_t step = dr_trainer_steps_done(r->t);
+    if (!r->spec->sample_dir)
+        return;
+    struct dr_err why = {0};
+    char path[600];
+    struct dd_grid_file f = {0};
+    snprintf(path, sizeof path, "%s/step-%08lld.png", r->spec->sample_dir, (long long)step);
+    struct dr_snapshot *s = dr_trainer_snapshot(r->t, 0);
+    int rc = s ? 0 : dr_fail(&why, DR_ENOMEM, "no memory for a sample grid");
+    if (!rc && !r->grid)
+        rc = dd_grid_new(r->be, r->spec->cfg->train.precision, &r->grid, &why);
+    if (!rc)
+        rc = dd_mkdirs(r->spec->sample_dir, &why);
+    if (!rc)
+        rc = dd_grid_write(r->grid, s, sc->per_class, sc->cfg, path, &f, &why);
+    dr_snapshot_unref(s);
+    if (rc) {
+        char q[600];
+        dd_log(DR_LOG_WARN, "sample.failed", "job=%s step=%lld reason=%s", r->spec->id,
+               (long long)step, dd_log_quote(why.msg, q, sizeof q));
+        return;
+    }
+    CALL(r, sample, step, path, f.bytes, f.width, f.height);
+}
+
+static void watch_spread(struct run *r, const struct dr_metrics *m) {
+    double below = r->spec->cfg->metrics.collapse_below;
+    if (isnan(m->spread) || m->step < SPREAD_GRACE_STEPS)
+        return;
+    bool low = m->spread < below;
+    if (low && !r->collapsed) {
+        char text[200];
+        snprintf(
+            text, sizeof text,
+            "within-class spread of generated over real images is %.3f, under %.3f: the samples "
+            "of a class are becoming alike",
+            m->spread, below);
+        CALL(r, alert, "collapse", m->step, text);
+    }
+    r->collapsed = low;
+}
+
+static void report(struct run *r, const struct dr_metrics *m) {
+    const bool last = m->step == dr_trainer_steps_done(r->t) && dr_trainer_finished(r->t);
+    if (!m->step)
+        return;
+    if (m->step % r->spec->cfg->metrics.every == 0 || last || !isnan(m->spread))
+        CALL(r, step, m, dr_trainer_seconds(r->t), dr_trainer_steps_total(r->t));
+    watch_spread(r, m);
+}
+
+static int stepped(struct run *r, int rc, const struct dr_metrics *m, struct dr_err *err) {
+    if (!rc)
+        report(r, m);
+    else if (rc == DR_ENONFINITE)
+        CALL(r, alert, "nonfinite", dr_trainer_steps_done(r->t) + 1,
+             err->msg[0] ? err->msg : "the loss is not finite");
+    return rc;
+}
+
+// A device may still be at the last step: it counts once its metrics are here.
+static int finish_step(struct run *r, struct dr_err *err) {
+    struct dr_metrics m;
+    return stepped(r, dr_trainer_wait(r->t, &m, err), &m, err);
+}
+
+static int finish_and_save(struct run *r, struct dr_err *err) {
+    const int rc = finish_step(r, err);
+    if (!rc)
+        save(r); // a failure has been reported; the previous checkpoint stays
+    return rc;
+}
+
+static int loop(struct run *r, struct dr_err *err) {
+    const struct dr_config *cfg = r->spec->cfg;
+    int rc = 0;
+    while (!dr_trainer_finished(r->t)) {
+        enum dd_wish w = r->hooks->wish ? r->hooks->wish(r->hooks->ctx) : DD_WISH_NONE;
+        if (w == DD_WISH_STOP_NOW || w == DD_WISH_STOP) {
+            r->res->outcome = DD_RUN_STOPPED;
+            show_field(r, true);
+            return w == DD_WISH_STOP ? finish_and_save(r, err) : finish_step(r, err);
+        }
+        if (w == DD_WISH_CHECKPOINT && (rc = finish_and_save(r, err)))
+            return rc;
+        struct dr_metrics m = {0};
+        rc = stepped(r, dr_trainer_step(r->t, &m, err), &m, err);
+        if (rc)
+            return rc;
+        int64_t step = dr_trainer_steps_done(r->t);
+        publish(r, step == 1);
+        show_field(r, step == 1);
+        if (save_due(r) && (rc = finish_and_save(r, err)))
+            return rc;
+        if (cfg->samples.every > 0 && step % cfg->samples.every == 0 && !dr_trainer_finished(r->t))
+            sample_grid(r);
+    }
+    rc = finish_step(r, err);
+    if (rc)
+        return rc;
+    r->res->outcome = DD_RUN_COMPLETED;
+    publish(r, true);
+    show_field(r, true);
+    if (r->saved_step != dr_trainer_steps_done(r->t) && save(r))
+        return dr_fail(err, DR_EIO,
+                       "trained to the end, but the last checkpoint could not be written");
+    sample_grid(r);
+    return 0;
+}
+
+static int prepare(struct run *r, struct dr_err *err) {
+    const struct dd_run_spec *s = r->spec;
+    int rc = dr_dataset_load(&s->cfg->data, s->data_dir, false, &r->data, err);
+    if (!rc)
+        rc = dr_backend_open(s->device, s->threads, &r->be, err);
+    if (rc)
+        return rc;
+    r->be->enter(r->be);
+    dd_ckpt_sweep(s->checkpoint_dir);
+    if (s->sample_dir)
+        dd_ckpt_sweep(s->sample_dir);
+    rc = create_trainer(r, err);
+    if (!rc)
+        rc = s->resume ? resume(r, err) : dd_ckpt_set_aside(s->checkpoint_dir, err);
+    if (rc)
+        return rc;
+    r->saved_at = dd_seconds();
+    CALL(r, started, r->t, r->data, dr_trainer_steps_done(r->t));
+    if (dr_trainer_steps_done(r->t) > 0)
+        publish(r, true);
+    return 0;
+}
+
+int dd_run(const struct dd_run_spec *spec, const struct dd_run_hooks *hooks,
+           struct dd_run_result *res, struct dr_err *err) {
+    struct run r = {.spec = spec, .hooks = hooks, .res = res, .saved_step = -1};
+    struct dr_err own = {0};
+    *res = (struct dd_run_result){.outcome = DD_RUN_FAILED};
+    if (!err)
+        err = &own;
+    int rc = prepare(&r, err);
+    if (!rc)
+        rc = loop(&r, err);
+    if (rc)
+        res->outcome = DD_RUN_FAILED;
+    if (r.t) {
+        res->step = dr_trainer_steps_done(r.t);
+        res->seconds = dr_trainer_seconds(r.t);
+        res->saved = r.saved_step == res->step;
+    }
+    dd_grid_free(r.grid);
+    dr_trainer_free(r.t);
+    dr_backend_free(r.be);
+    dr_dataset_free(r.data);
+    return rc;
+}

@@ -1,0 +1,56 @@
+// Rows of checkpoints and sample grids: recording, verifying, listing, importing, activating. Any
+// thread but the store's writer.
+#pragma once
+
+#include "daemon/store/store.h"
+
+#include <jansson.h>
+
+struct dd_ckpt_row {
+    char id[24];
+    int64_t job, step, bytes, created_us; // job 0: imported
+    char path[512], sha256[65], kind[16], name[201], state[16];
+    char *config; // the model section as JSON; malloc'd unless borrowed
+    bool config_borrowed;
+};
+void dd_ckpt_row_free(struct dd_ckpt_row *r);
+// Inserts or, for a path that is known, replaces. Fills id. Durable when it returns.
+int dd_ckpt_record(struct dd_store *s, struct dd_ckpt_row *row, struct dr_err *err);
+int dd_ckpt_set_state(struct dd_store *s, const char *path, const char *state, struct dr_err *err);
+// Compares the file's sha256 with its row; a file without a row (killed between rename and commit)
+// is given one. Non-zero and the reason when the file must not be used.
+int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char *model_json,
+                   struct dr_err *err);
+// By id. DR_ENOENT when unknown; the state is the caller's to judge.
+int dd_ckpt_get(struct dd_store *s, int64_t id, struct dd_ckpt_row *out, struct dr_err *err);
+// The newest good one. DR_ENOENT: there is none.
+int dd_ckpt_latest(struct dd_store *s, struct dd_ckpt_row *out, struct dr_err *err);
+// Serving a chosen checkpoint as `live` until the next activation; 0: back to the default.
+int dd_ckpt_activate(struct dd_store *s, int64_t id, struct dr_err *err);
+int64_t dd_ckpt_active(struct dd_store *s); // 0: none
+bool dd_ckpt_is_active(struct dd_store *s, const char *path);
+
+// `from` is validated as a model (metadata or model_json non-NULL) and moved (take) or copied into
+// state_dir/checkpoints/import; returns 0 or DR_E*.
+struct dr_model_config;
+int dd_ckpt_import(struct dd_store *s, const char *state_dir, const char *from, bool take,
+                   const char *name, const struct dr_model_config *model, struct dd_ckpt_row *out,
+                   struct dr_err *err);
+
+json_t *dd_ckpt_to_json(const struct dd_ckpt_row *r, int64_t active);
+// {"checkpoints": [...]} or {"samples": [...]}, newest first. job 0: all.
+json_t *dd_ckpts_json(struct dd_store *s, int64_t job, const char *cursor, int limit, char *next,
+                      size_t next_size, struct dr_err *err);
+json_t *dd_samples_json(struct dd_store *s, int64_t job, const char *cursor, int limit, char *next,
+                        size_t next_size, struct dr_err *err);
+
+int dd_sample_record(struct dd_store *s, int64_t job, int64_t step, const char *path, int64_t bytes,
+                     int64_t w, int64_t h, int64_t *id, struct dr_err *err);
+int dd_sample_path(struct dd_store *s, int64_t id, char *path, size_t size, int64_t *created_us,
+                   struct dr_err *err);
+// {"evals": [...], "kinds": [...]}: recorded evaluations and what this build can evaluate.
+json_t *dd_evals_json(struct dd_store *s, int64_t job, const char *cursor, int limit, char *next,
+                      size_t next_size, struct dr_err *err);
+json_t *dd_eval_json(struct dd_store *s, int64_t id, struct dr_err *err); // NULL: see err->code
+// ISO 8601 in UTC with milliseconds; JSON null for 0.
+json_t *dd_json_time(int64_t us);

@@ -1,0 +1,113 @@
+// Names, listing and rotation of checkpoint files (ckptdir.h).
+#include "daemon/store/ckpt_files.h"
+
+#include "daemon/base/log.h"
+#include "daemon/base/util.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+void dd_ckpt_path(const char *dir, int64_t step, char *out, size_t size) {
+    snprintf(out, size, "%s/step-%08lld.safetensors", dir, (long long)step);
+}
+
+int64_t dd_ckpt_step(const char *name) {
+    static const char head[] = "step-", tail[] = ".safetensors";
+    char digits[24];
+    size_t n = strlen(name), h = sizeof head - 1, t = sizeof tail - 1;
+    int64_t step;
+    if (n <= h + t || n - h - t >= sizeof digits || strncmp(name, head, h) != 0 ||
+        strcmp(name + n - t, tail) != 0)
+        return -1;
+    memcpy(digits, name + h, n - h - t);
+    digits[n - h - t] = 0;
+    return dd_parse_int(digits, 0, INT64_MAX, &step) ? step : -1;
+}
+
+static int by_step(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+void dd_ckpt_list(const char *dir, struct dd_ckpt_list *out) {
+    *out = (struct dd_ckpt_list){0};
+    DIR *d = opendir(dir);
+    if (!d)
+        return;
+    int cap = 0;
+    for (struct dirent *e; (e = readdir(d));) {
+        int64_t step = dd_ckpt_step(e->d_name);
+        if (step < 0)
+            continue;
+        if (out->n == cap) {
+            cap = cap ? 2 * cap : 16;
+            int64_t *p = realloc(out->step, (size_t)cap * sizeof *p);
+            if (!p)
+                abort();
+            out->step = p;
+        }
+        out->step[out->n++] = step;
+    }
+    closedir(d);
+    if (out->n)
+        qsort(out->step, (size_t)out->n, sizeof *out->step, by_step);
+}
+
+void dd_ckpt_list_free(struct dd_ckpt_list *l) {
+    free(l->step);
+    *l = (struct dd_ckpt_list){0};
+}
+
+void dd_ckpt_rotate(const char *dir, const struct dr_checkpoint_config *c,
+                    bool (*protect)(void *ctx, const char *path),
+                    void (*removed)(void *ctx, const char *path), void *ctx) {
+    struct dd_ckpt_list l;
+    dd_ckpt_list(dir, &l);
+    for (int i = 0; i < l.n - c->keep_last; i++) {
+        if (c->keep_every > 0 && l.step[i] % c->keep_every == 0)
+            continue;
+        char path[600];
+        dd_ckpt_path(dir, l.step[i], path, sizeof path);
+        if (protect && protect(ctx, path))
+            continue;
+        // Written down first: a process that ends between the two leaves a file too many, which the
+        // next rotation takes, and never a row without its file.
+        if (removed)
+            removed(ctx, path);
+        unlink(path);
+    }
+    dd_ckpt_list_free(&l);
+}
+
+void dd_ckpt_sweep(const char *dir) {
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        const char *end = strstr(e->d_name, ".tmp");
+        if (!strncmp(e->d_name, "step-", 5) && end && !end[4 + strspn(end + 4, "0123456789")])
+            unlinkat(dirfd(d), e->d_name, 0);
+    }
+    if (d)
+        closedir(d);
+}
+
+int dd_ckpt_set_aside(const char *dir, struct dr_err *err) {
+    struct dd_ckpt_list l;
+    char to[4200], path[4200], there[4300];
+    dd_ckpt_list(dir, &l);
+    snprintf(to, sizeof to, "%s/earlier-%lld", dir, (long long)(dd_wall_us() / 1000000));
+    int rc = l.n ? dd_mkdirs(to, err) : 0;
+    for (int i = 0; i < l.n && !rc; i++) {
+        dd_ckpt_path(dir, l.step[i], path, sizeof path);
+        dd_ckpt_path(to, l.step[i], there, sizeof there);
+        if (rename(path, there))
+            rc = dr_fail(err, DR_EIO, "cannot move %s out of the way: %s", path, strerror(errno));
+    }
+    if (l.n && !rc)
+        dd_log(DR_LOG_WARN, "checkpoints.set_aside", "n=%d to=%s", l.n, to);
+    dd_ckpt_list_free(&l);
+    return rc;
+}

@@ -1,0 +1,35 @@
+// Metrics in the store: batches in, roll-ups of 64, 512 and 4096 steps, retention, curves out.
+#pragma once
+
+#include "daemon/store/store.h"
+
+// A flush: rows of one or several jobs in step order.
+struct dd_metric_batch {
+    int n;
+    int64_t
+        keep_steps; // raw rows older than this many steps are dropped (in whole roll-up buckets)
+    struct dd_row row[];
+};
+// dd_store_fn; arg: struct dd_metric_batch. Raw rows and roll-ups in the same transaction, and the
+// jobs' step and seconds.
+int dd_metrics_insert(sqlite3 *db, void *arg, struct dr_err *err);
+
+// dd_store_fn; arg: struct dd_metric_cut. Forgets everything after `step` before a resumed job
+// counts on from there; roll-up buckets that the cut goes through are built again from raw rows.
+struct dd_metric_cut {
+    int64_t job, step;
+};
+int dd_metrics_truncate(sqlite3 *db, void *arg, struct dr_err *err);
+
+// A curve: buckets in (name, step) order. max_points 0: raw rows.
+struct dd_curve;
+struct dd_bucket {
+    int column; // of metrics.h
+    int64_t step, step_last, time_us, n, nonfinite;
+    double min, max, mean, last; // NAN where no finite value
+};
+// columns: bit mask, 0: every metric the job has.
+int dd_curve_open(struct dd_store *s, int64_t job, uint32_t columns, int64_t from, int64_t to,
+                  int max_points, struct dd_curve **out, struct dr_err *err);
+int dd_curve_next(struct dd_curve *c, struct dd_bucket *out); // 1, 0: end, -1: failed
+void dd_curve_close(struct dd_curve *c);

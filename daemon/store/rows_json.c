@@ -1,0 +1,271 @@
+// Rows as JSON: jobs, checkpoints, samples, one by one and as pages with a cursor (the id to go on
+// below). Readers with their own connections; any thread.
+#include "daemon/store/rows_json.h"
+#include "daemon/base/util.h"
+#include "daemon/store/checkpoints.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+json_t *dd_json_time(int64_t us) {
+    if (!us)
+        return json_null();
+    char text[40];
+    time_t t = (time_t)(us / 1000000);
+    struct tm tm;
+    gmtime_r(&t, &tm);
+    size_t n = strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(text + n, sizeof text - n, ".%03dZ", (int)(us / 1000 % 1000));
+    return json_string(text);
+}
+
+// INT64_MAX without one; -1: not a cursor.
+static int64_t cursor_id(const char *cursor) {
+    if (!cursor || !*cursor)
+        return INT64_MAX;
+    char *end;
+    long long v = strtoll(cursor, &end, 10);
+    return *end || v <= 0 ? -1 : v;
+}
+
+static const char *text(sqlite3_stmt *st, int i) {
+    const char *t = (const char *)sqlite3_column_text(st, i);
+    return t ? t : "";
+}
+
+// One page: `sql` takes (below id, filter, limit + 1) and row() turns a row into an object.
+struct page {
+    const char *sql, *key;
+    int64_t filter;
+    const char *filter_text; // used instead of filter when not NULL
+    json_t *(*row)(sqlite3_stmt *st, int64_t arg);
+    int64_t arg;
+};
+static json_t *read_page(struct dd_store *s, const struct page *p, const char *cursor, int limit,
+                         char *next, size_t next_size, struct dr_err *err) {
+    int64_t below = cursor_id(cursor);
+    *next = 0;
+    if (below < 0) {
+        dr_fail(err, DR_EINVAL, "cursor: not one that this server has given out");
+        return NULL;
+    }
+    sqlite3 *db = dd_store_reader(s, err);
+    if (!db)
+        return NULL;
+    sqlite3_stmt *st =
+        p->filter_text
+            ? dd_sql_prepare(db, err, p->sql, "iti", below, p->filter_text, (int64_t)limit + 1)
+            : dd_sql_prepare(db, err, p->sql, "iii", below, p->filter, (int64_t)limit + 1);
+    json_t *list = st ? json_array() : NULL;
+    int64_t last = 0;
+    while (st && sqlite3_step(st) == SQLITE_ROW) {
+        if ((int)json_array_size(list) == limit) {
+            snprintf(next, next_size, "%lld", (long long)last);
+            break;
+        }
+        last = sqlite3_column_int64(st, 0);
+        json_array_append_new(list, p->row(st, p->arg));
+    }
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    return list ? json_pack("{s:o}", p->key, list) : NULL;
+}
+
+// --- jobs ---
+
+#define JOB_COLUMNS                                                                                \
+    "SELECT id, name, notes, kind, recipe, state, priority, created_us, started_us, ended_us, "    \
+    "step,"                                                                                        \
+    " steps_total, seconds, attempts, error, data_name, config, class_names FROM jobs "
+
+static json_t *job_row(sqlite3_stmt *st, int64_t with_config) {
+    int64_t step = sqlite3_column_int64(st, 10), total = sqlite3_column_int64(st, 11);
+    double seconds = sqlite3_column_double(st, 12);
+    bool running = !strcmp(text(st, 5), "running");
+    json_t *j =
+        json_pack("{s:o, s:s, s:s, s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:f, s:f, s:I}",
+                  "id", json_sprintf("%lld", (long long)sqlite3_column_int64(st, 0)), "name",
+                  text(st, 1), "notes", text(st, 2), "kind", text(st, 3), "recipe", text(st, 4),
+                  "state", text(st, 5), "priority", (json_int_t)sqlite3_column_int64(st, 6),
+                  "created", dd_json_time(sqlite3_column_int64(st, 7)), "started",
+                  dd_json_time(sqlite3_column_int64(st, 8)), "ended",
+                  dd_json_time(sqlite3_column_int64(st, 9)), "step", (json_int_t)step,
+                  "steps_total", (json_int_t)total, "seconds", seconds, "progress",
+                  total > 0 ? (double)step / (double)total : 0.0, "attempts",
+                  (json_int_t)sqlite3_column_int64(st, 13));
+    json_object_set_new(j, "eta_seconds",
+                        running && step > 0 && total > step
+                            ? json_real(seconds / (double)step * (double)(total - step))
+                            : json_null());
+    json_object_set_new(j, "error", *text(st, 14) ? json_string(text(st, 14)) : json_null());
+    json_object_set_new(j, "data", *text(st, 15) ? json_string(text(st, 15)) : json_null());
+    if (with_config) {
+        json_object_set_new(j, "config", json_loads(text(st, 16), 0, NULL));
+        json_t *names = *text(st, 17) ? json_loads(text(st, 17), 0, NULL) : NULL;
+        json_object_set_new(j, "class_names", names ? names : json_null());
+    }
+    return j;
+}
+
+json_t *dd_job_json(struct dd_store *s, int64_t id, bool with_config, int *status,
+                    struct dr_err *err) {
+    sqlite3 *db = dd_store_reader(s, err);
+    *status = 500;
+    if (!db)
+        return NULL;
+    sqlite3_stmt *st = dd_sql_prepare(db, err, JOB_COLUMNS "WHERE id=?", "i", id);
+    json_t *j = NULL;
+    int step = st ? sqlite3_step(st) : SQLITE_ERROR;
+    if (step == SQLITE_ROW) {
+        j = job_row(st, with_config);
+    } else if (st && step != SQLITE_DONE) {
+        dd_sql_fail(db, err, "reading a job");
+    } else if (st) {
+        *status = 404;
+        dr_fail(err, DR_ENOENT, "there is no job %lld", (long long)id);
+    }
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    return j;
+}
+
+json_t *dd_jobs_json(struct dd_store *s, const char *state, const char *cursor, int limit,
+                     char *next, size_t next_size, int *status, struct dr_err *err) {
+    static const char *const states[] = {"queued",    "running", "paused",  "stopping",
+                                         "completed", "failed",  "stopped", "interrupted"};
+    bool known = !state || !*state;
+    for (int i = 0; i < 8 && !known; i++)
+        known = !strcmp(state, states[i]);
+    *status = 422;
+    if (!known) {
+        const char *near = dr_nearest(state, states, 8);
+        dr_fail(err, DR_EINVAL, "state: no state %.40s%s%s%s", state, near ? "; did you mean " : "",
+                near ? near : "", near ? "?" : "");
+        return NULL;
+    }
+    struct page p = {.sql =
+                         JOB_COLUMNS "WHERE id<? AND (?2='' OR state=?2) ORDER BY id DESC LIMIT ?3",
+                     .key = "jobs",
+                     .filter_text = state ? state : "",
+                     .row = job_row};
+    return read_page(s, &p, cursor, limit, next, next_size, err);
+}
+
+// --- checkpoints, samples and evaluations ---
+
+json_t *dd_ckpt_to_json(const struct dd_ckpt_row *r, int64_t active) {
+    char act[24];
+    snprintf(act, sizeof act, "%lld", (long long)active);
+    json_t *job = r->job ? json_sprintf("%lld", (long long)r->job) : json_null();
+    json_t *config = r->config ? json_loads(r->config, 0, NULL) : NULL;
+    return json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:b, s:o, s:o}", "id", r->id, "job",
+                     job, "name", r->name, "kind", r->kind, "step", (json_int_t)r->step, "bytes",
+                     (json_int_t)r->bytes, "sha256", r->sha256, "state", r->state, "active",
+                     !strcmp(act, r->id), "created", dd_json_time(r->created_us), "model",
+                     config ? config : json_null());
+}
+
+static json_t *ckpt_row(sqlite3_stmt *st, int64_t active) {
+    struct dd_ckpt_row r = {.job = sqlite3_column_int64(st, 1),
+                            .step = sqlite3_column_int64(st, 2),
+                            .bytes = sqlite3_column_int64(st, 3),
+                            .created_us = sqlite3_column_int64(st, 4),
+                            .config = (char *)text(st, 9)};
+    snprintf(r.id, sizeof r.id, "%lld", (long long)sqlite3_column_int64(st, 0));
+    snprintf(r.sha256, sizeof r.sha256, "%s", text(st, 5));
+    snprintf(r.kind, sizeof r.kind, "%s", text(st, 6));
+    snprintf(r.name, sizeof r.name, "%s", text(st, 7));
+    snprintf(r.state, sizeof r.state, "%s", text(st, 8));
+    return dd_ckpt_to_json(&r, active);
+}
+
+json_t *dd_ckpts_json(struct dd_store *s, int64_t job, const char *cursor, int limit, char *next,
+                      size_t next_size, struct dr_err *err) {
+    struct page p = {.sql =
+                         "SELECT id, coalesce(job,0), step, bytes, created_us, sha256, kind, name,"
+                         " state, config FROM checkpoints WHERE id<? AND (?2=0 OR job=?2)"
+                         " AND state<>'removed' ORDER BY id DESC LIMIT ?3",
+                     .key = "checkpoints",
+                     .filter = job,
+                     .row = ckpt_row,
+                     .arg = dd_ckpt_active(s)};
+    return read_page(s, &p, cursor, limit, next, next_size, err);
+}
+
+static json_t *sample_row(sqlite3_stmt *st, int64_t arg) {
+    (void)arg;
+    return json_pack(
+        "{s:o, s:o, s:I, s:I, s:I, s:I, s:o, s:o}", "id",
+        json_sprintf("%lld", (long long)sqlite3_column_int64(st, 0)), "job",
+        json_sprintf("%lld", (long long)sqlite3_column_int64(st, 1)), "step",
+        (json_int_t)sqlite3_column_int64(st, 2), "bytes", (json_int_t)sqlite3_column_int64(st, 3),
+        "width", (json_int_t)sqlite3_column_int64(st, 4), "height",
+        (json_int_t)sqlite3_column_int64(st, 5), "created",
+        dd_json_time(sqlite3_column_int64(st, 6)), "url",
+        json_sprintf("/v1/samples/%lld.png?v=%llx", // another state folder: another address
+                     (long long)sqlite3_column_int64(st, 0),
+                     (long long)sqlite3_column_int64(st, 6)));
+}
+
+json_t *dd_samples_json(struct dd_store *s, int64_t job, const char *cursor, int limit, char *next,
+                        size_t next_size, struct dr_err *err) {
+    struct page p = {.sql = "SELECT id, job, step, bytes, width, height, created_us FROM samples"
+                            " WHERE id<? AND (?2=0 OR job=?2) ORDER BY id DESC LIMIT ?3",
+                     .key = "samples",
+                     .filter = job,
+                     .row = sample_row};
+    return read_page(s, &p, cursor, limit, next, next_size, err);
+}
+
+#define EVAL_COLUMNS                                                                               \
+    "SELECT id, job, checkpoint, kind, step, settings, results, created_us FROM evals "
+
+static json_t *id_or_null(int64_t id) {
+    return id ? json_sprintf("%lld", (long long)id) : json_null();
+}
+
+static json_t *object_at(sqlite3_stmt *st, int i) {
+    json_t *o = json_loads(text(st, i), 0, NULL);
+    return o ? o : json_object();
+}
+
+static json_t *eval_row(sqlite3_stmt *st, int64_t arg) {
+    (void)arg;
+    return json_pack(
+        "{s:o, s:o, s:o, s:s, s:I, s:o, s:o, s:o}", "id", id_or_null(sqlite3_column_int64(st, 0)),
+        "job", id_or_null(sqlite3_column_int64(st, 1)), "checkpoint",
+        id_or_null(sqlite3_column_int64(st, 2)), "kind", text(st, 3), "step",
+        (json_int_t)sqlite3_column_int64(st, 4), "settings", object_at(st, 5), "results",
+        object_at(st, 6), "created", dd_json_time(sqlite3_column_int64(st, 7)));
+}
+
+json_t *dd_evals_json(struct dd_store *s, int64_t job, const char *cursor, int limit, char *next,
+                      size_t next_size, struct dr_err *err) {
+    struct page p = {.sql =
+                         EVAL_COLUMNS "WHERE id<? AND (?2=0 OR job=?2) ORDER BY id DESC LIMIT ?3",
+                     .key = "evals",
+                     .filter = job,
+                     .row = eval_row};
+    json_t *o = read_page(s, &p, cursor, limit, next, next_size, err);
+    if (o)
+        json_object_set_new(o, "kinds", json_array()); // none in this build
+    return o;
+}
+
+json_t *dd_eval_json(struct dd_store *s, int64_t id, struct dr_err *err) {
+    sqlite3 *db = dd_store_reader(s, err);
+    if (!db)
+        return NULL;
+    sqlite3_stmt *st = dd_sql_prepare(db, err, EVAL_COLUMNS "WHERE id=?", "i", id);
+    int step = st ? sqlite3_step(st) : SQLITE_ERROR;
+    json_t *o = step == SQLITE_ROW ? eval_row(st, 0) : NULL;
+    if (step == SQLITE_DONE)
+        dr_fail(err, DR_ENOENT, "there is no evaluation %lld", (long long)id);
+    else if (!o)
+        dd_sql_fail(db, err, "reading an evaluation");
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    return o;
+}

@@ -1,0 +1,83 @@
+// Tables of the store and their migrations: version N of user_version is reached by steps[0..N-1],
+// each in a transaction of its own. Steps are never edited once released, only appended.
+#include "daemon/store/store.h"
+
+#include <stdio.h>
+
+static const char *const steps[] = {
+    // 1: everything of the first release
+    "CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;"
+    "CREATE TABLE jobs(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL,"
+    " notes TEXT NOT NULL DEFAULT '', kind TEXT NOT NULL, recipe TEXT NOT NULL, config TEXT NOT "
+    "NULL,"
+    " state TEXT NOT NULL CHECK(state IN "
+    "('queued','running','paused','stopping','completed','failed',"
+    "'stopped','interrupted')), priority INTEGER NOT NULL DEFAULT 0, resume INTEGER NOT NULL "
+    "DEFAULT 0,"
+    " created_us INTEGER NOT NULL, started_us INTEGER, ended_us INTEGER, step INTEGER NOT NULL "
+    "DEFAULT 0,"
+    " steps_total INTEGER NOT NULL DEFAULT 0, seconds REAL NOT NULL DEFAULT 0,"
+    " attempts INTEGER NOT NULL DEFAULT 0, error TEXT, data_name TEXT, class_names TEXT) STRICT;"
+    "CREATE INDEX jobs_state ON jobs(state, priority DESC, id);"
+    "CREATE TABLE metric_names(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;"
+    "CREATE TABLE metrics(job INTEGER NOT NULL REFERENCES jobs(id) ON DELETE CASCADE,"
+    " name INTEGER NOT NULL REFERENCES metric_names(id), step INTEGER NOT NULL, time_us INTEGER "
+    "NOT NULL,"
+    " value REAL, PRIMARY KEY(job, name, step)) STRICT, WITHOUT ROWID;"
+    "CREATE TABLE metric_rollups(job INTEGER NOT NULL REFERENCES jobs(id) ON DELETE CASCADE,"
+    " name INTEGER NOT NULL REFERENCES metric_names(id), width INTEGER NOT NULL,"
+    " bucket INTEGER NOT NULL, n INTEGER NOT NULL, nonfinite INTEGER NOT NULL, min REAL, max REAL,"
+    " sum REAL NOT NULL, last REAL, last_step INTEGER NOT NULL, time_us INTEGER NOT NULL,"
+    " PRIMARY KEY(job, name, width, bucket)) STRICT, WITHOUT ROWID;"
+    "CREATE TABLE checkpoints(id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " job INTEGER REFERENCES jobs(id) ON DELETE CASCADE, name TEXT NOT NULL DEFAULT '',"
+    " kind TEXT NOT NULL, step INTEGER NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL,"
+    " bytes INTEGER NOT NULL, config TEXT NOT NULL, created_us INTEGER NOT NULL,"
+    " state TEXT NOT NULL DEFAULT 'ok' CHECK(state IN ('ok','corrupt','removed'))) STRICT;"
+    "CREATE INDEX checkpoints_job ON checkpoints(job, step);"
+    "CREATE INDEX checkpoints_path ON checkpoints(path);"
+    "CREATE TABLE samples(id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " job INTEGER NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, step INTEGER NOT NULL,"
+    " path TEXT NOT NULL, bytes INTEGER NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL,"
+    " created_us INTEGER NOT NULL, UNIQUE(job, step)) STRICT;"
+    "CREATE TABLE evals(id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " job INTEGER REFERENCES jobs(id) ON DELETE CASCADE,"
+    " checkpoint INTEGER REFERENCES checkpoints(id) ON DELETE CASCADE, kind TEXT NOT NULL,"
+    " step INTEGER NOT NULL, settings TEXT NOT NULL, results TEXT NOT NULL, created_us INTEGER NOT "
+    "NULL)"
+    " STRICT;"
+    "CREATE TABLE events(boot INTEGER NOT NULL, seq INTEGER NOT NULL, job INTEGER, type TEXT NOT "
+    "NULL,"
+    " data TEXT NOT NULL, time_us INTEGER NOT NULL, PRIMARY KEY(boot, seq)) STRICT, WITHOUT ROWID;"
+    "CREATE TABLE idempotency(key TEXT PRIMARY KEY, fingerprint TEXT NOT NULL,"
+    " job INTEGER NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, created_us INTEGER NOT NULL) "
+    "STRICT;",
+};
+enum { VERSION = (int)(sizeof steps / sizeof *steps) };
+
+int dd_schema_version(void) {
+    return VERSION;
+}
+
+int dd_schema_migrate(sqlite3 *db, struct dr_err *err) {
+    int64_t v = dd_sql_one(db, -1, "PRAGMA user_version", "");
+    if (v < 0)
+        return dd_sql_fail(db, err, "reading user_version");
+    if (v > VERSION)
+        return dr_fail(
+            err, DR_EFORMAT,
+            "the data base has version %lld, made by a newer driftd; this one knows up to %d",
+            (long long)v, VERSION);
+    for (; v < VERSION; v++) {
+        char pragma[60];
+        snprintf(pragma, sizeof pragma, "PRAGMA user_version = %lld; COMMIT", (long long)v + 1);
+        if (sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL) ||
+            sqlite3_exec(db, steps[v], NULL, NULL, NULL) ||
+            sqlite3_exec(db, pragma, NULL, NULL, NULL)) {
+            int rc = dd_sql_fail(db, err, "migrating the data base");
+            sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
+            return rc;
+        }
+    }
+    return 0;
+}

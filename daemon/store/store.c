@@ -1,0 +1,443 @@
+// The writer thread, its queue and group commits; connections and SQL helpers (store.h).
+#include "daemon/store/store.h"
+
+#include "daemon/base/log.h"
+#include "daemon/base/util.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+struct cmd {
+    struct cmd *next;
+    dd_store_fn *fn;
+    void *arg;
+    void (*done)(void *arg); // asynchronous ones
+    bool waits, finished;    // synchronous ones: on the caller's stack
+    int rc;
+    struct dr_err err;
+};
+struct dd_store {
+    sqlite3 *db; // the writer's
+    char *path;
+    int64_t boot;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t work, ready;
+    struct cmd *head, **tail;
+    int queued;
+    bool closing;
+    _Atomic int64_t beat;
+    _Atomic uint64_t failures, version;
+};
+
+enum { BUSY_MS = 5000, RETRY_MS = 200, GROUP_MAX = 256, EVENT_DAYS = 90, IDEMPOTENCY_DAYS = 7 };
+
+// --- SQL helpers ---
+
+int dd_sql_fail(sqlite3 *db, struct dr_err *err, const char *what) {
+    int code = sqlite3_errcode(db);
+    return dr_fail(err,
+                   code == SQLITE_FULL    ? DR_ENOSPC
+                   : code == SQLITE_NOMEM ? DR_ENOMEM
+                   : code == SQLITE_BUSY  ? DR_EBUSY
+                                          : DR_EIO,
+                   "data base: %s: %s", what, sqlite3_errmsg(db));
+}
+
+static sqlite3_stmt *prepare(sqlite3 *db, const char *sql, const char *types, va_list ap) {
+    sqlite3_stmt *st = NULL;
+    if (sqlite3_prepare_v2(db, sql, -1, &st, NULL) != SQLITE_OK)
+        return NULL;
+    for (int i = 1; types && *types; types++, i++) {
+        const char *t;
+        double d;
+        switch (*types) {
+        case 'i':
+            sqlite3_bind_int64(st, i, va_arg(ap, int64_t));
+            break;
+        case 'd':
+            d = va_arg(ap, double);
+            if (isfinite(d))
+                sqlite3_bind_double(st, i, d);
+            break;
+        default:
+            t = va_arg(ap, const char *);
+            if (t)
+                sqlite3_bind_text(st, i, t, -1, SQLITE_TRANSIENT);
+        }
+    }
+    return st;
+}
+
+sqlite3_stmt *dd_sql_prepare(sqlite3 *db, struct dr_err *err, const char *sql, const char *types,
+                             ...) {
+    va_list ap;
+    va_start(ap, types);
+    sqlite3_stmt *st = prepare(db, sql, types, ap);
+    va_end(ap);
+    if (!st)
+        dd_sql_fail(db, err, sql);
+    return st;
+}
+
+int dd_sql_run(sqlite3 *db, struct dr_err *err, const char *sql, const char *types, ...) {
+    va_list ap;
+    va_start(ap, types);
+    sqlite3_stmt *st = prepare(db, sql, types, ap);
+    va_end(ap);
+    int rc = st ? sqlite3_step(st) : SQLITE_ERROR;
+    int out = rc == SQLITE_DONE || rc == SQLITE_ROW ? 0 : dd_sql_fail(db, err, sql);
+    sqlite3_finalize(st);
+    return out;
+}
+
+int64_t dd_sql_one(sqlite3 *db, int64_t def, const char *sql, const char *types, ...) {
+    va_list ap;
+    va_start(ap, types);
+    sqlite3_stmt *st = prepare(db, sql, types, ap);
+    va_end(ap);
+    if (st && sqlite3_step(st) == SQLITE_ROW && sqlite3_column_type(st, 0) != SQLITE_NULL)
+        def = sqlite3_column_int64(st, 0);
+    sqlite3_finalize(st);
+    return def;
+}
+
+// --- the writer ---
+
+static void run_one(struct dd_store *s, struct cmd *c) {
+    c->err = (struct dr_err){0};
+    if (sqlite3_exec(s->db, "SAVEPOINT one", NULL, NULL, NULL) != SQLITE_OK) {
+        c->rc = dd_sql_fail(s->db, &c->err, "savepoint");
+        return;
+    }
+    c->rc = c->fn(s->db, c->arg, &c->err);
+    if (c->rc)
+        sqlite3_exec(s->db, "ROLLBACK TO one", NULL, NULL, NULL);
+    sqlite3_exec(s->db, "RELEASE one", NULL, NULL, NULL);
+}
+
+// Nothing can be written for now (another process holds the data base, the disk is full): who waits
+// is told so (503, 507), what was posted and failed for that reason goes back to the front of the
+// queue for a later round. Closing is the last round. Returns what is left to finish.
+static struct cmd *put_back(struct dd_store *s, struct cmd *group, int *back) {
+    struct cmd *done = NULL, **end = &done, *keep = NULL, **tail = &keep;
+    int n = 0;
+    pthread_mutex_lock(&s->lock);
+    for (struct cmd *c = group, *next; c; c = next) {
+        bool later = c->rc == DR_EBUSY || c->rc == DR_ENOSPC;
+        bool stays = later && !c->waits && !s->closing;
+        struct cmd ***to = stays ? &tail : &end;
+        next = c->next;
+        c->next = NULL;
+        n += stays;
+        **to = c;
+        *to = &c->next;
+    }
+    if (keep) {
+        *tail = s->head;
+        if (!s->head)
+            s->tail = tail;
+        s->head = keep;
+        s->queued += n;
+    }
+    pthread_mutex_unlock(&s->lock);
+    *back = n;
+    return done;
+}
+
+// One transaction for the whole group; when it cannot be committed, everyone in it fails with what
+// is returned.
+static int run_group(struct dd_store *s, struct cmd *group) {
+    struct dr_err why = {0};
+    int rc = 0;
+    for (struct cmd *c = group; c; c = c->next)
+        c->rc = 0; // some have been here before
+    if (sqlite3_exec(s->db, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK)
+        rc = dd_sql_fail(s->db, &why, "begin");
+    for (struct cmd *c = group; c && !rc; c = c->next) {
+        run_one(s, c);
+        // A full disk or an I/O error may roll everything back. What was posted and finds no room
+        // stops those behind it: nothing overtakes it.
+        if (sqlite3_get_autocommit(s->db) || (c->rc == DR_ENOSPC && !c->waits))
+            rc = dr_fail(&why, c->rc ? c->rc : DR_EIO, "%s",
+                         c->rc ? c->err.msg : "data base: the transaction was rolled back");
+    }
+    if (!rc && sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
+        rc = dd_sql_fail(s->db, &why, "commit");
+    if (rc && !sqlite3_get_autocommit(s->db))
+        sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+    for (struct cmd *c = group; c && rc; c = c->next)
+        if (!c->rc) {
+            c->rc = rc;
+            c->err = why;
+        }
+    return rc;
+}
+
+static void finish_group(struct dd_store *s, struct cmd *group) {
+    pthread_mutex_lock(&s->lock);
+    for (struct cmd *c = group, *next; c; c = next) {
+        next = c->next;
+        if (c->rc && !c->waits) {
+            char q[600];
+            atomic_fetch_add(&s->failures, 1);
+            dd_log(DR_LOG_ERROR, "store.failed", "reason=%s",
+                   dd_log_quote(c->err.msg, q, sizeof q));
+        }
+        if (c->waits) {
+            c->finished = true;
+            continue;
+        }
+        if (c->done)
+            c->done(c->arg);
+        free(c);
+    }
+    pthread_cond_broadcast(&s->ready);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void *writer(void *arg) {
+    struct dd_store *s = arg;
+    pthread_setname_np(pthread_self(), "store");
+    pthread_mutex_lock(&s->lock);
+    for (;;) {
+        atomic_store(&s->beat, dd_now_ns());
+        if (!s->head) {
+            if (s->closing)
+                break;
+            // wakes for the watchdog's beat
+            dd_cond_wait_until(&s->work, &s->lock, dd_now_ns() + 1000000000);
+            continue;
+        }
+        struct cmd *group = s->head, *last = group;
+        int n = 1;
+        while (last->next && n < GROUP_MAX) {
+            last = last->next;
+            n++;
+        }
+        s->head = last->next;
+        last->next = NULL;
+        if (!s->head)
+            s->tail = &s->head;
+        s->queued -= n;
+        pthread_mutex_unlock(&s->lock);
+        int back, rc = run_group(s, group);
+        group = put_back(s, group, &back);
+        if (rc == DR_EBUSY)
+            dd_log(DR_LOG_WARN, "store.busy", "reason=\"another process holds the data base\"");
+        else if (rc == DR_ENOSPC)
+            dd_log(DR_LOG_WARN, "store.full", "waiting=%d", back);
+        finish_group(s, group);
+        pthread_mutex_lock(&s->lock);
+        if (back && !s->closing) // until somebody has something new, at most
+            dd_cond_wait_until(&s->work, &s->lock, dd_now_ns() + RETRY_MS * (int64_t)1000000);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+static void push(struct dd_store *s, struct cmd *c) {
+    c->next = NULL;
+    *s->tail = c;
+    s->tail = &c->next;
+    s->queued++;
+    pthread_cond_signal(&s->work);
+}
+
+int dd_store_do(struct dd_store *s, dd_store_fn *fn, void *arg, struct dr_err *err) {
+    struct cmd c = {.fn = fn, .arg = arg, .waits = true};
+    pthread_mutex_lock(&s->lock);
+    if (s->closing) {
+        pthread_mutex_unlock(&s->lock);
+        return dr_fail(err, DR_ECANCELED, "the store is closing");
+    }
+    push(s, &c);
+    while (!c.finished)
+        pthread_cond_wait(&s->ready, &s->lock);
+    pthread_mutex_unlock(&s->lock);
+    if (c.rc && err)
+        *err = c.err;
+    return c.rc;
+}
+
+bool dd_store_post(struct dd_store *s, dd_store_fn *fn, void *arg, void (*done)(void *arg)) {
+    struct cmd *c = dd_xcalloc(1, sizeof *c);
+    *c = (struct cmd){.fn = fn, .arg = arg, .done = done};
+    pthread_mutex_lock(&s->lock);
+    bool ok = s->queued < DD_STORE_MAX_QUEUE && !s->closing;
+    if (ok)
+        push(s, c);
+    pthread_mutex_unlock(&s->lock);
+    if (!ok) {
+        atomic_fetch_add(&s->failures, 1);
+        if (done)
+            done(arg);
+        free(c);
+    }
+    return ok;
+}
+
+// --- opening and closing ---
+
+static int set_up(sqlite3 *db, struct dr_err *err) {
+    sqlite3_busy_timeout(db, BUSY_MS);
+    if (sqlite3_exec(db,
+                     "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"
+                     "PRAGMA journal_size_limit=67108864; PRAGMA temp_store=MEMORY",
+                     NULL, NULL, NULL) != SQLITE_OK)
+        return dd_sql_fail(db, err, "setting up");
+    return 0;
+}
+
+static int quick_check(sqlite3 *db, struct dr_err *err) {
+    struct dr_err e = {0};
+    sqlite3_stmt *st = dd_sql_prepare(db, &e, "PRAGMA quick_check(1)", "");
+    int rc = 0;
+    if (!st || sqlite3_step(st) != SQLITE_ROW)
+        rc = dd_sql_fail(db, err, "quick_check");
+    else if (strcmp((const char *)sqlite3_column_text(st, 0), "ok"))
+        rc = dr_fail(err, DR_EFORMAT, "data base is damaged: %.300s",
+                     (const char *)sqlite3_column_text(st, 0));
+    sqlite3_finalize(st);
+    return rc;
+}
+
+// Grows with every start, also when the folder was wiped or the clock went back.
+static int next_boot(struct dd_store *s, struct dr_err *err) {
+    int64_t last =
+        dd_sql_one(s->db, 0, "SELECT CAST(value AS INTEGER) FROM meta WHERE key='boot'", "");
+    int64_t now = dd_wall_us() / 1000000;
+    char text[24];
+    s->boot = now > last ? now : last + 1;
+    snprintf(text, sizeof text, "%lld", (long long)s->boot);
+    return dd_sql_run(s->db, err, "INSERT OR REPLACE INTO meta VALUES('boot', ?)", "t", text);
+}
+
+// What nobody asks for any more: old events and idempotency keys.
+static int forget_old(sqlite3 *db, struct dr_err *err) {
+    int64_t now = dd_wall_us(), day = (int64_t)86400 * 1000000;
+    int rc = dd_sql_run(db, err, "DELETE FROM events WHERE time_us<?", "i", now - EVENT_DAYS * day);
+    if (!rc)
+        rc = dd_sql_run(db, err, "DELETE FROM idempotency WHERE created_us<?", "i",
+                        now - IDEMPOTENCY_DAYS * day);
+    return rc;
+}
+
+static int names_table(sqlite3 *db, struct dr_err *err) {
+    int rc = 0;
+    for (int i = 0; i < DD_M_COUNT && !rc; i++)
+        rc = dd_sql_run(db, err, "INSERT OR IGNORE INTO metric_names VALUES(?, ?)", "it",
+                        (int64_t)i + 1, dd_metric_name(i));
+    return rc;
+}
+
+int dd_store_open(const char *path, struct dd_store **out, struct dr_err *err) {
+    struct dd_store *s = dd_xcalloc(1, sizeof *s);
+    s->path = dd_xstrdup(path);
+    s->tail = &s->head;
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->work, NULL);
+    pthread_cond_init(&s->ready, NULL);
+    int rc = sqlite3_open_v2(
+        path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
+    if (rc != SQLITE_OK)
+        rc = dr_fail(err, DR_EIO, "cannot open: %s", s->db ? sqlite3_errmsg(s->db) : "no memory");
+    if (!rc)
+        rc = set_up(s->db, err);
+    if (!rc)
+        rc = quick_check(s->db, err);
+    if (!rc)
+        rc = dd_schema_migrate(s->db, err);
+    if (!rc)
+        rc = names_table(s->db, err);
+    if (!rc)
+        rc = next_boot(s, err);
+    if (!rc)
+        rc = forget_old(s->db, err);
+    chmod(path, 0640);
+    atomic_store(&s->beat, dd_now_ns());
+    if (!rc && pthread_create(&s->thread, NULL, writer, s))
+        rc = dr_fail(err, DR_ENOMEM, "cannot start the writer thread");
+    if (rc) {
+        sqlite3_close(s->db);
+        free(s->path);
+        free(s);
+        return dr_fail_prefix(err, rc, path);
+    }
+    *out = s;
+    return 0;
+}
+
+void dd_store_close(struct dd_store *s) {
+    if (!s)
+        return;
+    pthread_mutex_lock(&s->lock);
+    s->closing = true;
+    pthread_cond_signal(&s->work);
+    pthread_mutex_unlock(&s->lock);
+    pthread_join(s->thread, NULL);
+    sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    sqlite3_close(s->db);
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->work);
+    pthread_cond_destroy(&s->ready);
+    free(s->path);
+    free(s);
+}
+
+sqlite3 *dd_store_reader(struct dd_store *s, struct dr_err *err) {
+    sqlite3 *db = NULL;
+    if (sqlite3_open_v2(s->path, &db, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL) !=
+        SQLITE_OK) {
+        if (db)
+            dd_sql_fail(db, err, "opening for reading");
+        else
+            dr_fail(err, DR_ENOMEM, "data base: no memory");
+        sqlite3_close(db);
+        return NULL;
+    }
+    sqlite3_busy_timeout(db, BUSY_MS);
+    return db;
+}
+
+int dd_store_backup(struct dd_store *s, const char *path, struct dr_err *err) {
+    sqlite3 *from = dd_store_reader(s, err), *to = NULL;
+    if (!from)
+        return DR_EIO;
+    int rc = 0;
+    if (sqlite3_open_v2(path, &to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK)
+        rc = dr_fail(err, DR_EIO, "cannot create the backup %s", path);
+    sqlite3_backup *b = rc ? NULL : sqlite3_backup_init(to, "main", from, "main");
+    if (!rc && (!b || sqlite3_backup_step(b, -1) != SQLITE_DONE))
+        rc = dd_sql_fail(to, err, "backup");
+    if (b)
+        sqlite3_backup_finish(b);
+    sqlite3_close(to);
+    sqlite3_close(from);
+    return rc;
+}
+
+const char *dd_store_path(const struct dd_store *s) {
+    return s->path;
+}
+int64_t dd_store_boot(const struct dd_store *s) {
+    return s->boot;
+}
+int64_t dd_store_beat_ns(const struct dd_store *s) {
+    return atomic_load(&((struct dd_store *)s)->beat);
+}
+uint64_t dd_store_failures(const struct dd_store *s) {
+    return atomic_load(&((struct dd_store *)s)->failures);
+}
+uint64_t dd_store_version(const struct dd_store *s) {
+    return atomic_load(&((struct dd_store *)s)->version);
+}
+void dd_store_changed(struct dd_store *s) {
+    atomic_fetch_add(&s->version, 1);
+}

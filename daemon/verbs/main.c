@@ -1,0 +1,92 @@
+// driftd: picks the verb. `serve` is the default where the build has a server.
+#include "daemon/base/options.h"
+#include "daemon/verbs/verbs.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void usage(FILE *f) {
+    fputs("usage: driftd [serve] [OPTION]...        train and serve over HTTP\n"
+          "       driftd run CONFIG [OPTION]...     one job in the foreground, no HTTP\n"
+          "             --out DIR --grid FILE.png --set KEY=VALUE --resume --quiet\n"
+          "       driftd bench [--device D] [--json]\n"
+          "       driftd check-config FILE          check a recipe and print it whole\n"
+          "       driftd inspect FILE.safetensors   list a checkpoint's tensors\n"
+          "       driftd --version | --help\n\n"
+          "options (also DRIFTD_NAME in the environment and keys of the --config file):\n",
+          f);
+    dd_options_help(f);
+}
+
+static int serve(int argc, char **argv) {
+#ifdef DD_HAVE_SERVER
+    return dd_serve_main(argc, argv);
+#else
+    (void)argc, (void)argv;
+    fputs("driftd: this build has no server; verbs: run, bench, check-config, inspect\n", stderr);
+    return 2;
+#endif
+}
+
+static int bench(int argc, char **argv) {
+#ifdef DD_HAVE_BENCH
+    return dd_bench_main(argc, argv);
+#else
+    (void)argc, (void)argv;
+    fputs("driftd: this build has no bench\n", stderr);
+    return 2;
+#endif
+}
+
+// libgomp's threads spin for milliseconds at a barrier before they sleep, and read how long from
+// the environment when the library loads. On a machine that is also doing something else a spinning
+// thread keeps the one it waits for off the processor, and a step takes ten times as long; so the
+// process starts itself once more with a short spin, unless the user has chosen.
+static void shorten_spinning(char **argv) {
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY"))
+        return;
+    char path[4096]; // not /proc/self/exe itself: the process would be called "exe"
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (n <= 0 || setenv("GOMP_SPINCOUNT", "10000", 1))
+        return;
+    path[n] = 0;
+    execv(path, argv); // on failure the process simply goes on as it is
+}
+
+static bool asks_for_help(int argc, char **argv) {
+    if (argc > 1 && !strcmp(argv[1], "help"))
+        return true;
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+            return true;
+    return false;
+}
+
+int main(int argc, char **argv) {
+    shorten_spinning(argv);
+    const char *verb = argc > 1 ? argv[1] : "serve";
+    if (asks_for_help(argc, argv)) {
+        usage(stdout);
+        return 0;
+    }
+    if (!strcmp(verb, "--version") || !strcmp(verb, "version"))
+        return dd_version_main();
+    if (argc < 2 || verb[0] == '-')
+        return serve(argc - 1, argv + 1);
+    argc -= 2;
+    argv += 2;
+    if (!strcmp(verb, "serve"))
+        return serve(argc, argv);
+    if (!strcmp(verb, "run"))
+        return dd_run_main(argc, argv);
+    if (!strcmp(verb, "bench"))
+        return bench(argc, argv);
+    if (!strcmp(verb, "check-config"))
+        return dd_check_config_main(argc, argv);
+    if (!strcmp(verb, "inspect"))
+        return dd_inspect_main(argc, argv);
+    fprintf(stderr, "driftd: unknown verb %s; see driftd --help\n", verb);
+    return 2;
+}

@@ -1,0 +1,203 @@
+// `driftd run CONFIG`: one job in the foreground, for shells and batch schedulers. Needs neither
+// SQLite nor HTTP. Progress lines on stdout, log on stderr. SIGINT or SIGTERM: checkpoint and exit
+// 3; a second one ends at once after the current step.
+#include "daemon/base/log.h"
+#include "daemon/base/options.h"
+#include "daemon/base/recipe.h"
+#include "daemon/base/util.h"
+#include "daemon/generate/grid.h"
+#include "daemon/jobs/runner.h"
+#include "daemon/verbs/verbs.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+static volatile sig_atomic_t signals; // SIGINT and SIGTERM so far
+
+struct run_cmd {
+    const char *out, *grid;
+    char *set[32];
+    int nset;
+    bool resume, quiet;
+    double printed_at, started_at;
+    int64_t first_step;
+    double grid_cfg;
+    int64_t per_class;
+};
+
+static void on_signal(int sig) {
+    (void)sig;
+    signals = signals + 1;
+}
+
+static int extra(void *ctx, const char *flag, const char *value, struct dr_err *err) {
+    struct run_cmd *c = ctx;
+    if (!strcmp(flag, "out"))
+        c->out = value;
+    else if (!strcmp(flag, "grid"))
+        c->grid = value;
+    else if (!strcmp(flag, "resume"))
+        c->resume = strcmp(value, "false") != 0;
+    else if (!strcmp(flag, "quiet"))
+        c->quiet = true;
+    else if (c->nset == (int)(sizeof c->set / sizeof *c->set))
+        return dr_fail(err, DR_EINVAL, "--set: at most 32 of them");
+    else
+        c->set[c->nset++] = (char *)value;
+    return 0;
+}
+
+static enum dd_wish on_wish(void *ctx) {
+    (void)ctx;
+    return signals > 1 ? DD_WISH_STOP_NOW : signals ? DD_WISH_STOP : DD_WISH_NONE;
+}
+
+static void on_started(void *ctx, const struct dr_trainer *t, const struct dr_dataset *d,
+                       int64_t step) {
+    struct run_cmd *c = ctx;
+    c->started_at = dd_seconds();
+    c->first_step = step;
+    printf("data %s: %lld images; memory %.1f MiB; %lld steps%s\n", d->name, (long long)d->n,
+           (double)dr_trainer_memory(t) / 1048576, (long long)dr_trainer_steps_total(t),
+           step ? "" : " from scratch");
+    if (step)
+        printf("resumed at step %lld\n", (long long)step);
+    fflush(stdout);
+}
+
+static void on_step(void *ctx, const struct dr_metrics *m, double seconds, int64_t total) {
+    struct run_cmd *c = ctx;
+    double now = dd_seconds();
+    if (c->quiet || (now - c->printed_at < 1 && m->step != total && m->step != 1))
+        return;
+    c->printed_at = now;
+    double rate = (double)(m->step - c->first_step) / fmax(now - c->started_at, 1e-9);
+    printf("step %lld/%lld loss %.5f drift %.4f", (long long)m->step, (long long)total, m->loss,
+           m->ntau ? m->drift_norm[0] : 0.0);
+    if (!isnan(m->spread))
+        printf(" spread %.3f min %.3f", m->spread, m->spread_min);
+    printf(" grad %.3g lr %.3g step %.3fs time %.0fs eta %.0fs\n", m->grad_norm, m->lr,
+           m->step_seconds, seconds, (double)(total - m->step) / fmax(rate, 1e-9));
+    fflush(stdout);
+}
+
+static void on_checkpoint(void *ctx, int64_t step, const char *path, const char *sha,
+                          int64_t bytes) {
+    struct run_cmd *c = ctx;
+    if (!c->quiet)
+        printf("checkpoint step %lld %s (%lld bytes, sha256 %.12s)\n", (long long)step, path,
+               (long long)bytes, sha);
+    fflush(stdout);
+}
+
+static void warn(const char *event, int64_t step, const char *path, const char *text) {
+    char q[700];
+    dd_log(DR_LOG_WARN, event, "step=%lld path=%s reason=%s", (long long)step, path,
+           dd_log_quote(text, q, sizeof q));
+}
+static void on_checkpoint_failed(void *ctx, int64_t step, const struct dr_err *e) {
+    (void)ctx;
+    warn("checkpoint.failed", step, "-", e->msg);
+}
+static void on_refused(void *ctx, const char *path, const struct dr_err *e) {
+    (void)ctx;
+    warn("checkpoint.refused", 0, path, e->msg);
+}
+static void on_alert(void *ctx, const char *kind, int64_t step, const char *text) {
+    (void)ctx;
+    char event[40];
+    snprintf(event, sizeof event, "alert.%s", kind);
+    warn(event, step, "-", text);
+}
+
+// The grid after training, from the checkpoint just written: what any later user of the file gets.
+static int write_grid(const struct run_cmd *c, const struct dd_options *o, const char *ckpt,
+                      struct dr_err *err) {
+    struct dr_snapshot *s = NULL;
+    struct dr_backend *be = NULL;
+    struct dd_grid *g = NULL;
+    struct dd_grid_file info;
+    int rc = dr_snapshot_load(ckpt, NULL, &s, err);
+    if (!rc)
+        rc = dr_backend_open(o->device, (int)o->threads, &be, err);
+    if (!rc) {
+        be->enter(be);
+        rc = dd_grid_new(be, strcmp(o->precision, "bf16") ? DR_FP32 : DR_PREC_BF16, &g, err);
+    }
+    if (!rc)
+        rc = dd_mkdir_for(c->grid, err);
+    if (!rc)
+        rc = dd_grid_write(g, s, c->per_class, c->grid_cfg, c->grid, &info, err);
+    if (!rc)
+        printf("grid %s %lldx%lld\n", c->grid, (long long)info.width, (long long)info.height);
+    dd_grid_free(g);
+    dr_backend_free(be);
+    dr_snapshot_unref(s);
+    return rc;
+}
+
+static int run(struct run_cmd *c, const struct dd_options *o, struct dr_config *cfg,
+               struct dr_err *err) {
+    char *out = c->out ? dd_xstrdup(c->out)
+                       : dd_printf("%s/run/%s", o->state_dir, cfg->name[0] ? cfg->name : "unnamed");
+    struct dd_run_spec spec = {.cfg = cfg,
+                               .data_dir = o->data_dir,
+                               .device = o->device,
+                               .checkpoint_dir = out,
+                               .id = cfg->name,
+                               .threads = (int)o->threads,
+                               .resume = c->resume,
+                               .strict_resume = true};
+    struct dd_run_hooks hooks = {.ctx = c,
+                                 .wish = on_wish,
+                                 .started = on_started,
+                                 .step = on_step,
+                                 .checkpoint = on_checkpoint,
+                                 .checkpoint_failed = on_checkpoint_failed,
+                                 .checkpoint_refused = on_refused,
+                                 .alert = on_alert};
+    struct dd_run_result res;
+    int rc = dd_run(&spec, &hooks, &res, err);
+    if (!rc && c->grid && res.last_good[0])
+        rc = write_grid(c, o, res.last_good, err);
+    free(out);
+    if (rc)
+        return 1;
+    printf("%s at step %lld after %.1f s of training; checkpoint %s\n",
+           res.outcome == DD_RUN_COMPLETED ? "completed" : "stopped", (long long)res.step,
+           res.seconds, res.last_good[0] ? res.last_good : "none");
+    return res.outcome == DD_RUN_COMPLETED ? 0 : 3;
+}
+
+int dd_run_main(int argc, char **argv) {
+    static const char *const flags[] = {"out", "grid", "set", "resume!", "quiet!", NULL};
+    struct run_cmd c = {0};
+    struct dd_options o;
+    struct dr_err err = {0};
+    struct dr_config cfg;
+    int status = 2;
+    if (dd_options_parse(argc, argv, flags, extra, &c, &o, &err)) {
+        fprintf(stderr, "driftd run: %s\n", err.msg);
+        return 2;
+    }
+    dd_log_init((enum dr_log_level)dd_log_parse(o.log_level));
+    int rc = o.nargs == 1 ? dd_recipe_load(o.config_dir, o.args[0], &cfg, &err)
+                          : dr_fail(&err, DR_EINVAL, "expected one recipe: a name or a file");
+    for (int i = 0; i < c.nset && !rc; i++)
+        rc = dr_config_set(&cfg, c.set[i], &err);
+    if (!rc) {
+        c.per_class = cfg.samples.per_class;
+        c.grid_cfg = cfg.samples.cfg;
+        struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+        sigaction(SIGINT, &sa, NULL);
+        sigaction(SIGTERM, &sa, NULL);
+        status = run(&c, &o, &cfg, &err);
+    }
+    if (err.msg[0] && (rc || status))
+        fprintf(stderr, "driftd run: %s\n", err.msg);
+    dd_options_free(&o);
+    return status;
+}

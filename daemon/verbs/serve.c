@@ -1,0 +1,318 @@
+// `driftd serve`: builds the daemon, tells systemd and the terminal that it is ready, waits for
+// signals, and takes it down in order: HTTP quiesces, the batch ends, the job writes a checkpoint
+// at its step, the store is flushed. Exit 0 after a graceful stop.
+#include "daemon/base/log.h"
+#include "daemon/base/notify.h"
+#include "daemon/base/util.h"
+#include "daemon/http/daemon.h"
+#include "daemon/http/listen.h"
+#include "daemon/verbs/verbs.h"
+#include "driftd_config.h"
+#ifdef DD_HAVE_WEB
+#include "web/assets.h"
+#endif
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { GRACE_MS = 10000 };
+// How long a thread may be silent: the quick ones (store, HTTP) two thirds of the watchdog's time,
+// the ones that compute ten times that; within bounds for watchdogs that are very short or long.
+enum { QUICK_MIN_S = 3, QUICK_MAX_S = 20, LONG_MIN_S = 5, LONG_MAX_S = 300 };
+
+// --- secrets and files ---
+
+static int read_token(const struct dd_options *o, char **out, struct dr_err *err) {
+    size_t n;
+    *out = NULL;
+    if (!*o->token_file)
+        return 0;
+    int rc = dd_read_file(o->token_file, 4096, out, &n, err);
+    if (rc)
+        return dr_fail_prefix(err, rc, "token-file");
+    while (n && strchr(" \t\r\n", (*out)[n - 1]))
+        (*out)[--n] = 0;
+    if (n >= 8)
+        return 0;
+    free(*out);
+    *out = NULL;
+    return dr_fail(err, DR_EINVAL, "token-file: %s: expected at least 8 characters", o->token_file);
+}
+
+static int read_tls(const struct dd_options *o, char **cert, char **key, struct dr_err *err) {
+    *cert = *key = NULL;
+    if (!*o->tls_cert)
+        return 0;
+    int rc = dd_read_file(o->tls_cert, 1 << 20, cert, NULL, err);
+    if (!rc)
+        rc = dd_read_file(o->tls_key, 1 << 20, key, NULL, err);
+    return rc;
+}
+
+static void remove_files(const char *dir) {
+    DIR *f = opendir(dir);
+    for (struct dirent *e; f && (e = readdir(f));)
+        if (e->d_type == DT_REG)
+            unlinkat(dirfd(f), e->d_name, 0);
+    if (f)
+        closedir(f);
+}
+
+static int prepare_state_dir(struct dd *d, struct dr_err *err) {
+    static const char *const below[] = {"checkpoints", "samples", "uploads"};
+    char path[4200];
+    int rc = dd_mkdirs(d->opt.state_dir, err);
+    for (int i = 0; i < 3 && !rc; i++) {
+        snprintf(path, sizeof path, "%s/%s", d->opt.state_dir, below[i]);
+        rc = dd_mkdirs(path, err);
+    }
+    if (rc)
+        return dr_fail_prefix(err, rc, "state-dir");
+    snprintf(path, sizeof path, "%s/lock", d->opt.state_dir);
+    d->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+    if (d->lock_fd < 0)
+        return dr_fail(err, DR_EIO, "state-dir: cannot open %s: %s", path, strerror(errno));
+    if (flock(d->lock_fd, LOCK_EX | LOCK_NB))
+        return dr_fail(err, DR_EIO, "state-dir: %s is in use by another driftd", d->opt.state_dir);
+    snprintf(path, sizeof path, "%s/uploads", d->opt.state_dir);
+    remove_files(path); // uploads cut off by the end of the process before this one
+    return 0;
+}
+
+// --- HTTP ---
+
+static uint64_t publish(void *ctx, const char *type, const char *job, const json_t *data) {
+    return api_publish(ctx, type, job, data);
+}
+static void publish_metrics(void *ctx, const char *job, int64_t step, size_t n,
+                            const char *const *names, const double *values) {
+    api_publish_metrics(ctx, job, step, n, names, values);
+}
+
+static int start_http(struct dd *d, char url[128], struct dr_err *err) {
+    struct dd_listeners l = {0};
+    char *token = NULL, *cert = NULL, *key = NULL, text[400] = "", uploads[4200];
+    int rc = read_token(&d->opt, &token, err);
+    if (!rc)
+        rc = read_tls(&d->opt, &cert, &key, err);
+    if (!rc)
+        rc = dd_listen_open(&d->opt, token != NULL, &l, err);
+    snprintf(uploads, sizeof uploads, "%s/uploads", d->opt.state_dir);
+    struct api_config c = {.listeners = l.l,
+                           .nlisteners = (size_t)l.n,
+                           .hosts = (const char *const *)d->opt.allow_host.v,
+                           .nhosts = (size_t)d->opt.allow_host.n,
+                           .token = token,
+                           .tls_cert = cert,
+                           .tls_key = key,
+                           .upload_dir = uploads,
+                           .boot = (uint64_t)dd_store_boot(d->store),
+                           .version = DRIFTD_VERSION,
+#ifdef DD_HAVE_WEB
+                           .assets = web_assets,
+                           .nassets = web_nassets,
+#endif
+                           .max_connections = (int)d->opt.max_connections,
+                           .max_per_address = (int)d->opt.max_per_address,
+                           .max_sse = (int)d->opt.max_sse,
+                           .max_upload = (uint64_t)d->opt.max_upload_mb << 20,
+                           .header_timeout_ms = (int)d->opt.header_timeout_ms,
+                           .body_timeout_ms = (int)d->opt.body_timeout_ms};
+    if (!rc && api_server_start(&c, &dd_callbacks, d, &d->server, text, sizeof text)) {
+        rc = dr_fail(err, DR_EIO, "%s", text);
+        dd_listen_close(&l);
+    }
+    if (!rc) {
+        snprintf(url, 128, "%s", l.url);
+        struct dd_event_sink sink = {d->server, publish, publish_metrics};
+        dd_events_attach(d->events, &sink);
+    }
+    free(token);
+    free(cert);
+    free(key);
+    return rc;
+}
+
+static void reload(struct dd *d) {
+    struct dr_err err = {0};
+    char *token = NULL, *cert = NULL, *key = NULL, text[400] = "", q[700];
+    struct dd_options fresh;
+    dd_notify("RELOADING=1\nMONOTONIC_USEC=%lld", (long long)(dd_now_ns() / 1000));
+    // Only the log level, the token and the certificate follow; everything else needs a restart.
+    int rc = 0;
+    if (d->opt.config_file) {
+        rc = dd_options_parse(d->argc, d->argv, NULL, NULL, NULL, &fresh, &err);
+        if (!rc) {
+            dd_log_init((enum dr_log_level)dd_log_parse(fresh.log_level));
+            dd_options_free(&fresh);
+        }
+    }
+    if (!rc)
+        rc = read_token(&d->opt, &token, &err);
+    if (!rc)
+        rc = read_tls(&d->opt, &cert, &key, &err);
+    if (!rc && api_server_reload(d->server, token, cert, key, text, sizeof text))
+        rc = dr_fail(&err, DR_EIO, "%s", text);
+    if (rc)
+        dd_log(DR_LOG_ERROR, "reload.failed", "reason=%s", dd_log_quote(err.msg, q, sizeof q));
+    else
+        dd_log(DR_LOG_INFO, "reload", "level=%d", (int)dd_log_level());
+    free(token);
+    free(cert);
+    free(key);
+    dd_notify("READY=1");
+}
+
+// --- life ---
+
+// `auto` is decided once: jobs run where requests do, also when that device gets lost.
+static const char *device_of_jobs(const struct dd *d) {
+    struct dd_batcher_stats s;
+    if (strcmp(d->opt.device, "auto"))
+        return d->opt.device;
+    dd_batcher_stats(d->batcher, &s);
+    return s.on_device ? "cuda" : "cpu";
+}
+
+static int build(struct dd *d, char url[128], struct dr_err *err) {
+    char path[4200];
+    int rc = prepare_state_dir(d, err);
+    snprintf(path, sizeof path, "%s/driftd.sqlite3", d->opt.state_dir);
+    if (!rc)
+        rc = dd_store_open(path, &d->store, err);
+    if (rc)
+        return rc;
+    d->live = dd_live_new();
+    d->models = dd_models_new(d->store);
+    d->events = dd_events_new(d->store);
+    d->pump = dd_pump_start(d->store, d->events, d->opt.keep_metric_steps);
+    struct dd_batcher_env be = {&d->opt, d->store, d->live, d->models};
+    struct dd_jobs_env je = {&d->opt, d->store, d->events, d->pump, d->live, NULL};
+    rc = dd_batcher_start(&be, &d->batcher, err);
+    if (!rc)
+        je.device = device_of_jobs(d);
+    if (!rc)
+        rc = dd_jobs_new(&je, &d->jobs, err);
+    if (!rc)
+        rc = start_http(d, url, err);
+    if (!rc)
+        rc = dd_jobs_start(d->jobs, err);
+    if (!rc && *d->opt.autostart && dd_jobs_autostart(d->jobs, d->opt.autostart, err))
+        rc = dr_fail_prefix(err, DR_EINVAL, "autostart");
+    return rc;
+}
+
+static void take_down(struct dd *d) {
+    atomic_store(&d->stopping, true);
+    if (d->batcher)
+        dd_batcher_drain(d->batcher);
+    if (d->events)
+        dd_events_attach(d->events, NULL);
+    api_server_stop(d->server, GRACE_MS); // lets the queue finish meanwhile
+    dd_batcher_stop(d->batcher);
+    if (d->jobs)
+        dd_jobs_stop(d->jobs);
+    dd_pump_stop(d->pump);
+    dd_jobs_free(d->jobs);
+    dd_events_free(d->events);
+    dd_live_free(d->live);
+    dd_models_free(d->models);
+    dd_store_close(d->store);
+    if (d->lock_fd >= 0)
+        close(d->lock_fd);
+}
+
+// The watchdog is fed only while every thread that has work makes progress.
+static bool healthy(struct dd *d, int64_t feed_us) {
+    struct dd_batcher_stats b;
+    struct dd_jobs_now j;
+    struct api_counters c;
+    const int64_t s = 1000000000, now = dd_now_ns();
+    int64_t quick = DR_MAX(QUICK_MIN_S * s, DR_MIN(QUICK_MAX_S * s, feed_us * 4000 / 3));
+    int64_t stall = DR_MAX(LONG_MIN_S * s, DR_MIN(LONG_MAX_S * s, feed_us * 20000));
+    dd_batcher_stats(d->batcher, &b);
+    dd_jobs_now(d->jobs, &j);
+    api_server_counters(d->server, &c);
+    const char *sick = now - dd_store_beat_ns(d->store) > quick            ? "store"
+                       : b.beat_ns != INT64_MAX && now - b.beat_ns > stall ? "batcher"
+                       : j.beat_ns != INT64_MAX && now - j.beat_ns > stall ? "trainer"
+                       : c.beat_ns && now - (int64_t)c.beat_ns > quick     ? "http"
+                                                                           : NULL;
+    if (sick)
+        dd_log(DR_LOG_ERROR, "watchdog", "thread=%s state=stalled", sick);
+    return !sick;
+}
+
+static void wait_for_end(struct dd *d, const sigset_t *set) {
+    int64_t feed = dd_watchdog_interval_us();
+    int64_t step = feed && feed < 5000000 ? feed : 5000000;
+    for (;;) {
+        struct timespec t = {.tv_sec = step / 1000000, .tv_nsec = step % 1000000 * 1000};
+        int sig = sigtimedwait(set, NULL, &t);
+        if (sig == SIGTERM || sig == SIGINT)
+            return;
+        if (sig == SIGHUP)
+            reload(d);
+        struct dd_jobs_now now;
+        dd_jobs_now(d->jobs, &now);
+        if (feed && healthy(d, feed))
+            dd_notify("WATCHDOG=1\nSTATUS=%s%s, %d queued", now.running ? "training " : "idle",
+                      now.name, now.queued);
+    }
+}
+
+static int serve(struct dd *d) {
+    struct dr_err err = {0};
+    sigset_t set;
+    char url[128] = "", q[700];
+    // Blocked before any thread starts, so that only sigtimedwait below sees them.
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); // a file-size limit is a write error like a full disk
+    int rc = build(d, url, &err);
+    if (rc) {
+        fprintf(stderr, "driftd: %s\n", err.msg);
+        take_down(d);
+        return 1;
+    }
+    struct dd_batcher_stats bs;
+    dd_batcher_stats(d->batcher, &bs);
+    dd_log(DR_LOG_INFO, "ready", "url=%s state_dir=%s device=%s", url, d->opt.state_dir,
+           dd_log_quote(bs.device, q, sizeof q));
+    printf("driftd ready: %s state %s device %s\n", url, d->opt.state_dir, bs.device);
+    fflush(stdout);
+    dd_notify("READY=1\nSTATUS=ready at %s", url);
+    wait_for_end(d, &set);
+    dd_log(DR_LOG_INFO, "stopping", "grace_ms=%d", GRACE_MS);
+    dd_notify("STOPPING=1\nSTATUS=finishing requests and writing a checkpoint\n"
+              "EXTEND_TIMEOUT_USEC=60000000");
+    take_down(d);
+    dd_log(DR_LOG_INFO, "stopped", "status=0");
+    return 0;
+}
+
+int dd_serve_main(int argc, char **argv) {
+    struct dd d = {.lock_fd = -1, .started_ns = dd_now_ns(), .argc = argc, .argv = argv};
+    struct dr_err err = {0};
+    if (dd_options_parse(argc, argv, NULL, NULL, NULL, &d.opt, &err) ||
+        (d.opt.nargs && dr_fail(&err, DR_EINVAL, "unexpected argument %.60s", d.opt.args[0]))) {
+        fprintf(stderr, "driftd: %s\n", err.msg);
+        dd_options_free(&d.opt);
+        return 2;
+    }
+    dd_log_init((enum dr_log_level)dd_log_parse(d.opt.log_level));
+    int status = serve(&d);
+    dd_options_free(&d.opt);
+    return status;
+}
