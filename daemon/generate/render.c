@@ -6,6 +6,8 @@
 #include "daemon/generate/grid.h"
 #include "engine/io/image.h"
 
+#include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
@@ -15,7 +17,7 @@ enum { GAP = 2, SCATTER_SIZE = 256 };
 // Images per guidance scale: the noise index restarts with every scale. 0: no query of
 // /v1/generate makes these images (scale by scale, the same labels and noise for each).
 static int images_per_scale(const struct dd_rendered *in) {
-    const struct api_gen_image *im = in->req->images;
+    const struct dd_gen_image *im = in->req->images;
     int n = in->req->n, each = 1;
     while (each < n && im[each].index != 0)
         each++;
@@ -58,7 +60,7 @@ static json_t *list_of(const struct dd_rendered *in, int each, bool scales) {
 
 // The query of /v1/generate that makes the same images again, one member per parameter.
 static json_t *query(const struct dd_rendered *in, const char *guidance) {
-    const struct api_gen_request *r = in->req;
+    const struct dd_gen_request *r = in->req;
     const int each = images_per_scale(in);
     if (!each)
         return json_null();
@@ -70,8 +72,8 @@ static json_t *query(const struct dd_rendered *in, const char *guidance) {
 }
 
 static json_t *parameters(const struct dd_rendered *in) {
-    const struct api_gen_request *r = in->req;
-    const char *guidance = r->guidance == API_GUIDANCE_TWO_PASS ? "two-pass" : "one-step";
+    const struct dd_gen_request *r = in->req;
+    const char *guidance = r->two_pass ? "two-pass" : "one-step";
     json_t *images = json_array();
     for (int i = 0; i < r->n; i++)
         json_array_append_new(images, json_pack("{s:i, s:f, s:I}", "class", in->label[i], "cfg",
@@ -236,40 +238,38 @@ static int as_zip(const struct dd_rendered *in, json_t *params, struct dr_bytes 
     return 0;
 }
 
-int dd_render(const struct dd_rendered *in, struct api_gen_result *out,
-              struct api_problem *problem) {
-    static const char *const types[] = {[API_PNG] = "image/png",
-                                        [API_JSON] = "application/json",
-                                        [API_ZIP] = "application/zip",
-                                        [API_NPY] = "application/octet-stream"};
+int dd_render(const struct dd_rendered *in, struct dd_gen_result *out, struct dr_err *err) {
+    static const char *const types[] = {[DD_PNG] = "image/png",
+                                        [DD_JSON] = "application/json",
+                                        [DD_ZIP] = "application/zip",
+                                        [DD_NPY] = "application/octet-stream"};
     struct dr_bytes bytes = {0};
-    struct dr_err err = {0};
     json_t *params = parameters(in);
     char *text = NULL;
     int rc;
     switch (in->req->format) {
-    case API_JSON:
-        rc = as_json(in, params, &bytes, &err);
+    case DD_JSON:
+        rc = as_json(in, params, &bytes, err);
         break;
-    case API_ZIP:
-        rc = as_zip(in, params, &bytes, &err);
+    case DD_ZIP:
+        rc = as_zip(in, params, &bytes, err);
         break;
-    case API_NPY:
-        rc = npy(in, &bytes, &err);
+    case DD_NPY:
+        rc = npy(in, &bytes, err);
         break;
-    case API_PNG:
+    case DD_PNG:
     default:
         text = json_dumps(params, JSON_COMPACT);
-        rc = png(in, 0, in->req->n, in->req->cols, text, &bytes, &err);
+        rc = png(in, 0, in->req->n, in->req->cols, text, &bytes, err);
         free(text);
     }
     json_decref(params);
     if (rc)
-        return api_problem_set(problem, 500, "render-failed", "%s", err.msg);
+        return rc;
     out->bytes = bytes.p;
     out->size = bytes.n;
     out->content_type = types[in->req->format];
     out->step = in->snap->step;
-    snprintf(out->checkpoint, sizeof out->checkpoint, "%.63s", in->snap->id);
+    snprintf(out->checkpoint, sizeof out->checkpoint, "%s", in->snap->id);
     return 0;
 }

@@ -65,14 +65,15 @@ static int walk_key(struct walk *w, const char *path, json_t *v) {
     const struct dr_config_field *f = dr_config_field(path), *all = dr_config_fields(&n);
     if (f) {
         if (w->seen[f - all])
-            return dr_fail(w->err, DR_ECONFIG, "%s is given twice", path);
+            return dr_fail_at(w->err, DR_ECONFIG, path, "%s is given twice", path);
         w->seen[f - all] = true;
         return dr_config_assign(w->c, f, path, v, w->err);
     }
     if (!is_section(path))
         return dr_config_unknown(path, w->err);
     if (!json_is_object(v))
-        return dr_fail(w->err, DR_ECONFIG, "%s is a section; expected an object of its keys", path);
+        return dr_fail_at(w->err, DR_ECONFIG, path,
+                          "%s is a section; expected an object of its keys", path);
     return walk_object(w, path, v);
 }
 
@@ -83,7 +84,7 @@ static int walk_object(struct walk *w, const char *prefix, json_t *object) {
         char path[256];
         int n = snprintf(path, sizeof path, "%s%s%s", prefix, *prefix ? "." : "", key);
         if (n >= (int)sizeof path)
-            return dr_fail(w->err, DR_ECONFIG, "unknown key `%.60s...`", path);
+            return dr_fail_at(w->err, DR_ECONFIG, path, "unknown key `%.60s...`", path);
         int rc = walk_key(w, path, v);
         if (rc)
             return rc;
@@ -190,13 +191,13 @@ static int apply(struct dr_config *c, const char *assignment, struct dr_err *err
     snprintf(path, sizeof path, "%.*s", (int)(eq - assignment), assignment);
     const struct dr_config_field *f = dr_config_field(path);
     if (!f && is_section(path))
-        return dr_fail(err, DR_ECONFIG, "%s is a section; set one of its keys, like %s", path,
-                       "model.dim=128");
+        return dr_fail_at(err, DR_ECONFIG, path, "%s is a section; set one of its keys, like %s",
+                          path, "model.dim=128");
     if (!f)
         return dr_config_unknown(path, err);
     json_t *v = assignment_value(f, eq + 1);
     if (!v)
-        return dr_fail(err, DR_ECONFIG, "%s: the value is not UTF-8", path);
+        return dr_fail_at(err, DR_ECONFIG, path, "%s: the value is not UTF-8", path);
     int rc = dr_config_assign(c, f, path, v, err);
     json_decref(v);
     return rc;

@@ -110,8 +110,8 @@ static int wrong(const struct dr_config_field *f, const char *shown, const json_
             snprintf(near, sizeof near, " (did you mean `%s`?)", best);
     }
     char *got = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(15));
-    int rc = dr_fail(err, DR_ECONFIG, "%s is %.60s%s; expected %s%s", shown, got ? got : "?",
-                     got && strlen(got) > 60 ? "..." : "", expected, near);
+    int rc = dr_fail_at(err, DR_ECONFIG, shown, "%s is %.60s%s; expected %s%s", shown,
+                        got ? got : "?", got && strlen(got) > 60 ? "..." : "", expected, near);
     free(got);
     return rc;
 }
@@ -136,20 +136,20 @@ int dr_config_unknown(const char *path, struct dr_err *err) {
     }
     const char *near = dr_nearest(leaf, same, nsame);
     if (near)
-        return dr_fail(err, DR_ECONFIG, "unknown key `%.80s`; did you mean `%.*s%s`?", path,
-                       section, path, near);
+        return dr_fail_at(err, DR_ECONFIG, path, "unknown key `%.80s`; did you mean `%.*s%s`?",
+                          path, section, path, near);
     near = dr_nearest(leaf, all, (int)DR_COUNT(fields));
     for (size_t i = 0; near && i < DR_COUNT(fields); i++)
         if (all[i] == near)
-            return dr_fail(err, DR_ECONFIG, "unknown key `%.80s`; did you mean `%s`?", path,
-                           fields[i].path);
+            return dr_fail_at(err, DR_ECONFIG, path, "unknown key `%.80s`; did you mean `%s`?",
+                              path, fields[i].path);
     if (nsame && section)
-        return dr_fail(err, DR_ECONFIG, "unknown key `%.80s`; keys of `%.*s` are %s", path,
-                       section - 1, path, keys);
-    return dr_fail(err, DR_ECONFIG,
-                   "unknown key `%.80s`; the sections are data, model, features, loss, train, "
-                   "optim, ema, checkpoint, metrics and samples",
-                   path);
+        return dr_fail_at(err, DR_ECONFIG, path, "unknown key `%.80s`; keys of `%.*s` are %s", path,
+                          section - 1, path, keys);
+    return dr_fail_at(err, DR_ECONFIG, path,
+                      "unknown key `%.80s`; the sections are data, model, features, loss, train, "
+                      "optim, ema, checkpoint, metrics and samples",
+                      path);
 }
 
 // ---- values ----
@@ -213,5 +213,5 @@ int dr_config_assign(struct dr_config *c, const struct dr_config_field *f, const
     case DR_F_LIST:
         return assign_list(to, (int *)((char *)c + f->count_offset), f, shown, v, err);
     }
-    return dr_fail(err, DR_EINVAL, "%s has no type", shown);
+    return dr_fail_at(err, DR_EINVAL, shown, "%s has no type", shown);
 }

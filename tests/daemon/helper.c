@@ -98,8 +98,7 @@ int64_t world_submit(struct world *w, const struct dr_config *c, int priority) {
 
 void world_state(struct world *w, int64_t id, char out[16]) {
     struct dr_err err = {0};
-    int status;
-    json_t *j = dd_job_json(w->store, id, false, &status, &err);
+    json_t *j = dd_job_json(w->store, id, false, &err);
     snprintf(out, 16, "%s", j ? json_string_value(json_object_get(j, "state")) : "none");
     json_decref(j);
 }
