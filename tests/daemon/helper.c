@@ -50,6 +50,10 @@ void test_tiny_file(const char *dir, const char *name, int64_t steps) {
 }
 
 void world_open(struct world *w, const char *dir) {
+    world_open_kinds(w, dir, NULL);
+}
+
+void world_open_kinds(struct world *w, const char *dir, const struct dd_job_kind *const *kinds) {
     struct dr_err err = {0};
     *w = (struct world){0};
     dd_log_init(DR_LOG_ERROR);
@@ -70,7 +74,7 @@ void world_open(struct world *w, const char *dir) {
     w->pump = dd_pump_start(w->store, w->events, 1000000);
     w->live = dd_live_new();
     w->models = dd_models_new(w->store);
-    struct dd_jobs_env env = {&w->opt, w->store, w->events, w->pump, w->live, "cpu"};
+    struct dd_jobs_env env = {&w->opt, w->store, w->events, w->pump, w->live, "cpu", kinds};
     if (dd_jobs_new(&env, &w->jobs, &err))
         fail_msg("%s", err.msg);
 }
