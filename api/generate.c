@@ -52,9 +52,12 @@ const struct api_gen_request *api_gen_request(const struct api_gen *g) {
     return &g->req;
 }
 
+// The end of what the client sends (POLLRDHUP) says nothing: it may still read. Over TCP a client
+// that has closed looks the same until something is sent to it; only a reset is certain. A unix
+// socket that its client has closed hangs up.
 static bool client_left(struct api_gen *g) {
-    struct pollfd p = {.fd = g->fd, .events = POLLRDHUP};
-    return g->suspended && poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
+    struct pollfd p = {.fd = g->fd}; // hang-up and errors are always reported
+    return g->suspended && poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR));
 }
 
 bool api_gen_abandoned(struct api_gen *g) {
