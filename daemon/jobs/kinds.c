@@ -35,5 +35,6 @@ int dd_job_kind_find(const struct dd_job_kind *const *table, const char *name,
                               built);
     const char *near = dr_nearest(name, names, n);
     return dr_fail_at(err, DR_EINVAL, "kind", "kind: there is no kind %.40s%s%s%s; expected %s",
-                      name, near ? "; did you mean `" : "", near ? near : "", near ? "`?" : "", all);
+                      name, near ? "; did you mean `" : "", near ? near : "", near ? "`?" : "",
+                      all);
 }

@@ -224,6 +224,27 @@ def test_pictures_come_back():
         d.end()
 
 
+def test_scales_never_trained():
+    """A scale outside of the trained ones is taken, and said to be."""
+    with trained() as d:
+        for query in ("cfg=1", "cfg=1,2.5,3", "cfg=3&checkpoint=latest"):
+            r = d.get("/v1/generate?" + query)
+            assert r.header("Driftd-Note") is None and "note" not in png(r.body)[2], r
+        for query in ("cfg=3.5", "cfg=2,0.5", "cfg=3.5&checkpoint=latest"):
+            r = d.get("/v1/generate?" + query)
+            note = r.header("Driftd-Note")
+            assert r.status == 200 and note.endswith("trained with, 1 to 3"), r
+            assert note.startswith("cfg 0.5" if "0.5" in query else "cfg 3.5"), note
+            assert png(r.body)[2]["note"] == note
+        assert "1 to 3" in d.get("/v1/generate?cfg=9&format=json").json()["note"]
+        body = d.get("/v1/checkpoints/3/file").body
+        imported = d.ask("POST", "/v1/checkpoints", body, Content_Type="application/octet-stream")
+        assert imported.status == 201, imported
+        r = d.get("/v1/generate?cfg=9&checkpoint=" + imported.json()["id"])
+        assert r.status == 200 and r.header("Driftd-Note") is None, r  # an import: not known
+        d.end()
+
+
 def test_samples_and_evals():
     with trained() as d:
         samples = d.get("/v1/samples?job=1").json()["samples"]
@@ -378,5 +399,6 @@ def test_verbs():
 
 
 if __name__ == "__main__":
-    run([test_jobs, test_metrics, test_events, test_checkpoints, test_import_by_path, test_pictures_come_back, test_samples_and_evals,
+    run([test_jobs, test_metrics, test_events, test_checkpoints, test_import_by_path, test_pictures_come_back,
+         test_scales_never_trained, test_samples_and_evals,
          test_prometheus_and_status, test_tls_token_reload, test_drain, test_verbs])
