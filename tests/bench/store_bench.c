@@ -1,5 +1,5 @@
 // What metrics cost: filling the store with a million rows, reading a 2000-point curve of them, a
-// push into the ring, and whether anything is dropped at 1000 steps a second. By hand; wall time
+// push into the ring, and whether anything is dropped at 1000 steps per second. By hand; wall time
 // and, since a busy machine takes wall time away, the CPU time of the measuring thread. usage:
 // store_bench [ROWS]   (1000000)
 #include "daemon/base/log.h"
@@ -139,7 +139,7 @@ static void rate(struct dd_store *s, struct dd_pump *p) {
                               job, (int64_t)DD_M_loss + 1);
     sqlite3_close(db);
     printf(
-        "| %d steps a second of 16 values for %.1f s | %lld of %d steps stored, %llu dropped |\n",
+        "| %d steps per second of 16 values for %.1f s | %lld of %d steps stored, %llu dropped |\n",
         RATE, t, (long long)kept, RATE * RATE_S,
         (unsigned long long)(after.dropped - before.dropped));
 }
