@@ -261,3 +261,19 @@ int dr_model_config_parse(const char *json, size_t len, const char *where,
 int64_t dr_config_batch(const struct dr_config *c) {
     return (c->train.classes ? c->train.classes : c->data.classes) * c->train.generated;
 }
+
+struct dr_guidance_range dr_config_guidance_range(const struct dr_config *c) {
+    const double lo = c->train.alpha_min; // alpha_one_fraction draws 1 outside the range as well
+    return (struct dr_guidance_range){.lo = c->train.alpha_one_fraction > 0 ? 1 : lo,
+                                      .hi = c->train.alpha_max};
+}
+
+struct dr_guidance_range dr_guidance_range_parse(const char *json, size_t len) {
+    struct dr_config c;
+    json_t *root = load_text(json, len, NULL);
+    const bool trained = json_is_object(json_object_get(root, "train"));
+    json_decref(root);
+    if (!trained || dr_config_parse(json, len, NULL, &c, NULL))
+        return (struct dr_guidance_range){0};
+    return dr_config_guidance_range(&c);
+}

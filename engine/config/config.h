@@ -129,5 +129,12 @@ bool dr_model_config_equal(const struct dr_model_config *a, const struct dr_mode
 char *dr_config_schema_json(void);
 // Number of samples of a step: classes per step times generated.
 int64_t dr_config_batch(const struct dr_config *c);
+// The guidance scales a network has seen in training; hi 0: not known (a foreign file).
+struct dr_guidance_range {
+    double lo, hi;
+};
+struct dr_guidance_range dr_config_guidance_range(const struct dr_config *c);
+// The same out of a checkpoint's `driftd.config`; unknown when that is a model section alone.
+struct dr_guidance_range dr_guidance_range_parse(const char *json, size_t len);
 // The nearest of n words by edit distance, or NULL when none is near. Also used by the API.
 const char *dr_nearest(const char *word, const char *const *words, int n);

@@ -295,6 +295,24 @@ static void model_section(void **state) {
             fail_msg("accepted: %s", bad[i]);
 }
 
+static void guidance(void **state) {
+    (void)state;
+    struct dr_config c;
+    accept("{\"train\": {\"alpha_min\": 1.5, \"alpha_max\": 4}}", &c);
+    struct dr_guidance_range r = dr_config_guidance_range(&c);
+    assert_true(r.lo == 1.5 && r.hi == 4);
+    char *text = dr_config_to_json(&c);
+    r = dr_guidance_range_parse(text, strlen(text));
+    assert_true(r.lo == 1.5 && r.hi == 4);
+    free(text);
+    text = dr_model_config_to_json(&c.model); // knows nothing of training
+    assert_true(dr_guidance_range_parse(text, strlen(text)).hi == 0);
+    free(text);
+    assert_true(dr_guidance_range_parse("{", 1).hi == 0);
+    c.train.alpha_one_fraction = 0.1;
+    assert_true(dr_config_guidance_range(&c).lo == 1);
+}
+
 static void schema(void **state) {
     (void)state;
     char *text = dr_config_schema_json();
@@ -357,7 +375,7 @@ int main(void) {
         cmocka_unit_test(assignments),  cmocka_unit_test(merge),
         cmocka_unit_test(round_trip),   cmocka_unit_test(model_section),
         cmocka_unit_test(schema),       cmocka_unit_test(nearest),
-        cmocka_unit_test(files),
+        cmocka_unit_test(files),        cmocka_unit_test(guidance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
