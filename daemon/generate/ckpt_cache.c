@@ -4,7 +4,6 @@
 #include "daemon/base/util.h"
 #include "engine/drift.h"
 
-#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,21 +11,15 @@
 
 enum { ENTRIES = 32 };
 
-// Of a job: what its requests ask for, read from its row.
-struct job_facts {
-    int64_t id;
-    json_t *names;               // NULL: none known
-    double alpha_min, alpha_max; // NAN: not known
-};
-
 struct dd_models {
     struct dd_store *store;
     pthread_mutex_t lock;
     uint64_t version;       // of the store's checkpoints when the rest was read
     int64_t active, latest; // -1: not read
     struct dd_model_info info[ENTRIES];
-    struct job_facts job[ENTRIES];
-    int ninfo, njobs;
+    int64_t name_job[ENTRIES];
+    json_t *names[ENTRIES];
+    int ninfo, nnames;
 };
 
 struct dd_models *dd_models_new(struct dd_store *s) {
@@ -40,9 +33,9 @@ struct dd_models *dd_models_new(struct dd_store *s) {
 static void forget(struct dd_models *m) {
     for (int i = 0; i < m->ninfo; i++)
         json_decref(m->info[i].names);
-    for (int i = 0; i < m->njobs; i++)
-        json_decref(m->job[i].names);
-    m->ninfo = m->njobs = 0;
+    for (int i = 0; i < m->nnames; i++)
+        json_decref(m->names[i]);
+    m->ninfo = m->nnames = 0;
     m->active = m->latest = -1;
 }
 
@@ -91,42 +84,30 @@ int64_t dd_models_latest(struct dd_models *m) {
     return v;
 }
 
-static struct job_facts read_job(struct dd_store *s, int64_t id) {
-    struct job_facts f = {.id = id, .alpha_min = NAN, .alpha_max = NAN};
+static json_t *read_names(struct dd_store *s, int64_t job) {
     struct dr_err err;
-    struct dr_config cfg;
+    json_t *names = NULL;
     sqlite3 *db = dd_store_reader(s, &err);
     sqlite3_stmt *st =
-        db ? dd_sql_prepare(db, &err, "SELECT class_names, config FROM jobs WHERE id=?", "i", id)
-           : NULL;
-    if (st && sqlite3_step(st) == SQLITE_ROW) {
-        const char *names = (const char *)sqlite3_column_text(st, 0);
-        const char *config = (const char *)sqlite3_column_text(st, 1);
-        f.names = names ? json_loads(names, 0, NULL) : NULL;
-        if (config && !dr_config_parse(config, strlen(config), "", &cfg, &err)) {
-            f.alpha_min = cfg.train.alpha_min;
-            f.alpha_max = cfg.train.alpha_max;
-        }
-    }
+        db ? dd_sql_prepare(db, &err, "SELECT class_names FROM jobs WHERE id=?", "i", job) : NULL;
+    if (st && sqlite3_step(st) == SQLITE_ROW && sqlite3_column_text(st, 0))
+        names = json_loads((const char *)sqlite3_column_text(st, 0), 0, NULL);
     sqlite3_finalize(st);
     sqlite3_close(db);
-    return f;
-}
-
-// With the lock held; valid as long as it is. A full cache gives up its last entry.
-static const struct job_facts *job_facts(struct dd_models *m, int64_t id) {
-    for (int i = 0; i < m->njobs; i++)
-        if (m->job[i].id == id)
-            return &m->job[i];
-    if (m->njobs == ENTRIES)
-        json_decref(m->job[--m->njobs].names);
-    m->job[m->njobs] = read_job(m->store, id);
-    return &m->job[m->njobs++];
+    return names;
 }
 
 // With the lock held.
 static json_t *names_of(struct dd_models *m, int64_t job) {
-    return job > 0 ? json_incref(job_facts(m, job)->names) : NULL;
+    for (int i = 0; i < m->nnames; i++)
+        if (m->name_job[i] == job)
+            return json_incref(m->names[i]);
+    json_t *names = job > 0 ? read_names(m->store, job) : NULL;
+    if (names && m->nnames < ENTRIES) {
+        m->name_job[m->nnames] = job;
+        m->names[m->nnames++] = json_incref(names);
+    }
+    return names;
 }
 
 json_t *dd_models_names(struct dd_models *m, int64_t job) {
@@ -199,29 +180,4 @@ int dd_models_get(struct dd_models *m, int64_t id, struct dd_model_info *out, st
     }
     pthread_mutex_unlock(&m->lock);
     return rc;
-}
-
-bool dd_models_scales(struct dd_models *m, const char *snapshot, double *min, double *max) {
-    static const char live[] = "live:";
-    const size_t n = sizeof live - 1;
-    const bool running = !strncmp(snapshot, live, n);
-    struct dd_model_info info;
-    struct dr_err err;
-    int64_t job;
-    if (!dd_parse_int(snapshot + (running ? n : 0), 1, INT64_MAX, &job))
-        return false;
-    if (!running) {
-        if (dd_models_get(m, job, &info, &err))
-            return false;
-        dd_models_release(m, info.names);
-        job = info.job;
-    }
-    if (job <= 0)
-        return false;
-    enter(m);
-    const struct job_facts *f = job_facts(m, job);
-    *min = f->alpha_min;
-    *max = f->alpha_max;
-    pthread_mutex_unlock(&m->lock);
-    return isfinite(*min) && isfinite(*max);
 }

@@ -20,9 +20,6 @@ int64_t dd_models_latest(struct dd_models *m); // 0: none
 int dd_models_get(struct dd_models *m, int64_t id, struct dd_model_info *out, struct dr_err *err);
 // Class names of a job's data set, NULL: none known. For dd_models_release.
 json_t *dd_models_names(struct dd_models *m, int64_t job);
-// The guidance scales that the weights of a snapshot (its id: a checkpoint's, or "live:JOB") were
-// trained with. False: not known, as for imports.
-bool dd_models_scales(struct dd_models *m, const char *snapshot, double *min, double *max);
 // Gives names back. Several threads hold the same array: only here, under the lock, is it counted
 // (jansson reads a count before it changes it).
 void dd_models_release(struct dd_models *m, json_t *names); // NULL is fine

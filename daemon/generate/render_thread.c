@@ -8,18 +8,15 @@
 #include <string.h>
 
 // Scales beyond those that the model was trained with give images that nothing vouches for.
-static void note_scales(struct dd_batcher *b, const struct dd_ticket *t, char *note, size_t size) {
-    double min, max;
-    if (t->req->two_pass || !dd_models_scales(b->env.models, t->snap->id, &min, &max))
-        return;
-    for (int i = 0; i < t->req->n; i++) {
+static void note_scales(const struct dd_ticket *t, char *note, size_t size) {
+    const struct dr_guidance_range g = t->snap->guidance;
+    for (int i = 0; g.hi > 0 && !t->req->two_pass && i < t->req->n; i++) {
         double cfg = (double)t->req->images[i].cfg;
-        if (cfg >= min && cfg <= max)
+        if (cfg >= g.lo && cfg <= g.hi)
             continue;
         snprintf(note, size,
-                 "cfg %.6g is outside of the scales that this model was trained with, "
-                 "%g to %g",
-                 cfg, min, max);
+                 "cfg %.6g is outside of the scales that this model was trained with, %g to %g",
+                 cfg, g.lo, g.hi);
         return;
     }
 }
@@ -32,7 +29,7 @@ static void answer(struct dd_batcher *b, struct dd_ticket *t) {
         queue = (double)(t->first_ns - t->submitted_ns) * 1e-9;
     dd_hist_add(&b->queue_hist, queue);
     dd_hist_add(&b->compute_hist, t->compute_s);
-    note_scales(b, t, out.note, sizeof out.note);
+    note_scales(t, out.note, sizeof out.note);
     struct dd_rendered in = {
         .req = t->req, .label = t->label, .snap = t->snap, .x = t->x, .note = out.note};
     int rc = dd_render(&in, &out, &err);

@@ -153,7 +153,7 @@ static int curve_next(void *self, struct api_metric_bucket *out) {
     struct dd_bucket b;
     int rc = dd_curve_next(self, &b);
     if (rc == 1)
-        *out = (struct api_metric_bucket){.name = dd_metric_name(b.column),
+        *out = (struct api_metric_bucket){.name = b.name,
                                           .step = b.step,
                                           .step_last = b.step_last,
                                           .time = (double)b.time_us * 1e-6,
@@ -173,28 +173,14 @@ static int metrics_open(void *ctx, const struct api_metrics_query *q,
                         struct api_metrics_cursor *out, struct api_problem *p) {
     struct dd *d = ctx;
     struct dr_err err = {0};
-    uint32_t columns = 0;
     int64_t job;
     json_t *row = dd_glue_id(q->job, &job) ? dd_job_json(d->store, job, false, &err) : NULL;
     if (!row)
         return no_job(p, q->job);
     json_decref(row);
-    for (size_t i = 0; i < q->nnames; i++) {
-        int c = dd_metric_find(q->names[i]);
-        if (c < 0) {
-            const char *all[DD_M_COUNT];
-            for (int k = 0; k < DD_M_COUNT; k++)
-                all[k] = dd_metric_name(k);
-            const char *near = dr_nearest(q->names[i], all, DD_M_COUNT);
-            int rc = dr_fail_at(&err, DR_EINVAL, "names", "names: there is no metric %.60s%s%s%s",
-                                q->names[i], near ? "; did you mean " : "", near ? near : "",
-                                near ? "?" : "");
-            return dd_http_fail(p, rc, &err);
-        }
-        columns |= 1u << c;
-    }
     struct dd_curve *c;
-    int rc = dd_curve_open(d->store, job, columns, q->from, q->to, q->max_points, &c, &err);
+    int rc =
+        dd_curve_open(d->store, job, q->names, q->nnames, q->from, q->to, q->max_points, &c, &err);
     if (rc)
         return dd_http_fail(p, rc, &err);
     *out = (struct api_metrics_cursor){.self = c, .next = curve_next, .close = curve_close};

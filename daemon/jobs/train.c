@@ -34,6 +34,9 @@ static void on_started(void *ctx, const struct dr_trainer *tr, const struct dr_d
                        int64_t step) {
     struct dd_job *job = ctx;
     char *names = class_names(data), q[600];
+    int n;
+    const struct dr_metric_def *def = dr_trainer_metrics(tr, &n);
+    dd_job_metrics(job, def, n);
     dd_job_started(job, step, dr_trainer_steps_total(tr), data->name, names);
     dd_log(DR_LOG_INFO, "job.start", "job=%lld step=%lld total=%lld data=%s memory=%zu",
            (long long)job->id, (long long)step, (long long)dr_trainer_steps_total(tr),
@@ -48,7 +51,7 @@ static enum dd_wish on_wish(void *ctx) {
 static void on_step(void *ctx, const struct dr_metrics *m, double seconds, int64_t total) {
     struct dd_job *job = ctx;
     struct dd_row row;
-    dd_metric_row(m, job->id, seconds, &row);
+    dd_metric_row(job->metrics, m, job->id, seconds, &row);
     dd_job_row(job, &row, total);
 }
 

@@ -239,9 +239,8 @@ def test_scales_never_trained():
         assert "1 to 3" in d.get("/v1/generate?cfg=9&format=json").json()["note"]
         body = d.get("/v1/checkpoints/3/file").body
         imported = d.ask("POST", "/v1/checkpoints", body, Content_Type="application/octet-stream")
-        assert imported.status == 201, imported
         r = d.get("/v1/generate?cfg=9&checkpoint=" + imported.json()["id"])
-        assert r.status == 200 and r.header("Driftd-Note") is None, r  # an import: not known
+        assert r.header("Driftd-Note").endswith("1 to 3"), r  # the file knows
         d.end()
 
 
