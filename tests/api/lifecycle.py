@@ -272,6 +272,21 @@ def test_samples_and_evals():
 
 # ---- service ----
 
+def test_nonfinite_alert():
+    """The rule of operations.md fires: value * 0 is 0 for a finite value and NaN for any other."""
+    with daemon() as d:
+        d.recipe("hot", {"train": {"steps": 200, "classes": 2, "generated": 4, "positives": 4},
+                         "optim": {"lr": 2, "weight_decay": 2, "clip": 0, "warmup": 0}})
+        assert d.ask("POST", "/v1/jobs", {"config": "hot"}).status == 201
+        d.wait("1", "failed")
+        text = d.get("/metrics").body.decode()
+        value = {k: float(v) for k, v in re.findall(r"^driftd_(loss|grad_norm) (\S+)$", text, re.M)}
+        assert any(v * 0 != 0 for v in value.values()), value
+        rows = d.get("/v1/jobs/1/metrics?names=loss,grad_norm&max_points=0").json()["series"]
+        assert any(s["rows"][-1][2] is None for s in rows), rows[0]["rows"][-2:]
+        d.end()
+
+
 def test_prometheus_and_status():
     with trained() as d:
         d.get("/generate")
@@ -400,4 +415,4 @@ def test_verbs():
 if __name__ == "__main__":
     run([test_jobs, test_metrics, test_events, test_checkpoints, test_import_by_path, test_pictures_come_back,
          test_scales_never_trained, test_samples_and_evals,
-         test_prometheus_and_status, test_tls_token_reload, test_drain, test_verbs])
+         test_nonfinite_alert, test_prometheus_and_status, test_tls_token_reload, test_drain, test_verbs])

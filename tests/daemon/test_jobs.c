@@ -5,6 +5,7 @@
 #include "daemon/jobs/jobs.h"
 #include "daemon/store/checkpoints.h"
 
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -222,6 +223,15 @@ static void test_nonfinite(void **state) {
                                      " AND data LIKE '%nonfinite%'"),
                      1);
     assert_true(world_count(&w, "SELECT count(*) FROM checkpoints WHERE state='ok'") > 0);
+    // The failing step has its row, and is the newest that Prometheus is told of.
+    struct dd_pump_stats ps;
+    dd_pump_stats(w.pump, &ps);
+    assert_int_equal(ps.newest.job, id);
+    assert_false(isfinite(dd_row_value(&ps.newest, "loss")) &&
+                 isfinite(dd_row_value(&ps.newest, "grad_norm")));
+    assert_int_equal(ps.newest.step, world_count(&w, "SELECT max(step) FROM metrics"));
+    assert_true(world_count(&w, "SELECT count(*) FROM metrics WHERE value IS NULL AND"
+                                " step=(SELECT max(step) FROM metrics)") > 0);
     // The thread lives and takes the next job.
     test_tiny(&ok, 20);
     world_wait(&w, world_submit(&w, &ok, 0), "completed");
