@@ -122,7 +122,7 @@ static void on_checkpoint(void *ctx, int64_t step, const char *path, const char 
     struct task *t = ctx;
     struct dr_err err = {0};
     struct dd_ckpt_row row = {.job = t->id, .step = step, .bytes = bytes};
-    snprintf(row.path, sizeof row.path, "%s", path);
+    snprintf(row.path, sizeof row.path, "%s", path); // as long as any path
     snprintf(row.sha256, sizeof row.sha256, "%s", sha256);
     snprintf(row.kind, sizeof row.kind, "train");
     row.config = t->model_json;
@@ -208,7 +208,7 @@ static const char *end_state(struct dd_jobs *j, int rc, const struct dd_run_resu
 
 static int run_task(struct task *t, struct dd_run_result *res, struct dr_err *err) {
     struct dd_jobs *j = t->j;
-    char ckpt[4096], samples[4096], id[24];
+    char ckpt[DD_PATH_MAX], samples[DD_PATH_MAX], id[24];
     dd_job_dir(j, "checkpoints", t->id, ckpt, sizeof ckpt);
     dd_job_dir(j, "samples", t->id, samples, sizeof samples);
     snprintf(id, sizeof id, "%lld", (long long)t->id);
