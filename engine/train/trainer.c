@@ -351,5 +351,8 @@ struct dr_snapshot *dr_trainer_snapshot(struct dr_trainer *t, int which) {
         return NULL;
     }
     t->be->download(t->be, w, t->ema[which], bytes);
-    return dr_snapshot_new(gen, w, t->step);
+    struct dr_snapshot *s = dr_snapshot_new(gen, w, t->step);
+    if (s)
+        s->guidance = dr_config_guidance_range(&t->cfg);
+    return s;
 }
