@@ -36,6 +36,8 @@ struct dd_store {
     bool closing;
     _Atomic int64_t beat;
     _Atomic uint64_t failures, version;
+    _Atomic int queued_jobs;
+    bool jobs_changed; // the writer's, since the count above
 };
 
 enum { BUSY_MS = 5000, RETRY_MS = 200, GROUP_MAX = 256, EVENT_DAYS = 90, IDEMPOTENCY_DAYS = 7 };
@@ -182,6 +184,18 @@ static int run_group(struct dd_store *s, struct cmd *group) {
     return rc;
 }
 
+static void on_update(void *arg, int op, const char *db, const char *table, sqlite3_int64 row) {
+    struct dd_store *s = arg;
+    (void)op, (void)db, (void)row;
+    s->jobs_changed |= !strcmp(table, "jobs");
+}
+
+static void count_jobs(struct dd_store *s) {
+    s->jobs_changed = false;
+    atomic_store(&s->queued_jobs,
+                 (int)dd_sql_one(s->db, 0, "SELECT count(*) FROM jobs WHERE state='queued'", ""));
+}
+
 static void finish_group(struct dd_store *s, struct cmd *group) {
     pthread_mutex_lock(&s->lock);
     for (struct cmd *c = group, *next; c; c = next) {
@@ -230,6 +244,8 @@ static void *writer(void *arg) {
         s->queued -= n;
         pthread_mutex_unlock(&s->lock);
         int back, rc = run_group(s, group);
+        if (s->jobs_changed)
+            count_jobs(s);
         group = put_back(s, group, &back);
         if (rc == DR_EBUSY)
             dd_log(DR_LOG_WARN, "store.busy", "reason=\"another process holds the data base\"");
@@ -377,6 +393,10 @@ int dd_store_open(const char *path, struct dd_store **out, struct dr_err *err) {
         rc = next_boot(s, err);
     if (!rc)
         rc = forget_old(s->db, err);
+    if (!rc) {
+        count_jobs(s);
+        sqlite3_update_hook(s->db, on_update, s);
+    }
     chmod(path, 0640);
     atomic_store(&s->beat, dd_now_ns());
     if (!rc && pthread_create(&s->thread, NULL, writer, s))
@@ -481,6 +501,9 @@ int64_t dd_store_beat_ns(const struct dd_store *s) {
 }
 uint64_t dd_store_failures(const struct dd_store *s) {
     return atomic_load(&((struct dd_store *)s)->failures);
+}
+int dd_store_queued_jobs(const struct dd_store *s) {
+    return atomic_load(&((struct dd_store *)s)->queued_jobs);
 }
 uint64_t dd_store_version(const struct dd_store *s) {
     return atomic_load(&((struct dd_store *)s)->version);

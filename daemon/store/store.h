@@ -42,6 +42,8 @@ int dd_store_abs(const struct dd_store *s, const char *stored, char out[DD_PATH_
 int64_t dd_store_boot(const struct dd_store *s);    // number of this start, grows over restarts
 int64_t dd_store_beat_ns(const struct dd_store *s); // monotonic time of the writer's last round
 uint64_t dd_store_failures(const struct dd_store *s);
+// Jobs in state `queued` as of the last commit. Touches no database: for probes, which must not wait.
+int dd_store_queued_jobs(const struct dd_store *s);
 struct dd_metric_tables *dd_store_metrics(struct dd_store *s); // for dd_metric_table
 // Counts changes that matter to those who keep rows of checkpoints in memory (models.h).
 uint64_t dd_store_version(const struct dd_store *s);
