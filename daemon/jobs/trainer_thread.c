@@ -340,12 +340,11 @@ static bool next_task(struct dd_jobs *j, struct task *t, char error[512]) {
         struct dr_err err = {0};
         if (!atomic_load(&j->device_lost) && !dd_store_do(j->env.store, claim, &c, &err) &&
             c.found) {
-            j->running = t->id;
+            dd_job_set_running(j, t->id, t->cfg.name);
             j->wish = DD_WISH_NONE;
             j->pausing = false;
             atomic_store(&j->step, 0);
             atomic_store(&j->steps_total, t->cfg.train.steps);
-            snprintf(j->name, sizeof j->name, "%s", t->cfg.name);
             snprintf(error, 512, "%s", c.error);
             pthread_mutex_unlock(&j->lock);
             return true;
