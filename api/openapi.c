@@ -1,6 +1,6 @@
 // The OpenAPI 3.1 document, made from the route table at the start of the server, so that it can
 // never tell of another API than the one that runs. Schemas of bodies are written here.
-#include "api/api_priv.h"
+#include "api/routes.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,11 +10,11 @@ static json_t *param_schema(const char *type) {
     if (!strchr(type, '|'))
         return json_pack("{s:s}", "type", type);
     json_t *values = json_array();
-    char copy[128], *save = NULL;
-    strncpy(copy, type, sizeof copy - 1);
-    copy[sizeof copy - 1] = '\0';
-    for (char *w = strtok_r(copy, "|", &save); w; w = strtok_r(NULL, "|", &save))
-        json_array_append_new(values, json_string(w));
+    for (const char *w = type; *w;) {
+        size_t n = strcspn(w, "|");
+        json_array_append_new(values, json_stringn(w, n));
+        w += n + (w[n] == '|');
+    }
     return json_pack("{s:s, s:o}", "type", "string", "enum", values);
 }
 
@@ -138,14 +138,14 @@ static const char components[] =
     "\"config\":{\"type\":\"string\"}}}}}";
 
 // The schemas, with the kinds of jobs that this server was started with.
-static json_t *make_components(const struct api_server *s) {
+static json_t *make_components(const struct api_config *c) {
     json_t *o = json_loads(components, 0, NULL), *names = json_array();
     json_t *job = json_object_get(json_object_get(o, "schemas"), "JobCreate");
     char *text = NULL;
     size_t size = 0;
     FILE *f = open_memstream(&text, &size);
-    for (size_t i = 0; i < s->cfg.njob_kinds; i++) {
-        const struct api_job_kind *k = &s->cfg.job_kinds[i];
+    for (size_t i = 0; i < c->njob_kinds; i++) {
+        const struct api_job_kind *k = &c->job_kinds[i];
         json_array_append_new(names, json_string(k->name));
         if (f)
             fprintf(f, "%s%s: %s", i ? " " : "", k->name, k->about);
@@ -159,7 +159,7 @@ static json_t *make_components(const struct api_server *s) {
     return o;
 }
 
-char *api_openapi_text(struct api_server *s, size_t *len) {
+char *api_openapi_text(const struct api_config *c, size_t *len) {
     json_t *paths = json_object();
     for (size_t i = 0; i < api_nroutes; i++) {
         const struct api_route *r = &api_routes[i];
@@ -174,9 +174,9 @@ char *api_openapi_text(struct api_server *s, size_t *len) {
         json_object_set_new(item, method, operation(r));
     }
     json_t *doc = json_pack("{s:s, s:{s:s, s:s, s:s}, s:[{s:[]}, {}], s:o, s:o}", "openapi",
-                            "3.1.0", "info", "title", "driftd", "version", s->version,
+                            "3.1.0", "info", "title", "driftd", "version", c->version,
                             "description", "Trains and serves drifting models.", "security",
-                            "token", "paths", paths, "components", make_components(s));
+                            "token", "paths", paths, "components", make_components(c));
     char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
     json_decref(doc);
     *len = text ? strlen(text) : 0;

@@ -1,6 +1,8 @@
 // The route table: every endpoint with its method, body, success status and query parameters. The
 // dispatcher, the unknown-parameter check and /openapi.json all come from it.
-#include "api/api_priv.h"
+#include "api/routes.h"
+
+#include "api/handlers.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -52,20 +54,21 @@ const struct api_route api_routes[] = {
      PARAMS({"state", "string",
              "queued, running, paused, stopping, completed, failed, stopped, interrupted"},
             PAGING)},
-    {"POST", "/v1/jobs", api_h_job_create, API_BODY_JSON, 0, 201, JSON,
+    {"POST", "/v1/jobs", api_h_job_create, API_BODY_JSON, API_WRITES, 201, JSON,
      "Create a job (header Idempotency-Key makes it repeatable)", NULL},
     {"GET", "/v1/jobs/{id}", api_h_job_get, API_BODY_NONE, 0, 200, JSON, "One job", NULL},
-    {"PATCH", "/v1/jobs/{id}", api_h_job_patch, API_BODY_JSON, 0, 200, JSON,
+    {"PATCH", "/v1/jobs/{id}", api_h_job_patch, API_BODY_JSON, API_WRITES, 200, JSON,
      "Change a job's name or notes", NULL},
-    {"DELETE", "/v1/jobs/{id}", api_h_job_remove, API_BODY_NONE, 0, 204, JSON,
+    {"DELETE", "/v1/jobs/{id}", api_h_job_remove, API_BODY_NONE, API_WRITES, 204, JSON,
      "Delete a job that has ended", NULL},
-    {"POST", "/v1/jobs/{id}/stop", api_h_job_stop, API_BODY_NONE, 0, 202, JSON, "Stop a job",
+    {"POST", "/v1/jobs/{id}/stop", api_h_job_stop, API_BODY_NONE, API_WRITES, 202, JSON,
+     "Stop a job",
      PARAMS({"mode", "graceful|now", "graceful ends the step and keeps a checkpoint"})},
-    {"POST", "/v1/jobs/{id}/pause", api_h_job_pause, API_BODY_NONE, 0, 202, JSON, "Pause a job",
-     NULL},
-    {"POST", "/v1/jobs/{id}/resume", api_h_job_resume, API_BODY_NONE, 0, 202, JSON,
+    {"POST", "/v1/jobs/{id}/pause", api_h_job_pause, API_BODY_NONE, API_WRITES, 202, JSON,
+     "Pause a job", NULL},
+    {"POST", "/v1/jobs/{id}/resume", api_h_job_resume, API_BODY_NONE, API_WRITES, 202, JSON,
      "Resume a paused, stopped or interrupted job", NULL},
-    {"POST", "/v1/jobs/{id}/checkpoint", api_h_job_checkpoint, API_BODY_NONE, 0, 202, JSON,
+    {"POST", "/v1/jobs/{id}/checkpoint", api_h_job_checkpoint, API_BODY_NONE, API_WRITES, 202, JSON,
      "Write a checkpoint now", NULL},
     {"GET", "/v1/jobs/{id}/metrics", api_h_job_metrics, API_BODY_NONE, 0, 200, "*/*",
      "Metrics of a job", metrics_params},
@@ -78,21 +81,21 @@ const struct api_route api_routes[] = {
 
     {"GET", "/v1/checkpoints", api_h_ckpt_list, API_BODY_NONE, 0, 200, JSON, "List checkpoints",
      PARAMS(OF_JOB, PAGING)},
-    {"POST", "/v1/checkpoints", api_h_ckpt_import, API_BODY_UPLOAD, 0, 201, JSON,
+    {"POST", "/v1/checkpoints", api_h_ckpt_import, API_BODY_UPLOAD, API_LONG, 201, JSON,
      "Import a safetensors file: its bytes, or JSON {path}",
      PARAMS({"name", "string", "name of the checkpoint"},
             {"config", "string", "recipe, for files without driftd.config"})},
     {"GET", "/v1/checkpoints/{id}", api_h_ckpt_get, API_BODY_NONE, 0, 200, JSON, "One checkpoint",
      NULL},
-    {"POST", "/v1/checkpoints/{id}/activate", api_h_ckpt_activate, API_BODY_NONE, 0, 200, JSON,
-     "Serve this checkpoint", NULL},
+    {"POST", "/v1/checkpoints/{id}/activate", api_h_ckpt_activate, API_BODY_NONE, API_WRITES, 200,
+     JSON, "Serve this checkpoint", NULL},
     {"GET", "/v1/checkpoints/{id}/file", api_h_ckpt_file, API_BODY_NONE, 0, 200, "*/*",
      "Download a checkpoint (Range)", NULL},
 
     {"GET", "/v1/evals", api_h_eval_list, API_BODY_NONE, 0, 200, JSON,
      "List evaluations, and the kinds that this build can do", PARAMS(OF_JOB, PAGING)},
-    {"POST", "/v1/evals", api_h_eval_create, API_BODY_JSON, 0, 201, JSON, "Evaluate checkpoints",
-     NULL},
+    {"POST", "/v1/evals", api_h_eval_create, API_BODY_JSON, API_WRITES, 201, JSON,
+     "Evaluate checkpoints", NULL},
     {"GET", "/v1/evals/{id}", api_h_eval_get, API_BODY_NONE, 0, 200, JSON, "One evaluation", NULL},
     {"GET", "/v1/evals.csv", api_h_eval_csv, API_BODY_NONE, 0, 200, "text/csv",
      "Evaluations as CSV, a metric a line", PARAMS(OF_JOB)},
@@ -110,7 +113,7 @@ const struct api_route api_routes[] = {
      "Every configuration key", NULL},
     {"GET", "/v1/configs/{id}", api_h_config_get, API_BODY_NONE, 0, 200, JSON, "One recipe", NULL},
     {"GET", "/v1/status", api_h_status, API_BODY_NONE, 0, 200, JSON, "Status", NULL},
-    {"POST", "/v1/db/backup", api_h_backup, API_BODY_NONE, 0, 200, "*/*",
+    {"POST", "/v1/db/backup", api_h_backup, API_BODY_NONE, API_LONG, 200, "*/*",
      "Consistent copy of the database", NULL},
     {"GET", "/metrics", api_h_prometheus, API_BODY_NONE, 0, 200, "text/plain", "Prometheus metrics",
      NULL},

@@ -1,6 +1,7 @@
 // The HTTP surface against a fake daemon: status codes, problems, the gate (Host, Origin, token,
 // framing), limits, every route of the table.
-#include "api/api_priv.h"
+#include "api/gate.h"
+#include "api/routes.h"
 #include "fake.h"
 
 #include <setjmp.h>
