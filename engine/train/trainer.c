@@ -256,11 +256,13 @@ static int collect(struct dr_trainer *t, struct trainer_slot *s, struct dr_metri
     const int rc = t->be->wait(t->be, (int)(s - t->slot), err);
     read_report(t, s, m);
     s->step = 0;
-    if (!rc && m->finite && s->spread)
+    const bool spread = !rc && m->finite && s->spread;
+    if (spread)
         trainer_spread(t, s, m);
     const double at = now();
     m->step_seconds = at - DR_MAX(s->started, t->collected);
     t->collected = at;
+    trainer_name_metrics(t, spread, m);
     if (!rc && m->finite) {
         t->seconds += m->step_seconds;
         return 0;
@@ -294,7 +296,7 @@ int dr_trainer_wait(struct dr_trainer *t, struct dr_metrics *m, struct dr_err *e
     struct trainer_slot *s = oldest(t);
     *m = t->late;
     t->late.step = 0;
-    if (m->step)
+    if (m->step && !t->failed)
         return 0;
     if (t->failed)
         return dr_fail(err, t->failed, "the run has failed before");
@@ -305,12 +307,12 @@ int dr_trainer_step(struct dr_trainer *t, struct dr_metrics *m, struct dr_err *e
     struct trainer_slot *s = &t->slot[t->step % t->nslots];
     *m = (struct dr_metrics){.spread = NAN, .spread_min = NAN};
     if (t->failed)
-        return dr_fail(err, t->failed, "the run has failed before");
+        return dr_trainer_wait(t, m, err);
     int rc = launch(t, s, err);
     if (rc)
         return rc;
     if (t->nslots > 1 && oldest(t) == s && !t->late.step)
-        return 0; // the first of a run: nothing to tell yet
+        return 0; // the first of a run: no metrics yet
     return dr_trainer_wait(t, m, err);
 }
 
