@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUSY_TRIES = 6 };
+enum { BUSY_TRIES = 6, MOST_NUMBERS = 64 };
 
 struct train {   // job->own
     char *model; // the model's section as JSON, which rows of checkpoints hold
@@ -22,13 +22,14 @@ static char *model_json(const struct dd_job *job) {
     return ((const struct train *)job->own)->model;
 }
 
+// JSON; NULL where the numbers alone would be more than anyone reads.
 static char *class_names(const struct dr_dataset *d) {
+    if (!d->class_name && d->classes > MOST_NUMBERS)
+        return NULL;
     json_t *a = json_array();
-    for (int64_t i = 0; i < d->classes && i < (int64_t)DR_COUNT(d->class_name); i++) {
-        char num[24];
-        snprintf(num, sizeof num, "%lld", (long long)i);
-        json_array_append_new(a, json_string(d->class_name[i][0] ? d->class_name[i] : num));
-    }
+    for (int64_t i = 0; i < d->classes; i++)
+        json_array_append_new(a, d->class_name ? json_string(d->class_name[i])
+                                               : json_sprintf("%lld", (long long)i));
     char *text = json_dumps(a, JSON_COMPACT);
     json_decref(a);
     return text;
