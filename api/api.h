@@ -312,6 +312,7 @@ struct api_config {
     int header_timeout_ms; // from the accept or the end of the last response [10000]
     int body_timeout_ms;   // JSON bodies [30000]; uploads must advance 64 KiB in that time
     int idle_timeout_ms;   // keep-alive [60000]
+    int send_timeout_ms;   // an answer of which the client reads nothing [300000]
     int default_timeout_ms; // generate [60000]
     int ping_ms;            // SSE comment [15000]
 };

@@ -1,5 +1,7 @@
 // Handlers of jobs, recipes, samples and evaluations: parse, call back, send the reply.
-#include "api/api_priv.h"
+#include "api/handlers.h"
+#include "api/params.h"
+#include "api/respond.h"
 
 #include <stdio.h>
 #include <stdlib.h>

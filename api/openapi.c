@@ -1,6 +1,6 @@
 // The OpenAPI 3.1 document, made from the route table at the start of the server, so that it can
 // never tell of another API than the one that runs. Schemas of bodies are written here.
-#include "api/api_priv.h"
+#include "api/routes.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,11 +10,11 @@ static json_t *param_schema(const char *type) {
     if (!strchr(type, '|'))
         return json_pack("{s:s}", "type", type);
     json_t *values = json_array();
-    char copy[128], *save = NULL;
-    strncpy(copy, type, sizeof copy - 1);
-    copy[sizeof copy - 1] = '\0';
-    for (char *w = strtok_r(copy, "|", &save); w; w = strtok_r(NULL, "|", &save))
-        json_array_append_new(values, json_string(w));
+    for (const char *w = type; *w;) {
+        size_t n = strcspn(w, "|");
+        json_array_append_new(values, json_stringn(w, n));
+        w += n + (w[n] == '|');
+    }
     return json_pack("{s:s, s:o}", "type", "string", "enum", values);
 }
 
@@ -138,7 +138,7 @@ static const char components[] =
     "\"properties\":{\"path\":{\"type\":\"string\"},\"name\":{\"type\":\"string\"},"
     "\"config\":{\"type\":\"string\"}}}}}";
 
-char *api_openapi_text(struct api_server *s, size_t *len) {
+char *api_openapi_text(const char *version, size_t *len) {
     json_t *paths = json_object();
     for (size_t i = 0; i < api_nroutes; i++) {
         const struct api_route *r = &api_routes[i];
@@ -153,9 +153,9 @@ char *api_openapi_text(struct api_server *s, size_t *len) {
         json_object_set_new(item, method, operation(r));
     }
     json_t *doc = json_pack("{s:s, s:{s:s, s:s, s:s}, s:[{s:[]}, {}], s:o, s:o}", "openapi",
-                            "3.1.0", "info", "title", "driftd", "version", s->version,
-                            "description", "Trains and serves drifting models.", "security",
-                            "token", "paths", paths, "components", json_loads(components, 0, NULL));
+                            "3.1.0", "info", "title", "driftd", "version", version, "description",
+                            "Trains and serves drifting models.", "security", "token", "paths",
+                            paths, "components", json_loads(components, 0, NULL));
     char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
     json_decref(doc);
     *len = text ? strlen(text) : 0;

@@ -1,5 +1,7 @@
 // Problems (RFC 9457): filling them, their JSON, titles of statuses, the nearest valid name.
-#include "api/api_priv.h"
+#include "api/problem.h"
+
+#include "api/query.h"
 
 #include <stdarg.h>
 #include <stdio.h>

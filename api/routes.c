@@ -1,6 +1,8 @@
 // The route table: every endpoint with its method, body, success status and query parameters. The
 // dispatcher, the unknown-parameter check and /openapi.json all come from it.
-#include "api/api_priv.h"
+#include "api/routes.h"
+
+#include "api/handlers.h"
 
 #include <stdio.h>
 #include <string.h>
