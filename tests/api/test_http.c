@@ -154,6 +154,13 @@ static void test_query(void **state) {
                                "unknown-parameter");
     assert_string_equal(field(o, 0, "field"), "clas");
     assert_non_null(strstr(field(o, 0, "message"), "`class`"));
+    // Quoted up to 40 bytes, here within a character: what is whole stays.
+    o = expect_problem(http_do(&f, "GET",
+                               "/generate?format=%C3%BC2345678901234567890123456789012345678%C3%9Fe",
+                               NULL, NULL),
+                       422, "invalid-value");
+    assert_non_null(strstr(field(o, 0, "message"), "`\u00fc2345678"));
+    assert_non_null(strstr(field(o, 0, "message"), "\ufffd` is not one of"));
     o = expect_problem(http_do(&f, "GET", "/v1/status?x=1", NULL, NULL), 400, "unknown-parameter");
     assert_non_null(strstr(field(o, 0, "message"), "takes none"));
     expect_problem(http_do(&f, "GET", "/v1/jobs?limit=1&limit=2", NULL, NULL), 400, "bad-query");
