@@ -18,7 +18,7 @@
 
 #define API_ID_MAX 64 // job, checkpoint, sample and eval ids: [A-Za-z0-9._-], 1..63 bytes
 #define API_PROBLEM_ERRORS 8
-#define API_GEN_MAX_IMAGES 4096 // a request; the model's max_n is usually lower
+#define API_GEN_MAX_IMAGES 4096 // per request; the model's max_n is usually lower
 
 // ---------------------------------------------------------------------------------------------
 // Problems (RFC 9457)
@@ -58,7 +58,7 @@ struct api_reply {
     struct api_problem problem;
 };
 
-// A file to send. Supports Range, HEAD and If-None-Match.
+// A file to send: HEAD, Range and conditions are api's.
 struct api_file {
     int fd;                // open for reading, seekable; api closes it
     uint64_t size;         // bytes from offset 0
@@ -83,7 +83,7 @@ struct api_model {
     void (*release)(struct api_model *m); // called once the request has been parsed; may be NULL
     void *owner;                          // for release
     double cfg_min, cfg_max, cfg_default;
-    int max_n;                   // images a request
+    int max_n;                   // images per request
     int width, height, channels; // of one image
     bool two_pass;               // the model has a null class, guidance=two-pass is possible
 };
@@ -319,6 +319,7 @@ struct api_config {
     int header_timeout_ms; // from the accept or the end of the last response [10000]
     int body_timeout_ms;   // JSON bodies [30000]; uploads must advance 64 KiB in that time
     int idle_timeout_ms;   // keep-alive [60000]
+    int send_timeout_ms;   // an answer of which the client reads nothing [300000]
     int default_timeout_ms; // generate [60000]
     int ping_ms;            // SSE comment [15000]
 };

@@ -1,7 +1,8 @@
 // The generate endpoint: a request becomes a ticket, its connection is suspended, the daemon's
 // batcher completes the ticket from its own thread, and the connection's MHD thread answers.
 // A ticket has two holders, the request and the daemon, and lives until both let go.
-#include "api/api_priv.h"
+#include "api/handlers.h"
+#include "api/respond.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -152,6 +153,13 @@ void api_gen_shutdown(struct api_server *s) {
         pthread_mutex_unlock(&g->mu);
     }
     pthread_mutex_unlock(&s->gen_mu);
+}
+
+int api_gen_waiting(struct api_server *s) {
+    pthread_mutex_lock(&s->gen_mu);
+    int n = s->ngens;
+    pthread_mutex_unlock(&s->gen_mu);
+    return n;
 }
 
 static enum MHD_Result deliver(struct api_req *r, struct api_gen *g) {

@@ -58,7 +58,7 @@ GET /openapi.json
 """
 # There only while a two-dimensional job trains, or after it.
 OF_TOYS = {("GET", "/v1/jobs/{id}/field")}
-# Promised, and answered with 501 until a build can do it.
+# Promised, and answered with 501 until a build has it.
 RESERVED = {("POST", "/v1/evals"), ("GET", "/v1/evals/curve.png")}
 
 
@@ -85,7 +85,7 @@ def test_document_and_server():
         listed = {(m.upper(), path) for path, ops in doc["paths"].items() for m in ops}
         assert listed == promised, listed ^ promised
         for _, path in promised:
-            assert path.replace("{id}", "ID") in MANUAL, f"docs/api.md does not tell of {path}"
+            assert path.replace("{id}", "ID") in MANUAL, f"docs/api.md does not describe {path}"
         for path, ops in doc["paths"].items():
             allow = d.ask("OPTIONS", concrete(path)).header("Allow").split(", ")
             assert set(allow) - {"HEAD", "OPTIONS"} == {m.upper() for m in ops}, (path, allow)
@@ -112,7 +112,7 @@ def references(doc, part):
 
 
 def walk(d, method, path, op):
-    """One operation: it is there, it takes the parameters that it says and no other."""
+    """One operation: it exists and takes its documented parameters and no others."""
     target = concrete(path)
     if "text/event-stream" in str(op["responses"]):
         s = Stream(d, target)
@@ -270,7 +270,7 @@ def clothes(d):
 
 
 def test_class_names():
-    """By name, any case, in lists; with the nearest one when it is none; also of an imported file."""
+    """By name, any case, in lists; an unknown one is answered with the nearest; also of an imported file."""
     with daemon() as d:
         d.end()
         d.start(f"--data-dir={d.dir}/data")
