@@ -139,7 +139,7 @@ struct api_job_create {
     const json_t *config;        // borrowed: string (a recipe's name) or object
     const json_t *overrides;     // borrowed: object {"optim.lr": 1e-3, ...} or NULL
     const char *name;            // or NULL
-    const char *kind;            // "train", "mae", "judge", "eval"
+    const char *kind;            // as given, or NULL: the first of api_config.job_kinds
     int priority;                // -1000..1000, default 0, higher first
     const char *idempotency_key; // or NULL; 1..255 printable bytes
     const char *fingerprint; // canonical text of the body: the same key with another text is 422
@@ -253,8 +253,8 @@ struct api_callbacks {
     int (*sample_png)(void *ctx, const char *id, struct api_file *out, struct api_problem *problem);
 
     // Evaluations: {"evals": [{id, job, checkpoint, kind, step, settings, results}], "kinds":
-    // [...]}. NULL: the list is empty, POST answers 501. create: 201, 501 for a kind that the build
-    // lacks.
+    // [...]}. NULL: the list is empty, POST answers 501. create: as job_create with the kind
+    // `eval`.
     int (*eval_list)(void *ctx, const struct api_page *page, struct api_reply *out);
     int (*eval_get)(void *ctx, const char *id, struct api_reply *out);
     int (*eval_create)(void *ctx, const json_t *body, struct api_reply *out);
@@ -289,6 +289,11 @@ struct api_asset {
     size_t plain_size;
 };
 
+// A kind of job, for the description of the API; job_create judges what it gets.
+struct api_job_kind {
+    const char *name, *about;
+};
+
 struct api_config {
     const struct api_listener *listeners;
     size_t nlisteners;
@@ -303,6 +308,8 @@ struct api_config {
     const char *version;
     const struct api_asset *assets; // NULL: a built-in page
     size_t nassets;
+    const struct api_job_kind *job_kinds; // read during api_server_start only
+    size_t njob_kinds;
     // Limits; 0 takes the default in brackets.
     size_t max_body;       // JSON bodies [1 MiB]
     uint64_t max_upload;   // imports [4 GiB]

@@ -125,7 +125,6 @@ static const char components[] =
     "\"JobCreate\":{\"type\":\"object\",\"required\":[\"config\"],\"additionalProperties\":false,"
     "\"properties\":{\"config\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"object\"}]},"
     "\"overrides\":{\"type\":\"object\"},\"name\":{\"type\":\"string\",\"maxLength\":200},"
-    "\"kind\":{\"enum\":[\"train\",\"mae\",\"judge\",\"eval\"]},"
     "\"priority\":{\"type\":\"integer\",\"minimum\":-1000,\"maximum\":1000}}},"
     "\"JobPatch\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{"
     "\"name\":{\"type\":\"string\"},\"notes\":{\"type\":\"string\"}}},"
@@ -136,6 +135,28 @@ static const char components[] =
     "\"ImportByPath\":{\"type\":\"object\",\"required\":[\"path\"],\"additionalProperties\":false,"
     "\"properties\":{\"path\":{\"type\":\"string\"},\"name\":{\"type\":\"string\"},"
     "\"config\":{\"type\":\"string\"}}}}}";
+
+// The schemas, with the kinds of jobs that this server was started with.
+static json_t *make_components(const struct api_server *s) {
+    json_t *o = json_loads(components, 0, NULL), *names = json_array();
+    json_t *job = json_object_get(json_object_get(o, "schemas"), "JobCreate");
+    char *text = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&text, &size);
+    for (size_t i = 0; i < s->cfg.njob_kinds; i++) {
+        const struct api_job_kind *k = &s->cfg.job_kinds[i];
+        json_array_append_new(names, json_string(k->name));
+        if (f)
+            fprintf(f, "%s%s: %s", i ? " " : "", k->name, k->about);
+    }
+    if (f)
+        fclose(f);
+    json_object_set_new(json_object_get(job, "properties"), "kind",
+                        json_pack("{s:s, s:s, s:o}", "type", "string", "description",
+                                  text ? text : "", "enum", names));
+    free(text);
+    return o;
+}
 
 char *api_openapi_text(struct api_server *s, size_t *len) {
     json_t *paths = json_object();
@@ -154,7 +175,7 @@ char *api_openapi_text(struct api_server *s, size_t *len) {
     json_t *doc = json_pack("{s:s, s:{s:s, s:s, s:s}, s:[{s:[]}, {}], s:o, s:o}", "openapi",
                             "3.1.0", "info", "title", "driftd", "version", s->version,
                             "description", "Trains and serves drifting models.", "security",
-                            "token", "paths", paths, "components", json_loads(components, 0, NULL));
+                            "token", "paths", paths, "components", make_components(s));
     char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
     json_decref(doc);
     *len = text ? strlen(text) : 0;

@@ -10,8 +10,7 @@
 // A ticket on its way. Touched by one thread at a time: queue (under the lock), batcher, renderer.
 struct dd_ticket {
     struct dd_ticket *next;
-    struct api_gen *gen;
-    const struct api_gen_request *req;
+    const struct dd_gen_request *req;
     int64_t id;               // checkpoint row; 0: the running job's weights
     struct dr_snapshot *snap; // fixed by the first batch, so that a request is of one piece
     int32_t *label;           // [n]
@@ -67,5 +66,5 @@ void dd_queue_put(struct dd_queue *q, struct dd_ticket *t);
 int64_t dd_queue_limit(const struct dd_batcher *b); // images that may wait; under the lock
 void *dd_render_thread(void *batcher);
 void dd_ticket_free(struct dd_ticket *t);
-// Answers with a problem and frees the ticket; NULL: nobody waits any more.
-void dd_ticket_fail(struct dd_batcher *b, struct dd_ticket *t, const struct api_problem *p);
+// Fails the request with a code and frees the ticket; DR_ECANCELED: nobody waits any more.
+void dd_ticket_fail(struct dd_batcher *b, struct dd_ticket *t, int rc, const struct dr_err *err);

@@ -8,23 +8,24 @@
 #include <string.h>
 
 static void answer(struct dd_batcher *b, struct dd_ticket *t) {
-    struct api_gen_result out = {0};
-    struct api_problem p = {0};
-    double queue = (double)(t->first_ns - (int64_t)t->req->received_ns) * 1e-9;
+    struct dd_gen_result out = {0};
+    struct dr_err err = {0};
+    double queue = (double)(t->first_ns - t->req->received_ns) * 1e-9;
     if (t->req->received_ns == 0 || queue < 0)
         queue = (double)(t->first_ns - t->submitted_ns) * 1e-9;
     dd_hist_add(&b->queue_hist, queue);
     dd_hist_add(&b->compute_hist, t->compute_s);
     struct dd_rendered in = {.req = t->req, .label = t->label, .snap = t->snap, .x = t->x};
-    if (dd_render(&in, &out, &p)) {
-        dd_ticket_fail(b, t, &p);
+    int rc = dd_render(&in, &out, &err);
+    if (rc) {
+        dd_ticket_fail(b, t, rc, &err);
         return;
     }
     out.queue_ms = queue * 1e3;
     out.compute_ms = t->compute_s * 1e3;
     out.batch_size = t->batch_size;
     atomic_fetch_add(&b->requests, 1);
-    api_gen_complete(t->gen, &out);
+    t->req->complete(t->req->owner, &out);
     dd_ticket_free(t);
     pthread_mutex_lock(&b->lock);
     b->unsent--;

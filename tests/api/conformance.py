@@ -80,6 +80,8 @@ def test_document_and_server():
     with trained() as d:
         doc = d.get("/openapi.json").json()
         assert doc["openapi"].startswith("3.1")
+        kind = doc["components"]["schemas"]["JobCreate"]["properties"]["kind"]
+        assert kind["enum"] == ["train", "mae", "judge", "eval"], kind  # the daemon's table
         listed = {(m.upper(), path) for path, ops in doc["paths"].items() for m in ops}
         assert listed == promised, listed ^ promised
         for _, path in promised:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 
 from live import Daemon, Stream, certificate, daemon, png, problem, run, trained
 
@@ -209,6 +210,20 @@ def test_import_by_path():
             problem(d.ask("POST", "/v1/checkpoints", {"path": path}), 403, "import-root", "path")
 
 
+def test_pictures_come_back():
+    """What a picture says of itself makes the same picture again."""
+    with trained() as d:
+        for query in ("class=0-9&n=10&grid=4x3&seed=3", "cfg=1,2,3&n=2&seed=4", "n=7&seed=5",
+                      "class=3,random,1&cfg=1.1,0.333333343,7e-3&n=6&grid=5x4&scale=2&seed=6", "n=1",
+                      "class=2&cfg=1,1&n=1&checkpoint=latest"):
+            first = d.get("/v1/generate?" + query)
+            request = png(first.body)[2]["request"]
+            again = d.get("/v1/generate?" + urllib.parse.urlencode(request))
+            assert again.status == 200 and again.body == first.body, (query, request)
+        assert d.get("/v1/generate?n=2&format=json").json()["request"]["n"] == 2
+        d.end()
+
+
 def test_samples_and_evals():
     with trained() as d:
         samples = d.get("/v1/samples?job=1").json()["samples"]
@@ -220,7 +235,7 @@ def test_samples_and_evals():
         assert d.get("/v1/samples?job=9").json() == {"samples": []}
         assert d.get("/v1/evals").json() == {"evals": [], "kinds": []}
         assert d.get("/v1/evals.csv").body == b"id,job,checkpoint,kind,step,metric,value\n"
-        problem(d.ask("POST", "/v1/evals", {"kind": "fid", "job": "1"}), 501, "no-such-evaluation", "kind")
+        problem(d.ask("POST", "/v1/evals", {"kind": "fid", "job": "1"}), 501, "not-implemented", "kind", "eval")
         problem(d.ask("POST", "/v1/evals", {"knd": "fid"}), 422, None, "knd", "`kind`")
         d.end()
         db = sqlite3.connect(d.dir / "state/driftd.sqlite3")
@@ -363,5 +378,5 @@ def test_verbs():
 
 
 if __name__ == "__main__":
-    run([test_jobs, test_metrics, test_events, test_checkpoints, test_import_by_path, test_samples_and_evals,
+    run([test_jobs, test_metrics, test_events, test_checkpoints, test_import_by_path, test_pictures_come_back, test_samples_and_evals,
          test_prometheus_and_status, test_tls_token_reload, test_drain, test_verbs])

@@ -57,13 +57,13 @@ static void test_complete_and_priority(void **state) {
                      3);
     same_losses(low, high, 40);
     // Ended: what can still be done, and what not.
-    assert_int_equal(dd_jobs_action(w.jobs, low, DD_JOB_STOP, &err), 409);
-    assert_int_equal(dd_jobs_action(w.jobs, low, DD_JOB_RESUME, &err), 409);
-    assert_int_equal(dd_jobs_action(w.jobs, 77, DD_JOB_STOP, &err), 404);
+    assert_int_equal(dd_jobs_action(w.jobs, low, DD_JOB_STOP, &err), DR_ECONFLICT);
+    assert_int_equal(dd_jobs_action(w.jobs, low, DD_JOB_RESUME, &err), DR_ECONFLICT);
+    assert_int_equal(dd_jobs_action(w.jobs, 77, DD_JOB_STOP, &err), DR_ENOENT);
     assert_int_equal(dd_jobs_patch(w.jobs, low, "a name", "notes", &err), 0);
-    assert_int_equal(dd_jobs_patch(w.jobs, 77, "a name", NULL, &err), 404);
+    assert_int_equal(dd_jobs_patch(w.jobs, 77, "a name", NULL, &err), DR_ENOENT);
     assert_int_equal(dd_jobs_remove(w.jobs, low, &err), 0);
-    assert_int_equal(dd_jobs_remove(w.jobs, low, &err), 404);
+    assert_int_equal(dd_jobs_remove(w.jobs, low, &err), DR_ENOENT);
     assert_int_equal(world_count(&w, "SELECT count(*) FROM metrics WHERE job=1"), 0);
     assert_int_equal(world_count(&w, "SELECT count(*) FROM checkpoints"), 2);
 }
@@ -82,10 +82,10 @@ static void test_idempotency(void **state) {
     assert_true(replayed);
     assert_int_equal(a, b);
     in.fingerprint = "another";
-    assert_int_equal(dd_jobs_create(w.jobs, &in, &b, &replayed, &err), 422);
+    assert_int_equal(dd_jobs_create(w.jobs, &in, &b, &replayed, &err), DR_EINVAL);
     assert_int_equal(world_count(&w, "SELECT count(*) FROM jobs"), 1);
-    assert_int_equal(dd_jobs_remove(w.jobs, a, &err), 409);
-    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_CHECKPOINT, &err), 409);
+    assert_int_equal(dd_jobs_remove(w.jobs, a, &err), DR_ECONFLICT);
+    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_CHECKPOINT, &err), DR_ECONFLICT);
     assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_PAUSE, &err), 0);
     assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_STOP, &err), 0);
 }
