@@ -118,6 +118,7 @@ struct api_gen_result {
     int64_t step;
     double queue_ms, compute_ms;
     int batch_size; // largest batch that held an image of this request
+    char note[200]; // sent as Driftd-Note when not empty
 };
 
 struct api_gen; // a ticket: one suspended request
