@@ -17,8 +17,8 @@ int dd_check_config_main(int argc, char **argv) {
         return 2;
     }
     int rc = dr_config_load(argv[0], &cfg, &err);
-    for (int i = 1; i < argc && !rc; i++)
-        rc = dr_config_set(&cfg, argv[i], &err);
+    if (!rc)
+        rc = dr_config_set_all(&cfg, (const char *const *)argv + 1, argc - 1, &err);
     if (rc) {
         fprintf(stderr, "driftd: %s\n", err.msg);
         return 1;
@@ -61,7 +61,7 @@ int dd_inspect_main(int argc, char **argv) {
     return 0;
 }
 
-// What the processor offers of what a kernel here or in oneDNN may use.
+// The instruction sets that kernels here or in oneDNN may use and this processor has.
 static void print_features(void) {
 #ifdef __x86_64__
     fputs("features", stdout);
