@@ -20,7 +20,7 @@
 
 #define API_ID_MAX 64 // job, checkpoint, sample and eval ids: [A-Za-z0-9._-], 1..63 bytes
 #define API_PROBLEM_ERRORS 8
-#define API_GEN_MAX_IMAGES 4096 // a request; the model's max_n is usually lower
+#define API_GEN_MAX_IMAGES 4096 // per request; the model's max_n is usually lower
 
 // ---------------------------------------------------------------------------------------------
 // Problems (RFC 9457)
@@ -60,7 +60,7 @@ struct api_reply {
     struct api_problem problem;
 };
 
-// A file to send. Supports Range, HEAD and If-None-Match.
+// A file to send: HEAD, Range and conditions are api's.
 struct api_file {
     int fd;                // open for reading, seekable; api closes it
     uint64_t size;         // bytes from offset 0
@@ -85,7 +85,7 @@ struct api_model {
     void (*release)(struct api_model *m); // called once the request has been parsed; may be NULL
     void *owner;                          // for release
     double cfg_min, cfg_max, cfg_default;
-    int max_n;                   // images a request
+    int max_n;                   // images per request
     int width, height, channels; // of one image
     bool two_pass;               // the model has a null class, guidance=two-pass is possible
 };

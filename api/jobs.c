@@ -151,8 +151,7 @@ enum MHD_Result api_h_job_field(struct api_req *r) {
     return api_send_reply(r, r->srv->cb.job_field(r->srv->ctx, r->seg[0], &reply), &reply);
 }
 
-// ---- recipes, samples, evaluations
-// ---------------------------------------------------------------
+// --- recipes, samples, evaluations ---
 
 enum MHD_Result api_h_config_list(struct api_req *r) {
     struct api_reply reply = {0};
@@ -223,7 +222,7 @@ static void csv_text(FILE *f, const char *s) {
     fputc('"', f);
 }
 
-// A line for each number among an evaluation's results.
+// One line per number among an evaluation's results.
 static void csv_eval(FILE *f, const json_t *e) {
     static const char *const columns[] = {"id", "job", "checkpoint", "kind"};
     const char *metric;

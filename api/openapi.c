@@ -1,5 +1,5 @@
-// The OpenAPI 3.1 document, made from the route table at the start of the server, so that it can
-// never tell of another API than the one that runs. Schemas of bodies are written here.
+// The OpenAPI 3.1 document, made from the route table at the start of the server, so that it
+// always describes the API that runs. Schemas of bodies are written here.
 #include "api/routes.h"
 
 #include <stdio.h>
@@ -55,8 +55,7 @@ static json_t *body(const struct api_route *r) {
     return json_pack("{s:b, s:o}", "required", 1, "content", content);
 }
 
-// The types that a handler chooses from by `format` or Accept, where the table says only that it
-// does.
+// The types that a handler chooses from by `format` or Accept, where the table has "*/*".
 static json_t *content_types(const struct api_route *r) {
     static const char *const image[] = {"image/png", "application/json", "application/zip",
                                         "application/octet-stream", NULL};
@@ -83,7 +82,7 @@ static json_t *operation_id(const struct api_route *r) {
     for (const char *p = r->method; *p && n < sizeof id - 1; p++)
         id[n++] = (char)(*p | 0x20);
     for (const char *p = r->path; *p && n < sizeof id - 1; p++)
-        if (strchr("/._", *p)) // braces go, their name stays
+        if (strchr("/._", *p)) // braces are left out, their name stays
             id[n++] = '_';
         else if (*p != '{' && *p != '}')
             id[n++] = *p;

@@ -1,5 +1,5 @@
-// Start, stop and reload of the HTTP server: one libmicrohttpd daemon a listener (epoll, a pool of
-// four threads), one housekeeping thread for all (keeper.c). Called by the daemon's main thread.
+// Start, stop and reload of the HTTP server: one libmicrohttpd daemon per listener (epoll, a pool
+// of four threads), one housekeeping thread for all (keeper.c). Called by the daemon's main thread.
 #include "api/conn.h"
 #include "api/handlers.h"
 #include "api/later.h"

@@ -89,31 +89,31 @@ static json_t *parameters(const struct dd_rendered *in) {
     return params;
 }
 
-static bool is_toy(const struct dd_rendered *in) {
-    return dr_gen_image_count(in->snap->gen) == 2;
+static bool has_points(const struct dd_rendered *in) {
+    return dr_gen_config(in->snap->gen)->kind == DR_KIND_POINTS;
 }
 
-// images [first, first + n) as one PNG; toys as a scatter plot.
+// Samples [first, first + n) as one PNG; points as a scatter plot.
 static int png(const struct dd_rendered *in, int first, int n, int cols, const char *text,
                struct dr_bytes *out, struct dr_err *err) {
     const struct dr_model_config *m = dr_gen_config(in->snap->gen);
     const real *x = in->x + (int64_t)first * dr_gen_image_count(in->snap->gen);
-    if (!is_toy(in))
-        return dr_png_grid(x, n, m->channels, m->size, m->size, cols, in->req->scale,
-                           n > 1 ? GAP : 0, text ? "driftd" : NULL, text, out, err);
+    if (!has_points(in))
+        return dr_png_grid(x, n, m->channels, m->size, m->size, dr_show(m->kind, m->channels), cols,
+                           in->req->scale, n > 1 ? GAP : 0, text ? "driftd" : NULL, text, out, err);
     real *plot = malloc(sizeof(real) * SCATTER_SIZE * SCATTER_SIZE);
     if (!plot)
         return dr_fail(err, DR_ENOMEM, "no memory for a picture");
     dd_scatter(x, n, SCATTER_SIZE, plot);
-    int rc = dr_png_grid(plot, 1, 1, SCATTER_SIZE, SCATTER_SIZE, 1, 1, 0, text ? "driftd" : NULL,
-                         text, out, err);
+    int rc = dr_png_grid(plot, 1, 1, SCATTER_SIZE, SCATTER_SIZE, DR_SHOW_GREY, 1, 1, 0,
+                         text ? "driftd" : NULL, text, out, err);
     free(plot);
     return rc;
 }
 
 static int npy(const struct dd_rendered *in, struct dr_bytes *out, struct dr_err *err) {
     const struct dr_model_config *m = dr_gen_config(in->snap->gen);
-    if (is_toy(in))
+    if (has_points(in))
         return dr_npy(in->x, 2, (const int64_t[]){in->req->n, 2}, out, err);
     return dr_npy(in->x, 4, (const int64_t[]){in->req->n, m->channels, m->size, m->size}, out, err);
 }

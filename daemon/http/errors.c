@@ -27,10 +27,6 @@ static const struct row *find(int rc) {
     return &other;
 }
 
-int dd_http_status(int rc) {
-    return find(rc)->status;
-}
-
 int dd_http_fail(struct api_problem *p, int rc, const struct dr_err *err) {
     return dd_http_fail_as(p, rc, err, find(rc)->type);
 }

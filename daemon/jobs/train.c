@@ -11,19 +11,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUSY_TRIES = 6 };
+enum { BUSY_TRIES = 6, MOST_NUMBERS = 64 };
 
 // The model's section as JSON, which rows of checkpoints hold.
 static char *model_json(const struct dd_job *job) {
     return job->own;
 }
 
+// JSON; NULL where the numbers alone would be more than anyone reads.
 static char *class_names(const struct dr_dataset *d) {
+    if (!d->class_name && d->classes > MOST_NUMBERS)
+        return NULL;
     json_t *a = json_array();
-    for (int64_t i = 0; i < d->classes && i < (int64_t)DR_COUNT(d->class_name); i++) {
-        char num[24];
-        snprintf(num, sizeof num, "%lld", (long long)i);
-        json_array_append_new(a, json_string(d->class_name[i][0] ? d->class_name[i] : num));
+    for (int64_t i = 0; i < d->classes; i++) {
+        json_t *name = d->class_name ? json_string(d->class_name[i]) : NULL; // NULL: not UTF-8
+        json_array_append_new(a, name ? name : json_sprintf("%lld", (long long)i));
     }
     char *text = json_dumps(a, JSON_COMPACT);
     json_decref(a);
@@ -79,7 +81,7 @@ static void on_checkpoint(void *ctx, int64_t step, const char *path, const char 
     snprintf(row.kind, sizeof row.kind, "%s", job->kind->name);
     row.config = model_json(job);
     row.config_borrowed = true;
-    // Another process may hold the data base for a while (a backup, someone's sqlite3): for a
+    // Another process may hold the database for a while (a backup, someone's sqlite3): for a
     // checkpoint it is worth waiting.
     int rc = DR_EBUSY;
     for (int i = 0; i < BUSY_TRIES && rc == DR_EBUSY; i++)

@@ -92,7 +92,7 @@ static void test_parameters(void **state) {
     assert_int_equal(f.last_images[3].index, 3);
     assert_int_equal(f.last_gen.cols, 2);
     assert_int_equal(f.last_gen.scale, 2);
-    ok("?class=0-9&n=50"); // a row a class
+    ok("?class=0-9&n=50"); // one row per class
     assert_int_equal(f.last_gen.cols, 5);
     assert_int_equal(f.last_gen.rows, 10);
     assert_int_equal(f.last_images[4].label, 0);
