@@ -114,7 +114,7 @@ static void on_removed(void *ctx, const char *path) {
 
 static int on_verify(void *ctx, const char *path, struct dr_err *err) {
     struct dd_job *job = ctx;
-    return dd_ckpt_verify(job->env->store, path, job->id, model_json(job), err);
+    return dd_ckpt_verify(job->env->store, path, job->id, job->kind->name, model_json(job), err);
 }
 
 static void on_refused(void *ctx, const char *path, const struct dr_err *e) {
