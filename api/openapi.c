@@ -137,14 +137,14 @@ static const char components[] =
     "\"config\":{\"type\":\"string\"}}}}}";
 
 // The schemas, with the kinds of jobs that this server was started with.
-static json_t *make_components(const struct api_config *c) {
+static json_t *make_components(const struct api_server *s) {
     json_t *o = json_loads(components, 0, NULL), *names = json_array();
     json_t *job = json_object_get(json_object_get(o, "schemas"), "JobCreate");
     char *text = NULL;
     size_t size = 0;
     FILE *f = open_memstream(&text, &size);
-    for (size_t i = 0; i < c->njob_kinds; i++) {
-        const struct api_job_kind *k = &c->job_kinds[i];
+    for (size_t i = 0; i < s->cfg.njob_kinds; i++) {
+        const struct api_job_kind *k = &s->cfg.job_kinds[i];
         json_array_append_new(names, json_string(k->name));
         if (f)
             fprintf(f, "%s%s: %s", i ? " " : "", k->name, k->about);
@@ -158,7 +158,7 @@ static json_t *make_components(const struct api_config *c) {
     return o;
 }
 
-char *api_openapi_text(const struct api_config *c, size_t *len) {
+char *api_openapi_text(struct api_server *s, size_t *len) {
     json_t *paths = json_object();
     for (size_t i = 0; i < api_nroutes; i++) {
         const struct api_route *r = &api_routes[i];
@@ -173,9 +173,9 @@ char *api_openapi_text(const struct api_config *c, size_t *len) {
         json_object_set_new(item, method, operation(r));
     }
     json_t *doc = json_pack("{s:s, s:{s:s, s:s, s:s}, s:[{s:[]}, {}], s:o, s:o}", "openapi",
-                            "3.1.0", "info", "title", "driftd", "version", c->version,
+                            "3.1.0", "info", "title", "driftd", "version", s->version,
                             "description", "Trains and serves drifting models.", "security",
-                            "token", "paths", paths, "components", make_components(c));
+                            "token", "paths", paths, "components", make_components(s));
     char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
     json_decref(doc);
     *len = text ? strlen(text) : 0;

@@ -241,7 +241,7 @@ static int start_all(struct api_server *s, const struct api_config *config, char
         return -1;
     snprintf(err, n, "out of memory");
     if (!(s->later = api_later_new()) || api_sse_create(s) ||
-        !(s->openapi = api_openapi_text(config, &s->openapi_len)))
+        !(s->openapi = api_openapi_text(s, &s->openapi_len)))
         return -1;
     if (add_hosts(s, config->hosts, config->nhosts))
         return -1;
