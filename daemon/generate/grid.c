@@ -70,10 +70,10 @@ static int64_t png_be32(const uint8_t *p) {
 
 int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, double cfg,
                   const char *path, struct dd_grid_file *info, struct dr_err *err) {
-    const struct dr_model_config *m = dr_gen_config(s->gen);
-    int64_t count = dr_gen_image_count(s->gen),
+    const struct dr_model_config *m = dr_gen_config(s->net);
+    int64_t count = dr_gen_image_count(s->net),
             classes = DR_MIN(m->classes, (int64_t)GRID_MAX_CLASSES);
-    bool toy = m->arch == DR_ARCH_MLP && count == 2;
+    bool toy = dr_gen_makes_points(s->net);
     if (toy)
         per_class = SCATTER_POINTS / classes;
     real *x = malloc((size_t)(classes * per_class * count) * sizeof *x);

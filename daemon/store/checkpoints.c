@@ -216,10 +216,14 @@ int dd_ckpt_import(struct dd_store *s, const char *state_dir, const char *from, 
     struct stat st;
     char dir[400];
     *out = (struct dd_ckpt_row){0};
-    int rc = dr_snapshot_load(from, model, &snap, err);
+    char *description = model ? dr_model_config_to_json(model) : NULL;
+    int rc = dr_snapshot_load(from, description, &snap, err);
+    free(description);
+    if (!rc && (rc = dr_net_expect(snap->net, DR_NET_GENERATOR, from, err)))
+        dr_snapshot_unref(snap);
     if (rc)
         return rc;
-    out->config = dr_model_config_to_json(dr_gen_config(snap->gen));
+    out->config = dd_xstrdup(dr_net_description(snap->net));
     out->step = snap->step;
     dr_snapshot_unref(snap);
     rc = dr_sha256_file(from, out->sha256, err);
