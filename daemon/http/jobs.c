@@ -196,7 +196,7 @@ static int curve_next(void *self, struct api_metric_bucket *out) {
     struct dd_bucket b;
     int rc = dd_curve_next(self, &b);
     if (rc == 1)
-        *out = (struct api_metric_bucket){.name = dd_metric_name(b.column),
+        *out = (struct api_metric_bucket){.name = b.name,
                                           .step = b.step,
                                           .step_last = b.step_last,
                                           .time = (double)b.time_us * 1e-6,
@@ -216,7 +216,6 @@ static int metrics_open(void *ctx, const struct api_metrics_query *q,
                         struct api_metrics_cursor *out, struct api_problem *p) {
     struct dd *d = ctx;
     struct dr_err err = {0};
-    uint32_t columns = 0;
     int64_t job;
     int status;
     json_t *row =
@@ -224,22 +223,11 @@ static int metrics_open(void *ctx, const struct api_metrics_query *q,
     if (!row)
         return no_job(p, q->job);
     json_decref(row);
-    for (size_t i = 0; i < q->nnames; i++) {
-        int c = dd_metric_find(q->names[i]);
-        if (c < 0) {
-            const char *all[DD_M_COUNT];
-            for (int k = 0; k < DD_M_COUNT; k++)
-                all[k] = dd_metric_name(k);
-            const char *near = dr_nearest(q->names[i], all, DD_M_COUNT);
-            dr_fail(&err, DR_EINVAL, "names: there is no metric %.60s%s%s%s", q->names[i],
-                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
-            return dd_glue_fail(p, 422, &err);
-        }
-        columns |= 1u << c;
-    }
     struct dd_curve *c;
-    if (dd_curve_open(d->store, job, columns, q->from, q->to, q->max_points, &c, &err))
-        return dd_glue_fail(p, 500, &err);
+    int rc =
+        dd_curve_open(d->store, job, q->names, q->nnames, q->from, q->to, q->max_points, &c, &err);
+    if (rc)
+        return dd_glue_fail(p, rc == DR_EINVAL ? 422 : 500, &err);
     *out = (struct api_metrics_cursor){.self = c, .next = curve_next, .close = curve_close};
     return 0;
 }

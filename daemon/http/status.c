@@ -39,8 +39,9 @@ static json_t *training(const struct dd_jobs_now *now, const struct dd_pump_stat
     json_object_set_new(j, "eta_seconds",
                         rate > 0 ? json_real((double)(now->steps_total - r->step) / rate)
                                  : json_null());
-    json_object_set_new(j, "loss", fresh ? number(r->v[DD_M_loss]) : json_null());
-    json_object_set_new(j, "drift_norm", fresh ? number(r->v[DD_M_drift_norm]) : json_null());
+    json_object_set_new(j, "loss", fresh ? number(dd_row_value(r, "loss")) : json_null());
+    json_object_set_new(j, "drift_norm",
+                        fresh ? number(dd_row_value(r, "drift_norm")) : json_null());
     return j;
 }
 
@@ -117,6 +118,19 @@ static void gauge(FILE *f, const char *name, const char *type, const char *help,
         fputs(isnan(v) ? "NaN\n" : v > 0 ? "+Inf\n" : "-Inf\n", f);
 }
 
+// A gauge per metric that the newest step measured: driftd_NAME.
+static void newest_step(FILE *f, const struct dd_row *row) {
+    char name[64], help[200];
+    for (int i = 0; row->step && i < row->table->n; i++) {
+        const struct dr_metric_def *def = &row->table->def[i];
+        if (!(row->mask >> i & 1))
+            continue;
+        snprintf(name, sizeof name, "driftd_%s", def->name);
+        snprintf(help, sizeof help, "Newest step: %s.", def->help);
+        gauge(f, name, "gauge", help, row->v[i]);
+    }
+}
+
 char *dd_glue_prometheus(void *ctx) {
     struct dd *d = ctx;
     char *text = NULL;
@@ -130,12 +144,7 @@ char *dd_glue_prometheus(void *ctx) {
     dd_jobs_now(d->jobs, &now);
     gauge(f, "driftd_train_steps_total", "counter", "Training steps done.", (double)ps.steps);
     dd_pump_prometheus(d->pump, f);
-    if (ps.newest.step) {
-        gauge(f, "driftd_loss", "gauge", "Loss of the newest step.", ps.newest.v[DD_M_loss]);
-        gauge(f, "driftd_drift_norm", "gauge",
-              "Drift norm of the newest step, mean over temperatures.",
-              ps.newest.v[DD_M_drift_norm]);
-    }
+    newest_step(f, &ps.newest);
     gauge(f, "driftd_metrics_dropped_total", "counter", "Metric rows lost to a full ring.",
           (double)ps.dropped);
     gauge(f, "driftd_checkpoint_failures_total", "counter",

@@ -197,9 +197,12 @@ static void report(struct run *r, const struct dr_metrics *m) {
 static int stepped(struct run *r, int rc, const struct dr_metrics *m, struct dr_err *err) {
     if (!rc)
         report(r, m);
-    else if (rc == DR_ENONFINITE)
-        CALL(r, alert, "nonfinite", dr_trainer_steps_done(r->t) + 1,
-             err->msg[0] ? err->msg : "the loss is not finite");
+    if (rc != DR_ENONFINITE)
+        return rc;
+    if (m->step) // the values that stopped the run, whatever metrics.every says
+        CALL(r, step, m, dr_trainer_seconds(r->t), dr_trainer_steps_total(r->t));
+    CALL(r, alert, "nonfinite", dr_trainer_steps_done(r->t) + 1,
+         err->msg[0] ? err->msg : "the loss is not finite");
     return rc;
 }
 

@@ -20,6 +20,7 @@ struct task {
     struct dr_config cfg;
     bool resume;
     char *model_json;
+    const struct dd_metric_table *metrics;
 };
 
 // --- hooks, all on this thread ---
@@ -71,6 +72,9 @@ static void on_started(void *ctx, const struct dr_trainer *tr, const struct dr_d
                         .data_name = data->name,
                         .names = class_names(data)};
     struct dd_metric_cut cut = {.job = t->id, .step = step};
+    int nmetrics;
+    const struct dr_metric_def *def = dr_trainer_metrics(tr, &nmetrics);
+    t->metrics = dd_metric_table(dd_store_metrics(t->j->env.store), def, nmetrics);
     int rc = dd_store_do(t->j->env.store, note_start, &s, &err);
     dd_store_changed(t->j->env.store); // class names
     if (!rc)
@@ -90,7 +94,7 @@ static void on_started(void *ctx, const struct dr_trainer *tr, const struct dr_d
 static void on_step(void *ctx, const struct dr_metrics *m, double seconds, int64_t total) {
     struct task *t = ctx;
     struct dd_row row;
-    dd_metric_row(m, t->id, seconds, &row);
+    dd_metric_row(t->metrics, m, t->id, seconds, &row);
     dd_ring_push(dd_pump_ring(t->j->env.pump), &row);
     atomic_store(&t->j->step, m->step);
     atomic_store(&t->j->steps_total, total);

@@ -52,6 +52,16 @@ static const char *const steps[] = {
     "CREATE TABLE idempotency(key TEXT PRIMARY KEY, fingerprint TEXT NOT NULL,"
     " job INTEGER NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, created_us INTEGER NOT NULL) "
     "STRICT;",
+    // 2: names of metrics. Up to version 1 rows carried positions in a list of the program (plus
+    // one), and this table was written but never read; now it alone says what an id means.
+    "INSERT OR IGNORE INTO metric_names(id, name) VALUES"
+    "(1,'loss'),(2,'drift_norm'),(3,'grad_norm'),(4,'lr'),(5,'step_seconds'),(6,'loss_seconds'),"
+    "(7,'feature_scale'),(8,'dist_mean'),(9,'dist_var'),(10,'alpha_mean'),(11,'spread'),"
+    "(12,'spread_min'),(13,'drift_norm_0'),(14,'drift_norm_1'),(15,'drift_norm_2'),"
+    "(16,'drift_norm_3'),(17,'drift_norm_4'),(18,'drift_norm_5'),(19,'drift_norm_6'),"
+    "(20,'drift_norm_7'),(21,'drift_norm_8'),(22,'drift_norm_9'),(23,'drift_norm_10'),"
+    "(24,'drift_norm_11'),(25,'drift_norm_12'),(26,'drift_norm_13'),(27,'drift_norm_14'),"
+    "(28,'drift_norm_15');",
 };
 enum { VERSION = (int)(sizeof steps / sizeof *steps) };
 

@@ -25,6 +25,7 @@ struct cmd {
 struct dd_store {
     sqlite3 *db; // the writer's
     char *path;
+    struct dd_metric_tables *metrics;
     int64_t boot;
     pthread_t thread;
     pthread_mutex_t lock;
@@ -329,17 +330,10 @@ static int forget_old(sqlite3 *db, struct dr_err *err) {
     return rc;
 }
 
-static int names_table(sqlite3 *db, struct dr_err *err) {
-    int rc = 0;
-    for (int i = 0; i < DD_M_COUNT && !rc; i++)
-        rc = dd_sql_run(db, err, "INSERT OR IGNORE INTO metric_names VALUES(?, ?)", "it",
-                        (int64_t)i + 1, dd_metric_name(i));
-    return rc;
-}
-
 int dd_store_open(const char *path, struct dd_store **out, struct dr_err *err) {
     struct dd_store *s = dd_xcalloc(1, sizeof *s);
     s->path = dd_xstrdup(path);
+    s->metrics = dd_metric_tables_new();
     s->tail = &s->head;
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->work, NULL);
@@ -355,8 +349,6 @@ int dd_store_open(const char *path, struct dd_store **out, struct dr_err *err) {
     if (!rc)
         rc = dd_schema_migrate(s->db, err);
     if (!rc)
-        rc = names_table(s->db, err);
-    if (!rc)
         rc = next_boot(s, err);
     if (!rc)
         rc = forget_old(s->db, err);
@@ -366,6 +358,7 @@ int dd_store_open(const char *path, struct dd_store **out, struct dr_err *err) {
         rc = dr_fail(err, DR_ENOMEM, "cannot start the writer thread");
     if (rc) {
         sqlite3_close(s->db);
+        dd_metric_tables_free(s->metrics);
         free(s->path);
         free(s);
         return dr_fail_prefix(err, rc, path);
@@ -387,6 +380,7 @@ void dd_store_close(struct dd_store *s) {
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->work);
     pthread_cond_destroy(&s->ready);
+    dd_metric_tables_free(s->metrics);
     free(s->path);
     free(s);
 }
@@ -425,6 +419,9 @@ int dd_store_backup(struct dd_store *s, const char *path, struct dr_err *err) {
 
 const char *dd_store_path(const struct dd_store *s) {
     return s->path;
+}
+struct dd_metric_tables *dd_store_metrics(struct dd_store *s) {
+    return s->metrics;
 }
 int64_t dd_store_boot(const struct dd_store *s) {
     return s->boot;

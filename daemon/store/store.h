@@ -35,6 +35,7 @@ const char *dd_store_path(const struct dd_store *s);
 int64_t dd_store_boot(const struct dd_store *s);    // number of this start, grows over restarts
 int64_t dd_store_beat_ns(const struct dd_store *s); // monotonic time of the writer's last round
 uint64_t dd_store_failures(const struct dd_store *s);
+struct dd_metric_tables *dd_store_metrics(struct dd_store *s); // for dd_metric_table
 // Counts changes that matter to those who keep rows of checkpoints in memory (models.h).
 uint64_t dd_store_version(const struct dd_store *s);
 void dd_store_changed(struct dd_store *s);

@@ -4,7 +4,7 @@
 //
 // Three kinds. A generator turns noise and conditioning into an image in one forward pass
 // (method.md 6; paper A.2); an encoder turns an image into feature maps; a judge turns it into
-// logits. engine/nets.def lists them all; type.h says how to write one.
+// logits. engine/nn/nets.def lists them all; type.h says how to write one.
 #pragma once
 
 #include "engine/config/config.h"
@@ -28,7 +28,7 @@ int dr_net_parse(const char *json, size_t len, const char *where, struct dr_net 
 int dr_gen_create(const struct dr_model_config *cfg, struct dr_net **out, struct dr_err *err);
 void dr_net_free(struct dr_net *net); // NULL is fine
 
-const char *dr_net_name(const struct dr_net *net); // the word of engine/nets.def
+const char *dr_net_name(const struct dr_net *net); // the word of engine/nn/nets.def
 enum dr_net_kind dr_net_kind(const struct dr_net *net);
 const char *dr_net_kind_word(enum dr_net_kind kind); // "generator", "encoder", "judge"
 // The JSON that dr_net_parse turns into the same network. Lives as long as `net`.

@@ -1,11 +1,11 @@
-// The table of all networks, from engine/nets.def. A test that brings a network of its own compiles
-// this file again with DR_NETS naming its own list.
+// The table of all networks, from engine/nn/nets.def. A test that brings a network of its own
+// compiles this file again with DR_NETS naming its own list.
 #include "engine/nn/type.h"
 
 #include <string.h>
 
 #ifndef DR_NETS
-#define DR_NETS "engine/nets.def"
+#define DR_NETS "engine/nn/nets.def"
 #endif
 
 #define GENERATOR(ID, word, needs) extern const struct dr_net_type dr_net_##word;

@@ -1,4 +1,4 @@
-// What a network's own file provides: one const struct dr_net_type, named in engine/nets.def.
+// What a network's own file provides: one const struct dr_net_type, named in engine/nn/nets.def.
 // Included by the files of engine/nn, and by tests that bring a network of their own.
 #pragma once
 
@@ -18,7 +18,7 @@ struct dr_net {
 };
 
 struct dr_net_type {
-    const char *name; // the word of engine/nets.def, unique
+    const char *name; // the word of engine/nn/nets.def, unique
     enum dr_net_kind kind;
     // A parameter's name that ends the names of no others: finds the weights in a file whose names
     // have a prefix.

@@ -12,8 +12,9 @@ struct dr_snapshot {
     struct dr_net *net; // owned
     real *weights;      // host, dr_net_bytes of them, owned
     int64_t step;
-    char id[80]; // checkpoint id or "live:<job>"; the daemon's
-    int refs;    // atomic
+    struct dr_guidance_range guidance; // scales seen in training; hi 0: not known
+    char id[80];                       // checkpoint id or "live:<job>"; the daemon's
+    int refs;                          // atomic
 };
 // Takes net and weights (from malloc or aligned_alloc) also on failure, which is NULL: no memory.
 struct dr_snapshot *dr_snapshot_new(struct dr_net *net, real *weights, int64_t step);

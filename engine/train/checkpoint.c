@@ -148,12 +148,7 @@ static int check_same_run(struct dr_trainer *t, const struct dr_st_file *f, cons
     int rc = dr_config_parse(json, strlen(json), path, &c, err);
     if (rc)
         return rc;
-    char *theirs = dr_model_config_to_json(&c.model),
-         *ours = dr_model_config_to_json(&t->cfg.model);
-    const bool same = theirs && ours && !strcmp(theirs, ours);
-    free(theirs);
-    free(ours);
-    if (!same)
+    if (!dr_model_config_equal(&c.model, &t->cfg.model))
         return dr_fail(err, DR_EINVAL, "%s: the checkpoint's model differs from this run's", path);
     if (c.train.seed != t->cfg.train.seed)
         return dr_fail(err, DR_EINVAL, "%s: the checkpoint's train.seed is %lld, this run's %lld",

@@ -254,11 +254,13 @@ static int collect(struct dr_trainer *t, struct trainer_slot *s, struct dr_metri
     const int rc = t->be->wait(t->be, (int)(s - t->slot), err);
     read_report(t, s, m);
     s->step = 0;
-    if (!rc && m->finite && s->spread)
+    const bool spread = !rc && m->finite && s->spread;
+    if (spread)
         trainer_spread(t, s, m);
     const double at = now();
     m->step_seconds = at - DR_MAX(s->started, t->collected);
     t->collected = at;
+    trainer_name_metrics(t, spread, m);
     if (!rc && m->finite) {
         t->seconds += m->step_seconds;
         return 0;
@@ -292,7 +294,7 @@ int dr_trainer_wait(struct dr_trainer *t, struct dr_metrics *m, struct dr_err *e
     struct trainer_slot *s = oldest(t);
     *m = t->late;
     t->late.step = 0;
-    if (m->step)
+    if (m->step && !t->failed)
         return 0;
     if (t->failed)
         return dr_fail(err, t->failed, "the run has failed before");
@@ -303,10 +305,10 @@ int dr_trainer_step(struct dr_trainer *t, struct dr_metrics *m, struct dr_err *e
     struct trainer_slot *s = &t->slot[t->step % t->nslots];
     *m = (struct dr_metrics){.spread = NAN, .spread_min = NAN};
     if (t->failed)
-        return dr_fail(err, t->failed, "the run has failed before");
+        return dr_trainer_wait(t, m, err);
     launch(t, s);
     if (t->nslots > 1 && oldest(t) == s && !t->late.step)
-        return 0; // the first of a run: nothing to tell yet
+        return 0; // the first of a run: no metrics yet
     return dr_trainer_wait(t, m, err);
 }
 
@@ -351,5 +353,8 @@ struct dr_snapshot *dr_trainer_snapshot(struct dr_trainer *t, int which) {
         return NULL;
     }
     t->be->download(t->be, w, t->ema[which], bytes);
-    return dr_snapshot_new(gen, w, t->step);
+    struct dr_snapshot *s = dr_snapshot_new(gen, w, t->step);
+    if (s)
+        s->guidance = dr_config_guidance_range(&t->cfg);
+    return s;
 }

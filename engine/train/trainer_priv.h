@@ -96,5 +96,7 @@ void trainer_draw(struct dr_trainer *t, struct trainer_slot *s);
 void trainer_gather(struct dr_trainer *t);
 // Noise and style indices of the generated batch (second: the independent negatives).
 void trainer_noise(struct dr_trainer *t, bool second);
+// metrics.c: fills n, value and measured from the named members.
+void trainer_name_metrics(const struct dr_trainer *t, bool spread, struct dr_metrics *m);
 // spread.c: within-class spread of generated over real images, mean and worst class.
 void trainer_spread(struct dr_trainer *t, const struct trainer_slot *s, struct dr_metrics *m);

@@ -1,5 +1,5 @@
 // What a device does in a second: a large bf16 product, training steps, sampling. Run by gpu.sh,
-// which makes the table; one JSON object a line. `driftd bench` is the program for users.
+// which makes the table; one JSON object per line. `driftd bench` is the program for users.
 // usage: gpu_bench bench DEVICE small|full       small: a size that the emulated device gets
 // through
 //        gpu_bench curve DEVICE CONFIG STEPS [KEY=VALUE]...
@@ -221,7 +221,7 @@ static int configs(void) {
     return 0;
 }
 
-// One line a step: what two devices have to agree about.
+// One line per step: what two devices have to agree on.
 static int curve(const char *device, const char *config, int64_t steps, char **set, int nset) {
     struct dr_backend *be;
     struct dr_dataset *data;

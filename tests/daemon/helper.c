@@ -141,12 +141,17 @@ int64_t world_count(struct world *w, const char *sql) {
     return n;
 }
 
-int world_values(struct dd_store *s, int64_t job, int column, double *v, int max) {
+const struct dd_metric_table *test_metric(struct dd_store *s, const char *name) {
+    const struct dr_metric_def def = {.name = name, .unit = "", .help = "a test's"};
+    return dd_metric_table(dd_store_metrics(s), &def, 1);
+}
+
+int world_values(struct dd_store *s, int64_t job, const char *name, double *v, int max) {
     struct dd_curve *c;
     struct dr_err err = {0};
     struct dd_bucket b;
     int n = 0;
-    if (dd_curve_open(s, job, 1u << column, 0, INT64_MAX, 0, &c, &err))
+    if (dd_curve_open(s, job, &name, 1, 0, INT64_MAX, 0, &c, &err))
         fail_msg("%s", err.msg);
     for (; n < max && dd_curve_next(c, &b) == 1; n++) {
         assert_int_equal(b.step, n + 1);

@@ -43,5 +43,7 @@ void world_wait(struct world *w, int64_t id, const char *state);
 void world_wait_step(struct world *w, int64_t id, int64_t step);
 void world_state(struct world *w, int64_t id, char out[16]);
 int64_t world_count(struct world *w, const char *sql); // SELECT one number
+// A metric by name as a table of its own; dd_row.v[0] is its value.
+const struct dd_metric_table *test_metric(struct dd_store *s, const char *name);
 // All values of one metric, bit for bit: of step 1, 2, 3... without a gap. Returns how many.
-int world_values(struct dd_store *s, int64_t job, int column, double *v, int max);
+int world_values(struct dd_store *s, int64_t job, const char *name, double *v, int max);

@@ -32,9 +32,9 @@ static void start(void) {
 static void same_losses(int64_t a, int64_t b, int n) {
     double va[400], vb[400];
     for (int col = 0; col < 2; col++) {
-        int column = col ? DD_M_grad_norm : DD_M_loss;
-        assert_int_equal(world_values(w.store, a, column, va, 400), n);
-        assert_int_equal(world_values(w.store, b, column, vb, 400), n);
+        const char *name = col ? "grad_norm" : "loss";
+        assert_int_equal(world_values(w.store, a, name, va, 400), n);
+        assert_int_equal(world_values(w.store, b, name, vb, 400), n);
         assert_memory_equal(va, vb, (size_t)n * sizeof *va);
     }
 }

@@ -46,8 +46,9 @@ static void insert(int64_t job, int64_t from, int64_t to, int64_t keep) {
             b->row[i] = (struct dd_row){.job = job,
                                         .step = from,
                                         .time_us = from * 10,
-                                        .mask = 1u << DD_M_loss,
-                                        .v[DD_M_loss] = value(from)};
+                                        .table = test_metric(w.store, "loss"),
+                                        .mask = 1,
+                                        .v[0] = value(from)};
         if (dd_store_do(w.store, dd_metrics_insert, b, &err))
             fail_msg("%s", err.msg);
         free(b);
@@ -83,10 +84,10 @@ static int check_curve(int64_t job, int64_t last, int max_points) {
     struct dr_err err = {0};
     struct dd_curve *c;
     struct dd_bucket b;
+    const char *loss = "loss";
     int n = 0, rc;
     int64_t next = 0;
-    assert_int_equal(
-        dd_curve_open(w.store, job, 1u << DD_M_loss, 0, INT64_MAX, max_points, &c, &err), 0);
+    assert_int_equal(dd_curve_open(w.store, job, &loss, 1, 0, INT64_MAX, max_points, &c, &err), 0);
     while ((rc = dd_curve_next(c, &b)) == 1) {
         check_bucket(&b, last);
         assert_true(b.step == next || (n == 0 && b.step <= 1));
@@ -193,7 +194,7 @@ static void test_backup(void **state) {
     snprintf(path, sizeof path, "%s/backup.sqlite3", w.dir);
     assert_int_equal(dd_store_backup(w.store, path, &err), 0);
     assert_int_equal(dd_store_open(path, &s, &err), 0);
-    assert_int_equal(world_values(s, job, DD_M_loss, v, 600), 500);
+    assert_int_equal(world_values(s, job, "loss", v, 600), 500);
     assert_true(v[498] == value(499));
     dd_store_close(s);
 }
@@ -277,7 +278,8 @@ static struct dd_metric_batch *rows_from(int64_t job, int64_t step, int n) {
     b->n = n;
     b->keep_steps = 1000000;
     for (int i = 0; i < n; i++)
-        b->row[i] = (struct dd_row){.job = job, .step = step + i, .mask = 1u << DD_M_loss};
+        b->row[i] = (struct dd_row){
+            .job = job, .step = step + i, .table = test_metric(w.store, "loss"), .mask = 1};
     return b;
 }
 

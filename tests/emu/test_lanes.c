@@ -1,4 +1,4 @@
-// Every kernel in which threads share memory, with a pthread a lane (lanes.cc): ThreadSanitizer
+// Every kernel in which threads share memory, with one pthread per lane (lanes.cc): ThreadSanitizer
 // ends the program at an access that no barrier orders. Tiny shapes that still need several warps,
 // several tiles and a ragged end; what the ops compute is the business of tests/ops.
 #include "tests/emu/emu.h"

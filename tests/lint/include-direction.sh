@@ -19,9 +19,9 @@ may() {
 }
 
 ops='engine/ops\.(def|h)'
-base="engine/core/|$ops|engine/nets\.def"
+base="engine/core/|$ops"
 may engine/core "$base"
-may engine/config "$base|engine/config/"
+may engine/config "$base|engine/config/|engine/(data/sets|nn/nets)\.def" # tables, as ops.def is
 may engine/cpu "$base|engine/cpu/"
 may engine/cuda "$base|engine/c(pu|uda)/"
 may engine/io "$base|engine/io/"
