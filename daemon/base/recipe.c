@@ -122,3 +122,18 @@ int dd_recipe_each(const char *config_dir,
     names_free(list, n);
     return 0;
 }
+
+int dd_recipe_builtin(const char *name, struct dr_config *out, struct dr_err *err) {
+    const struct dd_builtin_recipe *r = dd_builtin_recipes;
+    int n = 0;
+    for (; r[n].name; n++)
+        if (!strcmp(r[n].name, name))
+            return dr_config_parse(r[n].json, strlen(r[n].json), name, out, err);
+    const char **word = dd_xcalloc((size_t)n, sizeof *word);
+    for (int i = 0; i < n; i++)
+        word[i] = r[i].name;
+    const char *near = dr_nearest(name, word, n);
+    free(word);
+    return dr_fail(err, DR_ENOENT, "this build has no recipe named %.100s%s%s%s", name,
+                   near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+}

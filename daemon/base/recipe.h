@@ -20,3 +20,11 @@ int dd_recipe_each(const char *config_dir,
                    void (*fn)(void *ctx, const char *name, const struct dr_config *cfg,
                               const char *error),
                    void *ctx, struct dr_err *err);
+
+// The recipes of this build (configs/*.json), compiled in; the last row has no name.
+struct dd_builtin_recipe {
+    const char *name, *json;
+};
+extern const struct dd_builtin_recipe dd_builtin_recipes[];
+// One of them by name. DR_ENOENT lists the nearest name.
+int dd_recipe_builtin(const char *name, struct dr_config *out, struct dr_err *err);

@@ -1,7 +1,11 @@
-// A folder of recipes as people leave it: byte-order marks, spaces and umlauts in names, a name
-// that the interface needs, names that are no text, a FIFO, a folder, a broken file.
+// usage: test-recipe CONFIGS. A folder of recipes as people leave it: byte-order marks, spaces and
+// umlauts in names, a name that the interface needs, names that are no text, a FIFO, a folder, a
+// broken file. Then the recipes that are compiled in, and what bench makes of them.
 #include "daemon/base/recipe.h"
+#include "daemon/verbs/verbs.h"
 #include "tests/daemon/helper.h"
+
+#include <jansson.h>
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -134,11 +138,78 @@ static void the_list_has_them_all(void **state) {
     assert_non_null(strstr(err.msg, "cannot be read"));
 }
 
-int main(void) {
+static const char *configs;
+
+static json_t *as_json(const struct dr_config *c) {
+    char *text = dr_config_to_json(c);
+    json_t *j = json_loads(text, 0, NULL);
+    free(text);
+    assert_non_null(j);
+    return j;
+}
+
+// Keys whose values differ, "train.steps data.set "; sections have the same keys on either side.
+static void differing(const struct dr_config *a, const struct dr_config *b, char out[200]) {
+    json_t *x = as_json(a), *y = as_json(b), *section, *v;
+    const char *name, *key;
+    out[0] = 0;
+    json_object_foreach(x, name, section) {
+        json_t *other = json_object_get(y, name);
+        if (!json_is_object(section) && !json_equal(section, other))
+            snprintf(out + strlen(out), 200 - strlen(out), "%s ", name);
+        json_object_foreach(section, key, v) if (!json_equal(v, json_object_get(other, key)))
+            snprintf(out + strlen(out), 200 - strlen(out), "%s.%s ", name, key);
+    }
+    json_decref(x);
+    json_decref(y);
+}
+
+static void compare(void *ctx, const char *name, const struct dr_config *cfg, const char *error) {
+    struct dr_config built, bench;
+    struct dr_err err = {0};
+    char keys[200];
+    int *n = ctx;
+    if (error || dd_recipe_builtin(name, &built, &err))
+        fail_msg("%s: %s", name, error ? error : err.msg);
+    differing(cfg, &built, keys);
+    assert_string_equal(keys, "");
+    if (dd_bench_config(name, cfg->train.precision, &bench, &err))
+        fail_msg("%s: %s", name, err.msg);
+    differing(cfg, &bench, keys);
+    const bool files = !dr_set_facts(cfg->data.set)->made, spread = cfg->metrics.spread_every > 0;
+    char want[200];
+    snprintf(want, sizeof want, "%sdata.count %s", files ? "data.set " : "",
+             spread ? "metrics.spread_every " : "");
+    assert_string_equal(keys, want);
+    ++*n;
+}
+
+// The network, the loss and the training that bench measures are the recipe's.
+static void bench_runs_the_recipes(void **state) {
+    (void)state;
+    struct dr_config c, d;
+    struct dr_err err = {0};
+    char keys[200];
+    int n = 0, built = 0;
+    assert_int_equal(dd_recipe_each(configs, compare, &n, &err), 0);
+    for (; dd_builtin_recipes[built].name; built++)
+        ;
+    assert_true(n == built && n >= 9);
+    assert_int_equal(dd_bench_config("tiny", DR_PREC_BF16, &c, &err), 0);
+    dr_config_defaults(&d);
+    differing(&c, &d, keys);
+    assert_string_equal(keys, "data.count train.precision metrics.spread_every ");
+    assert_int_equal(dd_bench_config("mnist-cpuu", DR_FP32, &c, &err), DR_ENOENT);
+    assert_non_null(strstr(err.msg, "did you mean mnist-cpu?"));
+}
+
+int main(int argc, char **argv) {
+    configs = argc > 1 ? argv[1] : "configs";
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(by_name),
         cmocka_unit_test(what_cannot_be_used_says_why),
         cmocka_unit_test(the_list_has_them_all),
+        cmocka_unit_test(bench_runs_the_recipes),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
