@@ -11,6 +11,7 @@
 #include "engine/config/config.h"
 #include "engine/core/backend.h"
 #include "engine/core/err.h"
+#include "engine/core/metric.h"
 #include "engine/core/rng.h"
 #include "engine/data/data.h"
 #include "engine/io/image.h"
