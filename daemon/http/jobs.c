@@ -228,9 +228,10 @@ static int config_list(void *ctx, struct api_reply *out) {
     struct dd *d = ctx;
     json_t *list = json_array();
     struct dr_err err = {0};
-    if (dd_recipe_each(d->opt.config_dir, add_recipe, list, &err)) {
+    int rc = dd_recipe_each(d->opt.config_dir, add_recipe, list, &err);
+    if (rc) {
         json_decref(list);
-        return dd_glue_fail(&out->problem, 500, &err);
+        return dd_http_fail(&out->problem, rc, &err);
     }
     out->body = json_pack("{s:o}", "configs", list);
     return 0;
