@@ -166,6 +166,7 @@ static void cross_checks(void **state) {
     refuse("{\"data\": {\"set\": \"mnist\", \"channels\": 3}}", "data.channels is 3", NULL);
     refuse("{\"data\": {\"set\": \"mnist\", \"size\": 16}}", "data.size is 16", "resize", NULL);
     refuse("{\"data\": {\"set\": \"idx\"}}", "data.path is empty", NULL);
+    refuse("{\"data\": {\"set\": \"idx\", \"path\": \"x\", \"channels\": 3}}", "idx has 1", NULL);
     refuse("{\"data\": {\"path\": \"/etc\"}}", "data.path is \"/etc\"", NULL);
     refuse("{\"data\": {\"path\": \"a/../../b\"}}", "data.path", "`..`", NULL);
     refuse("{\"data\": {\"path\": \"..\"}}", "data.path", NULL);
