@@ -167,14 +167,14 @@ struct batch {
 };
 
 static int fix_labels(struct dd_ticket *t, struct dr_err *err) {
-    const struct dr_model_config *m = dr_gen_config(t->snap->gen);
-    int64_t count = dr_gen_image_count(t->snap->gen);
+    const struct dr_model_config *m = dr_gen_config(t->snap->net);
+    int64_t count = dr_gen_image_count(t->snap->net);
     t->label = malloc((size_t)t->req->n * sizeof *t->label);
     t->x = malloc((size_t)(t->req->n * count) * sizeof *t->x);
     if (!t->label || !t->x)
         return dr_fail(err, DR_ENOMEM, "no memory for %d images", t->req->n);
     // The parser has checked both; the model behind `live` may have changed since.
-    if (t->req->two_pass && dr_gen_null_class(t->snap->gen) < 0)
+    if (t->req->two_pass && dr_gen_null_class(t->snap->net) < 0)
         return dr_fail_at(err, DR_EINVAL, "guidance",
                           "guidance=two-pass needs a model with a null class");
     for (int i = 0; i < t->req->n; i++) {
@@ -290,11 +290,11 @@ static int run_lanes(struct dd_batcher *b, const struct batch *k, int lanes, str
     struct dr_err why[DD_MAX_LANES] = {0};
     int rc[DD_MAX_LANES] = {0}, each = (k->images + lanes - 1) / lanes;
     each = (each + FULL - 1) / FULL * FULL; // whole pieces
-    size_t count = (size_t)dr_gen_image_count(k->snap->gen);
+    size_t count = (size_t)dr_gen_image_count(k->snap->net);
 #pragma omp parallel for num_threads(lanes) schedule(static, 1)
     for (int i = 0; i < lanes; i++) {
         int from = DR_MIN(i * each, k->images), n = DR_MIN(each, k->images - from);
-        b->lane[i].be->enter(b->lane[i].be);
+        dr_backend_enter(b->lane[i].be);
         if (n > 0)
             rc[i] = dr_sampler_run(b->lane[i].sampler, k->snap, b->sample + from, n,
                                    b->x + (size_t)from * count, &why[i]);
@@ -309,14 +309,14 @@ static int run_lanes(struct dd_batcher *b, const struct batch *k, int lanes, str
 }
 
 static int run_whole(struct dd_batcher *b, const struct batch *k, struct dr_err *err) {
-    b->be->enter(b->be);
+    dr_backend_enter(b->be);
     int rc = dr_sampler_run(b->sampler, k->snap, b->sample, k->images, b->x, err);
     b->sample_flops = dr_sampler_flops(b->sampler);
     return rc;
 }
 
 static int compute(struct dd_batcher *b, struct batch *k, double *seconds, struct dr_err *err) {
-    size_t count = (size_t)dr_gen_image_count(k->snap->gen);
+    size_t count = (size_t)dr_gen_image_count(k->snap->net);
     if (b->x_count < count) {
         real *p = realloc(b->x, (size_t)b->env.opt->max_batch * count * sizeof *p);
         if (!p)
@@ -344,7 +344,7 @@ static int compute(struct dd_batcher *b, struct batch *k, double *seconds, struc
 
 static void deliver(struct dd_batcher *b, struct batch *k, int rc, double seconds, int64_t start,
                     const struct dr_err *err) {
-    size_t count = rc ? 0 : (size_t)dr_gen_image_count(k->snap->gen);
+    size_t count = rc ? 0 : (size_t)dr_gen_image_count(k->snap->net);
     const real *x = b->x;
     for (int i = 0; i < k->nslices; i++) {
         struct slice *s = &k->s[i];
@@ -414,15 +414,16 @@ static int open_engine(struct dd_batcher *b, struct dr_err *err) {
     int rc = dr_backend_open(o->device, (int)o->generate_threads, &b->be, err);
     if (rc)
         return rc;
-    b->be->enter(b->be);
-    rc = b->be->hurry(b->be, err); // requests go before training on the same device
+    dr_backend_enter(b->be);
+    rc = dr_backend_hurry(b->be, err); // requests go before training on the same device
     if (rc)
         return rc;
-    b->on_device = !b->be->host_memory;
-    snprintf(b->device, sizeof b->device, "%s (%s)", b->be->name, b->be->detail);
+    const struct dr_device d = dr_backend_device(b->be);
+    b->on_device = !d.host_memory;
+    snprintf(b->device, sizeof b->device, "%s (%s)", d.name, d.detail);
     const int precision = strcmp(o->precision, "bf16") ? DR_FP32 : DR_PREC_BF16;
     rc = dr_sampler_create(b->be, precision, o->max_batch, &b->sampler, err);
-    for (int n = DR_MIN(b->be->threads, DD_MAX_LANES); !rc && b->be->host_memory && b->lanes < n;) {
+    for (int n = DR_MIN(d.threads, DD_MAX_LANES); !rc && d.host_memory && b->lanes < n;) {
         struct dd_lane *l = &b->lane[b->lanes++];
         rc = dr_backend_open("cpu", 1, &l->be, err);
         if (!rc)

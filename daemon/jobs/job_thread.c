@@ -47,14 +47,11 @@ static void end_job(struct dd_jobs *j, int64_t id, const char *state, const char
 static bool device_works(const char *device) {
     struct dr_backend *be;
     struct dr_err err = {0};
-    void *p;
     int rc = dr_backend_open(device, 1, &be, &err);
     if (rc)
         return rc == DR_ENOMEM;
-    be->enter(be);
-    rc = be->mem_alloc(be, 64, &p, &err); // clears it, and waits
-    if (!rc)
-        be->mem_free(be, p);
+    dr_backend_enter(be);
+    rc = dr_backend_probe(be, &err);
     dr_backend_free(be);
     return !rc || rc == DR_ENOMEM;
 }
@@ -134,13 +131,12 @@ static bool next_job(struct dd_jobs *j, struct dd_job *job, char error[512]) {
         struct dr_err err = {0};
         if (!atomic_load(&j->device_lost) && !dd_store_do(j->env.store, claim, &c, &err) &&
             c.found) {
-            j->running = job->id;
+            dd_job_set_running(j, job->id, job->cfg.name);
             j->wish = DD_WISH_NONE;
             j->pausing = false;
             atomic_store(&j->step, 0);
             atomic_store(&j->steps_total,
                          !c.error[0] && job->kind->steps ? job->kind->steps(&job->cfg) : 0);
-            snprintf(j->name, sizeof j->name, "%s", job->cfg.name);
             snprintf(error, 512, "%s", c.error);
             pthread_mutex_unlock(&j->lock);
             return true;

@@ -1,6 +1,12 @@
+<<<<<<< HEAD
 // `driftd bench`: training-step and sampling rates of recipes beside the machine's own GEMM rate
 // and memory bandwidth, all measured in one run, so that machines and builds compare as ratios.
 // Needs no files: the recipes are compiled in and the images are drawn by code (bench_config.c).
+=======
+// `driftd bench`: training-step and sampling rates of the standard networks beside the machine's
+// own GEMM rate and memory bandwidth, all measured in one run, so that machines and builds compare
+// as ratios. Needs no files: the images are digits drawn by code.
+>>>>>>> main
 #include "daemon/base/util.h"
 #include "daemon/verbs/verbs.h"
 #include "engine/drift.h"
@@ -11,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #define GEMM_N 2048
 #define GEMM_GPU_N 8192 // large enough to fill one
@@ -30,9 +35,7 @@ struct bench {
 static const char *const precision_name[] = {"fp32", "bf16"};
 
 static double now(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
+    return (double)dd_now_ns() * 1e-9;
 }
 
 static int by_value(const void *a, const void *b) {
@@ -67,31 +70,9 @@ static void add_row(struct bench *b, const char *what, const char *precision, do
 // -------------------------------------------------------------------------------------
 
 static int machine_gemm(struct bench *b, int precision, struct dr_err *err) {
-    const int64_t n = strcmp(b->be->name, "cuda") ? GEMM_N : GEMM_GPU_N;
-    const enum dr_dtype t = precision ? DR_BF16 : DR_F32;
-    void *block;
-    int rc = b->be->mem_alloc(b->be, (size_t)(3 * n * n) * sizeof(real), &block, err);
-    if (rc)
-        return rc;
-    real *a = block, *w = a + n * n, *c = w + n * n;
-    if (t == DR_F32) {
-        DR_OP(b->be, fill, .dst = a, .n = 2 * n * n, .value = (real)0.5);
-    } else {
-        DR_OP(b->be, fill, .dst = c, .n = n * n, .value = (real)0.5);
-        DR_OP(b->be, cast, .dst = a, .src = c, .dt = t, .st = DR_F32, .n = n * n);
-        DR_OP(b->be, cast, .dst = w, .src = c, .dt = t, .st = DR_F32, .n = n * n);
-    }
-    double best = INFINITY, spent = 0;
-    for (int i = 0; i < MAX_REPEATS && spent < MIN_SECONDS && !rc; i++) {
-        double start = now();
-        DR_OP(b->be, gemm, .m = n, .n = n, .k = n, .a = a, .b = w, .c = c, .lda = n, .ldb = n,
-              .ldc = n, .abt = t, .ct = DR_F32);
-        rc = b->be->sync(b->be, err);
-        double s = now() - start;
-        spent += s;
-        best = fmin(best, s);
-    }
-    b->be->mem_free(b->be, block);
+    const int64_t n = strcmp(dr_backend_device(b->be).name, "cuda") ? GEMM_N : GEMM_GPU_N;
+    double best;
+    int rc = dr_measure_gemm(b->be, n, precision == DR_PREC_BF16, &best, err);
     if (rc)
         return rc;
     b->gemm[precision] = 2.0 * (double)n * (double)n * (double)n / best;
@@ -104,20 +85,8 @@ static int machine_gemm(struct bench *b, int precision, struct dr_err *err) {
 
 static int machine_bandwidth(struct bench *b, struct dr_err *err) {
     const int64_t n = 32 << 20;
-    void *block;
-    int rc = b->be->mem_alloc(b->be, (size_t)(2 * n) * sizeof(real), &block, err);
-    if (rc)
-        return rc;
-    real *x = block;
-    double best = INFINITY;
-    for (int i = 0; i < 8 && !rc; i++) { // the first touches the pages
-        double start = now();
-        DR_OP(b->be, axpy, .y = x, .x = x + n, .xt = DR_F32, .n = n, .alpha = 1);
-        rc = b->be->sync(b->be, err);
-        if (i)
-            best = fmin(best, now() - start);
-    }
-    b->be->mem_free(b->be, block);
+    double best;
+    int rc = dr_measure_bandwidth(b->be, n, &best, err);
     if (!rc)
         add_row(b, "bandwidth (y += a x)", "fp32", best * 1e3, 2e-9 * (double)n / best, 0,
                 json_pack("{s:f}", "GB/s", 3e-9 * (double)(n * (int64_t)sizeof(real)) / best));
@@ -143,7 +112,7 @@ static int training(struct bench *b, const char *name, const struct dr_config *c
         return rc;
     double s[MAX_REPEATS], loss = 0, spent = 0;
     struct dr_metrics m;
-    for (int i = 0; i < (b->be->host_memory ? 1 : 4) && !rc; i++)
+    for (int i = 0; i < (dr_backend_device(b->be).host_memory ? 1 : 4) && !rc; i++)
         rc = dr_trainer_step(t, &m, err); // warm-up: primitives, page faults, recording
     int n = 0;
     while (!rc && n < MAX_REPEATS && (spent < MIN_SECONDS || n < 3)) {
@@ -175,9 +144,14 @@ static int sampling(struct bench *b, const char *name, int precision, struct dr_
     int rc = dr_sampler_create(b->be, precision, batch, &s, err);
     struct dr_sample req[64];
     for (int64_t i = 0; i < batch; i++)
+<<<<<<< HEAD
         req[i] =
             (struct dr_sample){.index = (uint64_t)i, .cls = (int32_t)(i % classes), .alpha = 1.5f};
     real *x = malloc((size_t)(batch * dr_gen_image_count(snap->gen)) * sizeof *x);
+=======
+        req[i] = (struct dr_sample){.index = (uint64_t)i, .cls = (int32_t)(i % 10), .alpha = 1.5f};
+    real *x = malloc((size_t)(batch * dr_gen_image_count(snap->net)) * sizeof *x);
+>>>>>>> main
     if (!rc && !x)
         rc = dr_fail(err, DR_ENOMEM, "out of memory for %lld images", (long long)batch);
     if (!rc)
@@ -229,10 +203,11 @@ static int run_all(struct bench *b, struct dr_err *err) {
         rc = dr_backend_open(b->device, b->threads, &b->be, err);
     if (rc)
         return rc;
-    b->be->enter(b->be);
+    dr_backend_enter(b->be);
+    const struct dr_device d = dr_backend_device(b->be);
     if (!b->json)
-        printf("%s: %s\n", b->be->name, b->be->detail);
-    const int precisions = b->be->bf16 ? 2 : 1;
+        printf("%s: %s\n", d.name, d.detail);
+    const int precisions = d.bf16 ? 2 : 1;
     for (int p = 0; p < precisions && !rc; p++)
         rc = machine_gemm(b, p, err);
     if (!rc)
@@ -278,8 +253,9 @@ int dd_bench_main(int argc, char **argv) {
     if (rc)
         fprintf(stderr, "driftd bench: %s\n", err.msg);
     else if (b.json) {
-        json_t *all = json_pack("{s:s, s:s, s:O}", "device", b.be->name, "detail", b.be->detail,
-                                "rows", b.rows);
+        const struct dr_device d = dr_backend_device(b.be);
+        json_t *all =
+            json_pack("{s:s, s:s, s:O}", "device", d.name, "detail", d.detail, "rows", b.rows);
         json_dumpf(all, stdout, JSON_INDENT(2));
         printf("\n");
         json_decref(all);

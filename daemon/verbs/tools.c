@@ -98,13 +98,13 @@ int dd_version_main(void) {
     puts("server no");
 #endif
     if (!dr_backend_open("cpu", 0, &be, &err))
-        printf("cpu %s\n", be->detail);
+        printf("cpu %s\n", dr_backend_device(be).detail);
     else
         printf("cpu %s\n", err.msg);
     print_features();
     dr_backend_free(be);
     if (!dr_backend_open("cuda", 0, &be, &err))
-        printf("cuda %s\n", be->detail);
+        printf("cuda %s\n", dr_backend_device(be).detail);
     else
         printf("no cuda: %s\n", err.msg);
     dr_backend_free(be);

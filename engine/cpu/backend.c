@@ -1,5 +1,7 @@
 // The CPU backend's instance: memory, copies, workspace, sticky errors, and the table of its ops.
 // Called through dr_backend_open by whoever owns a thread that computes (trainer, batcher, tests).
+#include "engine/cpu/backend.h"
+
 #include "engine/cpu/cpu.h"
 
 #include "driftd_config.h"

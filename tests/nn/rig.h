@@ -3,18 +3,21 @@
 #pragma once
 
 #include "engine/core/arena.h"
-#include "engine/nn/gen.h"
+#include "engine/core/backend.h"
+#include "engine/nn/net.h"
+#include "engine/nn/params.h"
 
 struct rig {
     struct dr_backend *be;
-    struct dr_gen *gen;
+    struct dr_net *gen;
     const struct dr_params *params;
-    struct dr_gen_saved *saved;
+    struct dr_net_saved *saved;
     struct dr_ctx cx;
     struct dr_arena keep, tmp;
     struct dr_weights w; // device
-    struct dr_gen_in in; // device
+    struct dr_net_in in; // device
     real *x, *dx;        // device [b, image_count]
+    real *dnoise;        // device [b, noise_count]
     int64_t b, image, noise, style;
     void *mem[16];
     int nmem;

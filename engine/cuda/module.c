@@ -1,7 +1,7 @@
 // Loading the CUDA backend: a shared module of its own, so that one driftd starts on machines with
 // and without a GPU, driver or cuBLAS. Called by dr_backend_open. See engine/cuda/backend.cu,
 // docs/gpu.md.
-#include "engine/core/cuda_module.h"
+#include "engine/cuda/module.h"
 
 #include "driftd_cuda.h"
 
