@@ -227,7 +227,12 @@ static void add_recipe(void *ctx, const char *name, const struct dr_config *cfg,
 static int config_list(void *ctx, struct api_reply *out) {
     struct dd *d = ctx;
     json_t *list = json_array();
-    dd_recipe_each(d->opt.config_dir, add_recipe, list);
+    struct dr_err err = {0};
+    int rc = dd_recipe_each(d->opt.config_dir, add_recipe, list, &err);
+    if (rc) {
+        json_decref(list);
+        return dd_http_fail(&out->problem, rc, &err);
+    }
     out->body = json_pack("{s:o}", "configs", list);
     return 0;
 }

@@ -21,7 +21,7 @@ enum dr_data_set {
 struct dr_set_facts {
     const char *name;          // as in data.set
     int kind;                  // enum dr_kind
-    int64_t classes, channels; // 0: whatever the configuration says
+    int64_t classes, channels; // 0: as the configuration says
     int64_t side;              // height and width of its files' images; 0: not known before reading
     bool made;                 // by code: data.count samples
     bool folder;               // has no folder of its own name: data.path is needed
