@@ -32,13 +32,12 @@ static int build_config(struct dd *d, const struct api_job_create *in, struct dr
     if (json_is_string(in->config)) {
         const char *name = json_string_value(in->config);
         rc = dd_recipe_named(d->opt.config_dir, name, cfg, &err);
-        snprintf(recipe, recipe_size, "%s", rc || !cfg->name[0] ? name : cfg->name);
     } else {
         char *text = json_dumps(in->config, JSON_COMPACT);
         rc = dr_config_parse(text ? text : "", text ? strlen(text) : 0, "config", cfg, &err);
         free(text);
-        snprintf(recipe, recipe_size, "%s", rc || !cfg->name[0] ? "custom" : cfg->name);
     }
+    snprintf(recipe, recipe_size, "%s", rc ? "" : cfg->name[0] ? cfg->name : "custom");
     const char *field = "config";
     bool keyed = json_is_object(in->config); // what a recipe's file says is not the client's fault
     if (!rc && in->overrides) { // nested or dotted; checked together, since one may need another

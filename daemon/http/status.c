@@ -71,7 +71,7 @@ int dd_glue_status(void *ctx, struct api_reply *out) {
     dd_pump_stats(d->pump, &ps);
     int64_t bytes = stat(dd_store_path(d->store), &st) ? 0 : st.st_size;
     snprintf(wal, sizeof wal, "%s-wal", dd_store_path(d->store));
-    bytes += stat(wal, &st) ? 0 : st.st_size; // what is new stands there first
+    bytes += stat(wal, &st) ? 0 : st.st_size; // new pages are there first
     json_t *store =
         json_pack("{s:I, s:I, s:I, s:I, s:I}", "bytes", (json_int_t)bytes, "disk_free",
                   (json_int_t)disk_free(d), "failures", (json_int_t)dd_store_failures(d->store),
