@@ -328,8 +328,7 @@ static void deliver(struct dd_batcher *b, struct batch *k, int rc, double second
         pthread_mutex_lock(&b->lock);
         b->waiting -= s->n;
         if (t->done == t->req->n) {
-            dd_queue_put(&b->finished, t);
-            pthread_cond_signal(&b->rendering);
+            dd_render_later(b, t);
         } else { // only the last slice of a batch is cut short: back to the front
             t->next = b->queue.head;
             if (!b->queue.head)
@@ -483,8 +482,8 @@ int dd_batcher_start(const struct dd_batcher_env *env, struct dd_batcher **out,
         pthread_cond_wait(&b->idle, &b->lock);
     int rc = b->start_rc;
     pthread_mutex_unlock(&b->lock);
-    if (!rc && pthread_create(&b->render_thread, NULL, dd_render_thread, b))
-        abort(); // no thread to be had at start: nothing to go on with
+    if (!rc)
+        dd_render_threads_start(b);
     if (rc) {
         pthread_join(b->thread, NULL);
         if (err)
@@ -510,10 +509,6 @@ void dd_batcher_stop(struct dd_batcher *b) {
     pthread_cond_broadcast(&b->work);
     pthread_mutex_unlock(&b->lock);
     pthread_join(b->thread, NULL);
-    pthread_mutex_lock(&b->lock);
-    b->render_closing = true;
-    pthread_cond_broadcast(&b->rendering);
-    pthread_mutex_unlock(&b->lock);
-    pthread_join(b->render_thread, NULL);
+    dd_render_threads_join(b);
     destroy(b);
 }

@@ -79,11 +79,14 @@ static json_t *parameters(const struct dd_rendered *in) {
         json_array_append_new(images, json_pack("{s:i, s:f, s:I}", "class", in->label[i], "cfg",
                                                 (double)r->images[i].cfg, "index",
                                                 (json_int_t)r->images[i].index));
-    return json_pack("{s:s, s:I, s:i, s:o, s:i, s:s, s:I, s:s, s:o, s:o}", "generator", "driftd",
-                     "seed", (json_int_t)r->seed, "n", r->n, "grid",
-                     json_sprintf("%dx%d", r->cols, r->rows), "scale", r->scale, "checkpoint",
-                     in->snap->id, "step", (json_int_t)in->snap->step, "guidance", guidance,
-                     "request", query(in, guidance), "images", images);
+    json_t *params = json_pack(
+        "{s:s, s:I, s:i, s:o, s:i, s:s, s:I, s:s, s:o, s:o}", "generator", "driftd", "seed",
+        (json_int_t)r->seed, "n", r->n, "grid", json_sprintf("%dx%d", r->cols, r->rows), "scale",
+        r->scale, "checkpoint", in->snap->id, "step", (json_int_t)in->snap->step, "guidance",
+        guidance, "request", query(in, guidance), "images", images);
+    if (*in->note)
+        json_object_set_new(params, "note", json_string(in->note));
+    return params;
 }
 
 static bool has_points(const struct dd_rendered *in) {

@@ -10,6 +10,7 @@ struct dd_rendered {
     const int32_t *label; // [n], random ones drawn
     struct dr_snapshot *snap;
     const real *x;
+    const char *note; // for the client, "" if nothing; goes into the parameters
 };
-// Fills bytes, size, content_type, checkpoint, step and note. 0 or DR_E*.
+// Fills bytes, size, content_type, checkpoint and step. 0 or DR_E*.
 int dd_render(const struct dd_rendered *in, struct dd_gen_result *out, struct dr_err *err);

@@ -136,6 +136,7 @@ static void complete(void *owner, const struct dd_gen_result *in) {
                                  .compute_ms = in->compute_ms,
                                  .batch_size = in->batch_size};
     snprintf(out.checkpoint, sizeof out.checkpoint, "%.63s", in->checkpoint);
+    snprintf(out.note, sizeof out.note, "%s", in->note);
     api_gen_complete(r->gen, &out);
     free(r);
 }

@@ -46,9 +46,8 @@ void dd_job_started(struct dd_job *job, int64_t step, int64_t total, const char 
     atomic_store(&job->queue->steps_total, total);
 }
 
-const struct dd_metric_table *dd_job_metrics(struct dd_job *job, const struct dr_metric_def *def,
-                                             int n) {
-    return dd_metric_table(dd_store_metrics(job->env->store), def, n);
+void dd_job_metrics(struct dd_job *job, const struct dr_metric_def *def, int n) {
+    job->metrics = dd_metric_table(dd_store_metrics(job->env->store), def, n);
 }
 
 void dd_job_row(struct dd_job *job, const struct dd_row *row, int64_t total) {

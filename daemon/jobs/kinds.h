@@ -16,7 +16,8 @@ struct dd_job {
     int64_t id;
     struct dr_config cfg;
     bool resume; // the job has run before and its kind resumes: go on from where it was
-    void *own;   // the kind's, while it runs
+    const struct dd_metric_table *metrics; // what its rows hold (dd_job_metrics)
+    void *own;                             // the kind's, while it runs
 };
 
 struct dd_job_kind {
@@ -48,9 +49,8 @@ enum dd_wish dd_job_wish(struct dd_job *job);
 // again, are removed. data_name and class_names (a JSON array as text) may be NULL.
 void dd_job_started(struct dd_job *job, int64_t step, int64_t total, const char *data_name,
                     const char *class_names);
-// The table of the metrics that this kind reports, for its rows. It outlives the job.
-const struct dd_metric_table *dd_job_metrics(struct dd_job *job, const struct dr_metric_def *def,
-                                             int n);
+// Names the metrics of the job's rows, before the first one. The definitions are copied.
+void dd_job_metrics(struct dd_job *job, const struct dr_metric_def *def, int n);
 // A row of metrics, which is also how far the job has come.
 void dd_job_row(struct dd_job *job, const struct dd_row *row, int64_t total);
 // Everything reported so far is in the store when it returns. Before what a resumed job will go on

@@ -214,6 +214,16 @@ static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
         return dr_fail(err, DR_ECONFLICT,
                        "job %lld is %s; only a job that has ended can be removed", (long long)c->id,
                        c->old);
+    // Without it `live` would be another model from one request to the next.
+    int64_t active = dd_sql_one(db, 0,
+                                "SELECT id FROM checkpoints WHERE job=? AND state='ok' AND id="
+                                "(SELECT CAST(value AS INTEGER) FROM meta WHERE key='active')",
+                                "i", c->id);
+    if (active)
+        return dr_fail(err, DR_ECONFLICT,
+                       "checkpoint %lld of job %lld is activated and served as live; activate "
+                       "another one, or `live`, first",
+                       (long long)active, (long long)c->id);
     return dd_sql_run(db, err, "DELETE FROM jobs WHERE id=?", "i", c->id);
 }
 
@@ -250,6 +260,7 @@ int dd_jobs_new(const struct dd_jobs_env *env, struct dd_jobs **out, struct dr_e
     struct dd_jobs *j = dd_xcalloc(1, sizeof *j);
     j->env = *env;
     pthread_mutex_init(&j->lock, NULL);
+    pthread_mutex_init(&j->shown.lock, NULL);
     pthread_cond_init(&j->wake, NULL);
     atomic_store(&j->beat, INT64_MAX);
     int rc = dd_store_do(env->store, recover, env->opt->resume, err);
@@ -284,6 +295,7 @@ void dd_jobs_free(struct dd_jobs *j) {
         return;
     dd_jobs_stop(j);
     pthread_mutex_destroy(&j->lock);
+    pthread_mutex_destroy(&j->shown.lock);
     pthread_cond_destroy(&j->wake);
     free(j);
 }
@@ -293,18 +305,15 @@ bool dd_jobs_device_lost(struct dd_jobs *j) {
 }
 
 void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out) {
-    struct dr_err err;
     *out = (struct dd_jobs_now){.checkpoint_failures = atomic_load(&j->checkpoint_failures),
                                 .beat_ns = atomic_load(&j->beat)};
     // The queue first: a job on its way from there to work may be seen twice, never not at all.
-    sqlite3 *db = dd_store_reader(j->env.store, &err);
-    if (db)
-        out->queued = (int)dd_sql_one(db, 0, "SELECT count(*) FROM jobs WHERE state='queued'", "");
-    sqlite3_close(db);
-    pthread_mutex_lock(&j->lock);
-    out->running = j->running;
+    // Nothing here waits for the database: probes and /metrics ask.
+    out->queued = dd_store_queued_jobs(j->env.store);
+    pthread_mutex_lock(&j->shown.lock);
+    out->running = j->shown.running;
     out->step = atomic_load(&j->step);
     out->steps_total = atomic_load(&j->steps_total);
-    snprintf(out->name, sizeof out->name, "%s", j->name);
-    pthread_mutex_unlock(&j->lock);
+    snprintf(out->name, sizeof out->name, "%s", j->shown.name);
+    pthread_mutex_unlock(&j->shown.lock);
 }

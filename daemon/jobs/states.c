@@ -51,13 +51,21 @@ void dd_job_event(struct dd_jobs *j, int64_t id, const char *from, const char *t
              json_pack("{s:s, s:s, s:s*}", "from", from, "state", to, "error", error));
 }
 
+void dd_job_set_running(struct dd_jobs *j, int64_t id, const char *name) {
+    j->running = id;
+    pthread_mutex_lock(&j->shown.lock);
+    j->shown.running = id;
+    snprintf(j->shown.name, sizeof j->shown.name, "%s", name);
+    pthread_mutex_unlock(&j->shown.lock);
+}
+
 int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *error,
                struct dr_err *err) {
     struct dd_job_change c = {.id = id, .state = state, .error = error};
     pthread_mutex_lock(&j->lock);
     int rc = dd_store_do(j->env.store, dd_job_change, &c, err);
     if (!rc && j->running == id)
-        j->running = 0;
+        dd_job_set_running(j, 0, "");
     pthread_mutex_unlock(&j->lock);
     if (!rc)
         dd_job_event(j, id, c.old, state, error);

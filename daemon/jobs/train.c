@@ -13,13 +13,9 @@
 
 enum { BUSY_TRIES = 6, MOST_NUMBERS = 64 };
 
-struct train {   // job->own
-    char *model; // the model's section as JSON, which rows of checkpoints hold
-    const struct dd_metric_table *metrics;
-};
-
+// The model's section as JSON, which rows of checkpoints hold.
 static char *model_json(const struct dd_job *job) {
-    return ((const struct train *)job->own)->model;
+    return job->own;
 }
 
 // JSON; NULL where the numbers alone would be more than anyone reads.
@@ -38,11 +34,10 @@ static char *class_names(const struct dr_dataset *d) {
 static void on_started(void *ctx, const struct dr_trainer *tr, const struct dr_dataset *data,
                        int64_t step) {
     struct dd_job *job = ctx;
-    struct train *own = job->own;
-    int nmetrics;
-    const struct dr_metric_def *def = dr_trainer_metrics(tr, &nmetrics);
     char *names = class_names(data), q[600];
-    own->metrics = dd_job_metrics(job, def, nmetrics);
+    int n;
+    const struct dr_metric_def *def = dr_trainer_metrics(tr, &n);
+    dd_job_metrics(job, def, n);
     dd_job_started(job, step, dr_trainer_steps_total(tr), data->name, names);
     dd_log(DR_LOG_INFO, "job.start", "job=%lld step=%lld total=%lld data=%s memory=%zu",
            (long long)job->id, (long long)step, (long long)dr_trainer_steps_total(tr),
@@ -56,9 +51,8 @@ static enum dd_wish on_wish(void *ctx) {
 
 static void on_step(void *ctx, const struct dr_metrics *m, double seconds, int64_t total) {
     struct dd_job *job = ctx;
-    const struct train *own = job->own;
     struct dd_row row;
-    dd_metric_row(own->metrics, m, job->id, seconds, &row);
+    dd_metric_row(job->metrics, m, job->id, seconds, &row);
     dd_job_row(job, &row, total);
 }
 
@@ -183,11 +177,10 @@ static int run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err)
                                .threads = (int)job->env->opt->threads};
     struct dd_run_result res = {0};
     hooks.ctx = job;
-    struct train own = {.model = dr_model_config_to_json(&job->cfg.model)};
-    job->own = &own;
+    job->own = dr_model_config_to_json(&job->cfg.model);
     int rc = dd_run(&spec, &hooks, &res, err);
     *outcome = res.outcome;
-    free(own.model);
+    free(job->own);
     job->own = NULL;
     free(ckpt);
     free(samples);

@@ -11,6 +11,9 @@
 
 enum { STEP_US = 2000 };
 
+static const struct dr_metric_def metrics[] = {
+    {"count", "", "how far it has counted", DR_METRIC_LINEAR}};
+
 static int64_t steps(const struct dr_config *cfg) {
     return cfg->train.steps;
 }
@@ -35,18 +38,20 @@ static int save(struct dd_job *job, const char *file, int64_t at, struct dr_err 
 
 static int count(struct dd_job *job, const char *file, enum dd_outcome *outcome,
                  struct dr_err *err) {
-    static const struct dr_metric_def loss = {"loss", "", "The count.", DR_METRIC_LINEAR};
-    const struct dd_metric_table *table = dd_job_metrics(job, &loss, 1);
     int64_t at = job->resume ? saved(file) : 0, total = steps(&job->cfg);
+    dd_job_metrics(job, metrics, 1);
     dd_job_started(job, at, total, NULL, NULL);
     for (; at < total; usleep(STEP_US)) {
         if (dd_job_wish(job) == DD_WISH_STOP) {
             *outcome = DD_RUN_STOPPED;
             return save(job, file, at, err);
         }
-        struct dd_row row = {
-            .job = job->id, .step = ++at, .time_us = dd_wall_us(), .table = table, .mask = 1};
-        row.v[0] = (double)at;
+        struct dd_row row = {.job = job->id,
+                             .step = ++at,
+                             .time_us = dd_wall_us(),
+                             .table = job->metrics,
+                             .mask = 1,
+                             .v = {(double)at}};
         dd_job_row(job, &row, total);
     }
     *outcome = DD_RUN_COMPLETED;

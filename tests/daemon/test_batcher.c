@@ -1,6 +1,5 @@
-// The batcher on a tiny model, with the api's side of a ticket faked: the same request gives the
-// same bytes alone, among others, under load and with another number of threads; limits and
-// refusals.
+// The batcher on a tiny model: the same request gives the same bytes alone, among others, under
+// load and with another number of threads; limits and refusals; small results before large ones.
 #include "tests/daemon/helper.h"
 
 #include "daemon/base/util.h"
@@ -14,17 +13,20 @@
 #include <string.h>
 #include <unistd.h>
 
-// --- the api's side ---
+// --- who submits ---
 
 struct order {
     struct dd_gen_request req;
     struct dd_gen_image *images;
     struct dd_gen_result res;
-    int rc; // of a failure
+    int rc;    // of a failure
+    int place; // in the order of answers, from 1
     struct dr_err err;
     atomic_bool gone;
     atomic_int done; // 1 complete, 2 failed, 3 abandoned
 };
+
+static atomic_int answers;
 
 static bool abandoned(void *owner) {
     struct order *g = owner;
@@ -33,6 +35,7 @@ static bool abandoned(void *owner) {
 static void complete(void *owner, const struct dd_gen_result *result) {
     struct order *g = owner;
     g->res = *result;
+    g->place = atomic_fetch_add(&answers, 1) + 1;
     atomic_store(&g->done, 1);
 }
 static void failed(void *owner, int rc, const struct dr_err *why) {
@@ -76,7 +79,9 @@ static void make_model(int which) {
                                .id = "test",
                                .threads = 1};
     assert_int_equal(dd_run(&spec, &hooks, &res, &err), 0);
-    assert_int_equal(dd_ckpt_import(w.store, w.dir, res.last_good, false, "m", NULL, &row, &err),
+    assert_int_equal(dd_ckpt_import(w.store,
+                                    &(struct dd_ckpt_source){.path = res.last_good, .name = "m"},
+                                    &row, &err),
                      0);
     ckpt[which] = strtoll(row.id, NULL, 10);
     dd_ckpt_row_free(&row);
@@ -241,6 +246,32 @@ static void test_formats(void **state) {
     assert_memory_equal(g->res.bytes, "PK\3\4", 4);
     assert_non_null(memmem(g->res.bytes, g->res.size, "0002.png", 8));
     ticket_free(g);
+}
+
+// A result that takes long to render is no reason for the small ones behind it to wait. That the
+// large one is at work when they come is certain: its images are computed, and it takes a thousand
+// times as long.
+static void test_large_results(void **state) {
+    (void)state;
+    enum { SMALL = 8 };
+    struct order *large, *small[SMALL];
+    struct dd_batcher_stats s = {.waiting = 1};
+    restart(1, 64, 2000);
+    large = ticket("latest", 1, 1000, -1, 1, DD_ZIP);
+    large->req.scale = 32;
+    submit(large);
+    for (int i = 0; i < 90000 && s.waiting; i++, usleep(1000))
+        dd_batcher_stats(b, &s);
+    for (int i = 0; i < SMALL; i++)
+        submit(small[i] = ticket("latest", 2, 1, i % 2, 1, i % 2 ? DD_NPY : DD_PNG));
+    for (int i = 0; i < SMALL; i++)
+        assert_int_equal(wait_done(small[i]), 1);
+    assert_int_equal(wait_done(large), 1);
+    for (int i = 0; i < SMALL; i++) {
+        assert_true(small[i]->place < large->place);
+        ticket_free(small[i]);
+    }
+    ticket_free(large);
 }
 
 static void refused(struct order *g, int code) {
@@ -410,13 +441,9 @@ static void test_while_training(void **state) {
 
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-    const struct CMUnitTest tests[] = {T(test_same_bytes),
-                                       T(test_two_models),
-                                       T(test_formats),
-                                       T(test_refusals),
-                                       T(test_queue_full_and_abandoned),
-                                       T(test_queue_of_time),
-                                       T(test_no_model),
-                                       T(test_while_training)};
+    const struct CMUnitTest tests[] = {
+        T(test_same_bytes),    T(test_two_models), T(test_formats),
+        T(test_large_results), T(test_refusals),   T(test_queue_full_and_abandoned),
+        T(test_queue_of_time), T(test_no_model),   T(test_while_training)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

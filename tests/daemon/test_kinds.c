@@ -59,7 +59,7 @@ static void test_life(void **state) {
     assert_string_equal(now, "queued");
     assert_int_equal(dd_jobs_start(w.jobs, &err), 0);
     world_wait(&w, id, "completed");
-    assert_int_equal(world_values(w.store, id, "loss", v, STEPS), STEPS);
+    assert_int_equal(world_values(w.store, id, "count", v, STEPS), STEPS);
     for (int i = 0; i < STEPS; i++)
         assert_true(v[i] == i + 1);
     assert_int_equal(world_count(&w, "SELECT attempts FROM jobs"), 3);
