@@ -12,31 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-void dd_queue_put(struct dd_queue *q, struct dd_ticket *t) {
-    t->next = NULL;
-    if (!q->head)
-        q->tail = &q->head;
-    *q->tail = t;
-    q->tail = &t->next;
-}
-
-void dd_ticket_free(struct dd_ticket *t) {
-    dr_snapshot_unref(t->snap);
-    free(t->label);
-    free(t->x);
-    free(t);
-}
-
-void dd_ticket_fail(struct dd_batcher *b, struct dd_ticket *t, int rc, const struct dr_err *err) {
-    atomic_fetch_add(rc == DR_ECANCELED ? &b->abandoned : &b->failed, 1);
-    t->req->fail(t->req->owner, rc, err);
-    dd_ticket_free(t);
-    pthread_mutex_lock(&b->lock);
-    b->unsent--;
-    pthread_cond_broadcast(&b->idle);
-    pthread_mutex_unlock(&b->lock);
-}
-
 // --- which weights ---
 
 static int no_model(struct dr_err *err) {
@@ -83,7 +58,6 @@ int dd_batcher_resolve(struct dd_batcher *b, const char *checkpoint, int64_t *id
 
 // Batches of this many images compute at about the rate of full ones.
 enum { FULL = 16 };
-enum { COLD_QUEUE = 4096 }; // images that may wait before a rate is known
 #define RATE_SECONDS 1.0
 #define LANE_FLOPS 0.6e9 // of a forward pass, below which one thread runs it
 
@@ -100,18 +74,6 @@ static void note_rate(struct dd_batcher *b, int images, double seconds) {
     b->rate = b->recent_images / b->recent_seconds;
     b->rate_full = full;
     pthread_mutex_unlock(&b->lock);
-}
-
-// Bounded by time, whatever the network: an accepted request is answered within max-queue-ms, and a
-// refused client gets a time that is worth waiting for.
-int64_t dd_queue_limit(const struct dd_batcher *b) {
-    const struct dd_options *o = b->env.opt;
-    if (!o->max_queue_ms)
-        return o->max_queue;
-    double most = b->rate * (double)o->max_queue_ms * 1e-3;
-    if (!b->rate_full) // single images give a lower bound for full batches
-        most = b->rate > 0 ? fmin(4 * most, COLD_QUEUE * 4) : COLD_QUEUE;
-    return (int64_t)fmin(fmax(most, 2.0 * (double)o->max_batch), (double)o->max_queue);
 }
 
 // Seconds until a refused request may come back: until the queue will be empty, or up to a third

@@ -6,18 +6,9 @@
 #include "daemon/base/util.h"
 #include "daemon/store/metric_store.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-bool dd_glue_id(const char *id, int64_t *out) {
-    char *end;
-    errno = 0;
-    long long v = strtoll(id, &end, 10);
-    *out = v;
-    return id[0] >= '1' && id[0] <= '9' && !*end && !errno;
-}
 
 static int no_job(struct api_problem *p, const char *id) {
     return api_problem_set(p, 404, "not-found", "there is no job %s", id);
