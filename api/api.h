@@ -20,7 +20,7 @@
 
 #define API_ID_MAX 64 // job, checkpoint, sample and eval ids: [A-Za-z0-9._-], 1..63 bytes
 #define API_PROBLEM_ERRORS 8
-#define API_GEN_MAX_IMAGES 4096 // a request; the model's max_n is usually lower
+#define API_GEN_MAX_IMAGES 4096 // per request; the model's max_n is usually lower
 
 // ---------------------------------------------------------------------------------------------
 // Problems (RFC 9457)
@@ -60,7 +60,7 @@ struct api_reply {
     struct api_problem problem;
 };
 
-// A file to send. Supports Range, HEAD and If-None-Match.
+// A file to send: HEAD, Range and conditions are api's.
 struct api_file {
     int fd;                // open for reading, seekable; api closes it
     uint64_t size;         // bytes from offset 0
@@ -85,7 +85,7 @@ struct api_model {
     void (*release)(struct api_model *m); // called once the request has been parsed; may be NULL
     void *owner;                          // for release
     double cfg_min, cfg_max, cfg_default;
-    int max_n;                   // images a request
+    int max_n;                   // images per request
     int width, height, channels; // of one image
     bool two_pass;               // the model has a null class, guidance=two-pass is possible
 };
@@ -120,6 +120,7 @@ struct api_gen_result {
     int64_t step;
     double queue_ms, compute_ms;
     int batch_size; // largest batch that held an image of this request
+    char note[200]; // sent as Driftd-Note when not empty
 };
 
 struct api_gen; // a ticket: one suspended request
@@ -141,7 +142,7 @@ struct api_job_create {
     const json_t *config;        // borrowed: string (a recipe's name) or object
     const json_t *overrides;     // borrowed: object {"optim.lr": 1e-3, ...} or NULL
     const char *name;            // or NULL
-    const char *kind;            // "train", "mae", "judge", "eval"
+    const char *kind;            // as given, or NULL: the first of api_config.job_kinds
     int priority;                // -1000..1000, default 0, higher first
     const char *idempotency_key; // or NULL; 1..255 printable bytes
     const char *fingerprint; // canonical text of the body: the same key with another text is 422
@@ -255,8 +256,8 @@ struct api_callbacks {
     int (*sample_png)(void *ctx, const char *id, struct api_file *out, struct api_problem *problem);
 
     // Evaluations: {"evals": [{id, job, checkpoint, kind, step, settings, results}], "kinds":
-    // [...]}. NULL: the list is empty, POST answers 501. create: 201, 501 for a kind that the build
-    // lacks.
+    // [...]}. NULL: the list is empty, POST answers 501. create: as job_create with the kind
+    // `eval`.
     int (*eval_list)(void *ctx, const struct api_page *page, struct api_reply *out);
     int (*eval_get)(void *ctx, const char *id, struct api_reply *out);
     int (*eval_create)(void *ctx, const json_t *body, struct api_reply *out);
@@ -291,6 +292,11 @@ struct api_asset {
     size_t plain_size;
 };
 
+// A kind of job, for the description of the API; job_create judges what it gets.
+struct api_job_kind {
+    const char *name, *about;
+};
+
 struct api_config {
     const struct api_listener *listeners;
     size_t nlisteners;
@@ -305,6 +311,8 @@ struct api_config {
     const char *version;
     const struct api_asset *assets; // NULL: a built-in page
     size_t nassets;
+    const struct api_job_kind *job_kinds; // read during api_server_start only
+    size_t njob_kinds;
     // Limits; 0 takes the default in brackets.
     size_t max_body;       // JSON bodies [1 MiB]
     uint64_t max_upload;   // imports [4 GiB]

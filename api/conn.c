@@ -1,5 +1,5 @@
 // Connections (conn.h): header and body deadlines (MHD's own timeout counts inactivity only; a
-// client that sends a byte a second would never meet it), eviction of idle connections at the
+// client that sends one byte per second would never meet it), eviction of idle connections at the
 // limits, and threads of MHD that stop serving.
 #include "api/conn.h"
 
@@ -26,8 +26,8 @@ static void evict(struct api_server *s, struct api_conn *c) {
     atomic_fetch_add(&s->reaped, 1);
 }
 
-// Whether `o` gives way before `best`: the oldest that has not asked anything yet, then the oldest
-// between two requests.
+// Whether `o` is cut before `best`: the oldest without a request yet, then the oldest between two
+// requests.
 static bool gives_way(const struct api_conn *o, const struct api_conn *best) {
     if (o->phase != API_PHASE_HEADER && o->phase != API_PHASE_IDLE)
         return false;
@@ -58,12 +58,12 @@ static void enforce_limits(struct api_server *s, struct api_conn *c) {
 
 // --- workers of MHD that stopped ---
 
-// A thread of libmicrohttpd (0.9.75 to 1.0) asks epoll for 128 events, and when it gets exactly so
-// many it asks again before it serves them, for as long as it would have waited for the first: they
-// lie there until something else happens to that thread, up to the idle timeout. A signal ends that
-// wait. Threads with fewer connections than this cannot get there.
+// A thread of libmicrohttpd (0.9.75 to 1.0) asks epoll for 128 events, and when it gets exactly
+// that many it asks again before it serves them, and waits as long as for the first: they are not
+// served until something else happens to that thread, up to the send timeout. A signal ends that
+// wait. It cannot happen to threads with fewer connections than this.
 enum { CROWD = 100 };
-#define NUDGE_SIGNAL SIGURG // what it does otherwise is nothing
+#define NUDGE_SIGNAL SIGURG // ignored by default
 
 static void on_nudge(int sig) {
     (void)sig;
@@ -173,8 +173,8 @@ void api_conn_reap(struct api_server *s, uint64_t now) {
     pthread_mutex_unlock(&s->conn_mu);
 }
 
-// Now, or since when the thread that has been in our code longest is there: HTTP lives as its
-// slowest thread does.
+// The time at which the thread that has been in our code longest entered it; now when there is
+// none.
 uint64_t api_conn_beat(struct api_server *s, uint64_t now) {
     pthread_mutex_lock(&s->conn_mu);
     for (int i = 0; i < s->nworkers; i++) {

@@ -53,9 +53,12 @@ const struct api_gen_request *api_gen_request(const struct api_gen *g) {
     return &g->req;
 }
 
+// The end of what the client sends (POLLRDHUP) says nothing: it may still read. Over TCP a client
+// that has closed looks the same until something is sent to it; only a reset is certain. A unix
+// socket that its client has closed hangs up.
 static bool client_left(struct api_gen *g) {
-    struct pollfd p = {.fd = g->fd, .events = POLLRDHUP};
-    return g->suspended && poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
+    struct pollfd p = {.fd = g->fd}; // hang-up and errors are always reported
+    return g->suspended && poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR));
 }
 
 bool api_gen_abandoned(struct api_gen *g) {
@@ -182,6 +185,8 @@ static enum MHD_Result deliver(struct api_req *r, struct api_gen *g) {
     MHD_add_response_header(resp, "Driftd-Compute-Ms", text);
     snprintf(text, sizeof text, "%d", res->batch_size);
     MHD_add_response_header(resp, "Driftd-Batch-Size", text);
+    if (res->note[0])
+        MHD_add_response_header(resp, "Driftd-Note", res->note);
     return api_send(r, 200, resp);
 }
 

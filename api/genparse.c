@@ -1,5 +1,5 @@
-// From the query of a generate request to one entry an image. Lists of classes and of scales span a
-// grid: images go scale by scale, within a scale class by class, and the noise index restarts at
+// From the query of a generate request to one entry per image. Lists of classes and of scales span
+// a grid: images go scale by scale, within a scale class by class, and the noise index restarts at
 // every scale, so that the rows of a sweep show the same noise. Called by generate.c.
 #include "api/handlers.h"
 #include "api/params.h"
@@ -173,7 +173,7 @@ static void parse_grid(struct parse *x, int n, struct api_gen_request *out) {
     out->rows = rows;
 }
 
-// Images a scale: n, else what the grid holds, else one a listed class.
+// Images per scale: n, else what the grid holds, else one per listed class.
 static void layout(struct parse *x, int64_t n, struct api_gen_request *out) {
     int64_t each = n;
     if (!each && out->cols)
@@ -182,7 +182,7 @@ static void layout(struct parse *x, int64_t n, struct api_gen_request *out) {
         each = x->nlabels;
     int64_t total = each * x->nscales;
     if (total < 1 || total > x->model.max_n || total > API_GEN_MAX_IMAGES) {
-        bad(x, "n", "%lld images; at most %d a request", (long long)total, x->model.max_n);
+        bad(x, "n", "%lld images; at most %d per request", (long long)total, x->model.max_n);
         return;
     }
     if (out->cols && (int64_t)out->cols * out->rows < total) {
@@ -212,7 +212,7 @@ static void layout(struct parse *x, int64_t n, struct api_gen_request *out) {
         while (out->cols * out->cols < out->n)
             out->cols++;
         if (x->nlabels > 1 && each % x->nlabels == 0 && each > x->nlabels)
-            out->cols = (int)(each / x->nlabels); // a row a class
+            out->cols = (int)(each / x->nlabels); // one row per class
         else if (x->nlabels > 1 && each == x->nlabels && each <= 16)
             out->cols = (int)each;
     }

@@ -1,4 +1,4 @@
-// Handlers that tell about the service: status, health, Prometheus, the OpenAPI document.
+// Handlers of the service itself: status, health, Prometheus, the OpenAPI document.
 #include "api/handlers.h"
 #include "api/respond.h"
 

@@ -1,6 +1,6 @@
 // GET /v1/jobs/ID/metrics: buckets (or raw rows) streamed out of the daemon's cursor as JSON, CSV
-// or NDJSON, so that a million rows never stand in memory. Text is made on MHD's thread, a block
-// at a time.
+// or NDJSON, so that a million rows are never in memory at once. The text is made on MHD's thread,
+// block by block.
 #include "api/handlers.h"
 #include "api/params.h"
 #include "api/respond.h"

@@ -11,7 +11,7 @@
 static double quality(const char *s, const char *end) {
     while (s < end && (s = memchr(s, ';', (size_t)(end - s)))) {
         s += 1 + strspn(s + 1, SPACE);
-        if (end - s > 2 && (*s == 'q' || *s == 'Q') && s[1] == '=')
+        if (end - s >= 2 && (*s == 'q' || *s == 'Q') && s[1] == '=')
             return strtod(s + 2, NULL);
     }
     return 1;
@@ -46,12 +46,21 @@ bool api_media_accepted(const char *p, const char *type) {
     return best > 0;
 }
 
+// Also by its old name with "x-".
+static bool coding_match(const char *p, size_t n, const char *coding) {
+    if (n > 2 && !strncasecmp(p, "x-", 2)) {
+        p += 2;
+        n -= 2;
+    }
+    return n == strlen(coding) && !strncasecmp(p, coding, n);
+}
+
 double api_coding_quality(const char *p, const char *coding) {
     double any = -1;
     while (p && *p) {
         p += strspn(p, SPACE ",");
         size_t len = strcspn(p, ","), n = strcspn(p, ",;" SPACE);
-        if (n == strlen(coding) && !strncasecmp(p, coding, n))
+        if (coding_match(p, n, coding))
             return quality(p + n, p + len);
         if (n == 1 && *p == '*')
             any = quality(p + n, p + len);
@@ -62,9 +71,7 @@ double api_coding_quality(const char *p, const char *coding) {
 
 int api_pick_gzip(const char *accept_encoding) {
     double gzip = api_coding_quality(accept_encoding, "gzip");
-    double old = api_coding_quality(accept_encoding, "x-gzip"); // the same coding
     double plain = api_coding_quality(accept_encoding, "identity");
-    gzip = old > gzip ? old : gzip;
     if (gzip > 0 && gzip >= plain)
         return 1;
     return plain != 0 ? 0 : -1; // plain needs no mention

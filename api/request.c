@@ -17,7 +17,7 @@
 #include <strings.h>
 #include <unistd.h>
 
-// What a client may still send after its body went over the limit, before it is cut off.
+// What a client may still send after its body exceeds the limit; then it is cut off.
 #define DISCARD_MAX (1024 * 1024)
 
 void *api_req_begin(void *cls, const char *uri, struct MHD_Connection *c) {
@@ -278,7 +278,7 @@ enum MHD_Result api_req_handle(void *cls, struct MHD_Connection *c, const char *
     }
     if (!r->conn)
         return MHD_NO;
-    // Not to be asked for afterwards: the request may be in other hands by then.
+    // Read before advance(): afterwards another thread may own the request.
     struct api_server *s = r->srv;
     const int w = r->conn->worker;
     if (w >= 0)

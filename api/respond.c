@@ -62,7 +62,7 @@ static void add_retry_after(struct MHD_Response *resp, double seconds) {
     char text[32];
     if (!(seconds > 0))
         return;
-    // To the nearest: what is measured errs to both sides.
+    // To the nearest: a measured rate may be too high or too low.
     snprintf(text, sizeof text, "%.0f", fmax(1, round(fmin(seconds, 86400))));
     MHD_add_response_header(resp, "Retry-After", text);
 }

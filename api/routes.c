@@ -10,7 +10,7 @@
 #define JSON "application/json"
 #define PARAMS(...) ((const struct api_param[]){__VA_ARGS__, {NULL, NULL, NULL}})
 #define PAGING                                                                                     \
-    {"limit", "integer", "entries a page, 1 to 1000 (50)"}, {                                      \
+    {"limit", "integer", "entries per page, 1 to 1000 (50)"}, {                                    \
         "cursor", "string", "`next_cursor` of the page before"                                     \
     }
 #define OF_JOB                                                                                     \
@@ -18,9 +18,9 @@
 
 static const struct api_param generate_params[] = {
     {"class", "string", "index, name, range 2-5, comma-separated list of those, or random"},
-    {"cfg", "string", "guidance scale, or a comma-separated list (one block of images a scale)"},
+    {"cfg", "string", "guidance scale, or a comma-separated list (one block of images per scale)"},
     {"seed", "integer", "0 to 2^53-1; drawn and reported in Driftd-Seed when absent"},
-    {"n", "integer", "images (a scale)"},
+    {"n", "integer", "images (per scale)"},
     {"grid", "string", "COLUMNSxROWS of the picture"},
     {"scale", "integer", "magnification of the picture, 1 to 32"},
     {"format", "png|json|zip|npy", "npy: raw float32, unclamped; default by Accept, else png"},
@@ -36,7 +36,7 @@ static const struct api_param metrics_params[] = {
     {"names", "string", "comma-separated; default: all"},
     {"from", "integer", "first step"},
     {"to", "integer", "last step"},
-    {"max_points", "integer", "buckets a metric, 1 to 100000 (2000); 0: full resolution"},
+    {"max_points", "integer", "buckets per metric, 1 to 100000 (2000); 0: full resolution"},
     {"format", "json|csv|ndjson", "csv is in full resolution unless max_points is given"},
     {NULL, NULL, NULL}};
 
@@ -98,7 +98,7 @@ const struct api_route api_routes[] = {
      "Evaluate checkpoints", NULL},
     {"GET", "/v1/evals/{id}", api_h_eval_get, API_BODY_NONE, 0, 200, JSON, "One evaluation", NULL},
     {"GET", "/v1/evals.csv", api_h_eval_csv, API_BODY_NONE, 0, 200, "text/csv",
-     "Evaluations as CSV, a metric a line", PARAMS(OF_JOB)},
+     "Evaluations as CSV, one line per metric", PARAMS(OF_JOB)},
     {"GET", "/v1/evals/curve.png", api_h_eval_curve, API_BODY_NONE, 0, 200, "image/png",
      "Plot of a metric over steps", NULL},
 

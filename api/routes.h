@@ -11,4 +11,4 @@ extern const size_t api_nroutes;
 const struct api_route *api_route_find(const char *method, const char *path,
                                        char seg[2][API_ID_MAX], char *allow, size_t allow_size);
 
-char *api_openapi_text(const char *version, size_t *len); // malloc'ed
+char *api_openapi_text(struct api_server *s, size_t *len); // malloc'ed

@@ -1,5 +1,5 @@
 // The gate before a route's handler: request framing (smuggling forms), Host allow-list, cross-site
-// requests, bearer token. Called by request.c on MHD's worker threads, once a request.
+// requests, bearer token. Called by request.c on MHD's worker threads, once per request.
 #include "api/gate.h"
 
 #include <arpa/inet.h>

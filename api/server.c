@@ -1,5 +1,5 @@
-// Start, stop and reload of the HTTP server: one libmicrohttpd daemon a listener (epoll, a pool of
-// four threads), one housekeeping thread for all (keeper.c). Called by the daemon's main thread.
+// Start, stop and reload of the HTTP server: one libmicrohttpd daemon per listener (epoll, a pool
+// of four threads), one housekeeping thread for all (keeper.c). Called by the daemon's main thread.
 #include "api/conn.h"
 #include "api/handlers.h"
 #include "api/later.h"
@@ -241,7 +241,7 @@ static int start_all(struct api_server *s, const struct api_config *config, char
         return -1;
     snprintf(err, n, "out of memory");
     if (!(s->later = api_later_new()) || api_sse_create(s) ||
-        !(s->openapi = api_openapi_text(s->version, &s->openapi_len)))
+        !(s->openapi = api_openapi_text(s, &s->openapi_len)))
         return -1;
     if (add_hosts(s, config->hosts, config->nhosts))
         return -1;

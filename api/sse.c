@@ -14,7 +14,7 @@
 
 #define RING 8192
 #define RING_BYTES (16u << 20)
-#define BLOCK 16384 // MHD's buffer a client
+#define BLOCK 16384 // MHD's buffer per client
 #define REPLAY_MAX 2000
 #define METRIC_ROWS_MAX 512
 
@@ -239,7 +239,7 @@ static size_t take(char *buf, size_t room, const char *from, size_t len, size_t 
     return n;
 }
 
-// Copies what fits. -1: the stream cannot be continued (its frame was dropped half sent).
+// Copies what fits. -1: the stream cannot be continued (its frame was dropped when half was sent).
 static ssize_t fill(struct client *c, char *buf, size_t max) {
     struct api_sse *e = c->srv->sse;
     size_t n = 0;

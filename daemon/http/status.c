@@ -48,10 +48,10 @@ static json_t *training(const struct dd_jobs_now *now, const struct dd_pump_stat
 static json_t *generation(struct dd *d) {
     struct dd_batcher_stats s;
     dd_batcher_stats(d->batcher, &s);
-    struct api_problem p = {0};
+    struct dr_err err;
     int64_t id = 0;
     json_t *serving = json_null();
-    if (!dd_batcher_resolve(d->batcher, "live", &id, &p))
+    if (!dd_batcher_resolve(d->batcher, "live", &id, &err))
         serving = id ? json_sprintf("%lld", (long long)id) : json_string("live");
     return json_pack("{s:o, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:s}", "serving", serving,
                      "waiting", s.waiting, "queue_limit", (json_int_t)s.queue_limit, "images",
@@ -183,7 +183,7 @@ int dd_glue_backup(void *ctx, struct api_file *out, struct api_problem *p) {
     unlink(path);
     if (rc || fstat(fd, &st)) {
         close(fd);
-        return dd_glue_fail(p, rc == DR_ENOSPC ? 507 : 500, &err);
+        return dd_http_fail(p, rc ? rc : DR_EIO, &err);
     }
     *out = (struct api_file){.fd = fd, .size = (uint64_t)st.st_size};
     snprintf(out->content_type, sizeof out->content_type, "application/vnd.sqlite3");

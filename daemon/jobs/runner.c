@@ -130,7 +130,7 @@ static void publish(struct run *r, bool force) {
 
 // What the dashboard draws of a toy; images have no such field.
 static void show_field(struct run *r, bool force) {
-    if (!r->hooks->field || !r->data->points)
+    if (!r->hooks->field || r->data->kind != DR_KIND_POINTS)
         return;
     double now = dd_seconds();
     if (!force && now - r->field_at < 1.0 / FIELDS_A_SECOND)

@@ -1,6 +1,6 @@
 // One training job from start to end: data set, trainer, resume, steps, checkpoints with rotation,
-// sample grids, alerts, published EMA snapshots. No SQLite, no HTTP: `driftd run` and the daemon's
-// trainer thread give it hooks. The caller's thread becomes the trainer's thread (method.md 1).
+// sample grids, alerts, published EMA snapshots. No SQLite, no HTTP: `driftd run` and the job kind
+// `train` give it hooks. The caller's thread becomes the trainer's thread (method.md 1).
 #pragma once
 
 #include "daemon/base/util.h"
@@ -23,8 +23,7 @@ struct dd_run_hooks {
     void (*snapshot)(void *ctx, struct dr_snapshot *s); // takes over the reference
     // The drift of a two-dimensional toy, a few times a second and at the end; takes it over.
     void (*field)(void *ctx, struct dr_drift_field *f);
-    // Before a checkpoint is written: what a run that goes on from it will not say again is to be
-    // made durable.
+    // Before a checkpoint is written: flush metrics; a resumed run will not report them again.
     void (*saving)(void *ctx);
     void (*checkpoint)(void *ctx, int64_t step, const char *path, const char *sha256,
                        int64_t bytes);

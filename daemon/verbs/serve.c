@@ -112,6 +112,14 @@ static void publish_metrics(void *ctx, const char *job, int64_t step, size_t n,
     api_publish_metrics(ctx, job, step, n, names, values);
 }
 
+// The table of kinds as the API describes it. Returns how many.
+static size_t list_kinds(struct api_job_kind out[DD_MAX_KINDS]) {
+    size_t n = 0;
+    for (; dd_job_kinds[n] && n < DD_MAX_KINDS; n++)
+        out[n] = (struct api_job_kind){dd_job_kinds[n]->name, dd_job_kinds[n]->about};
+    return n;
+}
+
 static int start_http(struct dd *d, struct dd_listeners *l, struct dr_err *err) {
     char *token = NULL, *cert = NULL, *key = NULL, text[400] = "", uploads[DD_PATH_MAX];
     int rc = read_token(&d->opt, &token, err);
@@ -120,6 +128,7 @@ static int start_http(struct dd *d, struct dd_listeners *l, struct dr_err *err) 
     if (!rc)
         rc = dd_listen_open(&d->opt, token != NULL, l, err);
     snprintf(uploads, sizeof uploads, "%s/uploads", d->opt.state_dir);
+    struct api_job_kind kinds[DD_MAX_KINDS];
     struct api_config c = {.listeners = l->l,
                            .nlisteners = (size_t)l->n,
                            .hosts = (const char *const *)d->opt.allow_host.v,
@@ -134,6 +143,8 @@ static int start_http(struct dd *d, struct dd_listeners *l, struct dr_err *err) 
                            .assets = web_assets,
                            .nassets = web_nassets,
 #endif
+                           .job_kinds = kinds,
+                           .njob_kinds = list_kinds(kinds),
                            .max_connections = (int)d->opt.max_connections,
                            .max_per_address = (int)d->opt.max_per_address,
                            .max_sse = (int)d->opt.max_sse,

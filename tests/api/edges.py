@@ -137,7 +137,7 @@ def test_absolute_form():
 # ---- a proxy that serves the daemon below a path ----
 
 class Strip(http.server.BaseHTTPRequestHandler):
-    """Passes /driftd-a/X on as /X, and says so, as nginx and Traefik do."""
+    """Passes /driftd-a/X on as /X with X-Forwarded-Prefix, as nginx and Traefik do."""
     protocol_version, port, prefix = "HTTP/1.1", 0, "/driftd-a"
 
     def forward(self):
