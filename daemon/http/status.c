@@ -149,6 +149,14 @@ char *dd_glue_prometheus(void *ctx) {
           (double)ps.dropped);
     gauge(f, "driftd_checkpoint_failures_total", "counter",
           "Checkpoints that could not be written.", (double)now.checkpoint_failures);
+    struct dd_disk_stats disk;
+    dd_disk_stats(d->disk, &disk);
+    gauge(f, "driftd_state_bytes", "gauge", "Bytes of all files in the state folder.",
+          (double)disk.bytes);
+    gauge(f, "driftd_disk_budget_bytes", "gauge", "Bytes that the state folder may take; 0: any.",
+          (double)disk.budget);
+    gauge(f, "driftd_checkpoints_removed_total", "counter",
+          "Checkpoints removed to stay within the disk budget.", (double)disk.removed);
     gauge(f, "driftd_jobs_queued", "gauge", "Jobs that wait.", now.queued);
     dd_batcher_prometheus(d->batcher, f);
     fprintf(f,
