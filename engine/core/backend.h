@@ -63,7 +63,7 @@ struct dr_backend {
 // Calls an op with designated initialisers: DR_OP(be, fill, .dst = p, .n = n, .value = 0).
 #define DR_OP(be, name, ...) ((be)->op.name((be), &(const struct dr_##name##_args){__VA_ARGS__}))
 
-// threads <= 0: all online CPUs. Fails with a sentence, never falls back.
+// threads <= 0: the default of machine.h. Fails with a sentence, never falls back.
 int dr_backend_cpu(int threads, struct dr_backend **out, struct dr_err *err);
 int dr_backend_null(struct dr_backend **out, struct dr_err *err);
 // "cpu", "cuda[:N]" or "auto"; `auto` takes GPU 0 where it opens, else the CPU, and logs what it
