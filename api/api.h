@@ -5,7 +5,9 @@
 // Who owns what. Strings in a request live as long as the call (or the ticket). json_t in a reply
 // is a new reference that api takes over. Bytes and descriptors handed over belong to the receiver.
 // Threads. Callbacks run on HTTP worker threads, several at once; they may take milliseconds (a
-// SQLite read, a commit) and must never wait for a training step or a batch. Calls into the server
+// SQLite read) and must never wait for a writer, a training step or a batch. The callbacks of
+// routes that change something (jobs, activation) or that read whole files (import, backup) run on
+// threads of their own with the connection suspended: they may wait. Calls into the server
 // (api_publish*, api_gen_*) are allowed from any thread, also from inside a callback.
 // Errors. A callback returns 0, or -1 with `problem` filled by api_problem_set (a client's fault or
 // a state that refuses, never a reason to end the process). A NULL callback answers 501.
@@ -332,8 +334,8 @@ struct api_server;
 int api_server_start(const struct api_config *config, const struct api_callbacks *cb, void *ctx,
                      struct api_server **out, char *err, size_t err_size);
 // Refuses new work, ends event streams, waits for suspended requests at most grace_ms (those left
-// are answered 503), stops the threads, closes the listeners. NULL is allowed. Tickets still held
-// by the daemon stay valid for api_gen_abandoned/complete/fail.
+// are answered 503) and for callbacks that run, stops the threads, closes the listeners. NULL is
+// allowed. Tickets still held by the daemon stay valid for api_gen_abandoned/complete/fail.
 void api_server_stop(struct api_server *s, int grace_ms);
 // SIGHUP: a new token (NULL: unchanged) and certificate pair (NULL: unchanged). 0 or -1 + err.
 int api_server_reload(struct api_server *s, const char *token, const char *tls_cert,

@@ -28,6 +28,8 @@ void api_req_free(struct api_req *r) {
     if (r->upload_path)
         unlink(r->upload_path);
     free(r->upload_path);
+    if (r->later_response)
+        MHD_destroy_response(r->later_response);
     api_query_free(&r->query);
     free(r->uri);
     free(r->path);

@@ -17,7 +17,12 @@ struct api_param {
 };
 
 enum api_body { API_BODY_NONE, API_BODY_JSON, API_BODY_UPLOAD };
-enum { API_PUBLIC = 1 /* no token */, API_NO_HEAD = 2 };
+enum {
+    API_PUBLIC = 1, // no token
+    API_NO_HEAD = 2,
+    API_WRITES = 4, // changes the database, which another process may hold: later.h
+    API_LONG = 8    // takes as long as a file is large: later.h
+};
 
 struct api_route {
     const char *method, *path; // path with {id} placeholders
@@ -30,6 +35,7 @@ struct api_route {
     const struct api_param *params; // ends with a NULL name; NULL: none
 };
 
+enum { API_LATER_NOT, API_LATER_RUNS, API_LATER_DONE }; // api_req.later
 enum api_req_state { API_REQ_NEW, API_REQ_BODY, API_REQ_WAITING, API_REQ_DONE };
 
 struct api_req {
@@ -57,6 +63,10 @@ struct api_req {
     // answer
     unsigned status;
     struct api_gen *gen;
+    // later.c
+    atomic_int later;
+    struct api_req *later_next;
+    struct MHD_Response *later_response; // what the handler sent, until MHD's thread sends it
 };
 
 struct api_req *api_req_new(struct api_server *s, const char *uri, struct MHD_Connection *c);

@@ -4,6 +4,7 @@
 
 #include "api/gate.h"
 #include "api/handlers.h"
+#include "api/later.h"
 #include "api/params.h"
 #include "api/respond.h"
 #include "api/routes.h"
@@ -237,7 +238,7 @@ static enum MHD_Result dispatch(struct api_req *r) {
     // What these change has no entity tag. Files and the page check their own on GET.
     if (strcmp(r->method, "GET") && strcmp(r->method, "HEAD") && api_precondition(r, ""))
         return api_send_error(r, 412, "precondition", "no such entity tag: there are none here");
-    return r->route->fn(r);
+    return r->route->flags & (API_WRITES | API_LONG) ? api_later_start(r) : r->route->fn(r);
 }
 
 static enum MHD_Result advance(struct api_req *r, const char *version, const char *upload_data,
@@ -254,7 +255,7 @@ static enum MHD_Result advance(struct api_req *r, const char *version, const cha
         }
         return dispatch(r);
     case API_REQ_WAITING:
-        return api_gen_resume(r);
+        return r->gen ? api_gen_resume(r) : api_later_resume(r);
     case API_REQ_DONE:
         *upload_size = 0;
         return MHD_YES;

@@ -1,5 +1,5 @@
 // Answers: every response of this server is queued here, so that each carries X-Request-Id,
-// nosniff and a cache rule. Called on MHD's worker threads.
+// nosniff and a cache rule. Called on MHD's worker threads, or on those of later.c.
 #include "api/respond.h"
 
 #include <math.h>
@@ -11,6 +11,11 @@
 enum MHD_Result api_send(struct api_req *r, unsigned status, struct MHD_Response *resp) {
     if (!resp)
         return MHD_NO;
+    if (atomic_load(&r->later) == API_LATER_RUNS) { // not MHD's thread: it sends this (later.c)
+        r->status = status;
+        r->later_response = resp;
+        return MHD_YES;
+    }
     MHD_add_response_header(resp, "X-Request-Id", r->id);
     MHD_add_response_header(resp, "X-Content-Type-Options", "nosniff");
     if (!MHD_get_response_header(resp, "Cache-Control"))

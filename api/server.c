@@ -2,6 +2,7 @@
 // of four threads), one housekeeping thread for all (keeper.c). Called by the daemon's main thread.
 #include "api/conn.h"
 #include "api/handlers.h"
+#include "api/later.h"
 #include "api/request.h"
 #include "api/routes.h"
 
@@ -169,6 +170,7 @@ static struct api_server *server_create(const struct api_config *config,
 }
 
 static void server_free(struct api_server *s) {
+    api_later_free(s->later);
     api_sse_free(s);
     api_tls_free(s->tls);
     for (size_t i = 0; i < s->nhosts; i++)
@@ -238,7 +240,8 @@ static int start_all(struct api_server *s, const struct api_config *config, char
     if (config->tls_cert && api_tls_create(config->tls_cert, config->tls_key, &s->tls, err, n))
         return -1;
     snprintf(err, n, "out of memory");
-    if (api_sse_create(s) || !(s->openapi = api_openapi_text(s, &s->openapi_len)))
+    if (!(s->later = api_later_new()) || api_sse_create(s) ||
+        !(s->openapi = api_openapi_text(s, &s->openapi_len)))
         return -1;
     if (add_hosts(s, config->hosts, config->nhosts))
         return -1;
@@ -287,6 +290,8 @@ void api_server_stop(struct api_server *s, int grace_ms) {
     while (api_gen_waiting(s) && api_now_ns() - start < (uint64_t)grace_ms * 1000000u)
         sleep_ms(2);
     api_gen_shutdown(s);
+    if (s->later)
+        api_later_drain(s->later);
     // MHD aborts the process when stopped with a suspended connection: all are resumed by now, and
     // responses get a moment to leave.
     uint64_t resumed = api_now_ns();

@@ -9,6 +9,7 @@
 //   handlers             jobs, checkpoints, metrics, generate, sse, info, page
 //   routes, openapi      the table of handlers, and what follows from it
 //   target, security     the gate in front of the handlers
+//   later                handlers on threads of their own
 //   request              from the first byte to the end of a request
 //   keeper, server       housekeeping thread; start and stop
 //
@@ -26,10 +27,11 @@
 #define API_MAX_LISTENERS 8
 enum { API_WORKERS = 4, API_MAX_WORKERS = API_WORKERS * API_MAX_LISTENERS }; // threads of MHD
 
-struct api_conn; // conn.h
-struct api_gen;  // generate.c
-struct api_sse;  // sse.c
-struct api_tls;  // tls.c
+struct api_conn;  // conn.h
+struct api_gen;   // generate.c
+struct api_later; // later.c
+struct api_sse;   // sse.c
+struct api_tls;   // tls.c
 
 struct api_server {
     struct api_callbacks cb;
@@ -66,6 +68,7 @@ struct api_server {
     int ngens;
 
     struct api_sse *sse;
+    struct api_later *later;
     pthread_t keeper;
     bool keeper_started;
     atomic_bool closing, stopping;

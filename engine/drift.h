@@ -16,6 +16,7 @@
 #include "engine/data/data.h"
 #include "engine/io/image.h"
 #include "engine/io/safetensors.h"
+#include "engine/io/sha256.h"
 #include "engine/loss/drift.h"
 #include "engine/nn/gen.h"
 #include "engine/sample/sampler.h"

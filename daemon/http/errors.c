@@ -16,6 +16,7 @@ static const struct row rows[] = {
     {DR_EFULL, 429, "queue-full", 1},     {DR_EUNSUPPORTED, 501, "not-implemented", 0},
     {DR_EBUSY, 503, "busy", 0},           {DR_ENOMEM, 503, "no-memory", 1},
     {DR_ESTOPPING, 503, "draining", 5},   {DR_ENOSPC, 507, "disk-full", 0},
+    {DR_ECANCELED, 503, "draining", 5},
 };
 static const struct row other = {0, 500, "internal", 0};
 

@@ -122,16 +122,6 @@ static int confine(struct dd *d, const char *path, char out[PATH_MAX], struct ap
     return api_problem_field(p, "path", "an absolute path of a file below an import root");
 }
 
-// An upload has a temporary name that means nothing to its sender and is not theirs to know.
-static void hide_path(struct dr_err *err, const char *path) {
-    static const char instead[] = "the file";
-    const size_t n = strlen(path), k = sizeof instead - 1;
-    if (n < k || strncmp(err->msg, path, n))
-        return;
-    memmove(err->msg + k, err->msg + n, strlen(err->msg + n) + 1);
-    memcpy(err->msg, instead, k);
-}
-
 int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api_reply *out) {
     struct dd *d = ctx;
     struct dd_ckpt_row row;
@@ -149,17 +139,20 @@ int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api
         snprintf(err.field, sizeof err.field, "config");
         dd_http_fail(&out->problem, DR_EINVAL, &err);
     }
+    const struct dd_ckpt_source source = {.path = path,
+                                          .take = in->uploaded,
+                                          .name = in->name,
+                                          .model = in->config ? &cfg.model : NULL,
+                                          .cancel = &d->stopping};
+    if (rc && in->uploaded)
+        unlink(path);
     if (!rc)
-        rc = dd_ckpt_import(d->store, d->opt.state_dir, path, in->uploaded, in->name,
-                            in->config ? &cfg.model : NULL, &row, &err);
+        rc = dd_ckpt_import(d->store, &source, &row, &err);
     if (rc) {
-        if (in->uploaded) {
-            unlink(path);
-            hide_path(&err, path);
-        }
         if (out->problem.status)
             return -1;
-        bool ours = rc == DR_ENOSPC || rc == DR_EIO || rc == DR_ENOMEM || rc == DR_EBUSY;
+        bool ours = rc == DR_ENOSPC || rc == DR_EIO || rc == DR_ENOMEM || rc == DR_EBUSY ||
+                    rc == DR_ECANCELED;
         err.field[0] = 0; // what it names lies inside of the file
         dd_http_fail(&out->problem, ours ? rc : DR_EINVAL, &err);
         return ours ? -1
@@ -188,9 +181,9 @@ int dd_glue_sample_list(void *ctx, const struct api_page *page, struct api_reply
 int dd_glue_sample_png(void *ctx, const char *id, struct api_file *out, struct api_problem *p) {
     struct dd *d = ctx;
     struct dr_err err = {0};
-    char path[600];
+    char path[DD_PATH_MAX];
     int64_t n, created_us;
-    if (!dd_glue_id(id, &n) || dd_sample_path(d->store, n, path, sizeof path, &created_us, &err))
+    if (!dd_glue_id(id, &n) || dd_sample_path(d->store, n, path, &created_us, &err))
         return api_problem_set(p, 404, "not-found", "there is no sample %s", id);
     if (open_file(path, out, p))
         return -1;

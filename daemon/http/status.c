@@ -82,7 +82,7 @@ int dd_glue_status(void *ctx, struct api_reply *out) {
     struct dd_jobs_now now;
     struct dd_pump_stats ps;
     struct stat st;
-    char wal[4200];
+    char wal[DD_PATH_MAX + 8];
     dd_jobs_now(d->jobs, &now);
     dd_pump_stats(d->pump, &ps);
     int64_t bytes = stat(dd_store_path(d->store), &st) ? 0 : st.st_size;
@@ -183,7 +183,7 @@ int dd_glue_backup(void *ctx, struct api_file *out, struct api_problem *p) {
     struct dd *d = ctx;
     struct dr_err err = {0};
     struct stat st;
-    char path[4200];
+    char path[DD_PATH_MAX];
     snprintf(path, sizeof path, "%s/uploads/backup-XXXXXX", d->opt.state_dir);
     int fd = mkstemp(path);
     if (fd < 0)

@@ -134,13 +134,12 @@ static bool next_job(struct dd_jobs *j, struct dd_job *job, char error[512]) {
         struct dr_err err = {0};
         if (!atomic_load(&j->device_lost) && !dd_store_do(j->env.store, claim, &c, &err) &&
             c.found) {
-            j->running = job->id;
+            dd_job_set_running(j, job->id, job->cfg.name);
             j->wish = DD_WISH_NONE;
             j->pausing = false;
             atomic_store(&j->step, 0);
             atomic_store(&j->steps_total,
                          !c.error[0] && job->kind->steps ? job->kind->steps(&job->cfg) : 0);
-            snprintf(j->name, sizeof j->name, "%s", job->cfg.name);
             snprintf(error, 512, "%s", c.error);
             pthread_mutex_unlock(&j->lock);
             return true;

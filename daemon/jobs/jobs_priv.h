@@ -17,7 +17,11 @@ struct dd_jobs {
     int64_t running; // id, 0: none
     enum dd_wish wish;
     bool pausing; // the stop wish is a pause
-    char name[64];
+    struct { // a copy for dd_jobs_now: the lock above is held while the store is waited for
+        pthread_mutex_t lock;
+        int64_t running;
+        char name[64];
+    } shown;
     _Atomic int64_t step, steps_total; // of the running job; the total may be an estimate
     _Atomic uint64_t checkpoint_failures;
     _Atomic int64_t beat;
@@ -25,6 +29,8 @@ struct dd_jobs {
 };
 
 void *dd_job_thread(void *jobs);
+// With the lock held; id 0: none runs.
+void dd_job_set_running(struct dd_jobs *j, int64_t id, const char *name);
 // The running job's last state, durable, with its event; nothing runs afterwards. Under the lock,
 // so that an action sees either the job at work or how it ended.
 int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *error,

@@ -73,13 +73,21 @@ static int set_state(struct dd_jobs *j, struct change *c, struct dr_err *err) {
     return rc;
 }
 
+void dd_job_set_running(struct dd_jobs *j, int64_t id, const char *name) {
+    j->running = id;
+    pthread_mutex_lock(&j->shown.lock);
+    j->shown.running = id;
+    snprintf(j->shown.name, sizeof j->shown.name, "%s", name);
+    pthread_mutex_unlock(&j->shown.lock);
+}
+
 int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *error,
                struct dr_err *err) {
     struct change c = {.id = id, .state = state, .error = error};
     pthread_mutex_lock(&j->lock);
     int rc = dd_store_do(j->env.store, change, &c, err);
     if (!rc && j->running == id)
-        j->running = 0;
+        dd_job_set_running(j, 0, "");
     pthread_mutex_unlock(&j->lock);
     if (!rc)
         dd_job_event(j, id, c.old, state, error);
@@ -325,6 +333,7 @@ int dd_jobs_new(const struct dd_jobs_env *env, struct dd_jobs **out, struct dr_e
     struct dd_jobs *j = dd_xcalloc(1, sizeof *j);
     j->env = *env;
     pthread_mutex_init(&j->lock, NULL);
+    pthread_mutex_init(&j->shown.lock, NULL);
     pthread_cond_init(&j->wake, NULL);
     atomic_store(&j->beat, INT64_MAX);
     int rc = dd_store_do(env->store, recover, env->opt->resume, err);
@@ -359,6 +368,7 @@ void dd_jobs_free(struct dd_jobs *j) {
         return;
     dd_jobs_stop(j);
     pthread_mutex_destroy(&j->lock);
+    pthread_mutex_destroy(&j->shown.lock);
     pthread_cond_destroy(&j->wake);
     free(j);
 }
@@ -368,18 +378,15 @@ bool dd_jobs_device_lost(struct dd_jobs *j) {
 }
 
 void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out) {
-    struct dr_err err;
     *out = (struct dd_jobs_now){.checkpoint_failures = atomic_load(&j->checkpoint_failures),
                                 .beat_ns = atomic_load(&j->beat)};
     // The queue first: a job on its way from there to work may be seen twice, never not at all.
-    sqlite3 *db = dd_store_reader(j->env.store, &err);
-    if (db)
-        out->queued = (int)dd_sql_one(db, 0, "SELECT count(*) FROM jobs WHERE state='queued'", "");
-    sqlite3_close(db);
-    pthread_mutex_lock(&j->lock);
-    out->running = j->running;
+    // Nothing here waits for the database: probes and /metrics ask.
+    out->queued = dd_store_queued_jobs(j->env.store);
+    pthread_mutex_lock(&j->shown.lock);
+    out->running = j->shown.running;
     out->step = atomic_load(&j->step);
     out->steps_total = atomic_load(&j->steps_total);
-    snprintf(out->name, sizeof out->name, "%s", j->name);
-    pthread_mutex_unlock(&j->lock);
+    snprintf(out->name, sizeof out->name, "%s", j->shown.name);
+    pthread_mutex_unlock(&j->shown.lock);
 }

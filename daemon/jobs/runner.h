@@ -3,6 +3,7 @@
 // `train` give it hooks. The caller's thread becomes the trainer's thread (method.md 1).
 #pragma once
 
+#include "daemon/base/util.h"
 #include "engine/drift.h"
 
 #include <stdbool.h>
@@ -50,8 +51,8 @@ struct dd_run_result {
     enum dd_outcome outcome;
     int64_t step; // steps done
     double seconds;
-    bool saved;          // a checkpoint of exactly this step exists
-    char last_good[600]; // newest good checkpoint, "" if none
+    bool saved;                  // a checkpoint of exactly this step exists
+    char last_good[DD_PATH_MAX]; // newest good checkpoint, "" if none
 };
 
 // 0 when the job completed or was stopped as wished; DR_E* and the reason when it failed.

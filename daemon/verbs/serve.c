@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 enum { GRACE_MS = 10000 };
+enum { STATE_DIR_MAX = 480 }; // SQLite takes 512 bytes of path, its own suffixes included
 // How long a thread may be silent: quick ones (store, HTTP) two thirds of the watchdog's time, those
 // that compute ten times that; within bounds for very short or long watchdogs.
 enum { QUICK_MIN_S = 3, QUICK_MAX_S = 20, LONG_MIN_S = 5, LONG_MAX_S = 300 };
@@ -65,10 +66,25 @@ static void remove_files(const char *dir) {
         closedir(f);
 }
 
+// Absolute from here on, whatever folder the process was started in.
+static int settle_state_dir(struct dd *d, struct dr_err *err) {
+    char *full = realpath(d->opt.state_dir, NULL);
+    if (!full)
+        return dr_fail(err, DR_EIO, "%s: %s", d->opt.state_dir, strerror(errno));
+    free(d->opt.state_dir);
+    d->opt.state_dir = full;
+    if (strlen(full) > STATE_DIR_MAX)
+        return dr_fail(err, DR_EINVAL, "%.80s... is %zu bytes long; at most %d are possible", full,
+                       strlen(full), STATE_DIR_MAX);
+    return 0;
+}
+
 static int prepare_state_dir(struct dd *d, struct dr_err *err) {
     static const char *const below[] = {"checkpoints", "samples", "uploads"};
-    char path[4200];
+    char path[DD_PATH_MAX];
     int rc = dd_mkdirs(d->opt.state_dir, err);
+    if (!rc)
+        rc = settle_state_dir(d, err);
     for (int i = 0; i < 3 && !rc; i++) {
         snprintf(path, sizeof path, "%s/%s", d->opt.state_dir, below[i]);
         rc = dd_mkdirs(path, err);
@@ -105,7 +121,7 @@ static size_t list_kinds(struct api_job_kind out[DD_MAX_KINDS]) {
 }
 
 static int start_http(struct dd *d, struct dd_listeners *l, struct dr_err *err) {
-    char *token = NULL, *cert = NULL, *key = NULL, text[400] = "", uploads[4200];
+    char *token = NULL, *cert = NULL, *key = NULL, text[400] = "", uploads[DD_PATH_MAX];
     int rc = read_token(&d->opt, &token, err);
     if (!rc)
         rc = read_tls(&d->opt, &cert, &key, err);
@@ -192,7 +208,7 @@ static const char *device_of_jobs(const struct dd *d) {
 }
 
 static int build(struct dd *d, struct dd_listeners *l, struct dr_err *err) {
-    char path[4200];
+    char path[DD_PATH_MAX];
     int rc = prepare_state_dir(d, err);
     snprintf(path, sizeof path, "%s/driftd.sqlite3", d->opt.state_dir);
     if (!rc)

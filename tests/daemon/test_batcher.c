@@ -79,7 +79,9 @@ static void make_model(int which) {
                                .id = "test",
                                .threads = 1};
     assert_int_equal(dd_run(&spec, &hooks, &res, &err), 0);
-    assert_int_equal(dd_ckpt_import(w.store, w.dir, res.last_good, false, "m", NULL, &row, &err),
+    assert_int_equal(dd_ckpt_import(w.store,
+                                    &(struct dd_ckpt_source){.path = res.last_good, .name = "m"},
+                                    &row, &err),
                      0);
     ckpt[which] = strtoll(row.id, NULL, 10);
     dd_ckpt_row_free(&row);
