@@ -3,6 +3,7 @@
 #include "daemon/verbs/verbs.h"
 #include "driftd_config.h"
 #include "driftd_git.h"
+#include "engine/core/machine.h"
 #include "engine/drift.h"
 
 #include <stdio.h>
@@ -65,6 +66,8 @@ int dd_version_main(void) {
 #else
     puts("server no");
 #endif
+    char text[200];
+    printf("machine %s\n", dr_machine_describe(dr_machine(), text, sizeof text));
     if (!dr_backend_open("cpu", 0, &be, &err))
         printf("cpu %s\n", dr_backend_device(be).detail);
     else
