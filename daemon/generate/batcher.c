@@ -12,31 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-void dd_queue_put(struct dd_queue *q, struct dd_ticket *t) {
-    t->next = NULL;
-    if (!q->head)
-        q->tail = &q->head;
-    *q->tail = t;
-    q->tail = &t->next;
-}
-
-void dd_ticket_free(struct dd_ticket *t) {
-    dr_snapshot_unref(t->snap);
-    free(t->label);
-    free(t->x);
-    free(t);
-}
-
-void dd_ticket_fail(struct dd_batcher *b, struct dd_ticket *t, int rc, const struct dr_err *err) {
-    atomic_fetch_add(rc == DR_ECANCELED ? &b->abandoned : &b->failed, 1);
-    t->req->fail(t->req->owner, rc, err);
-    dd_ticket_free(t);
-    pthread_mutex_lock(&b->lock);
-    b->unsent--;
-    pthread_cond_broadcast(&b->idle);
-    pthread_mutex_unlock(&b->lock);
-}
-
 // --- which weights ---
 
 static int no_model(struct dr_err *err) {
@@ -83,7 +58,6 @@ int dd_batcher_resolve(struct dd_batcher *b, const char *checkpoint, int64_t *id
 
 // Batches of this many images compute at about the rate of full ones.
 enum { FULL = 16 };
-enum { COLD_QUEUE = 4096 }; // images that may wait before a rate is known
 #define RATE_SECONDS 1.0
 #define LANE_FLOPS 0.6e9 // of a forward pass, below which one thread runs it
 
@@ -100,18 +74,6 @@ static void note_rate(struct dd_batcher *b, int images, double seconds) {
     b->rate = b->recent_images / b->recent_seconds;
     b->rate_full = full;
     pthread_mutex_unlock(&b->lock);
-}
-
-// Bounded by time, whatever the network: an accepted request is answered within max-queue-ms, and a
-// refused client gets a time that is worth waiting for.
-int64_t dd_queue_limit(const struct dd_batcher *b) {
-    const struct dd_options *o = b->env.opt;
-    if (!o->max_queue_ms)
-        return o->max_queue;
-    double most = b->rate * (double)o->max_queue_ms * 1e-3;
-    if (!b->rate_full) // single images give a lower bound for full batches
-        most = b->rate > 0 ? fmin(4 * most, COLD_QUEUE * 4) : COLD_QUEUE;
-    return (int64_t)fmin(fmax(most, 2.0 * (double)o->max_batch), (double)o->max_queue);
 }
 
 // Seconds until a refused request may come back: until the queue will be empty, or up to a third
@@ -167,14 +129,14 @@ struct batch {
 };
 
 static int fix_labels(struct dd_ticket *t, struct dr_err *err) {
-    const struct dr_model_config *m = dr_gen_config(t->snap->gen);
-    int64_t count = dr_gen_image_count(t->snap->gen);
+    const struct dr_model_config *m = dr_gen_config(t->snap->net);
+    int64_t count = dr_gen_image_count(t->snap->net);
     t->label = malloc((size_t)t->req->n * sizeof *t->label);
     t->x = malloc((size_t)(t->req->n * count) * sizeof *t->x);
     if (!t->label || !t->x)
         return dr_fail(err, DR_ENOMEM, "no memory for %d images", t->req->n);
     // The parser has checked both; the model behind `live` may have changed since.
-    if (t->req->two_pass && dr_gen_null_class(t->snap->gen) < 0)
+    if (t->req->two_pass && dr_gen_null_class(t->snap->net) < 0)
         return dr_fail_at(err, DR_EINVAL, "guidance",
                           "guidance=two-pass needs a model with a null class");
     for (int i = 0; i < t->req->n; i++) {
@@ -291,11 +253,11 @@ static int run_lanes(struct dd_batcher *b, const struct batch *k, int lanes, str
     struct dr_err why[DD_MAX_LANES] = {0};
     int rc[DD_MAX_LANES] = {0}, each = (k->images + lanes - 1) / lanes;
     each = (each + FULL - 1) / FULL * FULL; // whole pieces
-    size_t count = (size_t)dr_gen_image_count(k->snap->gen);
+    size_t count = (size_t)dr_gen_image_count(k->snap->net);
 #pragma omp parallel for num_threads(lanes) schedule(static, 1)
     for (int i = 0; i < lanes; i++) {
         int from = DR_MIN(i * each, k->images), n = DR_MIN(each, k->images - from);
-        b->lane[i].be->enter(b->lane[i].be);
+        dr_backend_enter(b->lane[i].be);
         if (n > 0)
             rc[i] = dr_sampler_run(b->lane[i].sampler, k->snap, b->sample + from, n,
                                    b->x + (size_t)from * count, &why[i]);
@@ -310,14 +272,14 @@ static int run_lanes(struct dd_batcher *b, const struct batch *k, int lanes, str
 }
 
 static int run_whole(struct dd_batcher *b, const struct batch *k, struct dr_err *err) {
-    b->be->enter(b->be);
+    dr_backend_enter(b->be);
     int rc = dr_sampler_run(b->sampler, k->snap, b->sample, k->images, b->x, err);
     b->sample_flops = dr_sampler_flops(b->sampler);
     return rc;
 }
 
 static int compute(struct dd_batcher *b, struct batch *k, double *seconds, struct dr_err *err) {
-    size_t count = (size_t)dr_gen_image_count(k->snap->gen);
+    size_t count = (size_t)dr_gen_image_count(k->snap->net);
     if (b->x_count < count) {
         real *p = realloc(b->x, (size_t)b->env.opt->max_batch * count * sizeof *p);
         if (!p)
@@ -345,7 +307,7 @@ static int compute(struct dd_batcher *b, struct batch *k, double *seconds, struc
 
 static void deliver(struct dd_batcher *b, struct batch *k, int rc, double seconds, int64_t start,
                     const struct dr_err *err) {
-    size_t count = rc ? 0 : (size_t)dr_gen_image_count(k->snap->gen);
+    size_t count = rc ? 0 : (size_t)dr_gen_image_count(k->snap->net);
     const real *x = b->x;
     for (int i = 0; i < k->nslices; i++) {
         struct slice *s = &k->s[i];
@@ -415,15 +377,16 @@ static int open_engine(struct dd_batcher *b, struct dr_err *err) {
     int rc = dr_backend_open(o->device, (int)o->generate_threads, &b->be, err);
     if (rc)
         return rc;
-    b->be->enter(b->be);
-    rc = b->be->hurry(b->be, err); // requests go before training on the same device
+    dr_backend_enter(b->be);
+    rc = dr_backend_hurry(b->be, err); // requests go before training on the same device
     if (rc)
         return rc;
-    b->on_device = !b->be->host_memory;
-    snprintf(b->device, sizeof b->device, "%s (%s)", b->be->name, b->be->detail);
+    const struct dr_device d = dr_backend_device(b->be);
+    b->on_device = !d.host_memory;
+    snprintf(b->device, sizeof b->device, "%s (%s)", d.name, d.detail);
     const int precision = strcmp(o->precision, "bf16") ? DR_FP32 : DR_PREC_BF16;
     rc = dr_sampler_create(b->be, precision, o->max_batch, &b->sampler, err);
-    for (int n = DR_MIN(b->be->threads, DD_MAX_LANES); !rc && b->be->host_memory && b->lanes < n;) {
+    for (int n = DR_MIN(d.threads, DD_MAX_LANES); !rc && d.host_memory && b->lanes < n;) {
         struct dd_lane *l = &b->lane[b->lanes++];
         rc = dr_backend_open("cpu", 1, &l->be, err);
         if (!rc)

@@ -1,4 +1,4 @@
-// What batcher.c (queue, batches) and render_thread.c (results, statistics) share.
+// What batcher.c (queue, batches), render_thread.c (results, statistics) and tickets.c share.
 #pragma once
 
 #include "daemon/generate/batcher.h"

@@ -70,8 +70,8 @@ static int64_t png_be32(const uint8_t *p) {
 
 int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, double cfg,
                   const char *path, struct dd_grid_file *info, struct dr_err *err) {
-    const struct dr_model_config *m = dr_gen_config(s->gen);
-    int64_t count = dr_gen_image_count(s->gen),
+    const struct dr_model_config *m = dr_gen_config(s->net);
+    int64_t count = dr_gen_image_count(s->net),
             classes = DR_MIN(m->classes, (int64_t)GRID_MAX_CLASSES);
     bool points = m->kind == DR_KIND_POINTS;
     if (points)

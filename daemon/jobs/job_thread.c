@@ -47,14 +47,11 @@ static void end_job(struct dd_jobs *j, int64_t id, const char *state, const char
 static bool device_works(const char *device) {
     struct dr_backend *be;
     struct dr_err err = {0};
-    void *p;
     int rc = dr_backend_open(device, 1, &be, &err);
     if (rc)
         return rc == DR_ENOMEM;
-    be->enter(be);
-    rc = be->mem_alloc(be, 64, &p, &err); // clears it, and waits
-    if (!rc)
-        be->mem_free(be, p);
+    dr_backend_enter(be);
+    rc = dr_backend_probe(be, &err);
     dr_backend_free(be);
     return !rc || rc == DR_ENOMEM;
 }
