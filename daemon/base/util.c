@@ -166,7 +166,8 @@ char *dd_xstrdup(const char *s) {
 bool dd_parse_int(const char *text, int64_t lo, int64_t hi, int64_t *out) {
     char *end = NULL;
     errno = 0;
-    long long v = text && *text ? strtoll(text, &end, 10) : 0;
+    const bool digits = text && *text && strspn(text, "-0123456789") == strlen(text);
+    long long v = digits ? strtoll(text, &end, 10) : 0;
     if (!end || *end || errno || v < lo || v > hi)
         return false;
     *out = v;

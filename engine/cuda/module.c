@@ -18,39 +18,46 @@
 
 typedef int open_fn(int index, size_t size, struct dr_backend **out, struct dr_err *err);
 
-// $DRIFTD_CUDA_MODULE, else in the build tree next to the program, else where it is installed.
-static int find(char path[PATH_MAX], struct dr_err *err) {
-    static const char *const near[] = {"../engine/cuda", "../../engine/cuda"};
+static char *join(const char *folder, int length, const char *rest) {
+    char *path = NULL;
+    return asprintf(&path, "%.*s%s", length, folder, rest) < 0 ? NULL : path;
+}
+
+// Beside the program, in the build tree. malloc'd; NULL: not there.
+static char *near_program(void) {
+    static const char *const near[] = {"/../engine/cuda/" FILE_NAME,
+                                       "/../../engine/cuda/" FILE_NAME};
+    char exe[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe);
+    while (n > 0 && n < PATH_MAX && exe[n - 1] != '/')
+        n--;
+    for (size_t i = 0; n > 1 && n < PATH_MAX && i < DR_COUNT(near); i++) {
+        char *path = join(exe, (int)n - 1, near[i]);
+        if (path && !access(path, R_OK))
+            return path;
+        free(path);
+    }
+    return NULL;
+}
+
+// $DRIFTD_CUDA_MODULE, else in the build tree, else where it is installed. *path is malloc'd.
+static int find(char **path, struct dr_err *err) {
     const char *env = getenv("DRIFTD_CUDA_MODULE");
-    char exe[PATH_MAX / 2];
-    if (env && *env) {
-        if (access(env, R_OK))
-            return dr_fail(err, DR_EUNSUPPORTED, "DRIFTD_CUDA_MODULE: cannot read %.300s", env);
-        snprintf(path, PATH_MAX, "%s", env);
-        return 0;
-    }
-    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    exe[n > 0 ? n : 0] = 0;
-    char *slash = strrchr(exe, '/');
-    for (size_t i = 0; slash && i < DR_COUNT(near); i++) {
-        snprintf(path, PATH_MAX, "%.*s/%s/%s", (int)(slash - exe), exe, near[i], FILE_NAME);
-        if (!access(path, R_OK))
-            return 0;
-    }
-    snprintf(path, PATH_MAX, "%s", DR_CUDA_MODULE);
-    if (!access(path, R_OK))
+    if (env && *env && access(env, R_OK))
+        return dr_fail_at(err, DR_EUNSUPPORTED, "DRIFTD_CUDA_MODULE",
+                          "DRIFTD_CUDA_MODULE: cannot read %.300s", env);
+    if (env && *env)
+        *path = strdup(env);
+    else if (!(*path = near_program()) && !access(DR_CUDA_MODULE, R_OK))
+        *path = strdup(DR_CUDA_MODULE);
+    if (*path)
         return 0;
     return dr_fail(err, DR_EUNSUPPORTED,
                    "the CUDA backend, %s, is not installed (DRIFTD_CUDA_MODULE can name it)",
                    FILE_NAME);
 }
 
-int dr_backend_cuda(int index, struct dr_backend **out, struct dr_err *err) {
-    char path[PATH_MAX];
-    int rc = find(path, err);
-    *out = NULL;
-    if (rc)
-        return rc;
+static int open_module(const char *path, int index, struct dr_backend **out, struct dr_err *err) {
     void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL); // stays loaded: CUDA cannot be unloaded
     const char *why = module ? NULL : dlerror();
     if (!module)
@@ -59,7 +66,16 @@ int dr_backend_cuda(int index, struct dr_backend **out, struct dr_err *err) {
     *(void **)&open = dlsym(module, "dr_cuda_open");
     if (!open)
         return dr_fail(err, DR_EUNSUPPORTED, "%.300s is not driftd's CUDA backend", path);
-    rc = open(index, sizeof(struct dr_backend), out, err);
+    return open(index, sizeof(struct dr_backend), out, err);
+}
+
+int dr_backend_cuda(int index, struct dr_backend **out, struct dr_err *err) {
+    char *path = NULL;
+    *out = NULL;
+    int rc = find(&path, err);
+    if (!rc)
+        rc = open_module(path, index, out, err);
+    free(path);
     if (!rc && (rc = dr_backend_check(*out, err))) {
         dr_backend_free(*out);
         *out = NULL;

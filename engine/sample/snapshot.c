@@ -131,8 +131,10 @@ int dr_snapshot_load(const char *path, const char *description, struct dr_snapsh
     real *w = NULL;
     char prefix[DR_PREFIX_MAX];
     int rc = dr_st_open(path, &f, err);
-    if (!rc)
+    if (!rc) {
+        path = dr_st_path(f); // from here on for messages
         rc = find_net(f, path, description, prefix, &net, err);
+    }
     if (!rc)
         rc = load_weights(f, path, prefix, dr_net_params(net), &w, err);
     if (!rc) {

@@ -191,3 +191,12 @@ void rig_backward(struct rig *r, const real *dx, real *g) {
     sync(r);
     r->be->download(r->be, g, r->w.g, total * sizeof *g);
 }
+
+void rig_backward_input(struct rig *r, const real *dx, real *dnoise) {
+    const struct dr_weights frozen = {.layout = r->w.layout, .w = r->w.w, .w16 = r->w.w16};
+    const real *const dy = r->dx;
+    r->be->upload(r->be, r->dx, dx, (size_t)(r->in.b * r->image) * sizeof *dx);
+    dr_net_backward(&r->cx, r->gen, &frozen, &r->in, r->saved, &dy, r->dnoise);
+    sync(r);
+    r->be->download(r->be, dnoise, r->dnoise, (size_t)(r->in.b * r->noise) * sizeof *dnoise);
+}

@@ -40,3 +40,6 @@ void rig_random_inputs(struct rig *r, uint64_t seed);
 void rig_forward(struct rig *r, bool keep, real *x);
 // dx: host [n, image]; g: host [total], gradients from zero.
 void rig_backward(struct rig *r, const real *dx, real *g);
+// The gradient by the noise alone, weights frozen, after rig_forward(keep). dnoise: host [n,
+// noise].
+void rig_backward_input(struct rig *r, const real *dx, real *dnoise);
