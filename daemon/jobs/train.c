@@ -80,7 +80,7 @@ static void on_checkpoint(void *ctx, int64_t step, const char *path, const char 
     snprintf(row.kind, sizeof row.kind, "%s", job->kind->name);
     row.config = model_json(job);
     row.config_borrowed = true;
-    // Another process may hold the data base for a while (a backup, someone's sqlite3): for a
+    // Another process may hold the database for a while (a backup, someone's sqlite3): for a
     // checkpoint it is worth waiting.
     int rc = DR_EBUSY;
     for (int i = 0; i < BUSY_TRIES && rc == DR_EBUSY; i++)

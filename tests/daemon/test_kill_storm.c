@@ -183,7 +183,7 @@ static void check_file(const char *path, const char *sha256, const char *what) {
         fail_msg("%s: %s has another sha256 than was recorded", what, path);
 }
 
-// Everything acknowledged, against the data base and the files. whole: all checkpoints' contents.
+// Everything acknowledged, against the database and the files. whole: all checkpoints' contents.
 static void check_kept(sqlite3 *db, bool whole) {
     daemon_check_db(&st.d);
     assert_int_equal(one(db, "SELECT count(*) FROM pragma_foreign_key_check"), 0);

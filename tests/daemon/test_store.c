@@ -272,7 +272,7 @@ static _Atomic bool room;
 // Writes what it was given when there is room, as on a disk that is full for a while.
 static int insert_if_room(sqlite3 *db, void *arg, struct dr_err *err) {
     int rc = dd_metrics_insert(db, arg, err);
-    return rc || room ? rc : dr_fail(err, DR_ENOSPC, "data base: insert: disk is full");
+    return rc || room ? rc : dr_fail(err, DR_ENOSPC, "database: insert: disk is full");
 }
 
 static struct dd_metric_batch *rows_from(int64_t job, int64_t step, int n) {
