@@ -17,7 +17,7 @@ struct dd_jobs {
     int64_t running; // id, 0: none
     enum dd_wish wish;
     bool pausing; // the stop wish is a pause
-    struct { // a copy for dd_jobs_now: the lock above is held while the store is waited for
+    struct {      // a copy for dd_jobs_now: the lock above is held while the store is waited for
         pthread_mutex_t lock;
         int64_t running;
         char name[64];

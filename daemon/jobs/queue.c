@@ -128,7 +128,7 @@ static int resume_job(struct dd_jobs *j, int64_t id, struct dr_err *err) {
     return rc;
 }
 
-// For jobs that the trainer thread does not hold.
+// For jobs that are not running.
 static int stop_waiting(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct dr_err *err) {
     static const char *const stop_from[] = {"queued", "paused", "interrupted", NULL};
     static const char *const pause_from[] = {"queued", "interrupted", NULL};
@@ -307,8 +307,8 @@ bool dd_jobs_device_lost(struct dd_jobs *j) {
 void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out) {
     *out = (struct dd_jobs_now){.checkpoint_failures = atomic_load(&j->checkpoint_failures),
                                 .beat_ns = atomic_load(&j->beat)};
-    // The queue first: a job on its way from there to work may be seen twice, never not at all.
-    // Nothing here waits for the database: probes and /metrics ask.
+    // The queue first: a job on its way from there to work may be counted twice, but is never
+    // missed. Nothing here waits for the database: probes and /metrics ask.
     out->queued = dd_store_queued_jobs(j->env.store);
     pthread_mutex_lock(&j->shown.lock);
     out->running = j->shown.running;
