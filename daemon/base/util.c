@@ -108,7 +108,7 @@ int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *e
 }
 
 int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a FIFO must not hang us
     struct stat st;
     if (fd < 0 || fstat(fd, &st)) {
         int e = errno;

@@ -218,6 +218,7 @@ static int build(struct dd *d, struct dd_listeners *l, struct dr_err *err) {
     d->live = dd_live_new();
     d->models = dd_models_new(d->store);
     d->events = dd_events_new(d->store);
+    d->disk = dd_disk_start(d->store, d->events, d->opt.disk_budget);
     d->pump = dd_pump_start(d->store, d->events, d->opt.keep_metric_steps);
     struct dd_batcher_env be = {&d->opt, d->store, d->live, d->models};
     struct dd_jobs_env je = {&d->opt, d->store, d->events, d->pump, d->live, NULL};
@@ -246,6 +247,7 @@ static void take_down(struct dd *d, struct dd_listeners *l) {
     dd_batcher_stop(d->batcher);
     if (d->jobs)
         dd_jobs_stop(d->jobs);
+    dd_disk_stop(d->disk);
     dd_pump_stop(d->pump);
     dd_jobs_free(d->jobs);
     dd_events_free(d->events);

@@ -1,5 +1,7 @@
 // The CPU backend's instance: memory, copies, workspace, sticky errors, and the table of its ops.
 // Called through dr_backend_open by whoever owns a thread that computes (trainer, batcher, tests).
+#include "engine/cpu/backend.h"
+
 #include "engine/cpu/cpu.h"
 
 #include "driftd_config.h"
@@ -159,7 +161,7 @@ int dr_backend_cpu(int threads, struct dr_backend **out, struct dr_err *err) {
     dr_gemm_describe(what, sizeof what, &cpu->be.bf16);
     snprintf(cpu->be.detail, sizeof cpu->be.detail, "%d thread%s, %s", cpu->be.threads,
              cpu->be.threads == 1 ? "" : "s", what);
-    int rc = dr_gemm_cache_new(&cpu->gemm, err);
+    int rc = dr_gemm_cache_new(cpu->be.threads, &cpu->gemm, err);
     if (!rc)
         rc = dr_backend_check(&cpu->be, err);
     if (rc) {
