@@ -11,6 +11,7 @@
 #include "engine/core/types.h"
 #include "engine/ops.h"
 
+struct dr_comm;
 struct dr_graph; // a recorded sequence of ops, the backend's own
 enum { DR_MARKS = 4 };
 
@@ -76,6 +77,7 @@ void dr_backend_free(struct dr_backend *be); // NULL is fine
 // What a layer needs to run: where, with which memory, at which precision. One thread.
 struct dr_ctx {
     struct dr_backend *be;
+    struct dr_comm *comm;  // the other processes of the run (comm.h); NULL: none
     struct dr_arena *keep; // activations kept for the backward pass
     struct dr_arena *tmp;  // temporaries; every function returns it as it found it
     enum dr_dtype act;     // storage of activations that feed GEMMs: DR_F32 or DR_BF16

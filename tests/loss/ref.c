@@ -265,3 +265,19 @@ real *test_normals(uint64_t seed, int64_t n, double mean, double std) {
         x[i] = (real)(mean + std * (double)x[i]);
     return x;
 }
+
+void feature_forward(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
+                     int64_t groups, int64_t n, bool reals, real *out, real *norm) {
+    struct dr_maps m = {0};
+    dr_features_extract(cx, f, NULL, (real *)x, groups, n, &m);
+    dr_features_vectors(cx, f, i, &m, reals, out, norm);
+}
+
+void feature_backward(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
+                      int64_t groups, int64_t n, const real *out, const real *norm,
+                      const real *dout, real *dx) {
+    struct dr_maps m = {0}, dm = {.map = {dx}};
+    dr_features_extract(cx, f, NULL, (real *)x, groups, n, &m);
+    dr_features_vectors_backward(cx, f, i, &m, out, norm, dout, &dm);
+    dr_features_backward(cx, f, NULL, &m, &dm, dx);
+}

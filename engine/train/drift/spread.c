@@ -1,6 +1,6 @@
 // Within-class spread: the mean pairwise distance of the generated images of a class over that of
 // its reals in the same step. 1 is ideal, near 0 is collapse (method.md 9, `diversity`, in pixels).
-#include "engine/train/trainer_priv.h"
+#include "engine/train/drift/drift.h"
 
 #include <math.h>
 
@@ -23,15 +23,17 @@ static void clamp_pixels(real *x, int64_t n) {
         x[i] = DR_MIN(DR_MAX(x[i], (real)-1), (real)1);
 }
 
-void trainer_spread(struct dr_trainer *t, const struct trainer_slot *s, struct dr_metrics *m) {
-    if (!t->data->points)
-        clamp_pixels(s->x, t->B * t->image);
+void drift_spread(struct drift *t, int slot, struct dr_metrics *m) {
+    const int64_t *ids = t->in[slot].pos_ids;
+    real *x = t->slot[slot].x;
+    if (!drift_points(t))
+        clamp_pixels(x, t->B * t->image);
     const int64_t reals = DR_MIN(t->P, DR_MAX(t->N, 32));
     double sum = 0, worst = INFINITY;
     for (int64_t c = 0; c < t->nclass; c++) {
         for (int64_t i = 0; i < reals; i++)
-            dr_dataset_get(t->data, s->in.pos_ids[c * t->P + i], t->real_rows + i * t->image);
-        double gen = mean_distance(s->x + c * t->N * t->image, t->N, t->image);
+            dr_dataset_get(t->reals.data, ids[c * t->P + i], t->real_rows + i * t->image);
+        double gen = mean_distance(x + c * t->N * t->image, t->N, t->image);
         double real_ = mean_distance(t->real_rows, reals, t->image);
         double ratio = real_ > 0 ? gen / real_ : NAN;
         sum += ratio;
