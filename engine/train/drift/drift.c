@@ -71,7 +71,7 @@ static int create(const struct dr_objective_env *env, void **o, struct dr_err *e
         rc = open_field(t, err);
     if (!rc) {
         take_sizes(t);
-        if (!t->nclass)
+        if (t->classes < dr_ranks(t->comm)) // on every process alike
             rc = dr_fail(err, DR_ECONFIG, "a step of %lld classes does not fill %d processes",
                          (long long)t->classes, dr_ranks(t->comm));
     }
