@@ -37,8 +37,9 @@ struct dr_objective_env {
     const struct dr_config *cfg; // these four outlive the objective
     const struct dr_dataset *data;
     struct dr_backend *be;
-    struct dr_comm *comm;             // NULL: one process
-    const struct dr_field_def *field; // NULL: the one that loss.field names
+    struct dr_comm *comm;               // NULL: one process
+    const struct dr_field_def *field;   // NULL: the one that loss.field names
+    const struct dr_feature_kind *kind; // NULL: the one that features.kind names
 };
 
 // What device_step writes to, all zero on entry. Device pointers.
@@ -99,6 +100,7 @@ const struct dr_objective *dr_objective_find(const char *name); // NULL: none of
 struct dr_trainer_parts {
     const struct dr_objective *objective; // NULL: drift
     const struct dr_field_def *field;     // NULL: loss.field
+    const struct dr_feature_kind *kind;   // NULL: features.kind
     struct dr_comm *comm;                 // NULL: one process
 };
 int dr_trainer_create_of(const struct dr_trainer_parts *parts, const struct dr_config *cfg,

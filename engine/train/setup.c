@@ -189,8 +189,12 @@ static void take_sizes(struct dr_trainer *t) {
 }
 
 static int set_up(struct dr_trainer *t, const struct dr_trainer_parts *parts, struct dr_err *err) {
-    const struct dr_objective_env env = {
-        .cfg = &t->cfg, .data = t->data, .be = t->be, .comm = parts->comm, .field = parts->field};
+    const struct dr_objective_env env = {.cfg = &t->cfg,
+                                         .data = t->data,
+                                         .be = t->be,
+                                         .comm = parts->comm,
+                                         .field = parts->field,
+                                         .kind = parts->kind};
     int rc = t->objective->create(&env, &t->o, err);
     if (rc)
         return rc;

@@ -65,8 +65,10 @@ static int create(const struct dr_objective_env *env, void **o, struct dr_err *e
     t->field = env->field ? env->field : dr_field(t->cfg->loss.field);
     int rc = dr_gen_create(&t->cfg->model, &t->gen, err);
     if (!rc)
-        rc = dr_features_create(&t->cfg->features, points ? 2 : data->c, points ? 1 : data->h,
-                                points ? 1 : data->w, &t->features, err);
+        rc = dr_features_create_as(
+            env->kind ? env->kind : dr_feature_kind(t->cfg->features.kind), &t->cfg->features,
+            points ? (struct dr_map_dim){2, 1, 1} : (struct dr_map_dim){data->c, data->h, data->w},
+            &t->features, err);
     if (!rc)
         rc = open_field(t, err);
     if (!rc) {
