@@ -39,18 +39,19 @@ static json_t *training(const struct dd_jobs_now *now, const struct dd_pump_stat
     json_object_set_new(j, "eta_seconds",
                         rate > 0 ? json_real((double)(now->steps_total - r->step) / rate)
                                  : json_null());
-    json_object_set_new(j, "loss", fresh ? number(r->v[DD_M_loss]) : json_null());
-    json_object_set_new(j, "drift_norm", fresh ? number(r->v[DD_M_drift_norm]) : json_null());
+    json_object_set_new(j, "loss", fresh ? number(dd_row_value(r, "loss")) : json_null());
+    json_object_set_new(j, "drift_norm",
+                        fresh ? number(dd_row_value(r, "drift_norm")) : json_null());
     return j;
 }
 
 static json_t *generation(struct dd *d) {
     struct dd_batcher_stats s;
     dd_batcher_stats(d->batcher, &s);
-    struct api_problem p = {0};
+    struct dr_err err;
     int64_t id = 0;
     json_t *serving = json_null();
-    if (!dd_batcher_resolve(d->batcher, "live", &id, &p))
+    if (!dd_batcher_resolve(d->batcher, "live", &id, &err))
         serving = id ? json_sprintf("%lld", (long long)id) : json_string("live");
     return json_pack("{s:o, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:s}", "serving", serving,
                      "waiting", s.waiting, "queue_limit", (json_int_t)s.queue_limit, "images",
@@ -65,7 +66,7 @@ int dd_glue_status(void *ctx, struct api_reply *out) {
     struct dd_jobs_now now;
     struct dd_pump_stats ps;
     struct stat st;
-    char wal[4200];
+    char wal[DD_PATH_MAX + 8];
     dd_jobs_now(d->jobs, &now);
     dd_pump_stats(d->pump, &ps);
     int64_t bytes = stat(dd_store_path(d->store), &st) ? 0 : st.st_size;
@@ -117,6 +118,19 @@ static void gauge(FILE *f, const char *name, const char *type, const char *help,
         fputs(isnan(v) ? "NaN\n" : v > 0 ? "+Inf\n" : "-Inf\n", f);
 }
 
+// A gauge per metric that the newest step measured: driftd_NAME.
+static void newest_step(FILE *f, const struct dd_row *row) {
+    char name[64], help[200];
+    for (int i = 0; row->step && i < row->table->n; i++) {
+        const struct dr_metric_def *def = &row->table->def[i];
+        if (!(row->mask >> i & 1))
+            continue;
+        snprintf(name, sizeof name, "driftd_%s", def->name);
+        snprintf(help, sizeof help, "Newest step: %s.", def->help);
+        gauge(f, name, "gauge", help, row->v[i]);
+    }
+}
+
 char *dd_glue_prometheus(void *ctx) {
     struct dd *d = ctx;
     char *text = NULL;
@@ -130,12 +144,7 @@ char *dd_glue_prometheus(void *ctx) {
     dd_jobs_now(d->jobs, &now);
     gauge(f, "driftd_train_steps_total", "counter", "Training steps done.", (double)ps.steps);
     dd_pump_prometheus(d->pump, f);
-    if (ps.newest.step) {
-        gauge(f, "driftd_loss", "gauge", "Loss of the newest step.", ps.newest.v[DD_M_loss]);
-        gauge(f, "driftd_drift_norm", "gauge",
-              "Drift norm of the newest step, mean over temperatures.",
-              ps.newest.v[DD_M_drift_norm]);
-    }
+    newest_step(f, &ps.newest);
     gauge(f, "driftd_metrics_dropped_total", "counter", "Metric rows lost to a full ring.",
           (double)ps.dropped);
     gauge(f, "driftd_checkpoint_failures_total", "counter",
@@ -157,7 +166,7 @@ int dd_glue_backup(void *ctx, struct api_file *out, struct api_problem *p) {
     struct dd *d = ctx;
     struct dr_err err = {0};
     struct stat st;
-    char path[4200];
+    char path[DD_PATH_MAX];
     snprintf(path, sizeof path, "%s/uploads/backup-XXXXXX", d->opt.state_dir);
     int fd = mkstemp(path);
     if (fd < 0)
@@ -166,7 +175,7 @@ int dd_glue_backup(void *ctx, struct api_file *out, struct api_problem *p) {
     unlink(path);
     if (rc || fstat(fd, &st)) {
         close(fd);
-        return dd_glue_fail(p, rc == DR_ENOSPC ? 507 : 500, &err);
+        return dd_http_fail(p, rc ? rc : DR_EIO, &err);
     }
     *out = (struct api_file){.fd = fd, .size = (uint64_t)st.st_size};
     snprintf(out->content_type, sizeof out->content_type, "application/vnd.sqlite3");

@@ -5,6 +5,7 @@
 #include "daemon/base/util.h"
 #include "daemon/store/metric_store.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +46,9 @@ static void count(struct dd_pump *p, const struct dd_row *r) {
     // A row may stand for several steps (metrics.every).
     int64_t steps = old->job == r->job && r->step > old->step ? r->step - old->step : 1;
     s->steps += (uint64_t)steps;
-    dd_hist_add_n(&p->step_hist, r->v[DD_M_step_seconds], (uint64_t)steps);
+    const double took = dd_row_value(r, "step_seconds");
+    if (!isnan(took))
+        dd_hist_add_n(&p->step_hist, took, (uint64_t)steps);
     if (old->job == r->job && r->seconds > old->seconds) {
         double now = (double)steps / (r->seconds - old->seconds);
         s->steps_per_second = s->steps_per_second > 0 ? 0.9 * s->steps_per_second + 0.1 * now : now;

@@ -186,8 +186,8 @@ int dd_run_main(int argc, char **argv) {
     dd_log_init((enum dr_log_level)dd_log_parse(o.log_level));
     int rc = o.nargs == 1 ? dd_recipe_load(o.config_dir, o.args[0], &cfg, &err)
                           : dr_fail(&err, DR_EINVAL, "expected one recipe: a name or a file");
-    for (int i = 0; i < c.nset && !rc; i++)
-        rc = dr_config_set(&cfg, c.set[i], &err);
+    if (!rc) // together: one may need another
+        rc = dr_config_set_all(&cfg, (const char *const *)c.set, c.nset, &err);
     if (!rc) {
         c.per_class = cfg.samples.per_class;
         c.grid_cfg = cfg.samples.cfg;

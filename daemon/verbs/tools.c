@@ -17,16 +17,19 @@ int dd_check_config_main(int argc, char **argv) {
         return 2;
     }
     int rc = dr_config_load(argv[0], &cfg, &err);
-    for (int i = 1; i < argc && !rc; i++)
-        rc = dr_config_set(&cfg, argv[i], &err);
+    if (!rc) // together: one may need another
+        rc = dr_config_set_all(&cfg, (const char *const *)argv + 1, argc - 1, &err);
     if (rc) {
         fprintf(stderr, "driftd: %s\n", err.msg);
         return 1;
     }
     char *json = dr_config_to_json(&cfg);
-    puts(json ? json : "");
+    if (json)
+        puts(json);
+    else
+        fprintf(stderr, "driftd: %s: out of memory\n", argv[0]);
     free(json);
-    return 0;
+    return json ? 0 : 1;
 }
 
 int dd_inspect_main(int argc, char **argv) {
@@ -61,7 +64,7 @@ int dd_inspect_main(int argc, char **argv) {
     return 0;
 }
 
-// What the processor offers of what a kernel here or in oneDNN may use.
+// Instruction sets of this processor that kernels here or in oneDNN use.
 static void print_features(void) {
 #ifdef __x86_64__
     fputs("features", stdout);

@@ -11,8 +11,9 @@ struct dr_snapshot {
     struct dr_gen *gen; // owned
     real *weights;      // host [params->total], owned
     int64_t step;
-    char id[80]; // checkpoint id or "live:<job>"; the daemon's
-    int refs;    // atomic
+    struct dr_guidance_range guidance; // scales seen in training; hi 0: not known
+    char id[80];                       // checkpoint id or "live:<job>"; the daemon's
+    int refs;                          // atomic
 };
 // Takes ownership of gen and weights (malloc/aligned_alloc'd) also on failure.
 struct dr_snapshot *dr_snapshot_new(struct dr_gen *gen, real *weights, int64_t step);

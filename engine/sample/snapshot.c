@@ -137,12 +137,14 @@ int dr_snapshot_load(const char *path, const struct dr_model_config *model,
     if (!rc)
         rc = load_weights(f, path, prefix, dr_gen_params(gen), &w, err);
     if (!rc) {
-        const char *step = dr_st_meta(f, "driftd.step");
+        const char *step = dr_st_meta(f, "driftd.step"), *config = dr_st_meta(f, "driftd.config");
         *out = dr_snapshot_new(gen, w, step ? strtoll(step, NULL, 10) : 0);
         gen = NULL;
         w = NULL;
         if (!*out)
             rc = dr_fail(err, DR_ENOMEM, "%s: out of memory for a snapshot", path);
+        else if (config)
+            (*out)->guidance = dr_guidance_range_parse(config, strlen(config));
     }
     dr_gen_free(gen);
     free(w);

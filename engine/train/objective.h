@@ -70,7 +70,8 @@ struct dr_objective {
 
     // Fills the inputs of `slot` for the step after `done` steps: a function of the configuration,
     // the data, `done` and the saved state, so that a resumed run draws what the first one would.
-    void (*draw)(void *o, int64_t done, int slot);
+    // Fails when the data set cannot be read.
+    int (*draw)(void *o, int64_t done, int slot, struct dr_err *err);
     // The ops of a step through cx->be and nothing else of it, the same in every step: they are
     // recorded, and run once against the null backend to be measured.
     void (*device_step)(void *o, struct dr_ctx *cx, const struct dr_step *s);

@@ -98,12 +98,15 @@ static void read_report(const struct dr_trainer *t, const struct trainer_slot *s
 
 // ---- steps on their way
 
-// Starts step t->step + 1; nothing here waits for the device.
-static void launch(struct dr_trainer *t, struct trainer_slot *s) {
+// Starts step t->step + 1; nothing here waits for the device. After a failure no step can follow,
+// as the objective's state has moved on.
+static int launch(struct dr_trainer *t, struct trainer_slot *s, struct dr_err *err) {
     const struct dr_backend *be = t->be;
     const int slot = (int)(s - t->slot);
     s->started = now();
-    t->objective->draw(t->o, t->step, slot);
+    int rc = t->objective->draw(t->o, t->step, slot, err);
+    if (rc)
+        return t->failed = rc;
     trainer_fill_hyper(t, s);
     be->upload(t->be, t->inputs, s->inputs, t->in_bytes);
     be->replay(t->be, &t->graph, trainer_device_step, &t->pass);
@@ -112,6 +115,7 @@ static void launch(struct dr_trainer *t, struct trainer_slot *s) {
     if (t->objective->launched)
         t->objective->launched(t->o, s->step, slot);
     be->mark(t->be, slot);
+    return 0;
 }
 
 // Waits for a step and judges it. When it went wrong the weights are those of the step before, also
@@ -171,7 +175,9 @@ int dr_trainer_step(struct dr_trainer *t, struct dr_metrics *m, struct dr_err *e
     *m = (struct dr_metrics){.spread = NAN, .spread_min = NAN};
     if (t->failed)
         return dr_trainer_wait(t, m, err);
-    launch(t, s);
+    int rc = launch(t, s, err);
+    if (rc)
+        return rc;
     if (t->nslots > 1 && oldest(t) == s && !t->late.step)
         return 0; // the first of a run: no metrics yet
     return dr_trainer_wait(t, m, err);

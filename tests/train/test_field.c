@@ -76,6 +76,7 @@ static double saved(struct run *r, const char *name) {
 static void its_parameter_trains(void **state) {
     (void)state;
     struct dr_config c;
+    struct dr_err err = {0};
     struct run r;
     configure(&c);
     run_open_of(&r, &c, &parts);
@@ -88,7 +89,8 @@ static void its_parameter_trains(void **state) {
     double mean = 0;
     real p[2], x[400];
     for (int64_t i = 0; i < r.data->n; i++) {
-        dr_dataset_get(r.data, i, p);
+        if (dr_dataset_reals(r.data, &i, 1, p, &err))
+            fail_msg("%s", err.msg);
         mean += (double)(p[0] + p[1]) / 2 / (double)r.data->n;
     }
     run_sample(&r, 0, 200, x);

@@ -94,14 +94,16 @@ static int start(void *o, struct dr_err *err) {
     return 0;
 }
 
-static void draw(void *o, int64_t done, int slot) {
+static int draw(void *o, int64_t done, int slot, struct dr_err *err) {
     struct linear *t = o;
     (void)done;
+    (void)err;
     memset(t->in[slot].target, 0, (size_t)(BATCH * t->classes) * sizeof(real));
     for (int64_t i = 0; i < BATCH; i++, t->next = (t->next + 1) % t->data->n) {
         t->in[slot].ids[i] = t->next;
         t->in[slot].target[i * t->classes + t->data->label[t->next]] = 1;
     }
+    return 0;
 }
 
 static void device_step(void *o, struct dr_ctx *cx, const struct dr_step *s) {

@@ -139,6 +139,8 @@ static void checkpoint_serves_the_same_samples(void **state) {
     if (dr_snapshot_load(path, NULL, &snap, &err))
         fail_msg("%s", err.msg);
     assert_int_equal(snap->step, 3);
+    const struct dr_guidance_range seen = dr_config_guidance_range(&c);
+    assert_true(snap->guidance.lo == seen.lo && snap->guidance.hi == seen.hi && seen.hi > 0);
     struct dr_sampler *s;
     assert_int_equal(dr_sampler_create(r.be, DR_FP32, 8, &s, &err), 0);
     // the same five, backwards, between others of another class and scale, one of them in two

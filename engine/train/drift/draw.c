@@ -67,18 +67,18 @@ static void draw_conditions(struct drift *t, int64_t done, int slot) {
     t->slot[slot].alpha_mean = sum / (double)t->classes;
 }
 
-void drift_draw(void *o, int64_t done, int slot) {
+int drift_draw(void *o, int64_t done, int slot, struct dr_err *err) {
     struct drift *t = o;
     const struct drift_inputs *in = &t->in[slot];
     draw_classes(t, done);
     draw_conditions(t, done, slot);
     dr_reals_draw(t->reals.draw, (uint64_t)done, t->class, t->classes, t->ids, in->unc_ids);
     memcpy(in->pos_ids, t->ids + t->first * t->P, (size_t)(t->nclass * t->P) * sizeof *in->pos_ids);
-    drift_copy_rows(t, in);
     for (int64_t i = 0; i < t->B; i++) {
         in->seed[i] = (uint64_t)t->cfg->train.seed;
         in->index[i] = (uint64_t)((done * t->classes + t->first) * t->N + i);
     }
+    return drift_copy_rows(t, in, err);
 }
 
 void drift_noise(struct drift *t, struct dr_ctx *cx, bool second) {

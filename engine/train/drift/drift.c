@@ -6,7 +6,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 // ---- creation
 
@@ -55,7 +54,6 @@ static int open_field(struct drift *t, struct dr_err *err) {
 
 static int create(const struct dr_objective_env *env, void **o, struct dr_err *err) {
     const struct dr_dataset *data = env->data;
-    const bool points = data->points != NULL;
     struct drift *t = *o = calloc(1, sizeof *t);
     if (!t)
         return dr_fail(err, DR_ENOMEM, "out of memory for a trainer");
@@ -67,8 +65,7 @@ static int create(const struct dr_objective_env *env, void **o, struct dr_err *e
     if (!rc)
         rc = dr_features_create_as(
             env->kind ? env->kind : dr_feature_kind(t->cfg->features.kind), &t->cfg->features,
-            points ? (struct dr_map_dim){2, 1, 1} : (struct dr_map_dim){data->c, data->h, data->w},
-            &t->features, err);
+            (struct dr_map_dim){data->c, data->h, data->w}, &t->features, err);
     if (!rc)
         rc = open_field(t, err);
     if (!rc) {
@@ -305,7 +302,8 @@ static void read_report(void *o, int slot, const real *report, bool ok, struct d
         dr_metric_set(m, LOSS_SECONDS, m->loss_seconds = t->loss_seconds);
     if (!ok || !t->slot[slot].spread)
         return;
-    drift_spread(t, slot, m);
+    if (!drift_spread(t, slot, m))
+        return;
     dr_metric_set(m, SPREAD, m->spread);
     dr_metric_set(m, SPREAD_MIN, m->spread_min);
 }
@@ -315,11 +313,7 @@ static void read_report(void *o, int slot, const real *report, bool ok, struct d
 static int same(const void *o, const struct dr_config *theirs, const char *path,
                 struct dr_err *err) {
     const struct drift *t = o;
-    char *a = dr_model_config_to_json(&theirs->model), *b = dr_model_config_to_json(&t->cfg->model);
-    const bool equal = a && b && !strcmp(a, b);
-    free(a);
-    free(b);
-    if (!equal)
+    if (!dr_model_config_equal(&theirs->model, &t->cfg->model))
         return dr_fail(err, DR_EINVAL, "%s: the checkpoint's model differs from this run's", path);
     return 0;
 }
@@ -341,7 +335,10 @@ static struct dr_snapshot *snapshot(const void *o, real *w, int64_t step) {
         free(w);
         return NULL;
     }
-    return dr_snapshot_new(gen, w, step);
+    struct dr_snapshot *s = dr_snapshot_new(gen, w, step);
+    if (s)
+        s->guidance = dr_config_guidance_range(t->cfg);
+    return s;
 }
 
 const struct dr_objective dr_objective_drift = {

@@ -76,18 +76,19 @@ static inline struct drift_inputs *drift_device(struct drift *t) {
 // reals.c
 int drift_reals_open(struct drift *t, const struct dr_dataset *data, struct dr_err *err);
 void drift_reals_close(struct drift *t);
-bool drift_points(const struct drift *t); // points of the plane, not images
+int drift_kind(const struct drift *t); // enum dr_kind of the samples
 void drift_lay_out_rows(struct drift *t, struct drift_inputs *in, struct dr_arena *a);
-void drift_copy_rows(const struct drift *t, const struct drift_inputs *in);
+int drift_copy_rows(const struct drift *t, const struct drift_inputs *in, struct dr_err *err);
 void drift_gather(struct drift *t, struct dr_ctx *cx); // into t->pos and t->unc
 // draw.c
-void drift_draw(void *o, int64_t done, int slot);
+int drift_draw(void *o, int64_t done, int slot, struct dr_err *err);
 // Noise and style indices of the generated batch (second: the independent negatives).
 void drift_noise(struct drift *t, struct dr_ctx *cx, bool second);
 // step.c
 void drift_device_step(void *o, struct dr_ctx *cx, const struct dr_step *s);
-// spread.c: within-class spread of generated over real images, mean and worst class.
-void drift_spread(struct drift *t, int slot, struct dr_metrics *m);
+// spread.c: within-class spread of generated over real images, mean and worst class. False: the
+// data set could not be read.
+bool drift_spread(struct drift *t, int slot, struct dr_metrics *m);
 // view.c
 bool drift_has_view(const struct drift *t); // the samples are points whose drift can be drawn
 struct dr_drift_field *drift_view(void *o, int64_t step);

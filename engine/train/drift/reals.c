@@ -2,25 +2,16 @@
 // rows travel with the step's inputs.
 #include "engine/train/drift/drift.h"
 
-#include <string.h>
-
-bool drift_points(const struct drift *t) {
-    return t->reals.data->points != NULL;
-}
-
-static const void *values(const struct dr_dataset *d) {
-    return d->pixels ? (const void *)d->pixels : d->points;
-}
-static size_t value_size(const struct dr_dataset *d) {
-    return d->pixels ? sizeof *d->pixels : sizeof *d->points;
+int drift_kind(const struct drift *t) {
+    return t->reals.data->kind;
 }
 
 static int check(const struct dr_config *c, const struct dr_dataset *d, struct dr_err *err) {
     if (d->classes != c->data.classes)
         return dr_fail(err, DR_ECONFIG, "data.classes is %lld but the data set %s has %lld",
                        (long long)c->data.classes, d->name, (long long)d->classes);
-    const int64_t want = d->points ? 2 : c->data.channels * c->data.size * c->data.size;
-    const int64_t have = d->points ? 2 : d->c * d->h * d->w;
+    const int64_t want = c->model.channels * c->model.size * c->model.size;
+    const int64_t have = d->c * d->h * d->w;
     if (want != have)
         return dr_fail(err, DR_ECONFIG,
                        "the configuration wants images of %lld values, %s has %lld",
@@ -29,23 +20,23 @@ static int check(const struct dr_config *c, const struct dr_dataset *d, struct d
 }
 
 // Puts the data set on the device where it fits beside everything else; half of what is free is
-// left for the rest. On a host_memory backend the op reads it where it is.
+// left for the rest. A host_memory backend reads it where it is. What is in neither memory travels
+// with each step.
 static int place(struct drift *t, struct dr_err *err) {
     struct drift_reals *r = &t->reals;
     const struct dr_dataset *d = r->data;
-    const size_t bytes = (size_t)(d->n * t->image) * value_size(d);
+    const size_t bytes = (size_t)d->n * dr_dataset_row_bytes(d);
+    const void *all = dr_dataset_all(d);
     r->pixels = d->pixels;
-    r->points = d->pixels ? NULL : d->points;
-    if (t->be->host_memory)
-        return 0;
-    r->streamed = bytes > t->be->mem_left(t->be) / 2;
-    if (r->streamed)
+    r->points = d->points;
+    r->streamed = !all || (!t->be->host_memory && bytes > t->be->mem_left(t->be) / 2);
+    if (t->be->host_memory || r->streamed)
         return 0;
     int rc = t->be->mem_alloc(t->be, bytes, &r->images, err);
     if (rc)
         return rc;
     r->bytes = bytes;
-    t->be->upload(t->be, r->images, values(d), bytes);
+    t->be->upload(t->be, r->images, all, bytes);
     r->pixels = d->pixels ? r->images : NULL;
     r->points = d->pixels ? NULL : r->images;
     return 0;
@@ -66,22 +57,19 @@ void drift_reals_close(struct drift *t) {
 
 void drift_lay_out_rows(struct drift *t, struct drift_inputs *in, struct dr_arena *a) {
     const size_t rows = (size_t)(t->nclass * t->P + t->U);
-    in->rows =
-        t->reals.streamed ? dr_alloc(a, rows * (size_t)t->image * value_size(t->reals.data)) : NULL;
+    in->rows = t->reals.streamed ? dr_alloc(a, rows * dr_dataset_row_bytes(t->reals.data)) : NULL;
 }
 
 // Rows in the order of the device's gather: pos, then unc.
-void drift_copy_rows(const struct drift *t, const struct drift_inputs *in) {
-    if (!t->reals.streamed)
-        return;
+int drift_copy_rows(const struct drift *t, const struct drift_inputs *in, struct dr_err *err) {
     const struct dr_dataset *d = t->reals.data;
-    const size_t row = (size_t)t->image * value_size(d);
-    const char *from = values(d);
     const int64_t npos = t->nclass * t->P;
-    for (int64_t i = 0; i < npos + t->U; i++) {
-        const int64_t id = i < npos ? in->pos_ids[i] : in->unc_ids[i - npos];
-        memcpy((char *)in->rows + (size_t)i * row, from + (size_t)id * row, row);
-    }
+    if (!t->reals.streamed)
+        return 0;
+    int rc = dr_dataset_rows(d, in->pos_ids, npos, in->rows, err);
+    return rc ? rc
+              : dr_dataset_rows(d, in->unc_ids, t->U,
+                                (char *)in->rows + (size_t)npos * dr_dataset_row_bytes(d), err);
 }
 
 static void gather(struct drift *t, struct dr_ctx *cx, real *dst, const int64_t *ids, int64_t from,
@@ -91,8 +79,9 @@ static void gather(struct drift *t, struct dr_ctx *cx, real *dst, const int64_t 
     const void *rows = drift_device(t)->rows;
     if (t->reals.streamed) {
         ids = NULL;
-        pixels = pixels ? (const uint8_t *)rows + from * t->image : NULL;
-        points = points ? (const real *)rows + from * t->image : NULL;
+        const bool images = t->reals.data->kind == DR_KIND_IMAGES;
+        pixels = images ? (const uint8_t *)rows + from * t->image : NULL;
+        points = images ? NULL : (const real *)rows + from * t->image;
     }
     if (n)
         DR_OP(cx->be, gather, .dst = dst, .pixels = pixels, .points = points, .idx = ids, .n = n,

@@ -23,16 +23,16 @@ static void clamp_pixels(real *x, int64_t n) {
         x[i] = DR_MIN(DR_MAX(x[i], (real)-1), (real)1);
 }
 
-void drift_spread(struct drift *t, int slot, struct dr_metrics *m) {
+bool drift_spread(struct drift *t, int slot, struct dr_metrics *m) {
     const int64_t *ids = t->in[slot].pos_ids;
     real *x = t->slot[slot].x;
-    if (!drift_points(t))
+    if (drift_kind(t) == DR_KIND_IMAGES)
         clamp_pixels(x, t->B * t->image);
     const int64_t reals = DR_MIN(t->P, DR_MAX(t->N, 32));
     double sum = 0, worst = INFINITY;
     for (int64_t c = 0; c < t->nclass; c++) {
-        for (int64_t i = 0; i < reals; i++)
-            dr_dataset_get(t->reals.data, ids[c * t->P + i], t->real_rows + i * t->image);
+        if (dr_dataset_reals(t->reals.data, ids + c * t->P, reals, t->real_rows, NULL))
+            return false;
         double gen = mean_distance(x + c * t->N * t->image, t->N, t->image);
         double real_ = mean_distance(t->real_rows, reals, t->image);
         double ratio = real_ > 0 ? gen / real_ : NAN;
@@ -41,4 +41,5 @@ void drift_spread(struct drift *t, int slot, struct dr_metrics *m) {
     }
     m->spread = sum / (double)t->nclass;
     m->spread_min = worst;
+    return true;
 }
