@@ -7,6 +7,7 @@
 #pragma once
 
 #include "engine/core/arena.h"
+#include "engine/core/backend.h"
 #include "engine/core/comm.h"
 #include "engine/loss/field.h"
 #include "engine/nn/params.h"

@@ -2,16 +2,11 @@
 // trainer.h and objective.h; the step follows method.md 1 (paper A.9).
 #include "engine/train/trainer_priv.h"
 
+#include "engine/core/clock.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-static double now(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
 
 // ---- a step: ops only, so that the dry run can follow it
 
@@ -103,7 +98,7 @@ static void read_report(const struct dr_trainer *t, const struct trainer_slot *s
 static int launch(struct dr_trainer *t, struct trainer_slot *s, struct dr_err *err) {
     const struct dr_backend *be = t->be;
     const int slot = (int)(s - t->slot);
-    s->started = now();
+    s->started = dr_seconds();
     int rc = t->objective->draw(t->o, t->step, slot, err);
     if (rc)
         return t->failed = rc;
@@ -126,7 +121,7 @@ static int collect(struct dr_trainer *t, struct trainer_slot *s, struct dr_metri
     read_report(t, s, m);
     s->step = 0;
     t->objective->read(t->o, slot, s->report + report_own(t), !rc && m->finite, m);
-    const double at = now();
+    const double at = dr_seconds();
     m->step_seconds = at - DR_MAX(s->started, t->collected);
     dr_metric_set(m, t->at[TRAINER_SECONDS], m->step_seconds);
     t->collected = at;

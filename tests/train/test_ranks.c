@@ -74,7 +74,7 @@ static void train(struct process *p, struct dr_comm *comm) {
         if (dr_trainer_step(r.t, &p->m[i], &err))
             abort();
     struct dr_snapshot *s = dr_trainer_snapshot(r.t, 0);
-    p->total = dr_gen_params(s->gen)->total;
+    p->total = dr_net_params(s->net)->total;
     p->weights = malloc((size_t)p->total * sizeof(real));
     memcpy(p->weights, s->weights, (size_t)p->total * sizeof(real));
     dr_snapshot_unref(s);

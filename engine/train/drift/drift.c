@@ -81,7 +81,7 @@ static int create(const struct dr_objective_env *env, void **o, struct dr_err *e
 
 static void free_chunks(struct drift *t) {
     for (int64_t i = 0; t->saved && i < t->nchunk; i++)
-        dr_gen_saved_free(t->saved[i]);
+        dr_net_saved_free(t->saved[i]);
     free(t->saved);
     t->saved = NULL;
     dr_maps_free(t->features, &t->kept);
@@ -101,7 +101,7 @@ static void destroy(void *o) {
     free(t->real_rows);
     dr_features_free(t->features);
     dr_params_free(&t->field_params);
-    dr_gen_free(t->gen);
+    dr_net_free(t->gen);
     free(t);
 }
 
@@ -109,7 +109,7 @@ static void destroy(void *o) {
 
 static int groups(const void *o, struct dr_group out[TRAINER_GROUPS]) {
     const struct drift *t = o;
-    out[0] = (struct dr_group){.name = "", .layout = dr_gen_params(t->gen), .learning_rate = 1};
+    out[0] = (struct dr_group){.name = "", .layout = dr_net_params(t->gen), .learning_rate = 1};
     if (!t->field->params)
         return 1;
     out[1] = (struct dr_group){
@@ -129,17 +129,11 @@ static int cut(void *o, int64_t chunk, struct dr_err *err) {
     t->saved = calloc((size_t)t->nchunk, sizeof *t->saved);
     bool failed = !t->saved;
     for (int64_t i = 0; !failed && i < t->nchunk; i++)
-        failed |= !(t->saved[i] = dr_gen_saved_new(t->gen));
+        failed |= !(t->saved[i] = dr_net_saved_new(t->gen));
     if (failed)
         return dr_fail(err, DR_ENOMEM, "out of memory for a batch of %lld samples",
                        (long long)t->B);
     return dr_maps_init(t->features, t->B, chunk, &t->kept, err);
-}
-
-static int64_t tables_count(const struct drift *t) {
-    int64_t n;
-    dr_gen_tables_count(t->gen, &n);
-    return n;
 }
 
 static void lay_out(void *o, struct dr_arena *a) {
@@ -148,7 +142,7 @@ static void lay_out(void *o, struct dr_arena *a) {
     const struct dr_params *encoder = dr_features_params(t->features);
     const size_t frozen = encoder ? (size_t)encoder->total : 0;
     const bool bf16 = t->cfg->train.precision == DR_PREC_BF16;
-    t->tables = dr_alloc(a, (size_t)tables_count(t) * sizeof(real));
+    t->tables = dr_alloc(a, (size_t)dr_net_tables_count(t->gen) * sizeof(real));
     t->encoder = frozen ? dr_alloc(a, frozen * sizeof(real)) : NULL;
     t->encoder16 = frozen && bf16 ? dr_alloc(a, frozen * sizeof(dr_bf16)) : NULL;
     t->eps = dr_alloc(a, B * (size_t)t->noise * sizeof(real));
@@ -179,11 +173,12 @@ static void lay_out_inputs(void *o, int place, struct dr_arena *a) {
 static int start(void *o, struct dr_err *err) {
     struct drift *t = o;
     const struct dr_params *encoder = dr_features_params(t->features);
-    const int64_t tables = tables_count(t), most = DR_MAX(tables, encoder ? encoder->total : 0);
+    const int64_t tables = dr_net_tables_count(t->gen),
+                  most = DR_MAX(tables, encoder ? encoder->total : 0);
     real *host = calloc((size_t)DR_MAX(most, 1), sizeof *host);
     if (!host)
         return dr_fail(err, DR_ENOMEM, "out of memory for %lld constants", (long long)most);
-    dr_gen_tables_fill(t->gen, host);
+    dr_net_tables_fill(t->gen, host);
     t->be->upload(t->be, t->tables, host, (size_t)tables * sizeof(real));
     int rc = encoder ? dr_features_load(t->features, host, err) : 0;
     if (!rc && encoder)
@@ -330,7 +325,7 @@ static int state_set(void *o, const void *in, size_t bytes, struct dr_err *err) 
 
 static struct dr_snapshot *snapshot(const void *o, real *w, int64_t step) {
     const struct drift *t = o;
-    struct dr_gen *gen;
+    struct dr_net *gen;
     if (dr_gen_create(&t->cfg->model, &gen, NULL)) {
         free(w);
         return NULL;

@@ -1,7 +1,7 @@
 // The drifting objective's state, private to engine/train/drift (method.md 1).
 #pragma once
 
-#include "engine/nn/gen.h"
+#include "engine/nn/net.h"
 #include "engine/train/objective.h"
 
 // What a step needs from the host.
@@ -30,9 +30,9 @@ struct drift {
     struct dr_comm *comm;
     const struct dr_field_def *field;
     struct dr_params field_params; // field->params; else empty
-    struct dr_gen *gen;
+    struct dr_net *gen;
     struct dr_features *features;
-    struct dr_gen_saved **saved; // one per chunk
+    struct dr_net_saved **saved; // one per chunk
     struct dr_maps kept;         // of the generated images
     struct drift_reals reals;
 

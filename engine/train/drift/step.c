@@ -1,20 +1,14 @@
 // The ops of a drifting step (method.md 1): forward, features and their losses, backward.
 #include "engine/train/drift/drift.h"
 
-#include <time.h>
-
-static double now(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
+#include "engine/core/clock.h"
 
 // ---- the generator, a chunk at a time
 
-static struct dr_gen_in chunk_input(const struct drift *t, int64_t i) {
+static struct dr_net_in chunk_input(const struct drift *t, int64_t i) {
     const int64_t at = i * t->chunk;
     const struct drift_inputs *in = &t->in[TRAINER_DEVICE];
-    return (struct dr_gen_in){.noise = t->eps + at * t->noise,
+    return (struct dr_net_in){.x = t->eps + at * t->noise,
                               .cls = in->cls + at,
                               .alpha = in->alpha + at,
                               .style = t->nstyle ? t->style + at * t->nstyle : NULL,
@@ -25,15 +19,17 @@ static struct dr_gen_in chunk_input(const struct drift *t, int64_t i) {
 static void generate(struct drift *t, struct dr_ctx *cx, const struct dr_weights *w, real *x,
                      bool keep) {
     for (int64_t i = 0; i < t->nchunk; i++) {
-        const struct dr_gen_in in = chunk_input(t, i);
-        dr_gen_forward(cx, t->gen, w, &in, x + i * t->chunk * t->image, keep ? t->saved[i] : NULL);
+        const struct dr_net_in in = chunk_input(t, i);
+        real *const y[] = {x + i * t->chunk * t->image};
+        dr_net_forward(cx, t->gen, w, &in, y, keep ? t->saved[i] : NULL);
     }
 }
 
 static void backward(struct drift *t, struct dr_ctx *cx, const struct dr_weights *w) {
     for (int64_t i = 0; i < t->nchunk; i++) {
-        const struct dr_gen_in in = chunk_input(t, i);
-        dr_gen_backward(cx, t->gen, w, &in, t->saved[i], t->dx + i * t->chunk * t->image);
+        const struct dr_net_in in = chunk_input(t, i);
+        const real *const dy[] = {t->dx + i * t->chunk * t->image};
+        dr_net_backward(cx, t->gen, w, &in, t->saved[i], dy, NULL);
     }
 }
 
@@ -135,8 +131,8 @@ void drift_device_step(void *o, struct dr_ctx *cx, const struct dr_step *s) {
     }
     drift_noise(t, cx, false);
     generate(t, cx, &s->group[0].weights, t->x, true);
-    const double start = now();
+    const double start = dr_seconds();
     losses(t, cx, s);
-    t->loss_seconds = now() - start;
+    t->loss_seconds = dr_seconds() - start;
     backward(t, cx, &s->group[0].gradients);
 }
