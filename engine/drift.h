@@ -22,6 +22,7 @@
 #include "engine/data/data.h"      // data sets
 #include "engine/io/image.h"       // PNG, npy
 #include "engine/io/safetensors.h" // checkpoint files
+#include "engine/io/sha256.h"      // digests of files
 #include "engine/measure.h"        // the rates of a device
 #include "engine/nn/net.h"         // networks
 #include "engine/open.h"           // devices

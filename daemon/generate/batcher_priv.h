@@ -10,8 +10,7 @@
 // A ticket on its way. Touched by one thread at a time: queue (under the lock), batcher, renderer.
 struct dd_ticket {
     struct dd_ticket *next;
-    struct api_gen *gen;
-    const struct api_gen_request *req;
+    const struct dd_gen_request *req;
     int64_t id;               // checkpoint row; 0: the running job's weights
     struct dr_snapshot *snap; // fixed by the first batch, so that a request is of one piece
     int32_t *label;           // [n]
@@ -31,12 +30,12 @@ struct dd_queue {
 };
 struct dd_batcher {
     struct dd_batcher_env env;
-    pthread_t thread, render_thread;
-    pthread_mutex_t lock; // guards the queues and what follows
+    pthread_t thread, renderer[2]; // see dd_render_threads_start
+    pthread_mutex_t lock;          // guards the queues and what follows
     pthread_cond_t work, rendering, idle;
-    struct dd_queue queue, finished;
-    int waiting; // images accepted and not yet computed
-    int unsent;  // tickets accepted and not yet answered
+    struct dd_queue queue, small, large; // small, large: computed and not yet rendered
+    int waiting;                         // images accepted and not yet computed
+    int unsent;                          // tickets accepted and not yet answered
     bool draining, closing, render_closing;
     int start_rc; // 1: starting
     struct dr_err start_err;
@@ -65,7 +64,11 @@ struct dd_batcher {
 
 void dd_queue_put(struct dd_queue *q, struct dd_ticket *t);
 int64_t dd_queue_limit(const struct dd_batcher *b); // images that may wait; under the lock
-void *dd_render_thread(void *batcher);
+// Results are rendered by two threads: one takes small ones only, so that they never wait for a
+// large one; the other takes what there is.
+void dd_render_threads_start(struct dd_batcher *b);
+void dd_render_threads_join(struct dd_batcher *b); // once what is queued has been answered
+void dd_render_later(struct dd_batcher *b, struct dd_ticket *t); // under the lock
 void dd_ticket_free(struct dd_ticket *t);
-// Answers with a problem and frees the ticket; NULL: nobody waits any more.
-void dd_ticket_fail(struct dd_batcher *b, struct dd_ticket *t, const struct api_problem *p);
+// Fails the request with a code and frees the ticket; DR_ECANCELED: nobody waits any more.
+void dd_ticket_fail(struct dd_batcher *b, struct dd_ticket *t, int rc, const struct dr_err *err);

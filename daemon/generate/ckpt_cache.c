@@ -1,4 +1,4 @@
-// Cache of checkpoint rows for requests (models.h).
+// Cache of checkpoint rows for requests (ckpt_cache.h).
 #include "daemon/generate/ckpt_cache.h"
 
 #include "daemon/base/util.h"

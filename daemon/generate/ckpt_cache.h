@@ -9,7 +9,7 @@
 struct dd_models;
 struct dd_model_info {
     int64_t id, job, step;
-    char path[512], sha256[65], state[16];
+    char path[DD_PATH_MAX], sha256[65], state[16];
     struct dr_model_config model;
     json_t *names; // array of class names or NULL, for dd_models_release
 };

@@ -48,10 +48,10 @@ static json_t *training(const struct dd_jobs_now *now, const struct dd_pump_stat
 static json_t *generation(struct dd *d) {
     struct dd_batcher_stats s;
     dd_batcher_stats(d->batcher, &s);
-    struct api_problem p = {0};
+    struct dr_err err;
     int64_t id = 0;
     json_t *serving = json_null();
-    if (!dd_batcher_resolve(d->batcher, "live", &id, &p))
+    if (!dd_batcher_resolve(d->batcher, "live", &id, &err))
         serving = id ? json_sprintf("%lld", (long long)id) : json_string("live");
     return json_pack("{s:o, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:s}", "serving", serving,
                      "waiting", s.waiting, "queue_limit", (json_int_t)s.queue_limit, "images",
@@ -66,7 +66,7 @@ int dd_glue_status(void *ctx, struct api_reply *out) {
     struct dd_jobs_now now;
     struct dd_pump_stats ps;
     struct stat st;
-    char wal[4200];
+    char wal[DD_PATH_MAX + 8];
     dd_jobs_now(d->jobs, &now);
     dd_pump_stats(d->pump, &ps);
     int64_t bytes = stat(dd_store_path(d->store), &st) ? 0 : st.st_size;
@@ -166,7 +166,7 @@ int dd_glue_backup(void *ctx, struct api_file *out, struct api_problem *p) {
     struct dd *d = ctx;
     struct dr_err err = {0};
     struct stat st;
-    char path[4200];
+    char path[DD_PATH_MAX];
     snprintf(path, sizeof path, "%s/uploads/backup-XXXXXX", d->opt.state_dir);
     int fd = mkstemp(path);
     if (fd < 0)
@@ -175,7 +175,7 @@ int dd_glue_backup(void *ctx, struct api_file *out, struct api_problem *p) {
     unlink(path);
     if (rc || fstat(fd, &st)) {
         close(fd);
-        return dd_glue_fail(p, rc == DR_ENOSPC ? 507 : 500, &err);
+        return dd_http_fail(p, rc ? rc : DR_EIO, &err);
     }
     *out = (struct api_file){.fd = fd, .size = (uint64_t)st.st_size};
     snprintf(out->content_type, sizeof out->content_type, "application/vnd.sqlite3");

@@ -4,6 +4,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 
+#include <errno.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -23,8 +24,8 @@ struct cmd {
     struct dr_err err;
 };
 struct dd_store {
-    sqlite3 *db; // the writer's
-    char *path;
+    sqlite3 *db;               // the writer's
+    char *path, *root, *given; // state folder: absolute, and as in `path`
     struct dd_metric_tables *metrics;
     int64_t boot;
     pthread_t thread;
@@ -35,6 +36,8 @@ struct dd_store {
     bool closing;
     _Atomic int64_t beat;
     _Atomic uint64_t failures, version;
+    _Atomic int queued_jobs;
+    bool jobs_changed; // the writer's, since the count above
 };
 
 enum { BUSY_MS = 5000, RETRY_MS = 200, GROUP_MAX = 256, EVENT_DAYS = 90, IDEMPOTENCY_DAYS = 7 };
@@ -181,6 +184,18 @@ static int run_group(struct dd_store *s, struct cmd *group) {
     return rc;
 }
 
+static void on_update(void *arg, int op, const char *db, const char *table, sqlite3_int64 row) {
+    struct dd_store *s = arg;
+    (void)op, (void)db, (void)row;
+    s->jobs_changed |= !strcmp(table, "jobs");
+}
+
+static void count_jobs(struct dd_store *s) {
+    s->jobs_changed = false;
+    atomic_store(&s->queued_jobs,
+                 (int)dd_sql_one(s->db, 0, "SELECT count(*) FROM jobs WHERE state='queued'", ""));
+}
+
 static void finish_group(struct dd_store *s, struct cmd *group) {
     pthread_mutex_lock(&s->lock);
     for (struct cmd *c = group, *next; c; c = next) {
@@ -229,6 +244,8 @@ static void *writer(void *arg) {
         s->queued -= n;
         pthread_mutex_unlock(&s->lock);
         int back, rc = run_group(s, group);
+        if (s->jobs_changed)
+            count_jobs(s);
         group = put_back(s, group, &back);
         if (rc == DR_EBUSY)
             dd_log(DR_LOG_WARN, "store.busy", "reason=\"another process holds the data base\"");
@@ -330,6 +347,29 @@ static int forget_old(sqlite3 *db, struct dr_err *err) {
     return rc;
 }
 
+// The folder of the database, which is the state folder.
+static int find_root(struct dd_store *s, struct dr_err *err) {
+    const char *slash = strrchr(s->path, '/');
+    size_t n = slash ? (size_t)(slash - s->path) : 0;
+    while (n > 1 && s->path[n - 1] == '/')
+        n--;
+    s->given = !slash ? dd_xstrdup(".") : dd_printf("%.*s", n ? (int)n : 1, s->path);
+    s->root = realpath(s->given, NULL);
+    return s->root ? 0 : dr_fail(err, DR_EIO, "cannot find the folder: %s", strerror(errno));
+}
+
+static void store_free(struct dd_store *s) {
+    sqlite3_close(s->db);
+    dd_metric_tables_free(s->metrics);
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->work);
+    pthread_cond_destroy(&s->ready);
+    free(s->path);
+    free(s->root);
+    free(s->given);
+    free(s);
+}
+
 int dd_store_open(const char *path, struct dd_store **out, struct dr_err *err) {
     struct dd_store *s = dd_xcalloc(1, sizeof *s);
     s->path = dd_xstrdup(path);
@@ -338,29 +378,31 @@ int dd_store_open(const char *path, struct dd_store **out, struct dr_err *err) {
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->work, NULL);
     pthread_cond_init(&s->ready, NULL);
-    int rc = sqlite3_open_v2(
-        path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
-    if (rc != SQLITE_OK)
+    int rc = find_root(s, err);
+    if (!rc && sqlite3_open_v2(path, &s->db,
+                               SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                               NULL) != SQLITE_OK)
         rc = dr_fail(err, DR_EIO, "cannot open: %s", s->db ? sqlite3_errmsg(s->db) : "no memory");
     if (!rc)
         rc = set_up(s->db, err);
     if (!rc)
         rc = quick_check(s->db, err);
     if (!rc)
-        rc = dd_schema_migrate(s->db, err);
+        rc = dd_schema_migrate(s->db, s->root, err);
     if (!rc)
         rc = next_boot(s, err);
     if (!rc)
         rc = forget_old(s->db, err);
+    if (!rc) {
+        count_jobs(s);
+        sqlite3_update_hook(s->db, on_update, s);
+    }
     chmod(path, 0640);
     atomic_store(&s->beat, dd_now_ns());
     if (!rc && pthread_create(&s->thread, NULL, writer, s))
         rc = dr_fail(err, DR_ENOMEM, "cannot start the writer thread");
     if (rc) {
-        sqlite3_close(s->db);
-        dd_metric_tables_free(s->metrics);
-        free(s->path);
-        free(s);
+        store_free(s);
         return dr_fail_prefix(err, rc, path);
     }
     *out = s;
@@ -376,13 +418,7 @@ void dd_store_close(struct dd_store *s) {
     pthread_mutex_unlock(&s->lock);
     pthread_join(s->thread, NULL);
     sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
-    sqlite3_close(s->db);
-    pthread_mutex_destroy(&s->lock);
-    pthread_cond_destroy(&s->work);
-    pthread_cond_destroy(&s->ready);
-    dd_metric_tables_free(s->metrics);
-    free(s->path);
-    free(s);
+    store_free(s);
 }
 
 sqlite3 *dd_store_reader(struct dd_store *s, struct dr_err *err) {
@@ -420,6 +456,40 @@ int dd_store_backup(struct dd_store *s, const char *path, struct dr_err *err) {
 const char *dd_store_path(const struct dd_store *s) {
     return s->path;
 }
+const char *dd_store_root(const struct dd_store *s) {
+    return s->root;
+}
+
+// What follows folder/ in path; NULL: it does not lie there.
+static const char *below(const char *path, const char *folder) {
+    const size_t n = strlen(folder);
+    if (strncmp(path, folder, n) || (path[n] != '/' && folder[n - 1] != '/'))
+        return NULL;
+    return path + n + strspn(path + n, "/");
+}
+
+char *dd_store_rel(const struct dd_store *s, const char *path) {
+    const char *rest = below(path, s->root);
+    if (!rest)
+        rest = below(path, s->given);
+    if (rest || *path == '/')
+        return dd_xstrdup(rest ? rest : path);
+    char *cwd = realpath(".", NULL);
+    char *full = dd_printf("%s/%s", cwd ? cwd : "", path);
+    free(cwd);
+    rest = below(full, s->root);
+    if (rest)
+        memmove(full, rest, strlen(rest) + 1);
+    return full;
+}
+
+int dd_store_abs(const struct dd_store *s, const char *stored, char out[DD_PATH_MAX],
+                 struct dr_err *err) {
+    if (*stored == '/')
+        return dd_path(out, err, "%s", stored);
+    return dd_path(out, err, "%s/%s", s->root, stored);
+}
+
 struct dd_metric_tables *dd_store_metrics(struct dd_store *s) {
     return s->metrics;
 }
@@ -431,6 +501,9 @@ int64_t dd_store_beat_ns(const struct dd_store *s) {
 }
 uint64_t dd_store_failures(const struct dd_store *s) {
     return atomic_load(&((struct dd_store *)s)->failures);
+}
+int dd_store_queued_jobs(const struct dd_store *s) {
+    return atomic_load(&((struct dd_store *)s)->queued_jobs);
 }
 uint64_t dd_store_version(const struct dd_store *s) {
     return atomic_load(&((struct dd_store *)s)->version);

@@ -7,6 +7,7 @@
 // holds the data base DR_EBUSY after 5 s; what was posted stays queued and is tried again.
 #pragma once
 
+#include "daemon/base/util.h"
 #include "daemon/store/metrics.h"
 #include "engine/core/err.h"
 
@@ -32,9 +33,17 @@ sqlite3 *dd_store_reader(struct dd_store *s, struct dr_err *err);
 // Copies the data base online to `path` (page by page, consistent).
 int dd_store_backup(struct dd_store *s, const char *path, struct dr_err *err);
 const char *dd_store_path(const struct dd_store *s);
+const char *dd_store_root(const struct dd_store *s); // the state folder, absolute
+// Paths in rows are relative to the state folder where they lie below it, so that it can be moved.
+// dd_store_rel: as a row holds it (malloc'd); dd_store_abs: to open it.
+char *dd_store_rel(const struct dd_store *s, const char *path);
+int dd_store_abs(const struct dd_store *s, const char *stored, char out[DD_PATH_MAX],
+                 struct dr_err *err);
 int64_t dd_store_boot(const struct dd_store *s);    // number of this start, grows over restarts
 int64_t dd_store_beat_ns(const struct dd_store *s); // monotonic time of the writer's last round
 uint64_t dd_store_failures(const struct dd_store *s);
+// Jobs in state `queued` as of the last commit. Touches no database: for probes, which must not wait.
+int dd_store_queued_jobs(const struct dd_store *s);
 struct dd_metric_tables *dd_store_metrics(struct dd_store *s); // for dd_metric_table
 // Counts changes that matter to those who keep rows of checkpoints in memory (models.h).
 uint64_t dd_store_version(const struct dd_store *s);
@@ -48,6 +57,6 @@ int dd_sql_run(sqlite3 *db, struct dr_err *err, const char *sql, const char *typ
 int64_t dd_sql_one(sqlite3 *db, int64_t def, const char *sql, const char *types, ...);
 int dd_sql_fail(sqlite3 *db, struct dr_err *err, const char *what); // full disk is told apart
 
-// Creates or upgrades the tables (schema.c). Refuses a newer version.
-int dd_schema_migrate(sqlite3 *db, struct dr_err *err);
+// Creates or upgrades the tables (schema.c). Refuses a newer version. root: the state folder.
+int dd_schema_migrate(sqlite3 *db, const char *root, struct dr_err *err);
 int dd_schema_version(void);

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -21,7 +22,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are read as they lie");
 
 struct dr_st_file {
-    char path[300]; // for messages: the end of a longer one
+    char path[300]; // for messages: of a long one, the end
     const uint8_t *map;
     size_t size;
     json_t *root; // owns the metadata strings
@@ -276,9 +277,9 @@ int dr_st_open(const char *path, struct dr_st_file **out, struct dr_err *err) {
     struct dr_st_file *f = calloc(1, sizeof *f);
     if (!f)
         return dr_fail(err, DR_ENOMEM, "%.300s: no memory", path);
-    const size_t len = strlen(path), room = sizeof f->path - 1;
-    snprintf(f->path, sizeof f->path, "%s%s", len > room ? "..." : "",
-             len > room ? path + len - (room - 3) : path);
+    const size_t n = strlen(path), room = sizeof f->path - 4;
+    snprintf(f->path, sizeof f->path, "%s%s", n > room ? "..." : "",
+             n > room ? path + n - room : path);
     int rc = map_file(f, path, err);
     if (!rc)
         rc = parse(f, err);

@@ -46,7 +46,7 @@ static int add_block(struct dr_st_writer *w, const struct dr_params *ps, const c
 
 // The labels' names as a JSON array, so that a file taken elsewhere still knows them; NULL: none.
 static char *class_names(const struct dr_dataset *d) {
-    if (d->classes < 1 || d->classes > (int64_t)DR_COUNT(d->class_name) || !d->class_name[0][0])
+    if (!d->class_name)
         return NULL;
     json_t *a = json_array();
     for (int64_t i = 0; i < d->classes; i++)

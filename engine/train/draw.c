@@ -3,7 +3,6 @@
 #include "engine/train/trainer_priv.h"
 
 #include <math.h>
-#include <string.h>
 
 // Classes of this step: all of them, or a sample without replacement (partial Fisher-Yates).
 static void draw_classes(struct dr_trainer *t) {
@@ -60,27 +59,23 @@ static void draw_conditions(struct dr_trainer *t, struct trainer_slot *s) {
 }
 
 // Rows in the order of the device's gather: pos, then unc.
-static void copy_rows(const struct dr_trainer *t, const struct trainer_inputs *in) {
-    const struct dr_dataset *d = t->data;
-    const size_t row = (size_t)t->image * (d->pixels ? sizeof *d->pixels : sizeof *d->points);
-    const char *from = d->pixels ? (const char *)d->pixels : (const char *)d->points;
+static int copy_rows(const struct dr_trainer *t, const struct trainer_inputs *in,
+                     struct dr_err *err) {
     const int64_t npos = t->nclass * t->P;
-    for (int64_t i = 0; i < npos + t->U; i++) {
-        const int64_t id = i < npos ? in->pos_ids[i] : in->unc_ids[i - npos];
-        memcpy((char *)in->rows + (size_t)i * row, from + (size_t)id * row, row);
-    }
+    char *unc = (char *)in->rows + (size_t)npos * dr_dataset_row_bytes(t->data);
+    int rc = dr_dataset_rows(t->data, in->pos_ids, npos, in->rows, err);
+    return rc ? rc : dr_dataset_rows(t->data, in->unc_ids, t->U, unc, err);
 }
 
-void trainer_draw(struct dr_trainer *t, struct trainer_slot *s) {
+int trainer_draw(struct dr_trainer *t, struct trainer_slot *s, struct dr_err *err) {
     draw_classes(t);
     draw_conditions(t, s);
     dr_reals_draw(t->reals, (uint64_t)t->step, t->classes, t->nclass, s->in.pos_ids, s->in.unc_ids);
-    if (t->streamed)
-        copy_rows(t, &s->in);
     for (int64_t i = 0; i < t->B; i++) {
         s->in.seed[i] = (uint64_t)t->cfg.train.seed;
         s->in.index[i] = (uint64_t)(t->step * t->B + i);
     }
+    return t->streamed ? copy_rows(t, &s->in, err) : 0;
 }
 
 static void gather(struct dr_trainer *t, real *dst, const int64_t *ids, int64_t from, int64_t n) {
@@ -88,8 +83,9 @@ static void gather(struct dr_trainer *t, real *dst, const int64_t *ids, int64_t 
     const real *points = t->points;
     if (t->streamed) {
         ids = NULL;
-        pixels = t->data->pixels ? (const uint8_t *)t->in.rows + from * t->image : NULL;
-        points = t->data->pixels ? NULL : (const real *)t->in.rows + from * t->image;
+        const bool images = t->data->kind == DR_KIND_IMAGES;
+        pixels = images ? (const uint8_t *)t->in.rows + from * t->image : NULL;
+        points = images ? NULL : (const real *)t->in.rows + from * t->image;
     }
     if (n)
         DR_OP(t->be, gather, .dst = dst, .pixels = pixels, .points = points, .idx = ids, .n = n,

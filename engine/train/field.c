@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 bool trainer_has_field(const struct dr_trainer *t) {
-    return t->data->points && t->cfg.loss.field == DR_FIELD_KERNEL &&
+    return t->data->kind == DR_KIND_POINTS && t->cfg.loss.field == DR_FIELD_KERNEL &&
            t->cfg.features.norm != DR_FEATURE_NORM_SPHERE && dr_features_count(t->features) == 1 &&
            dr_features_dim(t->features, 0).locations == 1;
 }

@@ -8,7 +8,6 @@
 void trainer_lay_out_inputs(const struct dr_trainer *t, struct trainer_inputs *in,
                             struct dr_arena *a) {
     const size_t B = (size_t)t->B, reals = (size_t)(t->nclass * t->P + t->U);
-    const size_t value = t->data->pixels ? sizeof *t->data->pixels : sizeof *t->data->points;
     in->hyper = dr_alloc(a, HYPER_COUNT * sizeof(real));
     in->block = in->hyper;
     in->alpha = dr_alloc(a, B * sizeof(real));
@@ -18,7 +17,7 @@ void trainer_lay_out_inputs(const struct dr_trainer *t, struct trainer_inputs *i
     in->index = dr_alloc(a, B * sizeof(uint64_t));
     in->pos_ids = dr_alloc(a, (size_t)(t->nclass * t->P) * sizeof(int64_t));
     in->unc_ids = dr_alloc(a, (size_t)t->U * sizeof(int64_t));
-    in->rows = t->streamed ? dr_alloc(a, reals * (size_t)t->image * value) : NULL;
+    in->rows = t->streamed ? dr_alloc(a, reals * dr_dataset_row_bytes(t->data)) : NULL;
 }
 
 // Assigns every device pointer of the block; run once to measure, once for real.
@@ -136,23 +135,22 @@ static int allocate_scratch(struct dr_trainer *t, struct dr_err *err) {
 }
 
 // Puts the data set on the device where it fits beside everything else; half of what is free is
-// left for the rest. On a host_memory backend the op reads it where it is.
+// left for the rest. A host_memory backend reads it where it is. What is in neither memory travels
+// with each step.
 static int place_data(struct dr_trainer *t, struct dr_err *err) {
     const struct dr_dataset *d = t->data;
-    const size_t one = d->pixels ? sizeof *d->pixels : sizeof *d->points;
-    const size_t bytes = (size_t)(d->n * t->image) * one;
+    const size_t bytes = (size_t)d->n * dr_dataset_row_bytes(d);
+    const void *all = dr_dataset_all(d);
     t->pixels = d->pixels;
-    t->points = d->pixels ? NULL : d->points;
-    if (t->be->host_memory)
-        return 0;
-    t->streamed = bytes > t->be->mem_left(t->be) / 2;
-    if (t->streamed)
+    t->points = d->points;
+    t->streamed = !all || (!t->be->host_memory && bytes > t->be->mem_left(t->be) / 2);
+    if (t->be->host_memory || t->streamed)
         return 0;
     int rc = t->be->mem_alloc(t->be, bytes, &t->images, err);
     if (rc)
         return rc;
     t->images_bytes = bytes;
-    t->be->upload(t->be, t->images, d->pixels ? (const void *)d->pixels : d->points, bytes);
+    t->be->upload(t->be, t->images, all, bytes);
     t->pixels = d->pixels ? t->images : NULL;
     t->points = d->pixels ? NULL : t->images;
     return 0;
@@ -211,8 +209,8 @@ static int check_against_data(const struct dr_config *c, const struct dr_dataset
     if (d->classes != c->data.classes)
         return dr_fail(err, DR_ECONFIG, "data.classes is %lld but the data set %s has %lld",
                        (long long)c->data.classes, d->name, (long long)d->classes);
-    const int64_t want = d->points ? 2 : c->data.channels * c->data.size * c->data.size;
-    const int64_t have = d->points ? 2 : d->c * d->h * d->w;
+    const int64_t want = c->model.channels * c->model.size * c->model.size;
+    const int64_t have = d->c * d->h * d->w;
     if (want != have)
         return dr_fail(err, DR_ECONFIG,
                        "the configuration wants images of %lld values, %s has %lld",
@@ -250,11 +248,9 @@ int dr_trainer_create(const struct dr_config *cfg, struct dr_backend *be,
     t->cfg = *cfg;
     t->be = be;
     t->data = data;
-    const bool points = data->points != NULL;
     rc = dr_gen_create(&cfg->model, &t->gen, err);
     if (!rc)
-        rc = dr_features_create(&cfg->features, points ? 2 : data->c, points ? 1 : data->h,
-                                points ? 1 : data->w, &t->features, err);
+        rc = dr_features_create(&cfg->features, data->c, data->h, data->w, &t->features, err);
     if (!rc)
         rc = dr_reals_create(cfg, data, &t->reals, err);
     if (!rc) {

@@ -24,13 +24,13 @@ static void clamp_pixels(real *x, int64_t n) {
 }
 
 void trainer_spread(struct dr_trainer *t, const struct trainer_slot *s, struct dr_metrics *m) {
-    if (!t->data->points)
+    if (t->data->kind == DR_KIND_IMAGES)
         clamp_pixels(s->x, t->B * t->image);
     const int64_t reals = DR_MIN(t->P, DR_MAX(t->N, 32));
     double sum = 0, worst = INFINITY;
     for (int64_t c = 0; c < t->nclass; c++) {
-        for (int64_t i = 0; i < reals; i++)
-            dr_dataset_get(t->data, s->in.pos_ids[c * t->P + i], t->real_rows + i * t->image);
+        if (dr_dataset_reals(t->data, s->in.pos_ids + c * t->P, reals, t->real_rows, NULL))
+            return; // not measured: NaN
         double gen = mean_distance(s->x + c * t->N * t->image, t->N, t->image);
         double real_ = mean_distance(t->real_rows, reals, t->image);
         double ratio = real_ > 0 ? gen / real_ : NAN;

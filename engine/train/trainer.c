@@ -230,12 +230,15 @@ static void read_report(const struct dr_trainer *t, const struct trainer_slot *s
 // ---- steps on their way
 // ------------------------------------------------------------------------------
 
-// Starts step t->step + 1; nothing here waits for the device.
-static void launch(struct dr_trainer *t, struct trainer_slot *s) {
+// Starts step t->step + 1; nothing here waits for the device. After a failure no step can follow,
+// as the sampler of reals has moved on.
+static int launch(struct dr_trainer *t, struct trainer_slot *s, struct dr_err *err) {
     const struct dr_backend *be = t->be;
     const int64_t every = t->cfg.metrics.spread_every;
     s->started = now();
-    trainer_draw(t, s);
+    int rc = trainer_draw(t, s, err);
+    if (rc)
+        return t->failed = rc;
     fill_hyper(t, s);
     be->upload(t->be, t->in.block, s->in.block, t->in_bytes);
     be->replay(t->be, &t->graph, trainer_device_step, t);
@@ -245,6 +248,7 @@ static void launch(struct dr_trainer *t, struct trainer_slot *s) {
     if (s->spread)
         be->download_later(t->be, s->x, t->x, (size_t)(t->B * t->image) * sizeof(real));
     be->mark(t->be, (int)(s - t->slot));
+    return 0;
 }
 
 // Waits for a step and judges it. When it went wrong the weights are those of the step before, also
@@ -306,7 +310,9 @@ int dr_trainer_step(struct dr_trainer *t, struct dr_metrics *m, struct dr_err *e
     *m = (struct dr_metrics){.spread = NAN, .spread_min = NAN};
     if (t->failed)
         return dr_trainer_wait(t, m, err);
-    launch(t, s);
+    int rc = launch(t, s, err);
+    if (rc)
+        return rc;
     if (t->nslots > 1 && oldest(t) == s && !t->late.step)
         return 0; // the first of a run: no metrics yet
     return dr_trainer_wait(t, m, err);

@@ -44,7 +44,7 @@ struct dr_trainer {
     int64_t nclass, N, P, U, B; // B = nclass * N
     int64_t chunk, nchunk, image, noise, nstyle;
     bool keep_all; // struct dr_ctx's
-    bool streamed; // the data set does not fit the device: its rows travel with each step
+    bool streamed; // the data set is not in the device's memory: its rows travel with each step
 
     void *block, *scratch; // device memory: state and inputs; activations
     void *images;          // device memory: the data set; NULL: borrowed from the host, or streamed
@@ -90,8 +90,9 @@ void trainer_lay_out_inputs(const struct dr_trainer *t, struct trainer_inputs *i
 void trainer_device_step(void *trainer);
 // Waits for what is on its way and keeps its metrics for later.
 int trainer_settle(struct dr_trainer *t, struct dr_err *err);
-// draw.c: fills the inputs of step t->step, all but `hyper`, from Philox and the data set.
-void trainer_draw(struct dr_trainer *t, struct trainer_slot *s);
+// draw.c: fills the inputs of step t->step, all but `hyper`, from Philox and the data set. Fails
+// when the data set cannot be read.
+int trainer_draw(struct dr_trainer *t, struct trainer_slot *s, struct dr_err *err);
 // Its reals, from the data set into t->pos and t->unc.
 void trainer_gather(struct dr_trainer *t);
 // Noise and style indices of the generated batch (second: the independent negatives).

@@ -50,6 +50,10 @@ void test_tiny_file(const char *dir, const char *name, int64_t steps) {
 }
 
 void world_open(struct world *w, const char *dir) {
+    world_open_kinds(w, dir, NULL);
+}
+
+void world_open_kinds(struct world *w, const char *dir, const struct dd_job_kind *const *kinds) {
     struct dr_err err = {0};
     *w = (struct world){0};
     dd_log_init(DR_LOG_ERROR);
@@ -70,7 +74,7 @@ void world_open(struct world *w, const char *dir) {
     w->pump = dd_pump_start(w->store, w->events, 1000000);
     w->live = dd_live_new();
     w->models = dd_models_new(w->store);
-    struct dd_jobs_env env = {&w->opt, w->store, w->events, w->pump, w->live, "cpu"};
+    struct dd_jobs_env env = {&w->opt, w->store, w->events, w->pump, w->live, "cpu", kinds};
     if (dd_jobs_new(&env, &w->jobs, &err))
         fail_msg("%s", err.msg);
 }
@@ -98,8 +102,7 @@ int64_t world_submit(struct world *w, const struct dr_config *c, int priority) {
 
 void world_state(struct world *w, int64_t id, char out[16]) {
     struct dr_err err = {0};
-    int status;
-    json_t *j = dd_job_json(w->store, id, false, &status, &err);
+    json_t *j = dd_job_json(w->store, id, false, &err);
     snprintf(out, 16, "%s", j ? json_string_value(json_object_get(j, "state")) : "none");
     json_decref(j);
 }

@@ -35,7 +35,9 @@ struct world {
     struct dd_jobs *jobs;
 };
 void world_open(struct world *w, const char *dir); // dir NULL: a fresh one
-void world_close(struct world *w);                 // keeps the folder
+// The same with a table of job kinds, NULL: the build's.
+void world_open_kinds(struct world *w, const char *dir, const struct dd_job_kind *const *kinds);
+void world_close(struct world *w); // keeps the folder
 // Submits and returns the id.
 int64_t world_submit(struct world *w, const struct dr_config *c, int priority);
 // Waits up to 90 s (a busy machine) for a state; fails the test otherwise.

@@ -306,11 +306,79 @@ static void test_full(void **state) {
     free(more);
 }
 
+static void one_value(int64_t job, const struct dd_metric_table *t, int n) {
+    struct dr_err err = {0};
+    struct dd_metric_batch *b = dd_xcalloc(1, sizeof *b + sizeof *b->row);
+    b->n = 1;
+    b->row[0] = (struct dd_row){.job = job, .step = n, .table = t};
+    for (int i = 0; i < n; i++) {
+        b->row[0].mask |= (uint64_t)1 << i;
+        b->row[0].v[i] = n * 100 + i;
+    }
+    assert_int_equal(dd_store_do(w.store, dd_metrics_insert, b, &err), 0);
+    free(b);
+}
+
+// A new metric is a row in its objective's table, wherever in it: what is stored under the other
+// names stays there.
+static void test_new_metric(void **state) {
+    (void)state;
+    static const struct dr_metric_def before[] = {{"loss", "", "", 0}, {"lr", "", "", 0}};
+    static const struct dr_metric_def after[] = {
+        {"anew", "", "", 0}, {"loss", "", "", 0}, {"lr", "", "", 0}};
+    const char *names[] = {"loss", "lr", "anew"};
+    const double want[2][3] = {{200, 201, NAN}, {301, 302, 300}};
+    struct dd_metric_tables *all = dd_store_metrics(w.store);
+    int64_t job = a_job();
+    one_value(job, dd_metric_table(all, before, 2), 2);
+    one_value(job, dd_metric_table(all, after, 3), 3);
+    assert_ptr_equal(dd_metric_table(all, after, 3), dd_metric_table(all, after, 3));
+    for (int i = 0; i < 3; i++) {
+        struct dd_curve *c;
+        struct dd_bucket b;
+        struct dr_err err = {0};
+        assert_int_equal(dd_curve_open(w.store, job, &names[i], 1, 0, INT64_MAX, 0, &c, &err), 0);
+        for (int k = i == 2; k < 2; k++) {
+            assert_int_equal(dd_curve_next(c, &b), 1);
+            assert_string_equal(b.name, names[i]);
+            assert_int_equal(b.step, k + 2);
+            assert_true(b.last == want[k][i]);
+        }
+        assert_int_equal(dd_curve_next(c, &b), 0);
+        dd_curve_close(c);
+    }
+}
+
+// A curve that is read slowly holds no transaction: the log is folded back meanwhile.
+static void test_slow_curve(void **state) {
+    (void)state;
+    struct dr_err err = {0};
+    struct dd_curve *c;
+    struct dd_bucket b;
+    int64_t job = a_job(), n = 1;
+    int log = -1, done = -1;
+    const char *loss = "loss";
+    insert(job, 1, 3000, 0);
+    assert_int_equal(dd_curve_open(w.store, job, &loss, 1, 0, INT64_MAX, 0, &c, &err), 0);
+    assert_int_equal(dd_curve_next(c, &b), 1);
+    insert(job, 3001, 6000, 0);
+    sqlite3 *db;
+    assert_int_equal(sqlite3_open(dd_store_path(w.store), &db), SQLITE_OK);
+    assert_int_equal(sqlite3_wal_checkpoint_v2(db, NULL, SQLITE_CHECKPOINT_RESTART, &log, &done),
+                     SQLITE_OK);
+    assert_int_equal(log, done);
+    sqlite3_close(db);
+    for (; dd_curve_next(c, &b) == 1; n++)
+        assert_int_equal(b.step, n + 1);
+    assert_int_equal(n, 3000); // the end was fixed when the metric was begun
+    dd_curve_close(c);
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_rollups), T(test_truncate), T(test_retention),       T(test_isolation),
-        T(test_backup),  T(test_events),   T(test_checkpoint_rows), T(test_reopen_and_version),
-        T(test_full)};
+        T(test_rollups), T(test_truncate),   T(test_retention),       T(test_isolation),
+        T(test_backup),  T(test_events),     T(test_checkpoint_rows), T(test_reopen_and_version),
+        T(test_full),    T(test_new_metric), T(test_slow_curve)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

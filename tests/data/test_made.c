@@ -104,9 +104,9 @@ static void test_toys(void **state) {
     struct dr_dataset *d = load(DR_DATA_CHECKERBOARD, 1, N, 3, false);
     assert_true(d->n == N && d->points && !d->pixels && d->classes == 1);
     int cells[16] = {0};
-    for (int i = 0; i < N; i++) {
+    for (int64_t i = 0; i < N; i++) {
         real p[2];
-        dr_dataset_get(d, i, p);
+        assert_int_equal(dr_dataset_reals(d, &i, 1, p, NULL), 0);
         assert_true(p[0] >= -1 && p[0] <= 1 && p[1] >= -1 && p[1] <= 1);
         cells[(int)((p[1] + 1) * 2) * 4 + (int)((p[0] + 1) * 2)]++;
     }

@@ -56,12 +56,12 @@ for own in engine/ops.h engine/core/backend.h engine/core/arena.h engine/nn/para
     fi
 done
 engine=$(tr ' ' '\n' <<<"$public" | grep . | sed 's/\./\\./g' | paste -sd'|')
-# The daemon's rooms, from the ground up; only http/ and verbs/ know more than the messages of api.h.
+# The daemon's rooms, from the ground up; only http/ and verbs/ know of HTTP.
 rooms=daemon/base/
 may daemon/base "$engine|$rooms"
 for room in store generate jobs; do
     rooms+="|daemon/$room/"
-    may "daemon/$room" "$engine|api/api\.h|$rooms"
+    may "daemon/$room" "$engine|$rooms"
 done
 may daemon/http "$engine|api/|$rooms|daemon/http/"
 may daemon "$engine|api/|web/|daemon/"
