@@ -4,7 +4,7 @@
 #include "daemon/store/checkpoints.h"
 #include "driftd_config.h"
 #include "driftd_git.h"
-#include "engine/core/machine.h"
+#include "engine/drift.h"
 
 #include <errno.h>
 #include <fcntl.h>

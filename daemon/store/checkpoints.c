@@ -133,7 +133,7 @@ int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char
     rc = get_one(s, COLUMNS "WHERE path=?", 0, path, &r, err);
     if (!rc) {
         if (strcmp(sha, r.sha256))
-            rc = dr_fail(err, DR_EFORMAT, "%s: sha256 is %.16s..., the data base says %.16s...",
+            rc = dr_fail(err, DR_EFORMAT, "%s: sha256 is %.16s..., the database says %.16s...",
                          path, sha, r.sha256);
         dd_ckpt_row_free(&r);
         return rc;

@@ -11,7 +11,7 @@ int dd_sql_fail(sqlite3 *db, struct dr_err *err, const char *what) {
                    : code == SQLITE_NOMEM ? DR_ENOMEM
                    : code == SQLITE_BUSY  ? DR_EBUSY
                                           : DR_EIO,
-                   "data base: %s: %s", what, sqlite3_errmsg(db));
+                   "database: %s: %s", what, sqlite3_errmsg(db));
 }
 
 static sqlite3_stmt *prepare(sqlite3 *db, const char *sql, const char *types, va_list ap) {

@@ -54,9 +54,9 @@ static void run_one(struct dd_store *s, struct cmd *c) {
     sqlite3_exec(s->db, "RELEASE one", NULL, NULL, NULL);
 }
 
-// Nothing can be written for now (another process holds the data base, the disk is full): who waits
-// is told so (503, 507), what was posted and failed for that reason goes back to the front of the
-// queue for a later round. Closing is the last round. Returns what is left to finish.
+// Nothing can be written for now (another process holds the database, the disk is full):
+// synchronous callers get the error; posted writes are requeued at the front for a later round.
+// Closing is the last round. Returns the commands that are finished.
 static struct cmd *put_back(struct dd_store *s, struct cmd *group, int *back) {
     struct cmd *done = NULL, **end = &done, *keep = NULL, **tail = &keep;
     int n = 0;
@@ -83,8 +83,8 @@ static struct cmd *put_back(struct dd_store *s, struct cmd *group, int *back) {
     return done;
 }
 
-// One transaction for the whole group; when it cannot be committed, everyone in it fails with what
-// is returned.
+// One transaction for the whole group; when it cannot be committed, all of its commands fail
+// with the error returned.
 static int run_group(struct dd_store *s, struct cmd *group) {
     struct dr_err why = {0};
     int rc = 0;
@@ -98,7 +98,7 @@ static int run_group(struct dd_store *s, struct cmd *group) {
         // stops those behind it: nothing overtakes it.
         if (sqlite3_get_autocommit(s->db) || (c->rc == DR_ENOSPC && !c->waits))
             rc = dr_fail(&why, c->rc ? c->rc : DR_EIO, "%s",
-                         c->rc ? c->err.msg : "data base: the transaction was rolled back");
+                         c->rc ? c->err.msg : "database: the transaction was rolled back");
     }
     if (!rc && sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
         rc = dd_sql_fail(s->db, &why, "commit");
@@ -176,12 +176,12 @@ static void *writer(void *arg) {
             count_jobs(s);
         group = put_back(s, group, &back);
         if (rc == DR_EBUSY)
-            dd_log(DR_LOG_WARN, "store.busy", "reason=\"another process holds the data base\"");
+            dd_log(DR_LOG_WARN, "store.busy", "reason=\"another process holds the database\"");
         else if (rc == DR_ENOSPC)
             dd_log(DR_LOG_WARN, "store.full", "waiting=%d", back);
         finish_group(s, group);
         pthread_mutex_lock(&s->lock);
-        if (back && !s->closing) // until somebody has something new, at most
+        if (back && !s->closing) // or until the next command
             dd_cond_wait_until(&s->work, &s->lock, dd_now_ns() + RETRY_MS * (int64_t)1000000);
     }
     pthread_mutex_unlock(&s->lock);
@@ -248,7 +248,7 @@ static int quick_check(sqlite3 *db, struct dr_err *err) {
     if (!st || sqlite3_step(st) != SQLITE_ROW)
         rc = dd_sql_fail(db, err, "quick_check");
     else if (strcmp((const char *)sqlite3_column_text(st, 0), "ok"))
-        rc = dr_fail(err, DR_EFORMAT, "data base is damaged: %.300s",
+        rc = dr_fail(err, DR_EFORMAT, "database is damaged: %.300s",
                      (const char *)sqlite3_column_text(st, 0));
     sqlite3_finalize(st);
     return rc;
@@ -265,7 +265,7 @@ static int next_boot(struct dd_store *s, struct dr_err *err) {
     return dd_sql_run(s->db, err, "INSERT OR REPLACE INTO meta VALUES('boot', ?)", "t", text);
 }
 
-// What nobody asks for any more: old events and idempotency keys.
+// Deletes old events and idempotency keys.
 static int forget_old(sqlite3 *db, struct dr_err *err) {
     int64_t now = dd_wall_us(), day = (int64_t)86400 * 1000000;
     int rc = dd_sql_run(db, err, "DELETE FROM events WHERE time_us<?", "i", now - EVENT_DAYS * day);
@@ -356,7 +356,7 @@ sqlite3 *dd_store_reader(struct dd_store *s, struct dr_err *err) {
         if (db)
             dd_sql_fail(db, err, "opening for reading");
         else
-            dr_fail(err, DR_ENOMEM, "data base: no memory");
+            dr_fail(err, DR_ENOMEM, "database: no memory");
         sqlite3_close(db);
         return NULL;
     }

@@ -3,7 +3,6 @@
 #include "daemon/verbs/verbs.h"
 #include "driftd_config.h"
 #include "driftd_git.h"
-#include "engine/core/machine.h"
 #include "engine/drift.h"
 
 #include <stdio.h>

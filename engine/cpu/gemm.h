@@ -13,9 +13,10 @@ struct dr_gemm_key {
 };
 
 // How a primitive wants its B packed: blocks [k_units][n_block] of units of `unit` neighbours along
-// k; block (i, j) starts at element i k_stride + j n_stride. Past k and n there are zeros.
+// k; block (i, j) starts at element i k_stride + j n_stride, and its rows are `ld` units apart.
+// Past k and n there are zeros.
 struct dr_gemm_layout {
-    int64_t unit, k_units, n_block, k_stride, n_stride;
+    int64_t unit, k_units, n_block, ld, k_stride, n_stride;
     int64_t k_blocks, n_blocks;
     size_t bytes;
 };

@@ -133,6 +133,7 @@ static struct dr_gemm_layout plain_layout(const struct dr_gemm_key *q) {
     return (struct dr_gemm_layout){.unit = 1,
                                    .k_units = q->k,
                                    .n_block = q->n,
+                                   .ld = q->n,
                                    .k_blocks = 1,
                                    .n_blocks = 1,
                                    .bytes = (size_t)(q->k * q->n) *
@@ -149,6 +150,7 @@ static bool read_layout(const dnnl_memory_desc_t *d, struct dr_gemm_layout *l) {
     *l = (struct dr_gemm_layout){.unit = 1,
                                  .k_units = b->inner_blks[0],
                                  .n_block = b->inner_blks[1],
+                                 .ld = b->inner_blks[1],
                                  .k_stride = b->strides[0],
                                  .n_stride = b->strides[1],
                                  .bytes = dnnl_memory_desc_get_size(d)};
@@ -269,7 +271,10 @@ bool dr_gemm_prim_run(struct dr_gemm_cache *g, struct dr_gemm_prim *p, int threa
     dnnl_memory_t *mem = p->thread[thread].mem;
     dnnl_exec_arg_t args[ARGS];
     for (int i = 0; i < ARGS; i++) {
-        dnnl_memory_set_data_handle(mem[i], (void *)(uintptr_t)data[i]);
+        // Setting a pointer also clears the padding of a packed B, so only new ones are set.
+        void *was = NULL;
+        if (dnnl_memory_get_data_handle(mem[i], &was) || was != data[i])
+            dnnl_memory_set_data_handle(mem[i], (void *)(uintptr_t)data[i]);
         args[i] = (dnnl_exec_arg_t){name[i], mem[i]};
     }
     return !dnnl_primitive_execute(p->prim, g->stream[thread], ARGS, args);

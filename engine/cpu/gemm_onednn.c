@@ -15,14 +15,17 @@
 #include <omp.h>
 
 enum {
-    COLUMNS = 128,    // of a block of a panel
+    BLOCK = 1 << 15,  // values of a packed block of B, about: it stays in the cache
+    COLUMNS = 320,    // most of a block
     PANEL = 64,       // rows of a panel where a sample has fewer
     PANEL_MAX = 128,  // rows of a panel
     PANEL_SINGLE = 8, // rows of a panel where a sample is one row
-    TILE_M = 96,      // of a weight gradient
+    TILE_M = 128,     // of a weight gradient
     TILE_N = 256,     //
     K_PIECE = 512,    // tokens of a piece of a weight gradient
-    K_SHORT = 64,     // of the pieces of the rest
+    K_SHORT = 128,    // of the pieces of the rest
+    K_SINGLE = 64,    // of all pieces where a sample is one row
+    GAP = 16,         // between rows of packed A: a power of two apart they would share cache sets
     PAYS = 1 << 19,   // multiply-adds from which on a second thread helps
     SHAPES = 4,       // most primitives of one product
 };
@@ -49,10 +52,15 @@ struct product {
     bool failed;
 };
 
-static struct cut cut_evenly(int64_t size, int64_t most, int64_t multiple) {
-    int64_t parts = (size + most - 1) / most, step = (size + parts - 1) / parts;
+static struct cut cut_in(int64_t size, int64_t parts, int64_t multiple) {
+    int64_t step = (size + parts - 1) / parts;
     step = DR_MIN((step + multiple - 1) / multiple * multiple, size);
     return (struct cut){.size = size, .step = step, .count = (size + step - 1) / step};
+}
+
+static struct cut cut_evenly(int64_t size, int64_t most, int64_t multiple) {
+    int64_t parts = (size + most - 1) / most;
+    return cut_in(size, parts, multiple);
 }
 
 DR_INLINE int64_t length(const struct cut *c, int64_t i) {
@@ -171,7 +179,8 @@ static void by_rows(struct product *p) {
     p->m.size = g->m;
     p->m.step = panel_rows(g->rows);
     p->m.count = (g->m + p->m.step - 1) / p->m.step;
-    p->n = cut_evenly(g->n, COLUMNS, 32);
+    int64_t columns = DR_MIN(BLOCK / g->k / 64 * 64, (int64_t)COLUMNS);
+    p->n = cut_evenly(g->n, DR_MAX(columns, (int64_t)64), 32);
     int64_t lda = p->ab != g->abt ? g->k : g->lda;
     p->prim[0] = get(p, p->m.step, p->n.step, g->k, lda);
     p->prim[1] = get(p, p->m.step, length(&p->n, p->n.count - 1), g->k, lda);
@@ -188,12 +197,12 @@ enum { SHORT_N = 1, SHORT_K = 2 }; // which primitive of a product
 
 // Length of the piece of k that starts at `at`.
 static int64_t piece(const struct product *p, int64_t at) {
-    return p->g.rows != 1 && p->g.k - at >= K_PIECE ? K_PIECE : K_SHORT;
+    return p->g.rows == 1 ? K_SINGLE : p->g.k - at >= K_PIECE ? K_PIECE : K_SHORT;
 }
 
 static struct dr_gemm_prim *tile_prim(const struct product *p, int64_t j, int64_t k0) {
     return p->prim[(length(&p->n, j) < p->n.step ? SHORT_N : 0) |
-                   (piece(p, k0) == K_SHORT ? SHORT_K : 0)];
+                   (piece(p, k0) == K_PIECE ? 0 : SHORT_K)];
 }
 
 // The piece of k at k0 of the tile (i, j), whose B is packed in this thread's memory, is added to C
@@ -204,7 +213,7 @@ static void tile(struct product *p, int64_t i, int64_t j, int64_t k0, int t) {
     int64_t m0 = i * p->m.step, n0 = j * p->n.step, k = piece(p, k0);
     int64_t m = length(&p->m, i), n = length(&p->n, j);
     const struct dr_gemm_layout rows = {
-        .unit = 1, .k_units = p->m.step, .n_block = k, .k_blocks = 1, .n_blocks = 1};
+        .unit = 1, .k_units = p->m.step, .n_block = k, .ld = k + GAP, .k_blocks = 1, .n_blocks = 1};
     dr_gemm_pack(&rows, mine, p->ab, dr_at(g->a, g->abt, k0 * g->lda + m0), g->abt, m,
                  DR_MIN(k, g->k - k0), g->lda, true);
     const real *c = execute(p, tile_prim(p, j, k0), t, NULL);
@@ -241,18 +250,19 @@ static void tiles_work(struct product *p, int64_t from, int64_t to, int t) {
 
 static void by_tiles(struct product *p) {
     const struct dr_gemm_args *g = &p->g;
-    p->m = cut_evenly(g->m, g->m > TILE_M ? TILE_M : TILE_M / 2, 16);
+    // An even number of tiles, so that two threads have the same work.
+    p->m = cut_in(g->m, g->m < TILE_M / 2 ? 1 : (g->m + 2 * TILE_M - 1) / (2 * TILE_M) * 2, 8);
     p->n = cut_evenly(g->n, TILE_N, 32);
     bool whole = true;
     for (int i = 0; i < SHAPES && whole; i++) {
         int64_t n = i & SHORT_N ? length(&p->n, p->n.count - 1) : p->n.step;
-        int64_t k = i & SHORT_K ? K_SHORT : K_PIECE;
-        if (k == K_SHORT || piece(p, 0) == K_PIECE)
-            whole = (p->prim[i] = get(p, p->m.step, n, k, k)) != NULL;
+        int64_t k = i & SHORT_K ? g->rows == 1 ? K_SINGLE : K_SHORT : K_PIECE;
+        if (i & SHORT_K || piece(p, 0) == K_PIECE)
+            whole = (p->prim[i] = get(p, p->m.step, n, k, k + GAP)) != NULL;
     }
     if (!whole)
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
-    else if (prepare(p, p->m.step * K_PIECE, p->m.step * p->n.step))
+    else if (prepare(p, p->m.step * (K_PIECE + GAP), p->m.step * p->n.step))
         share(p, p->m.count * p->n.count, g->m * g->n * g->k >= PAYS, tiles_work);
 }
 

@@ -102,14 +102,19 @@ DR_INLINE real element(const struct source *s, int64_t k, int64_t n) {
     return k < s->k && n < s->n ? dr_get(s->p, s->st, s->trans ? n * s->ld + k : k * s->ld + n) : 0;
 }
 
-// Units [u0, u1) and columns [j0, j1) of a block, element by element.
-static void pack_any(void *dst, const struct source *s, const struct dr_gemm_layout *l, int64_t k0,
-                     int64_t n0, int64_t u0, int64_t u1, int64_t j0, int64_t j1) {
-    for (int64_t u = u0; u < u1; u++)
-        for (int64_t j = j0; j < j1; j++)
+// Units [u0, u1) and columns [j0, j1) of a block: element by element where there are any, zeros
+// past the end of op(B).
+static void pack_rest(void *dst, const struct source *s, const struct dr_gemm_layout *l, int64_t k0,
+                      int64_t n0, int64_t u0, int64_t u1, int64_t j0, int64_t j1) {
+    const size_t unit = (size_t)l->unit * dr_sizeof(s->dt);
+    for (int64_t u = u0; u < u1; u++) {
+        char *row = (char *)dst + (size_t)(u * l->ld) * unit;
+        int64_t some = k0 + u * l->unit < s->k ? DR_MAX(DR_MIN(j1, s->n - n0), j0) : j0;
+        for (int64_t j = j0; j < some; j++)
             for (int64_t v = 0; v < l->unit; v++)
-                dr_put(dst, s->dt, (u * l->n_block + j) * l->unit + v,
-                       element(s, k0 + u * l->unit + v, n0 + j));
+                dr_put(row, s->dt, j * l->unit + v, element(s, k0 + u * l->unit + v, n0 + j));
+        memset(row + (size_t)some * unit, 0, (size_t)(j1 - some) * unit);
+    }
 }
 
 // Two rows of bf16 side by side, neighbours along k joined.
@@ -127,7 +132,7 @@ DR_HOT static void widen(float *restrict dst, const dr_bf16 *restrict src, int64
 // Rows of a B that is not transposed: `full` units of `wide` columns, all inside op(B).
 static void pack_rows(void *dst, const struct source *s, const struct dr_gemm_layout *l, int64_t k0,
                       int64_t n0, int64_t full, int64_t wide) {
-    int64_t w = l->n_block;
+    int64_t w = l->ld;
     for (int64_t u = 0; u < full; u++) {
         const void *row = dr_at(s->p, s->st, (k0 + u * l->unit) * s->ld + n0);
         if (l->unit == 2)
@@ -147,11 +152,11 @@ static void pack_columns(void *dst, const struct source *s, const struct dr_gemm
         for (int64_t u = 0; u < full; u += 8) {
             const void *from = dr_at(s->p, s->st, (n0 + j) * s->ld + k0 + u * l->unit);
             if (half)
-                transpose8_half((dr_bf16 *)dst + u * l->n_block + j, l->n_block, from, s->ld);
+                transpose8_half((dr_bf16 *)dst + u * l->ld + j, l->ld, from, s->ld);
             else if (wider)
-                transpose8_wider((float *)dst + u * l->n_block + j, l->n_block, from, s->ld);
+                transpose8_wider((float *)dst + u * l->ld + j, l->ld, from, s->ld);
             else
-                transpose8((float *)dst + u * l->n_block + j, l->n_block, from,
+                transpose8((float *)dst + u * l->ld + j, l->ld, from,
                            s->ld * (int64_t)dr_sizeof(s->st));
         }
 }
@@ -168,8 +173,8 @@ static void pack_block(void *dst, const struct source *s, const struct dr_gemm_l
         pack_columns(dst, s, l, k0, n0, full, wide);
     } else
         full = wide = 0;
-    pack_any(dst, s, l, k0, n0, 0, full, wide, l->n_block);
-    pack_any(dst, s, l, k0, n0, full, l->k_units, 0, l->n_block);
+    pack_rest(dst, s, l, k0, n0, 0, full, wide, l->n_block);
+    pack_rest(dst, s, l, k0, n0, full, l->k_units, 0, l->n_block);
 }
 
 void dr_gemm_pack(const struct dr_gemm_layout *l, void *dst, enum dr_dtype dt, const void *src,
@@ -196,10 +201,39 @@ void dr_gemm_copy(void *dst, enum dr_dtype dt, int64_t ldd, const void *src, enu
     }
 }
 
+#if defined(__x86_64__) && !defined(DR_DOUBLE)
+// Whole vectors of bf16 by the CPU's own rounding; returns how many elements were written.
+__attribute__((target("avx512bf16,avx512f"))) static int64_t
+store_native(dr_bf16 *restrict c, const float *restrict sum, const float *restrict add, int64_t n) {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m512 v = _mm512_loadu_ps(sum + i);
+        if (add)
+            v = _mm512_add_ps(v, _mm512_loadu_ps(add + i));
+        __m256bh h = _mm512_cvtneps_pbh(v);
+        memcpy(c + i, &h, sizeof h);
+    }
+    return i;
+}
+
+static bool have_native(void) {
+    return __builtin_cpu_supports("avx512bf16");
+}
+#else
+static int64_t store_native(dr_bf16 *c, const real *sum, const real *add, int64_t n) {
+    (void)c, (void)sum, (void)add, (void)n;
+    return 0;
+}
+
+static bool have_native(void) {
+    return false;
+}
+#endif
+
 DR_HOT static void store_row(void *restrict c, enum dr_dtype ct, const real *restrict sum,
-                             const real *restrict add, int64_t n) {
+                             const real *restrict add, int64_t from, int64_t n) {
     if (ct == DR_BF16)
-        for (int64_t i = 0; i < n; i++)
+        for (int64_t i = from; i < n; i++)
             ((dr_bf16 *)c)[i] = dr_to_bf16((float)(add ? sum[i] + add[i] : sum[i]));
     else if (add)
         for (int64_t i = 0; i < n; i++)
@@ -220,9 +254,13 @@ DR_HOT static void add_row(void *restrict c, enum dr_dtype ct, const real *restr
 
 void dr_gemm_store(void *c, enum dr_dtype ct, int64_t ldc, const real *sum, int64_t rows, int64_t n,
                    const real *bias, bool acc) {
-    for (int64_t i = 0; i < rows; i++)
+    const bool native = ct == DR_BF16 && !acc && have_native();
+    for (int64_t i = 0; i < rows; i++) {
+        void *to = dr_at_mut(c, ct, i * ldc);
         if (acc)
-            add_row(dr_at_mut(c, ct, i * ldc), ct, sum + i * n, n);
+            add_row(to, ct, sum + i * n, n);
         else
-            store_row(dr_at_mut(c, ct, i * ldc), ct, sum + i * n, bias, n);
+            store_row(to, ct, sum + i * n, bias,
+                      native ? store_native(to, sum + i * n, bias, n) : 0, n);
+    }
 }

@@ -352,7 +352,11 @@ def test_formats():
         assert two != one, "two-pass guidance is another computation"
         body = d.get("/v1/generate?n=2&format=json&seed=7").json()
         assert png(base64.b64decode(body["images"][1]["png"]))[:2] == (8, 8)
-        z = zipfile.ZipFile(io.BytesIO(d.get("/v1/generate?n=2&format=zip&seed=7").body))
+        packed = d.get("/v1/generate?n=2&format=zip&seed=7").body
+        assert packed == d.get("/v1/generate?n=2&format=zip&seed=7").body
+        z = zipfile.ZipFile(io.BytesIO(packed))
+        assert all(i.compress_type == zipfile.ZIP_STORED for i in z.infolist())
+        assert png(z.read("0001.png"))[:2] == (8, 8)
         assert z.testzip() is None and z.namelist() == ["parameters.json", "0000.png", "0001.png"]
         assert json.loads(z.read("parameters.json"))["seed"] == 7
         for accept, kind in [("image/*", "image/png"), ("application/json", "application/json"),

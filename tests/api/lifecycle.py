@@ -123,7 +123,7 @@ def test_events():
         got = s.until("gap")
         assert got[0][1] == "hello" and not got[0][2]["resumed"]
         kinds = [e for _, e, _ in got]
-        assert "state" in kinds, "the end of the run, out of the data base"
+        assert "state" in kinds, "the end of the run, out of the database"
         assert got[-1][2]["from"] == last, got[-1]
         s.until("metrics")  # the job goes on by itself
         s.close()

@@ -2,6 +2,7 @@
 // them: bare machines, hyperthreads, affinity, cgroup v2 and v1 with limits at any level.
 #include "engine/core/backend.h"
 #include "engine/core/machine.h"
+#include "engine/open.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -189,7 +190,7 @@ static void test_backend(void **state) {
     put("/sys/fs/cgroup/box/memory.max", "104857600\n");
     put("/sys/fs/cgroup/box/memory.current", "20971520\n");
     dr_machine_use_root(root);
-    assert_int_equal(dr_backend_cpu(0, &be, &err), 0);
+    assert_int_equal(dr_backend_open("cpu", 0, &be, &err), 0);
     assert_int_equal(be->threads, 3);
     assert_true(be->mem_left(be) > 60 << 20 && be->mem_left(be) <= 80 << 20);
     assert_int_equal(be->mem_alloc(be, 8 << 20, &p, &err), 0);
@@ -198,7 +199,7 @@ static void test_backend(void **state) {
     assert_non_null(strstr(err.msg, "limit of 100.0 MiB"));
     be->mem_free(be, p);
     dr_backend_free(be);
-    assert_int_equal(dr_backend_cpu(5, &be, &err), 0); // what is asked for is given
+    assert_int_equal(dr_backend_open("cpu", 5, &be, &err), 0); // what is asked for is given
     assert_int_equal(be->threads, 5);
     dr_backend_free(be);
 }

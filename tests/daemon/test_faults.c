@@ -1,4 +1,4 @@
-// Faults around a running daemon: the data base held by another process, a disk that takes no more,
+// Faults around a running daemon: the database held by another process, a disk that takes no more,
 // a folder that cannot be written, a storm of signals. The daemon goes on answering, loses nothing
 // that it acknowledged, and goes on by itself when the fault is gone. argv[1]: the driftd binary.
 #include "tests/daemon/fixture.h"

@@ -176,7 +176,7 @@ static void test_disk_full(void **state) {
     (void)state;
     struct dr_config c;
     test_tiny(&c, 60);
-    c.model.dim = 128; // a checkpoint of more bytes than the data base will have
+    c.model.dim = 128; // a checkpoint of more bytes than the database will have
     c.model.depth = 3;
     c.checkpoint.every = 20;
     c.metrics.spread_every = 0;

@@ -372,7 +372,7 @@ try {
   });
 
   await check('a dropped picture is made again, byte for byte', async () => {
-    const job = await post('/v1/jobs', { config: 'digits', name: 'tiny', overrides: { 'train.steps': 2, 'train.minutes': 0, 'train.classes': 2, 'train.generated': 4, 'train.positives': 4, 'model.dim': 16, 'model.depth': 1, 'model.heads': 2, 'data.count': 200, 'samples.every': 0 } });
+    const job = await post('/v1/jobs', { config: 'digits', name: 'tiny', overrides: { 'train.steps': 2, 'train.minutes': 0, 'train.classes': 2, 'train.generated': 4, 'train.positives': 4, 'model.dim': 16, 'model.depth': 1, 'model.heads': 2, 'model.null_class': true, 'model.label_dropout': 0.1, 'data.count': 200, 'samples.every': 0 } });
     await until('the small job', async () => (await api(`/v1/jobs/${job.id}`)).state === 'completed');
     const id = (await api(`/v1/checkpoints?job=${job.id}`)).checkpoints[0].id;
     await go(`#/play?checkpoint=${id}&seed=5&cols=3&rows=2&cfg=1`);
