@@ -1,12 +1,6 @@
-<<<<<<< HEAD
 // `driftd bench`: training-step and sampling rates of recipes beside the machine's own GEMM rate
 // and memory bandwidth, all measured in one run, so that machines and builds compare as ratios.
 // Needs no files: the recipes are compiled in and the images are drawn by code (bench_config.c).
-=======
-// `driftd bench`: training-step and sampling rates of the standard networks beside the machine's
-// own GEMM rate and memory bandwidth, all measured in one run, so that machines and builds compare
-// as ratios. Needs no files: the images are digits drawn by code.
->>>>>>> main
 #include "daemon/base/util.h"
 #include "daemon/verbs/verbs.h"
 #include "engine/drift.h"
@@ -139,19 +133,14 @@ static int training(struct bench *b, const char *name, const struct dr_config *c
 
 static int sampling(struct bench *b, const char *name, int precision, struct dr_snapshot *snap,
                     int64_t batch, struct dr_err *err) {
-    const int64_t classes = dr_gen_config(snap->gen)->classes;
+    const int64_t classes = dr_gen_config(snap->net)->classes;
     struct dr_sampler *s;
     int rc = dr_sampler_create(b->be, precision, batch, &s, err);
     struct dr_sample req[64];
     for (int64_t i = 0; i < batch; i++)
-<<<<<<< HEAD
         req[i] =
             (struct dr_sample){.index = (uint64_t)i, .cls = (int32_t)(i % classes), .alpha = 1.5f};
-    real *x = malloc((size_t)(batch * dr_gen_image_count(snap->gen)) * sizeof *x);
-=======
-        req[i] = (struct dr_sample){.index = (uint64_t)i, .cls = (int32_t)(i % 10), .alpha = 1.5f};
     real *x = malloc((size_t)(batch * dr_gen_image_count(snap->net)) * sizeof *x);
->>>>>>> main
     if (!rc && !x)
         rc = dr_fail(err, DR_ENOMEM, "out of memory for %lld images", (long long)batch);
     if (!rc)

@@ -2,6 +2,7 @@
 // points as one plot.
 #include "daemon/base/util.h"
 #include "daemon/generate/grid.h"
+#include "engine/nn/params.h"
 #include "tests/daemon/helper.h"
 
 #include <stdlib.h>
@@ -11,19 +12,19 @@ enum { GREY = 0, RGB = 2 }; // colour types of a PNG's IHDR
 
 static void draw(const char *model, int64_t per_class, struct dd_grid_file *info, int *colour) {
     struct dr_model_config m;
-    struct dr_gen *gen;
+    struct dr_net *net;
     struct dr_backend *be;
     struct dd_grid *g;
     struct dr_err err = {0};
     char dir[256], path[300], *text;
     if (dr_model_config_parse(model, strlen(model), NULL, &m, &err) ||
-        dr_gen_create(&m, &gen, &err) || dr_backend_open("cpu", 1, &be, &err))
+        dr_gen_create(&m, &net, &err) || dr_backend_open("cpu", 1, &be, &err))
         fail_msg("%s", err.msg);
-    be->enter(be);
-    const size_t bytes = ((size_t)dr_gen_params(gen)->total * sizeof(real) + 63) / 64 * 64;
+    dr_backend_enter(be);
+    const size_t bytes = ((size_t)dr_net_params(net)->total * sizeof(real) + 63) / 64 * 64;
     real *w = aligned_alloc(64, bytes);
     memset(w, 0, bytes);
-    struct dr_snapshot *s = dr_snapshot_new(gen, w, 3);
+    struct dr_snapshot *s = dr_snapshot_new(net, w, 3);
     test_mkdir(dir);
     snprintf(path, sizeof path, "%s/grid.png", dir);
     assert_int_equal(dd_grid_new(be, DR_FP32, &g, &err), 0);

@@ -55,7 +55,7 @@ for own in engine/ops.h engine/core/backend.h engine/core/arena.h engine/nn/para
         bad=1
     fi
 done
-engine=$(tr ' ' '\n' <<<"$public" | grep . | sed 's/\./\\./g' | paste -sd'|')
+engine=$(tr ' ' '\n' <<<"$public" | grep . | sort -u | sed 's/\./\\./g' | paste -sd'|')
 # The daemon's rooms, from the ground up; only http/ and verbs/ know of HTTP.
 rooms=daemon/base/
 may daemon/base "$engine|$rooms"
