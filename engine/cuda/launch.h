@@ -1,4 +1,4 @@
-// What every .cu file includes: the instance, its workspace, and the one way to launch a kernel,
+// Included by every .cu file: the instance, its workspace, and the one way to launch a kernel,
 // which also compiles as host C++ against tests/emu/gpu_emu.h.
 //
 // Kernels take their arguments by value, allocate shared memory with DR_SHARED only (the emulator

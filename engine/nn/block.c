@@ -5,7 +5,7 @@
 //
 // Kept for the backward pass: x, x2, qkv, attention output, both branch outputs (for the gates'
 // gradients) and the MLP's hidden pre-activation. The normed inputs and the MLP's activation are
-// kept where cx->keep_all says so, else computed again.
+// kept with cx->keep_all, else computed again.
 #include "engine/nn/layers.h"
 
 #include <math.h>

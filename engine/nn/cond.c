@@ -2,7 +2,7 @@
 //
 // driftdit: c = label[class] + alpha MLP(Fourier, period 10) + sum of draws from one codebook.
 // lightningdit: every draw has its own table; the alpha MLP (period 10000) is RMS-normalised and
-// scaled by 0.02. All of it is fp32: a few rows a batch, and it steers every block.
+// scaled by 0.02. All of it is fp32: a few rows per batch, and it steers every block.
 #include "engine/nn/layers.h"
 
 #include <stdio.h>

@@ -129,7 +129,7 @@ static double steps_of(const char *device, const struct dr_config *c, int64_t st
         stop(&err);
     run(t, 3); // workspaces, libraries, the recording
     if (timed) {
-        printf("%s: %s; %lld samples a step\n", be->name, be->detail,
+        printf("%s: %s; %lld samples per step\n", be->name, be->detail,
                (long long)dr_config_batch(c));
         measure_idle(be);
         plain = *be;

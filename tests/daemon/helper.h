@@ -18,7 +18,7 @@
 void test_mkdir(char out[256]);
 void test_rmdir(const char *dir);
 
-// A network and data set that train at some thousand steps a second. steps: how many.
+// A network and data set that train at some thousand steps per second. steps: how many.
 void test_tiny(struct dr_config *c, int64_t steps);
 // The same as a recipe file dir/NAME.json.
 void test_tiny_file(const char *dir, const char *name, int64_t steps);
