@@ -30,6 +30,7 @@ struct dr_gemm_args {
     const real *bias;      // [n], NULL: none (never together with acc)
     const dr_bf16 *bias16; // NULL, or bias rounded: backends may take it where C is bf16
     int64_t batch, stride_a, stride_b, stride_c;
+    int64_t rows; // rows of a sample among the m (or, with ta, the k), 0: unknown; cuts follow it
 };
 struct dr_cast_args { // dst[n] = src[n], rounding to nearest even
     void *dst;

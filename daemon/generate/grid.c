@@ -63,15 +63,15 @@ static int generate(struct dd_grid *g, struct dr_snapshot *s, int64_t classes, i
     return 0;
 }
 
-// Width and height stand big-endian in the IHDR chunk, always at bytes 16 and 20.
+// Width and height are big-endian in the IHDR chunk, always at bytes 16 and 20.
 static int64_t png_be32(const uint8_t *p) {
     return (int64_t)p[0] << 24 | (int64_t)p[1] << 16 | (int64_t)p[2] << 8 | p[3];
 }
 
 int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, double cfg,
                   const char *path, struct dd_grid_file *info, struct dr_err *err) {
-    const struct dr_model_config *m = dr_gen_config(s->gen);
-    int64_t count = dr_gen_image_count(s->gen),
+    const struct dr_model_config *m = dr_gen_config(s->net);
+    int64_t count = dr_gen_image_count(s->net),
             classes = DR_MIN(m->classes, (int64_t)GRID_MAX_CLASSES);
     bool points = m->kind == DR_KIND_POINTS;
     if (points)

@@ -90,14 +90,14 @@ static json_t *parameters(const struct dd_rendered *in) {
 }
 
 static bool has_points(const struct dd_rendered *in) {
-    return dr_gen_config(in->snap->gen)->kind == DR_KIND_POINTS;
+    return dr_gen_config(in->snap->net)->kind == DR_KIND_POINTS;
 }
 
 // Samples [first, first + n) as one PNG; points as a scatter plot.
 static int png(const struct dd_rendered *in, int first, int n, int cols, const char *text,
                struct dr_bytes *out, struct dr_err *err) {
-    const struct dr_model_config *m = dr_gen_config(in->snap->gen);
-    const real *x = in->x + (int64_t)first * dr_gen_image_count(in->snap->gen);
+    const struct dr_model_config *m = dr_gen_config(in->snap->net);
+    const real *x = in->x + (int64_t)first * dr_gen_image_count(in->snap->net);
     if (!has_points(in))
         return dr_png_grid(x, n, m->channels, m->size, m->size, dr_show(m->kind, m->channels), cols,
                            in->req->scale, n > 1 ? GAP : 0, text ? "driftd" : NULL, text, out, err);
@@ -112,7 +112,7 @@ static int png(const struct dd_rendered *in, int first, int n, int cols, const c
 }
 
 static int npy(const struct dd_rendered *in, struct dr_bytes *out, struct dr_err *err) {
-    const struct dr_model_config *m = dr_gen_config(in->snap->gen);
+    const struct dr_model_config *m = dr_gen_config(in->snap->net);
     if (has_points(in))
         return dr_npy(in->x, 2, (const int64_t[]){in->req->n, 2}, out, err);
     return dr_npy(in->x, 4, (const int64_t[]){in->req->n, m->channels, m->size, m->size}, out, err);

@@ -54,7 +54,7 @@ enum { LARGE = 4 << 20 };
 
 void dd_render_later(struct dd_batcher *b, struct dd_ticket *t) {
     int64_t scale = t->req->format == DD_NPY ? 1 : t->req->scale;
-    int64_t values = t->req->n * dr_gen_image_count(t->snap->gen) * scale * scale;
+    int64_t values = t->req->n * dr_gen_image_count(t->snap->net) * scale * scale;
     dd_queue_put(values > LARGE ? &b->large : &b->small, t);
     pthread_cond_broadcast(&b->rendering);
 }

@@ -93,7 +93,7 @@ int dd_glue_describe(void *ctx, const char *checkpoint, struct api_model *out,
     *out = (struct api_model){0};
     struct dr_snapshot *s = id ? NULL : dd_live_get(d->live, &job);
     if (s) {
-        fill_model(d, dr_gen_config(s->gen), out);
+        fill_model(d, dr_gen_config(s->net), out);
         snprintf(out->checkpoint, sizeof out->checkpoint, "%.63s", s->id);
         dr_snapshot_unref(s);
         attach_names(d->models, dd_models_names(d->models, job), out);

@@ -47,14 +47,11 @@ static void end_job(struct dd_jobs *j, int64_t id, const char *state, const char
 static bool device_works(const char *device) {
     struct dr_backend *be;
     struct dr_err err = {0};
-    void *p;
     int rc = dr_backend_open(device, 1, &be, &err);
     if (rc)
         return rc == DR_ENOMEM;
-    be->enter(be);
-    rc = be->mem_alloc(be, 64, &p, &err); // clears it, and waits
-    if (!rc)
-        be->mem_free(be, p);
+    dr_backend_enter(be);
+    rc = dr_backend_probe(be, &err);
     dr_backend_free(be);
     return !rc || rc == DR_ENOMEM;
 }
@@ -87,7 +84,7 @@ struct claim {
     char error[512]; // the job cannot run
 };
 
-// Both are refused only where an upgrade has changed what a row may say.
+// Kind and configuration are refused only after a change of the build.
 static void read_job(sqlite3_stmt *st, struct claim *c) {
     struct dd_job *job = c->job;
     const char *json = (const char *)sqlite3_column_text(st, 1);
@@ -144,7 +141,7 @@ static bool next_job(struct dd_jobs *j, struct dd_job *job, char error[512]) {
             pthread_mutex_unlock(&j->lock);
             return true;
         }
-        // a store that failed is asked again
+        // after a failure of the store, ask again
         dd_cond_wait_until(&j->wake, &j->lock, dd_now_ns() + 5 * (int64_t)1000000000);
     }
     pthread_mutex_unlock(&j->lock);

@@ -263,7 +263,7 @@ static int prepare(struct run *r, struct dr_err *err) {
         rc = dr_backend_open(s->device, s->threads, &r->be, err);
     if (rc)
         return rc;
-    r->be->enter(r->be);
+    dr_backend_enter(r->be);
     dd_ckpt_sweep(s->checkpoint_dir);
     if (s->sample_dir)
         dd_ckpt_sweep(s->sample_dir);

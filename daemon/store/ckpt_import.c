@@ -116,12 +116,16 @@ static int sync_folder(const char *dir) {
 static int keep(struct dd_store *s, struct import *m, struct dd_ckpt_row *out, struct dr_err *err) {
     struct dr_snapshot *snap = NULL;
     char dir[DD_PATH_MAX];
-    int rc = dr_snapshot_load(m->part, m->in->model, &snap, err);
+    char *model = m->in->model ? dr_model_config_to_json(m->in->model) : NULL;
+    int rc = dr_snapshot_load(m->part, model, &snap, err);
+    free(model);
+    if (!rc && (rc = dr_net_expect(snap->net, DR_NET_GENERATOR, m->part, err)))
+        dr_snapshot_unref(snap);
     if (rc) {
         name_source(err, m->part, m->shown);
         return rc;
     }
-    out->config = dr_model_config_to_json(dr_gen_config(snap->gen));
+    out->config = dd_xstrdup(dr_net_description(snap->net));
     out->step = snap->step;
     dr_snapshot_unref(snap);
     dr_sha256_hex(&m->sha, out->sha256);

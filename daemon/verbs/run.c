@@ -124,7 +124,7 @@ static int write_grid(const struct run_cmd *c, const struct dd_options *o, const
     if (!rc)
         rc = dr_backend_open(o->device, (int)o->threads, &be, err);
     if (!rc) {
-        be->enter(be);
+        dr_backend_enter(be);
         rc = dd_grid_new(be, strcmp(o->precision, "bf16") ? DR_FP32 : DR_PREC_BF16, &g, err);
     }
     if (!rc)

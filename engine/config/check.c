@@ -44,7 +44,8 @@ int dr_model_config_check(const struct dr_model_config *m, struct dr_err *err) {
                     "model.label_dropout is %g but model.null_class is false; dropped labels "
                     "need the null class",
                     m->label_dropout);
-    if (m->arch == DR_ARCH_MLP)
+    const unsigned needs = dr_arch_needs(m->arch);
+    if (!(needs & DR_ARCH_PATCHES))
         return 0;
     if (m->dim % m->heads != 0)
         return FAIL("model.heads", "model.heads is %lld; expected a divisor of model.dim (%lld)",
@@ -53,7 +54,7 @@ int dr_model_config_check(const struct dr_model_config *m, struct dr_err *err) {
         return FAIL("model.rope",
                     "model.rope needs an even head width; model.dim / model.heads is %lld",
                     (long long)(m->dim / m->heads));
-    if ((m->pos_embed || m->arch == DR_ARCH_LIGHTNINGDIT) && m->dim % 4 != 0)
+    if ((m->pos_embed || (needs & DR_ARCH_POSITIONS)) && m->dim % 4 != 0)
         return FAIL("model.dim", "model.dim is %lld; a position embedding needs a multiple of 4",
                     (long long)m->dim);
     if (m->size % m->patch != 0)
@@ -176,7 +177,7 @@ static int check_train(const struct dr_config *c, struct dr_err *err) {
                     t->alpha_max);
     if (dr_config_batch(c) > MAX_STEP_SAMPLES)
         return FAIL("train.generated",
-                    "train.generated is %lld: %lld samples a step; expected at most %d",
+                    "train.generated is %lld: %lld samples per step; expected at most %d",
                     (long long)t->generated, (long long)dr_config_batch(c), MAX_STEP_SAMPLES);
     if (c->loss.field == DR_FIELD_KERNEL_L2 && t->unconditional > 0)
         return FAIL("train.unconditional",
@@ -191,9 +192,10 @@ int dr_config_check(const struct dr_config *c, struct dr_err *err) {
     if (rc)
         return rc;
     const char *set = sets[c->data.set].name;
-    if (has_points(c) && c->model.arch != DR_ARCH_MLP)
+    const bool points = dr_arch_needs(c->model.arch) & DR_ARCH_POINTS;
+    if (has_points(c) && !points)
         return FAIL("model.arch", "model.arch must be mlp for the two-dimensional set %s", set);
-    if (!has_points(c) && c->model.arch == DR_ARCH_MLP)
+    if (!has_points(c) && points)
         return FAIL("model.arch",
                     "model.arch mlp makes points in two dimensions; the set %s has images: use "
                     "driftdit or lightningdit",

@@ -21,7 +21,7 @@ enum dr_data_set {
 struct dr_set_facts {
     const char *name;          // as in data.set
     int kind;                  // enum dr_kind
-    int64_t classes, channels; // 0: whatever the configuration says
+    int64_t classes, channels; // 0: as the configuration says
     int64_t side;              // height and width of its files' images; 0: not known before reading
     bool made;                 // by code: data.count samples
     bool folder;               // has no folder of its own name: data.path is needed
@@ -30,7 +30,22 @@ struct dr_set_facts {
 const struct dr_set_facts *dr_set_facts(int set);
 
 enum dr_fit { DR_FIT_PAD, DR_FIT_RESIZE };
-enum dr_arch { DR_ARCH_DRIFTDIT, DR_ARCH_LIGHTNINGDIT, DR_ARCH_MLP };
+#define NETWORK(word)
+#define GENERATOR(ID, word, needs) DR_ARCH_##ID,
+enum dr_arch {
+#include "engine/nn/nets.def"
+    DR_ARCHS
+};
+#undef GENERATOR
+#undef NETWORK
+// What a generator asks of its model section.
+enum dr_arch_needs {
+    DR_ARCH_PATCHES = 1,   // images in patches, attention: heads divide dim, patch divides size
+    DR_ARCH_POSITIONS = 2, // always has the position embedding
+    DR_ARCH_POINTS = 4,    // makes points in two dimensions, for the toys only
+};
+unsigned dr_arch_needs(int arch);                 // 0 for a number that is none
+const char *dr_arch_word(int arch, char out[64]); // "" for a number that is none
 enum dr_mlp_kind { DR_MLP_SWIGLU, DR_MLP_GELU };
 enum dr_noise_kind { DR_NOISE_IMAGE, DR_NOISE_LATENT };
 enum dr_head_kind { DR_HEAD_LINEAR, DR_HEAD_CONV };

@@ -74,7 +74,7 @@ char *dr_config_to_json(const struct dr_config *c) {
 }
 
 int dr_model_implied_kind(const struct dr_model_config *m) {
-    if (m->arch == DR_ARCH_MLP)
+    if (dr_arch_needs(m->arch) & DR_ARCH_POINTS)
         return DR_KIND_POINTS;
     return m->channels == 1 || m->channels == 3 ? DR_KIND_IMAGES : DR_KIND_LATENTS;
 }

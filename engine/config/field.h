@@ -33,6 +33,9 @@ int dr_config_assign(struct dr_config *c, const struct dr_config_field *f, const
 // Fails with "unknown key `x`" and the nearest valid one or the keys of the section.
 int dr_config_unknown(const char *path, struct dr_err *err);
 
+// "|word|word" of engine/nn/nets.def.
+extern const char dr_arch_words[];
+
 // Copies kind, size, channels and classes of the data section into the model section.
 void dr_config_link(struct dr_config *c);
 // Cross-key checks of everything, and of the model section alone.

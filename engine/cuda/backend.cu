@@ -1,5 +1,5 @@
 // The CUDA backend's instance: device, stream, memory, copies, workspace, sticky errors, op table.
-// Opened by engine/core/backend.c through the shared module's one entry, dr_cuda_open; compiled for
+// Opened by engine/cuda/module.c through the shared module's one entry, dr_cuda_open; compiled for
 // the host it is the backend `emu` of the tests. Formats its errors itself, so that the module
 // needs nothing from the program that loads it.
 #include "engine/cuda/launch.h"

@@ -301,6 +301,10 @@ void dr_st_close(struct dr_st_file *f) {
     free(f);
 }
 
+const char *dr_st_path(const struct dr_st_file *f) {
+    return f->path;
+}
+
 int dr_st_count(const struct dr_st_file *f) {
     return f->n;
 }

@@ -82,7 +82,7 @@ static int add_meta(struct dr_trainer *t, struct dr_st_writer *w, struct dr_err 
 
 int dr_trainer_save(struct dr_trainer *t, const char *path, char *sha256_hex, int64_t *bytes,
                     struct dr_err *err) {
-    const struct dr_params *ps = dr_gen_params(t->gen);
+    const struct dr_params *ps = dr_net_params(t->gen);
     real *block[4 + DR_MAX_EMA];
     const char *prefix[4 + DR_MAX_EMA];
     const int n = blocks_of(t, block, prefix);
@@ -120,7 +120,7 @@ int dr_trainer_save(struct dr_trainer *t, const char *path, char *sha256_hex, in
 
 static int read_block(struct dr_trainer *t, const struct dr_st_file *f, const char *prefix,
                       real *host, float *tmp, real *dst, struct dr_err *err) {
-    const struct dr_params *ps = dr_gen_params(t->gen);
+    const struct dr_params *ps = dr_net_params(t->gen);
     memset(host, 0, (size_t)ps->total * sizeof *host);
     for (int i = 0; i < ps->n; i++) {
         const struct dr_param *p = &ps->p[i];
@@ -188,7 +188,7 @@ static int start_over(struct dr_trainer *t, struct dr_err *err) {
 
 static int load_all(struct dr_trainer *t, const struct dr_st_file *f, const char *path,
                     struct dr_err *err) {
-    const struct dr_params *ps = dr_gen_params(t->gen);
+    const struct dr_params *ps = dr_net_params(t->gen);
     real *block[4 + DR_MAX_EMA], *host = malloc((size_t)ps->total * sizeof *host);
     float *tmp = malloc((size_t)ps->total * sizeof *tmp);
     const char *prefix[4 + DR_MAX_EMA];

@@ -22,10 +22,9 @@ void trainer_lay_out_inputs(const struct dr_trainer *t, struct trainer_inputs *i
 
 // Assigns every device pointer of the block; run once to measure, once for real.
 static void lay_out(struct dr_trainer *t, struct dr_arena *a) {
-    const size_t total = (size_t)dr_gen_params(t->gen)->total * sizeof(real);
+    const size_t total = (size_t)dr_net_params(t->gen)->total * sizeof(real);
     const size_t img = (size_t)t->image * sizeof(real), B = (size_t)t->B;
-    int64_t tables;
-    dr_gen_tables_count(t->gen, &tables);
+    const int64_t tables = dr_net_tables_count(t->gen);
     t->w = dr_alloc(a, total);
     t->g = dr_alloc(a, total);
     t->m = dr_alloc(a, total);
@@ -64,14 +63,14 @@ static int allocate_block(struct dr_trainer *t, struct dr_err *err) {
 
 static int set_chunk(struct dr_trainer *t, int64_t chunk, struct dr_err *err) {
     for (int64_t i = 0; t->saved && i < t->nchunk; i++)
-        dr_gen_saved_free(t->saved[i]);
+        dr_net_saved_free(t->saved[i]);
     free(t->saved);
     t->chunk = chunk;
     t->nchunk = (t->B + chunk - 1) / chunk;
     t->saved = calloc((size_t)t->nchunk, sizeof *t->saved);
     bool failed = !t->saved;
     for (int64_t i = 0; !failed && i < t->nchunk; i++)
-        failed |= !(t->saved[i] = dr_gen_saved_new(t->gen));
+        failed |= !(t->saved[i] = dr_net_saved_new(t->gen));
     return failed ? dr_fail(err, DR_ENOMEM, "out of memory for a batch of %lld samples",
                             (long long)t->B)
                   : 0;
@@ -187,13 +186,12 @@ static int allocate_host(struct dr_trainer *t, struct dr_err *err) {
 }
 
 static int initial_weights(struct dr_trainer *t, struct dr_err *err) {
-    const struct dr_params *ps = dr_gen_params(t->gen);
-    int64_t tables;
-    dr_gen_tables_count(t->gen, &tables);
+    const struct dr_params *ps = dr_net_params(t->gen);
+    const int64_t tables = dr_net_tables_count(t->gen);
     real *host = calloc((size_t)DR_MAX(ps->total, tables), sizeof *host);
     if (!host)
         return dr_fail(err, DR_ENOMEM, "out of memory for %lld parameters", (long long)ps->total);
-    dr_gen_tables_fill(t->gen, host);
+    dr_net_tables_fill(t->gen, host);
     t->be->upload(t->be, t->tables, host, (size_t)tables * sizeof(real));
     memset(host, 0, (size_t)DR_MAX(ps->total, tables) * sizeof *host);
     dr_params_init(ps, (uint64_t)t->cfg.train.seed, host);
@@ -291,12 +289,12 @@ void dr_trainer_free(struct dr_trainer *t) {
         t->be->host_free(t->be, t->slot[i].x);
     }
     for (int64_t i = 0; t->saved && i < t->nchunk; i++)
-        dr_gen_saved_free(t->saved[i]);
+        dr_net_saved_free(t->saved[i]);
     free(t->saved);
     free(t->classes);
     free(t->real_rows);
     dr_reals_free(t->reals);
     dr_features_free(t->features);
-    dr_gen_free(t->gen);
+    dr_net_free(t->gen);
     free(t);
 }

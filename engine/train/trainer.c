@@ -17,15 +17,15 @@ static double now(void) {
 // ------------------------
 
 static struct dr_weights weights_of(const struct dr_trainer *t, bool with_gradients) {
-    return (struct dr_weights){.layout = dr_gen_params(t->gen),
+    return (struct dr_weights){.layout = dr_net_params(t->gen),
                                .w = t->w,
                                .w16 = t->w16,
                                .g = with_gradients ? t->g : NULL};
 }
 
-static struct dr_gen_in chunk_input(const struct dr_trainer *t, int64_t i) {
+static struct dr_net_in chunk_input(const struct dr_trainer *t, int64_t i) {
     const int64_t at = i * t->chunk;
-    return (struct dr_gen_in){.noise = t->eps + at * t->noise,
+    return (struct dr_net_in){.x = t->eps + at * t->noise,
                               .cls = t->in.cls + at,
                               .alpha = t->in.alpha + at,
                               .style = t->nstyle ? t->style + at * t->nstyle : NULL,
@@ -36,8 +36,9 @@ static struct dr_gen_in chunk_input(const struct dr_trainer *t, int64_t i) {
 static void generate(struct dr_trainer *t, struct dr_ctx *cx, real *x, bool keep) {
     const struct dr_weights w = weights_of(t, false);
     for (int64_t i = 0; i < t->nchunk; i++) {
-        const struct dr_gen_in in = chunk_input(t, i);
-        dr_gen_forward(cx, t->gen, &w, &in, x + i * t->chunk * t->image, keep ? t->saved[i] : NULL);
+        const struct dr_net_in in = chunk_input(t, i);
+        real *const y[] = {x + i * t->chunk * t->image};
+        dr_net_forward(cx, t->gen, &w, &in, y, keep ? t->saved[i] : NULL);
     }
 }
 
@@ -112,12 +113,13 @@ static void losses(struct dr_trainer *t, struct dr_ctx *cx) {
 }
 
 static void backward(struct dr_trainer *t, struct dr_ctx *cx) {
-    const int64_t total = dr_gen_params(t->gen)->total;
+    const int64_t total = dr_net_params(t->gen)->total;
     const struct dr_weights w = weights_of(t, true);
     DR_OP(cx->be, fill, .dst = t->g, .n = total, .value = 0);
     for (int64_t i = 0; i < t->nchunk; i++) {
-        const struct dr_gen_in in = chunk_input(t, i);
-        dr_gen_backward(cx, t->gen, &w, &in, t->saved[i], t->dx + i * t->chunk * t->image);
+        const struct dr_net_in in = chunk_input(t, i);
+        const real *const dy[] = {t->dx + i * t->chunk * t->image};
+        dr_net_backward(cx, t->gen, &w, &in, t->saved[i], dy, NULL);
     }
     DR_OP(cx->be, sumsq, .out = t->report + 1, .x = t->g, .n = total);
 }
@@ -140,7 +142,7 @@ static void compute(struct dr_trainer *t, struct dr_ctx *cx) {
 
 static void update(struct dr_trainer *t) {
     const struct dr_optim_config *o = &t->cfg.optim;
-    const struct dr_params *ps = dr_gen_params(t->gen);
+    const struct dr_params *ps = dr_net_params(t->gen);
     const int64_t at[2] = {0, ps->decayed}, n[2] = {ps->decayed, ps->total - ps->decayed};
     // 0 times what is not finite is NaN: once bad, the guard stays so, and with it the weights.
     DR_OP(t->be, axpy, .y = t->guard, .x = t->report, .xt = DR_F32, .n = 2, .alpha = 0);
@@ -347,13 +349,13 @@ bool dr_trainer_finished(const struct dr_trainer *t) {
 }
 
 struct dr_snapshot *dr_trainer_snapshot(struct dr_trainer *t, int which) {
-    const size_t bytes = (size_t)dr_gen_params(t->gen)->total * sizeof(real);
-    struct dr_gen *gen;
+    const size_t bytes = (size_t)dr_net_params(t->gen)->total * sizeof(real);
+    struct dr_net *gen;
     if (dr_gen_create(&t->cfg.model, &gen, NULL))
         return NULL;
     real *w = aligned_alloc(DR_ALIGN, DR_MAX(bytes, (size_t)DR_ALIGN));
     if (!w) {
-        dr_gen_free(gen);
+        dr_net_free(gen);
         return NULL;
     }
     t->be->download(t->be, w, t->ema[which], bytes);

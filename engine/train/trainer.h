@@ -6,7 +6,6 @@
 #pragma once
 
 #include "engine/config/config.h"
-#include "engine/core/backend.h"
 #include "engine/core/metric.h"
 #include "engine/data/data.h"
 #include "engine/sample/sampler.h"

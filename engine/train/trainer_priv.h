@@ -2,8 +2,10 @@
 #pragma once
 
 #include "engine/core/arena.h"
+#include "engine/core/backend.h"
 #include "engine/loss/drift.h"
 #include "engine/loss/features.h"
+#include "engine/nn/params.h"
 #include "engine/train/trainer.h"
 
 // What a step needs from the host, one block on either side, uploaded at once.
@@ -30,10 +32,10 @@ struct dr_trainer {
     struct dr_config cfg;
     struct dr_backend *be;         // borrowed
     const struct dr_dataset *data; // borrowed
-    struct dr_gen *gen;
+    struct dr_net *gen;
     struct dr_features *features;
     struct dr_reals *reals;
-    struct dr_gen_saved **saved; // one a chunk
+    struct dr_net_saved **saved; // one a chunk
     enum dr_dtype act;
 
     int64_t step;    // steps done or on their way

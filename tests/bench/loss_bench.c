@@ -7,6 +7,7 @@
 
 #include "engine/core/arena.h"
 #include "engine/core/rng.h"
+#include "engine/cpu/backend.h"
 #include "engine/loss/drift.h"
 
 static double now(void) {

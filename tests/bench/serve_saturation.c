@@ -65,7 +65,7 @@ static void engine_open(struct engine *e, int threads) {
     if (dr_sampler_create(e->be, DR_FP32, MAX_BATCH, &e->sampler, &err) ||
         dr_snapshot_load(path, NULL, &e->snap, &err))
         bench_die("%s", err.msg);
-    e->x = malloc(MAX_BATCH * (size_t)dr_gen_image_count(e->snap->gen) * sizeof *e->x);
+    e->x = malloc(MAX_BATCH * (size_t)dr_gen_image_count(e->snap->net) * sizeof *e->x);
 }
 
 static void engine_close(struct engine *e) {

@@ -3,7 +3,9 @@
 //
 // Each op is waited for, so a device starts them one by one and without a recording: what an empty
 // op takes that way is taken off, and the last line tells how long a step takes undisturbed.
+#include "engine/core/backend.h"
 #include "engine/drift.h"
+#include "engine/nn/params.h"
 
 #include <math.h>
 #include <stdio.h>

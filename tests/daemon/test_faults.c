@@ -89,7 +89,7 @@ static void test_full_disk(void **state) {
 }
 
 // The job's folder of checkpoints turns into something that cannot be written (the owner of the
-// process does not matter, so root finds it too): training goes on, an alert says so, and later
+// process does not matter, so root finds it too): training goes on, an alert is raised, and later
 // checkpoints are kept again.
 static void test_unwritable(void **state) {
     (void)state;

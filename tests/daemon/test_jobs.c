@@ -223,7 +223,7 @@ static void test_nonfinite(void **state) {
                                      " AND data LIKE '%nonfinite%'"),
                      1);
     assert_true(world_count(&w, "SELECT count(*) FROM checkpoints WHERE state='ok'") > 0);
-    // The failing step has its row, and is the newest that Prometheus is told of.
+    // The failing step has its row, and is the newest that /metrics shows.
     struct dd_pump_stats ps;
     dd_pump_stats(w.pump, &ps);
     assert_int_equal(ps.newest.job, id);

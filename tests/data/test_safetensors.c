@@ -167,6 +167,47 @@ static void test_round_trip(void **state) {
     dir_clear();
 }
 
+// Folders 700 bytes deep: written, read and named in errors whose end is still there. A path that
+// the system does not take is refused by both.
+static void test_long_paths(void **state) {
+    (void)state;
+    enum { DEEP = 3, WIDE = 230 };
+    char path[5000], part[WIDE + 2], hex[65];
+    size_t at[DEEP];
+    struct dr_err err;
+    struct dr_st_file *f;
+    float x[8];
+    part[0] = '/';
+    memset(part + 1, 'p', WIDE);
+    part[WIDE + 1] = 0;
+    snprintf(path, sizeof path, "%s", in_dir("deep"));
+    assert_int_equal(mkdir(path, 0700), 0);
+    for (int i = 0; i < DEEP; i++) {
+        at[i] = strlen(path);
+        strcat(path, part);
+        assert_int_equal(mkdir(path, 0700), 0);
+    }
+    const size_t folder = strlen(path);
+    strcat(path, "/a.safetensors");
+    if (dr_st_finish(sample_writer(), path, hex, NULL, &err) || dr_st_open(path, &f, &err))
+        fail_msg("%s", err.msg);
+    assert_int_equal(dr_st_read_f32(f, "gone", 1, (int64_t[]){3}, x, &err), DR_ENOENT);
+    assert_non_null(strstr(err.msg, "ppp/a.safetensors: tensor 'gone' is missing"));
+    dr_st_close(f);
+    assert_int_equal(unlink(path), 0);
+    path[folder] = 0;
+    for (int i = DEEP - 1; i >= 0; i--) {
+        assert_int_equal(rmdir(path), 0);
+        path[at[i]] = 0;
+    }
+    assert_int_equal(rmdir(path), 0);
+    while (strlen(path) < 4200)
+        strcat(path, part);
+    assert_int_equal(dr_st_finish(sample_writer(), path, hex, NULL, &err), DR_EIO);
+    assert_int_equal(dr_st_open(path, &f, &err), DR_EIO);
+    assert_null(f);
+}
+
 static void test_add_refuses(void **state) {
     (void)state;
     struct dr_err err;
@@ -385,10 +426,15 @@ static void test_file_size_limit(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sha256_vectors), cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_add_refuses),    cmocka_unit_test(test_lying_headers),
-        cmocka_unit_test(test_greedy_headers), cmocka_unit_test(test_torn),
-        cmocka_unit_test(test_full_disk),      cmocka_unit_test(test_file_size_limit),
+        cmocka_unit_test(test_sha256_vectors),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_long_paths),
+        cmocka_unit_test(test_add_refuses),
+        cmocka_unit_test(test_lying_headers),
+        cmocka_unit_test(test_greedy_headers),
+        cmocka_unit_test(test_torn),
+        cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_file_size_limit),
     };
     return cmocka_run_group_tests(tests, dir_setup, dir_teardown);
 }

@@ -1,5 +1,6 @@
 // See ref.h.
 #include "tests/loss/ref.h"
+#include "engine/cpu/backend.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -19,6 +19,7 @@
 #pragma once
 
 #include "engine/core/backend.h"
+#include "engine/open.h"
 
 #include <math.h>
 #include <stdarg.h>

@@ -8,7 +8,9 @@
 
 #include <cmocka.h>
 
+#include "engine/core/backend.h"
 #include "engine/drift.h"
+#include "engine/nn/params.h"
 
 struct run {
     struct dr_backend *be;

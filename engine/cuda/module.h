@@ -1,4 +1,5 @@
-// The CUDA backend from outside of it: loading the module libdriftd_cuda.so (docs/gpu.md).
+// Opening the CUDA backend: loads its module, libdriftd_cuda.so (docs/gpu.md). engine/open.c does
+// it for outsiders.
 #pragma once
 
 #include "engine/core/backend.h"
