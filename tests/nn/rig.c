@@ -52,9 +52,9 @@ static void make_arenas(struct rig *r) {
     assert_int_equal(dr_backend_null(&null, NULL), 0);
     dr_arena_measure(&keep);
     dr_arena_measure(&tmp);
-    pass(&(struct dr_ctx){null, &keep, &tmp, r->cx.act}, r, true);
+    pass(&(struct dr_ctx){.be = null, .keep = &keep, .tmp = &tmp, .act = r->cx.act}, r, true);
     assert_int_equal(tmp.used, 0);
-    pass(&(struct dr_ctx){null, NULL, &tmp, r->cx.act}, r, false);
+    pass(&(struct dr_ctx){.be = null, .tmp = &tmp, .act = r->cx.act}, r, false);
     assert_int_equal(tmp.used, 0);
     dr_backend_free(null);
     dr_arena_init(&r->keep, device(r, keep.peak), keep.peak);

@@ -197,7 +197,7 @@ static size_t tiny_bytes(enum dr_dtype act) {
     static real some[1]; // addresses that the null backend never follows
     static const int32_t index[1];
     real *const y[] = {some};
-    struct dr_ctx cx = {null, &keep, &tmp, act};
+    struct dr_ctx cx = {.be = null, .keep = &keep, .tmp = &tmp, .act = act};
     struct dr_weights w = {
         .layout = dr_net_params(g), .w = some, .w16 = (const dr_bf16 *)some, .g = some};
     struct dr_net_in in = {some, index, some, index, some, 16};
