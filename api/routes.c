@@ -124,17 +124,21 @@ const struct api_route api_routes[] = {
 };
 const size_t api_nroutes = sizeof api_routes / sizeof *api_routes;
 
-static bool id_ok(const char *s, size_t n) {
+// name: a recipe's, the name of a file, which may have any character but control characters.
+static bool id_ok(const char *s, size_t n, bool name) {
     if (n < 1 || n >= API_ID_MAX || s[0] == '.')
         return false;
     for (size_t i = 0; i < n; i++)
-        if (!strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", s[i]))
+        if (name ? (unsigned char)s[i] < 0x20 || s[i] == 0x7f
+                 : !strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-",
+                           s[i]))
             return false;
     return true;
 }
 
 // Matches a pattern with at most two {id}s; a placeholder takes a whole segment up to its suffix.
 static bool match(const char *pat, const char *path, char seg[2][API_ID_MAX]) {
+    const bool name = !strncmp(pat, "/v1/configs/", 12);
     int k = 0;
     while (*pat) {
         if (*pat != '{') {
@@ -144,8 +148,8 @@ static bool match(const char *pat, const char *path, char seg[2][API_ID_MAX]) {
         }
         pat = strchr(pat, '}') + 1;
         size_t n = strcspn(path, "/"), suffix = strcspn(pat, "/");
-        if (n < suffix || strncmp(path + n - suffix, pat, suffix) || !id_ok(path, n - suffix) ||
-            k == 2)
+        if (n < suffix || strncmp(path + n - suffix, pat, suffix) ||
+            !id_ok(path, n - suffix, name) || k == 2)
             return false;
         snprintf(seg[k++], API_ID_MAX, "%.*s", (int)(n - suffix), path);
         path += n - suffix;

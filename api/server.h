@@ -3,9 +3,9 @@
 // The files of api/ form layers; each calls those before it and none after it (a test checks this):
 //   ground, query        clock, log, text; URL decoding
 //   negotiate, problem   header fields; RFC 9457
+//   conn, tls            connections and their limits; certificates
 //   req, params          one request: its data; its query and JSON body
 //   respond, file        answers
-//   conn, tls            connections and their limits; certificates
 //   handlers             jobs, checkpoints, metrics, generate, sse, info, page
 //   routes, openapi      the table of handlers, and what follows from it
 //   target, security     the gate in front of the handlers

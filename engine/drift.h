@@ -19,6 +19,7 @@
 #pragma once
 
 #include "engine/config/config.h"  // configurations
+#include "engine/core/machine.h"   // threads and memory that this process may use
 #include "engine/data/data.h"      // data sets
 #include "engine/io/image.h"       // PNG, npy
 #include "engine/io/safetensors.h" // checkpoint files

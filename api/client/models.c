@@ -152,6 +152,9 @@ static void status_text(struct ctl *c, const json_t *o) {
                 json_is_string(json_object_get(g, "serving")) ? ctl_safe(ctl_str(g, "serving"))
                                                               : "nothing yet",
                 ctl_safe(ctl_str(g, "device")), ctl_num(g, "images"), ctl_num(g, "waiting"));
+    const char *machine = ctl_str(json_object_get(o, "machine"), "description");
+    if (*machine)
+        fprintf(c->out, "machine    %s\n", ctl_safe(machine));
     double left = ctl_num(json_object_get(o, "store"), "disk_free");
     if (isfinite(left))
         fprintf(c->out, "disk free  %s\n", ctl_bytes(left, a, sizeof a));

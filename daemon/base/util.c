@@ -108,7 +108,7 @@ int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *e
 }
 
 int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a FIFO must not hang us
     struct stat st;
     if (fd < 0 || fstat(fd, &st)) {
         int e = errno;
@@ -166,7 +166,8 @@ char *dd_xstrdup(const char *s) {
 bool dd_parse_int(const char *text, int64_t lo, int64_t hi, int64_t *out) {
     char *end = NULL;
     errno = 0;
-    long long v = text && *text ? strtoll(text, &end, 10) : 0;
+    const bool digits = text && *text && strspn(text, "-0123456789") == strlen(text);
+    long long v = digits ? strtoll(text, &end, 10) : 0;
     if (!end || *end || errno || v < lo || v > hi)
         return false;
     *out = v;

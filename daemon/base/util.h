@@ -24,7 +24,7 @@ int dd_path(char out[DD_PATH_MAX], struct dr_err *err, const char *fmt, ...)
 int dd_mkdirs(const char *path, struct dr_err *err);
 // Folder of path created if needed.
 int dd_mkdir_for(const char *path, struct dr_err *err);
-// Writes a whole file atomically (temporary name, fsync, rename). DR_ENOSPC is told apart.
+// Writes a whole file atomically (temporary name, fsync, rename). DR_ENOSPC when the disk is full.
 int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *err);
 // Reads a whole file into malloc'd, NUL-terminated memory; refuses more than max bytes.
 int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err);

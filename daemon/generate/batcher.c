@@ -12,31 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-void dd_queue_put(struct dd_queue *q, struct dd_ticket *t) {
-    t->next = NULL;
-    if (!q->head)
-        q->tail = &q->head;
-    *q->tail = t;
-    q->tail = &t->next;
-}
-
-void dd_ticket_free(struct dd_ticket *t) {
-    dr_snapshot_unref(t->snap);
-    free(t->label);
-    free(t->x);
-    free(t);
-}
-
-void dd_ticket_fail(struct dd_batcher *b, struct dd_ticket *t, int rc, const struct dr_err *err) {
-    atomic_fetch_add(rc == DR_ECANCELED ? &b->abandoned : &b->failed, 1);
-    t->req->fail(t->req->owner, rc, err);
-    dd_ticket_free(t);
-    pthread_mutex_lock(&b->lock);
-    b->unsent--;
-    pthread_cond_broadcast(&b->idle);
-    pthread_mutex_unlock(&b->lock);
-}
-
 // --- which weights ---
 
 static int no_model(struct dr_err *err) {
@@ -81,14 +56,13 @@ int dd_batcher_resolve(struct dd_batcher *b, const char *checkpoint, int64_t *id
 
 // --- submitting ---
 
-// Batches of so many images compute at about the rate of full ones.
+// Batches of this many images compute at about the rate of full ones.
 enum { FULL = 16 };
-enum { COLD_QUEUE = 4096 }; // images that may wait before a rate is known
 #define RATE_SECONDS 1.0
 #define LANE_FLOPS 0.6e9 // of a forward pass, below which one thread runs it
 
-// The rate of the last second or so of batches: one that the machine held up does not stand for the
-// rest, a slower model shows after one or two. Small batches count while nothing better is known.
+// The rate over about the last second of batches: one stalled batch must not dominate, and a slower
+// model shows after one or two. Small batches count only until there has been a full one.
 static void note_rate(struct dd_batcher *b, int images, double seconds) {
     bool full = images >= DR_MIN(FULL, b->env.opt->max_batch);
     if (!full && b->rate_full)
@@ -102,20 +76,8 @@ static void note_rate(struct dd_batcher *b, int images, double seconds) {
     pthread_mutex_unlock(&b->lock);
 }
 
-// Bounded by time, so that a refused client hears a time worth waiting for and an accepted one is
-// answered in it, whatever the network.
-int64_t dd_queue_limit(const struct dd_batcher *b) {
-    const struct dd_options *o = b->env.opt;
-    if (!o->max_queue_ms)
-        return o->max_queue;
-    double most = b->rate * (double)o->max_queue_ms * 1e-3;
-    if (!b->rate_full) // single images say how much full batches will do at least
-        most = b->rate > 0 ? fmin(4 * most, COLD_QUEUE * 4) : COLD_QUEUE;
-    return (int64_t)fmin(fmax(most, 2.0 * (double)o->max_batch), (double)o->max_queue);
-}
-
-// When a refused request may come back: when the queue will be empty, or up to a third later, so
-// that many refused at once do not all return at the same moment.
+// Seconds until a refused request may come back: until the queue will be empty, or up to a third
+// longer, so that many requests refused at once do not all return at the same moment.
 static double wait_of_refused(struct dd_batcher *b, int images) {
     double wait = b->rate > 0 ? b->waiting / b->rate : 1, later = fmin(b->spread, wait / 3);
     b->spread = later < wait / 3 && b->rate > 0 ? later + images / b->rate : 0;
@@ -199,12 +161,12 @@ static int choose_weights(struct dd_batcher *b, struct dd_ticket *t, struct dr_e
         rc = no_model(err);
     if (!rc)
         rc = dd_snapcache_get(b->cache, t->id, &t->snap, err);
-    // What the request was accepted for has gone; unknown it cannot be.
+    // It was there when the request was accepted: gone, not unknown.
     return rc == DR_ENOENT ? (err->code = DR_EGONE) : rc;
 }
 
-// Gives a ticket its weights, or those of its batch where it has no weights yet and there is one.
-// Non-zero: the ticket has been failed.
+// Gives a ticket its weights: those of the batch it joins, or (NULL) those it asked for. Non-zero:
+// the ticket has been failed.
 static int prepare(struct dd_batcher *b, struct dd_ticket *t, struct dr_snapshot *of_batch) {
     struct dr_err err = {0};
     int rc = 0;
@@ -276,9 +238,10 @@ static void gather(struct dd_batcher *b, struct batch *k) {
     put_back(&b->queue, &rest);
 }
 
-// Small forward passes gain little from threads that share them, and whatever else runs makes those
-// wait for each other at every operator: with HTTP on the same two cores the mnist-cpu network
-// yields half as many images so. Their batches are cut into parts that one thread computes each.
+// Small forward passes gain little from several threads, which wait for each other at every
+// operator whenever anything else runs: with HTTP on the same two cores the mnist-cpu network then
+// makes half as many images. Batches of such models are cut into parts that one thread computes
+// each.
 static int lanes_for(const struct dd_batcher *b, int images) {
     if (!b->lanes || b->sample_flops * DR_MIN(images, FULL) >= LANE_FLOPS)
         return 0;
@@ -367,7 +330,7 @@ static void deliver(struct dd_batcher *b, struct batch *k, int rc, double second
         b->waiting -= s->n;
         if (t->done == t->req->n) {
             dd_render_later(b, t);
-        } else { // only the last slice of a batch is cut short: back to the front
+        } else { // only the last slice of a batch can be cut short: back to the front
             t->next = b->queue.head;
             if (!b->queue.head)
                 b->queue.tail = &t->next;
@@ -391,7 +354,7 @@ static void run_batch(struct dd_batcher *b, struct batch *k) {
     atomic_fetch_add(&b->images, (uint64_t)k->images);
     dd_hist_add(&b->batch_hist, k->images);
     deliver(b, k, rc, seconds, start, &err);
-    // From end to end, so that what lies between two batches of a full queue counts as well.
+    // From end to end, so that the time between two batches of a full queue counts as well.
     int64_t end = dd_now_ns();
     if (!rc)
         note_rate(b, k->images, (double)(end - (b->last_ns ? b->last_ns : start)) * 1e-9);

@@ -63,7 +63,7 @@ static int generate(struct dd_grid *g, struct dr_snapshot *s, int64_t classes, i
     return 0;
 }
 
-// Width and height stand big-endian in the IHDR chunk, always at bytes 16 and 20.
+// Width and height are big-endian in the IHDR chunk, always at bytes 16 and 20.
 static int64_t png_be32(const uint8_t *p) {
     return (int64_t)p[0] << 24 | (int64_t)p[1] << 16 | (int64_t)p[2] << 8 | p[3];
 }

@@ -6,11 +6,12 @@
 #include "daemon/generate/grid.h"
 #include "engine/io/image.h"
 
+#include <archive.h>
+#include <archive_entry.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zlib.h>
 
 enum { GAP = 2, SCATTER_SIZE = 256 };
 
@@ -152,86 +153,57 @@ static int as_json(const struct dd_rendered *in, json_t *params, struct dr_bytes
 
 // --- zip: stored entries, as PNG does not compress further ---
 
-struct zip {
-    FILE *f;
-    struct {
-        char name[32];
-        uint32_t crc, size, at;
-    } * entry;
-    int n;
-};
-static void le(FILE *f, uint64_t v, int bytes) {
-    for (; bytes--; v >>= 8)
-        fputc((int)(v & 255), f);
+static la_ssize_t zip_write(struct archive *a, void *file, const void *p, size_t n) {
+    (void)a;
+    return fwrite(p, 1, n, file) == n ? (la_ssize_t)n : -1;
 }
-static void zip_add(struct zip *z, const char *name, const void *p, size_t n) {
-    int i = z->n++;
-    snprintf(z->entry[i].name, sizeof z->entry[i].name, "%s", name);
-    z->entry[i].crc = (uint32_t)crc32(0, p, (uInt)n);
-    z->entry[i].size = (uint32_t)n;
-    z->entry[i].at = (uint32_t)ftell(z->f);
-    le(z->f, 0x04034b50, 4);
-    le(z->f, 20, 2);
-    le(z->f, 0, 4);          // flags, method: stored
-    le(z->f, 0x00210000, 4); // time and date: 1980-01-01, so that equal content is equal bytes
-    le(z->f, z->entry[i].crc, 4);
-    le(z->f, n, 4);
-    le(z->f, n, 4);
-    le(z->f, strlen(name), 2);
-    le(z->f, 0, 2);
-    fputs(name, z->f);
-    fwrite(p, 1, n, z->f);
-}
-static void zip_end(struct zip *z) {
-    long at = ftell(z->f);
-    for (int i = 0; i < z->n; i++) {
-        le(z->f, 0x02014b50, 4);
-        le(z->f, 20, 2);
-        le(z->f, 20, 2);
-        le(z->f, 0, 4);
-        le(z->f, 0x00210000, 4);
-        le(z->f, z->entry[i].crc, 4);
-        le(z->f, z->entry[i].size, 4);
-        le(z->f, z->entry[i].size, 4);
-        le(z->f, strlen(z->entry[i].name), 2);
-        le(z->f, 0, 8); // extra, comment, disk, internal attributes
-        le(z->f, 0, 4);
-        le(z->f, z->entry[i].at, 4);
-        fputs(z->entry[i].name, z->f);
+
+// Without a time of its own, so that equal content is equal bytes.
+static int zip_add(struct archive *a, const char *name, const void *p, size_t n) {
+    struct archive_entry *e = archive_entry_new();
+    int rc = e ? ARCHIVE_OK : ARCHIVE_FATAL;
+    if (e) {
+        archive_entry_set_pathname(e, name);
+        archive_entry_set_filetype(e, AE_IFREG);
+        archive_entry_set_perm(e, 0644);
+        archive_entry_set_size(e, (la_int64_t)n);
+        rc = archive_write_header(a, e);
     }
-    long end = ftell(z->f);
-    le(z->f, 0x06054b50, 4);
-    le(z->f, 0, 4);
-    le(z->f, (uint64_t)z->n, 2);
-    le(z->f, (uint64_t)z->n, 2);
-    le(z->f, (uint64_t)(end - at), 4);
-    le(z->f, (uint64_t)at, 4);
-    le(z->f, 0, 2);
+    archive_entry_free(e);
+    return rc == ARCHIVE_OK && archive_write_data(a, p, n) == (la_ssize_t)n ? 0 : -1;
+}
+
+static int zip_images(const struct dd_rendered *in, struct archive *a, struct dr_err *err) {
+    for (int i = 0; i < in->req->n; i++) {
+        struct dr_bytes b = {0};
+        char name[32];
+        int rc = png(in, i, 1, 1, NULL, &b, err);
+        snprintf(name, sizeof name, "%04d.png", i);
+        if (!rc && zip_add(a, name, b.p, b.n))
+            rc = dr_fail(err, DR_ENOMEM, "no memory for the reply");
+        dr_bytes_free(&b);
+        if (rc)
+            return rc;
+    }
+    return 0;
 }
 
 static int as_zip(const struct dd_rendered *in, json_t *params, struct dr_bytes *out,
                   struct dr_err *err) {
     char *text = json_dumps(params, JSON_INDENT(2)), *mem = NULL;
     size_t size = 0;
-    struct zip z = {.f = open_memstream(&mem, &size)};
-    z.entry = dd_xcalloc((size_t)in->req->n + 1, sizeof *z.entry);
-    int rc = z.f && text ? 0 : dr_fail(err, DR_ENOMEM, "no memory for the reply");
-    if (!rc)
-        zip_add(&z, "parameters.json", text, strlen(text));
-    for (int i = 0; i < in->req->n && !rc; i++) {
-        struct dr_bytes b = {0};
-        char name[32];
-        rc = png(in, i, 1, 1, NULL, &b, err);
-        snprintf(name, sizeof name, "%04d.png", i);
-        if (!rc)
-            zip_add(&z, name, b.p, b.n);
-        dr_bytes_free(&b);
-    }
-    if (!rc)
-        zip_end(&z);
-    if (z.f && fclose(z.f) && !rc)
+    FILE *f = open_memstream(&mem, &size);
+    struct archive *a = archive_write_new();
+    bool ok = text && f && a && !archive_write_set_format_zip(a) &&
+              !archive_write_set_options(a, "zip:compression=store") &&
+              !archive_write_set_bytes_in_last_block(a, 1) &&
+              !archive_write_open(a, f, NULL, zip_write, NULL) &&
+              !zip_add(a, "parameters.json", text, strlen(text));
+    int rc = ok ? zip_images(in, a, err) : dr_fail(err, DR_ENOMEM, "no memory for the reply");
+    ok = a && archive_write_close(a) == ARCHIVE_OK && f;
+    archive_write_free(a);
+    if ((f && fclose(f)) || (!ok && !rc))
         rc = dr_fail(err, DR_ENOMEM, "no memory for the reply");
-    free(z.entry);
     free(text);
     if (rc) {
         free(mem);

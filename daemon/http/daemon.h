@@ -6,6 +6,7 @@
 #include "daemon/generate/batcher.h"
 #include "daemon/http/errors.h"
 #include "daemon/jobs/jobs.h"
+#include "daemon/store/disk.h"
 #include "daemon/store/pump.h"
 #include "daemon/store/rows_json.h"
 
@@ -22,6 +23,7 @@ struct dd {
     struct dd_models *models;
     struct dd_batcher *batcher;
     struct dd_jobs *jobs;
+    struct dd_disk *disk;
     struct api_server *server;
     int64_t started_ns;
     int lock_fd;

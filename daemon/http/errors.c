@@ -15,8 +15,8 @@ static const struct row rows[] = {
     {DR_ENOTYET, 409, "no-model-yet", 2}, {DR_EGONE, 410, "gone", 0},
     {DR_EFULL, 429, "queue-full", 1},     {DR_EUNSUPPORTED, 501, "not-implemented", 0},
     {DR_EBUSY, 503, "busy", 0},           {DR_ENOMEM, 503, "no-memory", 1},
-    {DR_ESTOPPING, 503, "draining", 5},   {DR_ENOSPC, 507, "disk-full", 0},
-    {DR_ECANCELED, 503, "draining", 5},
+    {DR_ECANCELED, 503, "draining", 5},   {DR_ESTOPPING, 503, "draining", 5},
+    {DR_ENOSPC, 507, "disk-full", 0},
 };
 static const struct row other = {0, 500, "internal", 0};
 
@@ -25,10 +25,6 @@ static const struct row *find(int rc) {
         if (rows[i].code == rc)
             return &rows[i];
     return &other;
-}
-
-int dd_http_status(int rc) {
-    return find(rc)->status;
 }
 
 int dd_http_fail(struct api_problem *p, int rc, const struct dr_err *err) {

@@ -9,4 +9,3 @@
 int dd_http_fail(struct api_problem *p, int rc, const struct dr_err *err);
 // The same with a slug of the caller's in place of the table's.
 int dd_http_fail_as(struct api_problem *p, int rc, const struct dr_err *err, const char *type);
-int dd_http_status(int rc); // of a DR_E* code; 500 for one that the table lacks

@@ -6,18 +6,9 @@
 #include "daemon/base/util.h"
 #include "daemon/store/metric_store.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-bool dd_glue_id(const char *id, int64_t *out) {
-    char *end;
-    errno = 0;
-    long long v = strtoll(id, &end, 10);
-    *out = v;
-    return id[0] >= '1' && id[0] <= '9' && !*end && !errno;
-}
 
 static int no_job(struct api_problem *p, const char *id) {
     return api_problem_set(p, 404, "not-found", "there is no job %s", id);
@@ -32,13 +23,12 @@ static int build_config(struct dd *d, const struct api_job_create *in, struct dr
     if (json_is_string(in->config)) {
         const char *name = json_string_value(in->config);
         rc = dd_recipe_named(d->opt.config_dir, name, cfg, &err);
-        snprintf(recipe, recipe_size, "%s", rc || !cfg->name[0] ? name : cfg->name);
     } else {
         char *text = json_dumps(in->config, JSON_COMPACT);
         rc = dr_config_parse(text ? text : "", text ? strlen(text) : 0, "config", cfg, &err);
         free(text);
-        snprintf(recipe, recipe_size, "%s", rc || !cfg->name[0] ? "custom" : cfg->name);
     }
+    snprintf(recipe, recipe_size, "%s", rc ? "" : cfg->name[0] ? cfg->name : "custom");
     const char *field = "config";
     bool keyed = json_is_object(in->config); // what a recipe's file says is not the client's fault
     if (!rc && in->overrides) { // nested or dotted; checked together, since one may need another
@@ -227,7 +217,12 @@ static void add_recipe(void *ctx, const char *name, const struct dr_config *cfg,
 static int config_list(void *ctx, struct api_reply *out) {
     struct dd *d = ctx;
     json_t *list = json_array();
-    dd_recipe_each(d->opt.config_dir, add_recipe, list);
+    struct dr_err err = {0};
+    int rc = dd_recipe_each(d->opt.config_dir, add_recipe, list, &err);
+    if (rc) {
+        json_decref(list);
+        return dd_http_fail(&out->problem, rc, &err);
+    }
     out->body = json_pack("{s:o}", "configs", list);
     return 0;
 }

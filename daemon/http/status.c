@@ -4,6 +4,7 @@
 #include "daemon/store/checkpoints.h"
 #include "driftd_config.h"
 #include "driftd_git.h"
+#include "engine/drift.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -61,6 +62,21 @@ static json_t *generation(struct dd *d) {
                      (json_int_t)d->opt.max_n, "device", s.device);
 }
 
+// How the default number of threads came about, and what is left of the memory limit.
+static json_t *machine(void) {
+    const struct dr_machine *m = dr_machine();
+    char text[200];
+    json_t *j =
+        json_pack("{s:i, s:i, s:i, s:s}", "threads", m->threads, "processors", m->processors,
+                  "cores", m->cores, "description", dr_machine_describe(m, text, sizeof text));
+    json_object_set_new(j, "quota", m->quota > 0 ? json_real(m->quota) : json_null());
+    json_object_set_new(j, "memory_limit",
+                        m->memory_limit ? json_integer(m->memory_limit) : json_null());
+    json_object_set_new(j, "memory_left",
+                        m->memory_limit ? json_integer(dr_machine_memory_left()) : json_null());
+    return j;
+}
+
 int dd_glue_status(void *ctx, struct api_reply *out) {
     struct dd *d = ctx;
     struct dd_jobs_now now;
@@ -71,7 +87,7 @@ int dd_glue_status(void *ctx, struct api_reply *out) {
     dd_pump_stats(d->pump, &ps);
     int64_t bytes = stat(dd_store_path(d->store), &st) ? 0 : st.st_size;
     snprintf(wal, sizeof wal, "%s-wal", dd_store_path(d->store));
-    bytes += stat(wal, &st) ? 0 : st.st_size; // what is new stands there first
+    bytes += stat(wal, &st) ? 0 : st.st_size; // new pages are there first
     json_t *store =
         json_pack("{s:I, s:I, s:I, s:I, s:I}", "bytes", (json_int_t)bytes, "disk_free",
                   (json_int_t)disk_free(d), "failures", (json_int_t)dd_store_failures(d->store),
@@ -83,6 +99,7 @@ int dd_glue_status(void *ctx, struct api_reply *out) {
         (double)(dd_now_ns() - d->started_ns) * 1e-9, "state",
         atomic_load(&d->stopping) ? "stopping" : "running", "training", training(&now, &ps),
         "queued_jobs", now.queued, "generation", generation(d), "store", store);
+    json_object_set_new(out->body, "machine", machine());
     return 0;
 }
 
@@ -149,6 +166,14 @@ char *dd_glue_prometheus(void *ctx) {
           (double)ps.dropped);
     gauge(f, "driftd_checkpoint_failures_total", "counter",
           "Checkpoints that could not be written.", (double)now.checkpoint_failures);
+    struct dd_disk_stats disk;
+    dd_disk_stats(d->disk, &disk);
+    gauge(f, "driftd_state_bytes", "gauge", "Bytes of all files in the state folder.",
+          (double)disk.bytes);
+    gauge(f, "driftd_disk_budget_bytes", "gauge", "Bytes that the state folder may take; 0: any.",
+          (double)disk.budget);
+    gauge(f, "driftd_checkpoints_removed_total", "counter",
+          "Checkpoints removed to stay within the disk budget.", (double)disk.removed);
     gauge(f, "driftd_jobs_queued", "gauge", "Jobs that wait.", now.queued);
     dd_batcher_prometheus(d->batcher, f);
     fprintf(f,

@@ -84,7 +84,7 @@ struct claim {
     char error[512]; // the job cannot run
 };
 
-// Both are refused only where an upgrade has changed what a row may say.
+// Kind and configuration are refused only after a change of the build.
 static void read_job(sqlite3_stmt *st, struct claim *c) {
     struct dd_job *job = c->job;
     const char *json = (const char *)sqlite3_column_text(st, 1);
@@ -141,7 +141,7 @@ static bool next_job(struct dd_jobs *j, struct dd_job *job, char error[512]) {
             pthread_mutex_unlock(&j->lock);
             return true;
         }
-        // a store that failed is asked again
+        // after a failure of the store, ask again
         dd_cond_wait_until(&j->wake, &j->lock, dd_now_ns() + 5 * (int64_t)1000000000);
     }
     pthread_mutex_unlock(&j->lock);

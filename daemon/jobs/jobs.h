@@ -45,7 +45,8 @@ int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct d
 int dd_jobs_patch(struct dd_jobs *j, int64_t id, const char *name, const char *notes,
                   struct dr_err *err);
 int dd_jobs_remove(struct dd_jobs *j, int64_t id, struct dr_err *err);
-// Submits the recipe unless the store has a checkpoint, or a job not yet ended badly, of that name.
+// Submits the recipe unless a checkpoint or a job of that name exists; failed and stopped jobs do
+// not count.
 int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err);
 
 struct dd_jobs_now {
@@ -57,4 +58,4 @@ struct dd_jobs_now {
     char name[64];
 };
 void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out);
-bool dd_jobs_device_lost(struct dd_jobs *j); // no job runs before a restart; asks no data base
+bool dd_jobs_device_lost(struct dd_jobs *j); // no job runs before a restart; reads no database

@@ -1,4 +1,4 @@
-// What queue.c (queue and states), job_thread.c (the thread that runs jobs) and the kinds share.
+// What queue.c (the queue), states.c, job_thread.c (the thread that runs jobs) and the kinds share.
 #pragma once
 
 #include "daemon/jobs/jobs.h"
@@ -17,7 +17,7 @@ struct dd_jobs {
     int64_t running; // id, 0: none
     enum dd_wish wish;
     bool pausing; // the stop wish is a pause
-    struct { // a copy for dd_jobs_now: the lock above is held while the store is waited for
+    struct {      // a copy for dd_jobs_now: the lock above is held while the store is waited for
         pthread_mutex_t lock;
         int64_t running;
         char name[64];
@@ -29,6 +29,20 @@ struct dd_jobs {
 };
 
 void *dd_job_thread(void *jobs);
+
+// --- states.c ---
+
+struct dd_job_change {
+    int64_t id;
+    const char *state, *error;
+    const char *const *from; // allowed old states, NULL: any
+    const char *verb;        // "stopped": what the refused action would have done
+    char old[16];
+};
+bool dd_one_of(const char *state, const char *const *list);
+// The state of a job as the row has it; DR_ENOENT where there is none.
+int dd_job_state(sqlite3 *db, int64_t id, char out[16], struct dr_err *err);
+int dd_job_change(sqlite3 *db, void *change, struct dr_err *err); // a dd_store_fn
 // With the lock held; id 0: none runs.
 void dd_job_set_running(struct dd_jobs *j, int64_t id, const char *name);
 // The running job's last state, durable, with its event; nothing runs afterwards. Under the lock,

@@ -1,6 +1,6 @@
 // Kinds of jobs. A kind is one file with its functions and one row in the table of kinds.c; the
-// queue, the states, stop, pause and resume, events and metrics are the same for all, and the API,
-// its documentation and the completions take the names from the table.
+// queue, the states, stop, pause and resume, events and metrics are the same for all, and the API
+// and its description take the names from the table.
 #pragma once
 
 #include "daemon/jobs/runner.h"

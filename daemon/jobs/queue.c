@@ -11,86 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool is_one_of(const char *state, const char *const *list) {
-    for (; *list; list++)
-        if (!strcmp(state, *list))
-            return true;
-    return false;
-}
-
-char *dd_job_dir(const struct dd_jobs *j, const char *what, int64_t id) {
-    return dd_printf("%s/%s/%lld", j->env.opt->state_dir, what, (long long)id);
-}
-
 // --- states ---
 
-struct change {
-    int64_t id;
-    const char *state, *error;
-    const char *const *from; // allowed old states, NULL: any
-    const char *verb;        // "stopped": what the refused action would have done
-    char old[16];
-};
-
-static int read_state(sqlite3 *db, int64_t id, char old[16], struct dr_err *err) {
-    sqlite3_stmt *st = dd_sql_prepare(db, err, "SELECT state FROM jobs WHERE id=?", "i", id);
-    bool found = st && sqlite3_step(st) == SQLITE_ROW;
-    if (found)
-        snprintf(old, 16, "%s", (const char *)sqlite3_column_text(st, 0));
-    sqlite3_finalize(st);
-    return found ? 0 : dr_fail(err, DR_ENOENT, "there is no job %lld", (long long)id);
-}
-
-static int change(sqlite3 *db, void *arg, struct dr_err *err) {
-    struct change *c = arg;
-    int rc = read_state(db, c->id, c->old, err);
-    if (rc)
-        return rc;
-    if (c->from && !is_one_of(c->old, c->from))
-        return dr_fail(err, DR_ECONFLICT, "job %lld is %s and cannot be %s", (long long)c->id,
-                       c->old, c->verb);
-    int64_t now = dd_wall_us();
-    if (!strcmp(c->state, "queued"))
-        return dd_sql_run(db, err,
-                          "UPDATE jobs SET state=?, error=NULL, ended_us=NULL, resume=1 WHERE id=?",
-                          "ti", c->state, c->id);
-    bool ends = strcmp(c->state, "stopping") != 0 && strcmp(c->state, "paused") != 0;
-    return dd_sql_run(
-        db, err, "UPDATE jobs SET state=?, error=?, ended_us=CASE ? WHEN 1 THEN ? END WHERE id=?",
-        "ttiii", c->state, c->error, (int64_t)ends, now, c->id);
-}
-
-void dd_job_event(struct dd_jobs *j, int64_t id, const char *from, const char *to,
-                  const char *error) {
-    dd_event(j->env.events, "state", id,
-             json_pack("{s:s, s:s, s:s*}", "from", from, "state", to, "error", error));
-}
-
-static int set_state(struct dd_jobs *j, struct change *c, struct dr_err *err) {
-    int rc = dd_store_do(j->env.store, change, c, err);
+static int set_state(struct dd_jobs *j, struct dd_job_change *c, struct dr_err *err) {
+    int rc = dd_store_do(j->env.store, dd_job_change, c, err);
     if (!rc)
         dd_job_event(j, c->id, c->old, c->state, c->error);
-    return rc;
-}
-
-void dd_job_set_running(struct dd_jobs *j, int64_t id, const char *name) {
-    j->running = id;
-    pthread_mutex_lock(&j->shown.lock);
-    j->shown.running = id;
-    snprintf(j->shown.name, sizeof j->shown.name, "%s", name);
-    pthread_mutex_unlock(&j->shown.lock);
-}
-
-int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *error,
-               struct dr_err *err) {
-    struct change c = {.id = id, .state = state, .error = error};
-    pthread_mutex_lock(&j->lock);
-    int rc = dd_store_do(j->env.store, change, &c, err);
-    if (!rc && j->running == id)
-        dd_job_set_running(j, 0, "");
-    pthread_mutex_unlock(&j->lock);
-    if (!rc)
-        dd_job_event(j, id, c.old, state, error);
     return rc;
 }
 
@@ -194,7 +120,7 @@ int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err)
 
 static int resume_job(struct dd_jobs *j, int64_t id, struct dr_err *err) {
     static const char *const from[] = {"paused", "stopped", "failed", "interrupted", NULL};
-    struct change c = {.id = id, .state = "queued", .from = from, .verb = "resumed"};
+    struct dd_job_change c = {.id = id, .state = "queued", .from = from, .verb = "resumed"};
     int rc = set_state(j, &c, err);
     pthread_mutex_lock(&j->lock);
     pthread_cond_signal(&j->wake);
@@ -202,16 +128,17 @@ static int resume_job(struct dd_jobs *j, int64_t id, struct dr_err *err) {
     return rc;
 }
 
-// For jobs that the trainer thread does not hold.
+// For jobs that are not running.
 static int stop_waiting(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct dr_err *err) {
     static const char *const stop_from[] = {"queued", "paused", "interrupted", NULL};
     static const char *const pause_from[] = {"queued", "interrupted", NULL};
     static const char *const nothing[] = {NULL};
-    struct change c = {.id = id, .state = "stopped", .from = stop_from, .verb = "stopped"};
+    struct dd_job_change c = {.id = id, .state = "stopped", .from = stop_from, .verb = "stopped"};
     if (a == DD_JOB_PAUSE)
-        c = (struct change){.id = id, .state = "paused", .from = pause_from, .verb = "paused"};
+        c = (struct dd_job_change){
+            .id = id, .state = "paused", .from = pause_from, .verb = "paused"};
     if (a == DD_JOB_CHECKPOINT)
-        c = (struct change){.id = id, .from = nothing, .verb = "checkpointed"};
+        c = (struct dd_job_change){.id = id, .from = nothing, .verb = "checkpointed"};
     return set_state(j, &c, err);
 }
 
@@ -236,10 +163,10 @@ int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct d
         return 0;
     // The thread may have ended the job meanwhile: its final state wins.
     static const char *const from[] = {"running", "stopping", NULL};
-    struct change c = {.id = id,
-                       .state = "stopping",
-                       .from = from,
-                       .verb = a == DD_JOB_PAUSE ? "paused" : "stopped"};
+    struct dd_job_change c = {.id = id,
+                              .state = "stopping",
+                              .from = from,
+                              .verb = a == DD_JOB_PAUSE ? "paused" : "stopped"};
     return set_state(j, &c, err);
 }
 
@@ -251,7 +178,7 @@ struct patch {
 static int patch(sqlite3 *db, void *arg, struct dr_err *err) {
     struct patch *p = arg;
     char old[16];
-    int rc = read_state(db, p->id, old, err);
+    int rc = dd_job_state(db, p->id, old, err);
     if (rc)
         return rc;
     return dd_sql_run(db, err,
@@ -279,11 +206,11 @@ static void remove_folder(struct dd_jobs *j, const char *what, int64_t id) {
 
 static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
     static const char *const from[] = {"completed", "failed", "stopped", "interrupted", NULL};
-    struct change *c = arg;
-    int rc = read_state(db, c->id, c->old, err);
+    struct dd_job_change *c = arg;
+    int rc = dd_job_state(db, c->id, c->old, err);
     if (rc)
         return rc;
-    if (!is_one_of(c->old, from))
+    if (!dd_one_of(c->old, from))
         return dr_fail(err, DR_ECONFLICT,
                        "job %lld is %s; only a job that has ended can be removed", (long long)c->id,
                        c->old);
@@ -301,7 +228,7 @@ static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
 }
 
 int dd_jobs_remove(struct dd_jobs *j, int64_t id, struct dr_err *err) {
-    struct change c = {.id = id};
+    struct dd_job_change c = {.id = id};
     int rc = dd_store_do(j->env.store, drop, &c, err);
     dd_store_changed(j->env.store);
     if (rc)
@@ -380,8 +307,8 @@ bool dd_jobs_device_lost(struct dd_jobs *j) {
 void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out) {
     *out = (struct dd_jobs_now){.checkpoint_failures = atomic_load(&j->checkpoint_failures),
                                 .beat_ns = atomic_load(&j->beat)};
-    // The queue first: a job on its way from there to work may be seen twice, never not at all.
-    // Nothing here waits for the database: probes and /metrics ask.
+    // The queue first: a job on its way from there to work may be counted twice, but is never
+    // missed. Nothing here waits for the database: probes and /metrics ask.
     out->queued = dd_store_queued_jobs(j->env.store);
     pthread_mutex_lock(&j->shown.lock);
     out->running = j->shown.running;

@@ -15,13 +15,13 @@ enum dd_outcome { DD_RUN_COMPLETED, DD_RUN_STOPPED, DD_RUN_FAILED };
 // All are called on the runner's thread; NULL: not wanted. Strings live for the call.
 struct dd_run_hooks {
     void *ctx;
-    enum dd_wish (*wish)(void *ctx); // asked before every step; a wish is handed out once
-    // The trainer is ready at `step` (0: from scratch); data gives names of classes.
+    enum dd_wish (*wish)(void *ctx); // asked before every step; returns each wish once
+    // The trainer is ready at `step` (0: from scratch).
     void (*started)(void *ctx, const struct dr_trainer *t, const struct dr_dataset *data,
                     int64_t step);
     void (*step)(void *ctx, const struct dr_metrics *m, double seconds, int64_t total);
     void (*snapshot)(void *ctx, struct dr_snapshot *s); // takes over the reference
-    // The drift of a two-dimensional toy, a few times a second and at the end; takes it over.
+    // The drift of a two-dimensional toy, a few times per second and at the end; takes over f.
     void (*field)(void *ctx, struct dr_drift_field *f);
     // Before a checkpoint is written: flush metrics; a resumed run will not report them again.
     void (*saving)(void *ctx);

@@ -23,9 +23,10 @@ static char *class_names(const struct dr_dataset *d) {
     if (!d->class_name && d->classes > MOST_NUMBERS)
         return NULL;
     json_t *a = json_array();
-    for (int64_t i = 0; i < d->classes; i++)
-        json_array_append_new(a, d->class_name ? json_string(d->class_name[i])
-                                               : json_sprintf("%lld", (long long)i));
+    for (int64_t i = 0; i < d->classes; i++) {
+        json_t *name = d->class_name ? json_string(d->class_name[i]) : NULL; // NULL: not UTF-8
+        json_array_append_new(a, name ? name : json_sprintf("%lld", (long long)i));
+    }
     char *text = json_dumps(a, JSON_COMPACT);
     json_decref(a);
     return text;
@@ -80,7 +81,7 @@ static void on_checkpoint(void *ctx, int64_t step, const char *path, const char 
     snprintf(row.kind, sizeof row.kind, "%s", job->kind->name);
     row.config = model_json(job);
     row.config_borrowed = true;
-    // Another process may hold the data base for a while (a backup, someone's sqlite3): for a
+    // Another process may hold the database for a while (a backup, someone's sqlite3): for a
     // checkpoint it is worth waiting.
     int rc = DR_EBUSY;
     for (int i = 0; i < BUSY_TRIES && rc == DR_EBUSY; i++)
@@ -113,7 +114,7 @@ static void on_removed(void *ctx, const char *path) {
 
 static int on_verify(void *ctx, const char *path, struct dr_err *err) {
     struct dd_job *job = ctx;
-    return dd_ckpt_verify(job->env->store, path, job->id, model_json(job), err);
+    return dd_ckpt_verify(job->env->store, path, job->id, job->kind->name, model_json(job), err);
 }
 
 static void on_refused(void *ctx, const char *path, const struct dr_err *e) {

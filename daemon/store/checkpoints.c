@@ -123,8 +123,8 @@ int dd_ckpt_latest(struct dd_store *s, struct dd_ckpt_row *out, struct dr_err *e
     return rc == DR_ENOENT ? dr_fail(err, rc, "there is no checkpoint yet") : rc;
 }
 
-int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char *model_json,
-                   struct dr_err *err) {
+int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char *kind,
+                   const char *model_json, struct dr_err *err) {
     struct dd_ckpt_row r = {0};
     char sha[65];
     int rc = dr_sha256_file(path, sha, err);
@@ -133,7 +133,7 @@ int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char
     rc = get_one(s, COLUMNS "WHERE path=?", 0, path, &r, err);
     if (!rc) {
         if (strcmp(sha, r.sha256))
-            rc = dr_fail(err, DR_EFORMAT, "%s: sha256 is %.16s..., the data base says %.16s...",
+            rc = dr_fail(err, DR_EFORMAT, "%s: sha256 is %.16s..., the database says %.16s...",
                          path, sha, r.sha256);
         dd_ckpt_row_free(&r);
         return rc;
@@ -153,7 +153,7 @@ int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char
     if ((rc = dd_path(r.path, err, "%s", path)))
         return rc;
     snprintf(r.sha256, sizeof r.sha256, "%s", sha);
-    snprintf(r.kind, sizeof r.kind, "train");
+    snprintf(r.kind, sizeof r.kind, "%s", kind);
     return dd_ckpt_record(s, &r, err);
 }
 

@@ -21,8 +21,8 @@ int dd_ckpt_record(struct dd_store *s, struct dd_ckpt_row *row, struct dr_err *e
 int dd_ckpt_set_state(struct dd_store *s, const char *path, const char *state, struct dr_err *err);
 // Compares the file's sha256 with its row; a file without a row (killed between rename and commit)
 // is given one. Non-zero and the reason when the file must not be used.
-int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char *model_json,
-                   struct dr_err *err);
+int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char *kind,
+                   const char *model_json, struct dr_err *err);
 // By id. DR_ENOENT when unknown; the state is the caller's to judge.
 int dd_ckpt_get(struct dd_store *s, int64_t id, struct dd_ckpt_row *out, struct dr_err *err);
 // The newest good one. DR_ENOENT: there is none.

@@ -43,7 +43,7 @@ static void batch_add(struct dd_pump *p, const struct dd_row *rows, int n) {
 static void count(struct dd_pump *p, const struct dd_row *r) {
     struct dd_pump_stats *s = &p->stats;
     const struct dd_row *old = &s->newest;
-    // A row may stand for several steps (metrics.every).
+    // One row may cover several steps (metrics.every).
     int64_t steps = old->job == r->job && r->step > old->step ? r->step - old->step : 1;
     s->steps += (uint64_t)steps;
     const double took = dd_row_value(r, "step_seconds");
@@ -117,7 +117,7 @@ int dd_pump_flush(struct dd_pump *p, struct dr_err *err) {
     struct dd_metric_batch *b = take(p);
     pthread_mutex_unlock(&p->lock);
     struct dd_metric_batch none = {0};
-    // Posted, so that they stay queued while another process holds the data base; the empty batch
+    // Posted, so that they stay queued while another process holds the database; the empty batch
     // behind them is what is waited for.
     if (b)
         dd_store_post(p->store, dd_metrics_insert, b, free);

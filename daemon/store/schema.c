@@ -102,18 +102,18 @@ int dd_schema_migrate(sqlite3 *db, const char *root, struct dr_err *err) {
     if (v > VERSION)
         return dr_fail(
             err, DR_EFORMAT,
-            "the data base has version %lld, made by a newer driftd; this one knows up to %d",
+            "the database has version %lld, made by a newer driftd; this one knows up to %d",
             (long long)v, VERSION);
     if (sqlite3_create_function_v2(db, "state_path", 1, SQLITE_UTF8, (void *)root, state_path, NULL,
                                    NULL, NULL))
-        return dd_sql_fail(db, err, "migrating the data base");
+        return dd_sql_fail(db, err, "migrating the database");
     for (; v < VERSION; v++) {
         char pragma[60];
         snprintf(pragma, sizeof pragma, "PRAGMA user_version = %lld; COMMIT", (long long)v + 1);
         if (sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL) ||
             sqlite3_exec(db, steps[v], NULL, NULL, NULL) ||
             sqlite3_exec(db, pragma, NULL, NULL, NULL)) {
-            int rc = dd_sql_fail(db, err, "migrating the data base");
+            int rc = dd_sql_fail(db, err, "migrating the database");
             sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
             return rc;
         }

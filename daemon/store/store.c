@@ -1,13 +1,11 @@
-// The writer thread, its queue and group commits; connections and SQL helpers (store.h).
+// The writer thread, its queue and group commits and connections (store.h).
 #include "daemon/store/store.h"
 
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 
 #include <errno.h>
-#include <math.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,76 +40,6 @@ struct dd_store {
 
 enum { BUSY_MS = 5000, RETRY_MS = 200, GROUP_MAX = 256, EVENT_DAYS = 90, IDEMPOTENCY_DAYS = 7 };
 
-// --- SQL helpers ---
-
-int dd_sql_fail(sqlite3 *db, struct dr_err *err, const char *what) {
-    int code = sqlite3_errcode(db);
-    return dr_fail(err,
-                   code == SQLITE_FULL    ? DR_ENOSPC
-                   : code == SQLITE_NOMEM ? DR_ENOMEM
-                   : code == SQLITE_BUSY  ? DR_EBUSY
-                                          : DR_EIO,
-                   "data base: %s: %s", what, sqlite3_errmsg(db));
-}
-
-static sqlite3_stmt *prepare(sqlite3 *db, const char *sql, const char *types, va_list ap) {
-    sqlite3_stmt *st = NULL;
-    if (sqlite3_prepare_v2(db, sql, -1, &st, NULL) != SQLITE_OK)
-        return NULL;
-    for (int i = 1; types && *types; types++, i++) {
-        const char *t;
-        double d;
-        switch (*types) {
-        case 'i':
-            sqlite3_bind_int64(st, i, va_arg(ap, int64_t));
-            break;
-        case 'd':
-            d = va_arg(ap, double);
-            if (isfinite(d))
-                sqlite3_bind_double(st, i, d);
-            break;
-        default:
-            t = va_arg(ap, const char *);
-            if (t)
-                sqlite3_bind_text(st, i, t, -1, SQLITE_TRANSIENT);
-        }
-    }
-    return st;
-}
-
-sqlite3_stmt *dd_sql_prepare(sqlite3 *db, struct dr_err *err, const char *sql, const char *types,
-                             ...) {
-    va_list ap;
-    va_start(ap, types);
-    sqlite3_stmt *st = prepare(db, sql, types, ap);
-    va_end(ap);
-    if (!st)
-        dd_sql_fail(db, err, sql);
-    return st;
-}
-
-int dd_sql_run(sqlite3 *db, struct dr_err *err, const char *sql, const char *types, ...) {
-    va_list ap;
-    va_start(ap, types);
-    sqlite3_stmt *st = prepare(db, sql, types, ap);
-    va_end(ap);
-    int rc = st ? sqlite3_step(st) : SQLITE_ERROR;
-    int out = rc == SQLITE_DONE || rc == SQLITE_ROW ? 0 : dd_sql_fail(db, err, sql);
-    sqlite3_finalize(st);
-    return out;
-}
-
-int64_t dd_sql_one(sqlite3 *db, int64_t def, const char *sql, const char *types, ...) {
-    va_list ap;
-    va_start(ap, types);
-    sqlite3_stmt *st = prepare(db, sql, types, ap);
-    va_end(ap);
-    if (st && sqlite3_step(st) == SQLITE_ROW && sqlite3_column_type(st, 0) != SQLITE_NULL)
-        def = sqlite3_column_int64(st, 0);
-    sqlite3_finalize(st);
-    return def;
-}
-
 // --- the writer ---
 
 static void run_one(struct dd_store *s, struct cmd *c) {
@@ -126,9 +54,9 @@ static void run_one(struct dd_store *s, struct cmd *c) {
     sqlite3_exec(s->db, "RELEASE one", NULL, NULL, NULL);
 }
 
-// Nothing can be written for now (another process holds the data base, the disk is full): who waits
-// is told so (503, 507), what was posted and failed for that reason goes back to the front of the
-// queue for a later round. Closing is the last round. Returns what is left to finish.
+// Nothing can be written for now (another process holds the database, the disk is full):
+// synchronous callers get the error; posted writes are requeued at the front for a later round.
+// Closing is the last round. Returns the commands that are finished.
 static struct cmd *put_back(struct dd_store *s, struct cmd *group, int *back) {
     struct cmd *done = NULL, **end = &done, *keep = NULL, **tail = &keep;
     int n = 0;
@@ -155,8 +83,8 @@ static struct cmd *put_back(struct dd_store *s, struct cmd *group, int *back) {
     return done;
 }
 
-// One transaction for the whole group; when it cannot be committed, everyone in it fails with what
-// is returned.
+// One transaction for the whole group; when it cannot be committed, all of its commands fail
+// with the error returned.
 static int run_group(struct dd_store *s, struct cmd *group) {
     struct dr_err why = {0};
     int rc = 0;
@@ -170,7 +98,7 @@ static int run_group(struct dd_store *s, struct cmd *group) {
         // stops those behind it: nothing overtakes it.
         if (sqlite3_get_autocommit(s->db) || (c->rc == DR_ENOSPC && !c->waits))
             rc = dr_fail(&why, c->rc ? c->rc : DR_EIO, "%s",
-                         c->rc ? c->err.msg : "data base: the transaction was rolled back");
+                         c->rc ? c->err.msg : "database: the transaction was rolled back");
     }
     if (!rc && sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
         rc = dd_sql_fail(s->db, &why, "commit");
@@ -248,12 +176,12 @@ static void *writer(void *arg) {
             count_jobs(s);
         group = put_back(s, group, &back);
         if (rc == DR_EBUSY)
-            dd_log(DR_LOG_WARN, "store.busy", "reason=\"another process holds the data base\"");
+            dd_log(DR_LOG_WARN, "store.busy", "reason=\"another process holds the database\"");
         else if (rc == DR_ENOSPC)
             dd_log(DR_LOG_WARN, "store.full", "waiting=%d", back);
         finish_group(s, group);
         pthread_mutex_lock(&s->lock);
-        if (back && !s->closing) // until somebody has something new, at most
+        if (back && !s->closing) // or until the next command
             dd_cond_wait_until(&s->work, &s->lock, dd_now_ns() + RETRY_MS * (int64_t)1000000);
     }
     pthread_mutex_unlock(&s->lock);
@@ -320,7 +248,7 @@ static int quick_check(sqlite3 *db, struct dr_err *err) {
     if (!st || sqlite3_step(st) != SQLITE_ROW)
         rc = dd_sql_fail(db, err, "quick_check");
     else if (strcmp((const char *)sqlite3_column_text(st, 0), "ok"))
-        rc = dr_fail(err, DR_EFORMAT, "data base is damaged: %.300s",
+        rc = dr_fail(err, DR_EFORMAT, "database is damaged: %.300s",
                      (const char *)sqlite3_column_text(st, 0));
     sqlite3_finalize(st);
     return rc;
@@ -337,7 +265,7 @@ static int next_boot(struct dd_store *s, struct dr_err *err) {
     return dd_sql_run(s->db, err, "INSERT OR REPLACE INTO meta VALUES('boot', ?)", "t", text);
 }
 
-// What nobody asks for any more: old events and idempotency keys.
+// Deletes old events and idempotency keys.
 static int forget_old(sqlite3 *db, struct dr_err *err) {
     int64_t now = dd_wall_us(), day = (int64_t)86400 * 1000000;
     int rc = dd_sql_run(db, err, "DELETE FROM events WHERE time_us<?", "i", now - EVENT_DAYS * day);
@@ -428,7 +356,7 @@ sqlite3 *dd_store_reader(struct dd_store *s, struct dr_err *err) {
         if (db)
             dd_sql_fail(db, err, "opening for reading");
         else
-            dr_fail(err, DR_ENOMEM, "data base: no memory");
+            dr_fail(err, DR_ENOMEM, "database: no memory");
         sqlite3_close(db);
         return NULL;
     }

@@ -3,8 +3,8 @@
 // Threads: one writer thread owns the only writing connection and runs closures from a queue, all
 // that wait in one transaction (one fsync), each inside its own savepoint. Readers take a
 // short-lived read-only connection of their own (dd_store_reader). WAL, synchronous FULL, foreign
-// keys, STRICT. While the disk is full those who wait are told DR_ENOSPC, while another process
-// holds the data base DR_EBUSY after 5 s; what was posted stays queued and is tried again.
+// keys, STRICT. While the disk is full, synchronous callers get DR_ENOSPC; while another process holds
+// the database, DR_EBUSY after 5 s. Posted writes stay queued and are tried again.
 #pragma once
 
 #include "daemon/base/util.h"
@@ -30,7 +30,7 @@ bool dd_store_post(struct dd_store *s, dd_store_fn *fn, void *arg, void (*done)(
 enum { DD_STORE_MAX_QUEUE = 4096 };
 // Read-only connection; close with sqlite3_close. NULL and a sentence on failure.
 sqlite3 *dd_store_reader(struct dd_store *s, struct dr_err *err);
-// Copies the data base online to `path` (page by page, consistent).
+// Copies the database online to `path` (page by page, consistent).
 int dd_store_backup(struct dd_store *s, const char *path, struct dr_err *err);
 const char *dd_store_path(const struct dd_store *s);
 const char *dd_store_root(const struct dd_store *s); // the state folder, absolute
@@ -55,7 +55,7 @@ sqlite3_stmt *dd_sql_prepare(sqlite3 *db, struct dr_err *err, const char *sql, c
                              ...);
 int dd_sql_run(sqlite3 *db, struct dr_err *err, const char *sql, const char *types, ...);
 int64_t dd_sql_one(sqlite3 *db, int64_t def, const char *sql, const char *types, ...);
-int dd_sql_fail(sqlite3 *db, struct dr_err *err, const char *what); // full disk is told apart
+int dd_sql_fail(sqlite3 *db, struct dr_err *err, const char *what); // DR_ENOSPC, DR_ENOMEM, DR_EBUSY, else DR_EIO
 
 // Creates or upgrades the tables (schema.c). Refuses a newer version. root: the state folder.
 int dd_schema_migrate(sqlite3 *db, const char *root, struct dr_err *err);

@@ -1,5 +1,5 @@
-// `driftd serve`: builds the daemon, tells systemd and the terminal that it is ready, waits for
-// signals, and takes it down in order: HTTP quiesces, the batch ends, the job writes a checkpoint
+// `driftd serve`: builds the daemon, reports to systemd and the terminal that it is ready, waits for
+// signals, and stops it in order: HTTP quiesces, the batch ends, the job writes a checkpoint
 // at its step, the store is flushed. Exit 0 after a graceful stop.
 #include "daemon/base/log.h"
 #include "daemon/base/notify.h"
@@ -24,8 +24,8 @@
 
 enum { GRACE_MS = 10000 };
 enum { STATE_DIR_MAX = 480 }; // SQLite takes 512 bytes of path, its own suffixes included
-// How long a thread may be silent: the quick ones (store, HTTP) two thirds of the watchdog's time,
-// the ones that compute ten times that; within bounds for watchdogs that are very short or long.
+// How long a thread may be silent: quick ones (store, HTTP) two thirds of the watchdog's time, those
+// that compute ten times that; within bounds for very short or long watchdogs.
 enum { QUICK_MIN_S = 3, QUICK_MAX_S = 20, LONG_MIN_S = 5, LONG_MAX_S = 300 };
 
 // --- secrets and files ---
@@ -98,7 +98,7 @@ static int prepare_state_dir(struct dd *d, struct dr_err *err) {
     if (flock(d->lock_fd, LOCK_EX | LOCK_NB))
         return dr_fail(err, DR_EIO, "state-dir: %s is in use by another driftd", d->opt.state_dir);
     snprintf(path, sizeof path, "%s/uploads", d->opt.state_dir);
-    remove_files(path); // uploads cut off by the end of the process before this one
+    remove_files(path); // left by uploads that the previous process did not finish
     return 0;
 }
 
@@ -171,7 +171,7 @@ static void reload(struct dd *d) {
     char *token = NULL, *cert = NULL, *key = NULL, text[400] = "", q[700];
     struct dd_options fresh;
     dd_notify("RELOADING=1\nMONOTONIC_USEC=%lld", (long long)(dd_now_ns() / 1000));
-    // Only the log level, the token and the certificate follow; everything else needs a restart.
+    // Only the log level, the token and the certificate are read again; the rest needs a restart.
     int rc = 0;
     if (d->opt.config_file) {
         rc = dd_options_parse(d->argc, d->argv, NULL, NULL, NULL, &fresh, &err);
@@ -198,7 +198,7 @@ static void reload(struct dd *d) {
 
 // --- life ---
 
-// `auto` is decided once: jobs run where requests do, also when that device gets lost.
+// `auto` is decided once: jobs run on the device of the generator, even if that device is lost later.
 static const char *device_of_jobs(const struct dd *d) {
     struct dd_batcher_stats s;
     if (strcmp(d->opt.device, "auto"))
@@ -218,6 +218,7 @@ static int build(struct dd *d, struct dd_listeners *l, struct dr_err *err) {
     d->live = dd_live_new();
     d->models = dd_models_new(d->store);
     d->events = dd_events_new(d->store);
+    d->disk = dd_disk_start(d->store, d->events, d->opt.disk_budget);
     d->pump = dd_pump_start(d->store, d->events, d->opt.keep_metric_steps);
     struct dd_batcher_env be = {&d->opt, d->store, d->live, d->models};
     struct dd_jobs_env je = {&d->opt, d->store, d->events, d->pump, d->live, NULL};
@@ -246,6 +247,7 @@ static void take_down(struct dd *d, struct dd_listeners *l) {
     dd_batcher_stop(d->batcher);
     if (d->jobs)
         dd_jobs_stop(d->jobs);
+    dd_disk_stop(d->disk);
     dd_pump_stop(d->pump);
     dd_jobs_free(d->jobs);
     dd_events_free(d->events);

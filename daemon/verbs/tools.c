@@ -65,6 +65,8 @@ int dd_version_main(void) {
 #else
     puts("server no");
 #endif
+    char text[200];
+    printf("machine %s\n", dr_machine_describe(dr_machine(), text, sizeof text));
     if (!dr_backend_open("cpu", 0, &be, &err))
         printf("cpu %s\n", dr_backend_device(be).detail);
     else

@@ -177,7 +177,7 @@ static int check_train(const struct dr_config *c, struct dr_err *err) {
                     t->alpha_max);
     if (dr_config_batch(c) > MAX_STEP_SAMPLES)
         return FAIL("train.generated",
-                    "train.generated is %lld: %lld samples a step; expected at most %d",
+                    "train.generated is %lld: %lld samples per step; expected at most %d",
                     (long long)t->generated, (long long)dr_config_batch(c), MAX_STEP_SAMPLES);
     if (c->loss.field == DR_FIELD_KERNEL_L2 && t->unconditional > 0)
         return FAIL("train.unconditional",

@@ -153,8 +153,7 @@ int dr_config_parse(const char *json, size_t len, const char *where, struct dr_c
     return rc;
 }
 
-// Opens without waiting for a writer: whatever lies in a folder of recipes must not hang the
-// reader.
+// Opens without waiting for a writer: a FIFO among the recipes must not hang the reader.
 static int open_regular(const char *path, int *fd, struct dr_err *err) {
     struct stat st = {0};
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);

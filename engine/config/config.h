@@ -2,6 +2,7 @@
 // job starts. Plain data, copied by value; owns nothing.
 #pragma once
 
+#include "engine/config/kinds.h"
 #include "engine/core/err.h"
 #include "engine/core/types.h"
 
@@ -21,7 +22,7 @@ enum dr_data_set {
 struct dr_set_facts {
     const char *name;          // as in data.set
     int kind;                  // enum dr_kind
-    int64_t classes, channels; // 0: whatever the configuration says
+    int64_t classes, channels; // 0: as the configuration says
     int64_t side;              // height and width of its files' images; 0: not known before reading
     bool made;                 // by code: data.count samples
     bool folder;               // has no folder of its own name: data.path is needed
@@ -49,7 +50,16 @@ enum dr_mlp_kind { DR_MLP_SWIGLU, DR_MLP_GELU };
 enum dr_noise_kind { DR_NOISE_IMAGE, DR_NOISE_LATENT };
 enum dr_head_kind { DR_HEAD_LINEAR, DR_HEAD_CONV };
 enum dr_feature_norm { DR_FEATURE_NORM_NONE, DR_FEATURE_NORM_SPHERE };
-enum dr_field { DR_FIELD_KERNEL, DR_FIELD_KERNEL_L2 };
+enum dr_field {
+#define X(ID, name, text) DR_FIELD_##ID,
+    DR_FIELDS(X)
+#undef X
+};
+enum dr_feature_space {
+#define X(ID, name, text) DR_FEATURE_##ID,
+    DR_FEATURES(X)
+#undef X
+};
 enum dr_negatives { DR_NEG_SELF_MASKED, DR_NEG_INDEPENDENT };
 enum dr_sampler_kind { DR_SAMPLER_EXACT, DR_SAMPLER_QUEUE };
 enum dr_precision { DR_FP32, DR_PREC_BF16 };

@@ -10,6 +10,7 @@
 #include "engine/core/device.h"
 #include "engine/ops.h"
 
+struct dr_comm;
 struct dr_graph; // a recorded sequence of ops, the backend's own
 enum { DR_MARKS = 4 };
 
@@ -70,6 +71,7 @@ int dr_backend_check(const struct dr_backend *be, struct dr_err *err);
 // What a layer needs to run: where, with which memory, at which precision. One thread.
 struct dr_ctx {
     struct dr_backend *be;
+    struct dr_comm *comm;  // the other processes of the run (comm.h); NULL: none
     struct dr_arena *keep; // activations kept for the backward pass
     struct dr_arena *tmp;  // temporaries; every function returns it as it found it
     enum dr_dtype act;     // storage of activations that feed GEMMs: DR_F32 or DR_BF16

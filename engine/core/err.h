@@ -34,7 +34,7 @@ enum dr_code {
 
 struct dr_err {
     int code;       // DR_E*
-    char msg[512];  // one sentence, no newline
+    char msg[512];  // one sentence of UTF-8 without control characters
     char field[96]; // the input at fault ("optim.lr", "names", "class"); "": none in particular
 };
 

@@ -142,7 +142,8 @@ static void apply_patches(struct dr_backend *be, const struct conv_apply *a) {
                                                .tb = true,
                                                .abt = a->t,
                                                .ct = a->t,
-                                               .bias = a->bias});
+                                               .bias = a->bias,
+                                               .rows = g->dw});
     }
 }
 
@@ -167,7 +168,8 @@ static void apply_taps(struct dr_backend *be, const struct conv_apply *a) {
                                                .ldc = wide,
                                                .tb = true,
                                                .abt = a->t,
-                                               .ct = DR_F32});
+                                               .ct = DR_F32,
+                                               .rows = pixels});
         DR_PARALLEL_FOR(be, samples * pixels * wide >= DR_PAYS / 4)
         for (int64_t i = 0; i < samples * g->dh; i++)
             gather_line(a->dst, a->t, (from * g->dh + i) * g->dw * a->cd,
@@ -285,7 +287,8 @@ static void weight_by_patches(struct dr_backend *be, const struct dr_conv2d_bwd_
                                                .ta = true,
                                                .acc = from > 0,
                                                .abt = a->t,
-                                               .ct = DR_F32});
+                                               .ct = DR_F32,
+                                               .rows = g.dw});
     }
     add_weight(a->dweight, k.weight, a->co, a->ci, taps, of_dy);
 }

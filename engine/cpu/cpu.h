@@ -41,10 +41,8 @@
 // Scratch blocks of an instance. An op that calls another op must not share a slot with it.
 enum dr_cpu_slot {
     DR_WS_OP,   // the op's own temporaries
-    DR_WS_PACK, // gemm: repacked operands
-    DR_WS_GEMM, // gemm: the library's scratchpad
+    DR_WS_GEMM, // gemm: packed operands, padded panels, the library's scratchpads
     DR_WS_CONV, // convolution: patches and rearranged weights
-    DR_WS_CAST, // gemm: fp32 copies of bf16 operands where the CPU has no bf16
     DR_WS_COUNT,
 };
 struct dr_gemm_cache;
@@ -68,8 +66,8 @@ void dr_cpu_error(struct dr_backend *be, int code, const char *op, const char *w
 
 // gemm_ref.c: plain C, any build; the rows do not depend on each other.
 void dr_gemm_ref(struct dr_backend *be, const struct dr_gemm_args *a);
-// gemm_onednn.c: the state behind dr_cpu_gemm.
-int dr_gemm_cache_new(struct dr_gemm_cache **out, struct dr_err *err);
+// gemm_cache.c: the state behind dr_cpu_gemm, for `threads` threads.
+int dr_gemm_cache_new(int threads, struct dr_gemm_cache **out, struct dr_err *err);
 void dr_gemm_cache_free(struct dr_gemm_cache *g); // NULL is fine
 // "avx512_core_bf16, oneDNN 2.6.3"
 void dr_gemm_describe(char *out, size_t size, bool *bf16);

@@ -1,336 +1,289 @@
-// Matrix products by oneDNN, behind a cache of ready primitives. Called as dr_cpu_gemm by every
-// layer.
+// Matrix products by oneDNN, cut so that bytes depend neither on the batch nor on the threads.
+// Called as dr_cpu_gemm by every layer.
 //
-// A primitive is made once for each shape, form and stride; running one sets the data pointers of
-// its memory objects and executes: nothing is allocated.
+// Rows of C: a product is cut into panels of rows and blocks of columns. Each piece is one
+// single-threaded primitive whose shape follows from n, k, the form and the rows per sample, never
+// from m; the threads of the instance share the pieces, and the last panel is padded. So the same
+// row is computed by the same instructions whatever batch it rides in. Weight gradients (A
+// transposed, k the number of tokens): C is cut into tiles, k into pieces of fixed length, the last
+// one padded with zeros, and the sums over pieces are added in order.
 //
-// Rows of a result are bit-identical whatever m and the thread count, which makes a sample's bytes
-// independent of the batch it rides in (tests/ops/gemm_rows.c). oneDNN gives that in fp32 from
-// AVX-512 on and in bf16 with native bf16; below, bf16 goes through fp32 and fp32 to the reference
-// product. Weight gradients (A transposed, k the number of tokens) are cut at fixed places along k:
-// oneDNN would share a long k among the threads, and the sums would depend on their number. It is
-// faster, too.
-#include "engine/cpu/cpu.h"
+// Which implementation oneDNN chooses for a shape therefore does not matter: AMX, AVX-512, AVX2.
+// Where the CPU multiplies no bf16, operands are widened piece by piece and results rounded once.
+#include "engine/cpu/gemm.h"
 
-#include <oneapi/dnnl/dnnl.h>
-#include <stdio.h>
-#include <stdlib.h>
+#include <omp.h>
 
-enum { CACHE_SLOTS = 1024, CACHE_MAX = 768, K_PIECE = 1152 };
-
-struct gemm_key {
-    int64_t m, n, k, lda, ldb, ldc, batch, stride_a, stride_b, stride_c;
-    int64_t form; // bits: ta, tb, acc, bias, abt, ct
+enum {
+    BLOCK = 1 << 15,  // values of a packed block of B, about: it stays in the cache
+    COLUMNS = 320,    // most of a block
+    PANEL = 64,       // rows of a panel where a sample has fewer
+    PANEL_MAX = 128,  // rows of a panel
+    PANEL_SINGLE = 8, // rows of a panel where a sample is one row
+    TILE_M = 128,     // of a weight gradient
+    TILE_N = 256,     //
+    K_PIECE = 512,    // tokens of a piece of a weight gradient
+    K_SHORT = 128,    // of the pieces of the rest
+    K_SINGLE = 64,    // of all pieces where a sample is one row
+    GAP = 16,         // between rows of packed A: a power of two apart they would share cache sets
+    PAYS = 1 << 19,   // multiply-adds from which on a second thread helps
+    SHAPES = 4,       // most primitives of one product
 };
 
-enum { ARG_A, ARG_B, ARG_C, ARG_BIAS, ARG_SCRATCH, ARGS };
-
-struct gemm_entry {
-    struct gemm_key key;
-    dnnl_primitive_t prim; // NULL: free slot
-    dnnl_memory_t mem[ARGS];
-    size_t scratch;
+// Blocks of `step`, the last one possibly shorter.
+struct cut {
+    int64_t size, step, count;
 };
 
-struct dr_gemm_cache {
-    dnnl_engine_t engine;
-    dnnl_stream_t stream;
-    bool avx512, bf16; // what oneDNN may be used for
-    int used;
-    struct gemm_entry slot[CACHE_SLOTS];
+// Memory of one thread, offsets into its share of the workspace.
+struct room {
+    size_t b, c, sum, scratch, total; // A at 0
 };
 
-static void entry_clear(struct gemm_entry *e) {
-    for (int i = 0; i < ARGS; i++)
-        if (e->mem[i])
-            dnnl_memory_destroy(e->mem[i]);
-    if (e->prim)
-        dnnl_primitive_destroy(e->prim);
-    *e = (struct gemm_entry){0};
+struct product {
+    struct dr_backend *be;
+    struct dr_gemm_cache *cache;
+    struct dr_gemm_args g;
+    enum dr_dtype ab; // as multiplied: fp32 where bf16 is widened
+    struct cut m, n;
+    struct dr_gemm_prim *prim[SHAPES];
+    struct room room;
+    char *memory;
+    bool failed;
+};
+
+static struct cut cut_in(int64_t size, int64_t parts, int64_t multiple) {
+    int64_t step = (size + parts - 1) / parts;
+    step = DR_MIN((step + multiple - 1) / multiple * multiple, size);
+    return (struct cut){.size = size, .step = step, .count = (size + step - 1) / step};
 }
 
-static void cache_clear(struct dr_gemm_cache *g) {
-    for (int i = 0; i < CACHE_SLOTS; i++)
-        entry_clear(&g->slot[i]);
-    g->used = 0;
+static struct cut cut_evenly(int64_t size, int64_t most, int64_t multiple) {
+    int64_t parts = (size + most - 1) / most;
+    return cut_in(size, parts, multiple);
 }
 
-static bool has(dnnl_cpu_isa_t isa) {
-    return (dnnl_get_effective_cpu_isa() & isa) == isa;
+DR_INLINE int64_t length(const struct cut *c, int64_t i) {
+    return DR_MIN(c->step, c->size - i * c->step);
 }
 
-int dr_gemm_cache_new(struct dr_gemm_cache **out, struct dr_err *err) {
-    struct dr_gemm_cache *g = calloc(1, sizeof *g);
-    *out = NULL;
-    if (!g)
-        return dr_fail(err, DR_ENOMEM, "cannot allocate the GEMM cache");
-    if (dnnl_engine_create(&g->engine, dnnl_cpu, 0) ||
-        dnnl_stream_create(&g->stream, g->engine, dnnl_stream_default_flags)) {
-        dr_gemm_cache_free(g);
-        return dr_fail(err, DR_EDEVICE, "oneDNN cannot create its CPU engine");
-    }
-    g->avx512 = has(dnnl_cpu_isa_avx512_core);
-    g->bf16 = has(dnnl_cpu_isa_avx512_core_bf16);
-    *out = g;
-    return 0;
+// Rows of a panel, of a layer that sees `rows` rows of each sample (0: unknown). Panels start where
+// samples do when a sample has between PANEL / 2 and PANEL_MAX rows.
+static int64_t panel_rows(int64_t rows) {
+    if (rows == 1)
+        return PANEL_SINGLE;
+    if (rows <= 0)
+        return PANEL;
+    if (rows <= PANEL_MAX)
+        return rows * DR_MAX(PANEL / rows, (int64_t)1);
+    int64_t parts = (rows + PANEL_MAX - 1) / PANEL_MAX;
+    for (int64_t p = parts; p <= 2 * parts; p++)
+        if (rows % p == 0)
+            return rows / p;
+    return (rows + parts - 1) / parts;
 }
 
-void dr_gemm_cache_free(struct dr_gemm_cache *g) {
-    if (!g)
-        return;
-    cache_clear(g);
-    if (g->stream)
-        dnnl_stream_destroy(g->stream);
-    if (g->engine)
-        dnnl_engine_destroy(g->engine);
-    free(g);
+static struct dr_gemm_prim *get(const struct product *p, int64_t m, int64_t n, int64_t k,
+                                int64_t lda) {
+    return dr_gemm_prim(
+        p->cache,
+        &(struct dr_gemm_key){.m = m, .n = n, .k = k, .lda = lda, .bf16 = p->ab == DR_BF16});
 }
 
-void dr_gemm_describe(char *out, size_t size, bool *bf16) {
-    static const struct {
-        dnnl_cpu_isa_t isa;
-        const char *name;
-    } names[] = {
-        {dnnl_cpu_isa_sse41, "sse41"},
-        {dnnl_cpu_isa_avx, "avx"},
-        {dnnl_cpu_isa_avx2, "avx2"},
-        {dnnl_cpu_isa_avx2_vnni, "avx2_vnni"},
-        {dnnl_cpu_isa_avx512_core, "avx512_core"},
-        {dnnl_cpu_isa_avx512_core_vnni, "avx512_core_vnni"},
-        {dnnl_cpu_isa_avx512_core_bf16, "avx512_core_bf16"},
-        {dnnl_cpu_isa_avx512_core_amx, "avx512_core_amx"},
-    };
-    dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
-    const dnnl_version_t *v = dnnl_version();
-    const char *name = "plain instructions";
-    for (size_t i = 0; i < DR_COUNT(names); i++)
-        if (names[i].isa == isa)
-            name = names[i].name;
-    *bf16 = has(dnnl_cpu_isa_avx512_core_bf16);
-    snprintf(out, size, "%s, oneDNN %d.%d.%d%s", name, v->major, v->minor, v->patch,
-             has(dnnl_cpu_isa_avx512_core) ? "" : " (products by the reference)");
+static size_t aligned(size_t n) {
+    return (n + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
 }
 
-static dnnl_data_type_t type_of(enum dr_dtype t) {
-    return t == DR_BF16 ? dnnl_bf16 : dnnl_f32;
-}
-
-// [rows, cols] of one operand, with a batch dimension in front when there is one.
-static dnnl_status_t desc(dnnl_memory_desc_t *d, enum dr_dtype t, int64_t batch, int64_t stride,
-                          int64_t rows, int64_t cols, int64_t ld, bool trans) {
-    int64_t rs = trans ? 1 : ld, cs = trans ? ld : 1;
-    dnnl_dims_t dims3 = {batch, rows, cols}, strides3 = {stride, rs, cs};
-    dnnl_dims_t dims2 = {rows, cols}, strides2 = {rs, cs};
-    return batch > 1 ? dnnl_memory_desc_init_by_strides(d, 3, dims3, type_of(t), strides3)
-                     : dnnl_memory_desc_init_by_strides(d, 2, dims2, type_of(t), strides2);
-}
-
-// A row of n biases, broadcast over rows and batch.
-static dnnl_status_t desc_bias(dnnl_memory_desc_t *d, int64_t batch, int64_t n) {
-    dnnl_dims_t dims3 = {1, 1, n}, strides3 = {n, n, 1}, dims2 = {1, n}, strides2 = {n, 1};
-    return batch > 1 ? dnnl_memory_desc_init_by_strides(d, 3, dims3, dnnl_f32, strides3)
-                     : dnnl_memory_desc_init_by_strides(d, 2, dims2, dnnl_f32, strides2);
-}
-
-static dnnl_status_t make_attr(dnnl_primitive_attr_t *attr, bool acc) {
-    dnnl_status_t s = dnnl_primitive_attr_create(attr);
-    if (!s)
-        s = dnnl_primitive_attr_set_scratchpad_mode(*attr, dnnl_scratchpad_mode_user);
-    if (s || !acc)
-        return s;
-    dnnl_post_ops_t ops = NULL;
-    s = dnnl_post_ops_create(&ops);
-    if (!s)
-        s = dnnl_post_ops_append_sum(ops, 1.0f);
-    if (!s)
-        s = dnnl_primitive_attr_set_post_ops(*attr, ops);
-    dnnl_post_ops_destroy(ops);
-    return s;
-}
-
-static dnnl_status_t make_entry(struct dr_gemm_cache *g, struct gemm_entry *e,
-                                const struct dr_gemm_args *a) {
-    const struct gemm_key *q = &e->key;
-    dnnl_memory_desc_t d[ARGS] = {0};
-    dnnl_status_t s = desc(&d[ARG_A], a->abt, q->batch, q->stride_a, a->m, a->k, a->lda, a->ta);
-    if (!s)
-        s = desc(&d[ARG_B], a->abt, q->batch, q->stride_b, a->k, a->n, a->ldb, a->tb);
-    if (!s)
-        s = desc(&d[ARG_C], a->ct, q->batch, q->stride_c, a->m, a->n, a->ldc, false);
-    if (!s && a->bias)
-        s = desc_bias(&d[ARG_BIAS], q->batch, a->n);
-    dnnl_matmul_desc_t op;
-    if (!s)
-        s = dnnl_matmul_desc_init(&op, &d[ARG_A], &d[ARG_B], a->bias ? &d[ARG_BIAS] : NULL,
-                                  &d[ARG_C]);
-    dnnl_primitive_attr_t attr = NULL;
-    dnnl_primitive_desc_t pd = NULL;
-    if (!s)
-        s = make_attr(&attr, a->acc);
-    if (!s)
-        s = dnnl_primitive_desc_create(&pd, &op, attr, g->engine, NULL);
-    if (!s) {
-        d[ARG_SCRATCH] = *dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
-        e->scratch = dnnl_memory_desc_get_size(&d[ARG_SCRATCH]);
-        s = dnnl_primitive_create(&e->prim, pd);
-    }
-    for (int i = 0; !s && i < ARGS; i++)
-        if (i != ARG_BIAS || a->bias)
-            s = dnnl_memory_create(&e->mem[i], &d[i], g->engine, DNNL_MEMORY_NONE);
-    if (pd)
-        dnnl_primitive_desc_destroy(pd);
-    if (attr)
-        dnnl_primitive_attr_destroy(attr);
-    return s;
-}
-
-static uint64_t hash_key(const struct gemm_key *k) {
-    const int64_t *p = (const int64_t *)k;
-    uint64_t h = 0x9e3779b97f4a7c15u;
-    for (size_t i = 0; i < sizeof *k / sizeof *p; i++)
-        h = (h ^ (uint64_t)p[i]) * 0xff51afd7ed558ccdu, h ^= h >> 32;
-    return h;
-}
-
-// The entry of these arguments, made on first use. NULL: oneDNN refused.
-static struct gemm_entry *lookup(struct dr_gemm_cache *g, const struct dr_gemm_args *a) {
-    int64_t batch = DR_MAX(a->batch, (int64_t)1);
-    struct gemm_key key = {.m = a->m,
-                           .n = a->n,
-                           .k = a->k,
-                           .lda = a->lda,
-                           .ldb = a->ldb,
-                           .ldc = a->ldc,
-                           .batch = batch,
-                           .stride_a = batch > 1 ? a->stride_a : 0,
-                           .stride_b = batch > 1 ? a->stride_b : 0,
-                           .stride_c = batch > 1 ? a->stride_c : 0,
-                           .form = a->ta | a->tb << 1 | a->acc << 2 | (a->bias != NULL) << 3 |
-                                   (int)a->abt << 4 | (int)a->ct << 5};
-    uint64_t at = hash_key(&key) % CACHE_SLOTS;
-    for (; g->slot[at].prim; at = (at + 1) % CACHE_SLOTS)
-        if (!memcmp(&g->slot[at].key, &key, sizeof key))
-            return &g->slot[at];
-    if (g->used == CACHE_MAX) { // shapes keep changing: start over rather than grow
-        cache_clear(g);
-        at = hash_key(&key) % CACHE_SLOTS;
-    }
-    struct gemm_entry *e = &g->slot[at];
-    e->key = key;
-    if (make_entry(g, e, a)) {
-        entry_clear(e);
-        return NULL;
-    }
-    g->used++;
-    return e;
-}
-
-static void run(struct dr_backend *be, const struct dr_gemm_args *a) {
-    struct dr_cpu *cpu = be->impl;
-    struct gemm_entry *e = lookup(cpu->gemm, a);
-    if (!e) {
-        dr_cpu_error(be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
-        return;
-    }
-    void *scratch = dr_cpu_scratch(be, DR_WS_GEMM, e->scratch);
-    if (!scratch)
-        return;
-    const void *data[ARGS] = {a->a, a->b, a->c, a->bias, scratch};
-    static const int name[ARGS] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS,
-                                   DNNL_ARG_SCRATCHPAD};
-    dnnl_exec_arg_t args[ARGS];
-    int count = 0;
-    for (int i = 0; i < ARGS; i++)
-        if (e->mem[i]) {
-            dnnl_memory_set_data_handle(e->mem[i], (void *)(uintptr_t)data[i]);
-            args[count++] = (dnnl_exec_arg_t){name[i], e->mem[i]};
+// The workspace of all threads, once the primitives are known. False: recorded as an error.
+static bool prepare(struct product *p, int64_t a, int64_t c) {
+    struct room *r = &p->room;
+    size_t b = 0, scratch = 0;
+    for (int i = 0; i < SHAPES; i++)
+        if (p->prim[i]) {
+            b = DR_MAX(b, dr_gemm_prim_layout(p->prim[i])->bytes);
+            scratch = DR_MAX(scratch, dr_gemm_prim_scratch(p->prim[i]));
         }
-    if (dnnl_primitive_execute(e->prim, cpu->gemm->stream, count, args))
-        dr_cpu_error(be, DR_EDEVICE, "gemm", "oneDNN failed to run a matmul");
+    r->b = aligned((size_t)a * dr_sizeof(p->ab));
+    r->c = r->b + aligned(b);
+    r->sum = r->c + aligned((size_t)c * sizeof(real));
+    r->scratch = r->sum + (p->g.ta && p->g.ct == DR_BF16 ? aligned((size_t)c * sizeof(real)) : 0);
+    r->total = r->scratch + aligned(scratch);
+    p->memory = dr_cpu_scratch(p->be, DR_WS_GEMM, r->total * (size_t)p->be->threads);
+    return p->memory != NULL;
 }
 
-// A transposed: pieces of k of equal length, each added to the sum of those before.
-static void by_pieces(struct dr_backend *be, struct dr_gemm_args g) {
-    int64_t k = g.k, pieces = (k + K_PIECE - 1) / K_PIECE;
-    int64_t step = ((k + pieces - 1) / pieces + 15) / 16 * 16;
-    for (int64_t at = 0; at < k; at += step) {
-        g.k = DR_MIN(step, k - at);
-        run(be, &g);
-        g.a = dr_at(g.a, g.abt, step * g.lda);
-        g.b = dr_at(g.b, g.abt, g.tb ? step : step * g.ldb);
-        g.acc = true;
-        g.bias = NULL;
+// Shares units [0, count) among the threads in contiguous ranges: work(p, from, to, thread).
+static void share(struct product *p, int64_t count, bool pays,
+                  void (*work)(struct product *, int64_t, int64_t, int)) {
+#pragma omp parallel num_threads(p->be->threads) if (pays && p->be->threads > 1 && count > 1)
+    {
+        int threads = omp_get_num_threads(), t = omp_get_thread_num(), was = omp_get_max_threads();
+        omp_set_num_threads(1); // for oneDNN, also where this region has one thread
+        work(p, count * t / threads, count * (t + 1) / threads, t);
+        omp_set_num_threads(was);
+    }
+    if (p->failed)
+        dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN failed to run a matmul");
+}
+
+// C of the piece, in the thread's memory. a NULL: A is there, too.
+static const real *execute(struct product *p, struct dr_gemm_prim *prim, int t, const void *a) {
+    char *mine = p->memory + p->room.total * (size_t)t;
+    real *c = (real *)(void *)(mine + p->room.c);
+    if (!dr_gemm_prim_run(p->cache, prim, t, a ? a : mine, mine + p->room.b, c,
+                          mine + p->room.scratch)) {
+#pragma omp atomic write
+        p->failed = true;
+    }
+    return c;
+}
+
+// ---- rows
+// -----------------------------------------------------------------------------------------
+
+// Panel i of columns [n0, n0 + n), whose B is packed in this thread's memory.
+static void panel(struct product *p, int64_t i, int64_t n0, int64_t n, struct dr_gemm_prim *prim,
+                  int t) {
+    const struct dr_gemm_args *g = &p->g;
+    char *mine = p->memory + p->room.total * (size_t)t;
+    int64_t rows = length(&p->m, i), m0 = i * p->m.step;
+    const void *a = dr_at(g->a, g->abt, m0 * g->lda);
+    if (p->ab != g->abt || rows < p->m.step) {
+        int64_t lda = p->ab != g->abt ? g->k : g->lda;
+        dr_gemm_copy(mine, p->ab, lda, a, g->abt, g->lda, rows, g->k);
+        for (int64_t r = rows; r < p->m.step; r++)
+            memset(dr_at_mut(mine, p->ab, r * lda), 0, (size_t)g->k * dr_sizeof(p->ab));
+        a = NULL;
+    }
+    dr_gemm_store(dr_at_mut(g->c, g->ct, m0 * g->ldc + n0), g->ct, g->ldc, execute(p, prim, t, a),
+                  rows, n, g->bias ? g->bias + n0 : NULL, g->acc);
+}
+
+// Units are panels, one block of columns after another: B is packed where it is used, in the cache.
+static void rows_work(struct product *p, int64_t from, int64_t to, int t) {
+    const struct dr_gemm_args *g = &p->g;
+    char *mine = p->memory + p->room.total * (size_t)t;
+    for (int64_t u = from; u < to; u++) {
+        int64_t j = u / p->m.count, n0 = j * p->n.step, n = length(&p->n, j);
+        struct dr_gemm_prim *prim = p->prim[n < p->n.step];
+        if (u == from || u % p->m.count == 0)
+            dr_gemm_pack(dr_gemm_prim_layout(prim), mine + p->room.b, p->ab,
+                         dr_at(g->b, g->abt, g->tb ? n0 * g->ldb : n0), g->abt, g->k, n, g->ldb,
+                         g->tb);
+        panel(p, u % p->m.count, n0, n, prim, t);
     }
 }
 
-static void run_or_cut(struct dr_backend *be, const struct dr_gemm_args *a) {
-    if (a->ta && a->k > K_PIECE && a->ct == DR_F32)
-        by_pieces(be, *a);
+static void by_rows(struct product *p) {
+    const struct dr_gemm_args *g = &p->g;
+    p->m.size = g->m;
+    p->m.step = panel_rows(g->rows);
+    p->m.count = (g->m + p->m.step - 1) / p->m.step;
+    int64_t columns = DR_MIN(BLOCK / g->k / 64 * 64, (int64_t)COLUMNS);
+    p->n = cut_evenly(g->n, DR_MAX(columns, (int64_t)64), 32);
+    int64_t lda = p->ab != g->abt ? g->k : g->lda;
+    p->prim[0] = get(p, p->m.step, p->n.step, g->k, lda);
+    p->prim[1] = get(p, p->m.step, length(&p->n, p->n.count - 1), g->k, lda);
+    if (!p->prim[0] || !p->prim[1])
+        dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
+    else if (prepare(p, p->m.step * lda, p->m.step * p->n.step))
+        share(p, p->m.count * p->n.count, g->m * g->n * g->k >= PAYS, rows_work);
+}
+
+// ---- weight gradients
+// -----------------------------------------------------------------------------
+
+enum { SHORT_N = 1, SHORT_K = 2 }; // which primitive of a product
+
+// Length of the piece of k that starts at `at`.
+static int64_t piece(const struct product *p, int64_t at) {
+    return p->g.rows == 1 ? K_SINGLE : p->g.k - at >= K_PIECE ? K_PIECE : K_SHORT;
+}
+
+static struct dr_gemm_prim *tile_prim(const struct product *p, int64_t j, int64_t k0) {
+    return p->prim[(length(&p->n, j) < p->n.step ? SHORT_N : 0) |
+                   (piece(p, k0) == K_PIECE ? 0 : SHORT_K)];
+}
+
+// The piece of k at k0 of the tile (i, j), whose B is packed in this thread's memory, is added to C
+// or, if C is bf16, to the fp32 sums of the tile.
+static void tile(struct product *p, int64_t i, int64_t j, int64_t k0, int t) {
+    const struct dr_gemm_args *g = &p->g;
+    char *mine = p->memory + p->room.total * (size_t)t;
+    int64_t m0 = i * p->m.step, n0 = j * p->n.step, k = piece(p, k0);
+    int64_t m = length(&p->m, i), n = length(&p->n, j);
+    const struct dr_gemm_layout rows = {
+        .unit = 1, .k_units = p->m.step, .n_block = k, .ld = k + GAP, .k_blocks = 1, .n_blocks = 1};
+    dr_gemm_pack(&rows, mine, p->ab, dr_at(g->a, g->abt, k0 * g->lda + m0), g->abt, m,
+                 DR_MIN(k, g->k - k0), g->lda, true);
+    const real *c = execute(p, tile_prim(p, j, k0), t, NULL);
+    if (g->ct == DR_F32)
+        dr_gemm_store((real *)g->c + m0 * g->ldc + n0, DR_F32, g->ldc, c, m, n,
+                      g->bias && k0 == 0 ? g->bias + n0 : NULL, g->acc || k0);
     else
-        run(be, a);
+        dr_gemm_store(mine + p->room.sum, DR_F32, n, c, m, n, NULL, k0 > 0);
 }
 
-// batch matrices [rows, cols] between two places, converting.
-static void move(struct dr_backend *be, struct dr_copy4_args c, int64_t batch, int64_t rows,
-                 int64_t cols) {
-    c.dim[0] = 1, c.dim[1] = batch, c.dim[2] = rows, c.dim[3] = cols;
-    c.dstride[3] = c.sstride[3] = 1;
-    dr_cpu_copy4(be, &c);
-}
-
-// bf16 on a CPU without: the operands widened, an fp32 product, the result rounded once.
-static void through_fp32(struct dr_backend *be, const struct dr_gemm_args *a) {
-    int64_t batch = DR_MAX(a->batch, (int64_t)1);
-    int64_t ar = a->ta ? a->k : a->m, ac = a->ta ? a->m : a->k;
-    int64_t br = a->tb ? a->n : a->k, bc = a->tb ? a->k : a->n;
-    size_t na = (size_t)(batch * ar * ac + 15) / 16 * 16,
-           nb = (size_t)(batch * br * bc + 15) / 16 * 16;
-    real *wa =
-        dr_cpu_scratch(be, DR_WS_CAST, (na + nb + (size_t)(batch * a->m * a->n)) * sizeof *wa);
-    if (!wa)
-        return;
-    struct dr_gemm_args f = *a;
-    f.abt = f.ct = DR_F32;
-    f.a = wa, f.lda = ac, f.stride_a = ar * ac;
-    f.b = wa + na, f.ldb = bc, f.stride_b = br * bc;
-    move(be,
-         (struct dr_copy4_args){.dst = wa,
-                                .src = a->a,
-                                .st = DR_BF16,
-                                .dstride = {0, ar * ac, ac},
-                                .sstride = {0, a->stride_a, a->lda}},
-         batch, ar, ac);
-    move(be,
-         (struct dr_copy4_args){.dst = wa + na,
-                                .src = a->b,
-                                .st = DR_BF16,
-                                .dstride = {0, br * bc, bc},
-                                .sstride = {0, a->stride_b, a->ldb}},
-         batch, br, bc);
-    if (a->ct == DR_F32) {
-        run_or_cut(be, &f);
-        return;
+// Units are tiles, the rows of one block of columns after another. A piece of k goes through all
+// tiles of the range that share a block, so that its B is packed once.
+static void tiles_work(struct product *p, int64_t from, int64_t to, int t) {
+    const struct dr_gemm_args *g = &p->g;
+    char *mine = p->memory + p->room.total * (size_t)t;
+    while (from < to) {
+        int64_t j = from / p->m.count, i0 = from % p->m.count, n0 = j * p->n.step;
+        int64_t i1 = g->ct == DR_F32 ? DR_MIN(p->m.count, i0 + to - from) : i0 + 1;
+        int64_t n = length(&p->n, j), m0 = i0 * p->m.step;
+        for (int64_t k0 = 0; k0 < g->k; k0 += piece(p, k0)) {
+            dr_gemm_pack(dr_gemm_prim_layout(tile_prim(p, j, k0)), mine + p->room.b, p->ab,
+                         dr_at(g->b, g->abt, g->tb ? n0 * g->ldb + k0 : k0 * g->ldb + n0), g->abt,
+                         DR_MIN(piece(p, k0), g->k - k0), n, g->ldb, g->tb);
+            for (int64_t i = i0; i < i1; i++)
+                tile(p, i, j, k0, t);
+        }
+        if (g->ct != DR_F32)
+            dr_gemm_store(dr_at_mut(g->c, g->ct, m0 * g->ldc + n0), g->ct, g->ldc,
+                          (const real *)(void *)(mine + p->room.sum), length(&p->m, i0), n,
+                          g->bias ? g->bias + n0 : NULL, g->acc);
+        from += i1 - i0;
     }
-    f.c = wa + na + nb, f.ldc = a->n, f.stride_c = a->m * a->n, f.acc = false;
-    run_or_cut(be, &f);
-    move(be,
-         (struct dr_copy4_args){.dst = a->c,
-                                .dt = DR_BF16,
-                                .src = f.c,
-                                .acc = a->acc,
-                                .dstride = {0, a->stride_c, a->ldc},
-                                .sstride = {0, f.stride_c, f.ldc}},
-         batch, a->m, a->n);
 }
+
+static void by_tiles(struct product *p) {
+    const struct dr_gemm_args *g = &p->g;
+    // An even number of tiles, so that two threads have the same work.
+    p->m = cut_in(g->m, g->m < TILE_M / 2 ? 1 : (g->m + 2 * TILE_M - 1) / (2 * TILE_M) * 2, 8);
+    p->n = cut_evenly(g->n, TILE_N, 32);
+    bool whole = true;
+    for (int i = 0; i < SHAPES && whole; i++) {
+        int64_t n = i & SHORT_N ? length(&p->n, p->n.count - 1) : p->n.step;
+        int64_t k = i & SHORT_K ? g->rows == 1 ? K_SINGLE : K_SHORT : K_PIECE;
+        if (i & SHORT_K || piece(p, 0) == K_PIECE)
+            whole = (p->prim[i] = get(p, p->m.step, n, k, k + GAP)) != NULL;
+    }
+    if (!whole)
+        dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
+    else if (prepare(p, p->m.step * (K_PIECE + GAP), p->m.step * p->n.step))
+        share(p, p->m.count * p->n.count, g->m * g->n * g->k >= PAYS, tiles_work);
+}
+
+// ---- entry
+// ----------------------------------------------------------------------------------------
 
 void dr_cpu_gemm(struct dr_backend *be, const struct dr_gemm_args *a) {
-    const struct dr_gemm_cache *g = ((const struct dr_cpu *)be->impl)->gemm;
+    struct dr_gemm_cache *cache = ((const struct dr_cpu *)be->impl)->gemm;
     if (a->m <= 0 || a->n <= 0)
         return;
-    if (!g->avx512)
-        dr_gemm_ref(be, a);
-    else if (a->abt == DR_BF16 && !g->bf16)
-        through_fp32(be, a);
-    else
-        run_or_cut(be, a);
+    struct product p = {.be = be, .cache = cache, .g = *a, .ab = a->abt};
+    if (a->abt == DR_BF16 && !dr_gemm_native_bf16(cache))
+        p.ab = DR_F32;
+    dr_gemm_make_room(cache, SHAPES);
+    for (int64_t i = 0; i < DR_MAX(a->batch, (int64_t)1); i++) {
+        if (a->ta)
+            by_tiles(&p);
+        else
+            by_rows(&p);
+        p.g.a = dr_at(p.g.a, a->abt, a->stride_a);
+        p.g.b = dr_at(p.g.b, a->abt, a->stride_b);
+        p.g.c = dr_at_mut(p.g.c, a->ct, a->stride_c);
+    }
 }

@@ -59,7 +59,7 @@ static void rows_by_panel(const struct dr_gemm_args *g, const struct view *a, co
 
 void dr_gemm_ref(struct dr_backend *be, const struct dr_gemm_args *g) {
     int64_t batch = DR_MAX(g->batch, (int64_t)1);
-    real *panel = dr_cpu_scratch(be, DR_WS_PACK, (size_t)DR_MAX(g->k, 1) * TILE_N * sizeof(real));
+    real *panel = dr_cpu_scratch(be, DR_WS_GEMM, (size_t)DR_MAX(g->k, 1) * TILE_N * sizeof(real));
     if (!panel)
         return;
     for (int64_t s = 0; s < batch; s++) {
@@ -82,7 +82,8 @@ void dr_cpu_gemm(struct dr_backend *be, const struct dr_gemm_args *g) {
     dr_gemm_ref(be, g);
 }
 
-int dr_gemm_cache_new(struct dr_gemm_cache **out, struct dr_err *err) {
+int dr_gemm_cache_new(int threads, struct dr_gemm_cache **out, struct dr_err *err) {
+    (void)threads;
     (void)err;
     *out = NULL;
     return 0;

@@ -20,7 +20,7 @@ struct dr_dataset {
     const char *name;        // the row's
     char *const *class_name; // [classes] UTF-8; NULL: the classes have numbers only
     // Samples ids[n] as stored (uint8 or real, see `kind`), in their order, into out. May be called
-    // by several threads at once. Errors: DR_EIO and whatever the source has.
+    // by several threads at once. Fails with DR_EIO, or another code of the source.
     int (*rows)(const struct dr_dataset *d, const int64_t *ids, int64_t n, void *out,
                 struct dr_err *err);
     void *own;                             // of the set's own file

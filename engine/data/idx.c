@@ -80,8 +80,7 @@ static int idx_end(struct idx *f, struct dr_err *err) {
     if (got == 0 && (code == Z_OK || code == Z_STREAM_END))
         return 0;
     if (got > 0)
-        return dr_fail(err, DR_EFORMAT, "%.300s: data goes on after what its sizes announce",
-                       f->path);
+        return dr_fail(err, DR_EFORMAT, "%.300s: more data than its sizes announce", f->path);
     return dr_fail(err, DR_EFORMAT, "%.300s: the gzip data is truncated or its checksum is wrong",
                    f->path);
 }
@@ -317,8 +316,5 @@ int dr_open_fashion(struct dr_dataset *d, const struct dr_set_query *q, struct d
 
 // The files of a folder that the configuration names, their classes without names.
 int dr_open_idx(struct dr_dataset *d, const struct dr_set_query *q, struct dr_err *err) {
-    if (q->cfg->channels != 1)
-        return dr_fail_at(err, DR_ECONFIG, "data.channels",
-                          "data.channels is %" PRId64 ", but %s has 1", q->cfg->channels, q->name);
     return open_named(d, q, NULL, err);
 }

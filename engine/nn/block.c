@@ -18,18 +18,20 @@ static int add_norm(struct dr_params *ps, int64_t d, int index, const char *name
     return dr_params_add(ps, 0, DR_INIT_ONE, 0, 1, &d, "blocks.%d.%s.weight", index, name);
 }
 
-static struct dr_linear add_linear(struct dr_params *ps, int64_t in, int64_t out, bool bias,
-                                   int index, const char *name) {
+static struct dr_linear add_linear(struct dr_params *ps, int64_t tokens, int64_t in, int64_t out,
+                                   bool bias, int index, const char *name) {
     char full[80];
     snprintf(full, sizeof full, "blocks.%d.%s", index, name);
-    return dr_linear_add(ps, in, out, DR_INIT_XAVIER, 0, bias, full);
+    struct dr_linear l = dr_linear_add(ps, in, out, DR_INIT_XAVIER, 0, bias, full);
+    l.rows = tokens;
+    return l;
 }
 
 // w1 and w3 lie one after the other, so that one GEMM gives rows [h1 ; h3].
-static struct dr_linear add_joined(struct dr_params *ps, int64_t d, int64_t hidden, bool bias,
-                                   int index) {
+static struct dr_linear add_joined(struct dr_params *ps, int64_t tokens, int64_t d, int64_t hidden,
+                                   bool bias, int index) {
     static const char *const name[2] = {"w1", "w3"};
-    struct dr_linear l = {.w = -1, .b = -1, .in = d, .out = 2 * hidden};
+    struct dr_linear l = {.w = -1, .b = -1, .in = d, .out = 2 * hidden, .rows = tokens};
     for (int j = 0; j < 2; j++) {
         int p = dr_params_add(ps, DR_PARAM_DECAY | (j ? DR_PARAM_JOIN : 0), DR_INIT_XAVIER, 0, 2,
                               (int64_t[]){hidden, d}, "blocks.%d.mlp.%s.weight", index, name[j]);
@@ -45,23 +47,24 @@ static struct dr_linear add_joined(struct dr_params *ps, int64_t d, int64_t hidd
 
 void dr_block_add(struct dr_params *ps, const struct dr_model_config *m, const struct dr_form *form,
                   int64_t hidden, int index, struct dr_block *out) {
-    int64_t d = m->dim, hd = m->dim / m->heads;
+    int64_t d = m->dim, hd = m->dim / m->heads, side = m->size / m->patch;
+    int64_t tokens = side * side + m->registers;
     struct dr_block *k = out;
     *k = (struct dr_block){.q_norm = -1, .k_norm = -1};
     k->norm1 = add_norm(ps, d, index, "norm1");
-    k->qkv = add_linear(ps, d, 3 * d, form->biases, index, "attn.qkv");
+    k->qkv = add_linear(ps, tokens, d, 3 * d, form->biases, index, "attn.qkv");
     if (m->qk_norm) {
         k->q_norm = add_norm(ps, hd, index, "attn.q_norm");
         k->k_norm = add_norm(ps, hd, index, "attn.k_norm");
     }
-    k->proj = add_linear(ps, d, d, true, index, "attn.proj");
+    k->proj = add_linear(ps, tokens, d, d, true, index, "attn.proj");
     k->norm2 = add_norm(ps, d, index, "norm2");
     if (m->mlp == DR_MLP_GELU) {
-        k->up = add_linear(ps, d, hidden, true, index, "mlp.fc1");
-        k->down = add_linear(ps, hidden, d, true, index, "mlp.fc2");
+        k->up = add_linear(ps, tokens, d, hidden, true, index, "mlp.fc1");
+        k->down = add_linear(ps, tokens, hidden, d, true, index, "mlp.fc2");
     } else {
-        k->up = add_joined(ps, d, hidden, form->biases, index);
-        k->down = add_linear(ps, hidden, d, form->biases, index, "mlp.w2");
+        k->up = add_joined(ps, tokens, d, hidden, form->biases, index);
+        k->down = add_linear(ps, tokens, hidden, d, form->biases, index, "mlp.w2");
     }
 }
 

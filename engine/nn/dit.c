@@ -61,9 +61,10 @@ static void add_input(struct dr_params *ps, const struct dr_model_config *m, str
                                   "latent_embed");
     } else if (!form->patch_is_conv) {
         k->patch = dr_linear_add(ps, k->patch_values, d, DR_INIT_XAVIER, 0, true, "patch_embed");
+        k->patch.rows = k->patches;
     } else { // a Conv2d in the reference, with its shape and PyTorch's default bounds
         double bound = 1 / sqrt((double)k->patch_values);
-        k->patch = (struct dr_linear){.in = k->patch_values, .out = d};
+        k->patch = (struct dr_linear){.in = k->patch_values, .out = d, .rows = k->patches};
         k->patch.w = dr_params_add(ps, DR_PARAM_DECAY, DR_INIT_UNIFORM, bound, 4,
                                    (int64_t[]){d, m->channels, m->patch, m->patch},
                                    "patch_embed.proj.weight");
@@ -93,7 +94,7 @@ static int add_ada_part(struct dr_params *ps, const struct dr_model_config *m, i
 }
 
 static void add_ada(struct dr_params *ps, const struct dr_model_config *m, struct dr_dit *k) {
-    k->ada = (struct dr_linear){.in = m->dim, .out = k->mod_stride};
+    k->ada = (struct dr_linear){.in = m->dim, .out = k->mod_stride, .rows = 1};
     for (int64_t i = 0; i <= m->depth; i++) {
         int p = add_ada_part(ps, m, i, false);
         k->ada.w = i ? k->ada.w : p;

@@ -28,6 +28,7 @@ void dr_head_add(struct dr_params *ps, const struct dr_model_config *m, struct d
     k->norm = dr_params_add(ps, 0, DR_INIT_ONE, 0, 1, &m->dim, "final_layer.norm.weight");
     k->linear = dr_linear_add(ps, m->dim, values, m->out_std > 0 ? DR_INIT_NORMAL : DR_INIT_ZERO,
                               m->out_std, false, "final_layer.linear");
+    k->linear.rows = side * side;
     k->linear.b =
         dr_params_add(ps, 0, DR_INIT_CONST, m->out_bias, 1, &values, "final_layer.linear.bias");
     if (m->head == DR_HEAD_CONV)

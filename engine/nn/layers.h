@@ -21,8 +21,10 @@
 struct dr_linear {
     int w, b;
     int64_t in, out;
+    int64_t rows; // of x per sample
 };
-// Adds NAME.weight and, with `bias`, NAME.bias (zero).
+// Adds NAME.weight and, with `bias`, NAME.bias (zero). One row per sample unless `rows` is set
+// after.
 struct dr_linear dr_linear_add(struct dr_params *ps, int64_t in, int64_t out, enum dr_init init,
                                double arg, bool bias, const char *name);
 // x: [m,in] xt; y: [m,out] yt, rows ldy apart (0: out). bf16 x multiplies the rounded weights.

@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import threading
+import urllib.parse
 import zipfile
 
 from live import Stream, daemon, npy, png, problem, run, trained
@@ -292,6 +293,40 @@ def test_class_names():
             problem(d.get(ask + "snaeker"), 422, None, "class", "`Sneaker`")
 
 
+def test_many_long_names():
+    """90 classes, names of up to 200 bytes in UTF-8, of a file's own metadata: none is cut or lost."""
+    names = [f"Straßenkreuzung mit Ampel und Zebrastreifen Nr. {i} " + "ü" * (i % 70) for i in range(90)]
+    with daemon() as d:
+        d.end()
+        d.start(f"--data-dir={d.dir}/data")
+        folder = d.dir / "data/signs"
+        folder.mkdir(parents=True)
+        for part in ("train", "t10k"):
+            pixels = random.Random(2).randbytes(180 * 8 * 8)
+            for kind, head, body in [("images-idx3", struct.pack(">IIII", 0x803, 180, 8, 8), pixels),
+                                     ("labels-idx1", struct.pack(">II", 0x801, 180), bytes(range(90)) * 2)]:
+                (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + body))
+        d.recipe("signs", {"data": {"set": "idx", "path": "signs", "size": 8, "classes": 90}, "train": {
+            "steps": 3, "classes": 2, "generated": 4, "positives": 2, "unconditional": 4}})
+        job = d.job("signs")
+        d.wait(job, "completed", "failed")
+        assert d.state(job) == "completed", d.get(f"/v1/jobs/{job}").json()["error"]
+        data = d.get("/v1/checkpoints/1/file").body
+        size = struct.unpack("<Q", data[:8])[0]
+        head = json.loads(data[8:8 + size])
+        head["__metadata__"]["driftd.classes"] = json.dumps(names)
+        head = json.dumps(head).encode()
+        head += b" " * (-len(head) % 8)
+        data = struct.pack("<Q", len(head)) + head + data[8 + size:]
+        new = d.ask("POST", "/v1/checkpoints", data, Content_Type="application/octet-stream").json()["id"]
+        ask = f"/generate?checkpoint={new}&seed=5&format=json&class="
+        for i in (0, 63, 64, 69, 89):
+            r = d.get(ask + urllib.parse.quote(names[i]))
+            assert [x["class"] for x in r.json()["images"]] == [i], (i, r)
+        problem(d.get(ask + urllib.parse.quote(names[89][:-1] + "u")), 422, None, "class")
+        d.end()
+
+
 def test_formats():
     with trained() as d:
         r = d.ask("POST", "/generate?class=3&cfg=1.5&seed=7")
@@ -317,7 +352,11 @@ def test_formats():
         assert two != one, "two-pass guidance is another computation"
         body = d.get("/v1/generate?n=2&format=json&seed=7").json()
         assert png(base64.b64decode(body["images"][1]["png"]))[:2] == (8, 8)
-        z = zipfile.ZipFile(io.BytesIO(d.get("/v1/generate?n=2&format=zip&seed=7").body))
+        packed = d.get("/v1/generate?n=2&format=zip&seed=7").body
+        assert packed == d.get("/v1/generate?n=2&format=zip&seed=7").body
+        z = zipfile.ZipFile(io.BytesIO(packed))
+        assert all(i.compress_type == zipfile.ZIP_STORED for i in z.infolist())
+        assert png(z.read("0001.png"))[:2] == (8, 8)
         assert z.testzip() is None and z.namelist() == ["parameters.json", "0000.png", "0001.png"]
         assert json.loads(z.read("parameters.json"))["seed"] == 7
         for accept, kind in [("image/*", "image/png"), ("application/json", "application/json"),
@@ -331,4 +370,5 @@ def test_formats():
 
 
 if __name__ == "__main__":
-    run([test_document_and_server, test_status_codes, test_busy, test_formats, test_class_names])
+    run([test_document_and_server, test_status_codes, test_busy, test_formats, test_class_names,
+         test_many_long_names])

@@ -299,7 +299,8 @@ def test_half_closed():
                 ("GET /livez", "\r\n", 200), ("GET /v1/jobs", "\r\n", 200), ("GET /openapi.json", "\r\n", 200),
                 ("GET /v1/jobs/1/metrics?format=csv", "\r\n", 200), ("GET /v1/nothing", "\r\n", 404),
                 ("GET /v1/checkpoints/2/file", "\r\n", 200), ("POST /v1/db/backup", "\r\n", 200),
-                ("GET /v1/samples", "\r\n", 200), ("PATCH /v1/jobs/1", patch, 200)]:
+                ("GET /v1/samples", "\r\n", 200), ("POST /generate?seed=1&n=9&scale=8", "\r\n", 200),
+                ("GET /v1/generate?seed=1&format=zip", "\r\n", 200), ("PATCH /v1/jobs/1", patch, 200)]:
             text = f"{first} HTTP/1.1\r\nHost: 127.0.0.1:$\r\nConnection: close\r\n{rest}"
             half, whole = exchange(d.port, text, half_close=True), exchange(d.port, text)
             assert half[0] == whole[0] == want and len(half[2]) == len(whole[2]), (first, half[0], len(half[2]))

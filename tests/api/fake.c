@@ -123,6 +123,10 @@ void fake_release(struct fake *f) {
 
 static int job_create(void *ctx, const struct api_job_create *in, struct api_reply *out) {
     struct fake *f = ctx;
+    if (atomic_load(&f->mode) == FAKE_BLOCK_JOBS)
+        atomic_fetch_add(&f->blocked, 1);
+    while (atomic_load(&f->mode) == FAKE_BLOCK_JOBS)
+        usleep(1000);
     if (json_is_string(in->config) && strcmp(json_string_value(in->config), "digits")) {
         api_problem_set(&out->problem, 422, "invalid-config", "there is no recipe of this name");
         return api_problem_field(&out->problem, "config", "did you mean `digits`?");

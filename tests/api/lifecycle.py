@@ -123,7 +123,7 @@ def test_events():
         got = s.until("gap")
         assert got[0][1] == "hello" and not got[0][2]["resumed"]
         kinds = [e for _, e, _ in got]
-        assert "state" in kinds, "the end of the run, out of the data base"
+        assert "state" in kinds, "the end of the run, out of the database"
         assert got[-1][2]["from"] == last, got[-1]
         s.until("metrics")  # the job goes on by itself
         s.close()
@@ -241,6 +241,33 @@ def test_scales_never_trained():
         imported = d.ask("POST", "/v1/checkpoints", body, Content_Type="application/octet-stream")
         r = d.get("/v1/generate?cfg=9&checkpoint=" + imported.json()["id"])
         assert r.header("Driftd-Note").endswith("1 to 3"), r  # the file knows
+        d.end()
+
+
+def test_long_paths():
+    """A state folder of more characters than any fixed buffer once had."""
+    with daemon() as d:
+        d.end()
+        where = f"--state-dir={d.dir}/" + "/".join(c * 200 for c in "ab")
+        d.start(where)
+        job = d.job("tiny")
+        d.wait(job, "completed")
+        d.end()
+        d.start(where)
+        for c in d.get("/v1/checkpoints").json()["checkpoints"]:
+            assert c["state"] == "ok" and len(d.get(f"/v1/checkpoints/{c['id']}/file").body) == c["bytes"]
+            assert d.get(f"/v1/generate?checkpoint={c['id']}").status == 200
+        sample = d.get("/v1/samples").json()["samples"][0]
+        assert len(d.get(sample["url"]).body) == sample["bytes"]
+        assert d.ask("POST", "/v1/db/backup").status == 200
+        long = d.job("long")
+        d.wait(long, "running")
+        d.ask("POST", f"/v1/jobs/{long}/pause")
+        d.wait(long, "paused")
+        step = d.get(f"/v1/jobs/{long}").json()["step"]
+        d.ask("POST", f"/v1/jobs/{long}/resume")
+        d.wait(long, "running")
+        assert d.get(f"/v1/jobs/{long}").json()["step"] >= step
         d.end()
 
 
@@ -414,5 +441,5 @@ def test_verbs():
 
 if __name__ == "__main__":
     run([test_jobs, test_metrics, test_events, test_checkpoints, test_import_by_path, test_pictures_come_back,
-         test_scales_never_trained, test_samples_and_evals,
+         test_scales_never_trained, test_long_paths, test_samples_and_evals,
          test_nonfinite_alert, test_prometheus_and_status, test_tls_token_reload, test_drain, test_verbs])

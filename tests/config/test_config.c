@@ -166,6 +166,7 @@ static void cross_checks(void **state) {
     refuse("{\"data\": {\"set\": \"mnist\", \"channels\": 3}}", "data.channels is 3", NULL);
     refuse("{\"data\": {\"set\": \"mnist\", \"size\": 16}}", "data.size is 16", "resize", NULL);
     refuse("{\"data\": {\"set\": \"idx\"}}", "data.path is empty", NULL);
+    refuse("{\"data\": {\"set\": \"idx\", \"path\": \"x\", \"channels\": 3}}", "idx has 1", NULL);
     refuse("{\"data\": {\"path\": \"/etc\"}}", "data.path is \"/etc\"", NULL);
     refuse("{\"data\": {\"path\": \"a/../../b\"}}", "data.path", "`..`", NULL);
     refuse("{\"data\": {\"path\": \"..\"}}", "data.path", NULL);
@@ -408,6 +409,39 @@ static void kinds(void **state) {
     assert_string_equal(err.field, "kind");
 }
 
+// A sentence goes to terminals and into JSON, whatever the file says.
+static void sentences_are_plain(void **state) {
+    (void)state;
+    char json[400], *at = json + sprintf(json, "{\"model\": {\"");
+    for (int i = 0; i < 77; i++) // cut at 80 bytes, in the middle of one
+        at = stpcpy(at, "\xc3\xa4");
+    strcpy(at, "\": 1}}");
+    struct dr_config c;
+    struct dr_err err = {0};
+    assert_int_equal(parse(json, &c, &err), DR_ECONFIG);
+    json_t *text = json_string(err.msg), *field = json_string(err.field);
+    assert_true(text && field);
+    json_decref(text);
+    json_decref(field);
+    assert_int_equal(parse("{\"a\\u001b[2Jb\\u009b\\n\": 1}", &c, &err), DR_ECONFIG);
+    assert_non_null(strstr(err.msg, "`a?[2Jb???`"));
+    assert_string_equal(err.field, "a?[2Jb???");
+    // every byte on its own and at the end
+    for (int b = 1; b < 256; b++) {
+        dr_fail(&err, DR_EINVAL, "%c", b);
+        const bool kept = b >= 0x20 && b < 0x7f;
+        assert_true(err.msg[0] == (kept ? b : '?') && !err.msg[1]);
+    }
+    static const char *const odd[] = {"\xe0\x80\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80",
+                                      "\xc0\x8a"};
+    for (size_t i = 0; i < DR_COUNT(odd); i++) {
+        dr_fail(&err, DR_EINVAL, "%s", odd[i]);
+        assert_int_equal(strspn(err.msg, "?"), strlen(odd[i]));
+    }
+    dr_fail(&err, DR_EINVAL, "\xe2\x82\xac \xf0\x9f\x98\x80 \xc3\xa9");
+    assert_string_equal(err.msg, "\xe2\x82\xac \xf0\x9f\x98\x80 \xc3\xa9");
+}
+
 static void guidance(void **state) {
     (void)state;
     struct dr_config c;
@@ -523,14 +557,23 @@ static void files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults),     cmocka_unit_test(values),
-        cmocka_unit_test(unknown_keys), cmocka_unit_test(wrong_values),
-        cmocka_unit_test(malformed),    cmocka_unit_test(cross_checks),
-        cmocka_unit_test(assignments),  cmocka_unit_test(merge),
-        cmocka_unit_test(round_trip),   cmocka_unit_test(model_section),
-        cmocka_unit_test(schema),       cmocka_unit_test(nearest),
-        cmocka_unit_test(files),        cmocka_unit_test(guidance),
-        cmocka_unit_test(fields),       cmocka_unit_test(older_text),
+        cmocka_unit_test(defaults),
+        cmocka_unit_test(values),
+        cmocka_unit_test(unknown_keys),
+        cmocka_unit_test(wrong_values),
+        cmocka_unit_test(malformed),
+        cmocka_unit_test(cross_checks),
+        cmocka_unit_test(assignments),
+        cmocka_unit_test(merge),
+        cmocka_unit_test(round_trip),
+        cmocka_unit_test(model_section),
+        cmocka_unit_test(schema),
+        cmocka_unit_test(nearest),
+        cmocka_unit_test(files),
+        cmocka_unit_test(guidance),
+        cmocka_unit_test(fields),
+        cmocka_unit_test(older_text),
+        cmocka_unit_test(sentences_are_plain),
         cmocka_unit_test(kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

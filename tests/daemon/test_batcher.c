@@ -386,7 +386,7 @@ static bool told_right(void) {
     return told > 0.1 && told < 1 && waited > told / 4 && waited < told * 8;
 }
 
-// The queue is bounded by the time it takes, and a refused client is told it. A machine that stands
+// The queue is bounded by the time it takes, and a refusal names that time. A machine that stands
 // still for a second in the middle is no fault of the batcher: once in six is enough.
 static void test_queue_of_time(void **state) {
     (void)state;

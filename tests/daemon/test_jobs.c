@@ -176,7 +176,7 @@ static void test_disk_full(void **state) {
     (void)state;
     struct dr_config c;
     test_tiny(&c, 60);
-    c.model.dim = 128; // a checkpoint of more bytes than the data base will have
+    c.model.dim = 128; // a checkpoint of more bytes than the database will have
     c.model.depth = 3;
     c.checkpoint.every = 20;
     c.metrics.spread_every = 0;
@@ -223,7 +223,7 @@ static void test_nonfinite(void **state) {
                                      " AND data LIKE '%nonfinite%'"),
                      1);
     assert_true(world_count(&w, "SELECT count(*) FROM checkpoints WHERE state='ok'") > 0);
-    // The failing step has its row, and is the newest that Prometheus is told of.
+    // The failing step has its row, and is the newest that /metrics shows.
     struct dd_pump_stats ps;
     dd_pump_stats(w.pump, &ps);
     assert_int_equal(ps.newest.job, id);

@@ -4,11 +4,13 @@
 
 #include "daemon/base/util.h"
 #include "daemon/store/checkpoints.h"
+#include "daemon/store/disk.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static struct world w;
 
@@ -270,7 +272,7 @@ static _Atomic bool room;
 // Writes what it was given when there is room, as on a disk that is full for a while.
 static int insert_if_room(sqlite3 *db, void *arg, struct dr_err *err) {
     int rc = dd_metrics_insert(db, arg, err);
-    return rc || room ? rc : dr_fail(err, DR_ENOSPC, "data base: insert: disk is full");
+    return rc || room ? rc : dr_fail(err, DR_ENOSPC, "database: insert: disk is full");
 }
 
 static struct dd_metric_batch *rows_from(int64_t job, int64_t step, int n) {
@@ -374,11 +376,90 @@ static void test_slow_curve(void **state) {
     dd_curve_close(c);
 }
 
+static void add_ckpt(int64_t job, int64_t step, const char *name, const char *kind) {
+    struct dr_err err = {0};
+    struct dd_ckpt_row r = {
+        .job = job, .step = step, .bytes = 100000, .config = "{}", .config_borrowed = true};
+    char *bytes = dd_xcalloc(1, 100000);
+    snprintf(r.kind, sizeof r.kind, "%s", kind);
+    snprintf(r.name, sizeof r.name, "%s", name);
+    assert_int_equal(dd_path(r.path, &err, "%s/checkpoints/%lld/step-%lld", w.dir, (long long)job,
+                             (long long)step),
+                     0);
+    assert_int_equal(dd_mkdir_for(r.path, &err), 0);
+    assert_int_equal(dd_write_file(r.path, bytes, 100000, &err), 0);
+    assert_int_equal(dd_ckpt_record(w.store, &r, &err), 0);
+    free(bytes);
+}
+
+static int set_states(sqlite3 *db, void *arg, struct dr_err *err) {
+    (void)arg;
+    return dd_sql_run(
+        db, err, "UPDATE jobs SET state=CASE id WHEN 1 THEN 'completed' ELSE 'paused' END", "");
+}
+
+static int64_t kept(const char *which) {
+    char sql[200];
+    snprintf(sql, sizeof sql, "SELECT count(*) FROM checkpoints WHERE state='ok' AND %s", which);
+    return world_count(&w, sql);
+}
+
+// Beyond the budget the oldest go, announced before, and never what somebody still wants.
+static void test_disk_budget(void **state) {
+    (void)state;
+    struct dr_err err = {0};
+    struct dd_disk_stats now;
+    const int64_t ended = a_job(), paused = a_job();
+    assert_int_equal(dd_store_do(w.store, set_states, NULL, &err), 0);
+    add_ckpt(paused, 1, "", "train");    // 1: of a job that may go on
+    add_ckpt(ended, 1, "", "train");     // 2: activated below
+    add_ckpt(ended, 2, "mine", "train"); // 3: has a name
+    add_ckpt(0, 3, "", "import");        // 4
+    for (int i = 4; i < 24; i++)
+        add_ckpt(ended, i, "", "train");
+    assert_int_equal(dd_ckpt_activate(w.store, 2, &err), 0);
+    struct dd_disk *d = dd_disk_new(w.store, w.events, 0);
+    dd_disk_look(d); // no budget: counts
+    dd_disk_stats(d, &now);
+    dd_disk_stop(d);
+    assert_true(now.bytes > 24 * 100000);
+    assert_int_equal(kept("1"), 24);
+
+    d = dd_disk_new(w.store, w.events, now.bytes + 200000); // nearly used up
+    dd_disk_look(d);
+    dd_disk_look(d);
+    dd_disk_stop(d);
+    assert_int_equal(kept("1"), 24);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM events WHERE type='alert'"), 1);
+
+    d = dd_disk_new(w.store, w.events, now.bytes - 450000);
+    dd_disk_look(d);
+    dd_disk_stats(d, &now);
+    dd_disk_stop(d);
+    assert_true(now.removed >= 5 && now.removed <= 8); // the store's log grows meanwhile
+    assert_int_equal(kept("1"), 24 - (int)now.removed);
+    char oldest[60];
+    snprintf(oldest, sizeof oldest, "step>3 AND step<4+%d", (int)now.removed);
+    assert_int_equal(kept(oldest), 0);
+    assert_int_equal(kept("id<=4"), 4);
+
+    d = dd_disk_new(w.store, w.events, 1); // cannot be met
+    dd_disk_look(d);
+    dd_disk_stop(d);
+    assert_int_equal(kept("1"), 5);
+    assert_int_equal(kept("id<=4 OR step=23"), 5);
+    assert_int_equal(
+        world_count(&w, "SELECT count(*) FROM events WHERE data LIKE '%no checkpoint%'"), 1);
+    char path[600];
+    snprintf(path, sizeof path, "%s/checkpoints/1/step-5", w.dir);
+    assert_int_equal(access(path, F_OK), -1);
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(test_rollups), T(test_truncate),   T(test_retention),       T(test_isolation),
         T(test_backup),  T(test_events),     T(test_checkpoint_rows), T(test_reopen_and_version),
-        T(test_full),    T(test_new_metric), T(test_slow_curve)};
+        T(test_full),    T(test_new_metric), T(test_slow_curve),      T(test_disk_budget)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

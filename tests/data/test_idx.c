@@ -68,7 +68,7 @@ static void test_lying(void **state) {
         put_idx(in_dir("bad"), gz, IMAGES, 3, (uint32_t[]){N + 1, H, W}, pixels, sizeof pixels);
         refused("truncated: images has 800 bytes, expected 820");
         put_idx(in_dir("bad"), gz, IMAGES, 3, (uint32_t[]){N - 1, H, W}, pixels, sizeof pixels);
-        refused("goes on");
+        refused("more data");
         put_idx(in_dir("bad"), gz, IMAGES, 3, (uint32_t[]){0, H, W}, pixels, sizeof pixels);
         refused("size 0");
         put_idx(in_dir("bad"), gz, IMAGES, 3, (uint32_t[]){N, 0, W}, pixels, sizeof pixels);
@@ -237,7 +237,7 @@ static void test_lookup(void **state) {
     snprintf(cfg.path, sizeof cfg.path, "a/..");
     assert_int_equal(load(&cfg, &d, &err), DR_ECONFIG);
     dir_clear();
-    // A folder named after another set is not taken for this one.
+    // A folder named after another set is not used for this one.
     char dir[300], file[400];
     snprintf(dir, sizeof dir, "%s/mnist", test_dir);
     assert_int_equal(mkdir(dir, 0777), 0);

@@ -39,7 +39,7 @@ static void read_mem(png_structp png, png_bytep out, size_t n) {
     s->n -= n;
 }
 
-// Decodes into rows of `channels` bytes a pixel; text of `key` into `text` (NULL: no text
+// Decodes into rows of `channels` bytes per pixel; text of `key` into `text` (NULL: no text
 // expected).
 static uint8_t *decode(const struct dr_bytes *b, int channels, uint32_t *w, uint32_t *h,
                        const char *key, char *text, size_t size) {

@@ -69,7 +69,7 @@ static void test_digits_look(void **state) {
 }
 
 // A digit of the test split is nearest to its own class in a training set of 6000 for nearly all:
-// a weak rule, so that most of what it misses is for people and networks to get right.
+// a weak rule; people and networks get most of the rest right.
 static void test_digits_tell_apart(void **state) {
     (void)state;
     enum { N = 6000, M = 300, A = 16 * 16 };

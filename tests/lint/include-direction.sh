@@ -26,7 +26,7 @@ may engine/cpu "$base|engine/cpu/"
 may engine/cuda "$base|engine/c(pu|uda)/"
 may engine/io "$base|engine/io/"
 may engine/nn "$base|engine/config/|engine/nn/"
-may engine/loss "$base|engine/config/|engine/loss/"
+may engine/loss "$base|engine/config/|engine/nn/|engine/loss/"
 may engine/data "$base|engine/config/|engine/io/|engine/data/"
 may engine/sample "$base|engine/config/|engine/nn/|engine/io/|engine/sample/"
 may engine/train "$base|engine/(config|nn|loss|data|io|sample|train)/"
@@ -55,7 +55,7 @@ for own in engine/ops.h engine/core/backend.h engine/core/arena.h engine/nn/para
         bad=1
     fi
 done
-engine=$(tr ' ' '\n' <<<"$public" | grep . | sed 's/\./\\./g' | paste -sd'|')
+engine=$(tr ' ' '\n' <<<"$public" | grep . | sort -u | sed 's/\./\\./g' | paste -sd'|')
 # The daemon's rooms, from the ground up; only http/ and verbs/ know of HTTP.
 rooms=daemon/base/
 may daemon/base "$engine|$rooms"

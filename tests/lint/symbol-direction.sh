@@ -19,7 +19,7 @@ BEGIN {
     low["cuda"] = " core cuda "
     low["io"] = " core io "
     low["nn"] = " core config nn "
-    low["loss"] = " core config loss "
+    low["loss"] = " core config nn loss "
     low["data"] = " core config io data "
     low["sample"] = " core config nn io sample "
     low["train"] = " core config nn loss data io sample train "

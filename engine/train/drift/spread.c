@@ -1,6 +1,6 @@
 // Within-class spread: the mean pairwise distance of the generated images of a class over that of
 // its reals in the same step. 1 is ideal, near 0 is collapse (method.md 9, `diversity`, in pixels).
-#include "engine/train/trainer_priv.h"
+#include "engine/train/drift/drift.h"
 
 #include <math.h>
 
@@ -23,15 +23,17 @@ static void clamp_pixels(real *x, int64_t n) {
         x[i] = DR_MIN(DR_MAX(x[i], (real)-1), (real)1);
 }
 
-void trainer_spread(struct dr_trainer *t, const struct trainer_slot *s, struct dr_metrics *m) {
-    if (t->data->kind == DR_KIND_IMAGES)
-        clamp_pixels(s->x, t->B * t->image);
+bool drift_spread(struct drift *t, int slot, struct dr_metrics *m) {
+    const int64_t *ids = t->in[slot].pos_ids;
+    real *x = t->slot[slot].x;
+    if (drift_kind(t) == DR_KIND_IMAGES)
+        clamp_pixels(x, t->B * t->image);
     const int64_t reals = DR_MIN(t->P, DR_MAX(t->N, 32));
     double sum = 0, worst = INFINITY;
     for (int64_t c = 0; c < t->nclass; c++) {
-        if (dr_dataset_reals(t->data, s->in.pos_ids + c * t->P, reals, t->real_rows, NULL))
-            return; // not measured: NaN
-        double gen = mean_distance(s->x + c * t->N * t->image, t->N, t->image);
+        if (dr_dataset_reals(t->reals.data, ids + c * t->P, reals, t->real_rows, NULL))
+            return false;
+        double gen = mean_distance(x + c * t->N * t->image, t->N, t->image);
         double real_ = mean_distance(t->real_rows, reals, t->image);
         double ratio = real_ > 0 ? gen / real_ : NAN;
         sum += ratio;
@@ -39,4 +41,5 @@ void trainer_spread(struct dr_trainer *t, const struct trainer_slot *s, struct d
     }
     m->spread = sum / (double)t->nclass;
     m->spread_min = worst;
+    return true;
 }

@@ -1,0 +1,49 @@
+// Shared by the three files of the matrix product: gemm_onednn.c cuts products, gemm_cache.c holds
+// the primitives, gemm_pack.c copies operands. Private to engine/cpu and the tests of products.
+#pragma once
+
+#include "engine/cpu/cpu.h"
+
+// What a primitive depends on, and nothing else: never the number of rows of a product, of its
+// tokens or of threads. It writes C[m, n] = A[m, k] B[k, n] in fp32 without gaps; B is packed.
+struct dr_gemm_key {
+    int64_t m, n, k; // of the piece, not of the product
+    int64_t lda;
+    int64_t bf16; // A and B
+};
+
+// How a primitive wants its B packed: blocks [k_units][n_block] of units of `unit` neighbours along
+// k; block (i, j) starts at element i k_stride + j n_stride, and its rows are `ld` units apart.
+// Past k and n there are zeros.
+struct dr_gemm_layout {
+    int64_t unit, k_units, n_block, ld, k_stride, n_stride;
+    int64_t k_blocks, n_blocks;
+    size_t bytes;
+};
+
+struct dr_gemm_prim; // one single-threaded primitive and each thread's handles
+
+// The primitive of a key, made on first use. NULL: oneDNN refused. Called outside parallel regions.
+struct dr_gemm_prim *dr_gemm_prim(struct dr_gemm_cache *g, const struct dr_gemm_key *key);
+size_t dr_gemm_prim_scratch(const struct dr_gemm_prim *p); // bytes that each thread needs
+const struct dr_gemm_layout *dr_gemm_prim_layout(const struct dr_gemm_prim *p);
+// Runs it as `thread`. False: oneDNN failed.
+bool dr_gemm_prim_run(struct dr_gemm_cache *g, struct dr_gemm_prim *p, int thread, const void *a,
+                      const void *b, real *c, void *scratch);
+bool dr_gemm_native_bf16(const struct dr_gemm_cache *g);
+// Drops all primitives if fewer than `room` more fit: no pointer to one may be in use.
+void dr_gemm_make_room(struct dr_gemm_cache *g, int room);
+
+// For tests: the keys of all primitives, sorted by their bytes; returns their number, of which the
+// first `max` are written.
+int dr_gemm_keys(const struct dr_gemm_cache *g, struct dr_gemm_key *out, int max);
+
+// dst <- op(B) [k, n] in layout l, converting from type st to dt; B has leading dimension ld.
+void dr_gemm_pack(const struct dr_gemm_layout *l, void *dst, enum dr_dtype dt, const void *src,
+                  enum dr_dtype st, int64_t k, int64_t n, int64_t ld, bool trans);
+// Rows of A between two places, converting.
+void dr_gemm_copy(void *dst, enum dr_dtype dt, int64_t ldd, const void *src, enum dr_dtype st,
+                  int64_t lds, int64_t rows, int64_t n);
+// C (+)= sum + bias, C: `rows` rows of n elements; sum: n elements per row; bias NULL: none.
+void dr_gemm_store(void *c, enum dr_dtype ct, int64_t ldc, const real *sum, int64_t rows, int64_t n,
+                   const real *bias, bool acc);

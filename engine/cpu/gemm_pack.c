@@ -1,0 +1,266 @@
+// Copies of operands for the matrix product: B into the layout of a primitive, rows of A and C into
+// and out of padded panels. Pure data movement, so the bytes are the same on every CPU.
+#include "engine/cpu/gemm.h"
+
+#if defined(__x86_64__) && !defined(DR_DOUBLE)
+#include <immintrin.h>
+#define AVX2 __attribute__((target("avx2")))
+
+static bool have_transpose8(void) {
+    return __builtin_cpu_supports("avx2");
+}
+
+// dst[8][ldd] = the transpose of the rows r[8].
+AVX2 DR_INLINE void store_transposed(float *dst, int64_t ldd, __m256 r[8]) {
+    __m256 t[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+        r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+        r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps(dst + i * ldd, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+        _mm256_storeu_ps(dst + (i + 4) * ldd, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+}
+
+// Units of 32 bits, rows `stride` bytes apart.
+AVX2 static void transpose8(float *dst, int64_t ldd, const char *src, int64_t stride) {
+    __m256 r[8];
+    for (int i = 0; i < 8; i++)
+        r[i] = _mm256_loadu_ps((const float *)(const void *)(src + i * stride));
+    store_transposed(dst, ldd, r);
+}
+
+AVX2 static void transpose8_wider(float *dst, int64_t ldd, const dr_bf16 *src, int64_t lds) {
+    __m256 r[8];
+    for (int i = 0; i < 8; i++) {
+        __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(src + i * lds));
+        r[i] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+    }
+    store_transposed(dst, ldd, r);
+}
+
+AVX2 static void transpose8_half(dr_bf16 *dst, int64_t ldd, const dr_bf16 *src, int64_t lds) {
+    __m128i r[8], t[8];
+    for (int i = 0; i < 8; i++)
+        r[i] = _mm_loadu_si128((const __m128i *)(const void *)(src + i * lds));
+    // Three perfect shuffles: of words, of pairs, of fours.
+    for (int i = 0; i < 4; i++) {
+        t[2 * i] = _mm_unpacklo_epi16(r[i], r[i + 4]);
+        t[2 * i + 1] = _mm_unpackhi_epi16(r[i], r[i + 4]);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[2 * i] = _mm_unpacklo_epi16(t[i], t[i + 4]);
+        r[2 * i + 1] = _mm_unpackhi_epi16(t[i], t[i + 4]);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[2 * i] = _mm_unpacklo_epi16(r[i], r[i + 4]);
+        t[2 * i + 1] = _mm_unpackhi_epi16(r[i], r[i + 4]);
+    }
+    for (int i = 0; i < 8; i++)
+        _mm_storeu_si128((__m128i *)(void *)(dst + i * ldd), t[i]);
+}
+#else
+static bool have_transpose8(void) {
+    return true;
+}
+
+static void transpose8(float *dst, int64_t ldd, const char *src, int64_t stride) {
+    for (int i = 0; i < 8; i++)
+        for (int j = 0; j < 8; j++)
+            memcpy(dst + j * ldd + i, src + i * stride + j * 4, 4);
+}
+
+static void transpose8_wider(float *dst, int64_t ldd, const dr_bf16 *src, int64_t lds) {
+    for (int i = 0; i < 8; i++)
+        for (int j = 0; j < 8; j++)
+            dst[j * ldd + i] = dr_from_bf16(src[i * lds + j]);
+}
+
+static void transpose8_half(dr_bf16 *dst, int64_t ldd, const dr_bf16 *src, int64_t lds) {
+    for (int i = 0; i < 8; i++)
+        for (int j = 0; j < 8; j++)
+            dst[j * ldd + i] = src[i * lds + j];
+}
+#endif
+
+// What is to be packed: op(B)[k, n], stored with leading dimension ld.
+struct source {
+    const void *p;
+    enum dr_dtype st, dt;
+    int64_t k, n, ld;
+    bool trans;
+};
+
+DR_INLINE real element(const struct source *s, int64_t k, int64_t n) {
+    return k < s->k && n < s->n ? dr_get(s->p, s->st, s->trans ? n * s->ld + k : k * s->ld + n) : 0;
+}
+
+// Units [u0, u1) and columns [j0, j1) of a block: element by element where there are any, zeros
+// past the end of op(B).
+static void pack_rest(void *dst, const struct source *s, const struct dr_gemm_layout *l, int64_t k0,
+                      int64_t n0, int64_t u0, int64_t u1, int64_t j0, int64_t j1) {
+    const size_t unit = (size_t)l->unit * dr_sizeof(s->dt);
+    for (int64_t u = u0; u < u1; u++) {
+        char *row = (char *)dst + (size_t)(u * l->ld) * unit;
+        int64_t some = k0 + u * l->unit < s->k ? DR_MAX(DR_MIN(j1, s->n - n0), j0) : j0;
+        for (int64_t j = j0; j < some; j++)
+            for (int64_t v = 0; v < l->unit; v++)
+                dr_put(row, s->dt, j * l->unit + v, element(s, k0 + u * l->unit + v, n0 + j));
+        memset(row + (size_t)some * unit, 0, (size_t)(j1 - some) * unit);
+    }
+}
+
+// Two rows of bf16 side by side, neighbours along k joined.
+DR_HOT static void join_rows(uint32_t *restrict dst, const dr_bf16 *restrict a,
+                             const dr_bf16 *restrict b, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        dst[i] = (uint32_t)a[i] | (uint32_t)b[i] << 16;
+}
+
+DR_HOT static void widen(float *restrict dst, const dr_bf16 *restrict src, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        dst[i] = dr_from_bf16(src[i]);
+}
+
+// Rows of a B that is not transposed: `full` units of `wide` columns, all inside op(B).
+static void pack_rows(void *dst, const struct source *s, const struct dr_gemm_layout *l, int64_t k0,
+                      int64_t n0, int64_t full, int64_t wide) {
+    int64_t w = l->ld;
+    for (int64_t u = 0; u < full; u++) {
+        const void *row = dr_at(s->p, s->st, (k0 + u * l->unit) * s->ld + n0);
+        if (l->unit == 2)
+            join_rows((uint32_t *)dst + u * w, row, (const dr_bf16 *)row + s->ld, wide);
+        else if (s->st != s->dt)
+            widen((float *)dst + u * w, row, wide);
+        else
+            memcpy(dr_at_mut(dst, s->dt, u * w), row, (size_t)wide * dr_sizeof(s->dt));
+    }
+}
+
+// The same of a transposed one, by squares of 8 x 8: units of 32 bits, or single bf16.
+static void pack_columns(void *dst, const struct source *s, const struct dr_gemm_layout *l,
+                         int64_t k0, int64_t n0, int64_t full, int64_t wide) {
+    const bool half = l->unit == 1 && s->dt == DR_BF16, wider = s->st != s->dt;
+    for (int64_t j = 0; j < wide; j += 8)
+        for (int64_t u = 0; u < full; u += 8) {
+            const void *from = dr_at(s->p, s->st, (n0 + j) * s->ld + k0 + u * l->unit);
+            if (half)
+                transpose8_half((dr_bf16 *)dst + u * l->ld + j, l->ld, from, s->ld);
+            else if (wider)
+                transpose8_wider((float *)dst + u * l->ld + j, l->ld, from, s->ld);
+            else
+                transpose8((float *)dst + u * l->ld + j, l->ld, from,
+                           s->ld * (int64_t)dr_sizeof(s->st));
+        }
+}
+
+static void pack_block(void *dst, const struct source *s, const struct dr_gemm_layout *l,
+                       int64_t k0, int64_t n0) {
+    int64_t full = DR_MIN(l->k_units, (s->k - k0) / l->unit); // whole units inside k
+    int64_t wide = DR_MIN(l->n_block, s->n - n0);
+    if (!s->trans)
+        pack_rows(dst, s, l, k0, n0, full, wide);
+    else if (have_transpose8()) {
+        full = full / 8 * 8;
+        wide = wide / 8 * 8;
+        pack_columns(dst, s, l, k0, n0, full, wide);
+    } else
+        full = wide = 0;
+    pack_rest(dst, s, l, k0, n0, 0, full, wide, l->n_block);
+    pack_rest(dst, s, l, k0, n0, full, l->k_units, 0, l->n_block);
+}
+
+void dr_gemm_pack(const struct dr_gemm_layout *l, void *dst, enum dr_dtype dt, const void *src,
+                  enum dr_dtype st, int64_t k, int64_t n, int64_t ld, bool trans) {
+    const struct source s = {
+        .p = src, .st = st, .dt = dt, .k = k, .n = n, .ld = ld, .trans = trans};
+    for (int64_t j = 0; j < l->n_blocks; j++)
+        for (int64_t i = 0; i < l->k_blocks; i++)
+            pack_block(dr_at_mut(dst, dt, i * l->k_stride + j * l->n_stride), &s, l,
+                       i * l->k_units * l->unit, j * l->n_block);
+}
+
+void dr_gemm_copy(void *dst, enum dr_dtype dt, int64_t ldd, const void *src, enum dr_dtype st,
+                  int64_t lds, int64_t rows, int64_t n) {
+    for (int64_t i = 0; i < rows; i++) {
+        void *d = dr_at_mut(dst, dt, i * ldd);
+        const void *s = dr_at(src, st, i * lds);
+        if (dt == st)
+            memcpy(d, s, (size_t)n * dr_sizeof(dt));
+        else if (dt == DR_F32)
+            widen(d, s, n);
+        else
+            dr_store(d, dt, s, n);
+    }
+}
+
+#if defined(__x86_64__) && !defined(DR_DOUBLE)
+// Whole vectors of bf16 by the CPU's own rounding; returns how many elements were written.
+__attribute__((target("avx512bf16,avx512f"))) static int64_t
+store_native(dr_bf16 *restrict c, const float *restrict sum, const float *restrict add, int64_t n) {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m512 v = _mm512_loadu_ps(sum + i);
+        if (add)
+            v = _mm512_add_ps(v, _mm512_loadu_ps(add + i));
+        __m256bh h = _mm512_cvtneps_pbh(v);
+        memcpy(c + i, &h, sizeof h);
+    }
+    return i;
+}
+
+static bool have_native(void) {
+    return __builtin_cpu_supports("avx512bf16");
+}
+#else
+static int64_t store_native(dr_bf16 *c, const real *sum, const real *add, int64_t n) {
+    (void)c, (void)sum, (void)add, (void)n;
+    return 0;
+}
+
+static bool have_native(void) {
+    return false;
+}
+#endif
+
+DR_HOT static void store_row(void *restrict c, enum dr_dtype ct, const real *restrict sum,
+                             const real *restrict add, int64_t from, int64_t n) {
+    if (ct == DR_BF16)
+        for (int64_t i = from; i < n; i++)
+            ((dr_bf16 *)c)[i] = dr_to_bf16((float)(add ? sum[i] + add[i] : sum[i]));
+    else if (add)
+        for (int64_t i = 0; i < n; i++)
+            ((real *)c)[i] = sum[i] + add[i];
+    else
+        memcpy(c, sum, (size_t)n * sizeof *sum);
+}
+
+DR_HOT static void add_row(void *restrict c, enum dr_dtype ct, const real *restrict sum,
+                           int64_t n) {
+    if (ct == DR_BF16)
+        for (int64_t i = 0; i < n; i++)
+            ((dr_bf16 *)c)[i] = dr_to_bf16((float)(dr_from_bf16(((dr_bf16 *)c)[i]) + sum[i]));
+    else
+        for (int64_t i = 0; i < n; i++)
+            ((real *)c)[i] += sum[i];
+}
+
+void dr_gemm_store(void *c, enum dr_dtype ct, int64_t ldc, const real *sum, int64_t rows, int64_t n,
+                   const real *bias, bool acc) {
+    const bool native = ct == DR_BF16 && !acc && have_native();
+    for (int64_t i = 0; i < rows; i++) {
+        void *to = dr_at_mut(c, ct, i * ldc);
+        if (acc)
+            add_row(to, ct, sum + i * n, n);
+        else
+            store_row(to, ct, sum + i * n, bias,
+                      native ? store_native(to, sum + i * n, bias, n) : 0, n);
+    }
+}
