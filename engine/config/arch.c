@@ -17,7 +17,3 @@ unsigned dr_arch_needs(int arch) {
     };
     return arch >= 0 && arch < (int)DR_COUNT(all) ? all[arch] : 0;
 }
-
-const char *dr_arch_word(int arch, char out[64]) {
-    return dr_enum_word(dr_arch_words + 1, arch < 0 ? DR_ARCHS : arch, out);
-}

@@ -45,8 +45,7 @@ enum dr_arch_needs {
     DR_ARCH_POSITIONS = 2, // always has the position embedding
     DR_ARCH_POINTS = 4,    // makes points in two dimensions, for the toys only
 };
-unsigned dr_arch_needs(int arch);                 // 0 for a number that is none
-const char *dr_arch_word(int arch, char out[64]); // "" for a number that is none
+unsigned dr_arch_needs(int arch); // 0 for a number that is none
 enum dr_mlp_kind { DR_MLP_SWIGLU, DR_MLP_GELU };
 enum dr_noise_kind { DR_NOISE_IMAGE, DR_NOISE_LATENT };
 enum dr_head_kind { DR_HEAD_LINEAR, DR_HEAD_CONV };

@@ -1,7 +1,7 @@
 // Bump arenas over one block of backend memory.
 //
-// A step is first run against the null backend with measuring arenas (base NULL); the peak says how
-// much to allocate, once. After that allocation is an addition and reset is a store. Not
+// A step is first run against the null backend with measuring arenas (base NULL); the peak is
+// then allocated, once. After that allocation is an addition and reset is a store. Not
 // thread-safe; an arena belongs to the thread that runs its backend.
 #pragma once
 
@@ -19,7 +19,8 @@ struct dr_arena {
 
 void dr_arena_measure(struct dr_arena *a);                       // start measuring from empty
 void dr_arena_init(struct dr_arena *a, void *base, size_t size); // real memory; not owned
-// 64-byte aligned. Exhaustion is our own bug (the dry run disagreed): aborts with the sizes.
+// 64-byte aligned. Running out is a bug of ours (the dry run needed less): prints the sizes and
+// aborts.
 void *dr_alloc(struct dr_arena *a, size_t bytes);
 static inline size_t dr_mark(const struct dr_arena *a) {
     return a->used;

@@ -44,7 +44,7 @@ int dr_fail(struct dr_err *err, int code, const char *fmt, ...)
 // The same for an input that has a name: err->field takes `field`, cut at its size.
 int dr_fail_at(struct dr_err *err, int code, const char *field, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
-#ifdef __clang_analyzer__ // lets the analyzer see that the code comes back and is not 0
+#ifdef __clang_analyzer__ // shows the analyzer that the code is returned and not 0
 #define dr_fail(err, code, ...) (dr_fail(err, code, __VA_ARGS__), (code))
 #define dr_fail_at(err, code, ...) (dr_fail_at(err, code, __VA_ARGS__), (code))
 #endif

@@ -1,6 +1,6 @@
 // The null backend: every op does nothing but count its floating-point operations. It measures
-// arenas in dry runs and tells the bench how much work a step is. Memory calls fail: nothing may
-// need them.
+// arenas in dry runs and counts the work of a step for the bench. Memory calls fail: nothing that
+// runs here may need them.
 #include "engine/core/backend.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 // safetensors reader (see safetensors.h; format: github.com/huggingface/safetensors, README).
 // Called by checkpoint loading and import. Everything in the header is checked before a tensor is
-// handed out: lengths, nesting, dtypes, shapes, offsets, gaps and overlaps. The file stays mapped
+// returned: lengths, nesting, dtypes, shapes, offsets, gaps and overlaps. The file stays mapped
 // read-only.
 #include <errno.h>
 #include <fcntl.h>

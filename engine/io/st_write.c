@@ -13,7 +13,7 @@
 #include "engine/io/safetensors.h"
 #include "engine/io/sha256.h"
 
-#define CHUNK ((size_t)4 << 20) // bytes a write(2), and hashed while they are in cache
+#define CHUNK ((size_t)4 << 20) // bytes per write(2), hashed while they are in cache
 
 struct piece {
     const void *p;
@@ -156,7 +156,7 @@ static int sync_folder(const char *path, struct dr_err *err) {
     memcpy(dir, slash ? path : ".", len);
     dir[len] = '\0';
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    // EINVAL: some file systems cannot sync a folder, and there is nothing more to be done.
+    // EINVAL: some file systems cannot sync a folder, and nothing more can be done.
     int rc = fd < 0 || (fsync(fd) < 0 && errno != EINVAL) ? io_error(err, dir, "sync folder") : 0;
     if (fd >= 0)
         close(fd);

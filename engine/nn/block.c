@@ -5,7 +5,7 @@
 //
 // Kept for the backward pass: x, x2, qkv, attention output, both branch outputs (for the gates'
 // gradients) and the MLP's hidden pre-activation. The normed inputs and the MLP's activation are
-// kept with cx->keep_all, else computed again.
+// kept with cx->keep_all and computed again without it.
 #include "engine/nn/layers.h"
 
 #include <math.h>
@@ -76,7 +76,7 @@ static void norm(struct dr_ctx *cx, const struct dr_weights *w, int weight,
           .mod_stride = sh->mod_stride, .b = sh->b, .t = sh->t, .d = sh->d, .eps = DR_RMS_EPS);
 }
 
-// Where the output of a block's norm goes: kept with its factors, or a temporary without.
+// Memory for the output of a norm: kept, with its factors, under cx->keep_all; else temporary.
 static void *normed_input(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_block_shape *sh,
                           void **n, real **rstd) {
     int64_t rows = sh->b * sh->t;
@@ -150,7 +150,8 @@ static void gate_backward(struct dr_ctx *cx, const struct dr_block_shape *sh, co
 }
 
 // Through one modulated norm and the linear layer it feeds: dlin is the gradient by the linear's
-// output, dx accumulates the gradient by the norm's input. n, rstd: what the norm gave, or NULL.
+// output, dx accumulates the gradient by the norm's input. n, rstd: the norm's results, NULL
+// where they were not kept.
 static void normed_linear_backward(struct dr_ctx *cx, const struct dr_weights *w, int weight,
                                    const struct dr_linear *l, const struct dr_block_shape *sh,
                                    const real *mods, const real *x, void *n, real *rstd,
@@ -163,7 +164,7 @@ static void normed_linear_backward(struct dr_ctx *cx, const struct dr_weights *w
         norm(cx, w, weight, sh, x, mods, mods + d, n, rstd);
     }
     dr_linear_backward(cx, w, l, n, dlin, cx->act, rows, 0);
-    void *dn = n; // the normed input has done its work
+    void *dn = n; // the normed input is no longer needed
     dr_linear_backward_input(cx, w, l, dlin, cx->act, rows, dn, cx->act, false);
     DR_OP(cx->be, rmsnorm_mod_bwd, .dx = dx, .acc_dx = true, .dweight = dr_grad(w, weight),
           .dshift = dmods, .dscale = dmods + d, .dmod_stride = sh->mod_stride, .dy = dn,
@@ -172,7 +173,8 @@ static void normed_linear_backward(struct dr_ctx *cx, const struct dr_weights *w
     dr_release(cx->tmp, mark);
 }
 
-// Returns the gradient by the hidden pre-activation, in s->h or in cx->tmp (not given back).
+// Returns the gradient by the hidden pre-activation, in s->h or in cx->tmp (the caller releases
+// it).
 static void *mlp_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_block *k,
                           const struct dr_block_shape *sh, const void *dy,
                           const struct dr_block_saved *s) {

@@ -2,7 +2,8 @@
 //
 // driftdit: c = label[class] + alpha MLP(Fourier, period 10) + sum of draws from one codebook.
 // lightningdit: every draw has its own table; the alpha MLP (period 10000) is RMS-normalised and
-// scaled by 0.02. All of it is fp32: a few rows per batch, and it steers every block.
+// scaled by 0.02. All of it is fp32: it is only a few rows per batch, and every block depends
+// on it.
 #include "engine/nn/layers.h"
 
 #include <stdio.h>
@@ -75,7 +76,7 @@ void dr_cond_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_wei
               .b = b, .nk = k->style_tokens, .d = k->d, .table_rows = k->table_rows, .acc = true);
     if (k->latent.w < 0)
         return;
-    size_t mark = dr_mark(cx->tmp); // bias and accumulation exclude each other in a GEMM
+    size_t mark = dr_mark(cx->tmp); // a GEMM has either a bias or an accumulator
     real *z = dr_alloc_real(cx->tmp, n);
     dr_linear_forward(cx, w, &k->latent, in->x, DR_F32, b, z, DR_F32, 0);
     DR_OP(cx->be, axpy, .y = c, .x = z, .n = n, .alpha = 1);

@@ -1,6 +1,14 @@
 // The transformer generators: driftdit and lightningdit (method.md 6). The blocks, the conditioning
-// and the head are shared; this file owns what goes in: patch or latent embedding, position
-// embedding, register or in-context tokens, and the order of everything.
+// and the head are shared; this file has the input (patch or latent embedding, position embedding,
+// register or in-context tokens) and puts the parts together.
+//
+// Parameter names. driftdit: those of the reference's state dict, as method.md 6 lists them.
+// lightningdit (its JAX reference has no such names): patch_embed.*, pos_embed [1,P,D], cls_proj.*,
+// cls_embed [1,R,D], label_embed.weight, alpha_embed.{mlp.0,mlp.2}.*, alpha_embed.norm.weight,
+// style_embed.K.weight (one table per draw), blocks and final layer as in driftdit with biases
+// everywhere; all matrices [out,in]. Options add latent_embed.* [P*D,L] and latent_cond.* [D,L]
+// (`noise: latent`, instead of patch_embed), pos_embed (driftdit), mlp.{fc1,fc2}.* (`mlp: gelu`,
+// with biases), head.{conv1,conv2}.* (`head: conv`).
 //
 // All modulation vectors of a sample come from one GEMM: the adaLN matrices of the blocks and of
 // the final layer lie one after the other and multiply the same SiLU(c).
@@ -47,7 +55,7 @@ static void add_input(struct dr_params *ps, const struct dr_model_config *m, str
     const struct dr_form *form = k->form;
     int64_t d = m->dim;
     k->patch.w = k->latent.w = k->cls_proj.w = k->registers = k->pos = -1;
-    if (m->noise == DR_NOISE_LATENT) { // Xavier as one token sees it
+    if (m->noise == DR_NOISE_LATENT) { // Xavier for one token's share
         double bound = sqrt(6.0 / (double)(m->latent_dim + d));
         k->latent = dr_linear_add(ps, m->latent_dim, k->patches * d, DR_INIT_UNIFORM, bound, true,
                                   "latent_embed");

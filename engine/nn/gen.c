@@ -72,9 +72,6 @@ int64_t dr_gen_style_count(const struct dr_net *net) {
 int64_t dr_gen_image_count(const struct dr_net *net) {
     return net->output[0].c * net->output[0].h * net->output[0].w;
 }
-bool dr_gen_makes_points(const struct dr_net *net) {
-    return dr_arch_needs(dr_gen_config(net)->arch) & DR_ARCH_POINTS;
-}
 int dr_gen_null_class(const struct dr_net *net) {
     const struct dr_model_config *m = dr_gen_config(net);
     return m->null_class ? (int)m->classes : -1;

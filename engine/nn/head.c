@@ -1,4 +1,4 @@
-// The way out of the transformer (method.md 6): final adaLN norm and linear on the patch tokens,
+// The output of the transformer (method.md 6): final adaLN norm and linear on the patch tokens,
 // unpatchify, and with `head: conv` a residual 3x3-SiLU-3x3 on the image, whose last convolution
 // starts at zero so that training begins without it. Convolutions run on NHWC activations.
 #include "engine/nn/layers.h"
@@ -35,7 +35,7 @@ void dr_head_add(struct dr_params *ps, const struct dr_model_config *m, struct d
         add_convs(ps, m, k);
 }
 
-// Image [b,c,s,s] real and its NHWC twin in act; back accumulates into the image.
+// Image [b,c,s,s] real to [b,s,s,c] act, and back, which accumulates into the image.
 static void to_nhwc(struct dr_ctx *cx, const struct dr_head *k, int64_t b, const real *image,
                     void *out) {
     int64_t c = k->channels, s = k->size;
@@ -76,8 +76,8 @@ static void convs_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct d
     dr_release(cx->tmp, mark);
 }
 
-// dimage becomes the gradient by the image before the residual. Data before weights: the slope
-// gives conv2's input again.
+// dimage becomes the gradient by the image before the residual. Data before weights:
+// silu_bwd also recomputes conv2's input.
 static void convs_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_head *k,
                            int64_t b, const struct dr_head_saved *s, real *dimage) {
     int64_t px = b * k->size * k->size;

@@ -4,7 +4,7 @@
 // x_forward and an x_backward. Conventions: device pointers throughout, only ops touch data;
 // parameter gradients accumulate into w->g, input gradients overwrite unless `acc`; activations a
 // backward needs come from the arena `ar` (ctx->keep in training, ctx->tmp in inference, so one
-// code path serves both); everything else comes from ctx->tmp and is given back.
+// code path serves both); everything else comes from ctx->tmp and is released.
 #pragma once
 
 #include "engine/core/arena.h"
@@ -32,7 +32,7 @@ void dr_linear_forward(struct dr_ctx *cx, const struct dr_weights *w, const stru
                        const void *x, enum dr_dtype xt, int64_t m, void *y, enum dr_dtype yt,
                        int64_t ldy);
 // dW += dy' x, db += sum of dy's rows. x: [m,in], dy: [m,out] (rows ldy apart, 0: out), both t.
-// Nothing happens without gradients.
+// Does nothing when the weights have no gradients (w->g NULL).
 void dr_linear_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_linear *l,
                         const void *x, const void *dy, enum dr_dtype t, int64_t m, int64_t ldy);
 // dx (+)= dy W. dy: [m,out] t, contiguous; dx: [m,in] dxt.
@@ -62,7 +62,8 @@ struct dr_conv dr_conv_add(struct dr_params *ps, struct dr_conv shape, enum dr_i
 // x: [b,height,width,ci]; y: [b,ho,wo,co], ho = (height + 2 pad - k) / stride + 1.
 void dr_conv_forward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_conv *l,
                      const void *x, int64_t b, int64_t height, int64_t width, void *y);
-// dW += the correlation of dy with x, db += sum of dy; nothing without gradients. Shapes as above.
+// dW += the correlation of dy with x, db += sum of dy; nothing where w->g is NULL.
+// Shapes as above.
 void dr_conv_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_conv *l,
                       const void *x, const void *dy, int64_t b, int64_t height, int64_t width);
 // dx: [b,height,width,ci], overwritten with the transposed convolution of dy.

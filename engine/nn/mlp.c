@@ -4,6 +4,8 @@
 //   point = out(silu(h_depth)),   z a Gaussian vector of latent_dim.
 //
 // The first line is the conditioning vector of the transformers with latent noise (cond.c).
+// Parameters: label_embed.embedding_table.weight, alpha_embed.mlp.*, latent_cond.* (noise in),
+// hidden.K.*, out.*.
 #include "engine/nn/layers.h"
 
 #include <stdio.h>

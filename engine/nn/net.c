@@ -32,7 +32,7 @@ int dr_net_finish(struct dr_net **net, int rc, struct dr_err *err) {
 }
 
 // The type that a description names. Without a word, with an unknown one or in broken JSON it is
-// the first one's, whose parser knows the default and the message.
+// that of the first generator, whose parser has the default and the message.
 static const struct dr_net_type *type_of(const char *json, size_t len) {
     json_t *root = json_loadb(json, len, 0, NULL), *v = json_object_get(root, "arch");
     v = v ? v : json_object_get(root, "model.arch");

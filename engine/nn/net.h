@@ -52,7 +52,6 @@ const struct dr_model_config *dr_gen_config(const struct dr_net *net);
 int64_t dr_gen_noise_count(const struct dr_net *net); // reals of noise per sample
 int64_t dr_gen_style_count(const struct dr_net *net); // style indices per sample, 0: none
 int64_t dr_gen_image_count(const struct dr_net *net); // C*H*W (2 for points)
-bool dr_gen_makes_points(const struct dr_net *net);   // points in two dimensions, not images
 int dr_gen_null_class(const struct dr_net *net);      // index of the null class, -1: none
 
 // ---- running ----

@@ -12,7 +12,7 @@
 
 int dr_params_add(struct dr_params *ps, unsigned flags, enum dr_init init, double arg, int ndim,
                   const int64_t *dim, const char *fmt, ...) {
-    if (ps->cap < 0) // an earlier call ran out of memory; the owner looks once, at the end
+    if (ps->cap < 0) // an earlier call ran out of memory; dr_net_finish checks once, at the end
         return -1;
     if (ps->n == ps->cap) {
         int cap = ps->cap ? 2 * ps->cap : 64;

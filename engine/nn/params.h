@@ -39,10 +39,11 @@ struct dr_params {
     int64_t decayed; // reals at the front that decay applies to
 };
 
-// Returns the parameter's number (>= 0). Layers keep the number and ask for the offset after
-// finish.
+// Adds a parameter dim[ndim] named by fmt and returns its number; layers keep it and read the
+// offset after dr_params_finish. Out of memory: -1, and ps->cap stays -1.
 int dr_params_add(struct dr_params *ps, unsigned flags, enum dr_init init, double arg, int ndim,
                   const int64_t *dim, const char *fmt, ...) __attribute__((format(printf, 7, 8)));
+// Sets offsets, total and decayed; no parameter may be added after it.
 void dr_params_finish(struct dr_params *ps);
 void dr_params_free(struct dr_params *ps);
 int dr_params_find(const struct dr_params *ps, const char *name); // -1: none

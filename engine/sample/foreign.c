@@ -14,7 +14,8 @@ static const char reference[] = "alpha_embed.mlp.0.weight";
 
 struct sets {
     char prefix[SETS_MAX][DR_PREFIX_MAX];
-    int n, plain, average, averages; // averages: how many say ema or shadow; average: the last one
+    int n, plain, average,
+        averages; // averages: sets named ema or shadow; average: the last of them
 };
 
 static void find_sets(const struct dr_st_file *f, const char *anchor, struct sets *s) {
@@ -75,12 +76,13 @@ static int64_t count_blocks(const struct dr_st_file *f, const char *prefix) {
     }
 }
 
-static int untold(const char *path, const char *what, const char *name, struct dr_err *err) {
-    return dr_fail(err, DR_EFORMAT,
-                   "%s: the header's __metadata__ has no \"driftd.config\", and %s cannot be told "
-                   "from the weights (\"%s\" is missing or of another shape); name a config for "
-                   "this file",
-                   path, what, name);
+static int not_in_shapes(const char *path, const char *what, const char *name, struct dr_err *err) {
+    return dr_fail_at(
+        err, DR_EFORMAT, "config",
+        "%s: the header's __metadata__ has no \"driftd.config\", and %s cannot be told "
+        "from the weights (\"%s\" is missing or of another shape); name a config for "
+        "this file",
+        path, what, name);
 }
 
 int dr_foreign_model(const struct dr_st_file *f, const char *path, const char *prefix,
@@ -94,13 +96,13 @@ int dr_foreign_model(const struct dr_st_file *f, const char *path, const char *p
                               *reg = find(f, prefix, "register_tokens", 3),
                               *code = find(f, prefix, "style_embed.codebook.weight", 2);
     if (!tl || tl->dim[0] < 2)
-        return untold(path, "the number of classes", label, err);
+        return not_in_shapes(path, "the number of classes", label, err);
     if (!tp)
-        return untold(path, "the patch", patch, err);
+        return not_in_shapes(path, "the patch", patch, err);
     if (!tq)
-        return untold(path, "the number of heads", q, err);
+        return not_in_shapes(path, "the number of heads", q, err);
     if (!tw)
-        return untold(path, "the feed-forward", w1, err);
+        return not_in_shapes(path, "the feed-forward", w1, err);
     struct dr_config c;
     dr_config_defaults(&c);
     struct dr_model_config *m = &c.model;
@@ -117,7 +119,7 @@ int dr_foreign_model(const struct dr_st_file *f, const char *path, const char *p
     int64_t patches = tr ? tr->dim[2] - m->registers - ROPE_SPARE : 0;
     int64_t side = patches > 0 ? (int64_t)lround(sqrt((double)patches)) : 0;
     if (!side || side > 1024 || side * side != patches)
-        return untold(path, "the size of the images", rope, err);
+        return not_in_shapes(path, "the size of the images", rope, err);
     m->size = side * m->patch;
     *out = *m;
     return 0;

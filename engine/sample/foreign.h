@@ -1,5 +1,5 @@
-// What the tensors of a file made elsewhere say about it: the prefix that a wrapper put before the
-// reference's names, and the model's shape. Private to engine/sample.
+// Files made elsewhere: finds the prefix that a wrapper put before the names, and reads the model
+// from the tensors' shapes. Private to engine/sample.
 #pragma once
 
 #include "engine/config/config.h"
@@ -15,8 +15,9 @@
 // it.
 int dr_foreign_prefix(const struct dr_st_file *f, const char *path, const char *anchor,
                       char prefix[DR_PREFIX_MAX], struct dr_err *err);
-// The model section of a plain `driftdit` of the reference, read off the shapes. What shapes do not
-// tell is the reference's: 32 style tokens, and the image's size from the buffers of its rotary
-// embedding. EFORMAT says which tensor is missing and to name a config instead.
+// The model section of a plain `driftdit` of the reference, from the shapes. What they leave open
+// is as in the reference: 32 style tokens, and the image's size from the buffers of its rotary
+// embedding. EFORMAT, at the field "config", names the tensor that is missing and asks for a
+// config.
 int dr_foreign_model(const struct dr_st_file *f, const char *path, const char *prefix,
                      struct dr_model_config *out, struct dr_err *err);

@@ -1,7 +1,7 @@
 // Batched one-step generation from snapshots. See sampler.h; used by the batcher and the trainer's
 // sample grids. A request's bytes depend on its seed, index and conditioning alone, so batches may
-// be cut and padded at will: they are run in power-of-two pieces that stay in cache and reuse the
-// GEMM primitives, or on a device the recorded graph, made for those sizes.
+// be cut and padded freely: they run in power-of-two pieces, which stay in cache and reuse GEMM
+// primitives or, on a device, the graphs recorded for those sizes.
 #include "engine/sample/sampler.h"
 #include "engine/core/arena.h"
 #include "engine/core/backend.h"
@@ -14,7 +14,7 @@
 #define CPU_PIECE                                                                                  \
     16 // samples per pass on a CPU: activations of a block stay in the last-level cache
 
-// What a pass needs from the host, one block on either side, uploaded at once.
+// What a pass needs from the host: one block there and one on the device, uploaded in one copy.
 struct inputs {
     real *alpha;
     int32_t *cls;
@@ -304,7 +304,7 @@ int dr_sampler_run(struct dr_sampler *s, struct dr_snapshot *snap, const struct 
             scatter(s, rows, x);
     }
     if (rc && !s->be->host_memory)
-        drop_snapshot(s); // which of its parts have arrived is not known
+        drop_snapshot(s); // some of its parts may not have arrived
     return rc;
 }
 

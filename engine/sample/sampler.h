@@ -37,11 +37,14 @@ struct dr_sample {
     bool two_pass; // uncond + alpha (cond - uncond), needs a null class
 };
 struct dr_sampler;
-// max_batch: samples per forward pass. precision: DR_FP32 or DR_PREC_BF16.
+// max_batch: samples per forward pass at most. precision: DR_FP32 or DR_PREC_BF16. be: borrowed.
+// Memory is allocated by the first run of a network.
 int dr_sampler_create(struct dr_backend *be, int precision, int64_t max_batch,
                       struct dr_sampler **out, struct dr_err *err);
 void dr_sampler_free(struct dr_sampler *s);
-// x: host [n, C,H,W]. Uploads the snapshot's weights when it differs from the last one used.
+// x: host [n, image_count]. Uploads the snapshot's weights when it differs from the last one used.
+// EINVAL, with the field, for a snapshot that is no generator and a sample that it cannot make;
+// ENOMEM and EDEVICE leave the sampler usable.
 int dr_sampler_run(struct dr_sampler *s, struct dr_snapshot *snap, const struct dr_sample *req,
                    int64_t n, real *x, struct dr_err *err);
 // Floating-point operations of one sample's forward pass (matrix work), known after the first run.

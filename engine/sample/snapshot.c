@@ -66,7 +66,7 @@ static int find_net(const struct dr_st_file *f, const char *path, const char *gi
     return rc ? rc : dr_gen_create(&m, net, err);
 }
 
-// Copies a parameter's values to w; w NULL: only looks whether the tensor is there and fits.
+// Copies a parameter's values to w; w NULL: only checks that the tensor is there and fits.
 static int read_param(const struct dr_st_file *f, const char *path, const char *prefix,
                       const struct dr_param *p, real *w, struct dr_err *err) {
     char name[DR_PREFIX_MAX + sizeof p->name];
@@ -87,7 +87,7 @@ static int read_param(const struct dr_st_file *f, const char *path, const char *
     return rc;
 }
 
-// Under a wrapper's prefix only what shares the prefix is looked at: the rest belongs to others.
+// Under a wrapper's prefix only tensors with the prefix count; the others belong to other sets.
 static int check_unknown(const struct dr_st_file *f, const char *path, const char *prefix,
                          const struct dr_params *ps, struct dr_err *err) {
     const size_t skip = strlen(prefix);
@@ -102,8 +102,8 @@ static int check_unknown(const struct dr_st_file *f, const char *path, const cha
     return 0;
 }
 
-// Allocates and fills *w. Everything is looked at first: a description that promises more than the
-// file holds costs no memory.
+// Allocates and fills *w. Everything is checked before anything is allocated, so a description
+// that promises more than the file holds costs no memory.
 static int load_weights(const struct dr_st_file *f, const char *path, const char *prefix,
                         const struct dr_params *ps, real **w, struct dr_err *err) {
     int rc = 0;
