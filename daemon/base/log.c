@@ -33,8 +33,7 @@ static void emit(enum dr_log_level level, const char *event, const char *rest) {
         return;
     size_t len = (size_t)n < sizeof line - 1 ? (size_t)n : sizeof line - 2;
     line[len++] = '\n';
-    ssize_t w =
-        write(STDERR_FILENO, line, len); // there is nowhere to report a failure of the log
+    ssize_t w = write(STDERR_FILENO, line, len); // there is nowhere to report a failure of the log
     (void)w;
 }
 

@@ -1,6 +1,6 @@
-// `driftd serve`: builds the daemon, reports to systemd and the terminal that it is ready, waits for
-// signals, and stops it in order: HTTP quiesces, the batch ends, the job writes a checkpoint
-// at its step, the store is flushed. Exit 0 after a graceful stop.
+// `driftd serve`: builds the daemon, reports to systemd and the terminal that it is ready, waits
+// for signals, and stops it in order: HTTP quiesces, the batch ends, the job writes a checkpoint at
+// its step, the store is flushed. Exit 0 after a graceful stop.
 #include "daemon/base/log.h"
 #include "daemon/base/notify.h"
 #include "daemon/base/util.h"
@@ -24,8 +24,8 @@
 
 enum { GRACE_MS = 10000 };
 enum { STATE_DIR_MAX = 480 }; // SQLite takes 512 bytes of path, its own suffixes included
-// How long a thread may be silent: quick ones (store, HTTP) two thirds of the watchdog's time, those
-// that compute ten times that; within bounds for very short or long watchdogs.
+// How long a thread may be silent: quick ones (store, HTTP) two thirds of the watchdog's time,
+// those that compute ten times that; within bounds for very short or long watchdogs.
 enum { QUICK_MIN_S = 3, QUICK_MAX_S = 20, LONG_MIN_S = 5, LONG_MAX_S = 300 };
 
 // --- secrets and files ---
@@ -198,7 +198,8 @@ static void reload(struct dd *d) {
 
 // --- life ---
 
-// `auto` is decided once: jobs run on the device of the generator, even if that device is lost later.
+// `auto` is decided once: jobs run on the device of the generator, even if that device is lost
+// later.
 static const char *device_of_jobs(const struct dd *d) {
     struct dd_batcher_stats s;
     if (strcmp(d->opt.device, "auto"))

@@ -140,8 +140,8 @@ static int job_create(void *ctx, const struct api_job_create *in, struct api_rep
     snprintf(f->last_job, sizeof f->last_job, "%s", in->fingerprint);
     snprintf(f->last_key, sizeof f->last_key, "%s", in->idempotency_key ? in->idempotency_key : "");
     pthread_mutex_unlock(&f->mu);
-    out->body =
-        json_pack("{s:s, s:s, s:i}", "id", "j1", "kind", in->kind ? in->kind : "train", "priority", in->priority);
+    out->body = json_pack("{s:s, s:s, s:i}", "id", "j1", "kind", in->kind ? in->kind : "train",
+                          "priority", in->priority);
     snprintf(out->location, sizeof out->location, "/v1/jobs/j1");
     return 0;
 }

@@ -155,10 +155,10 @@ static void test_query(void **state) {
     assert_string_equal(field(o, 0, "field"), "clas");
     assert_non_null(strstr(field(o, 0, "message"), "`class`"));
     // Quoted up to 40 bytes, here within a character: what is whole stays.
-    o = expect_problem(http_do(&f, "GET",
-                               "/generate?format=%C3%BC2345678901234567890123456789012345678%C3%9Fe",
-                               NULL, NULL),
-                       422, "invalid-value");
+    o = expect_problem(
+        http_do(&f, "GET", "/generate?format=%C3%BC2345678901234567890123456789012345678%C3%9Fe",
+                NULL, NULL),
+        422, "invalid-value");
     assert_non_null(strstr(field(o, 0, "message"), "`\u00fc2345678"));
     assert_non_null(strstr(field(o, 0, "message"), "\ufffd` is not one of"));
     o = expect_problem(http_do(&f, "GET", "/v1/status?x=1", NULL, NULL), 400, "unknown-parameter");
@@ -217,9 +217,9 @@ static void test_job_create(void **state) {
     json_t *o = expect_problem(http_do(&f, "POST", "/v1/jobs", JSON_TYPE, "{\"confg\":1}"), 422,
                                "invalid-value");
     assert_non_null(strstr(field(o, 0, "message"), "`config`"));
-    o = expect_problem(http_do(&f, "POST", "/v1/jobs", JSON_TYPE,
-                               "{\"priority\":1.5,\"overrides\":[]}"),
-                       422, "invalid-value");
+    o = expect_problem(
+        http_do(&f, "POST", "/v1/jobs", JSON_TYPE, "{\"priority\":1.5,\"overrides\":[]}"), 422,
+        "invalid-value");
     assert_int_equal(json_array_size(json_object_get(o, "errors")), 3);
     expect_problem(http_do(&f, "POST", "/v1/jobs", JSON_TYPE, "{\"config\":"), 400,
                    "malformed-json");
