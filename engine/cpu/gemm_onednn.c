@@ -17,7 +17,7 @@
 enum {
     BLOCK = 1 << 15,  // values of a packed block of B, about: it stays in the cache
     COLUMNS = 320,    // most of a block
-    PANEL = 64,       // rows of a panel where a sample has fewer
+    PANEL = 64,       // rows of a panel, about, where a sample has fewer
     PANEL_MAX = 128,  // rows of a panel
     PANEL_SINGLE = 8, // rows of a panel where a sample is one row
     TILE_M = 128,     // of a weight gradient
