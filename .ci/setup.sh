@@ -5,8 +5,8 @@
 # shellcheck disable=SC2034  # used by those who source this
 build_packages=(
     build-essential meson ninja-build pkg-config git ca-certificates curl
-    libdnnl-dev libmicrohttpd-dev libjansson-dev libpng-dev zlib1g-dev libdeflate-dev libsqlite3-dev
-    libcurl4-openssl-dev libsystemd-dev libcmocka-dev
+    libdnnl-dev libmicrohttpd-dev libjansson-dev libpng-dev zlib1g-dev libdeflate-dev nettle-dev
+    libsqlite3-dev libcurl4-openssl-dev libarchive-dev libsystemd-dev libcmocka-dev
 )
 # What the tests need besides: a browser for the dashboard's.
 check_packages=(chromium)

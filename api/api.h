@@ -5,7 +5,9 @@
 // Who owns what. Strings in a request live as long as the call (or the ticket). json_t in a reply
 // is a new reference that api takes over. Bytes and descriptors handed over belong to the receiver.
 // Threads. Callbacks run on HTTP worker threads, several at once; they may take milliseconds (a
-// SQLite read, a commit) and must never wait for a training step or a batch. Calls into the server
+// SQLite read) and must never wait for a writer, a training step or a batch. The callbacks of
+// routes that change something (jobs, activation) or that read whole files (import, backup) run on
+// threads of their own with the connection suspended: they may wait. Calls into the server
 // (api_publish*, api_gen_*) are allowed from any thread, also from inside a callback.
 // Errors. A callback returns 0, or -1 with `problem` filled by api_problem_set (a client's fault or
 // a state that refuses, never a reason to end the process). A NULL callback answers 501.
@@ -18,7 +20,7 @@
 
 #define API_ID_MAX 64 // job, checkpoint, sample and eval ids: [A-Za-z0-9._-], 1..63 bytes
 #define API_PROBLEM_ERRORS 8
-#define API_GEN_MAX_IMAGES 4096 // a request; the model's max_n is usually lower
+#define API_GEN_MAX_IMAGES 4096 // per request; the model's max_n is usually lower
 
 // ---------------------------------------------------------------------------------------------
 // Problems (RFC 9457)
@@ -58,7 +60,7 @@ struct api_reply {
     struct api_problem problem;
 };
 
-// A file to send. Supports Range, HEAD and If-None-Match.
+// A file to send: HEAD, Range and conditions are api's.
 struct api_file {
     int fd;                // open for reading, seekable; api closes it
     uint64_t size;         // bytes from offset 0
@@ -83,7 +85,7 @@ struct api_model {
     void (*release)(struct api_model *m); // called once the request has been parsed; may be NULL
     void *owner;                          // for release
     double cfg_min, cfg_max, cfg_default;
-    int max_n;                   // images a request
+    int max_n;                   // images per request
     int width, height, channels; // of one image
     bool two_pass;               // the model has a null class, guidance=two-pass is possible
 };
@@ -118,6 +120,7 @@ struct api_gen_result {
     int64_t step;
     double queue_ms, compute_ms;
     int batch_size; // largest batch that held an image of this request
+    char note[200]; // sent as Driftd-Note when not empty
 };
 
 struct api_gen; // a ticket: one suspended request
@@ -139,7 +142,7 @@ struct api_job_create {
     const json_t *config;        // borrowed: string (a recipe's name) or object
     const json_t *overrides;     // borrowed: object {"optim.lr": 1e-3, ...} or NULL
     const char *name;            // or NULL
-    const char *kind;            // "train", "mae", "judge", "eval"
+    const char *kind;            // as given, or NULL: the first of api_config.job_kinds
     int priority;                // -1000..1000, default 0, higher first
     const char *idempotency_key; // or NULL; 1..255 printable bytes
     const char *fingerprint; // canonical text of the body: the same key with another text is 422
@@ -253,8 +256,8 @@ struct api_callbacks {
     int (*sample_png)(void *ctx, const char *id, struct api_file *out, struct api_problem *problem);
 
     // Evaluations: {"evals": [{id, job, checkpoint, kind, step, settings, results}], "kinds":
-    // [...]}. NULL: the list is empty, POST answers 501. create: 201, 501 for a kind that the build
-    // lacks.
+    // [...]}. NULL: the list is empty, POST answers 501. create: as job_create with the kind
+    // `eval`.
     int (*eval_list)(void *ctx, const struct api_page *page, struct api_reply *out);
     int (*eval_get)(void *ctx, const char *id, struct api_reply *out);
     int (*eval_create)(void *ctx, const json_t *body, struct api_reply *out);
@@ -289,6 +292,11 @@ struct api_asset {
     size_t plain_size;
 };
 
+// A kind of job, for the description of the API; job_create judges what it gets.
+struct api_job_kind {
+    const char *name, *about;
+};
+
 struct api_config {
     const struct api_listener *listeners;
     size_t nlisteners;
@@ -303,6 +311,8 @@ struct api_config {
     const char *version;
     const struct api_asset *assets; // NULL: a built-in page
     size_t nassets;
+    const struct api_job_kind *job_kinds; // read during api_server_start only
+    size_t njob_kinds;
     // Limits; 0 takes the default in brackets.
     size_t max_body;       // JSON bodies [1 MiB]
     uint64_t max_upload;   // imports [4 GiB]
@@ -312,6 +322,7 @@ struct api_config {
     int header_timeout_ms; // from the accept or the end of the last response [10000]
     int body_timeout_ms;   // JSON bodies [30000]; uploads must advance 64 KiB in that time
     int idle_timeout_ms;   // keep-alive [60000]
+    int send_timeout_ms;   // an answer of which the client reads nothing [300000]
     int default_timeout_ms; // generate [60000]
     int ping_ms;            // SSE comment [15000]
 };
@@ -323,8 +334,8 @@ struct api_server;
 int api_server_start(const struct api_config *config, const struct api_callbacks *cb, void *ctx,
                      struct api_server **out, char *err, size_t err_size);
 // Refuses new work, ends event streams, waits for suspended requests at most grace_ms (those left
-// are answered 503), stops the threads, closes the listeners. NULL is allowed. Tickets still held
-// by the daemon stay valid for api_gen_abandoned/complete/fail.
+// are answered 503) and for callbacks that run, stops the threads, closes the listeners. NULL is
+// allowed. Tickets still held by the daemon stay valid for api_gen_abandoned/complete/fail.
 void api_server_stop(struct api_server *s, int grace_ms);
 // SIGHUP: a new token (NULL: unchanged) and certificate pair (NULL: unchanged). 0 or -1 + err.
 int api_server_reload(struct api_server *s, const char *token, const char *tls_cert,

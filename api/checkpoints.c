@@ -1,7 +1,9 @@
 // Handlers of checkpoints (list, detail, activation, download, import) and of the database backup.
-#include "api/api_priv.h"
+#include "api/handlers.h"
+#include "api/params.h"
+#include "api/respond.h"
 
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -63,7 +65,8 @@ static enum MHD_Result import_upload(struct api_req *r) {
     if (failed)
         return api_send_error(r, 507, "storage", "the upload could not be written to disk");
     int rc = r->srv->cb.checkpoint_import(r->srv->ctx, &in, &reply);
-    r->upload_path[0] = '\0'; // the callback moved or deleted it
+    free(r->upload_path); // the callback moved or deleted the file
+    r->upload_path = NULL;
     return api_send_reply(r, rc, &reply);
 }
 

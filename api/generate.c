@@ -1,7 +1,8 @@
 // The generate endpoint: a request becomes a ticket, its connection is suspended, the daemon's
 // batcher completes the ticket from its own thread, and the connection's MHD thread answers.
 // A ticket has two holders, the request and the daemon, and lives until both let go.
-#include "api/api_priv.h"
+#include "api/handlers.h"
+#include "api/respond.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -52,9 +53,12 @@ const struct api_gen_request *api_gen_request(const struct api_gen *g) {
     return &g->req;
 }
 
+// The end of what the client sends (POLLRDHUP) says nothing: it may still read. Over TCP a client
+// that has closed looks the same until something is sent to it; only a reset is certain. A unix
+// socket that its client has closed hangs up.
 static bool client_left(struct api_gen *g) {
-    struct pollfd p = {.fd = g->fd, .events = POLLRDHUP};
-    return g->suspended && poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
+    struct pollfd p = {.fd = g->fd}; // hang-up and errors are always reported
+    return g->suspended && poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR));
 }
 
 bool api_gen_abandoned(struct api_gen *g) {
@@ -154,6 +158,13 @@ void api_gen_shutdown(struct api_server *s) {
     pthread_mutex_unlock(&s->gen_mu);
 }
 
+int api_gen_waiting(struct api_server *s) {
+    pthread_mutex_lock(&s->gen_mu);
+    int n = s->ngens;
+    pthread_mutex_unlock(&s->gen_mu);
+    return n;
+}
+
 static enum MHD_Result deliver(struct api_req *r, struct api_gen *g) {
     struct api_gen_result *res = &g->result;
     char text[64];
@@ -174,6 +185,8 @@ static enum MHD_Result deliver(struct api_req *r, struct api_gen *g) {
     MHD_add_response_header(resp, "Driftd-Compute-Ms", text);
     snprintf(text, sizeof text, "%d", res->batch_size);
     MHD_add_response_header(resp, "Driftd-Batch-Size", text);
+    if (res->note[0])
+        MHD_add_response_header(resp, "Driftd-Note", res->note);
     return api_send(r, 200, resp);
 }
 

@@ -1,7 +1,8 @@
-// From the query of a generate request to one entry an image. Lists of classes and of scales span a
-// grid: images go scale by scale, within a scale class by class, and the noise index restarts at
+// From the query of a generate request to one entry per image. Lists of classes and of scales span
+// a grid: images go scale by scale, within a scale class by class, and the noise index restarts at
 // every scale, so that the rows of a sweep show the same noise. Called by generate.c.
-#include "api/api_priv.h"
+#include "api/handlers.h"
+#include "api/params.h"
 
 #include <ctype.h>
 #include <stdarg.h>
@@ -120,29 +121,38 @@ static void parse_classes(struct parse *x) {
     free(copy);
 }
 
+static int add_scale(struct parse *x, const char *word) {
+    double v;
+    if (x->nscales == MAX_SCALES) {
+        bad(x, "cfg", "more than %d scales are listed", MAX_SCALES);
+        return -1;
+    }
+    if (api_parse_num(word, &v) || v < x->model.cfg_min || v > x->model.cfg_max) {
+        bad(x, "cfg", "`%.40s` is not a number from %g to %g", word, x->model.cfg_min,
+            x->model.cfg_max);
+        return -1;
+    }
+    x->scales[x->nscales++] = (float)v;
+    return 0;
+}
+
 static void parse_scales(struct parse *x) {
     const char *text = api_query_get(&x->r->query, "cfg");
-    char copy[1024], *save = NULL;
     if (!text) {
         x->scales[x->nscales++] = (float)x->model.cfg_default;
         return;
     }
-    snprintf(copy, sizeof copy, "%s", text);
-    for (char *w = strtok_r(copy, ",", &save); w; w = strtok_r(NULL, ",", &save)) {
-        double v;
-        if (x->nscales == MAX_SCALES) {
-            bad(x, "cfg", "more than %d scales are listed", MAX_SCALES);
-            return;
-        }
-        if (api_parse_num(w, &v) || v < x->model.cfg_min || v > x->model.cfg_max) {
-            bad(x, "cfg", "`%.40s` is not a number from %g to %g", w, x->model.cfg_min,
-                x->model.cfg_max);
-            return;
-        }
-        x->scales[x->nscales++] = (float)v;
+    char *copy = strdup(text), *save = NULL;
+    if (!copy) {
+        bad(x, "cfg", "out of memory");
+        return;
     }
-    if (!x->nscales)
+    for (char *w = strtok_r(copy, ",", &save); w; w = strtok_r(NULL, ",", &save))
+        if (add_scale(x, w + strspn(w, " ")))
+            break;
+    if (!x->nscales && !x->p->status)
         bad(x, "cfg", "is empty; expected a number or a list of numbers");
+    free(copy);
 }
 
 static void parse_grid(struct parse *x, int n, struct api_gen_request *out) {
@@ -163,7 +173,7 @@ static void parse_grid(struct parse *x, int n, struct api_gen_request *out) {
     out->rows = rows;
 }
 
-// Images a scale: n, else what the grid holds, else one a listed class.
+// Images per scale: n, else what the grid holds, else one per listed class.
 static void layout(struct parse *x, int64_t n, struct api_gen_request *out) {
     int64_t each = n;
     if (!each && out->cols)
@@ -172,7 +182,7 @@ static void layout(struct parse *x, int64_t n, struct api_gen_request *out) {
         each = x->nlabels;
     int64_t total = each * x->nscales;
     if (total < 1 || total > x->model.max_n || total > API_GEN_MAX_IMAGES) {
-        bad(x, "n", "%lld images; at most %d a request", (long long)total, x->model.max_n);
+        bad(x, "n", "%lld images; at most %d per request", (long long)total, x->model.max_n);
         return;
     }
     if (out->cols && (int64_t)out->cols * out->rows < total) {
@@ -202,7 +212,7 @@ static void layout(struct parse *x, int64_t n, struct api_gen_request *out) {
         while (out->cols * out->cols < out->n)
             out->cols++;
         if (x->nlabels > 1 && each % x->nlabels == 0 && each > x->nlabels)
-            out->cols = (int)(each / x->nlabels); // a row a class
+            out->cols = (int)(each / x->nlabels); // one row per class
         else if (x->nlabels > 1 && each == x->nlabels && each <= 16)
             out->cols = (int)each;
     }

@@ -1,9 +1,26 @@
-// Handlers that tell about the service: status, health, Prometheus, the OpenAPI document.
-#include "api/api_priv.h"
+// Handlers of the service itself: status, health, Prometheus, the OpenAPI document.
+#include "api/handlers.h"
+#include "api/respond.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+void api_server_counters(struct api_server *s, struct api_counters *out) {
+    *out = (struct api_counters){
+        .requests = atomic_load(&s->requests),
+        .responses_4xx = atomic_load(&s->r4xx),
+        .responses_5xx = atomic_load(&s->r5xx),
+        .shed = atomic_load(&s->shed),
+        .reaped = atomic_load(&s->reaped),
+        .sse_clients = api_sse_count(s),
+        .generates_waiting = api_gen_waiting(s),
+        .beat_ns = atomic_load(&s->beat_ns),
+    };
+    pthread_mutex_lock(&s->conn_mu);
+    out->connections = s->nconn;
+    pthread_mutex_unlock(&s->conn_mu);
+}
 
 enum MHD_Result api_h_status(struct api_req *r) {
     struct api_reply reply = {0};

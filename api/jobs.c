@@ -1,5 +1,7 @@
 // Handlers of jobs, recipes, samples and evaluations: parse, call back, send the reply.
-#include "api/api_priv.h"
+#include "api/handlers.h"
+#include "api/params.h"
+#include "api/respond.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,9 +49,7 @@ static void bad_field(struct api_problem *p, const char *field, const char *mess
 }
 
 void api_parse_job(json_t *o, struct api_job_create *in, struct api_problem *p) {
-    static const char *const kinds[] = {"train", "mae", "judge", "eval", NULL};
     const json_t *priority = json_object_get(o, "priority");
-    char near[96], msg[200];
     in->config = json_object_get(o, "config");
     in->overrides = json_object_get(o, "overrides");
     if (!json_is_string(in->config) && !json_is_object(in->config))
@@ -60,16 +60,6 @@ void api_parse_job(json_t *o, struct api_job_create *in, struct api_problem *p) 
         bad_field(p, "overrides", "must be an object such as {\"optim.lr\": 0.001}");
     api_body_str(o, "name", 200, &in->name, p);
     api_body_str(o, "kind", 16, &in->kind, p);
-    if (!in->kind)
-        in->kind = "train";
-    bool known = false;
-    for (int i = 0; kinds[i]; i++)
-        known |= !strcmp(in->kind, kinds[i]);
-    if (!known) {
-        snprintf(msg, sizeof msg, "must be train, mae, judge or eval%s",
-                 api_nearest(in->kind, kinds, near, sizeof near));
-        bad_field(p, "kind", msg);
-    }
     if (priority && (!json_is_integer(priority) || json_integer_value(priority) < -1000 ||
                      json_integer_value(priority) > 1000))
         bad_field(p, "priority", "must be a whole number from -1000 to 1000");
@@ -161,8 +151,7 @@ enum MHD_Result api_h_job_field(struct api_req *r) {
     return api_send_reply(r, r->srv->cb.job_field(r->srv->ctx, r->seg[0], &reply), &reply);
 }
 
-// ---- recipes, samples, evaluations
-// ---------------------------------------------------------------
+// --- recipes, samples, evaluations ---
 
 enum MHD_Result api_h_config_list(struct api_req *r) {
     struct api_reply reply = {0};
@@ -233,7 +222,7 @@ static void csv_text(FILE *f, const char *s) {
     fputc('"', f);
 }
 
-// A line for each number among an evaluation's results.
+// One line per number among an evaluation's results.
 static void csv_eval(FILE *f, const json_t *e) {
     static const char *const columns[] = {"id", "job", "checkpoint", "kind"};
     const char *metric;

@@ -1,7 +1,9 @@
 // GET /v1/jobs/ID/metrics: buckets (or raw rows) streamed out of the daemon's cursor as JSON, CSV
-// or NDJSON, so that a million rows never stand in memory. Text is made on MHD's thread, a block
-// at a time.
-#include "api/api_priv.h"
+// or NDJSON, so that a million rows are never in memory at once. The text is made on MHD's thread,
+// block by block.
+#include "api/handlers.h"
+#include "api/params.h"
+#include "api/respond.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -129,12 +131,17 @@ static void stream_free(void *cls) {
     free(s);
 }
 
-static size_t split_names(char *text, const char **names, size_t max) {
-    size_t n = 0;
+// The names of a comma-separated list, as pointers into it. malloc'ed; NULL: out of memory.
+static const char **split_names(char *text, size_t *n) {
+    size_t commas = 0;
     char *save = NULL;
-    for (char *w = strtok_r(text, ",", &save); w && n < max; w = strtok_r(NULL, ",", &save))
-        names[n++] = w;
-    return n;
+    for (const char *c = text; *c; c++)
+        commas += *c == ',';
+    const char **names = calloc(commas + 1, sizeof *names);
+    *n = 0;
+    for (char *w = strtok_r(text, ",", &save); w && names; w = strtok_r(NULL, ",", &save))
+        names[(*n)++] = w;
+    return names;
 }
 
 static enum MHD_Result open_stream(struct api_req *r, const struct api_metrics_query *q,
@@ -162,33 +169,41 @@ static enum MHD_Result open_stream(struct api_req *r, const struct api_metrics_q
     return api_send(r, 200, resp);
 }
 
+static int parse_query(struct api_req *r, struct api_metrics_query *q, int *format,
+                       struct api_problem *p) {
+    int64_t points = 2000;
+    q->to = INT64_MAX;
+    api_q_enum(r, "format", "json|csv|ndjson", format, p);
+    if (*format != JSON_TEXT)
+        points = 0; // files for other programs: every row
+    api_q_int(r, "from", 0, INT64_MAX, &q->from, p);
+    api_q_int(r, "to", 0, INT64_MAX, &q->to, p);
+    api_q_int(r, "max_points", 0, 100000, &points, p);
+    q->max_points = (int)points;
+    if (!p->status && q->from > q->to) {
+        api_problem_set(p, 422, "invalid-value", "from is greater than to");
+        api_problem_field(p, "from", "must not be greater than `to`");
+    }
+    return p->status ? -1 : 0;
+}
+
 enum MHD_Result api_h_job_metrics(struct api_req *r) {
     struct api_problem p = {0};
-    const char *text = api_query_get(&r->query, "names"), *names[128];
-    int64_t from = 0, to = INT64_MAX, points = 2000;
-    int format = 0;
+    struct api_metrics_query q = {.job = r->seg[0]};
+    const char *text = api_query_get(&r->query, "names"), **names = NULL;
+    int format = JSON_TEXT;
     if (!r->srv->cb.metrics_open)
         return api_not_built(r);
-    api_q_enum(r, "format", "json|csv|ndjson", &format, &p);
-    if (format != JSON_TEXT)
-        points = 0; // files for other programs: every row
-    api_q_int(r, "from", 0, INT64_MAX, &from, &p);
-    api_q_int(r, "to", 0, INT64_MAX, &to, &p);
-    api_q_int(r, "max_points", 0, 100000, &points, &p);
-    if (!p.status && from > to) {
-        api_problem_set(&p, 422, "invalid-value", "from is greater than to");
-        api_problem_field(&p, "from", "must not be greater than `to`");
-    }
-    if (p.status)
+    if (parse_query(r, &q, &format, &p))
         return api_send_problem(r, &p);
     char *copy = text ? strdup(text) : NULL;
-    struct api_metrics_query q = {.job = r->seg[0],
-                                  .names = names,
-                                  .nnames = copy ? split_names(copy, names, 128) : 0,
-                                  .from = from,
-                                  .to = to,
-                                  .max_points = (int)points};
+    if (text && (!copy || !(names = split_names(copy, &q.nnames)))) {
+        free(copy);
+        return MHD_NO;
+    }
+    q.names = names;
     enum MHD_Result rc = open_stream(r, &q, format);
+    free(names);
     free(copy);
     return rc;
 }

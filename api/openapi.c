@@ -1,6 +1,6 @@
-// The OpenAPI 3.1 document, made from the route table at the start of the server, so that it can
-// never tell of another API than the one that runs. Schemas of bodies are written here.
-#include "api/api_priv.h"
+// The OpenAPI 3.1 document, made from the route table at the start of the server, so that it
+// always describes the API that runs. Schemas of bodies are written here.
+#include "api/routes.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,11 +10,11 @@ static json_t *param_schema(const char *type) {
     if (!strchr(type, '|'))
         return json_pack("{s:s}", "type", type);
     json_t *values = json_array();
-    char copy[128], *save = NULL;
-    strncpy(copy, type, sizeof copy - 1);
-    copy[sizeof copy - 1] = '\0';
-    for (char *w = strtok_r(copy, "|", &save); w; w = strtok_r(NULL, "|", &save))
-        json_array_append_new(values, json_string(w));
+    for (const char *w = type; *w;) {
+        size_t n = strcspn(w, "|");
+        json_array_append_new(values, json_stringn(w, n));
+        w += n + (w[n] == '|');
+    }
     return json_pack("{s:s, s:o}", "type", "string", "enum", values);
 }
 
@@ -55,8 +55,7 @@ static json_t *body(const struct api_route *r) {
     return json_pack("{s:b, s:o}", "required", 1, "content", content);
 }
 
-// The types that a handler chooses from by `format` or Accept, where the table says only that it
-// does.
+// The types that a handler chooses from by `format` or Accept, where the table has "*/*".
 static json_t *content_types(const struct api_route *r) {
     static const char *const image[] = {"image/png", "application/json", "application/zip",
                                         "application/octet-stream", NULL};
@@ -83,7 +82,7 @@ static json_t *operation_id(const struct api_route *r) {
     for (const char *p = r->method; *p && n < sizeof id - 1; p++)
         id[n++] = (char)(*p | 0x20);
     for (const char *p = r->path; *p && n < sizeof id - 1; p++)
-        if (strchr("/._", *p)) // braces go, their name stays
+        if (strchr("/._", *p)) // braces are left out, their name stays
             id[n++] = '_';
         else if (*p != '{' && *p != '}')
             id[n++] = *p;
@@ -126,7 +125,6 @@ static const char components[] =
     "\"JobCreate\":{\"type\":\"object\",\"required\":[\"config\"],\"additionalProperties\":false,"
     "\"properties\":{\"config\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"object\"}]},"
     "\"overrides\":{\"type\":\"object\"},\"name\":{\"type\":\"string\",\"maxLength\":200},"
-    "\"kind\":{\"enum\":[\"train\",\"mae\",\"judge\",\"eval\"]},"
     "\"priority\":{\"type\":\"integer\",\"minimum\":-1000,\"maximum\":1000}}},"
     "\"JobPatch\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{"
     "\"name\":{\"type\":\"string\"},\"notes\":{\"type\":\"string\"}}},"
@@ -137,6 +135,28 @@ static const char components[] =
     "\"ImportByPath\":{\"type\":\"object\",\"required\":[\"path\"],\"additionalProperties\":false,"
     "\"properties\":{\"path\":{\"type\":\"string\"},\"name\":{\"type\":\"string\"},"
     "\"config\":{\"type\":\"string\"}}}}}";
+
+// The schemas, with the kinds of jobs that this server was started with.
+static json_t *make_components(const struct api_server *s) {
+    json_t *o = json_loads(components, 0, NULL), *names = json_array();
+    json_t *job = json_object_get(json_object_get(o, "schemas"), "JobCreate");
+    char *text = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&text, &size);
+    for (size_t i = 0; i < s->cfg.njob_kinds; i++) {
+        const struct api_job_kind *k = &s->cfg.job_kinds[i];
+        json_array_append_new(names, json_string(k->name));
+        if (f)
+            fprintf(f, "%s%s: %s", i ? " " : "", k->name, k->about);
+    }
+    if (f)
+        fclose(f);
+    json_object_set_new(json_object_get(job, "properties"), "kind",
+                        json_pack("{s:s, s:s, s:o}", "type", "string", "description",
+                                  text ? text : "", "enum", names));
+    free(text);
+    return o;
+}
 
 char *api_openapi_text(struct api_server *s, size_t *len) {
     json_t *paths = json_object();
@@ -155,7 +175,7 @@ char *api_openapi_text(struct api_server *s, size_t *len) {
     json_t *doc = json_pack("{s:s, s:{s:s, s:s, s:s}, s:[{s:[]}, {}], s:o, s:o}", "openapi",
                             "3.1.0", "info", "title", "driftd", "version", s->version,
                             "description", "Trains and serves drifting models.", "security",
-                            "token", "paths", paths, "components", json_loads(components, 0, NULL));
+                            "token", "paths", paths, "components", make_components(s));
     char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
     json_decref(doc);
     *len = text ? strlen(text) : 0;

@@ -1,6 +1,8 @@
 // The page and its assets: an exact-match table made by the web build, or a small built-in page
 // when there is none. No path is ever opened on disk. Called by request.c.
-#include "api/api_priv.h"
+#include "api/handlers.h"
+#include "api/negotiate.h"
+#include "api/respond.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,18 +16,18 @@
 static const char page_html[] =
     "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
     "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
-    "<title>driftd</title><link rel=\"stylesheet\" href=\"/index.css\">\n"
-    "<script type=\"module\" src=\"/index.js\"></script></head>\n<body><main>\n"
+    "<title>driftd</title><link rel=\"stylesheet\" href=\"./index.css\">\n"
+    "<script type=\"module\" src=\"./index.js\"></script></head>\n<body><main>\n"
     "<h1>driftd</h1>\n"
     "<p>This daemon trains and serves drifting models: one-step image generators.</p>\n"
     "<p id=\"live\" aria-live=\"polite\">Waiting for events.</p>\n"
     "<dl id=\"values\"></dl>\n<h2>Try</h2>\n"
     "<pre>curl -X POST 'localhost:8080/generate?class=3&amp;cfg=1.5' -o three.png</pre>\n"
-    "<ul><li><a href=\"/v1/status\">status</a></li><li><a href=\"/v1/jobs\">jobs</a></li>\n"
-    "<li><a href=\"/v1/configs\">recipes</a></li>"
-    "<li><a href=\"/v1/checkpoints\">checkpoints</a></li>\n"
-    "<li><a href=\"/metrics\">Prometheus metrics</a></li>"
-    "<li><a href=\"/openapi.json\">OpenAPI document</a></li></ul>\n"
+    "<ul><li><a href=\"./v1/status\">status</a></li><li><a href=\"./v1/jobs\">jobs</a></li>\n"
+    "<li><a href=\"./v1/configs\">recipes</a></li>"
+    "<li><a href=\"./v1/checkpoints\">checkpoints</a></li>\n"
+    "<li><a href=\"./metrics\">Prometheus metrics</a></li>"
+    "<li><a href=\"./openapi.json\">OpenAPI document</a></li></ul>\n"
     "</main></body></html>\n";
 
 static const char page_css[] =
@@ -43,7 +45,7 @@ static const char page_js[] =
     "    dt.textContent = name;\n    list.append(dt, dd);\n    cells.set(name, dd);\n  }\n"
     "  cells.get(name).textContent = value === null ? 'not finite' :\n"
     "    Number.isInteger(value) ? value : value.toPrecision(5);\n}\n"
-    "const es = new EventSource('/v1/events');\n"
+    "const es = new EventSource('./v1/events');\n"
     "es.onerror = () => { live.textContent = 'The event stream is interrupted.'; };\n"
     "es.addEventListener('hello', () => { live.textContent = 'Connected.'; });\n"
     "es.addEventListener('metrics', (e) => {\n"
@@ -114,34 +116,41 @@ static void *inflate_asset(const struct api_asset *a) {
     return plain;
 }
 
-static enum MHD_Result send_asset(struct api_req *r, const struct api_asset *a) {
-    const char *none = api_header(r, "If-None-Match"), *enc = api_header(r, "Accept-Encoding");
-    struct MHD_Response *resp;
-    char quoted[128] = "";
-    unsigned status = 200;
-    if (a->etag && *a->etag)
-        snprintf(quoted, sizeof quoted, "\"%s\"", a->etag);
-    if (none && *quoted && strstr(none, quoted)) {
-        resp = MHD_create_response_from_buffer(0, "", MHD_RESPMEM_PERSISTENT);
-        status = 304;
-    } else if (enc && strstr(enc, "gzip")) {
-        resp = MHD_create_response_from_buffer(a->gzip_size, (void *)(uintptr_t)a->gzip,
+// The body of an asset in the coding asked for; NULL when the asset is damaged.
+static struct MHD_Response *asset_body(const struct api_asset *a, bool gzip) {
+    if (gzip)
+        return MHD_create_response_from_buffer(a->gzip_size, (void *)(uintptr_t)a->gzip,
                                                MHD_RESPMEM_PERSISTENT);
-        if (resp)
-            MHD_add_response_header(resp, "Content-Encoding", "gzip");
-    } else {
-        void *plain = inflate_asset(a);
-        if (!plain)
-            return api_send_error(r, 500, "internal", "an asset of the page is damaged");
-        resp = MHD_create_response_from_buffer(a->plain_size, plain, MHD_RESPMEM_MUST_FREE);
-        if (!resp)
-            free(plain);
-    }
-    if (resp && *quoted)
+    void *plain = inflate_asset(a);
+    struct MHD_Response *resp =
+        plain ? MHD_create_response_from_buffer(a->plain_size, plain, MHD_RESPMEM_MUST_FREE) : NULL;
+    if (!resp)
+        free(plain);
+    return resp;
+}
+
+static enum MHD_Result send_asset(struct api_req *r, const struct api_asset *a) {
+    char etag[96] = "", quoted[100];
+    int gzip = api_pick_gzip(api_header(r, "Accept-Encoding"));
+    if (gzip < 0)
+        return api_send_error(r, 406, "not-acceptable",
+                              "Accept-Encoding allows neither gzip nor "
+                              "identity");
+    if (a->etag && *a->etag) // of the bytes sent: each coding has its own
+        snprintf(etag, sizeof etag, "%.80s%s", a->etag, gzip ? "-gzip" : "");
+    unsigned status = (unsigned)api_precondition(r, etag);
+    if (status == 412)
+        return api_send_error(r, 412, "precondition", "the file has another entity tag");
+    struct MHD_Response *resp = asset_body(a, gzip);
+    if (!resp)
+        return api_send_error(r, 500, "internal", "an asset of the page is damaged");
+    if (gzip)
+        MHD_add_response_header(resp, "Content-Encoding", "gzip");
+    snprintf(quoted, sizeof quoted, "\"%s\"", etag);
+    if (*etag)
         MHD_add_response_header(resp, "ETag", quoted);
-    if (resp)
-        MHD_add_response_header(resp, "Vary", "Accept-Encoding");
-    return finish(r, status, resp, a->content_type);
+    MHD_add_response_header(resp, "Vary", "Accept-Encoding");
+    return finish(r, status ? status : 200, resp, a->content_type);
 }
 
 enum MHD_Result api_h_page(struct api_req *r) {

@@ -1,6 +1,6 @@
 // Typed query parameters and strict JSON bodies. A field that does not fit adds one entry to the
 // problem (422) and parsing goes on, so that a client sees all its mistakes at once.
-#include "api/api_priv.h"
+#include "api/params.h"
 
 #include <errno.h>
 #include <math.h>

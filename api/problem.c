@@ -1,8 +1,12 @@
 // Problems (RFC 9457): filling them, their JSON, titles of statuses, the nearest valid name.
-#include "api/api_priv.h"
+#include "api/problem.h"
+
+#include "api/ground.h"
+#include "api/query.h"
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 int api_problem_set(struct api_problem *p, int status, const char *type, const char *fmt, ...) {
@@ -61,16 +65,23 @@ const char *api_status_title(int status) {
     return status < 500 ? "Request refused" : "Server error";
 }
 
-// Text out of a request may be cut in the middle of a character; jansson refuses that.
+// Text that quotes a request may be cut inside a character, which jansson refuses: such bytes
+// become U+FFFD.
 static json_t *text(const char *s) {
-    char clean[512];
     if (api_valid_utf8(s))
         return json_string(s);
-    size_t i = 0;
-    for (; s[i] && i < sizeof clean - 1; i++)
-        clean[i] = (unsigned char)s[i] < 0x80 ? s[i] : '?';
-    clean[i] = '\0';
-    return json_string(clean);
+    struct api_text t = {0};
+    while (*s) {
+        size_t n = api_utf8_length(s);
+        if (n)
+            api_text_add(&t, s, n);
+        else
+            api_text_fmt(&t, "\uFFFD");
+        s += n ? n : 1;
+    }
+    json_t *o = t.failed ? NULL : json_string(t.s);
+    free(t.s);
+    return o;
 }
 
 json_t *api_problem_json(const struct api_problem *p, const char *instance) {

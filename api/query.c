@@ -36,32 +36,28 @@ int api_percent_decode(char *dst, const char *src, size_t len, bool plus) {
     return 0;
 }
 
-bool api_valid_utf8(const char *s) {
+size_t api_utf8_length(const char *s) {
     const unsigned char *p = (const unsigned char *)s;
-    while (*p) {
-        int more;
-        uint32_t cp;
-        if (*p < 0x80) {
-            p++;
-            continue;
-        }
-        if (*p >= 0xc2 && *p <= 0xdf)
-            more = 1, cp = *p & 0x1f;
-        else if ((*p & 0xf0) == 0xe0)
-            more = 2, cp = *p & 0x0f;
-        else if (*p >= 0xf0 && *p <= 0xf4)
-            more = 3, cp = *p & 0x07;
-        else
+    size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+    if (n <= 1)
+        return n;
+    uint32_t cp = p[0] & (0x7fu >> n);
+    for (size_t i = 1; i < n; i++) {
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+        cp = cp << 6 | (p[i] & 0x3f);
+    }
+    bool good = n == 2 || (n == 3 ? cp >= 0x800 && (cp < 0xd800 || cp > 0xdfff)
+                                  : cp >= 0x10000 && cp <= 0x10ffff);
+    return good ? n : 0;
+}
+
+bool api_valid_utf8(const char *s) {
+    while (*s) {
+        size_t n = api_utf8_length(s);
+        if (!n)
             return false;
-        p++;
-        for (int i = 0; i < more; i++, p++) {
-            if ((*p & 0xc0) != 0x80)
-                return false;
-            cp = cp << 6 | (*p & 0x3f);
-        }
-        if ((more == 2 && cp < 0x800) || (more == 3 && cp < 0x10000) || cp > 0x10ffff ||
-            (cp >= 0xd800 && cp <= 0xdfff))
-            return false;
+        s += n;
     }
     return true;
 }

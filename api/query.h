@@ -25,6 +25,8 @@ const char *api_query_get(const struct api_query *q, const char *key);
 // Decodes %XX (and '+' as a space when plus) in place of dst, which has strlen(src) + 1 bytes.
 // -1 for a malformed escape or an escaped NUL.
 int api_percent_decode(char *dst, const char *src, size_t len, bool plus);
+// Bytes of the character at the start of s, which is not empty; 0: it is not valid UTF-8.
+size_t api_utf8_length(const char *s);
 bool api_valid_utf8(const char *s);
 // Levenshtein distance, capped at `cap`.
 int api_edit_distance(const char *a, const char *b, int cap);

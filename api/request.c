@@ -1,6 +1,13 @@
 // One request from its first line to its completion: raw URI, the checks that come before a body
 // is read, body accumulation under limits, dispatch to the route's handler. Called by MHD.
-#include "api/api_priv.h"
+#include "api/request.h"
+
+#include "api/gate.h"
+#include "api/handlers.h"
+#include "api/later.h"
+#include "api/params.h"
+#include "api/respond.h"
+#include "api/routes.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,32 +17,16 @@
 #include <strings.h>
 #include <unistd.h>
 
-// What a client may still send after its body went over the limit, before it is cut off.
+// What a client may still send after its body exceeds the limit; then it is cut off.
 #define DISCARD_MAX (1024 * 1024)
 
-const char *api_header(struct api_req *r, const char *name) {
-    const char *v = NULL;
-    size_t n = 0;
-    if (MHD_lookup_connection_value_n(r->mhd, MHD_HEADER_KIND, name, strlen(name), &v, &n) !=
-        MHD_YES)
-        return NULL;
-    return v;
-}
-
 void *api_req_begin(void *cls, const char *uri, struct MHD_Connection *c) {
-    struct api_listener_ctx *l = cls;
-    struct api_req *r = calloc(1, sizeof *r);
-    if (!r)
-        return NULL;
-    r->srv = l->srv;
-    r->mhd = c;
-    r->upload_fd = -1;
-    r->start_ns = api_now_ns();
-    r->uri = strdup(uri);
-    uint64_t id = (atomic_fetch_add(&l->srv->next_id, 1) + 1) * 0x9e3779b97f4a7c15u;
-    snprintf(r->id, sizeof r->id, "%016llx", (unsigned long long)(id ^ l->srv->id_salt));
-    atomic_fetch_add(&l->srv->requests, 1);
-    atomic_fetch_add(&l->srv->active, 1);
+    struct api_server *s = ((struct api_listener_ctx *)cls)->srv;
+    struct api_req *r = api_req_new(s, uri, c);
+    if (r) {
+        atomic_fetch_add(&s->requests, 1);
+        atomic_fetch_add(&s->active, 1);
+    }
     return r;
 }
 
@@ -48,27 +39,19 @@ void api_req_end(void *cls, struct MHD_Connection *c, void **req_cls,
     if (r->gen)
         api_gen_drop(r);
     if (r->conn)
-        api_conn_phase(r, API_PHASE_IDLE, (uint64_t)r->srv->cfg.idle_timeout_ms);
+        api_conn_phase(r->srv, r->conn, API_PHASE_IDLE, (uint64_t)r->srv->cfg.idle_timeout_ms);
     if (r->status >= 500)
         atomic_fetch_add(&r->srv->r5xx, 1);
     else if (r->status >= 400)
         atomic_fetch_add(&r->srv->r4xx, 1);
     if (r->status == 429)
         atomic_fetch_add(&r->srv->shed, 1);
-    api_log(r->srv, r->status >= 500 && r->status != 501 && r->status != 503 ? 4 : 7,
+    api_log(&r->srv->log, r->status >= 500 && r->status != 501 && r->status != 503 ? 4 : 7,
             "http request=%s method=%s path=%.200s status=%u ms=%.1f", r->id,
             r->method ? r->method : "-", r->path ? r->path : "-", r->status,
             (double)(api_now_ns() - r->start_ns) / 1e6);
-    if (r->upload_fd >= 0)
-        close(r->upload_fd);
-    if (r->upload_path[0])
-        unlink(r->upload_path);
-    api_query_free(&r->query);
     atomic_fetch_sub(&r->srv->active, 1);
-    free(r->uri);
-    free(r->path);
-    free(r->body);
-    free(r);
+    api_req_free(r);
     *req_cls = NULL;
 }
 
@@ -78,31 +61,6 @@ static void adopt_request_id(struct api_req *r) {
         strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") ==
             strlen(id))
         snprintf(r->id, sizeof r->id, "%s", id);
-}
-
-// Splits and decodes the raw URI. Only the origin form ("/path?query") and OPTIONS * are taken.
-static int parse_uri(struct api_req *r, struct api_problem *p) {
-    char err[160];
-    const char *q = strchr(r->uri, '?');
-    size_t n = q ? (size_t)(q - r->uri) : strlen(r->uri);
-    if (!strcmp(r->uri, "*") && !strcmp(r->method, "OPTIONS"))
-        return (r->path = strdup("*")) ? 0 : -1;
-    r->path = malloc(n + 1);
-    if (!r->path)
-        return api_problem_set(p, 500, "internal", "out of memory");
-    r->path[0] = '\0';
-    if (r->uri[0] != '/' || memchr(r->uri, '#', n))
-        return api_problem_set(p, 400, "bad-uri", "the request target must be an absolute path");
-    if (api_percent_decode(r->path, r->uri, n, false) || !api_valid_utf8(r->path)) {
-        r->path[0] = '\0';
-        return api_problem_set(p, 400, "bad-uri",
-                               "malformed percent-encoding in the path (%%00 is never allowed)");
-    }
-    if (strstr(r->path, "/../") || strstr(r->path, "//") || strchr(r->path, '\\'))
-        return api_problem_set(p, 400, "bad-uri", "the path is not canonical");
-    if (api_query_parse(q ? q + 1 : NULL, &r->query, err, sizeof err))
-        return api_problem_set(p, 400, "bad-query", "%s", err);
-    return 0;
 }
 
 static enum MHD_Result answer_options(struct api_req *r, const char *allow) {
@@ -119,16 +77,7 @@ static enum MHD_Result answer_unrouted(struct api_req *r, const char *allow) {
         return api_send_error(r, 404, "not-found", "there is no `%.200s` here; see /openapi.json",
                               r->path);
     api_problem_set(&p, 405, "method-not-allowed", "`%.100s` takes %s", r->path, allow);
-    json_t *body = api_problem_json(&p, r->id);
-    char *text = json_dumps(body, JSON_COMPACT);
-    json_decref(body);
-    struct MHD_Response *resp =
-        text ? MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_MUST_FREE) : NULL;
-    if (!resp)
-        return MHD_NO;
-    MHD_add_response_header(resp, "Content-Type", "application/problem+json");
-    MHD_add_response_header(resp, "Allow", allow);
-    return api_send(r, 405, resp);
+    return api_send_problem_with(r, &p, "Allow", allow);
 }
 
 static bool content_type_is(const char *have, const char *want) {
@@ -139,14 +88,16 @@ static bool content_type_is(const char *have, const char *want) {
 static int open_upload(struct api_req *r, struct api_problem *p) {
     if (!r->srv->upload_dir)
         return api_problem_set(p, 501, "not-in-this-build", "uploads are not configured");
-    snprintf(r->upload_path, sizeof r->upload_path, "%s/.upload-XXXXXX", r->srv->upload_dir);
-    r->upload_fd = mkostemp(r->upload_path, O_CLOEXEC);
-    if (r->upload_fd < 0) {
-        r->upload_path[0] = '\0';
-        return api_problem_set(p, 507, "storage", "the upload cannot be stored: %s",
-                               strerror(errno));
+    if (asprintf(&r->upload_path, "%s/.upload-XXXXXX", r->srv->upload_dir) < 0) {
+        r->upload_path = NULL;
+        return api_problem_set(p, 500, "internal", "out of memory");
     }
-    return 0;
+    r->upload_fd = mkostemp(r->upload_path, O_CLOEXEC);
+    if (r->upload_fd >= 0)
+        return 0;
+    free(r->upload_path);
+    r->upload_path = NULL;
+    return api_problem_set(p, 507, "storage", "the upload cannot be stored: %s", strerror(errno));
 }
 
 // Decides on headers alone whether the body will be read.
@@ -178,6 +129,34 @@ static int check_body(struct api_req *r, struct api_problem *p) {
     return 0;
 }
 
+// The route of the request, NULL when there is none; `allow` as in api_route_find.
+static const struct api_route *find_route(struct api_req *r, char *allow, size_t allow_size) {
+    static const struct api_route page = {
+        "GET", "/", api_h_page, API_BODY_NONE, API_PUBLIC, 200, "text/html", "The dashboard", NULL};
+    const struct api_route *route = api_route_find(r->method, r->path, r->seg, allow, allow_size);
+    if (route || *allow || !api_page_find(r->srv, r->path))
+        return route;
+    if (!strcmp(r->method, "GET") || !strcmp(r->method, "HEAD"))
+        return &page;
+    snprintf(allow, allow_size, "GET, HEAD, OPTIONS");
+    return NULL;
+}
+
+static int check_closing(struct api_req *r, struct api_problem *p) {
+    if (!atomic_load(&r->srv->closing) || r->route->flags & API_PUBLIC)
+        return 0;
+    api_problem_set(p, 503, "draining", "the server is stopping");
+    p->retry_after = 5;
+    return -1;
+}
+
+static int check_accept(struct api_req *r, struct api_problem *p) {
+    const char *type = r->route->produces;
+    if (!strcmp(type, "*/*") || api_accepts(r, type))
+        return 0;
+    return api_problem_set(p, 406, "not-acceptable", "this endpoint produces %s", type);
+}
+
 // First call of MHD: headers are complete, no body has been read. Sets *answered when a response
 // was queued.
 static enum MHD_Result on_headers(struct api_req *r, const char *version, bool *answered) {
@@ -185,41 +164,24 @@ static enum MHD_Result on_headers(struct api_req *r, const char *version, bool *
     char allow[96] = "";
     *answered = true;
     adopt_request_id(r);
-    if (api_check_framing(r, version, &p) || api_check_host(r, &p) || parse_uri(r, &p))
+    if (api_check_framing(r, version, &p) || api_parse_target(r, &p) ||
+        api_check_host(r, version, &p))
         return api_send_problem(r, &p);
     if (!strcmp(r->path, "*"))
         return answer_options(r, "GET, HEAD, POST, PATCH, DELETE, OPTIONS");
-    r->route = api_route_find(r->method, r->path, r->seg, allow, sizeof allow);
-    if (!r->route && api_page_find(r->srv, r->path)) {
-        static const struct api_route page = {"GET",      "/", api_h_page,  API_BODY_NONE,
-                                              API_PUBLIC, 200, "text/html", "The dashboard",
-                                              NULL};
-        if (!strcmp(r->method, "GET") || !strcmp(r->method, "HEAD"))
-            r->route = &page;
-        else
-            snprintf(allow, sizeof allow, "GET, HEAD, OPTIONS");
-    }
+    r->route = find_route(r, allow, sizeof allow);
     if (!strcmp(r->method, "OPTIONS") && *allow)
         return answer_options(r, allow);
     if (!r->route)
         return answer_unrouted(r, allow);
-    if (api_check_origin(r, &p) || (!(r->route->flags & API_PUBLIC) && api_check_token(r, &p)))
+    bool page = r->route->fn == api_h_page; // takes any query
+    if (api_check_origin(r, &p) || (!(r->route->flags & API_PUBLIC) && api_check_token(r, &p)) ||
+        (!page && api_q_known(r, &p)) || check_closing(r, &p) || check_body(r, &p) ||
+        check_accept(r, &p))
         return api_send_problem(r, &p);
-    if (r->route->fn != api_h_page && api_q_known(r, &p))
-        return api_send_problem(r, &p);
-    if (atomic_load(&r->srv->closing) && !(r->route->flags & API_PUBLIC)) {
-        api_problem_set(&p, 503, "draining", "the server is stopping");
-        p.retry_after = 5;
-        return api_send_problem(r, &p);
-    }
-    if (check_body(r, &p))
-        return api_send_problem(r, &p);
-    if (r->route->produces && strcmp(r->route->produces, "*/*") &&
-        !api_accepts(r, r->route->produces))
-        return api_send_error(r, 406, "not-acceptable", "this endpoint produces %s",
-                              r->route->produces);
     *answered = false;
-    api_conn_phase(r, r->route->body == API_BODY_NONE ? API_PHASE_BUSY : API_PHASE_BODY,
+    bool body = r->route->body != API_BODY_NONE;
+    api_conn_phase(r->srv, r->conn, body ? API_PHASE_BODY : API_PHASE_BUSY,
                    (uint64_t)r->srv->cfg.body_timeout_ms);
     r->state = API_REQ_BODY;
     return MHD_YES;
@@ -240,7 +202,7 @@ static enum MHD_Result on_upload(struct api_req *r, const char *data, size_t n) 
     }
     if (r->upload_bytes - r->upload_mark >= 64 * 1024) { // it advances: a new deadline
         r->upload_mark = r->upload_bytes;
-        api_conn_phase(r, API_PHASE_BODY, (uint64_t)r->srv->cfg.body_timeout_ms);
+        api_conn_phase(r->srv, r->conn, API_PHASE_BODY, (uint64_t)r->srv->cfg.body_timeout_ms);
     }
     return MHD_YES;
 }
@@ -268,12 +230,15 @@ static enum MHD_Result on_data(struct api_req *r, const char *data, size_t n) {
 }
 
 static enum MHD_Result dispatch(struct api_req *r) {
-    api_conn_phase(r, API_PHASE_BUSY, 0);
+    api_conn_phase(r->srv, r->conn, API_PHASE_BUSY, 0);
     if (r->body_too_large)
         return api_send_error(r, 413, "body-too-large", "the body exceeds its limit");
     if (r->upload_failed)
         return api_send_error(r, 507, "storage", "the upload could not be written to disk");
-    return r->route->fn(r);
+    // What these change has no entity tag. Files and the page check their own on GET.
+    if (strcmp(r->method, "GET") && strcmp(r->method, "HEAD") && api_precondition(r, ""))
+        return api_send_error(r, 412, "precondition", "no such entity tag: there are none here");
+    return r->route->flags & (API_WRITES | API_LONG) ? api_later_start(r) : r->route->fn(r);
 }
 
 static enum MHD_Result advance(struct api_req *r, const char *version, const char *upload_data,
@@ -290,7 +255,7 @@ static enum MHD_Result advance(struct api_req *r, const char *version, const cha
         }
         return dispatch(r);
     case API_REQ_WAITING:
-        return api_gen_resume(r);
+        return r->gen ? api_gen_resume(r) : api_later_resume(r);
     case API_REQ_DONE:
         *upload_size = 0;
         return MHD_YES;
@@ -313,7 +278,7 @@ enum MHD_Result api_req_handle(void *cls, struct MHD_Connection *c, const char *
     }
     if (!r->conn)
         return MHD_NO;
-    // Not to be asked for afterwards: the request may be in other hands by then.
+    // Read before advance(): afterwards another thread may own the request.
     struct api_server *s = r->srv;
     const int w = r->conn->worker;
     if (w >= 0)

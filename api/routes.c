@@ -1,6 +1,8 @@
 // The route table: every endpoint with its method, body, success status and query parameters. The
 // dispatcher, the unknown-parameter check and /openapi.json all come from it.
-#include "api/api_priv.h"
+#include "api/routes.h"
+
+#include "api/handlers.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -8,7 +10,7 @@
 #define JSON "application/json"
 #define PARAMS(...) ((const struct api_param[]){__VA_ARGS__, {NULL, NULL, NULL}})
 #define PAGING                                                                                     \
-    {"limit", "integer", "entries a page, 1 to 1000 (50)"}, {                                      \
+    {"limit", "integer", "entries per page, 1 to 1000 (50)"}, {                                    \
         "cursor", "string", "`next_cursor` of the page before"                                     \
     }
 #define OF_JOB                                                                                     \
@@ -16,9 +18,9 @@
 
 static const struct api_param generate_params[] = {
     {"class", "string", "index, name, range 2-5, comma-separated list of those, or random"},
-    {"cfg", "string", "guidance scale, or a comma-separated list (one block of images a scale)"},
+    {"cfg", "string", "guidance scale, or a comma-separated list (one block of images per scale)"},
     {"seed", "integer", "0 to 2^53-1; drawn and reported in Driftd-Seed when absent"},
-    {"n", "integer", "images (a scale)"},
+    {"n", "integer", "images (per scale)"},
     {"grid", "string", "COLUMNSxROWS of the picture"},
     {"scale", "integer", "magnification of the picture, 1 to 32"},
     {"format", "png|json|zip|npy", "npy: raw float32, unclamped; default by Accept, else png"},
@@ -34,7 +36,7 @@ static const struct api_param metrics_params[] = {
     {"names", "string", "comma-separated; default: all"},
     {"from", "integer", "first step"},
     {"to", "integer", "last step"},
-    {"max_points", "integer", "buckets a metric, 1 to 100000 (2000); 0: full resolution"},
+    {"max_points", "integer", "buckets per metric, 1 to 100000 (2000); 0: full resolution"},
     {"format", "json|csv|ndjson", "csv is in full resolution unless max_points is given"},
     {NULL, NULL, NULL}};
 
@@ -52,20 +54,21 @@ const struct api_route api_routes[] = {
      PARAMS({"state", "string",
              "queued, running, paused, stopping, completed, failed, stopped, interrupted"},
             PAGING)},
-    {"POST", "/v1/jobs", api_h_job_create, API_BODY_JSON, 0, 201, JSON,
+    {"POST", "/v1/jobs", api_h_job_create, API_BODY_JSON, API_WRITES, 201, JSON,
      "Create a job (header Idempotency-Key makes it repeatable)", NULL},
     {"GET", "/v1/jobs/{id}", api_h_job_get, API_BODY_NONE, 0, 200, JSON, "One job", NULL},
-    {"PATCH", "/v1/jobs/{id}", api_h_job_patch, API_BODY_JSON, 0, 200, JSON,
+    {"PATCH", "/v1/jobs/{id}", api_h_job_patch, API_BODY_JSON, API_WRITES, 200, JSON,
      "Change a job's name or notes", NULL},
-    {"DELETE", "/v1/jobs/{id}", api_h_job_remove, API_BODY_NONE, 0, 204, JSON,
+    {"DELETE", "/v1/jobs/{id}", api_h_job_remove, API_BODY_NONE, API_WRITES, 204, JSON,
      "Delete a job that has ended", NULL},
-    {"POST", "/v1/jobs/{id}/stop", api_h_job_stop, API_BODY_NONE, 0, 202, JSON, "Stop a job",
+    {"POST", "/v1/jobs/{id}/stop", api_h_job_stop, API_BODY_NONE, API_WRITES, 202, JSON,
+     "Stop a job",
      PARAMS({"mode", "graceful|now", "graceful ends the step and keeps a checkpoint"})},
-    {"POST", "/v1/jobs/{id}/pause", api_h_job_pause, API_BODY_NONE, 0, 202, JSON, "Pause a job",
-     NULL},
-    {"POST", "/v1/jobs/{id}/resume", api_h_job_resume, API_BODY_NONE, 0, 202, JSON,
+    {"POST", "/v1/jobs/{id}/pause", api_h_job_pause, API_BODY_NONE, API_WRITES, 202, JSON,
+     "Pause a job", NULL},
+    {"POST", "/v1/jobs/{id}/resume", api_h_job_resume, API_BODY_NONE, API_WRITES, 202, JSON,
      "Resume a paused, stopped or interrupted job", NULL},
-    {"POST", "/v1/jobs/{id}/checkpoint", api_h_job_checkpoint, API_BODY_NONE, 0, 202, JSON,
+    {"POST", "/v1/jobs/{id}/checkpoint", api_h_job_checkpoint, API_BODY_NONE, API_WRITES, 202, JSON,
      "Write a checkpoint now", NULL},
     {"GET", "/v1/jobs/{id}/metrics", api_h_job_metrics, API_BODY_NONE, 0, 200, "*/*",
      "Metrics of a job", metrics_params},
@@ -78,24 +81,24 @@ const struct api_route api_routes[] = {
 
     {"GET", "/v1/checkpoints", api_h_ckpt_list, API_BODY_NONE, 0, 200, JSON, "List checkpoints",
      PARAMS(OF_JOB, PAGING)},
-    {"POST", "/v1/checkpoints", api_h_ckpt_import, API_BODY_UPLOAD, 0, 201, JSON,
+    {"POST", "/v1/checkpoints", api_h_ckpt_import, API_BODY_UPLOAD, API_LONG, 201, JSON,
      "Import a safetensors file: its bytes, or JSON {path}",
      PARAMS({"name", "string", "name of the checkpoint"},
             {"config", "string", "recipe, for files without driftd.config"})},
     {"GET", "/v1/checkpoints/{id}", api_h_ckpt_get, API_BODY_NONE, 0, 200, JSON, "One checkpoint",
      NULL},
-    {"POST", "/v1/checkpoints/{id}/activate", api_h_ckpt_activate, API_BODY_NONE, 0, 200, JSON,
-     "Serve this checkpoint", NULL},
+    {"POST", "/v1/checkpoints/{id}/activate", api_h_ckpt_activate, API_BODY_NONE, API_WRITES, 200,
+     JSON, "Serve this checkpoint", NULL},
     {"GET", "/v1/checkpoints/{id}/file", api_h_ckpt_file, API_BODY_NONE, 0, 200, "*/*",
      "Download a checkpoint (Range)", NULL},
 
     {"GET", "/v1/evals", api_h_eval_list, API_BODY_NONE, 0, 200, JSON,
      "List evaluations, and the kinds that this build can do", PARAMS(OF_JOB, PAGING)},
-    {"POST", "/v1/evals", api_h_eval_create, API_BODY_JSON, 0, 201, JSON, "Evaluate checkpoints",
-     NULL},
+    {"POST", "/v1/evals", api_h_eval_create, API_BODY_JSON, API_WRITES, 201, JSON,
+     "Evaluate checkpoints", NULL},
     {"GET", "/v1/evals/{id}", api_h_eval_get, API_BODY_NONE, 0, 200, JSON, "One evaluation", NULL},
     {"GET", "/v1/evals.csv", api_h_eval_csv, API_BODY_NONE, 0, 200, "text/csv",
-     "Evaluations as CSV, a metric a line", PARAMS(OF_JOB)},
+     "Evaluations as CSV, one line per metric", PARAMS(OF_JOB)},
     {"GET", "/v1/evals/curve.png", api_h_eval_curve, API_BODY_NONE, 0, 200, "image/png",
      "Plot of a metric over steps", NULL},
 
@@ -110,7 +113,7 @@ const struct api_route api_routes[] = {
      "Every configuration key", NULL},
     {"GET", "/v1/configs/{id}", api_h_config_get, API_BODY_NONE, 0, 200, JSON, "One recipe", NULL},
     {"GET", "/v1/status", api_h_status, API_BODY_NONE, 0, 200, JSON, "Status", NULL},
-    {"POST", "/v1/db/backup", api_h_backup, API_BODY_NONE, 0, 200, "*/*",
+    {"POST", "/v1/db/backup", api_h_backup, API_BODY_NONE, API_LONG, 200, "*/*",
      "Consistent copy of the database", NULL},
     {"GET", "/metrics", api_h_prometheus, API_BODY_NONE, 0, 200, "text/plain", "Prometheus metrics",
      NULL},
@@ -121,17 +124,21 @@ const struct api_route api_routes[] = {
 };
 const size_t api_nroutes = sizeof api_routes / sizeof *api_routes;
 
-static bool id_ok(const char *s, size_t n) {
+// name: a recipe's, the name of a file, which may have any character but control characters.
+static bool id_ok(const char *s, size_t n, bool name) {
     if (n < 1 || n >= API_ID_MAX || s[0] == '.')
         return false;
     for (size_t i = 0; i < n; i++)
-        if (!strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", s[i]))
+        if (name ? (unsigned char)s[i] < 0x20 || s[i] == 0x7f
+                 : !strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-",
+                           s[i]))
             return false;
     return true;
 }
 
 // Matches a pattern with at most two {id}s; a placeholder takes a whole segment up to its suffix.
 static bool match(const char *pat, const char *path, char seg[2][API_ID_MAX]) {
+    const bool name = !strncmp(pat, "/v1/configs/", 12);
     int k = 0;
     while (*pat) {
         if (*pat != '{') {
@@ -141,8 +148,8 @@ static bool match(const char *pat, const char *path, char seg[2][API_ID_MAX]) {
         }
         pat = strchr(pat, '}') + 1;
         size_t n = strcspn(path, "/"), suffix = strcspn(pat, "/");
-        if (n < suffix || strncmp(path + n - suffix, pat, suffix) || !id_ok(path, n - suffix) ||
-            k == 2)
+        if (n < suffix || strncmp(path + n - suffix, pat, suffix) ||
+            !id_ok(path, n - suffix, name) || k == 2)
             return false;
         snprintf(seg[k++], API_ID_MAX, "%.*s", (int)(n - suffix), path);
         path += n - suffix;

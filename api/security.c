@@ -1,7 +1,9 @@
 // The gate before a route's handler: request framing (smuggling forms), Host allow-list, cross-site
-// requests, bearer token. Called by request.c on MHD's worker threads, once a request.
-#include "api/api_priv.h"
+// requests, bearer token. Called by request.c on MHD's worker threads, once per request.
+#include "api/gate.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,12 +86,31 @@ static bool port_matches(const char *port, const char *own) {
     return !strcmp(port, own) || (!*port && (!strcmp(own, ":80") || !strcmp(own, ":443")));
 }
 
-int api_check_host(struct api_req *r, struct api_problem *p) {
-    const char *host = api_header(r, "Host");
+// A numeric address, with or without a port. No browser can be made to send one by DNS rebinding.
+static bool is_numeric(const char *host) {
+    struct in6_addr a;
+    char ip[INET6_ADDRSTRLEN];
+    size_t n = host_name_length(host);
+    bool v6 = n > 2 && host[0] == '[' && host[n - 1] == ']';
+    const char *port = host + n, *from = host + v6;
+    n -= v6 ? 2 : 0;
+    if (n >= sizeof ip || (*port && (*port != ':' || strspn(port + 1, "0123456789") > 5 ||
+                                     port[1 + strspn(port + 1, "0123456789")])))
+        return false;
+    memcpy(ip, from, n);
+    ip[n] = '\0';
+    return inet_pton(v6 ? AF_INET6 : AF_INET, ip, &a) == 1;
+}
+
+int api_check_host(struct api_req *r, const char *version, struct api_problem *p) {
+    const char *header = api_header(r, "Host"), *host = api_host(r);
+    bool old = !strcmp(version, "HTTP/1.0");
     if (r->conn->is_unix)
         return 0;
-    if (!host)
+    if (!header && !old)
         return api_problem_set(p, 400, "bad-host", "the Host header is missing");
+    if (!host || (!*host && old)) // HTTP/1.0 needs none, and browsers do not speak it
+        return 0;
     for (size_t i = 0; i < r->srv->nhosts; i++) {
         const char *own = r->srv->hosts[i];
         size_t n = host_name_length(own);
@@ -97,6 +118,9 @@ int api_check_host(struct api_req *r, struct api_problem *p) {
             port_matches(host + n, own + n))
             return 0;
     }
+    // Bound to every address: reached by one that only the client and its network know.
+    if (r->conn->any_address && is_numeric(host))
+        return 0;
     return api_problem_set(
         p, 403, "foreign-host",
         "Host `%.100s` is not one of this server; --allow-host takes further ones", host);
@@ -104,7 +128,7 @@ int api_check_host(struct api_req *r, struct api_problem *p) {
 
 int api_check_origin(struct api_req *r, struct api_problem *p) {
     const char *site = api_header(r, "Sec-Fetch-Site"), *origin = api_header(r, "Origin");
-    const char *host = api_header(r, "Host");
+    const char *host = api_host(r);
     if (!strcmp(r->method, "GET") || !strcmp(r->method, "HEAD") || !strcmp(r->method, "OPTIONS"))
         return 0;
     if (site && strcasecmp(site, "same-origin") && strcasecmp(site, "none"))

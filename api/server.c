@@ -1,9 +1,15 @@
-// Start, stop and reload of the HTTP server: one libmicrohttpd daemon a listener (epoll, a pool of
-// four threads), one housekeeping thread for all (keeper.c). Called by the daemon's main thread.
-#include "api/api_priv.h"
+// Start, stop and reload of the HTTP server: one libmicrohttpd daemon per listener (epoll, a pool
+// of four threads), one housekeeping thread for all (keeper.c). Called by the daemon's main thread.
+#include "api/conn.h"
+#include "api/handlers.h"
+#include "api/later.h"
+#include "api/request.h"
+#include "api/routes.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -14,29 +20,17 @@
 #include <time.h>
 #include <unistd.h>
 
-uint64_t api_now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-void api_log(struct api_server *s, int level, const char *fmt, ...) {
-    char line[600];
-    va_list ap;
-    if (!s->cb.log)
-        return;
-    va_start(ap, fmt);
-    vsnprintf(line, sizeof line, fmt, ap);
-    va_end(ap);
-    s->cb.log(s->ctx, level, line);
-}
+enum {
+    FDS_PER_LISTENER = 2 * (API_WORKERS + 1), // epoll and its wake-up, of each thread
+    SPARE_FDS = 64                            // for files and the database
+};
 
 static void mhd_log(void *cls, const char *fmt, va_list ap) {
     struct api_server *s = cls;
     char line[400];
     vsnprintf(line, sizeof line, fmt, ap);
     line[strcspn(line, "\r\n")] = '\0';
-    api_log(s, 7, "microhttpd: %s", line); // mostly clients that went away
+    api_log(&s->log, 7, "microhttpd: %s", line); // mostly clients that went away
 }
 
 static void fill_limits(struct api_config *c) {
@@ -51,60 +45,100 @@ static void fill_limits(struct api_config *c) {
     DEFAULT(header_timeout_ms, 10000);
     DEFAULT(body_timeout_ms, 30000);
     DEFAULT(idle_timeout_ms, 60000);
+    DEFAULT(send_timeout_ms, 300000);
     DEFAULT(default_timeout_ms, 60000);
     DEFAULT(ping_ms, 15000);
 #undef DEFAULT
 }
 
-// Every connection costs a descriptor: lift the soft limit, then stay below what there is.
-static void fit_descriptors(struct api_config *c) {
+// Every connection costs a descriptor: use what the hard limit allows.
+static void lift_descriptors(void) {
     struct rlimit lim;
-    if (getrlimit(RLIMIT_NOFILE, &lim))
+    if (getrlimit(RLIMIT_NOFILE, &lim) || lim.rlim_cur == lim.rlim_max)
         return;
-    rlim_t want = (rlim_t)c->max_connections + 512;
-    if (lim.rlim_cur < want && lim.rlim_cur < lim.rlim_max) {
-        lim.rlim_cur = want < lim.rlim_max ? want : lim.rlim_max;
-        if (setrlimit(RLIMIT_NOFILE, &lim))
-            getrlimit(RLIMIT_NOFILE, &lim);
-    }
-    if (lim.rlim_cur != RLIM_INFINITY && (rlim_t)c->max_connections + 128 > lim.rlim_cur)
-        c->max_connections = lim.rlim_cur > 256 ? (int)(lim.rlim_cur - 128) : 128;
+    lim.rlim_cur = lim.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &lim);
 }
 
-static void add_host(struct api_server *s, const char *host) {
+static int open_descriptors(void) {
+    int n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    while (d && readdir(d))
+        n++;
+    if (d)
+        closedir(d);
+    return n;
+}
+
+// Keeps the connections below the descriptors that are left: a thread of libmicrohttpd whose
+// accept() fails for want of one, and that has no connection of its own, tries again without end.
+static void fit_connections(struct api_server *s) {
+    struct rlimit lim;
+    int n = (int)s->cfg.nlisteners;
+    s->mhd_limit = s->cfg.max_connections * 4; // never met: the oldest idle ones are cut before
+    if (getrlimit(RLIMIT_NOFILE, &lim) || lim.rlim_cur > INT_MAX)
+        return;
+    int left = (int)lim.rlim_cur - open_descriptors() - n * FDS_PER_LISTENER;
+    left -= left / 4 < SPARE_FDS ? left / 4 : SPARE_FDS;
+    int each = left / n > API_WORKERS ? left / n : API_WORKERS;
+    if (each < s->mhd_limit)
+        s->mhd_limit = each;
+    int fit = each - (each + 7) / 8; // the rest: cut, but not closed yet
+    if (fit >= s->cfg.max_connections)
+        return;
+    api_log(&s->log, 4, "http.connections limit=%d configured=%d reason=RLIMIT_NOFILE", fit,
+            s->cfg.max_connections);
+    s->cfg.max_connections = fit;
+}
+
+static int add_host(struct api_server *s, const char *host) {
     for (size_t i = 0; i < s->nhosts; i++)
         if (!strcmp(s->hosts[i], host))
-            return;
-    if (s->nhosts < API_MAX_HOSTS && (s->hosts[s->nhosts] = strdup(host)))
-        s->nhosts++;
+            return 0;
+    char **grown = realloc(s->hosts, (s->nhosts + 1) * sizeof *grown);
+    if (!grown)
+        return -1;
+    s->hosts = grown;
+    if (!(s->hosts[s->nhosts] = strdup(host)))
+        return -1;
+    s->nhosts++;
+    return 0;
 }
 
-static void add_listener_hosts(struct api_server *s, int fd) {
+static int add_hosts(struct api_server *s, const char *const *hosts, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (add_host(s, hosts[i]))
+            return -1;
+    return 0;
+}
+
+// The Host values that a listener is known by; *any: it is bound to every address.
+static int add_listener_hosts(struct api_server *s, int fd, bool *any) {
     struct sockaddr_storage a;
     socklen_t n = sizeof a;
-    char host[128], ip[64];
+    char host[4][80], ip[INET6_ADDRSTRLEN];
     unsigned port = 0;
     if (getsockname(fd, (struct sockaddr *)&a, &n))
-        return;
+        return 0;
     if (a.ss_family == AF_INET) {
         struct sockaddr_in *v4 = (struct sockaddr_in *)&a;
         port = ntohs(v4->sin_port);
+        *any = v4->sin_addr.s_addr == htonl(INADDR_ANY);
         inet_ntop(AF_INET, &v4->sin_addr, ip, sizeof ip);
-        snprintf(host, sizeof host, "%s:%u", ip, port);
+        snprintf(host[0], sizeof host[0], "%s:%u", ip, port);
     } else if (a.ss_family == AF_INET6) {
         struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&a;
         port = ntohs(v6->sin6_port);
+        *any = IN6_IS_ADDR_UNSPECIFIED(&v6->sin6_addr);
         inet_ntop(AF_INET6, &v6->sin6_addr, ip, sizeof ip);
-        snprintf(host, sizeof host, "[%s]:%u", ip, port);
+        snprintf(host[0], sizeof host[0], "[%s]:%u", ip, port);
     } else {
-        return;
+        return 0;
     }
-    add_host(s, host);
-    static const char *const local[] = {"127.0.0.1", "localhost", "[::1]"};
-    for (size_t i = 0; i < 3; i++) {
-        snprintf(host, sizeof host, "%s:%u", local[i], port);
-        add_host(s, host);
-    }
+    snprintf(host[1], sizeof host[1], "127.0.0.1:%u", port);
+    snprintf(host[2], sizeof host[2], "localhost:%u", port);
+    snprintf(host[3], sizeof host[3], "[::1]:%u", port);
+    return add_hosts(s, (const char *const[]){host[0], host[1], host[2], host[3]}, 4);
 }
 
 static char *dup_or_null(const char *text) {
@@ -118,9 +152,10 @@ static struct api_server *server_create(const struct api_config *config,
         return NULL;
     s->cb = *cb;
     s->ctx = ctx;
+    s->log = (struct api_logger){cb->log, ctx};
     s->cfg = *config;
     fill_limits(&s->cfg);
-    fit_descriptors(&s->cfg);
+    lift_descriptors();
     pthread_mutex_init(&s->token_mu, NULL);
     pthread_mutex_init(&s->conn_mu, NULL);
     pthread_mutex_init(&s->gen_mu, NULL);
@@ -130,17 +165,17 @@ static struct api_server *server_create(const struct api_config *config,
     s->cfg.token = s->cfg.tls_cert = s->cfg.tls_key = NULL;
     if (getrandom(&s->id_salt, sizeof s->id_salt, 0) != sizeof s->id_salt)
         s->id_salt = api_now_ns();
-    for (size_t i = 0; i < config->nhosts; i++)
-        add_host(s, config->hosts[i]);
     atomic_store(&s->beat_ns, api_now_ns());
     return s;
 }
 
 static void server_free(struct api_server *s) {
+    api_later_free(s->later);
     api_sse_free(s);
     api_tls_free(s->tls);
     for (size_t i = 0; i < s->nhosts; i++)
         free(s->hosts[i]);
+    free(s->hosts);
     if (s->token)
         explicit_bzero(s->token, strlen(s->token));
     free(s->token);
@@ -160,13 +195,16 @@ static int start_listener(struct api_server *s, const struct api_listener *l,
     int k = 0;
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
     *ctx = (struct api_listener_ctx){.srv = s, .listener = *l, .tls = s->tls && !l->is_unix};
+    if (!l->is_unix && add_listener_hosts(s, l->fd, &ctx->any_address)) {
+        snprintf(err, n, "out of memory");
+        return -1;
+    }
     ops[k++] = (struct MHD_OptionItem){MHD_OPTION_LISTEN_SOCKET, l->fd, NULL};
     ops[k++] = (struct MHD_OptionItem){MHD_OPTION_THREAD_POOL_SIZE, API_WORKERS, NULL};
-    // The keeper evicts at our own limit; MHD's, which would leave clients hanging, is never met.
-    ops[k++] =
-        (struct MHD_OptionItem){MHD_OPTION_CONNECTION_LIMIT, s->cfg.max_connections * 4, NULL};
+    ops[k++] = (struct MHD_OptionItem){MHD_OPTION_CONNECTION_LIMIT, s->mhd_limit, NULL};
+    // For answers that are not read; conn.c ends the other waits.
     ops[k++] = (struct MHD_OptionItem){MHD_OPTION_CONNECTION_TIMEOUT,
-                                       (s->cfg.idle_timeout_ms + 999) / 1000, NULL};
+                                       (s->cfg.send_timeout_ms + 999) / 1000, NULL};
     ops[k++] = (struct MHD_OptionItem){MHD_OPTION_CONNECTION_MEMORY_LIMIT, 72 * 1024, NULL};
     if (ctx->tls) {
         flags |= MHD_USE_TLS;
@@ -202,11 +240,12 @@ static int start_all(struct api_server *s, const struct api_config *config, char
     if (config->tls_cert && api_tls_create(config->tls_cert, config->tls_key, &s->tls, err, n))
         return -1;
     snprintf(err, n, "out of memory");
-    if (api_sse_create(s) || !(s->openapi = api_openapi_text(s, &s->openapi_len)))
+    if (!(s->later = api_later_new()) || api_sse_create(s) ||
+        !(s->openapi = api_openapi_text(s, &s->openapi_len)))
         return -1;
-    for (size_t i = 0; i < config->nlisteners; i++)
-        if (!config->listeners[i].is_unix)
-            add_listener_hosts(s, config->listeners[i].fd);
+    if (add_hosts(s, config->hosts, config->nhosts))
+        return -1;
+    fit_connections(s);
     if (api_nudge_prepare() || pthread_create(&s->keeper, NULL, api_keeper_main, s)) {
         snprintf(err, n, "cannot start a thread");
         return -1;
@@ -238,13 +277,6 @@ static void sleep_ms(int ms) {
     nanosleep(&(struct timespec){ms / 1000, (ms % 1000) * 1000000L}, NULL);
 }
 
-static int waiting_generates(struct api_server *s) {
-    pthread_mutex_lock(&s->gen_mu);
-    int n = s->ngens;
-    pthread_mutex_unlock(&s->gen_mu);
-    return n;
-}
-
 void api_server_stop(struct api_server *s, int grace_ms) {
     MHD_socket fds[API_MAX_LISTENERS];
     if (!s)
@@ -255,9 +287,11 @@ void api_server_stop(struct api_server *s, int grace_ms) {
     uint64_t start = api_now_ns();
     if (s->sse)
         api_sse_close(s);
-    while (waiting_generates(s) && api_now_ns() - start < (uint64_t)grace_ms * 1000000u)
+    while (api_gen_waiting(s) && api_now_ns() - start < (uint64_t)grace_ms * 1000000u)
         sleep_ms(2);
     api_gen_shutdown(s);
+    if (s->later)
+        api_later_drain(s->later);
     // MHD aborts the process when stopped with a suspended connection: all are resumed by now, and
     // responses get a moment to leave.
     uint64_t resumed = api_now_ns();
@@ -303,20 +337,4 @@ int api_server_reload(struct api_server *s, const char *token, const char *tls_c
         free(old);
     }
     return 0;
-}
-
-void api_server_counters(struct api_server *s, struct api_counters *out) {
-    *out = (struct api_counters){
-        .requests = atomic_load(&s->requests),
-        .responses_4xx = atomic_load(&s->r4xx),
-        .responses_5xx = atomic_load(&s->r5xx),
-        .shed = atomic_load(&s->shed),
-        .reaped = atomic_load(&s->reaped),
-        .sse_clients = api_sse_count(s),
-        .generates_waiting = waiting_generates(s),
-        .beat_ns = atomic_load(&s->beat_ns),
-    };
-    pthread_mutex_lock(&s->conn_mu);
-    out->connections = s->nconn;
-    pthread_mutex_unlock(&s->conn_mu);
 }

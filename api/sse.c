@@ -1,7 +1,8 @@
 // Server-sent events: a replay ring of ready frames, the clients that follow it, batching of metric
 // rows at 10 Hz. Events enter by api_publish* from any thread; each client's reader runs on its MHD
 // thread and suspends the connection when there is nothing to send (0 without suspend would spin).
-#include "api/api_priv.h"
+#include "api/handlers.h"
+#include "api/respond.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -13,7 +14,7 @@
 
 #define RING 8192
 #define RING_BYTES (16u << 20)
-#define BLOCK 16384 // MHD's buffer a client
+#define BLOCK 16384 // MHD's buffer per client
 #define REPLAY_MAX 2000
 #define METRIC_ROWS_MAX 512
 
@@ -36,18 +37,12 @@ struct client {
     uint64_t sent_ns;
 };
 
-struct text {
-    char *s;
-    size_t n, cap;
-    bool failed;
-};
-
 struct pending { // metric rows of one job since the last tick
     char job[API_ID_MAX];
     int64_t step0;
     size_t ncols, nrows;
-    struct text names; // joined by \n, to notice a change
-    struct text rows;
+    struct api_text names; // joined by \n, to notice a change
+    struct api_text rows;
 };
 
 struct api_sse {
@@ -60,32 +55,6 @@ struct api_sse {
     bool closing;
     struct pending pend;
 };
-
-static void text_add(struct text *t, const char *s, size_t n) {
-    if (t->n + n + 1 > t->cap) {
-        size_t cap = (t->n + n + 1) * 2;
-        char *grown = realloc(t->s, cap);
-        if (!grown) {
-            t->failed = true;
-            return;
-        }
-        t->s = grown;
-        t->cap = cap;
-    }
-    memcpy(t->s + t->n, s, n);
-    t->n += n;
-    t->s[t->n] = '\0';
-}
-
-static void text_fmt(struct text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void text_fmt(struct text *t, const char *fmt, ...) {
-    char buf[512];
-    va_list ap;
-    va_start(ap, fmt);
-    int n = vsnprintf(buf, sizeof buf, fmt, ap);
-    va_end(ap);
-    text_add(t, buf, n < (int)sizeof buf ? (size_t)n : sizeof buf - 1);
-}
 
 int api_sse_create(struct api_server *s) {
     s->sse = calloc(1, sizeof *s->sse);
@@ -109,8 +78,7 @@ void api_sse_free(struct api_server *s) {
     s->sse = NULL;
 }
 
-// ---- publishing (sse.mu held in the static ones)
-// -------------------------------------------------
+// --- publishing (sse.mu held in the static ones) ---
 
 static void wake(struct client *c) {
     if (c->suspended) {
@@ -167,20 +135,20 @@ static uint64_t publish_locked(struct api_server *s, const char *type, const cha
 
 static void flush_metrics(struct api_server *s) {
     struct pending *p = &s->sse->pend;
-    struct text t = {0};
+    struct api_text t = {0};
     if (!p->nrows)
         return;
-    text_fmt(&t, "{\"job\":\"%s\",\"step0\":%" PRId64 ",\"cols\":[\"step\"", p->job, p->step0);
+    api_text_fmt(&t, "{\"job\":\"%s\",\"step0\":%" PRId64 ",\"cols\":[\"step\"", p->job, p->step0);
     for (char *name = p->names.s; name && *name;) {
         size_t n = strcspn(name, "\n");
-        text_add(&t, ",\"", 2);
-        text_add(&t, name, n);
-        text_add(&t, "\"", 1);
+        api_text_add(&t, ",\"", 2);
+        api_text_add(&t, name, n);
+        api_text_add(&t, "\"", 1);
         name += n + (name[n] == '\n');
     }
-    text_add(&t, "],\"rows\":[", 10);
-    text_add(&t, p->rows.s, p->rows.n);
-    text_add(&t, "]}", 2);
+    api_text_add(&t, "],\"rows\":[", 10);
+    api_text_add(&t, p->rows.s, p->rows.n);
+    api_text_add(&t, "]}", 2);
     if (!t.failed && !p->rows.failed && !p->names.failed)
         publish_locked(s, "metrics", p->job, t.s, t.n);
     free(t.s);
@@ -224,15 +192,15 @@ void api_publish_metrics(struct api_server *s, const char *job, int64_t step, si
         p->step0 = step;
         p->ncols = n;
         for (size_t i = 0; i < n; i++) // plain identifiers: nothing to escape in JSON
-            text_fmt(&p->names, "%s\n", names[i]);
+            api_text_fmt(&p->names, "%s\n", names[i]);
     }
-    text_fmt(&p->rows, "%s[%" PRId64, p->nrows ? "," : "", step);
+    api_text_fmt(&p->rows, "%s[%" PRId64, p->nrows ? "," : "", step);
     for (size_t i = 0; i < n; i++)
         if (isfinite(values[i]))
-            text_fmt(&p->rows, ",%.7g", values[i]);
+            api_text_fmt(&p->rows, ",%.7g", values[i]);
         else
-            text_add(&p->rows, ",null", 5);
-    text_add(&p->rows, "]", 1);
+            api_text_add(&p->rows, ",null", 5);
+    api_text_add(&p->rows, "]", 1);
     p->nrows++;
     pthread_mutex_unlock(&s->sse->mu);
 }
@@ -262,8 +230,7 @@ int api_sse_count(struct api_server *s) {
     return n;
 }
 
-// ---- a client's reader
-// ---------------------------------------------------------------------------
+// --- a client's reader ---
 
 static size_t take(char *buf, size_t room, const char *from, size_t len, size_t *offset) {
     size_t n = len - *offset < room ? len - *offset : room;
@@ -272,7 +239,7 @@ static size_t take(char *buf, size_t room, const char *from, size_t len, size_t 
     return n;
 }
 
-// Copies what fits. -1: the stream cannot be continued (its frame was dropped half sent).
+// Copies what fits. -1: the stream cannot be continued (its frame was dropped when half was sent).
 static ssize_t fill(struct client *c, char *buf, size_t max) {
     struct api_sse *e = c->srv->sse;
     size_t n = 0;
@@ -346,14 +313,14 @@ static void client_free(void *cls) {
     free(c);
 }
 
-// ---- connecting
-// ----------------------------------------------------------------------------------
+// --- connecting ---
 
 static void replay_one(void *arg, const struct api_event *ev) {
-    struct text *t = arg;
-    text_fmt(t, "id: %" PRIu64 "-%" PRIu64 "\nevent: %.32s\ndata: ", ev->boot, ev->seq, ev->type);
-    text_add(t, ev->data, strcspn(ev->data, "\r\n"));
-    text_add(t, "\n\n", 2);
+    struct api_text *t = arg;
+    api_text_fmt(t, "id: %" PRIu64 "-%" PRIu64 "\nevent: %.32s\ndata: ", ev->boot, ev->seq,
+                 ev->type);
+    api_text_add(t, ev->data, strcspn(ev->data, "\r\n"));
+    api_text_add(t, "\n\n", 2);
 }
 
 static int parse_id(const char *text, uint64_t *boot, uint64_t *seq) {
@@ -370,7 +337,7 @@ static int parse_id(const char *text, uint64_t *boot, uint64_t *seq) {
 // Where the stream starts, what precedes it: retry, hello, the replay out of the store, a gap.
 static void build_preamble(struct api_server *s, struct client *c, const char *last) {
     struct api_sse *e = s->sse;
-    struct text t = {0};
+    struct api_text t = {0};
     struct timespec wall;
     uint64_t boot = 0, seq = 0, me = s->cfg.boot;
     clock_gettime(CLOCK_REALTIME, &wall);
@@ -380,24 +347,24 @@ static void build_preamble(struct api_server *s, struct client *c, const char *l
     pthread_mutex_unlock(&e->mu);
     bool resume = last && !parse_id(last, &boot, &seq);
     bool ring = resume && boot == me && seq <= head && seq + 1 >= oldest;
-    text_fmt(&t, "retry: 2000\n");
+    api_text_fmt(&t, "retry: 2000\n");
     if (!resume)
-        text_fmt(&t, "id: %" PRIu64 "-%" PRIu64 "\n", me, head);
-    text_fmt(&t,
-             "event: hello\ndata: {\"boot\":%" PRIu64 ",\"seq\":%" PRIu64
-             ",\"time\":%lld.%03ld,\"version\":\"%.64s\",\"resumed\":%s}\n\n",
-             me, head, (long long)wall.tv_sec, wall.tv_nsec / 1000000, s->version,
-             ring ? "true" : "false");
+        api_text_fmt(&t, "id: %" PRIu64 "-%" PRIu64 "\n", me, head);
+    api_text_fmt(&t,
+                 "event: hello\ndata: {\"boot\":%" PRIu64 ",\"seq\":%" PRIu64
+                 ",\"time\":%lld.%03ld,\"version\":\"%.64s\",\"resumed\":%s}\n\n",
+                 me, head, (long long)wall.tv_sec, wall.tv_nsec / 1000000, s->version,
+                 ring ? "true" : "false");
     c->next = ring ? seq + 1 : resume ? oldest : head + 1;
     if (resume && !ring) {
         bool past = boot < me || (boot == me && seq <= head); // else: an id from nowhere
         if (past && s->cb.events_read)
             s->cb.events_read(s->ctx, boot, seq, me, oldest, c->job[0] ? c->job : NULL, REPLAY_MAX,
                               replay_one, &t);
-        text_fmt(&t,
-                 "id: %" PRIu64 "-%" PRIu64 "\nevent: gap\ndata: {\"from\":\"%" PRIu64 "-%" PRIu64
-                 "\",\"to\":\"%" PRIu64 "-%" PRIu64 "\"}\n\n",
-                 me, oldest - 1, boot, seq, me, oldest - 1);
+        api_text_fmt(&t,
+                     "id: %" PRIu64 "-%" PRIu64 "\nevent: gap\ndata: {\"from\":\"%" PRIu64
+                     "-%" PRIu64 "\",\"to\":\"%" PRIu64 "-%" PRIu64 "\"}\n\n",
+                     me, oldest - 1, boot, seq, me, oldest - 1);
     }
     c->preamble = t.s;
     c->pre_len = t.n;

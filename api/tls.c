@@ -1,7 +1,7 @@
 // TLS credentials that can be replaced while connections run (SIGHUP). libmicrohttpd asks for the
 // certificate at each handshake through gnutls' callback; replaced pairs stay until the server
 // ends, since a handshake may still hold them. Used by server.c.
-#include "api/api_priv.h"
+#include "api/server.h"
 
 #include <gnutls/abstract.h>
 #include <gnutls/gnutls.h>

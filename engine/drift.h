@@ -1,21 +1,31 @@
-// driftd's engine, for outsiders (daemon, tests, tools): include this and nothing below it.
+// driftd's engine, for outsiders (daemon, tools, most tests): include this and nothing below it.
 //
-// Ownership: every *_create/_new has a *_free that accepts NULL; structs are opaque unless
-// documented. Threads: configs, data sets, generators and snapshots are immutable and may be
-// shared; a backend, a trainer and a sampler belong to the one thread that called backend->enter().
-// The daemon has two such threads, trainer and batcher, each with its own backend; the only thing
-// that crosses is dr_snapshot. Errors: 0 or a negative DR_E* and a sentence in struct dr_err.
-// Nothing here ends the process on bad input.
+// Ownership: what a *_create, *_new, *_open or *_load returns is the caller's, to give to the
+// *_free,
+// *_close or *_unref beside it, which accept NULL. Structs are opaque unless their header documents
+// the members. Strings and JSON described as malloc'd are the caller's to free.
+//
+// Threads: configurations, data sets, networks and snapshots are immutable and may be shared. A
+// backend, a trainer and a sampler belong to the one thread that called dr_backend_enter. The
+// daemon has two such threads, trainer and batcher, each with its own backend; the only thing that
+// crosses is struct dr_snapshot, by reference count.
+//
+// Errors: functions return 0 or a negative DR_E* and fill an optional struct dr_err with a sentence
+// for people and the name of the input at fault. No configuration, file or request ends the
+// process.
+//
+// Backends' op tables, layers, losses and arenas are the engine's own: no header below includes
+// them (tests/lint/include-direction.sh).
 #pragma once
 
-#include "engine/config/config.h"
-#include "engine/core/backend.h"
-#include "engine/core/err.h"
-#include "engine/core/rng.h"
-#include "engine/data/data.h"
-#include "engine/io/image.h"
-#include "engine/io/safetensors.h"
-#include "engine/loss/drift.h"
-#include "engine/nn/gen.h"
-#include "engine/sample/sampler.h"
-#include "engine/train/trainer.h"
+#include "engine/config/config.h"  // configurations
+#include "engine/core/machine.h"   // threads and memory that this process may use
+#include "engine/data/data.h"      // data sets
+#include "engine/io/image.h"       // PNG, npy
+#include "engine/io/safetensors.h" // checkpoint files
+#include "engine/io/sha256.h"      // digests of files
+#include "engine/measure.h"        // the rates of a device
+#include "engine/nn/net.h"         // networks
+#include "engine/open.h"           // devices
+#include "engine/sample/sampler.h" // snapshots, generation
+#include "engine/train/trainer.h"  // training

@@ -288,11 +288,18 @@ struct dr_pair_dist_args {
     const real *x, *y;
     int64_t b, n, m, s;
 };
-// out[0] = mean(D w) / mean(w); out[1] = mean(D), out[2] = var(D). Over all groups, in double.
-struct dr_drift_scale_args {
-    real *out;         // [3]
+// sums = {sum D w, sum D, sum D^2, sum w} over all groups, w counted once per column. The means
+// are taken once every process has added its own.
+struct dr_drift_sums_args {
+    double *sums;      // [4]
     const real *d, *w; // [b,n,m], [b,m] (NULL: ones)
     int64_t b, n, m;
+};
+// out[0] = mean(D w) / mean(w); out[1] = mean(D), out[2] = var(D); in double before the rounding.
+struct dr_drift_scale_args {
+    real *out;          // [3]
+    const double *sums; // of drift_sums
+    int64_t b, n, m;    // b: groups of all processes
 };
 // Kernels of D~ and tau, both lengths: exp(-D~ / tau) and exp(-D~^2 / (2 tau^2)).
 enum dr_kernel { DR_KERNEL_LAPLACE, DR_KERNEL_GAUSSIAN };
@@ -312,14 +319,21 @@ struct dr_drift_coef_args {
     enum dr_normalize normalize;
     int sinkhorn_iterations;
 };
-// v = (coef y - rowsum(coef) x) / max(s / sqrt(S), 1e-3); v2 = mean v^2 over everything ([1]), or
+// v = (coef y - rowsum(coef) x) / max(s / sqrt(S), 1e-3); sumsq = sum v^2 over everything ([1]), or
 // per group ([b]) with per_group.
 struct dr_drift_combine_args {
-    real *v, *v2;
+    real *v;
+    double *sumsq;
     const real *coef, *x, *y; // [b,n,m], [b,n,s], [b,m,s]
     const real *scale;        // device scalar, NULL: 1 (no normalisation of features)
     int64_t b, n, m, s;
     bool per_group;
+};
+struct dr_drift_mean_args { // out[i] = sums[i] / count
+    real *out;
+    const double *sums; // [n]
+    int64_t n;
+    double count;
 };
 // total (+)= v / rms, rms = sqrt(max(v2, 1e-8)); with `l2` sqrt(v2 + 1e-8) + 1e-8 (field
 // kernel-l2).
@@ -329,11 +343,12 @@ struct dr_drift_accumulate_args {
     int64_t b, n, s;
     bool per_group, l2, acc;
 };
-// loss[0] += weight mean(V^2); dx = -2 weight V / (b n s) / max(s / sqrt(S), 1e-3).
+// loss[0] += weight sum(V^2) / (groups n s); dx = -2 weight V / (groups n s) / max(s / sqrt(S),
+// 1e-3).
 struct dr_drift_grad_args {
     real *dx, *loss;
     const real *total, *scale; // scale NULL: 1
-    int64_t b, n, s;
+    int64_t b, n, s, groups;   // groups: of all processes, b of them here
     real weight;
 };
 

@@ -1,16 +1,39 @@
-// Command line: options after the command in any order, help, nearest names.
+// Command line: getopt_long over the tables of commands.c, numbers, help, nearest names. Options
+// may stand anywhere; those of a command only behind it.
 #include "api/client/ctl.h"
 
 #include "api/query.h"
 
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { LONG_BASE = 1000 }; // getopt's value of the first long option
 
 const char *ctl_get(const struct ctl *c, const char *name) {
     for (int i = c->nopt - 1; i >= 0; i--)
         if (!strcmp(c->opt[i].name, name))
             return c->opt[i].value;
     return NULL;
+}
+
+// A decimal number and nothing else: no spaces, no words such as "inf", no hexadecimal.
+static bool parse_number(const char *text, enum ctl_kind kind, double *out) {
+    char *end;
+    if (!*text || strspn(text, kind == CTL_INT ? "-0123456789" : "+-.0123456789eE") != strlen(text))
+        return false;
+    errno = 0;
+    *out = kind == CTL_INT ? (double)strtoll(text, &end, 10) : strtod(text, &end);
+    return end != text && !*end && !errno && isfinite(*out);
+}
+
+double ctl_get_num(const struct ctl *c, const char *name, double otherwise) {
+    const char *text = ctl_get(c, name);
+    double v;
+    return text && parse_number(text, CTL_REAL, &v) ? v : otherwise;
 }
 
 void ctl_nearest(const char *word, const char *const *names, char *buf, size_t n) {
@@ -25,41 +48,67 @@ void ctl_nearest(const char *word, const char *const *names, char *buf, size_t n
     }
 }
 
-static const struct ctl_opt *find(const struct ctl_opt *o, const char *name, size_t n,
-                                  char letter) {
-    for (; o && o->name; o++)
-        if ((letter && o->letter == letter) ||
-            (!letter && strlen(o->name) == n && !strncmp(o->name, name, n)))
-            return o;
+// The options that hold now: those of the command, then the common ones.
+struct options {
+    const struct ctl_opt *opt[CTL_MAX_OPTS];
+    struct option longs[CTL_MAX_OPTS + 1];
+    char shorts[3 * CTL_MAX_OPTS + 4];
+    int n;
+};
+
+static void add_table(struct options *o, const struct ctl_opt *t) {
+    for (; t && t->name && o->n < CTL_MAX_OPTS; t++) {
+        char letter[4] = {t->letter, t->arg ? ':' : '\0', '\0', '\0'};
+        o->longs[o->n] = (struct option){t->name, t->arg ? required_argument : no_argument, NULL,
+                                         LONG_BASE + o->n};
+        o->opt[o->n++] = t;
+        if (t->letter && !strchr(o->shorts, t->letter))
+            strcat(o->shorts, letter);
+    }
+}
+
+static void collect(struct options *o, const struct ctl_command *command) {
+    *o = (struct options){.shorts = "-:"}; // '-': arguments come in order; ':': no messages
+    add_table(o, command ? command->opts : NULL);
+    add_table(o, ctl_common);
+}
+
+static const struct ctl_opt *find(const struct options *o, int value) {
+    for (int i = 0; i < o->n; i++)
+        if (value >= LONG_BASE ? value == LONG_BASE + i : value == o->opt[i]->letter)
+            return o->opt[i];
     return NULL;
 }
 
-static int unknown_option(const struct ctl *c, const char *name) {
-    const char *names[CTL_MAX_OPTS] = {0};
+static int unknown_option(const struct ctl *c, const struct options *o, const char *arg) {
+    const char *names[CTL_MAX_OPTS + 1] = {0};
     char near[96], word[64];
-    int n = 0;
-    for (const struct ctl_opt *o = c->command->opts; o && o->name && n < CTL_MAX_OPTS - 8; o++)
-        names[n++] = o->name;
-    for (const struct ctl_opt *o = ctl_common; o->name; o++)
-        names[n++] = o->name;
-    snprintf(word, sizeof word, "%.*s", (int)strcspn(name, "="), name);
+    for (int i = 0; i < o->n; i++)
+        names[i] = o->opt[i]->name;
+    snprintf(word, sizeof word, "%.*s", (int)strcspn(arg + 2, "="), arg + 2);
     ctl_nearest(word, names, near, sizeof near);
-    fprintf(stderr, "driftctl %s: unknown option `--%s`%s\n", c->command->name, word, near);
+    fprintf(stderr, "driftctl%s%s: unknown option `--%s`%s%s\n", c->command ? " " : "",
+            c->command ? c->command->name : "", ctl_safe(word),
+            c->command ? "" : " before the command", near);
     return CTL_USAGE;
 }
 
-static int add(struct ctl *c, const struct ctl_opt *o, const char *value, int *i, int argc,
-               char **argv) {
-    if (o->arg && !value) {
-        if (*i + 1 >= argc) {
-            fprintf(stderr, "driftctl: --%s needs a value (%s)\n", o->name, o->arg);
-            return CTL_USAGE;
-        }
-        value = argv[++*i];
-    } else if (!o->arg && value) {
-        fprintf(stderr, "driftctl: --%s takes no value\n", o->name);
-        return CTL_USAGE;
-    }
+static int bad_number(const struct ctl *c, const struct ctl_opt *o, const char *value) {
+    fprintf(stderr, "driftctl%s%s: --%s: expected %s", c->command ? " " : "",
+            c->command ? c->command->name : "", o->name,
+            o->kind == CTL_INT ? "a whole number" : "a number");
+    if (o->hi < 9e15)
+        fprintf(stderr, " from %.15g to %.15g", o->lo, o->hi);
+    else
+        fprintf(stderr, " of at least %.15g", o->lo);
+    fprintf(stderr, ", got `%s`\n", ctl_safe(value));
+    return CTL_USAGE;
+}
+
+static int add_option(struct ctl *c, const struct ctl_opt *o, const char *value) {
+    double v;
+    if (o->kind != CTL_TEXT && (!parse_number(value, o->kind, &v) || v < o->lo || v > o->hi))
+        return bad_number(c, o, value);
     if (c->nopt == CTL_MAX_OPTS) {
         fprintf(stderr, "driftctl: more than %d options\n", CTL_MAX_OPTS);
         return CTL_USAGE;
@@ -67,33 +116,6 @@ static int add(struct ctl *c, const struct ctl_opt *o, const char *value, int *i
     c->opt[c->nopt].name = o->name;
     c->opt[c->nopt++].value = value ? value : "";
     return 0;
-}
-
-static int long_option(struct ctl *c, int *i, int argc, char **argv) {
-    const char *name = argv[*i] + 2, *eq = strchr(name, '=');
-    size_t n = eq ? (size_t)(eq - name) : strlen(name);
-    const struct ctl_opt *o = c->command ? find(c->command->opts, name, n, 0) : NULL;
-    if (!o)
-        o = find(ctl_common, name, n, 0);
-    if (!o && c->command)
-        return unknown_option(c, name);
-    if (!o) {
-        fprintf(stderr, "driftctl: unknown option `--%s` before the command\n", name);
-        return CTL_USAGE;
-    }
-    return add(c, o, eq ? eq + 1 : NULL, i, argc, argv);
-}
-
-static int short_option(struct ctl *c, int *i, int argc, char **argv) {
-    char letter = argv[*i][1];
-    const struct ctl_opt *o = c->command ? find(c->command->opts, NULL, 0, letter) : NULL;
-    if (!o)
-        o = find(ctl_common, NULL, 0, letter);
-    if (!o) {
-        fprintf(stderr, "driftctl: unknown option `-%c`\n", letter);
-        return CTL_USAGE;
-    }
-    return add(c, o, argv[*i][2] ? argv[*i] + 2 : NULL, i, argc, argv);
 }
 
 static int set_command(struct ctl *c, const char *name) {
@@ -108,30 +130,66 @@ static int set_command(struct ctl *c, const char *name) {
         }
     }
     ctl_nearest(name, names, near, sizeof near);
-    fprintf(stderr, "driftctl: unknown command `%s`%s\n", name, near);
+    fprintf(stderr, "driftctl: unknown command `%s`%s\n", ctl_safe(name), near);
     return CTL_USAGE;
 }
 
-int ctl_parse(struct ctl *c, int argc, char **argv) {
-    bool options = true;
-    for (int i = 1; i < argc; i++) {
-        const char *a = argv[i];
-        int rc = 0;
-        if (options && !strcmp(a, "--"))
-            options = false;
-        else if (options && a[0] == '-' && a[1] == '-')
-            rc = long_option(c, &i, argc, argv);
-        else if (options && a[0] == '-' && a[1])
-            rc = short_option(c, &i, argc, argv);
-        else if (!c->command)
-            rc = set_command(c, a);
-        else if (c->narg < 8)
-            c->arg[c->narg++] = a;
-        if (rc)
-            return rc;
+static int argument(struct ctl *c, const char *word) {
+    if (!c->command)
+        return set_command(c, word);
+    if (c->narg < (int)(sizeof c->arg / sizeof *c->arg))
+        c->arg[c->narg] = word;
+    c->narg++;
+    return 0;
+}
+
+// The word that held the option getopt_long has just returned. getopt_long takes a prefix for the
+// whole name; a name must be spelt out here, so that a new option never changes what a script
+// means.
+static bool spelt_out(const struct ctl_opt *o, char **argv) {
+    const char *word = argv[optind - 1];
+    if (o->arg && optarg == word)
+        word = argv[optind - 2];
+    return strlen(o->name) == strcspn(word + 2, "=") &&
+           !strncmp(o->name, word + 2, strlen(o->name));
+}
+
+static int option(struct ctl *c, const struct options *o, int k, char **argv) {
+    const struct ctl_opt *hit = find(o, k == ':' || k == '?' ? optopt : k);
+    const char *word = argv[optind - 1];
+    if (k == '?' && hit) {
+        fprintf(stderr, "driftctl: --%s takes no value\n", hit->name);
+        return CTL_USAGE;
     }
-    if (!c->command || ctl_get(c, "help"))
-        return 0;
+    if (k == '?' && optopt) {
+        fprintf(stderr, "driftctl: unknown option `-%c`\n", isprint(optopt) ? optopt : '?');
+        return CTL_USAGE;
+    }
+    if (k == '?')
+        return unknown_option(c, o, word);
+    if (k == ':') {
+        fprintf(stderr, "driftctl: --%s needs a value (%s)\n", hit->name, hit->arg);
+        return CTL_USAGE;
+    }
+    if (k >= LONG_BASE && !spelt_out(hit, argv))
+        return unknown_option(c, o, hit->arg && optarg == word ? argv[optind - 2] : word);
+    return add_option(c, hit, optarg);
+}
+
+int ctl_parse(struct ctl *c, int argc, char **argv) {
+    struct options o;
+    int rc = 0, k;
+    collect(&o, NULL);
+    while (!rc && (k = getopt_long(argc, argv, o.shorts, o.longs, NULL)) != -1) {
+        const struct ctl_command *before = c->command;
+        rc = k == 1 ? argument(c, optarg) : option(c, &o, k, argv);
+        if (c->command != before)
+            collect(&o, c->command);
+    }
+    for (; !rc && optind < argc; optind++) // behind "--"
+        rc = argument(c, argv[optind]);
+    if (rc || !c->command || ctl_get(c, "help"))
+        return rc;
     if (c->narg < c->command->min_args || c->narg > c->command->max_args) {
         fprintf(stderr, "usage: driftctl %s %s\n", c->command->name, c->command->args);
         return CTL_USAGE;
@@ -162,6 +220,7 @@ void ctl_help(const struct ctl_command *cmd, FILE *out) {
         fprintf(out, "  %-12s %-10s %s\n", k->name, k->args, k->help);
     fprintf(out, "\n");
     print_options(ctl_common, out);
-    fprintf(out, "\nExit status: 0 done, 1 refused or failed, 2 usage, 3 server unreachable,\n"
-                 "4 job stopped, 5 job interrupted. `driftctl help COMMAND` tells more.\n");
+    fprintf(out,
+            "\nExit status: 0 done, 1 refused or failed, 2 usage, 3 server unreachable,\n"
+            "4 job stopped, 5 job interrupted. Options of a command: driftctl help COMMAND.\n");
 }

@@ -1,20 +1,25 @@
 // The commands of driftctl: names, arguments, options, help. The parser, the help texts and the
-// shell completion come from this table.
+// shell completions come from this table.
 #include "api/client/ctl.h"
 
+#define WHOLE(lo, hi) CTL_INT, lo, hi
+#define FRACTION(lo, hi) CTL_REAL, lo, hi
+#define ANY 9e15 // no upper limit here: the server has its own
 #define OPTS(...) ((const struct ctl_opt[]){__VA_ARGS__, {0}})
 
 const struct ctl_opt ctl_common[] = {
     {"url", 'u', "URL", "server, http(s)://HOST:PORT or unix:PATH (DRIFTD_URL)"},
     {"token-file", 0, "FILE", "bearer token (DRIFTD_TOKEN_FILE)"},
     {"ca-file", 0, "FILE", "certificate to trust, PEM (DRIFTD_CA_FILE)"},
+    {"timeout", 0, "S", "seconds to wait for an answer; 0: for ever (60)", FRACTION(0, 1e6)},
     {"json", 'j', NULL, "print JSON, problems too"},
     {"help", 'h', NULL, "show help"},
     {0}};
 
 #define TRAIN_OPTS                                                                                 \
     {"set", 's', "KEY=VALUE", "change a key of the recipe; repeatable"},                           \
-        {"name", 'n', "NAME", "name of the job"}, {"priority", 'p', "N", "higher runs first"},     \
+        {"name", 'n', "NAME", "name of the job"},                                                  \
+        {"priority", 'p', "N", "higher runs first", WHOLE(-1000, 1000)},                           \
         {"follow", 'f', NULL, "show progress until the job ends"}, {                               \
         "key", 0, "KEY", "idempotency key: the same key never makes a second job"                  \
     }
@@ -22,25 +27,25 @@ const struct ctl_opt ctl_common[] = {
 static const struct ctl_opt image_opts[] = {
     {"class", 'c', "LIST", "index, name, range or list; default random"},
     {"cfg", 'a', "SCALE", "guidance scale, or a list"},
-    {"n", 'n', "N", "images"},
-    {"seed", 's', "N", "seed; the same seed gives the same bytes"},
+    {"n", 'n', "N", "images", WHOLE(1, ANY)},
+    {"seed", 's', "N", "seed; the same seed gives the same bytes", WHOLE(0, ANY)},
     {"grid", 'g', "CxR", "columns x rows"},
-    {"scale", 'x', "N", "magnification"},
+    {"scale", 'x', "N", "magnification", WHOLE(1, ANY)},
     {"format", 'f', "FORMAT", "png, json, zip or npy"},
     {"checkpoint", 'k', "ID", "live, latest or an id"},
     {"guidance", 0, "KIND", "one-step or two-pass"},
-    {"timeout-ms", 0, "MS", "give up after this time"},
+    {"timeout-ms", 0, "MS", "the server gives up after this time", WHOLE(1, ANY)},
     {"output", 'o', "FILE", "file to write; - is standard output"},
     {0}};
 
 static const struct ctl_opt sweep_opts[] = {
     {"class", 'c', "LIST", "index, name, range or list; default random"},
-    {"from", 0, "SCALE", "first guidance scale (1)"},
-    {"to", 0, "SCALE", "last guidance scale (4)"},
-    {"rows", 'r', "N", "number of scales (7)"},
-    {"n", 'n', "N", "images a row (8)"},
-    {"seed", 's', "N", "seed; every row has the same noise"},
-    {"scale", 'x', "N", "magnification"},
+    {"from", 0, "SCALE", "first guidance scale (1)", FRACTION(0, 100)},
+    {"to", 0, "SCALE", "last guidance scale (4)", FRACTION(0, 100)},
+    {"rows", 'r', "N", "number of scales (7)", WHOLE(1, 32)},
+    {"n", 'n', "N", "images per row (8)", WHOLE(1, ANY)},
+    {"seed", 's', "N", "seed; every row has the same noise", WHOLE(0, ANY)},
+    {"scale", 'x', "N", "magnification", WHOLE(1, ANY)},
     {"checkpoint", 'k', "ID", "live, latest or an id"},
     {"output", 'o', "FILE", "file to write; - is standard output"},
     {0}};
@@ -50,8 +55,8 @@ const struct ctl_command ctl_commands[] = {
      ctl_cmd_train},
     {"mae", "CONFIG", "start an encoder's pre-training job", 1, 1, OPTS(TRAIN_OPTS), ctl_cmd_mae},
     {"jobs", "", "list jobs", 0, 0,
-     OPTS({"state", 's', "STATE", "only jobs in this state"}, {"limit", 'l', "N", "at most N (50)"},
-          {"all", 0, NULL, "all pages"}),
+     OPTS({"state", 's', "STATE", "only jobs in this state"},
+          {"limit", 'l', "N", "at most N (50)", WHOLE(1, 1000)}, {"all", 0, NULL, "all pages"}),
      ctl_cmd_jobs},
     {"job", "ID", "show one job", 1, 1, NULL, ctl_cmd_job},
     {"edit", "ID", "change a job's name or notes", 1, 1,
@@ -70,26 +75,28 @@ const struct ctl_command ctl_commands[] = {
     {"eval", "", "evaluate a checkpoint, or those of a job", 0, 0,
      OPTS({"kind", 0, "KIND", "kind of evaluation"}, {"checkpoint", 'k', "ID", "one checkpoint"},
           {"job", 0, "ID", "every checkpoint of a job"},
-          {"skip-existing", 0, NULL, "leave out those that have been evaluated"}),
+          {"skip-existing", 0, NULL, "skip those that have been evaluated"}),
      ctl_cmd_eval},
     {"checkpoints", "", "list checkpoints", 0, 0,
-     OPTS({"job", 0, "ID", "only of this job"}, {"limit", 'l', "N", "at most N (50)"},
-          {"all", 0, NULL, "all pages"}),
+     OPTS({"job", 0, "ID", "only of this job"},
+          {"limit", 'l', "N", "at most N (50)", WHOLE(1, 1000)}, {"all", 0, NULL, "all pages"}),
      ctl_cmd_checkpoints},
     {"activate", "ID", "serve this checkpoint; `live`: the running job or the newest one again", 1,
      1, NULL, ctl_cmd_activate},
-    {"export", "ID", "download a checkpoint (safetensors); continues a broken download", 1, 1,
-     OPTS({"output", 'o', "FILE", "file to write (ID.safetensors)"}), ctl_cmd_export},
+    {"export", "ID", "download a checkpoint (safetensors); continues an interrupted download", 1, 1,
+     OPTS({"output", 'o', "FILE", "file to write (ID.safetensors); - is standard output"}),
+     ctl_cmd_export},
     {"import", "FILE", "upload a safetensors file", 1, 1,
      OPTS({"name", 'n', "NAME", "name of the checkpoint"},
           {"config", 'c', "RECIPE", "recipe, for a file without driftd.config"},
           {"path", 0, NULL, "FILE is a path on the server, below its import roots"}),
      ctl_cmd_import},
     {"metrics", "ID", "metrics of a job", 1, 1,
-     OPTS({"names", 0, "LIST", "only these"}, {"from", 0, "STEP", "first step"},
-          {"to", 0, "STEP", "last step"}, {"max-points", 0, "N", "buckets a metric; 0: every row"},
-          {"csv", 0, NULL, "CSV, every row"}, {"ndjson", 0, NULL, "one JSON object a line"},
-          {"output", 'o', "FILE", "file to write"}),
+     OPTS({"names", 0, "LIST", "only these"}, {"from", 0, "STEP", "first step", WHOLE(0, ANY)},
+          {"to", 0, "STEP", "last step", WHOLE(0, ANY)},
+          {"max-points", 0, "N", "buckets per metric; 0: every row", WHOLE(0, ANY)},
+          {"csv", 0, NULL, "CSV, every row"}, {"ndjson", 0, NULL, "one JSON object per line"},
+          {"output", 'o', "FILE", "file to write; - is standard output"}),
      ctl_cmd_metrics},
     {"fetch", "SET", "download mnist, fashion-mnist or cifar10", 1, 1,
      OPTS(
@@ -100,8 +107,9 @@ const struct ctl_command ctl_commands[] = {
          {"list", 0, "FILE", "files of a set of your own, as md5sum prints them"}),
      ctl_cmd_fetch},
     {"db", "backup", "write a consistent copy of the database", 1, 1,
-     OPTS({"output", 'o', "FILE", "file to write (driftd-DATE.sqlite)"}), ctl_cmd_db},
-    {"status", "", "what the server does", 0, 0, NULL, ctl_cmd_status},
+     OPTS({"output", 'o', "FILE", "file to write (driftd-DATE.sqlite); - is standard output"}),
+     ctl_cmd_db},
+    {"status", "", "state of the server", 0, 0, NULL, ctl_cmd_status},
     {"configs", "[NAME]", "list recipes, or show one", 0, 1, NULL, ctl_cmd_configs},
     {"completion", "SHELL", "print the completion for bash, zsh or fish", 1, 1, NULL,
      ctl_cmd_completion},

@@ -1,4 +1,4 @@
-// driftctl: what its files share. A thin client of the HTTP API; one command a run, no threads.
+// driftctl: what its files share. A thin client of the HTTP API; one command per run, no threads.
 // Exit status: 0 done, 1 the server refused or the job failed, 2 usage, 3 the server cannot be
 // reached, 4 the job was stopped, 5 the job was interrupted, 130 detached by Ctrl-C.
 #pragma once
@@ -19,11 +19,16 @@ enum {
     CTL_DETACHED = 130
 };
 
+// What an option's value must be; ctl_parse refuses anything else before a request is made.
+enum ctl_kind { CTL_TEXT, CTL_INT, CTL_REAL };
+
 struct ctl_opt {
     const char *name; // long name
     char letter;      // or 0
     const char *arg;  // name of the value in the help, or NULL for a switch
     const char *help;
+    enum ctl_kind kind;
+    double lo, hi; // of a number
 };
 
 struct ctl;
@@ -47,13 +52,17 @@ struct ctl {
     int narg;
     char *url, *unix_path, *token;
     const char *ca_file; // or NULL: the system's certificates
-    bool json, tty;
+    double timeout;      // s to wait for an answer, or for the next byte of a file; 0: for ever
+    bool json;
+    bool tty; // standard output is a terminal that understands escapes
     FILE *out;
 };
 
-// main.c. The value of the last such option ("" for a switch), or NULL.
+// cli.c. The value of the last such option ("" for a switch), or NULL.
 const char *ctl_get(const struct ctl *c, const char *name);
-// cli.c. 0, or CTL_USAGE with a message printed.
+// The value of a numeric option, which ctl_parse has checked; `otherwise` without it.
+double ctl_get_num(const struct ctl *c, const char *name, double otherwise);
+// 0, or CTL_USAGE with a message printed. Reorders nothing in argv.
 int ctl_parse(struct ctl *c, int argc, char **argv);
 void ctl_help(const struct ctl_command *cmd, FILE *out); // NULL: the overview
 // completion.c. CTL_USAGE when the shell is not bash, zsh or fish.
@@ -72,8 +81,9 @@ struct ctl_reply {
     struct ctl_buf body;
     char content_type[96], request_id[48];
     char seed[32], checkpoint[80], step[32], queue_ms[32], compute_ms[32], location[300];
-    char etag[96];  // without quotes
-    uint64_t total; // size of a file, out of Content-Range or Content-Length; 0: unknown
+    char etag[96];  // as sent, with quotes
+    uint64_t total; // size of a file, from Content-Range or Content-Length; 0: unknown
+    uint64_t first; // first byte of a 206
 };
 void ctl_reply_free(struct ctl_reply *r);
 
@@ -96,15 +106,55 @@ CURL *ctl_handle(struct ctl *c, const char *path, struct curl_slist **headers);
 struct ctl_buf ctl_path(const char *prefix, const char *id, const char *rest);
 // Adds "key=value" to a path under construction, escaped, with '?' or '&'.
 int ctl_query(struct ctl_buf *path, const char *key, const char *value);
-// Streams a response into a file (through FILE.part), with a progress line on a terminal; where the
-// server gives a sha256 as ETag the file is checked against it.
+// The libcurl callback for headers; arg is a struct ctl_reply.
+size_t ctl_on_header(char *p, size_t size, size_t n, void *arg);
+// The libcurl callback for bodies; arg is a struct ctl_reply.
+size_t ctl_on_body(char *p, size_t size, size_t n, void *arg);
+// Prints why there was no answer (unless quiet) and returns CTL_UNREACHABLE.
+int ctl_unreachable(const struct ctl *c, CURLcode rc, bool quiet);
+// For any handle: no proxy for loopback addresses and unix sockets, the environment's for others.
+void ctl_set_proxy(CURL *h, const char *url, bool is_unix);
+// Requests of this command may take this many seconds unless --timeout says otherwise.
+void ctl_allow_time(struct ctl *c, double seconds);
+
+// download.c --------------------------------------------------------------------------------------
+// Streams a response into a file, with a progress line on a terminal. A regular file appears whole
+// or not at all (through FILE.part, which a GET continues); "-", devices and pipes are written to
+// directly. Where the ETag is a sha256 the bytes are checked against it.
 int ctl_download(struct ctl *c, const char *method, const char *path, const char *file);
 // Sends a file as application/octet-stream.
 int ctl_upload(struct ctl *c, const char *path, const char *file, struct ctl_reply *out);
 
+// output.c ----------------------------------------------------------------------------------------
+bool ctl_is_stdout(const char *file); // "-", or a name of the same file; NULL: false
+// Whether bytes go straight to `file`: standard output and whatever exists and is no regular file.
+bool ctl_is_direct(const char *file);
+// Opens such a file for writing; NULL and a message otherwise. `binary` data is not sent to a
+// terminal. Closed by ctl_close.
+FILE *ctl_open_direct(const char *file, bool binary);
+// 0, or -1 with errno set: flushes, and closes all but standard output.
+int ctl_close(FILE *f);
+// The path that symbolic links lead to, whether or not it exists; the caller frees it.
+char *ctl_target(const char *file);
+// Writes a whole reply; "-" is standard output.
+int ctl_save(struct ctl *c, const char *file, const void *data, size_t n, bool binary);
+// snprintf into malloc'd memory; ends the program when out of memory.
+char *ctl_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
 // text.c ------------------------------------------------------------------------------------------
+// Whether this descriptor is a terminal that understands escapes (TERM is not "dumb").
+bool ctl_terminal(int fd);
+// Text from elsewhere, fit for a terminal and a table: control and direction characters and what is
+// not UTF-8 become '?'. Each result stays valid for the next seven calls.
+const char *ctl_safe(const char *s);
+// The same, cut to `max` columns with an ellipsis; *columns (or NULL) is the width on a terminal.
+const char *ctl_fit(const char *s, int max, int *columns);
+// Writes text, on a terminal without what could steer it; lines stay.
+void ctl_put(const struct ctl *c, FILE *f, const char *s, size_t n);
 void ctl_json(const struct ctl *c, const json_t *v);
-// A table: columns are "Title:key[:kind]" with kind num, bytes, time, duration, percent, bool.
+// A JSON document as the server sent it; control characters as \u escapes, which mean the same.
+void ctl_json_text(FILE *f, const char *s);
+// A table: columns are "Title:key[:kind]" with kind bytes, duration or num.
 void ctl_table(const struct ctl *c, const json_t *rows, const char *const *columns);
 const char *ctl_bytes(double n, char *buf, size_t size);
 const char *ctl_duration(double seconds, char *buf, size_t size);
@@ -115,15 +165,16 @@ void ctl_bar(char *buf, size_t size, int width, double fraction);
 
 // jobs.c: GET /v1/WHAT with the options `filter` and `limit`, as JSON or a table.
 int ctl_list(struct ctl *c, const char *what, const char *filter, const char *const *columns);
-// follow.c: shows a job until it ends; returns the exit status that tells its fate.
+// follow.c: shows a job until it ends and returns the exit status for how it ended.
 int ctl_follow(struct ctl *c, const char *job);
 bool ctl_interrupted(void);
 
 // fetch.c
 int ctl_md5_file(const char *path, bool inflate, char hex[33]);
 int ctl_sha256_file(const char *path, char hex[65]);
-// untar.c: writes the regular files of a .tar.gz (last path component only) into dir.
-int ctl_untar(const char *archive, const char *dir, char *err, size_t n);
+// unpack.c: writes the regular files of an archive (tar, tar.gz, zip; last path component only)
+// into dir. 0, or -1 with a sentence in err.
+int ctl_unpack(const char *archive, const char *dir, char *err, size_t n);
 
 int ctl_cmd_train(struct ctl *c), ctl_cmd_mae(struct ctl *c), ctl_cmd_jobs(struct ctl *c),
     ctl_cmd_job(struct ctl *c), ctl_cmd_edit(struct ctl *c), ctl_cmd_follow(struct ctl *c),

@@ -1,6 +1,6 @@
 // `driftctl fetch`: data sets from their official places or mirrors, or from a local folder. Each
-// file is downloaded into NAME.part, continued where it broke off, checked by MD5 (the checksum its
-// publishers give) and only then renamed. Needs no running daemon.
+// file is downloaded into NAME.part, continued where it stopped, checked by MD5 (the checksum that
+// its publishers give) and only then renamed. Needs no running daemon.
 #include "api/client/ctl.h"
 
 #include <errno.h>
@@ -147,9 +147,10 @@ static long attempt(const char *url, const char *part, const char *name, CURLcod
     char range[32];
     *code = CURLE_WRITE_ERROR;
     if (g.h && g.f) {
-        g.tty = isatty(STDERR_FILENO);
+        g.tty = ctl_terminal(STDERR_FILENO);
         g.start = size_of(part);
         curl_easy_setopt(g.h, CURLOPT_URL, url);
+        ctl_set_proxy(g.h, url, false);
         curl_easy_setopt(g.h, CURLOPT_FOLLOWLOCATION, 1L);
         curl_easy_setopt(g.h, CURLOPT_MAXREDIRS, 5L);
         curl_easy_setopt(g.h, CURLOPT_PROTOCOLS_STR, "http,https");
@@ -178,30 +179,26 @@ static long attempt(const char *url, const char *part, const char *name, CURLcod
 }
 
 // Tries one mirror until the file is whole and intact, or nothing comes any more.
-static int from_mirror(const char *mirror, const struct item *it, const char *path) {
-    char url[1024], part[4300];
+static int ask_mirror(const char *url, const struct item *it, const char *path, const char *part) {
     bool restarted = false;
-    snprintf(part, sizeof part, "%s.part", path);
-    snprintf(url, sizeof url, "%s%s%s", mirror,
-             *mirror && mirror[strlen(mirror) - 1] == '/' ? "" : "/", it->name);
     for (int idle = 0; idle < ATTEMPTS; idle++) {
         CURLcode code;
         int64_t before = size_of(part);
         long status = attempt(url, part, it->name, &code);
         if (size_of(part) > before)
-            idle = -1; // it advances
+            idle = -1; // progress
         if ((!code && (status == 200 || status == 206)) || status == 416) {
             if (intact(part, it))
                 return rename(part, path);
             unlink(part);
             if (restarted) {
-                fprintf(stderr, "driftctl: %s: the checksum is wrong\n", url);
+                fprintf(stderr, "driftctl: %s: the checksum is wrong\n", ctl_safe(url));
                 return -1;
             }
             restarted = true; // the part may have been damaged: once more from the beginning
             continue;
         }
-        fprintf(stderr, "driftctl: %s: %s\n", url,
+        fprintf(stderr, "driftctl: %s: %s\n", ctl_safe(url),
                 code ? curl_easy_strerror(code) : "the server refused");
         if ((status >= 400 && status < 500) || code == CURLE_COULDNT_RESOLVE_HOST ||
             code == CURLE_COULDNT_CONNECT)
@@ -211,25 +208,33 @@ static int from_mirror(const char *mirror, const struct item *it, const char *pa
     return -1;
 }
 
-static int copy_local(const char *dir, const struct item *it, const char *path) {
-    char from[4200], part[4300], buf[65536];
+static int from_mirror(const char *mirror, const struct item *it, const char *path,
+                       const char *part) {
+    bool slash = *mirror && mirror[strlen(mirror) - 1] == '/';
+    char *url = ctl_printf("%s%s%s", mirror, slash ? "" : "/", it->name);
+    int rc = ask_mirror(url, it, path, part);
+    free(url);
+    return rc;
+}
+
+static int copy_local(const char *dir, const struct item *it, const char *path, const char *part) {
+    char *from = ctl_printf("%s/%s", dir, it->name), buf[65536];
     size_t n;
-    snprintf(from, sizeof from, "%s/%s", dir, it->name);
-    snprintf(part, sizeof part, "%s.part", path);
     FILE *in = fopen(from, "rbe"), *out = in ? fopen(part, "wbe") : NULL;
     bool ok = in && out;
     while (ok && (n = fread(buf, 1, sizeof buf, in)) > 0)
         ok = fwrite(buf, 1, n, out) == n;
     if (!ok)
-        fprintf(stderr, "driftctl: %s: %s\n", from, strerror(errno));
+        fprintf(stderr, "driftctl: %s: %s\n", ctl_safe(from), strerror(errno));
     if (in)
         fclose(in);
     if (out && fclose(out))
         ok = false;
     if (ok && !intact(part, it)) {
-        fprintf(stderr, "driftctl: %s: the checksum is wrong\n", from);
+        fprintf(stderr, "driftctl: %s: the checksum is wrong\n", ctl_safe(from));
         ok = false;
     }
+    free(from);
     if (!ok) {
         unlink(part);
         return -1;
@@ -239,29 +244,31 @@ static int copy_local(const char *dir, const struct item *it, const char *path) 
 
 static int fetch_item(struct ctl *c, const struct set *set, const struct item *it,
                       const char *dir) {
-    char path[4200], left[4200], err[256];
+    char *path = ctl_printf("%s/%s", dir, it->name), *part = ctl_printf("%s.part", path);
+    char *left = ctl_printf("%s/%s", dir, it->extracts ? it->extracts : it->name), err[512];
     const char *own = ctl_get(c, "mirror"), *local = ctl_get(c, "from");
     int rc = -1;
-    snprintf(path, sizeof path, "%s/%s", dir, it->name);
-    snprintf(left, sizeof left, "%s/%s", dir, it->extracts ? it->extracts : it->name);
     if (exists(path) && intact(path, it))
         rc = 0;
     else if (local)
-        rc = copy_local(local, it, path);
+        rc = copy_local(local, it, path, part);
     for (int i = 0; rc && !local && i < c->nopt; i++) // the user's mirrors, in their order
         if (!strcmp(c->opt[i].name, "mirror"))
-            rc = from_mirror(c->opt[i].value, it, path);
+            rc = from_mirror(c->opt[i].value, it, path, part);
     for (int i = 0; rc && !local && !own && i < 4 && set->mirrors[i]; i++)
-        rc = from_mirror(set->mirrors[i], it, path);
-    if (!rc && it->extracts && !exists(left) && (rc = ctl_untar(path, dir, err, sizeof err)))
-        fprintf(stderr, "driftctl: %s: %s\n", path, err);
+        rc = from_mirror(set->mirrors[i], it, path, part);
+    if (!rc && it->extracts && !exists(left) && (rc = ctl_unpack(path, dir, err, sizeof err)))
+        fprintf(stderr, "driftctl: %s: %s\n", ctl_safe(path), ctl_safe(err));
     if (!rc && !c->json)
-        fprintf(c->out, "%s\n", path);
+        fprintf(c->out, "%s\n", ctl_safe(path));
     fflush(c->out);
+    free(path);
+    free(part);
+    free(left);
     return rc;
 }
 
-static void data_dir(struct ctl *c, char *out, size_t n) {
+static char *data_dir(struct ctl *c) {
     const char *dir = ctl_get(c, "data-dir"), *xdg = getenv("XDG_DATA_HOME");
     const char *home = getenv("HOME");
     if (!dir)
@@ -269,23 +276,19 @@ static void data_dir(struct ctl *c, char *out, size_t n) {
     if (!dir || !*dir)
         dir = getenv("DRIFTD_DATA_DIR");
     if (dir && *dir)
-        snprintf(out, n, "%s", dir);
-    else if (xdg && *xdg)
-        snprintf(out, n, "%s/driftd", xdg);
-    else
-        snprintf(out, n, "%s/.local/share/driftd", home ? home : ".");
+        return ctl_printf("%s", dir);
+    return xdg && *xdg ? ctl_printf("%s/driftd", xdg)
+                       : ctl_printf("%s/.local/share/driftd", home ? home : ".");
 }
 
-static int make_dirs(const char *path) {
-    char copy[4096];
-    snprintf(copy, sizeof copy, "%s", path);
-    for (char *p = copy + 1; *p; p++)
+static int make_dirs(char *path) {
+    for (char *p = path + 1; *p; p++)
         if (*p == '/') {
             *p = '\0';
-            mkdir(copy, 0755);
+            mkdir(path, 0755);
             *p = '/';
         }
-    return mkdir(copy, 0755) && errno != EEXIST ? -1 : 0;
+    return mkdir(path, 0755) && errno != EEXIST ? -1 : 0;
 }
 
 static bool plain_name(const char *s) {
@@ -305,14 +308,15 @@ static int read_list(const char *file, const char *name, struct own_set *own) {
     FILE *f = fopen(file, "re");
     int n = 0;
     if (!f) {
-        fprintf(stderr, "driftctl: %s: %s\n", file, strerror(errno));
+        fprintf(stderr, "driftctl: %s: %s\n", ctl_safe(file), strerror(errno));
         return CTL_USAGE;
     }
     own->set.name = name;
     while (fgets(line, sizeof line, f)) {
         if (n == 5 || sscanf(line, "%39s %159s", sum, item) != 2 || strlen(sum) != 32 ||
             !plain_name(item) || !plain_name(name)) {
-            fprintf(stderr, "driftctl: %s: expected at most five lines `MD5  NAME`\n", file);
+            fprintf(stderr, "driftctl: %s: expected at most five lines `MD5  NAME`\n",
+                    ctl_safe(file));
             fclose(f);
             return CTL_USAGE;
         }
@@ -334,28 +338,14 @@ static const struct set *find_set(const char *name) {
             return &sets[i];
     }
     ctl_nearest(name, names, near, sizeof near);
-    fprintf(stderr, "driftctl: no data set `%s`; there are mnist, fashion-mnist, cifar10%s\n", name,
-            near);
+    fprintf(stderr, "driftctl: no data set `%s`; there are mnist, fashion-mnist, cifar10%s\n",
+            ctl_safe(name), near);
     return NULL;
 }
 
-int ctl_cmd_fetch(struct ctl *c) {
-    const char *list = ctl_get(c, "list");
-    char root[3000], dir[4096];
-    struct own_set own = {0};
-    if (list && read_list(list, c->arg[0], &own))
-        return CTL_USAGE;
-    const struct set *set = list ? &own.set : find_set(c->arg[0]);
-    if (!set)
-        return CTL_USAGE;
-    if (list && !ctl_get(c, "mirror") && !ctl_get(c, "from")) {
-        fprintf(stderr, "driftctl fetch: --list needs --mirror or --from\n");
-        return CTL_USAGE;
-    }
-    data_dir(c, root, sizeof root);
-    snprintf(dir, sizeof dir, "%s/%s", root, set->name);
+static int fetch_set(struct ctl *c, const struct set *set, char *dir) {
     if (make_dirs(dir)) {
-        fprintf(stderr, "driftctl: %s: %s\n", dir, strerror(errno));
+        fprintf(stderr, "driftctl: %s: %s\n", ctl_safe(dir), strerror(errno));
         return CTL_REFUSED;
     }
     for (int i = 0; i < 5 && set->items[i].name; i++)
@@ -366,5 +356,24 @@ int ctl_cmd_fetch(struct ctl *c) {
         ctl_json(c, o);
         json_decref(o);
     }
-    return 0;
+    return CTL_OK;
+}
+
+int ctl_cmd_fetch(struct ctl *c) {
+    const char *list = ctl_get(c, "list");
+    struct own_set own = {0};
+    if (list && read_list(list, c->arg[0], &own))
+        return CTL_USAGE;
+    const struct set *set = list ? &own.set : find_set(c->arg[0]);
+    if (!set)
+        return CTL_USAGE;
+    if (list && !ctl_get(c, "mirror") && !ctl_get(c, "from")) {
+        fprintf(stderr, "driftctl fetch: --list needs --mirror or --from\n");
+        return CTL_USAGE;
+    }
+    char *root = data_dir(c), *dir = ctl_printf("%s/%s", root, set->name);
+    int rc = fetch_set(c, set, dir);
+    free(root);
+    free(dir);
+    return rc;
 }

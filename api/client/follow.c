@@ -1,6 +1,6 @@
 // `driftctl follow`: a job's progress until it ends. The event stream brings steps as they happen,
-// a look at the job every few seconds corrects them; when the server goes away (a restart), the
-// stream is taken up again where it was left.
+// a request for the job every few seconds corrects them. When the server goes away (a restart), the
+// stream continues where it was left. Ctrl-C detaches; a second one ends the process at once.
 #include "api/client/ctl.h"
 
 #include <math.h>
@@ -10,9 +10,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LOOK_EVERY 3.0  // s between looks at the job
+#define LOOK_EVERY 3.0  // s between requests for the job
+#define LOOK_S 10.0     // s that the server may take to answer one
 #define LINE_EVERY 10.0 // s between plain lines
-#define GRACE 20.0      // s that an interrupted job may take to be queued again
+#define GRACE 20.0      // s for an interrupted job to be queued again
 
 static volatile sig_atomic_t interrupted_flag;
 
@@ -27,13 +28,15 @@ bool ctl_interrupted(void) {
 
 struct follow {
     struct ctl *c;
-    char path[300], events[320], last_id[64], state[24], error[512];
+    char *path, *events;
+    char last_id[64], state[24];
     CURL *h;
     struct ctl_buf line; // of the stream, up to a newline
     char event[32];
     double step, steps, seconds, minutes, loss, drift, rate;
     double rate_step, rate_time, looked, printed, interrupted_at;
-    bool ended, connected, missing, dirty;
+    double patience; // s that the server may take to answer
+    bool ended, connected, missing, dirty, unreachable;
     int status, tail; // widest tail so far: the bar keeps its width
 };
 
@@ -74,7 +77,7 @@ static void show(struct follow *f, bool force) {
         snprintf(loss, sizeof loss, "%.4g", f->loss);
     if (isfinite(f->drift))
         snprintf(drift, sizeof drift, "%.4g", f->drift);
-    // Columns, so that the bar beside them keeps its width; 7 hold an ETA of hours.
+    // Fixed columns keep the width of the bar beside them; 7 are enough for an ETA of hours.
     int digits = snprintf(total, sizeof total, "%.0f", f->steps);
     int decimals = f->rate < 10 ? 2 : f->rate < 100 ? 1 : 0;
     int n = snprintf(tail, sizeof tail,
@@ -83,7 +86,7 @@ static void show(struct follow *f, bool force) {
                      f->rate, ctl_duration(eta(f), a, sizeof a));
     n += 7 - (int)strlen(a);
     if (!f->c->tty) {
-        fprintf(f->c->out, "%s  %s\n", f->state, tail);
+        fprintf(f->c->out, "%s  %s\n", ctl_safe(f->state), tail);
     } else {
         f->tail = n > f->tail ? n : f->tail;
         int room = ctl_width() - f->tail - 5;
@@ -99,11 +102,12 @@ static void show(struct follow *f, bool force) {
     fflush(f->c->out);
 }
 
-static void say(struct follow *f, const char *text) {
+// A line of its own: text, or "text: more".
+static void say(struct follow *f, const char *text, const char *more) {
     if (f->c->json)
         return;
     clear(f);
-    fprintf(f->c->out, "%s\n", text);
+    fprintf(f->c->out, "%s%s%s\n", ctl_safe(text), *more ? ": " : "", ctl_safe(more));
     fflush(f->c->out);
 }
 
@@ -112,7 +116,6 @@ static void set_state(struct follow *f, const char *state, const char *error) {
         const char *state;
         int status;
     } ends[] = {{"completed", CTL_OK}, {"failed", CTL_REFUSED}, {"stopped", CTL_STOPPED}};
-    char line[600];
     if (!*state)
         return;
     if (strcmp(state, "interrupted"))
@@ -123,7 +126,6 @@ static void set_state(struct follow *f, const char *state, const char *error) {
         return;
     bool first = !*f->state;
     snprintf(f->state, sizeof f->state, "%s", state);
-    snprintf(f->error, sizeof f->error, "%s", error);
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         if (!strcmp(ends[i].state, state)) {
             f->ended = true;
@@ -131,19 +133,19 @@ static void set_state(struct follow *f, const char *state, const char *error) {
         }
     if (f->ended && progress(f) > 0)
         show(f, true);
-    snprintf(line, sizeof line, "%s%s%s", state, *error ? ": " : "", error);
     if (f->c->tty && f->dirty && f->ended) { // keep the last bar on the screen
         fprintf(f->c->out, "\n");
         f->dirty = false;
     }
     if (!first || strcmp(state, "running"))
-        say(f, line);
+        say(f, state, error);
 }
 
-// Looks at the job itself. False when the server does not answer.
+// Asks for the job itself. False when the server does not answer.
 static bool look(struct follow *f) {
     struct ctl_reply r;
     f->looked = now();
+    f->c->timeout = f->patience;
     if (ctl_http(f->c, "GET", f->path, NULL, NULL, true, &r)) {
         ctl_reply_free(&r);
         return false;
@@ -206,17 +208,18 @@ static void on_metrics(struct follow *f, const json_t *d) {
 
 static void on_event(struct follow *f, const char *data) {
     json_t *d = json_loads(data, 0, NULL);
-    char line[600];
     if (!strcmp(f->event, "metrics")) {
         on_metrics(f, d);
     } else if (!strcmp(f->event, "state") || !strcmp(f->event, "gap")) {
-        f->looked = 0; // the job itself tells
+        f->looked = 0; // ask for the job itself
     } else if (!strcmp(f->event, "alert")) {
-        snprintf(line, sizeof line, "alert: %s: %s", ctl_str(d, "kind"), ctl_str(d, "text"));
-        say(f, line);
+        char *kind = ctl_printf("alert: %s", ctl_str(d, "kind"));
+        say(f, kind, ctl_str(d, "text"));
+        free(kind);
     } else if (!strcmp(f->event, "checkpoint") && !f->c->tty) {
-        snprintf(line, sizeof line, "checkpoint %s", ctl_str(d, "id"));
-        say(f, line);
+        char *line = ctl_printf("checkpoint %s", ctl_str(d, "id"));
+        say(f, line, "");
+        free(line);
     }
     json_decref(d);
 }
@@ -267,15 +270,16 @@ static int on_tick(void *arg, curl_off_t a, curl_off_t b, curl_off_t d, curl_off
 
 static void stream(struct follow *f) {
     struct curl_slist *list = NULL;
-    char last[100];
+    f->c->timeout = f->patience;
     f->h = ctl_handle(f->c, f->events, &list);
     f->connected = false;
     f->line.n = 0;
     if (!f->h)
         return;
     if (f->last_id[0]) {
-        snprintf(last, sizeof last, "Last-Event-ID: %s", f->last_id);
+        char *last = ctl_printf("Last-Event-ID: %s", f->last_id);
         list = curl_slist_append(list, last);
+        free(last);
     }
     curl_easy_setopt(f->h, CURLOPT_HTTPHEADER, list);
     curl_easy_setopt(f->h, CURLOPT_WRITEFUNCTION, on_stream);
@@ -293,46 +297,54 @@ static void stream(struct follow *f) {
 static int finish(struct follow *f, const char *job) {
     clear(f);
     free(f->line.s);
+    free(f->path);
+    free(f->events);
     if (f->ended)
         return f->status;
     if (interrupted_flag) {
-        fprintf(stderr, "driftctl: detached; job %s goes on (driftctl follow %s)\n", job, job);
+        fprintf(stderr, "driftctl: detached; job %s goes on (driftctl follow %s)\n", ctl_safe(job),
+                ctl_safe(job));
         return CTL_DETACHED;
     }
+    if (f->unreachable) {
+        fprintf(stderr, "driftctl: %s does not answer\n",
+                ctl_safe(f->c->unix_path ? f->c->unix_path : f->c->url));
+        return CTL_UNREACHABLE;
+    }
     fprintf(stderr, "driftctl: the job was interrupted; continue it with: driftctl resume %s\n",
-            job);
+            ctl_safe(job));
     return CTL_INTERRUPTED;
 }
 
 int ctl_follow(struct ctl *c, const char *job) {
-    struct follow f = {.c = c, .loss = NAN, .drift = NAN};
-    struct sigaction sa = {.sa_handler = on_signal};
+    struct follow f = {.c = c, .loss = NAN, .drift = NAN, .patience = LOOK_S};
+    struct sigaction sa = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
     bool lost = false;
     int failures = 0;
     sigaction(SIGINT, &sa, NULL);
     struct ctl_buf path = ctl_path("/v1/jobs/", job, "");
-    snprintf(f.path, sizeof f.path, "%.299s", path.s);
-    snprintf(f.events, sizeof f.events, "%.299s/events", path.s);
-    free(path.s);
+    f.path = path.s;
+    f.events = ctl_printf("%s/events", path.s);
+    if (ctl_get(c, "timeout"))
+        f.patience = c->timeout;
     while (!f.ended && !interrupted_flag) {
         bool answered = look(&f);
         if (f.ended || (f.interrupted_at > 0 && now() - f.interrupted_at > GRACE))
             break;
         if (answered) {
             if (lost)
-                say(&f, "connected again");
+                say(&f, "connected again", "");
             lost = false;
             failures = 0;
             show(&f, false);
             stream(&f);
         } else if (!lost && (failures || f.state[0])) {
-            say(&f, "connection lost; trying again");
+            say(&f, "connection lost; trying again", "");
             lost = true;
         }
-        if (!answered && !f.state[0] && ++failures > 5) {
-            fprintf(stderr, "driftctl: %s does not answer\n", c->unix_path ? c->unix_path : c->url);
-            free(f.line.s);
-            return CTL_UNREACHABLE;
+        if (!answered && !f.state[0] && !interrupted_flag && ++failures > 5) {
+            f.unreachable = true;
+            break;
         }
         if (!f.ended && !f.connected)
             usleep(500000);

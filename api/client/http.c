@@ -1,12 +1,13 @@
-// HTTP of driftctl over libcurl: requests, problems on stderr, downloads that resume, uploads.
+// HTTP of driftctl over libcurl: requests with a time limit, and problems on stderr. Ctrl-C ends a
+// request within about a second (libcurl's progress callback), also where the server hangs.
 #include "api/client/ctl.h"
 
-#include <errno.h>
+#include <arpa/inet.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
-#include <unistd.h>
+
+#define CONNECT_S 10.0
 
 int ctl_buf_add(struct ctl_buf *b, const void *p, size_t n) {
     if (!b->s || b->n + n + 1 > b->cap) {
@@ -49,7 +50,7 @@ struct ctl_buf ctl_path(const char *prefix, const char *id, const char *rest) {
     return b;
 }
 
-static size_t on_body(char *p, size_t size, size_t n, void *arg) {
+size_t ctl_on_body(char *p, size_t size, size_t n, void *arg) {
     struct ctl_reply *r = arg;
     return ctl_buf_add(&r->body, p, size * n) ? 0 : size * n;
 }
@@ -67,10 +68,12 @@ static void keep(const char *line, size_t n, const char *name, char *out, size_t
     snprintf(out, size, "%.*s", (int)len, v);
 }
 
-static size_t on_header(char *p, size_t size, size_t n, void *arg) {
+size_t ctl_on_header(char *p, size_t size, size_t n, void *arg) {
     struct ctl_reply *r = arg;
     size_t len = size * n;
     char range[96] = "";
+    if (len > 5 && !strncasecmp(p, "HTTP/", 5)) // after a 100 Continue, too
+        r->total = r->first = 0;
     keep(p, len, "Content-Type", r->content_type, sizeof r->content_type);
     keep(p, len, "X-Request-Id", r->request_id, sizeof r->request_id);
     keep(p, len, "Location", r->location, sizeof r->location);
@@ -85,9 +88,54 @@ static size_t on_header(char *p, size_t size, size_t n, void *arg) {
         r->total = strtoull(range, NULL, 10);
     range[0] = '\0';
     keep(p, len, "Content-Range", range, sizeof range);
+    if (!strncmp(range, "bytes ", 6))
+        r->first = strtoull(range + 6, NULL, 10);
     if (strchr(range, '/'))
         r->total = strtoull(strchr(range, '/') + 1, NULL, 10);
     return len;
+}
+
+// Whether the URL names this machine: its requests never go to a proxy, and neither does the token.
+static bool is_loopback(const char *url) {
+    CURLU *u = curl_url();
+    char *host = NULL;
+    struct in_addr v4;
+    struct in6_addr v6;
+    bool yes = false;
+    if (u && !curl_url_set(u, CURLUPART_URL, url, CURLU_GUESS_SCHEME) &&
+        !curl_url_get(u, CURLUPART_HOST, &host, 0)) {
+        size_t n = strlen(host);
+        if (n && host[n - 1] == '.')
+            host[--n] = '\0';
+        yes = !strcasecmp(host, "localhost") ||
+              (n > 10 && !strcasecmp(host + n - 10, ".localhost")) ||
+              (inet_pton(AF_INET, host, &v4) == 1 &&
+               (ntohl(v4.s_addr) >> 24 == 127 || v4.s_addr == INADDR_ANY));
+        if (!yes && *host == '[' && n > 2) {
+            host[n - 1] = '\0';
+            yes = inet_pton(AF_INET6, host + 1, &v6) == 1 &&
+                  (IN6_IS_ADDR_LOOPBACK(&v6) || IN6_IS_ADDR_UNSPECIFIED(&v6) ||
+                   (IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[12] == 127));
+        }
+    }
+    curl_free(host);
+    curl_url_cleanup(u);
+    return yes;
+}
+
+void ctl_set_proxy(CURL *h, const char *url, bool is_unix) {
+    if (is_unix || is_loopback(url))
+        curl_easy_setopt(h, CURLOPT_NOPROXY, "*");
+}
+
+static int on_tick(void *arg, curl_off_t a, curl_off_t b, curl_off_t d, curl_off_t e) {
+    (void)arg, (void)a, (void)b, (void)d, (void)e;
+    return ctl_interrupted();
+}
+
+void ctl_allow_time(struct ctl *c, double seconds) {
+    if (!ctl_get(c, "timeout") && c->timeout < seconds)
+        c->timeout = seconds;
 }
 
 CURL *ctl_handle(struct ctl *c, const char *path, struct curl_slist **headers) {
@@ -102,23 +150,29 @@ CURL *ctl_handle(struct ctl *c, const char *path, struct curl_slist **headers) {
     free(url.s);
     curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(h, CURLOPT_USERAGENT, "driftctl");
-    curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, 10000L);
+    double connect = c->timeout > 0 && c->timeout < CONNECT_S ? c->timeout : CONNECT_S;
+    curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)(1000 * connect));
+    curl_easy_setopt(h, CURLOPT_XFERINFOFUNCTION, on_tick);
+    curl_easy_setopt(h, CURLOPT_NOPROGRESS, 0L);
+    ctl_set_proxy(h, c->url, c->unix_path);
     if (c->unix_path)
         curl_easy_setopt(h, CURLOPT_UNIX_SOCKET_PATH, c->unix_path);
     if (c->ca_file && *c->ca_file)
         curl_easy_setopt(h, CURLOPT_CAINFO, c->ca_file);
     if (c->token) {
-        char line[4200];
-        snprintf(line, sizeof line, "Authorization: Bearer %s", c->token);
+        char *line = ctl_printf("Authorization: Bearer %s", c->token);
         *headers = curl_slist_append(*headers, line);
+        free(line);
     }
     return h;
 }
 
-static int unreachable(struct ctl *c, CURLcode rc, bool quiet) {
-    if (!quiet)
-        fprintf(stderr, "driftctl: %s: %s\n", c->unix_path ? c->unix_path : c->url,
-                curl_easy_strerror(rc));
+int ctl_unreachable(const struct ctl *c, CURLcode rc, bool quiet) {
+    const char *server = ctl_safe(c->unix_path ? c->unix_path : c->url);
+    if (!quiet && rc == CURLE_OPERATION_TIMEDOUT)
+        fprintf(stderr, "driftctl: %s: no answer within %g s (--timeout)\n", server, c->timeout);
+    else if (!quiet)
+        fprintf(stderr, "driftctl: %s: %s\n", server, curl_easy_strerror(rc));
     return CTL_UNREACHABLE;
 }
 
@@ -129,7 +183,7 @@ int ctl_http(struct ctl *c, const char *method, const char *path, const json_t *
     char *text = body ? json_dumps(body, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     memset(out, 0, sizeof *out);
     if (!h)
-        return unreachable(c, CURLE_OUT_OF_MEMORY, quiet);
+        return ctl_unreachable(c, CURLE_OUT_OF_MEMORY, quiet);
     for (; headers && *headers; headers++)
         list = curl_slist_append(list, *headers);
     if (text) {
@@ -139,18 +193,22 @@ int ctl_http(struct ctl *c, const char *method, const char *path, const json_t *
         curl_easy_setopt(h, CURLOPT_POSTFIELDS, "");
         list = curl_slist_append(list, "Content-Type:");
     }
-    curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, method);
+    if (!strcmp(method, "HEAD"))
+        curl_easy_setopt(h, CURLOPT_NOBODY, 1L);
+    else
+        curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, method);
+    curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)(1000 * c->timeout)); // 0: none
     curl_easy_setopt(h, CURLOPT_HTTPHEADER, list);
-    curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_body);
+    curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, ctl_on_body);
     curl_easy_setopt(h, CURLOPT_WRITEDATA, out);
-    curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, on_header);
+    curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, ctl_on_header);
     curl_easy_setopt(h, CURLOPT_HEADERDATA, out);
     CURLcode rc = curl_easy_perform(h);
     curl_easy_getinfo(h, CURLINFO_RESPONSE_CODE, &out->status);
     curl_easy_cleanup(h);
     curl_slist_free_all(list);
     free(text);
-    return rc ? unreachable(c, rc, quiet) : CTL_OK;
+    return rc ? ctl_unreachable(c, rc, quiet) : CTL_OK;
 }
 
 void ctl_print_problem(const struct ctl *c, const struct ctl_reply *r) {
@@ -158,16 +216,17 @@ void ctl_print_problem(const struct ctl *c, const struct ctl_reply *r) {
     const char *detail = ctl_str(o, "detail");
     size_t i;
     if (c->json && json_is_object(o)) {
-        fprintf(stderr, "%s\n", r->body.s);
+        ctl_json_text(stderr, r->body.s);
         json_decref(o);
         return;
     }
-    fprintf(stderr, "driftctl: %s (HTTP %ld", *detail ? detail : "the server refused", r->status);
+    fprintf(stderr, "driftctl: %s (HTTP %ld", *detail ? ctl_safe(detail) : "the server refused",
+            r->status);
     if (*r->request_id)
-        fprintf(stderr, ", request %s", r->request_id);
+        fprintf(stderr, ", request %s", ctl_safe(r->request_id));
     fprintf(stderr, ")\n");
-    json_array_foreach(json_object_get(o, "errors"), i, e)
-        fprintf(stderr, "  %s: %s\n", ctl_str(e, "field"), ctl_str(e, "message"));
+    json_array_foreach(json_object_get(o, "errors"), i, e) fprintf(
+        stderr, "  %s: %s\n", ctl_safe(ctl_str(e, "field")), ctl_safe(ctl_str(e, "message")));
     if (json_is_number(json_object_get(o, "retry_after")))
         fprintf(stderr, "  try again in %.0f s\n",
                 json_number_value(json_object_get(o, "retry_after")));
@@ -220,180 +279,4 @@ int ctl_get_list(struct ctl *c, const char *path, const char *key, json_t **out)
         *out = NULL;
     }
     return rc;
-}
-
-// ---- files
-// ---------------------------------------------------------------------------------------
-
-enum { AGAIN = -1 }; // the part was another file's: once more from the beginning
-
-struct transfer {
-    struct ctl_reply reply;
-    CURL *h;
-    FILE *f;
-    const char *label;
-    uint64_t start; // bytes that were there before
-    bool tty, failed;
-};
-
-static size_t on_file(char *p, size_t size, size_t n, void *arg) {
-    struct transfer *t = arg;
-    long status = 0;
-    curl_easy_getinfo(t->h, CURLINFO_RESPONSE_CODE, &status);
-    if (status < 200 || status > 299)
-        return on_body(p, size, n, &t->reply);
-    if (status == 200 && t->start) { // the server sends all of it again
-        if (fflush(t->f) || ftruncate(fileno(t->f), 0) || fseeko(t->f, 0, SEEK_SET))
-            t->failed = true;
-        t->start = 0;
-    }
-    if (t->failed || fwrite(p, size, n, t->f) != n) {
-        t->failed = true;
-        return 0;
-    }
-    return size * n;
-}
-
-static int on_progress(void *arg, curl_off_t total, curl_off_t now, curl_off_t up_total,
-                       curl_off_t up_now) {
-    struct transfer *t = arg;
-    char a[32], b[32], bar[64];
-    if (up_total > 0) {
-        total = up_total;
-        now = up_now;
-    }
-    if (t->tty && total > 0) {
-        double all = (double)total + (double)t->start, done = (double)now + (double)t->start;
-        ctl_bar(bar, sizeof bar, 30, done / all);
-        fprintf(stderr, "\r%s [%s] %s of %s \033[K", t->label, bar, ctl_bytes(done, a, sizeof a),
-                ctl_bytes(all, b, sizeof b));
-    }
-    return ctl_interrupted();
-}
-
-static void set_transfer(struct transfer *t, struct ctl *c) {
-    t->tty = isatty(STDERR_FILENO) && !c->json;
-    curl_easy_setopt(t->h, CURLOPT_HEADERFUNCTION, on_header);
-    curl_easy_setopt(t->h, CURLOPT_HEADERDATA, &t->reply);
-    curl_easy_setopt(t->h, CURLOPT_XFERINFOFUNCTION, on_progress);
-    curl_easy_setopt(t->h, CURLOPT_XFERINFODATA, t);
-    curl_easy_setopt(t->h, CURLOPT_NOPROGRESS, 0L);
-}
-
-// A part left by another download may have been continued: what came must have the sha256 that the
-// server calls it by.
-static bool is_whole(const struct transfer *t, const char *part) {
-    char want[80], have[65];
-    snprintf(want, sizeof want, "%.*s", (int)strcspn(t->reply.etag + 1, "\""), t->reply.etag + 1);
-    if (*t->reply.etag != '"' || strlen(want) != 64 || strspn(want, "0123456789abcdef") != 64)
-        return true;
-    return !ctl_sha256_file(part, have) && !strcmp(have, want);
-}
-
-static int finish_download(struct transfer *t, struct ctl *c, CURLcode rc, const char *part,
-                           const char *file) {
-    bool bad = fclose(t->f) || t->failed;
-    if (t->tty)
-        fprintf(stderr, "\r\033[K");
-    if (bad) {
-        fprintf(stderr, "driftctl: %s: %s\n", part, strerror(errno));
-        return CTL_REFUSED;
-    }
-    if (rc && rc != CURLE_WRITE_ERROR)
-        return unreachable(c, rc, false);
-    if (t->reply.status < 200 || t->reply.status > 299) {
-        ctl_print_problem(c, &t->reply);
-        return CTL_REFUSED;
-    }
-    if (!is_whole(t, part)) {
-        unlink(part);
-        if (t->start)
-            return AGAIN;
-        fprintf(stderr, "driftctl: %s: the sha256 is wrong\n", file);
-        return CTL_REFUSED;
-    }
-    if (rename(part, file)) {
-        fprintf(stderr, "driftctl: %s: %s\n", file, strerror(errno));
-        return CTL_REFUSED;
-    }
-    return CTL_OK;
-}
-
-static int download(struct ctl *c, const char *method, const char *path, const char *file) {
-    char part[4096], range[32];
-    struct transfer t = {.label = file};
-    struct curl_slist *list = NULL;
-    bool resume = !strcmp(method, "GET");
-    snprintf(part, sizeof part, "%s.part", file);
-    t.f = fopen(part, resume ? "ab" : "wb");
-    if (!t.f || !(t.h = ctl_handle(c, path, &list))) {
-        fprintf(stderr, "driftctl: %s: %s\n", part, strerror(errno));
-        if (t.f)
-            fclose(t.f);
-        return CTL_REFUSED;
-    }
-    fseeko(t.f, 0, SEEK_END);
-    t.start = (uint64_t)ftello(t.f);
-    if (t.start) {
-        snprintf(range, sizeof range, "%llu-", (unsigned long long)t.start);
-        curl_easy_setopt(t.h, CURLOPT_RANGE, range);
-    }
-    set_transfer(&t, c);
-    if (!resume) {
-        curl_easy_setopt(t.h, CURLOPT_POSTFIELDS, "");
-        list = curl_slist_append(list, "Content-Type:");
-    }
-    curl_easy_setopt(t.h, CURLOPT_HTTPHEADER, list);
-    curl_easy_setopt(t.h, CURLOPT_WRITEFUNCTION, on_file);
-    curl_easy_setopt(t.h, CURLOPT_WRITEDATA, &t);
-    CURLcode rc = curl_easy_perform(t.h);
-    curl_easy_getinfo(t.h, CURLINFO_RESPONSE_CODE, &t.reply.status);
-    curl_easy_cleanup(t.h);
-    curl_slist_free_all(list);
-    if (t.reply.status == 416 && t.reply.total == t.start) // it was complete already
-        t.reply.status = 200;
-    int out = finish_download(&t, c, rc, part, file);
-    ctl_reply_free(&t.reply);
-    return out;
-}
-
-int ctl_download(struct ctl *c, const char *method, const char *path, const char *file) {
-    int rc = download(c, method, path, file);
-    return rc == AGAIN ? download(c, method, path, file) : rc;
-}
-
-int ctl_upload(struct ctl *c, const char *path, const char *file, struct ctl_reply *out) {
-    struct transfer t = {.label = file};
-    struct curl_slist *list = NULL;
-    struct stat st;
-    memset(out, 0, sizeof *out);
-    t.f = fopen(file, "rbe");
-    if (!t.f || fstat(fileno(t.f), &st) || !(t.h = ctl_handle(c, path, &list))) {
-        fprintf(stderr, "driftctl: %s: %s\n", file, strerror(errno));
-        if (t.f)
-            fclose(t.f);
-        return CTL_REFUSED;
-    }
-    list = curl_slist_append(list, "Content-Type: application/octet-stream");
-    set_transfer(&t, c);
-    curl_easy_setopt(t.h, CURLOPT_POST, 1L);
-    curl_easy_setopt(t.h, CURLOPT_READDATA, t.f);
-    curl_easy_setopt(t.h, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)st.st_size);
-    curl_easy_setopt(t.h, CURLOPT_HTTPHEADER, list);
-    curl_easy_setopt(t.h, CURLOPT_WRITEFUNCTION, on_body);
-    curl_easy_setopt(t.h, CURLOPT_WRITEDATA, &t.reply);
-    CURLcode rc = curl_easy_perform(t.h);
-    curl_easy_getinfo(t.h, CURLINFO_RESPONSE_CODE, &t.reply.status);
-    curl_easy_cleanup(t.h);
-    curl_slist_free_all(list);
-    fclose(t.f);
-    if (t.tty)
-        fprintf(stderr, "\r\033[K");
-    *out = t.reply;
-    if (rc && !out->status)
-        return unreachable(c, rc, false);
-    if (out->status >= 200 && out->status < 300)
-        return CTL_OK;
-    ctl_print_problem(c, out);
-    return CTL_REFUSED;
 }

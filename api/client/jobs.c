@@ -15,27 +15,31 @@ static json_t *read_config(const char *arg) {
         return json_string(arg);
     json_t *o = json_load_file(arg, JSON_REJECT_DUPLICATES, &e);
     if (!o)
-        fprintf(stderr, "driftctl: %s: %s (line %d column %d)\n", arg, e.text, e.line, e.column);
+        fprintf(stderr, "driftctl: %s: %s (line %d column %d)\n", ctl_safe(arg), ctl_safe(e.text),
+                e.line, e.column);
     return o;
 }
 
 // KEY=VALUE; a value that is JSON is taken as such, anything else is a string.
 static int add_override(json_t *set, const char *text) {
     const char *eq = strchr(text, '=');
-    char key[256];
-    if (!eq || eq == text || (size_t)(eq - text) >= sizeof key) {
+    if (!eq || eq == text) {
         fprintf(stderr, "driftctl: --set takes KEY=VALUE, such as optim.lr=0.001, not `%s`\n",
-                text);
+                ctl_safe(text));
         return CTL_USAGE;
     }
-    snprintf(key, sizeof key, "%.*s", (int)(eq - text), text);
+    char *key = ctl_printf("%.*s", (int)(eq - text), text);
     json_t *v = json_loads(eq + 1, JSON_DECODE_ANY, NULL);
-    return json_object_set_new(set, key, v ? v : json_string(eq + 1)) ? CTL_USAGE : 0;
+    int rc = json_object_set_new(set, key, v ? v : json_string(eq + 1));
+    if (rc)
+        fprintf(stderr, "driftctl: --set %s: not UTF-8\n", ctl_safe(text));
+    free(key);
+    return rc ? CTL_USAGE : 0;
 }
 
 static int job_body(struct ctl *c, const char *kind, json_t **out) {
     json_t *config = read_config(c->arg[0]), *set = json_object();
-    const char *name = ctl_get(c, "name"), *priority = ctl_get(c, "priority");
+    const char *name = ctl_get(c, "name");
     if (!config) {
         json_decref(set);
         return CTL_USAGE;
@@ -52,36 +56,34 @@ static int job_body(struct ctl *c, const char *kind, json_t **out) {
     json_decref(set);
     if (name)
         json_object_set_new(*out, "name", json_string(name));
-    if (priority)
-        json_object_set_new(*out, "priority", json_integer(strtol(priority, NULL, 10)));
+    if (ctl_get(c, "priority"))
+        json_object_set_new(*out, "priority",
+                            json_integer((json_int_t)ctl_get_num(c, "priority", 0)));
     return 0;
 }
 
-// Without --key each run makes one job, also when the connection breaks and the request is
+// Without --key each run creates one job, also when the connection breaks and the request is
 // repeated.
 static int create(struct ctl *c, const json_t *body, struct ctl_reply *r) {
-    char line[300];
     uint64_t id[2] = {0};
     const char *key = ctl_get(c, "key");
     if (getrandom(id, sizeof id, 0) != sizeof id)
         id[0] = (uint64_t)getpid();
-    if (key)
-        snprintf(line, sizeof line, "Idempotency-Key: %.255s", key);
-    else
-        snprintf(line, sizeof line, "Idempotency-Key: driftctl-%016llx%016llx",
-                 (unsigned long long)id[0], (unsigned long long)id[1]);
+    char *line = key ? ctl_printf("Idempotency-Key: %s", key)
+                     : ctl_printf("Idempotency-Key: driftctl-%016llx%016llx",
+                                  (unsigned long long)id[0], (unsigned long long)id[1]);
     const char *const headers[] = {line, NULL};
-    for (int attempt = 0; attempt < 3; attempt++) {
-        int rc = ctl_http(c, "POST", "/v1/jobs", body, headers, attempt < 2, r);
-        if (rc == CTL_UNREACHABLE && attempt < 2) {
+    int rc = CTL_UNREACHABLE;
+    for (int attempt = 0; attempt < 3 && rc == CTL_UNREACHABLE; attempt++) {
+        if (attempt) {
             ctl_reply_free(r);
-            usleep(300000u << attempt);
-            continue;
+            usleep(150000u << attempt);
         }
-        if (rc)
-            return rc;
-        break;
+        rc = ctl_http(c, "POST", "/v1/jobs", body, headers, attempt < 2, r);
     }
+    free(line);
+    if (rc)
+        return rc;
     if (r->status >= 200 && r->status < 300)
         return 0;
     ctl_print_problem(c, r);
@@ -100,18 +102,19 @@ static int submit(struct ctl *c, const char *kind) {
     ctl_reply_free(&r);
     if (rc)
         return rc;
-    char id[64];
-    snprintf(id, sizeof id, "%s", ctl_str(job, "id"));
+    char *id = ctl_printf("%s", ctl_str(job, "id"));
     bool follow = ctl_get(c, "follow");
     if (c->json && !follow)
         ctl_json(c, job);
     else if (!c->json && !follow)
-        fprintf(c->out, "%s\n", id);
+        fprintf(c->out, "%s\n", ctl_safe(id));
     else if (!c->json)
-        fprintf(c->out, "job %s (%s)\n", id, ctl_str(job, "name"));
+        fprintf(c->out, "job %s (%s)\n", ctl_safe(id), ctl_safe(ctl_str(job, "name")));
     fflush(c->out);
     json_decref(job);
-    return follow ? ctl_follow(c, id) : CTL_OK;
+    rc = follow ? ctl_follow(c, id) : CTL_OK;
+    free(id);
+    return rc;
 }
 
 int ctl_cmd_train(struct ctl *c) {
@@ -170,12 +173,15 @@ static int act(struct ctl *c, const char *method, const char *rest, const char *
     struct ctl_reply r;
     int rc = ctl_call(c, method, path.s, NULL, NULL, &r);
     free(path.s);
-    if (!rc && c->json && r.body.n)
-        fprintf(c->out, "%s\n", r.body.s);
-    else if (!rc && c->json) // 204: only what was asked can be said
-        fprintf(c->out, "{\"id\":\"%.63s\",\"removed\":true}\n", c->arg[0]);
-    else if (!rc)
-        fprintf(c->out, "job %s %s\n", c->arg[0], said);
+    if (!rc && c->json && r.body.n) {
+        ctl_json_text(c->out, r.body.s);
+    } else if (!rc && c->json) { // a 204 has no body
+        json_t *o = json_pack("{s:s, s:b}", "id", c->arg[0], "removed", 1);
+        ctl_json(c, o);
+        json_decref(o);
+    } else if (!rc) {
+        fprintf(c->out, "job %s %s\n", ctl_safe(c->arg[0]), said);
+    }
     ctl_reply_free(&r);
     return rc;
 }
@@ -193,9 +199,9 @@ int ctl_cmd_edit(struct ctl *c) {
     json_decref(body);
     free(path.s);
     if (!rc && c->json)
-        fprintf(c->out, "%s\n", r.body.s ? r.body.s : "{}");
+        ctl_json_text(c->out, r.body.s ? r.body.s : "{}");
     else if (!rc)
-        fprintf(c->out, "job %s is changed\n", c->arg[0]);
+        fprintf(c->out, "job %s is changed\n", ctl_safe(c->arg[0]));
     ctl_reply_free(&r);
     return rc;
 }
@@ -239,7 +245,7 @@ int ctl_cmd_eval(struct ctl *c) {
     int rc = ctl_call(c, "POST", "/v1/evals", body, NULL, &r);
     json_decref(body);
     if (!rc && r.body.n)
-        fprintf(c->out, "%s\n", r.body.s);
+        ctl_json_text(c->out, r.body.s);
     ctl_reply_free(&r);
     return rc;
 }

@@ -1,22 +1,27 @@
 // Entry point of driftctl: where the server is and how to speak to it, then the command.
 #include "api/client/ctl.h"
 
+#include <locale.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#define ANSWER_S 60.0 // where --timeout is not given
+
 static char *read_token(const char *file) {
-    char line[4096];
+    char *line = NULL;
+    size_t size = 0;
     FILE *f = fopen(file, "re");
-    if (!f || !fgets(line, sizeof line, f)) {
-        fprintf(stderr, "driftctl: no token could be read from %s\n", file);
-        if (f)
-            fclose(f);
-        return NULL;
+    if (!f || getline(&line, &size, f) < 0) {
+        fprintf(stderr, "driftctl: no token could be read from %s\n", ctl_safe(file));
+        free(line);
+        line = NULL;
+    } else {
+        line[strcspn(line, "\r\n")] = '\0';
     }
-    fclose(f);
-    line[strcspn(line, "\r\n")] = '\0';
-    return strdup(line);
+    if (f)
+        fclose(f);
+    return line;
 }
 
 static int connect_options(struct ctl *c) {
@@ -49,7 +54,7 @@ int ctl_cmd_help(struct ctl *c) {
             return 0;
         }
     if (c->narg) {
-        fprintf(stderr, "driftctl: there is no command `%s`\n", c->arg[0]);
+        fprintf(stderr, "driftctl: there is no command `%s`\n", ctl_safe(c->arg[0]));
         return CTL_USAGE;
     }
     ctl_help(NULL, stdout);
@@ -59,12 +64,14 @@ int ctl_cmd_help(struct ctl *c) {
 int ctl_cmd_completion(struct ctl *c) {
     int rc = ctl_completion(c->arg[0], stdout);
     if (rc)
-        fprintf(stderr, "driftctl: completion is there for bash, zsh and fish\n");
+        fprintf(stderr, "driftctl: expected bash, zsh or fish\n");
     return rc;
 }
 
 int main(int argc, char **argv) {
     struct ctl c = {.out = stdout};
+    if (!setlocale(LC_CTYPE, "C.UTF-8")) // the server's text is UTF-8, whatever the locale
+        setlocale(LC_CTYPE, "");
     int rc = ctl_parse(&c, argc, argv);
     if (rc)
         return rc;
@@ -77,7 +84,8 @@ int main(int argc, char **argv) {
         return CTL_USAGE;
     }
     c.json = ctl_get(&c, "json");
-    c.tty = isatty(STDOUT_FILENO);
+    c.tty = ctl_terminal(STDOUT_FILENO);
+    c.timeout = ctl_get_num(&c, "timeout", ANSWER_S);
     curl_global_init(CURL_GLOBAL_DEFAULT);
     rc = connect_options(&c);
     if (!rc)

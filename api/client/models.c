@@ -1,12 +1,13 @@
 // Commands on checkpoints, metrics, recipes, the database and the server's status.
 #include "api/client/ctl.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+
+#define IMPORT_S 300.0 // the server copies and hashes the file first
 
 int ctl_cmd_checkpoints(struct ctl *c) {
     static const char *const columns[] = {"ID:id",       "JOB:job",       "NAME:name",
@@ -22,17 +23,19 @@ int ctl_cmd_activate(struct ctl *c) {
     int rc = ctl_call(c, "POST", path.s, NULL, NULL, &r);
     free(path.s);
     if (!rc && c->json && r.body.n)
-        fprintf(c->out, "%s\n", r.body.s);
+        ctl_json_text(c->out, r.body.s);
     else if (!rc)
-        fprintf(c->out, "checkpoint %s is served\n", c->arg[0]);
+        fprintf(c->out, "checkpoint %s is served\n", ctl_safe(c->arg[0]));
     ctl_reply_free(&r);
     return rc;
 }
 
-static void say_file(struct ctl *c, const char *file) {
+static void print_file(struct ctl *c, const char *file) {
     struct stat st;
+    if (ctl_is_direct(file)) // standard output may hold the bytes
+        return;
     if (!c->json) {
-        fprintf(c->out, "%s\n", file);
+        fprintf(c->out, "%s\n", ctl_safe(file));
         return;
     }
     json_t *o = json_pack("{s:s, s:I}", "file", file, "bytes",
@@ -43,20 +46,19 @@ static void say_file(struct ctl *c, const char *file) {
 
 int ctl_cmd_export(struct ctl *c) {
     const char *file = ctl_get(c, "output");
-    char name[128];
-    if (!file) {
-        snprintf(name, sizeof name, "%.64s.safetensors", c->arg[0]);
-        if (strchr(name, '/')) {
-            fprintf(stderr, "driftctl: `%s` is not a checkpoint id\n", c->arg[0]);
-            return CTL_USAGE;
-        }
-        file = name;
+    char *name = NULL;
+    if (!file && strchr(c->arg[0], '/')) {
+        fprintf(stderr, "driftctl: `%s` is not a checkpoint id\n", ctl_safe(c->arg[0]));
+        return CTL_USAGE;
     }
+    if (!file)
+        file = name = ctl_printf("%s.safetensors", c->arg[0]);
     struct ctl_buf path = ctl_path("/v1/checkpoints/", c->arg[0], "/file");
     int rc = ctl_download(c, "GET", path.s, file);
     free(path.s);
     if (!rc)
-        say_file(c, file);
+        print_file(c, file);
+    free(name);
     return rc;
 }
 
@@ -66,6 +68,7 @@ int ctl_cmd_import(struct ctl *c) {
     if (ctl_get(c, "path")) {
         json_t *body = json_pack("{s:s, s:s*, s:s*}", "path", c->arg[0], "name", ctl_get(c, "name"),
                                  "config", ctl_get(c, "config"));
+        ctl_allow_time(c, IMPORT_S);
         rc = ctl_call(c, "POST", "/v1/checkpoints", body, NULL, &r);
         json_decref(body);
     } else {
@@ -77,10 +80,10 @@ int ctl_cmd_import(struct ctl *c) {
         free(path.s);
     }
     if (!rc && c->json)
-        fprintf(c->out, "%s\n", r.body.s ? r.body.s : "{}");
+        ctl_json_text(c->out, r.body.s ? r.body.s : "{}");
     else if (!rc) {
         json_t *o = json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, NULL);
-        fprintf(c->out, "%s\n", ctl_str(o, "id"));
+        fprintf(c->out, "%s\n", ctl_safe(ctl_str(o, "id")));
         json_decref(o);
     }
     ctl_reply_free(&r);
@@ -90,27 +93,19 @@ int ctl_cmd_import(struct ctl *c) {
 int ctl_cmd_metrics(struct ctl *c) {
     struct ctl_buf path = ctl_path("/v1/jobs/", c->arg[0], "/metrics");
     struct ctl_reply r = {0};
-    const char *file = ctl_get(c, "output"), *points = ctl_get(c, "max-points");
+    const char *file = ctl_get(c, "output");
     const char *format = ctl_get(c, "csv") ? "csv" : ctl_get(c, "ndjson") ? "ndjson" : NULL;
     if (!format && !c->json)
-        format = "csv"; // the form that other programs read
+        format = "csv"; // for other programs
     ctl_query(&path, "format", format);
     ctl_query(&path, "names", ctl_get(c, "names"));
     ctl_query(&path, "from", ctl_get(c, "from"));
     ctl_query(&path, "to", ctl_get(c, "to"));
-    ctl_query(&path, "max_points", points);
+    ctl_query(&path, "max_points", ctl_get(c, "max-points"));
     int rc = ctl_call(c, "GET", path.s, NULL, NULL, &r);
     free(path.s);
-    if (!rc) {
-        FILE *f = file && strcmp(file, "-") ? fopen(file, "wbe") : c->out;
-        bool ok = f && (!r.body.n || fwrite(r.body.s, 1, r.body.n, f) == r.body.n);
-        if (f && f != c->out)
-            ok = !fclose(f) && ok;
-        if (!ok) {
-            fprintf(stderr, "driftctl: %s: %s\n", file ? file : "output", strerror(errno));
-            rc = CTL_REFUSED;
-        }
-    }
+    if (!rc)
+        rc = ctl_save(c, file ? file : "-", r.body.s, r.body.n, false);
     ctl_reply_free(&r);
     return rc;
 }
@@ -131,20 +126,20 @@ int ctl_cmd_db(struct ctl *c) {
     }
     int rc = ctl_download(c, "POST", "/v1/db/backup", file);
     if (!rc)
-        say_file(c, file);
+        print_file(c, file);
     return rc;
 }
 
 static void status_text(struct ctl *c, const json_t *o) {
     const json_t *t = json_object_get(o, "training"), *g = json_object_get(o, "generation");
     char a[32];
-    fprintf(c->out, "driftd %s, %s, up %s\n", ctl_str(o, "version"), ctl_str(o, "state"),
-            ctl_duration(ctl_num(o, "uptime_seconds"), a, sizeof a));
+    fprintf(c->out, "driftd %s, %s, up %s\n", ctl_safe(ctl_str(o, "version")),
+            ctl_safe(ctl_str(o, "state")), ctl_duration(ctl_num(o, "uptime_seconds"), a, sizeof a));
     if (json_is_object(t)) {
         fprintf(c->out,
                 "training   job %s (%s), step %.0f of %.0f, %.3g steps/s, loss %.4g, "
                 "drift norm %.4g",
-                ctl_str(t, "job"), ctl_str(t, "name"), ctl_num(t, "step"),
+                ctl_safe(ctl_str(t, "job")), ctl_safe(ctl_str(t, "name")), ctl_num(t, "step"),
                 ctl_num(t, "steps_total"), ctl_num(t, "steps_per_second"), ctl_num(t, "loss"),
                 ctl_num(t, "drift_norm"));
         fprintf(c->out, ", ETA %s\n", ctl_duration(ctl_num(t, "eta_seconds"), a, sizeof a));
@@ -154,9 +149,12 @@ static void status_text(struct ctl *c, const json_t *o) {
     fprintf(c->out, "queued     %.0f jobs\n", ctl_num(o, "queued_jobs"));
     if (json_is_object(g))
         fprintf(c->out, "serving    %s on %s, %.0f images so far, %.0f waiting\n",
-                json_is_string(json_object_get(g, "serving")) ? ctl_str(g, "serving")
+                json_is_string(json_object_get(g, "serving")) ? ctl_safe(ctl_str(g, "serving"))
                                                               : "nothing yet",
-                ctl_str(g, "device"), ctl_num(g, "images"), ctl_num(g, "waiting"));
+                ctl_safe(ctl_str(g, "device")), ctl_num(g, "images"), ctl_num(g, "waiting"));
+    const char *machine = ctl_str(json_object_get(o, "machine"), "description");
+    if (*machine)
+        fprintf(c->out, "machine    %s\n", ctl_safe(machine));
     double left = ctl_num(json_object_get(o, "store"), "disk_free");
     if (isfinite(left))
         fprintf(c->out, "disk free  %s\n", ctl_bytes(left, a, sizeof a));

@@ -1,4 +1,4 @@
-// Text output of driftctl: tables, bars, sizes, durations.
+// Text output of driftctl: text made safe and measured, tables, bars, sizes, durations.
 #include "api/client/ctl.h"
 
 #include <math.h>
@@ -7,8 +7,10 @@
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
+#include <wchar.h>
 
 #define MAX_COLUMNS 12
+enum { RESULTS = 8, WIDEST = 60, NO_LIMIT = 1 << 30 };
 
 const char *ctl_str(const json_t *o, const char *key) {
     const char *s = json_string_value(json_object_get(o, key));
@@ -43,10 +45,108 @@ const char *ctl_duration(double s, char *buf, size_t size) {
     return buf;
 }
 
-void ctl_json(const struct ctl *c, const json_t *v) {
-    json_dumpf(v, c->out, JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
-    fputc('\n', c->out);
+// ---- text from elsewhere
+
+bool ctl_terminal(int fd) {
+    const char *term = getenv("TERM");
+    return isatty(fd) && term && *term && strcmp(term, "dumb");
 }
+
+// Turns the direction of the text around it, or has no place on a line.
+static bool steers(wchar_t w) {
+    return w < 32 || (w >= 0x7f && w < 0xa0) || w == 0x61c || w == 0x200e || w == 0x200f ||
+           (w >= 0x2028 && w <= 0x202e) || (w >= 0x2066 && w <= 0x2069) || w == 0xfeff;
+}
+
+// The character at s, its bytes and its columns; false: not for a terminal (*bytes is still set).
+static bool look_at(const char *s, size_t left, size_t *bytes, int *columns, wchar_t *w) {
+    mbstate_t state = {0};
+    size_t n = mbrtowc(w, s, left, &state);
+    *bytes = 1;
+    *columns = 1;
+    if (n == (size_t)-1 || n == (size_t)-2 || !n) {
+        *w = (unsigned char)*s;
+        return false;
+    }
+    *bytes = n;
+    int width = wcwidth(*w);
+    if (width < 0 || steers(*w))
+        return false;
+    *columns = width;
+    return true;
+}
+
+const char *ctl_fit(const char *s, int max, int *columns) {
+    static struct ctl_buf results[RESULTS];
+    static unsigned turn;
+    struct ctl_buf *b = &results[turn++ % RESULTS];
+    size_t left = strlen(s), n, at = 0; // at: where the last column would begin
+    int width = 0, w;
+    wchar_t wc;
+    b->n = 0;
+    ctl_buf_add(b, "", 0);
+    for (; left; s += n, left -= n) {
+        bool ok = look_at(s, left, &n, &w, &wc);
+        if (width + w > max) {
+            b->n = at;
+            ctl_buf_add(b, "\xe2\x80\xa6", 3);
+            width = max; // at most: a wide character may have left a column free
+            break;
+        }
+        ctl_buf_add(b, ok ? s : "?", ok ? n : 1);
+        width += w;
+        if (width < max)
+            at = b->n;
+    }
+    if (columns) {
+        *columns = 0;
+        for (const char *p = b->s; p && *p; p += n) {
+            look_at(p, strlen(p), &n, &w, &wc);
+            *columns += w;
+        }
+    }
+    return b->s ? b->s : "";
+}
+
+const char *ctl_safe(const char *s) {
+    return ctl_fit(s, NO_LIMIT, NULL);
+}
+
+void ctl_put(const struct ctl *c, FILE *f, const char *s, size_t n) {
+    size_t k;
+    int w;
+    wchar_t wc;
+    if (f != c->out || !isatty(STDOUT_FILENO)) {
+        fwrite(s, 1, n, f);
+        return;
+    }
+    for (; n; s += k, n -= k)
+        if (look_at(s, n, &k, &w, &wc) || *s == '\n' || *s == '\t')
+            fwrite(s, 1, k, f);
+        else
+            fputc('?', f);
+}
+
+void ctl_json_text(FILE *f, const char *s) {
+    size_t n;
+    int w;
+    wchar_t wc;
+    for (size_t left = strlen(s); left; s += n, left -= n)
+        if (look_at(s, left, &n, &w, &wc) || *s == '\n' || wc > 0xffff)
+            fwrite(s, 1, n, f);
+        else
+            fprintf(f, "\\u%04x", (unsigned)wc);
+    fputc('\n', f);
+}
+
+void ctl_json(const struct ctl *c, const json_t *v) {
+    char *text = json_dumps(v, JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+    if (text)
+        ctl_json_text(c->out, text);
+    free(text);
+}
+
+// ---- bars and tables
 
 int ctl_width(void) {
     struct winsize w;
@@ -65,53 +165,51 @@ void ctl_bar(char *buf, size_t size, int width, double fraction) {
     buf[width < 0 ? 0 : width] = '\0';
 }
 
-static void cell(const json_t *v, const char *kind, char *buf, size_t n) {
+// Returns the cell's text and its width; buf holds numbers.
+static const char *cell(const json_t *v, const char *kind, char *buf, size_t n, int *columns) {
     if (!v || json_is_null(v))
         snprintf(buf, n, "-");
     else if (json_is_boolean(v))
         snprintf(buf, n, "%s", json_is_true(v) ? "yes" : "");
     else if (json_is_string(v))
-        snprintf(buf, n, "%s", json_string_value(v));
+        return ctl_fit(json_string_value(v), WIDEST, columns);
     else if (!json_is_number(v))
         snprintf(buf, n, "...");
     else if (!strcmp(kind, "bytes"))
         ctl_bytes(json_number_value(v), buf, n);
     else if (!strcmp(kind, "duration"))
         ctl_duration(json_number_value(v), buf, n);
-    else if (!strcmp(kind, "percent"))
-        snprintf(buf, n, "%.0f%%", 100 * json_number_value(v));
     else if (json_is_integer(v))
         snprintf(buf, n, "%lld", (long long)json_integer_value(v));
     else
         snprintf(buf, n, "%.5g", json_number_value(v));
-    for (char *p = buf; *p; p++) // a name must not steer the terminal
-        if ((unsigned char)*p < 32 || *p == 127)
-            *p = '?';
+    *columns = (int)strlen(buf);
+    return buf;
 }
 
 void ctl_table(const struct ctl *c, const json_t *rows, const char *const *columns) {
-    char title[MAX_COLUMNS][32], key[MAX_COLUMNS][32], kind[MAX_COLUMNS][16], text[256];
-    size_t width[MAX_COLUMNS];
-    int n = 0;
+    char title[MAX_COLUMNS][32], key[MAX_COLUMNS][32], kind[MAX_COLUMNS][16], buf[64];
+    int width[MAX_COLUMNS], n = 0, w;
     size_t i;
     json_t *row;
     for (; columns[n] && n < MAX_COLUMNS; n++) {
         title[n][0] = key[n][0] = kind[n][0] = '\0';
         sscanf(columns[n], "%31[^:]:%31[^:]:%15s", title[n], key[n], kind[n]);
-        width[n] = strlen(title[n]);
+        width[n] = (int)strlen(title[n]);
         json_array_foreach(rows, i, row) {
-            cell(json_object_get(row, key[n]), kind[n], text, sizeof text);
-            width[n] = strlen(text) > width[n] ? strlen(text) : width[n];
+            cell(json_object_get(row, key[n]), kind[n], buf, sizeof buf, &w);
+            width[n] = w > width[n] ? w : width[n];
         }
-        if (width[n] > 60)
-            width[n] = 60;
     }
     for (int k = 0; k < n; k++)
-        fprintf(c->out, "%-*s%s", (int)width[k], title[k], k + 1 < n ? "  " : "\n");
+        fprintf(c->out, "%-*s%s", width[k], title[k], k + 1 < n ? "  " : "\n");
     json_array_foreach(rows, i, row) for (int k = 0; k < n; k++) {
         const json_t *v = json_object_get(row, key[k]);
-        cell(v, kind[k], text, sizeof text);
-        fprintf(c->out, json_is_number(v) ? "%*s%s" : "%-*s%s", (int)width[k], text,
-                k + 1 < n ? "  " : "\n");
+        const char *text = cell(v, kind[k], buf, sizeof buf, &w);
+        const char *end = k + 1 < n ? "  " : "\n";
+        if (json_is_number(v))
+            fprintf(c->out, "%*s%s%s", width[k] - w, "", text, end);
+        else
+            fprintf(c->out, "%s%*s%s", text, width[k] - w, "", end);
     }
 }

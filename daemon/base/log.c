@@ -1,4 +1,4 @@
-// Key=value log lines on stderr (log.h). One write(2) a line, so that threads do not interleave.
+// Key=value log lines on stderr (log.h). One write(2) per line, so that threads do not interleave.
 #include "daemon/base/log.h"
 
 #include <stdarg.h>
@@ -34,7 +34,7 @@ static void emit(enum dr_log_level level, const char *event, const char *rest) {
     size_t len = (size_t)n < sizeof line - 1 ? (size_t)n : sizeof line - 2;
     line[len++] = '\n';
     ssize_t w =
-        write(STDERR_FILENO, line, len); // a log that cannot be written has nowhere to say so
+        write(STDERR_FILENO, line, len); // there is nowhere to report a failure of the log
     (void)w;
 }
 

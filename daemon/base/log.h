@@ -1,4 +1,4 @@
-// The daemon's log: one key=value line an event on stderr, with journald's priority prefix when
+// The daemon's log: one key=value line per event on stderr, with journald's priority prefix when
 // stderr is the journal. Any thread. Also the sink of the engine's log.
 #pragma once
 

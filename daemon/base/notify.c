@@ -1,4 +1,4 @@
-// sd_notify(3) and sd_listen_fds(3), as documented; small enough not to need libsystemd (notify.h).
+// sd_notify(3) and sd_listen_fds(3) without libsystemd (notify.h).
 #include "daemon/base/notify.h"
 
 #include "daemon/base/util.h"
@@ -34,7 +34,7 @@ void dd_notify(const char *fmt, ...) {
     socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
     size_t size = (size_t)n < sizeof msg ? (size_t)n : sizeof msg - 1;
     ssize_t sent = sendto(fd, msg, size, MSG_NOSIGNAL, (struct sockaddr *)&a, len);
-    (void)sent; // a service manager that is gone cannot be told
+    (void)sent; // the service manager may be gone
     close(fd);
 }
 

@@ -5,7 +5,6 @@
 #include "daemon/base/util.h"
 #include "engine/config/config.h"
 
-#include <errno.h>
 #include <jansson.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -32,7 +31,7 @@ static const struct opt table[] = {
 };
 enum { NOPT = (int)(sizeof table / sizeof *table) };
 
-// Where a value came from decides whether a later source may replace it.
+// Later sources replace earlier ones.
 enum source { FROM_DEFAULT, FROM_FILE, FROM_ENV, FROM_FLAG };
 struct parse {
     struct dd_options *o;
@@ -118,10 +117,8 @@ static int set(struct parse *p, int i, enum source from, const char *where, cons
     case INT:
         break;
     }
-    char *end;
-    errno = 0;
-    long long v = strtoll(value, &end, 10);
-    if (!*value || *end || errno || v < d->min || v > d->max)
+    int64_t v;
+    if (!dd_parse_int(value, d->min, d->max, &v))
         return dr_fail(err, DR_EINVAL,
                        "%s: %s: expected a whole number from %lld to %lld, got %.60s", where,
                        d->name, (long long)d->min, (long long)d->max, value);
@@ -210,8 +207,7 @@ static int read_env(struct parse *p, struct dr_err *err) {
     return 0;
 }
 
-// 0: not one of the verb's own flags; 1: it takes a value; 2: it stands alone ("name!" in the
-// list).
+// 0: not one of the verb's own flags; 1: it takes a value; 2: it is a switch ("name!" in the list).
 static int extra_kind(const char *const *list, const char *word) {
     size_t n = strlen(word);
     for (; list && *list; list++)
@@ -220,7 +216,7 @@ static int extra_kind(const char *const *list, const char *word) {
     return 0;
 }
 
-// One flag at argv[*at]; advances past its value. The verb's own flags come before the table's.
+// Reads the flag at argv[*at] and advances past its value. The verb's own flags hide the table's.
 static int read_flag(struct parse *p, int argc, char **argv, int *at, const char *const *extra,
                      dd_extra_fn *fn, void *ctx, struct dr_err *err) {
     char name[80];
@@ -280,14 +276,6 @@ static void fill_paths(struct dd_options *o) {
     if (!*o->config_dir) {
         free(o->config_dir);
         o->config_dir = dd_xstrdup(access(DD_CONFIG_DIR, R_OK) ? "configs" : DD_CONFIG_DIR);
-    }
-    const char *credentials = getenv("CREDENTIALS_DIRECTORY"); // systemd's LoadCredential=
-    if (!*o->token_file && credentials && *credentials) {
-        char *token = dd_printf("%s/api-token", credentials);
-        bool there = access(token, R_OK) == 0;
-        free(there ? o->token_file : token);
-        if (there)
-            o->token_file = token;
     }
 }
 

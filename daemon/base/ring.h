@@ -2,18 +2,21 @@
 // A push is a few stores; a full ring drops the row and counts it, so the trainer never waits.
 #pragma once
 
+#include "engine/core/metric.h"
+
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-#define DD_ROW_COLS 32
-#define DD_RING_ROWS 8192 // power of two; 8 s at 1000 steps a second
+#define DD_RING_ROWS 8192 // power of two; 8 s at 1000 steps per second
 
+struct dd_metric_table; // store/metrics.h: what v[] holds
 struct dd_row {
     int64_t job, step, time_us; // wall clock
     double seconds;             // training time so far
-    uint32_t mask;              // bit i: v[i] was measured
-    double v[DD_ROW_COLS];      // columns of metrics.h
+    const struct dd_metric_table *table;
+    uint64_t mask;            // bit i: v[i] was measured
+    double v[DR_MAX_METRICS]; // in the order of the table
 };
 struct dd_ring {
     _Alignas(64) _Atomic uint64_t head; // written by the producer

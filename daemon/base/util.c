@@ -32,10 +32,20 @@ int dd_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *held, int64_t until_n
     return pthread_cond_clockwait(c, held, CLOCK_MONOTONIC, &t);
 }
 
+int dd_path(char out[DD_PATH_MAX], struct dr_err *err, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(out, DD_PATH_MAX, fmt, ap);
+    va_end(ap);
+    return n >= 0 && n < DD_PATH_MAX
+               ? 0
+               : dr_fail(err, DR_EINVAL, "path too long: %.80s... (%d bytes)", out, n);
+}
+
 int dd_mkdirs(const char *path, struct dr_err *err) {
-    char buf[4096];
-    if ((size_t)snprintf(buf, sizeof buf, "%s", path) >= sizeof buf)
-        return dr_fail(err, DR_EINVAL, "path too long: %.80s...", path);
+    char buf[DD_PATH_MAX];
+    if (dd_path(buf, err, "%s", path))
+        return DR_EINVAL;
     for (char *p = buf + 1;; p++) {
         if (*p && *p != '/')
             continue;
@@ -54,11 +64,12 @@ int dd_mkdirs(const char *path, struct dr_err *err) {
 }
 
 int dd_mkdir_for(const char *path, struct dr_err *err) {
-    char buf[4096];
+    char buf[DD_PATH_MAX];
     const char *slash = strrchr(path, '/');
     if (!slash || slash == path)
         return 0;
-    snprintf(buf, sizeof buf, "%.*s", (int)(slash - path), path);
+    if (dd_path(buf, err, "%.*s", (int)(slash - path), path))
+        return DR_EINVAL;
     return dd_mkdirs(buf, err);
 }
 
@@ -76,9 +87,9 @@ static int write_all(int fd, const char *p, size_t n) {
 }
 
 int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *err) {
-    char tmp[4096];
-    if ((size_t)snprintf(tmp, sizeof tmp, "%s.tmp%d", path, (int)getpid()) >= sizeof tmp)
-        return dr_fail(err, DR_EINVAL, "path too long: %.80s...", path);
+    char tmp[DD_PATH_MAX];
+    if (dd_path(tmp, err, "%s.tmp%d", path, (int)getpid()))
+        return DR_EINVAL;
     int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
     if (fd < 0)
         return dr_fail(err, errno == ENOSPC ? DR_ENOSPC : DR_EIO, "cannot create %s: %s", tmp,
@@ -97,7 +108,7 @@ int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *e
 }
 
 int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a FIFO must not hang us
     struct stat st;
     if (fd < 0 || fstat(fd, &st)) {
         int e = errno;
@@ -155,7 +166,8 @@ char *dd_xstrdup(const char *s) {
 bool dd_parse_int(const char *text, int64_t lo, int64_t hi, int64_t *out) {
     char *end = NULL;
     errno = 0;
-    long long v = text && *text ? strtoll(text, &end, 10) : 0;
+    const bool digits = text && *text && strspn(text, "-0123456789") == strlen(text);
+    long long v = digits ? strtoll(text, &end, 10) : 0;
     if (!end || *end || errno || v < lo || v > hi)
         return false;
     *out = v;

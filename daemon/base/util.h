@@ -3,6 +3,7 @@
 
 #include "engine/core/err.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -13,11 +14,17 @@ int64_t dd_wall_us(void); // microseconds since 1970
 double dd_seconds(void);  // monotonic, as seconds
 // Waits for a signal until a monotonic time: a clock that is set leaves it alone. 0 or ETIMEDOUT.
 int dd_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *held, int64_t until_ns);
+// Room for any path that the kernel takes: a buffer of this size never cuts one that could be
+// opened.
+enum { DD_PATH_MAX = PATH_MAX };
+// snprintf for paths: DR_EINVAL, and nothing cut in silence, when it does not fit.
+int dd_path(char out[DD_PATH_MAX], struct dr_err *err, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 // mkdir -p with mode 0750. DR_EIO names the folder.
 int dd_mkdirs(const char *path, struct dr_err *err);
 // Folder of path created if needed.
 int dd_mkdir_for(const char *path, struct dr_err *err);
-// Writes a whole file atomically (temporary name, fsync, rename). DR_ENOSPC is told apart.
+// Writes a whole file atomically (temporary name, fsync, rename). DR_ENOSPC when the disk is full.
 int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *err);
 // Reads a whole file into malloc'd, NUL-terminated memory; refuses more than max bytes.
 int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err);

@@ -1,13 +1,13 @@
-// Generation: a bounded queue of tickets from HTTP, one thread with its own backend that packs
-// whatever classes, scales and seeds wait into batches of one checkpoint, and a thread that renders
-// results. Dispatch is at once when idle (or after max-queue-delay-us).
+// Generation: a bounded queue of requests, one thread with its own backend that packs whatever
+// classes, scales and seeds wait into batches of one checkpoint, and threads that render results.
+// Dispatch is at once when idle (or after max-queue-delay-us).
 #pragma once
 
-#include "api/api.h"
 #include "daemon/base/hist.h"
 #include "daemon/base/options.h"
 #include "daemon/generate/ckpt_cache.h"
 #include "daemon/generate/live.h"
+#include "daemon/generate/request.h"
 #include "daemon/store/store.h"
 
 struct dd_batcher;
@@ -19,16 +19,19 @@ struct dd_batcher_env {
 };
 // Opens the backend on its thread and waits for the outcome.
 int dd_batcher_start(const struct dd_batcher_env *env, struct dd_batcher **out, struct dr_err *err);
-// Finishes the batch under way and fails what waits with 503; NULL is fine.
+// Finishes the batch under way and fails what waits with DR_ESTOPPING; NULL is fine.
 void dd_batcher_stop(struct dd_batcher *b);
-void dd_batcher_drain(struct dd_batcher *b); // refuses new tickets with 503, goes on with the queue
+void dd_batcher_drain(struct dd_batcher *b); // refuses new requests, goes on with the queue
 
-// The api callback: takes the ticket or refuses with 409 (no model), 429 (full) or 503 (draining).
-int dd_batcher_submit(struct dd_batcher *b, struct api_gen *g, struct api_problem *problem);
-// What `live`, `latest` or an id stands for now: "live:<job>" semantics resolved to a checkpoint
-// row (id > 0) or the running job's weights (id 0). 0, or -1 with a problem (404, 409).
+// Takes the request, which must stay valid until its complete() or fail(), or refuses it: ENOTYET
+// (no model), ENOENT and EGONE (its checkpoint), EFULL, ESTOPPING. *retry_after: seconds after
+// which a refused request is worth repeating, 0: not known.
+int dd_batcher_submit(struct dd_batcher *b, const struct dd_gen_request *req, double *retry_after,
+                      struct dr_err *err);
+// What `live`, `latest` or an id stands for now: a checkpoint row (id > 0) or the running job's
+// weights (id 0). ENOENT, EGONE, ENOTYET.
 int dd_batcher_resolve(struct dd_batcher *b, const char *checkpoint, int64_t *id,
-                       struct api_problem *problem);
+                       struct dr_err *err);
 
 struct dd_batcher_stats {
     int waiting; // images in the queue or in a batch

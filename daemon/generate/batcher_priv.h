@@ -1,4 +1,4 @@
-// What batcher.c (queue, batches) and render_thread.c (results, statistics) share.
+// What batcher.c (queue, batches), render_thread.c (results, statistics) and tickets.c share.
 #pragma once
 
 #include "daemon/generate/batcher.h"
@@ -7,13 +7,13 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-// A ticket on its way. Touched by one thread at a time: queue (under the lock), batcher, renderer.
+// A request in progress. Touched by one thread at a time: queue (under the lock), batcher,
+// renderer.
 struct dd_ticket {
     struct dd_ticket *next;
-    struct api_gen *gen;
-    const struct api_gen_request *req;
+    const struct dd_gen_request *req;
     int64_t id;               // checkpoint row; 0: the running job's weights
-    struct dr_snapshot *snap; // fixed by the first batch, so that a request is of one piece
+    struct dr_snapshot *snap; // fixed by the first batch, so that a request has one set of weights
     int32_t *label;           // [n]
     real *x;                  // [n, image_count]
     int sent, done;           // images dispatched, finished
@@ -31,28 +31,28 @@ struct dd_queue {
 };
 struct dd_batcher {
     struct dd_batcher_env env;
-    pthread_t thread, render_thread;
-    pthread_mutex_t lock; // guards the queues and what follows
+    pthread_t thread, renderer[2]; // see dd_render_threads_start
+    pthread_mutex_t lock;          // guards the queues and what follows
     pthread_cond_t work, rendering, idle;
-    struct dd_queue queue, finished;
-    int waiting; // images accepted and not yet computed
-    int unsent;  // tickets accepted and not yet answered
+    struct dd_queue queue, small, large; // small, large: computed and not yet rendered
+    int waiting;                         // images accepted and not yet computed
+    int unsent;                          // tickets accepted and not yet answered
     bool draining, closing, render_closing;
     int start_rc; // 1: starting
     struct dr_err start_err;
     char device[160];
     bool on_device; // not the CPU; asked for when `be` may be gone
-    double rate;    // images a second while the queue is not empty
-    bool rate_full; // from batches large enough to stand for a full queue's
+    double rate;    // images per second while the queue is not empty
+    bool rate_full; // measured on batches as large as a full queue's
     double spread;  // seconds by which the next refused request comes later than the queue's end
     struct dd_hist queue_hist, compute_hist, batch_hist;
     _Atomic uint64_t images, batches, requests, abandoned, failed;
     _Atomic int64_t beat;
-    _Atomic bool device_lost; // the last batch failed for want of a device
+    _Atomic bool device_lost; // the last batch failed because of the device
     // the batcher's thread alone
     struct dr_backend *be;
     struct dr_sampler *sampler;
-    struct dd_lane lane[DD_MAX_LANES];    // single CPU threads, each for a part of a batch
+    struct dd_lane lane[DD_MAX_LANES];    // one CPU thread each, for parts of a batch
     int lanes;                            // 0: `be` is all there is
     int64_t last_ns;                      // end of the previous batch, 0: the queue was empty since
     double recent_images, recent_seconds; // what `rate` is made of
@@ -65,7 +65,11 @@ struct dd_batcher {
 
 void dd_queue_put(struct dd_queue *q, struct dd_ticket *t);
 int64_t dd_queue_limit(const struct dd_batcher *b); // images that may wait; under the lock
-void *dd_render_thread(void *batcher);
+// Results are rendered by two threads: one takes small ones only, so that they never wait for a
+// large one; the other takes what there is.
+void dd_render_threads_start(struct dd_batcher *b);
+void dd_render_threads_join(struct dd_batcher *b); // once what is queued has been answered
+void dd_render_later(struct dd_batcher *b, struct dd_ticket *t); // under the lock
 void dd_ticket_free(struct dd_ticket *t);
-// Answers with a problem and frees the ticket; NULL: nobody waits any more.
-void dd_ticket_fail(struct dd_batcher *b, struct dd_ticket *t, const struct api_problem *p);
+// Fails the request with a code and frees the ticket; DR_ECANCELED: nobody waits any more.
+void dd_ticket_fail(struct dd_batcher *b, struct dd_ticket *t, int rc, const struct dr_err *err);

@@ -1,4 +1,4 @@
-// Cache of checkpoint rows for requests (models.h).
+// Cache of checkpoint rows for requests (ckpt_cache.h).
 #include "daemon/generate/ckpt_cache.h"
 
 #include "daemon/base/util.h"
@@ -47,8 +47,8 @@ void dd_models_free(struct dd_models *m) {
     free(m);
 }
 
-// Takes the lock with nothing stale behind it. The version is read before the rows are, so that a
-// change in between is seen by the next caller.
+// Takes the lock and drops what is stale. The version is read before the rows, so that the next
+// caller sees a change in between.
 static void enter(struct dd_models *m) {
     pthread_mutex_lock(&m->lock);
     uint64_t now = dd_store_version(m->store);
@@ -123,7 +123,7 @@ void dd_models_release(struct dd_models *m, json_t *names) {
     pthread_mutex_unlock(&m->lock);
 }
 
-// Class names out of the file's own metadata; NULL: it has none that will do.
+// Class names out of the file's own metadata; NULL: it has none that fit.
 static json_t *names_in_file(const char *path, int64_t classes) {
     struct dr_st_file *f = NULL;
     struct dr_err err;

@@ -1,6 +1,6 @@
-// What every request asks about checkpoints (which is active, which is latest, what does it
-// accept), kept in memory so that /generate touches no data base. Filled on demand, dropped whole
-// when the store says that something about checkpoints has changed. Any thread.
+// What every request asks about checkpoints (which is active, which is latest, what it accepts),
+// kept in memory so that /generate reads no database. Filled on demand; dropped as a whole when the
+// store's version of the checkpoints changes. Any thread.
 #pragma once
 
 #include "daemon/store/checkpoints.h"
@@ -9,7 +9,7 @@
 struct dd_models;
 struct dd_model_info {
     int64_t id, job, step;
-    char path[512], sha256[65], state[16];
+    char path[DD_PATH_MAX], sha256[65], state[16];
     struct dr_model_config model;
     json_t *names; // array of class names or NULL, for dd_models_release
 };

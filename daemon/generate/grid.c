@@ -63,35 +63,36 @@ static int generate(struct dd_grid *g, struct dr_snapshot *s, int64_t classes, i
     return 0;
 }
 
-// Width and height stand big-endian in the IHDR chunk, always at bytes 16 and 20.
+// Width and height are big-endian in the IHDR chunk, always at bytes 16 and 20.
 static int64_t png_be32(const uint8_t *p) {
     return (int64_t)p[0] << 24 | (int64_t)p[1] << 16 | (int64_t)p[2] << 8 | p[3];
 }
 
 int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, double cfg,
                   const char *path, struct dd_grid_file *info, struct dr_err *err) {
-    const struct dr_model_config *m = dr_gen_config(s->gen);
-    int64_t count = dr_gen_image_count(s->gen),
+    const struct dr_model_config *m = dr_gen_config(s->net);
+    int64_t count = dr_gen_image_count(s->net),
             classes = DR_MIN(m->classes, (int64_t)GRID_MAX_CLASSES);
-    bool toy = m->arch == DR_ARCH_MLP && count == 2;
-    if (toy)
+    bool points = m->kind == DR_KIND_POINTS;
+    if (points)
         per_class = SCATTER_POINTS / classes;
     real *x = malloc((size_t)(classes * per_class * count) * sizeof *x);
-    real *plot = toy ? malloc(sizeof(real) * SCATTER_SIZE * SCATTER_SIZE) : NULL;
+    real *plot = points ? malloc(sizeof(real) * SCATTER_SIZE * SCATTER_SIZE) : NULL;
     struct dr_bytes png = {0};
-    int rc = x && (plot || !toy) ? 0 : dr_fail(err, DR_ENOMEM, "no memory for a sample grid");
+    int rc = x && (plot || !points) ? 0 : dr_fail(err, DR_ENOMEM, "no memory for a sample grid");
     if (!rc)
         rc = generate(g, s, classes, per_class, cfg, count, x, err);
-    if (!rc && toy) {
+    if (!rc && points) {
         dd_scatter(x, classes * per_class, SCATTER_SIZE, plot);
-        rc = dr_png_grid(plot, 1, 1, SCATTER_SIZE, SCATTER_SIZE, 1, 1, 0, NULL, NULL, &png, err);
+        rc = dr_png_grid(plot, 1, 1, SCATTER_SIZE, SCATTER_SIZE, DR_SHOW_GREY, 1, 1, 0, NULL, NULL,
+                         &png, err);
     } else if (!rc) {
         char text[160];
         snprintf(text, sizeof text,
                  "{\"step\": %lld, \"seed\": 0, \"cfg\": %g, \"per_class\": %lld}",
                  (long long)s->step, cfg, (long long)per_class);
-        rc = dr_png_grid(x, classes * per_class, m->channels, m->size, m->size, per_class, 2, 2,
-                         "driftd", text, &png, err);
+        rc = dr_png_grid(x, classes * per_class, m->channels, m->size, m->size,
+                         dr_show(m->kind, m->channels), per_class, 2, 2, "driftd", text, &png, err);
     }
     if (!rc)
         rc = dd_write_file(path, png.p, png.n, err);

@@ -1,4 +1,4 @@
-// Sample grids: one row a class, fixed seed 0, so that grids of different steps show the same
+// Sample grids: one row per class, fixed seed 0, so that grids of different steps show the same
 // samples. Belongs to the thread of its backend.
 #pragma once
 
@@ -10,7 +10,7 @@ struct dd_grid_file {
 };
 int dd_grid_new(struct dr_backend *be, int precision, struct dd_grid **out, struct dr_err *err);
 void dd_grid_free(struct dd_grid *g); // NULL is fine
-// At most the first 16 classes; two-dimensional toys are drawn as a scatter plot of their points.
+// At most the first 16 classes; points are drawn as one scatter plot, latents as grey planes.
 int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, double cfg,
                   const char *path, struct dd_grid_file *info, struct dr_err *err);
 // Points [n,2] in [-1.5,1.5]^2 as a white-on-black density image [size,size] in [-1,1].

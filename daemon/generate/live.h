@@ -1,6 +1,6 @@
-// What crosses from the trainer to the other threads: the running job's newest EMA snapshot, and
-// the last drift field of the newest toy, swapped under a lock that is held for a pointer's time (a
-// field is copied, some kilobytes). Any thread.
+// What the trainer publishes to the other threads: the running job's newest EMA snapshot, and the
+// last drift field of the newest toy. The lock is held only to swap a pointer (a field is copied,
+// some kilobytes). Any thread.
 #pragma once
 
 #include "engine/sample/sampler.h"

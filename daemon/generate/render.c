@@ -1,56 +1,120 @@
-// Renderers (render.h). The JSON that goes into PNG's iTXt chunk is the one of format=json without
-// the pictures, so that an image file can be asked for again from itself.
+// Renderers (render.h). The JSON in a PNG's iTXt chunk is that of format=json without the pictures.
+// Its member `request` is the query that makes the same images again.
 #include "daemon/generate/render.h"
 
 #include "daemon/base/util.h"
 #include "daemon/generate/grid.h"
 #include "engine/io/image.h"
 
+#include <archive.h>
+#include <archive_entry.h>
+#include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zlib.h>
 
 enum { GAP = 2, SCATTER_SIZE = 256 };
 
+// Images per guidance scale: the noise index restarts with every scale. 0: no query of
+// /v1/generate makes these images (scale by scale, the same labels and noise for each).
+static int images_per_scale(const struct dd_rendered *in) {
+    const struct dd_gen_image *im = in->req->images;
+    int n = in->req->n, each = 1;
+    while (each < n && im[each].index != 0)
+        each++;
+    for (int i = 0; i < n; i++)
+        if (im[i].index != (uint32_t)(i % each) || in->label[i] != in->label[i % each] ||
+            im[i].cfg != im[i - i % each].cfg)
+            return 0;
+    return n % each ? 0 : each;
+}
+
+// The fewest digits that the parser reads as the same scale again.
+static void print_scale(FILE *f, float v) {
+    char text[32];
+    for (int digits = 1; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)v);
+        if ((float)strtod(text, NULL) == v)
+            break;
+    }
+    fputs(text, f);
+}
+
+// The labels of one scale, or one number per scale, with commas between them; NULL: no memory.
+static json_t *list_of(const struct dd_rendered *in, int each, bool scales) {
+    char *text = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&text, &size);
+    if (!f)
+        return NULL;
+    for (int i = 0; i < (scales ? in->req->n : each); i += scales ? each : 1) {
+        fputs(i ? "," : "", f);
+        if (scales)
+            print_scale(f, in->req->images[i].cfg);
+        else
+            fprintf(f, "%d", (int)in->label[i]);
+    }
+    json_t *list = fclose(f) ? NULL : json_stringn(text, size);
+    free(text);
+    return list;
+}
+
+// The query of /v1/generate that makes the same images again, one member per parameter.
+static json_t *query(const struct dd_rendered *in, const char *guidance) {
+    const struct dd_gen_request *r = in->req;
+    const int each = images_per_scale(in);
+    if (!each)
+        return json_null();
+    const bool live = !strncmp(in->snap->id, "live:", 5); // weights that no id names
+    return json_pack("{s:o, s:o, s:i, s:I, s:o, s:i, s:s, s:s}", "class", list_of(in, each, false),
+                     "cfg", list_of(in, each, true), "n", each, "seed", (json_int_t)r->seed, "grid",
+                     json_sprintf("%dx%d", r->cols, r->rows), "scale", r->scale, "guidance",
+                     guidance, "checkpoint", live ? "live" : in->snap->id);
+}
+
 static json_t *parameters(const struct dd_rendered *in) {
-    const struct api_gen_request *r = in->req;
+    const struct dd_gen_request *r = in->req;
+    const char *guidance = r->two_pass ? "two-pass" : "one-step";
     json_t *images = json_array();
     for (int i = 0; i < r->n; i++)
         json_array_append_new(images, json_pack("{s:i, s:f, s:I}", "class", in->label[i], "cfg",
                                                 (double)r->images[i].cfg, "index",
                                                 (json_int_t)r->images[i].index));
-    return json_pack(
-        "{s:s, s:I, s:i, s:o, s:i, s:s, s:I, s:s, s:o}", "generator", "driftd", "seed",
+    json_t *params = json_pack(
+        "{s:s, s:I, s:i, s:o, s:i, s:s, s:I, s:s, s:o, s:o}", "generator", "driftd", "seed",
         (json_int_t)r->seed, "n", r->n, "grid", json_sprintf("%dx%d", r->cols, r->rows), "scale",
         r->scale, "checkpoint", in->snap->id, "step", (json_int_t)in->snap->step, "guidance",
-        r->guidance == API_GUIDANCE_TWO_PASS ? "two-pass" : "one-step", "images", images);
+        guidance, "request", query(in, guidance), "images", images);
+    if (*in->note)
+        json_object_set_new(params, "note", json_string(in->note));
+    return params;
 }
 
-static bool is_toy(const struct dd_rendered *in) {
-    return dr_gen_image_count(in->snap->gen) == 2;
+static bool has_points(const struct dd_rendered *in) {
+    return dr_gen_config(in->snap->net)->kind == DR_KIND_POINTS;
 }
 
-// images [first, first + n) as one PNG; toys as a scatter plot.
+// Samples [first, first + n) as one PNG; points as a scatter plot.
 static int png(const struct dd_rendered *in, int first, int n, int cols, const char *text,
                struct dr_bytes *out, struct dr_err *err) {
-    const struct dr_model_config *m = dr_gen_config(in->snap->gen);
-    const real *x = in->x + (int64_t)first * dr_gen_image_count(in->snap->gen);
-    if (!is_toy(in))
-        return dr_png_grid(x, n, m->channels, m->size, m->size, cols, in->req->scale,
-                           n > 1 ? GAP : 0, text ? "driftd" : NULL, text, out, err);
+    const struct dr_model_config *m = dr_gen_config(in->snap->net);
+    const real *x = in->x + (int64_t)first * dr_gen_image_count(in->snap->net);
+    if (!has_points(in))
+        return dr_png_grid(x, n, m->channels, m->size, m->size, dr_show(m->kind, m->channels), cols,
+                           in->req->scale, n > 1 ? GAP : 0, text ? "driftd" : NULL, text, out, err);
     real *plot = malloc(sizeof(real) * SCATTER_SIZE * SCATTER_SIZE);
     if (!plot)
         return dr_fail(err, DR_ENOMEM, "no memory for a picture");
     dd_scatter(x, n, SCATTER_SIZE, plot);
-    int rc = dr_png_grid(plot, 1, 1, SCATTER_SIZE, SCATTER_SIZE, 1, 1, 0, text ? "driftd" : NULL,
-                         text, out, err);
+    int rc = dr_png_grid(plot, 1, 1, SCATTER_SIZE, SCATTER_SIZE, DR_SHOW_GREY, 1, 1, 0,
+                         text ? "driftd" : NULL, text, out, err);
     free(plot);
     return rc;
 }
 
 static int npy(const struct dd_rendered *in, struct dr_bytes *out, struct dr_err *err) {
-    const struct dr_model_config *m = dr_gen_config(in->snap->gen);
-    if (is_toy(in))
+    const struct dr_model_config *m = dr_gen_config(in->snap->net);
+    if (has_points(in))
         return dr_npy(in->x, 2, (const int64_t[]){in->req->n, 2}, out, err);
     return dr_npy(in->x, 4, (const int64_t[]){in->req->n, m->channels, m->size, m->size}, out, err);
 }
@@ -89,86 +153,57 @@ static int as_json(const struct dd_rendered *in, json_t *params, struct dr_bytes
 
 // --- zip: stored entries, as PNG does not compress further ---
 
-struct zip {
-    FILE *f;
-    struct {
-        char name[32];
-        uint32_t crc, size, at;
-    } * entry;
-    int n;
-};
-static void le(FILE *f, uint64_t v, int bytes) {
-    for (; bytes--; v >>= 8)
-        fputc((int)(v & 255), f);
+static la_ssize_t zip_write(struct archive *a, void *file, const void *p, size_t n) {
+    (void)a;
+    return fwrite(p, 1, n, file) == n ? (la_ssize_t)n : -1;
 }
-static void zip_add(struct zip *z, const char *name, const void *p, size_t n) {
-    int i = z->n++;
-    snprintf(z->entry[i].name, sizeof z->entry[i].name, "%s", name);
-    z->entry[i].crc = (uint32_t)crc32(0, p, (uInt)n);
-    z->entry[i].size = (uint32_t)n;
-    z->entry[i].at = (uint32_t)ftell(z->f);
-    le(z->f, 0x04034b50, 4);
-    le(z->f, 20, 2);
-    le(z->f, 0, 4);          // flags, method: stored
-    le(z->f, 0x00210000, 4); // time and date: 1980-01-01, so that equal content is equal bytes
-    le(z->f, z->entry[i].crc, 4);
-    le(z->f, n, 4);
-    le(z->f, n, 4);
-    le(z->f, strlen(name), 2);
-    le(z->f, 0, 2);
-    fputs(name, z->f);
-    fwrite(p, 1, n, z->f);
-}
-static void zip_end(struct zip *z) {
-    long at = ftell(z->f);
-    for (int i = 0; i < z->n; i++) {
-        le(z->f, 0x02014b50, 4);
-        le(z->f, 20, 2);
-        le(z->f, 20, 2);
-        le(z->f, 0, 4);
-        le(z->f, 0x00210000, 4);
-        le(z->f, z->entry[i].crc, 4);
-        le(z->f, z->entry[i].size, 4);
-        le(z->f, z->entry[i].size, 4);
-        le(z->f, strlen(z->entry[i].name), 2);
-        le(z->f, 0, 8); // extra, comment, disk, internal attributes
-        le(z->f, 0, 4);
-        le(z->f, z->entry[i].at, 4);
-        fputs(z->entry[i].name, z->f);
+
+// Without a time of its own, so that equal content is equal bytes.
+static int zip_add(struct archive *a, const char *name, const void *p, size_t n) {
+    struct archive_entry *e = archive_entry_new();
+    int rc = e ? ARCHIVE_OK : ARCHIVE_FATAL;
+    if (e) {
+        archive_entry_set_pathname(e, name);
+        archive_entry_set_filetype(e, AE_IFREG);
+        archive_entry_set_perm(e, 0644);
+        archive_entry_set_size(e, (la_int64_t)n);
+        rc = archive_write_header(a, e);
     }
-    long end = ftell(z->f);
-    le(z->f, 0x06054b50, 4);
-    le(z->f, 0, 4);
-    le(z->f, (uint64_t)z->n, 2);
-    le(z->f, (uint64_t)z->n, 2);
-    le(z->f, (uint64_t)(end - at), 4);
-    le(z->f, (uint64_t)at, 4);
-    le(z->f, 0, 2);
+    archive_entry_free(e);
+    return rc == ARCHIVE_OK && archive_write_data(a, p, n) == (la_ssize_t)n ? 0 : -1;
+}
+
+static int zip_images(const struct dd_rendered *in, struct archive *a, struct dr_err *err) {
+    for (int i = 0; i < in->req->n; i++) {
+        struct dr_bytes b = {0};
+        char name[32];
+        int rc = png(in, i, 1, 1, NULL, &b, err);
+        snprintf(name, sizeof name, "%04d.png", i);
+        if (!rc && zip_add(a, name, b.p, b.n))
+            rc = dr_fail(err, DR_ENOMEM, "no memory for the reply");
+        dr_bytes_free(&b);
+        if (rc)
+            return rc;
+    }
+    return 0;
 }
 
 static int as_zip(const struct dd_rendered *in, json_t *params, struct dr_bytes *out,
                   struct dr_err *err) {
     char *text = json_dumps(params, JSON_INDENT(2)), *mem = NULL;
     size_t size = 0;
-    struct zip z = {.f = open_memstream(&mem, &size)};
-    z.entry = dd_xcalloc((size_t)in->req->n + 1, sizeof *z.entry);
-    int rc = z.f && text ? 0 : dr_fail(err, DR_ENOMEM, "no memory for the reply");
-    if (!rc)
-        zip_add(&z, "parameters.json", text, strlen(text));
-    for (int i = 0; i < in->req->n && !rc; i++) {
-        struct dr_bytes b = {0};
-        char name[32];
-        rc = png(in, i, 1, 1, NULL, &b, err);
-        snprintf(name, sizeof name, "%04d.png", i);
-        if (!rc)
-            zip_add(&z, name, b.p, b.n);
-        dr_bytes_free(&b);
-    }
-    if (!rc)
-        zip_end(&z);
-    if (z.f && fclose(z.f) && !rc)
+    FILE *f = open_memstream(&mem, &size);
+    struct archive *a = archive_write_new();
+    bool ok = text && f && a && !archive_write_set_format_zip(a) &&
+              !archive_write_set_options(a, "zip:compression=store") &&
+              !archive_write_set_bytes_in_last_block(a, 1) &&
+              !archive_write_open(a, f, NULL, zip_write, NULL) &&
+              !zip_add(a, "parameters.json", text, strlen(text));
+    int rc = ok ? zip_images(in, a, err) : dr_fail(err, DR_ENOMEM, "no memory for the reply");
+    ok = a && archive_write_close(a) == ARCHIVE_OK && f;
+    archive_write_free(a);
+    if ((f && fclose(f)) || (!ok && !rc))
         rc = dr_fail(err, DR_ENOMEM, "no memory for the reply");
-    free(z.entry);
     free(text);
     if (rc) {
         free(mem);
@@ -178,40 +213,38 @@ static int as_zip(const struct dd_rendered *in, json_t *params, struct dr_bytes 
     return 0;
 }
 
-int dd_render(const struct dd_rendered *in, struct api_gen_result *out,
-              struct api_problem *problem) {
-    static const char *const types[] = {[API_PNG] = "image/png",
-                                        [API_JSON] = "application/json",
-                                        [API_ZIP] = "application/zip",
-                                        [API_NPY] = "application/octet-stream"};
+int dd_render(const struct dd_rendered *in, struct dd_gen_result *out, struct dr_err *err) {
+    static const char *const types[] = {[DD_PNG] = "image/png",
+                                        [DD_JSON] = "application/json",
+                                        [DD_ZIP] = "application/zip",
+                                        [DD_NPY] = "application/octet-stream"};
     struct dr_bytes bytes = {0};
-    struct dr_err err = {0};
     json_t *params = parameters(in);
     char *text = NULL;
     int rc;
     switch (in->req->format) {
-    case API_JSON:
-        rc = as_json(in, params, &bytes, &err);
+    case DD_JSON:
+        rc = as_json(in, params, &bytes, err);
         break;
-    case API_ZIP:
-        rc = as_zip(in, params, &bytes, &err);
+    case DD_ZIP:
+        rc = as_zip(in, params, &bytes, err);
         break;
-    case API_NPY:
-        rc = npy(in, &bytes, &err);
+    case DD_NPY:
+        rc = npy(in, &bytes, err);
         break;
-    case API_PNG:
+    case DD_PNG:
     default:
         text = json_dumps(params, JSON_COMPACT);
-        rc = png(in, 0, in->req->n, in->req->cols, text, &bytes, &err);
+        rc = png(in, 0, in->req->n, in->req->cols, text, &bytes, err);
         free(text);
     }
     json_decref(params);
     if (rc)
-        return api_problem_set(problem, 500, "render-failed", "%s", err.msg);
+        return rc;
     out->bytes = bytes.p;
     out->size = bytes.n;
     out->content_type = types[in->req->format];
     out->step = in->snap->step;
-    snprintf(out->checkpoint, sizeof out->checkpoint, "%.63s", in->snap->id);
+    snprintf(out->checkpoint, sizeof out->checkpoint, "%s", in->snap->id);
     return 0;
 }

@@ -1,16 +1,16 @@
-// Turning finished samples into PNG, npy, JSON or zip, and telling the client. Any thread.
+// Turns finished samples into PNG, npy, JSON or zip. Any thread.
 #pragma once
 
-#include "api/api.h"
+#include "daemon/generate/request.h"
 #include "engine/sample/sampler.h"
 
-// x: [n, image_count] of the request's images in order. On failure `problem` is filled and -1
-// returned.
+// x: [n, image_count] of the request's images in order.
 struct dd_rendered {
-    const struct api_gen_request *req;
+    const struct dd_gen_request *req;
     const int32_t *label; // [n], random ones drawn
     struct dr_snapshot *snap;
     const real *x;
+    const char *note; // for the client, "" if nothing; goes into the parameters
 };
-int dd_render(const struct dd_rendered *in, struct api_gen_result *out,
-              struct api_problem *problem);
+// Fills bytes, size, content_type, checkpoint and step. 0 or DR_E*.
+int dd_render(const struct dd_rendered *in, struct dd_gen_result *out, struct dr_err *err);

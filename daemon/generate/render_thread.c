@@ -7,24 +7,41 @@
 #include <stdlib.h>
 #include <string.h>
 
+// Scales beyond those that the model was trained with give images that nothing vouches for.
+static void note_scales(const struct dd_ticket *t, char *note, size_t size) {
+    const struct dr_guidance_range g = t->snap->guidance;
+    for (int i = 0; g.hi > 0 && !t->req->two_pass && i < t->req->n; i++) {
+        double cfg = (double)t->req->images[i].cfg;
+        if (cfg >= g.lo && cfg <= g.hi)
+            continue;
+        snprintf(note, size,
+                 "cfg %.6g is outside of the scales that this model was trained with, %g to %g",
+                 cfg, g.lo, g.hi);
+        return;
+    }
+}
+
 static void answer(struct dd_batcher *b, struct dd_ticket *t) {
-    struct api_gen_result out = {0};
-    struct api_problem p = {0};
-    double queue = (double)(t->first_ns - (int64_t)t->req->received_ns) * 1e-9;
+    struct dd_gen_result out = {0};
+    struct dr_err err = {0};
+    double queue = (double)(t->first_ns - t->req->received_ns) * 1e-9;
     if (t->req->received_ns == 0 || queue < 0)
         queue = (double)(t->first_ns - t->submitted_ns) * 1e-9;
     dd_hist_add(&b->queue_hist, queue);
     dd_hist_add(&b->compute_hist, t->compute_s);
-    struct dd_rendered in = {.req = t->req, .label = t->label, .snap = t->snap, .x = t->x};
-    if (dd_render(&in, &out, &p)) {
-        dd_ticket_fail(b, t, &p);
+    note_scales(t, out.note, sizeof out.note);
+    struct dd_rendered in = {
+        .req = t->req, .label = t->label, .snap = t->snap, .x = t->x, .note = out.note};
+    int rc = dd_render(&in, &out, &err);
+    if (rc) {
+        dd_ticket_fail(b, t, rc, &err);
         return;
     }
     out.queue_ms = queue * 1e3;
     out.compute_ms = t->compute_s * 1e3;
     out.batch_size = t->batch_size;
     atomic_fetch_add(&b->requests, 1);
-    api_gen_complete(t->gen, &out);
+    t->req->complete(t->req->owner, &out);
     dd_ticket_free(t);
     pthread_mutex_lock(&b->lock);
     b->unsent--;
@@ -32,25 +49,67 @@ static void answer(struct dd_batcher *b, struct dd_ticket *t) {
     pthread_mutex_unlock(&b->lock);
 }
 
-void *dd_render_thread(void *batcher) {
-    struct dd_batcher *b = batcher;
-    pthread_setname_np(pthread_self(), "render");
+// Values that a result encodes, above which it counts as large: some tens of milliseconds.
+enum { LARGE = 4 << 20 };
+
+void dd_render_later(struct dd_batcher *b, struct dd_ticket *t) {
+    int64_t scale = t->req->format == DD_NPY ? 1 : t->req->scale;
+    int64_t values = t->req->n * dr_gen_image_count(t->snap->net) * scale * scale;
+    dd_queue_put(values > LARGE ? &b->large : &b->small, t);
+    pthread_cond_broadcast(&b->rendering);
+}
+
+static struct dd_ticket *take(struct dd_queue *q) {
+    struct dd_ticket *t = q->head;
+    if (t)
+        q->head = t->next;
+    return t;
+}
+
+static void render(struct dd_batcher *b, bool large_too) {
     pthread_mutex_lock(&b->lock);
     for (;;) {
-        struct dd_ticket *t = b->finished.head;
-        if (!t) {
-            if (b->render_closing)
-                break;
+        struct dd_ticket *t = large_too ? take(&b->large) : NULL;
+        if (!t)
+            t = take(&b->small);
+        if (t) {
+            pthread_mutex_unlock(&b->lock);
+            answer(b, t);
+            pthread_mutex_lock(&b->lock);
+        } else if (b->render_closing) {
+            break;
+        } else {
             pthread_cond_wait(&b->rendering, &b->lock);
-            continue;
         }
-        b->finished.head = t->next;
-        pthread_mutex_unlock(&b->lock);
-        answer(b, t);
-        pthread_mutex_lock(&b->lock);
     }
     pthread_mutex_unlock(&b->lock);
+}
+
+static void *render_small(void *batcher) {
+    pthread_setname_np(pthread_self(), "render");
+    render(batcher, false);
     return NULL;
+}
+
+static void *render_any(void *batcher) {
+    pthread_setname_np(pthread_self(), "render-large");
+    render(batcher, true);
+    return NULL;
+}
+
+void dd_render_threads_start(struct dd_batcher *b) {
+    if (pthread_create(&b->renderer[0], NULL, render_small, b) ||
+        pthread_create(&b->renderer[1], NULL, render_any, b))
+        abort(); // no thread to be had at start: nothing to go on with
+}
+
+void dd_render_threads_join(struct dd_batcher *b) {
+    pthread_mutex_lock(&b->lock);
+    b->render_closing = true;
+    pthread_cond_broadcast(&b->rendering);
+    pthread_mutex_unlock(&b->lock);
+    for (int i = 0; i < 2; i++)
+        pthread_join(b->renderer[i], NULL);
 }
 
 void dd_batcher_stats(struct dd_batcher *b, struct dd_batcher_stats *out) {

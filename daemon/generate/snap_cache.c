@@ -71,12 +71,15 @@ static int load(struct dd_snapcache *c, const struct dd_model_info *row, struct 
         rc = dr_fail(err, DR_EFORMAT, "checkpoint %lld is damaged: its sha256 has changed",
                      (long long)row->id);
     }
-    if (!rc)
-        rc = dr_snapshot_load(row->path, &row->model, out, err);
+    if (!rc) {
+        char *description = dr_model_config_to_json(&row->model);
+        rc = dr_snapshot_load(row->path, description, out, err);
+        free(description);
+    }
     if (rc)
         return rc;
     snprintf((*out)->id, sizeof(*out)->id, "%lld", (long long)row->id);
-    int64_t bytes = dr_gen_params((*out)->gen)->total * (int64_t)sizeof(real);
+    int64_t bytes = (int64_t)dr_net_bytes((*out)->net);
     for (struct entry *e; c->bytes + bytes > c->max && (e = oldest(c, false));)
         evict(c, e);
     struct entry *e = oldest(c, true);

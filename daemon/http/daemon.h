@@ -1,10 +1,12 @@
-// The running daemon: what serve.c builds and api_glue.c shows to HTTP.
+// The running daemon: what serve.c builds and the files of http/ show to HTTP.
 #pragma once
 
 #include "api/api.h"
 #include "daemon/base/options.h"
 #include "daemon/generate/batcher.h"
+#include "daemon/http/errors.h"
 #include "daemon/jobs/jobs.h"
+#include "daemon/store/disk.h"
 #include "daemon/store/pump.h"
 #include "daemon/store/rows_json.h"
 
@@ -21,6 +23,7 @@ struct dd {
     struct dd_models *models;
     struct dd_batcher *batcher;
     struct dd_jobs *jobs;
+    struct dd_disk *disk;
     struct api_server *server;
     int64_t started_ns;
     int lock_fd;
@@ -30,8 +33,7 @@ struct dd {
 // The table of callbacks for api_server_start; ctx is struct dd.
 extern const struct api_callbacks dd_callbacks;
 
-// --- shared by the glue's files ---
-int dd_glue_fail(struct api_problem *p, int status, const struct dr_err *err);
+// --- shared by the files of http/ ---
 bool dd_glue_id(const char *id, int64_t *out); // false: not a number
 int dd_glue_status(void *ctx, struct api_reply *out);
 int dd_glue_ready(void *ctx, struct api_reply *out);
@@ -39,9 +41,9 @@ char *dd_glue_prometheus(void *ctx);
 int dd_glue_backup(void *ctx, struct api_file *out, struct api_problem *p);
 int dd_glue_describe(void *ctx, const char *checkpoint, struct api_model *out,
                      struct api_problem *p);
+int dd_glue_generate(void *ctx, struct api_gen *g, struct api_problem *p);
 int dd_glue_eval_list(void *ctx, const struct api_page *page, struct api_reply *out);
 int dd_glue_eval_get(void *ctx, const char *id, struct api_reply *out);
-int dd_glue_eval_create(void *ctx, const json_t *body, struct api_reply *out);
 int dd_glue_checkpoint_list(void *ctx, const struct api_page *page, struct api_reply *out);
 int dd_glue_checkpoint_get(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out);

@@ -28,14 +28,13 @@ int dd_glue_field(void *ctx, const char *id, struct api_reply *out) {
     struct dd *d = ctx;
     struct dr_err err = {0};
     int64_t job;
-    int status = 404;
     if (!dd_glue_id(id, &job))
         return api_problem_set(&out->problem, 404, "not-found", "there is no job %s", id);
     struct dr_drift_field *f = dd_live_field(d->live, job);
     if (!f) {
-        json_t *row = dd_job_json(d->store, job, false, &status, &err);
+        json_t *row = dd_job_json(d->store, job, false, &err);
         if (!row)
-            return dd_glue_fail(&out->problem, status, &err);
+            return dd_http_fail(&out->problem, err.code, &err);
         json_decref(row);
         return api_problem_set(&out->problem, 404, "no-field",
                                "job %s has no drift field: it is kept for the last two-dimensional "

@@ -1,5 +1,4 @@
-// HTTP callbacks for jobs, metrics, events, recipes and generation (api/api.h -> the daemon's
-// modules).
+// HTTP callbacks for jobs, metrics, events and recipes (api/api.h -> the daemon's modules).
 #include "daemon/http/daemon.h"
 
 #include "daemon/base/log.h"
@@ -7,59 +6,15 @@
 #include "daemon/base/util.h"
 #include "daemon/store/metric_store.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-int dd_glue_fail(struct api_problem *p, int status, const struct dr_err *err) {
-    if (status == 500) // the store's reasons that pass
-        status = err->code == DR_EBUSY ? 503 : err->code == DR_ENOSPC ? 507 : 500;
-    const char *type = status == 404   ? "not-found"
-                       : status == 409 ? "conflict"
-                       : status == 422 ? "invalid"
-                       : status == 503 ? "busy"
-                       : status == 507 ? "disk-full"
-                                       : "internal";
-    api_problem_set(p, status, type, "%s", err->msg[0] ? err->msg : "internal error");
-    // Sentences about one field begin with its name: "cursor: ...".
-    size_t n = strspn(err->msg, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-");
-    if (status == 422 && n && !strncmp(err->msg + n, ": ", 2)) {
-        char field[64];
-        snprintf(field, sizeof field, "%.*s", (int)n, err->msg);
-        api_problem_field(p, field, "%s", err->msg + n + 2);
-    }
-    return -1;
-}
-
-bool dd_glue_id(const char *id, int64_t *out) {
-    char *end;
-    errno = 0;
-    long long v = strtoll(id, &end, 10);
-    *out = v;
-    return id[0] >= '1' && id[0] <= '9' && !*end && !errno;
-}
 
 static int no_job(struct api_problem *p, const char *id) {
     return api_problem_set(p, 404, "not-found", "there is no job %s", id);
 }
 
 // --- creation ---
-
-// The field of a configuration's error: the key that the sentence is about, below `field`
-// ("overrides.optim.lr"), or `field` alone when it is about none.
-static void name_key(const char *field, const char *msg, char *out, size_t size) {
-    const char *key = strncmp(msg, "config: ", 8) ? msg : msg + 8;
-    bool unknown = !strncmp(key, "unknown key `", 13);
-    char word[64];
-    key += unknown ? 13 : 0;
-    size_t n = strspn(key, "abcdefghijklmnopqrstuvwxyz0123456789_.");
-    snprintf(word, sizeof word, "%.*s", (int)n, key);
-    if (unknown || strchr(word, '.') || !strncmp(key + n, " is ", 4))
-        snprintf(out, size, "%s.%s", field, word);
-    else
-        snprintf(out, size, "%s", field);
-}
 
 static int build_config(struct dd *d, const struct api_job_create *in, struct dr_config *cfg,
                         char *recipe, size_t recipe_size, struct api_problem *p) {
@@ -68,13 +23,12 @@ static int build_config(struct dd *d, const struct api_job_create *in, struct dr
     if (json_is_string(in->config)) {
         const char *name = json_string_value(in->config);
         rc = dd_recipe_named(d->opt.config_dir, name, cfg, &err);
-        snprintf(recipe, recipe_size, "%s", rc || !cfg->name[0] ? name : cfg->name);
     } else {
         char *text = json_dumps(in->config, JSON_COMPACT);
         rc = dr_config_parse(text ? text : "", text ? strlen(text) : 0, "config", cfg, &err);
         free(text);
-        snprintf(recipe, recipe_size, "%s", rc || !cfg->name[0] ? "custom" : cfg->name);
     }
+    snprintf(recipe, recipe_size, "%s", rc ? "" : cfg->name[0] ? cfg->name : "custom");
     const char *field = "config";
     bool keyed = json_is_object(in->config); // what a recipe's file says is not the client's fault
     if (!rc && in->overrides) { // nested or dotted; checked together, since one may need another
@@ -86,41 +40,44 @@ static int build_config(struct dd *d, const struct api_job_create *in, struct dr
     }
     if (!rc)
         return 0;
-    char name[96];
-    name_key(field, keyed ? err.msg : "", name, sizeof name);
-    api_problem_set(p, 422, "invalid-config", "%s", err.msg);
-    return api_problem_field(p, name, "%s", err.msg);
+    char key[sizeof err.field]; // below the member of the body: "overrides.optim.lr"
+    snprintf(key, sizeof key, "%s", err.field);
+    snprintf(err.field, sizeof err.field, keyed && *key ? "%s.%.80s" : "%s", field, key);
+    return dd_http_fail(p, DR_ECONFIG, &err);
 }
 
 static int job_create(void *ctx, const struct api_job_create *in, struct api_reply *out) {
     struct dd *d = ctx;
     struct dr_config cfg;
     struct dr_err err = {0};
+    const struct dd_job_kind *kind;
     char recipe[64];
     int64_t id;
-    int status;
-    if (in->kind && strcmp(in->kind, "train")) {
-        api_problem_set(&out->problem, 501, "not-implemented",
-                        "jobs of kind %.20s are not in this build; it has train", in->kind);
-        return api_problem_field(&out->problem, "kind", "this build has `train`");
-    }
+    int rc = dd_job_kind_find(NULL, in->kind ? in->kind : dd_job_kinds[0]->name, &kind, &err);
+    if (rc)
+        return dd_http_fail(&out->problem, rc, &err);
     if (build_config(d, in, &cfg, recipe, sizeof recipe, &out->problem))
         return -1;
     struct dd_job_new n = {.cfg = &cfg,
                            .recipe = recipe,
                            .name = in->name,
-                           .kind = "train",
+                           .kind = kind->name,
                            .priority = in->priority,
                            .key = in->idempotency_key,
                            .fingerprint = in->fingerprint};
-    status = dd_jobs_create(d->jobs, &n, &id, &out->replayed, &err);
-    if (status)
-        return dd_glue_fail(&out->problem, status, &err);
-    out->body = dd_job_json(d->store, id, true, &status, &err);
+    rc = dd_jobs_create(d->jobs, &n, &id, &out->replayed, &err);
+    if (rc)
+        return dd_http_fail(&out->problem, rc, &err);
+    out->body = dd_job_json(d->store, id, true, &err);
     if (!out->body)
-        return dd_glue_fail(&out->problem, status, &err);
+        return dd_http_fail(&out->problem, err.code, &err);
     snprintf(out->location, sizeof out->location, "/v1/jobs/%lld", (long long)id);
     return 0;
+}
+
+// A shorthand for a job of the kind `eval`, whose configuration is the body.
+static int eval_create(void *ctx, const json_t *body, struct api_reply *out) {
+    return job_create(ctx, &(struct api_job_create){.config = body, .kind = "eval"}, out);
 }
 
 // --- reading and acting ---
@@ -128,17 +85,15 @@ static int job_create(void *ctx, const struct api_job_create *in, struct api_rep
 static int job_list(void *ctx, const struct api_page *page, struct api_reply *out) {
     struct dd *d = ctx;
     struct dr_err err = {0};
-    int status;
     out->body = dd_jobs_json(d->store, page->state, page->cursor, page->limit, out->next_cursor,
-                             sizeof out->next_cursor, &status, &err);
-    return out->body ? 0 : dd_glue_fail(&out->problem, status, &err);
+                             sizeof out->next_cursor, &err);
+    return out->body ? 0 : dd_http_fail(&out->problem, err.code, &err);
 }
 
 static int reply_job(struct dd *d, int64_t id, struct api_reply *out) {
     struct dr_err err = {0};
-    int status;
-    out->body = dd_job_json(d->store, id, true, &status, &err);
-    return out->body ? 0 : dd_glue_fail(&out->problem, status, &err);
+    out->body = dd_job_json(d->store, id, true, &err);
+    return out->body ? 0 : dd_http_fail(&out->problem, err.code, &err);
 }
 
 static int job_get(void *ctx, const char *id, struct api_reply *out) {
@@ -153,8 +108,8 @@ static int job_patch(void *ctx, const char *id, const struct api_job_patch *in,
     int64_t n;
     if (!dd_glue_id(id, &n))
         return no_job(&out->problem, id);
-    int status = dd_jobs_patch(d->jobs, n, in->name, in->notes, &err);
-    return status ? dd_glue_fail(&out->problem, status, &err) : reply_job(d, n, out);
+    int rc = dd_jobs_patch(d->jobs, n, in->name, in->notes, &err);
+    return rc ? dd_http_fail(&out->problem, rc, &err) : reply_job(d, n, out);
 }
 
 static int job_remove(void *ctx, const char *id, struct api_reply *out) {
@@ -163,8 +118,8 @@ static int job_remove(void *ctx, const char *id, struct api_reply *out) {
     int64_t n;
     if (!dd_glue_id(id, &n))
         return no_job(&out->problem, id);
-    int status = dd_jobs_remove(d->jobs, n, &err);
-    return status ? dd_glue_fail(&out->problem, status, &err) : 0;
+    int rc = dd_jobs_remove(d->jobs, n, &err);
+    return rc ? dd_http_fail(&out->problem, rc, &err) : 0;
 }
 
 static int job_action(void *ctx, const char *id, enum api_job_action a, struct api_reply *out) {
@@ -173,21 +128,13 @@ static int job_action(void *ctx, const char *id, enum api_job_action a, struct a
                                              [API_JOB_PAUSE] = DD_JOB_PAUSE,
                                              [API_JOB_RESUME] = DD_JOB_RESUME,
                                              [API_JOB_CHECKPOINT] = DD_JOB_CHECKPOINT};
-    static const char *const words[] = {[API_JOB_STOP] = "stopped",
-                                        [API_JOB_STOP_NOW] = "stopped",
-                                        [API_JOB_PAUSE] = "paused",
-                                        [API_JOB_RESUME] = "resumed",
-                                        [API_JOB_CHECKPOINT] = "checkpointed"};
     struct dd *d = ctx;
     struct dr_err err = {0};
     int64_t n;
     if (!dd_glue_id(id, &n))
         return no_job(&out->problem, id);
-    int status = dd_jobs_action(d->jobs, n, map[a], &err);
-    if (status == 409)
-        return api_problem_set(&out->problem, 409, "conflict", "%s and cannot be %s", err.msg,
-                               words[a]);
-    return status ? dd_glue_fail(&out->problem, status, &err) : reply_job(d, n, out);
+    int rc = dd_jobs_action(d->jobs, n, map[a], &err);
+    return rc ? dd_http_fail(&out->problem, rc, &err) : reply_job(d, n, out);
 }
 
 // --- metrics ---
@@ -196,7 +143,7 @@ static int curve_next(void *self, struct api_metric_bucket *out) {
     struct dd_bucket b;
     int rc = dd_curve_next(self, &b);
     if (rc == 1)
-        *out = (struct api_metric_bucket){.name = dd_metric_name(b.column),
+        *out = (struct api_metric_bucket){.name = b.name,
                                           .step = b.step,
                                           .step_last = b.step_last,
                                           .time = (double)b.time_us * 1e-6,
@@ -216,30 +163,16 @@ static int metrics_open(void *ctx, const struct api_metrics_query *q,
                         struct api_metrics_cursor *out, struct api_problem *p) {
     struct dd *d = ctx;
     struct dr_err err = {0};
-    uint32_t columns = 0;
     int64_t job;
-    int status;
-    json_t *row =
-        dd_glue_id(q->job, &job) ? dd_job_json(d->store, job, false, &status, &err) : NULL;
+    json_t *row = dd_glue_id(q->job, &job) ? dd_job_json(d->store, job, false, &err) : NULL;
     if (!row)
         return no_job(p, q->job);
     json_decref(row);
-    for (size_t i = 0; i < q->nnames; i++) {
-        int c = dd_metric_find(q->names[i]);
-        if (c < 0) {
-            const char *all[DD_M_COUNT];
-            for (int k = 0; k < DD_M_COUNT; k++)
-                all[k] = dd_metric_name(k);
-            const char *near = dr_nearest(q->names[i], all, DD_M_COUNT);
-            dr_fail(&err, DR_EINVAL, "names: there is no metric %.60s%s%s%s", q->names[i],
-                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
-            return dd_glue_fail(p, 422, &err);
-        }
-        columns |= 1u << c;
-    }
     struct dd_curve *c;
-    if (dd_curve_open(d->store, job, columns, q->from, q->to, q->max_points, &c, &err))
-        return dd_glue_fail(p, 500, &err);
+    int rc =
+        dd_curve_open(d->store, job, q->names, q->nnames, q->from, q->to, q->max_points, &c, &err);
+    if (rc)
+        return dd_http_fail(p, rc, &err);
     *out = (struct api_metrics_cursor){.self = c, .next = curve_next, .close = curve_close};
     return 0;
 }
@@ -284,7 +217,12 @@ static void add_recipe(void *ctx, const char *name, const struct dr_config *cfg,
 static int config_list(void *ctx, struct api_reply *out) {
     struct dd *d = ctx;
     json_t *list = json_array();
-    dd_recipe_each(d->opt.config_dir, add_recipe, list);
+    struct dr_err err = {0};
+    int rc = dd_recipe_each(d->opt.config_dir, add_recipe, list, &err);
+    if (rc) {
+        json_decref(list);
+        return dd_http_fail(&out->problem, rc, &err);
+    }
     out->body = json_pack("{s:o}", "configs", list);
     return 0;
 }
@@ -295,7 +233,7 @@ static int config_get(void *ctx, const char *name, struct api_reply *out) {
     struct dr_err err = {0};
     int rc = dd_recipe_named(d->opt.config_dir, name, &cfg, &err);
     if (rc)
-        return dd_glue_fail(&out->problem, rc == DR_ENOENT ? 404 : 422, &err);
+        return dd_http_fail(&out->problem, rc == DR_ENOENT ? rc : DR_ECONFIG, &err);
     char *text = dr_config_to_json(&cfg);
     out->body = text ? json_loads(text, 0, NULL) : NULL;
     free(text);
@@ -310,12 +248,7 @@ static int config_schema(void *ctx, struct api_reply *out) {
     return out->body ? 0 : api_problem_set(&out->problem, 500, "internal", "no memory");
 }
 
-// --- generate and log ---
-
-static int generate(void *ctx, struct api_gen *g, struct api_problem *p) {
-    struct dd *d = ctx;
-    return dd_batcher_submit(d->batcher, g, p);
-}
+// --- log ---
 
 static void log_line(void *ctx, int level, const char *line) {
     (void)ctx;
@@ -329,7 +262,7 @@ static void log_line(void *ctx, int level, const char *line) {
 
 const struct api_callbacks dd_callbacks = {
     .describe = dd_glue_describe,
-    .generate = generate,
+    .generate = dd_glue_generate,
     .job_create = job_create,
     .job_list = job_list,
     .job_get = job_get,
@@ -351,7 +284,7 @@ const struct api_callbacks dd_callbacks = {
     .sample_png = dd_glue_sample_png,
     .eval_list = dd_glue_eval_list,
     .eval_get = dd_glue_eval_get,
-    .eval_create = dd_glue_eval_create,
+    .eval_create = eval_create,
     .status = dd_glue_status,
     .ready = dd_glue_ready,
     .prometheus = dd_glue_prometheus,

@@ -1,4 +1,4 @@
-// HTTP callbacks for checkpoints, samples and what a model accepts (api/api.h -> checkpoints.h).
+// HTTP callbacks for checkpoints, samples and evaluations (api/api.h -> checkpoints.h).
 #include "daemon/base/recipe.h"
 #include "daemon/base/util.h"
 #include "daemon/http/daemon.h"
@@ -13,97 +13,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-// --- describe ---
-
-struct names {
-    struct dd_models *models;
-    json_t *array;
-    const char *list[];
-};
-static void release_names(struct api_model *m) {
-    struct names *n = m->owner;
-    dd_models_release(n->models, n->array);
-    free(n);
-}
-
-// Takes over a: class names, used when there is one for every class.
-static void attach_names(struct dd_models *models, json_t *a, struct api_model *out) {
-    if (!json_is_array(a) || (int)json_array_size(a) != out->classes) {
-        dd_models_release(models, a);
-        return;
-    }
-    struct names *n = dd_xcalloc(1, sizeof *n + (size_t)out->classes * sizeof *n->list);
-    n->models = models;
-    n->array = a;
-    for (int i = 0; i < out->classes; i++)
-        n->list[i] = json_string_value(json_array_get(a, (size_t)i));
-    out->names = n->list;
-    out->owner = n;
-    out->release = release_names;
-}
-
-static void fill_model(struct dd *d, const struct dr_model_config *m, struct api_model *out) {
-    out->classes = (int)m->classes;
-    out->cfg_min = 0;
-    out->cfg_max = 100;
-    out->cfg_default = 1;
-    out->max_n = (int)d->opt.max_n;
-    out->width = out->height = (int)m->size;
-    out->channels = (int)m->channels;
-    out->two_pass = m->null_class;
-}
-
-// Nothing to serve yet: with a job on its way that passes by itself, and the client may wait.
-static int explain(struct dd *d, const char *checkpoint, struct api_problem *p) {
-    static const char *const words[] = {"live", "latest"};
-    const char *near = dr_nearest(checkpoint, words, 2);
-    struct dd_jobs_now now;
-    if (p->status == 404)
-        return api_problem_field(p, "checkpoint", "expected live, latest or an id%s%s%s",
-                                 near ? "; did you mean `" : "", near ? near : "",
-                                 near ? "`?" : "");
-    if (p->status != 409)
-        return -1;
-    dd_jobs_now(d->jobs, &now);
-    if (!now.running && !now.queued)
-        return -1;
-    api_problem_set(p, 503, "loading",
-                    "no model yet: the first job has not finished its first step");
-    p->retry_after = 2;
-    return -1;
-}
-
-int dd_glue_describe(void *ctx, const char *checkpoint, struct api_model *out,
-                     struct api_problem *p) {
-    struct dd *d = ctx;
-    int64_t id, job = 0;
-    if (dd_batcher_resolve(d->batcher, checkpoint, &id, p))
-        return explain(d, checkpoint, p);
-    *out = (struct api_model){0};
-    if (id == 0) {
-        struct dr_snapshot *s = dd_live_get(d->live, &job);
-        if (s) {
-            fill_model(d, dr_gen_config(s->gen), out);
-            snprintf(out->checkpoint, sizeof out->checkpoint, "%.63s", s->id);
-            dr_snapshot_unref(s);
-            attach_names(d->models, dd_models_names(d->models, job), out);
-            return 0;
-        }
-        // The job ended between the two looks: its last checkpoint is next.
-        if (dd_batcher_resolve(d->batcher, "latest", &id, p))
-            return -1;
-    }
-    struct dd_model_info info;
-    struct dr_err err = {0};
-    int rc = dd_models_get(d->models, id, &info, &err);
-    if (rc)
-        return dd_glue_fail(p, rc == DR_ENOENT ? 404 : 500, &err);
-    fill_model(d, &info.model, out);
-    snprintf(out->checkpoint, sizeof out->checkpoint, "%lld", (long long)id);
-    attach_names(d->models, info.names, out);
-    return 0;
-}
-
 // --- checkpoints ---
 
 static int find(struct dd *d, const char *id, struct dd_ckpt_row *row, struct api_problem *p) {
@@ -112,7 +21,7 @@ static int find(struct dd *d, const char *id, struct dd_ckpt_row *row, struct ap
     if (!dd_glue_id(id, &n))
         return api_problem_set(p, 404, "not-found", "there is no checkpoint %s", id);
     int rc = dd_ckpt_get(d->store, n, row, &err);
-    return rc ? dd_glue_fail(p, rc == DR_ENOENT ? 404 : 500, &err) : 0;
+    return rc ? dd_http_fail(p, rc, &err) : 0;
 }
 
 // 0: every job; -1: the filter is no number, so nothing matches.
@@ -128,7 +37,7 @@ int dd_glue_checkpoint_list(void *ctx, const struct api_page *page, struct api_r
     struct dr_err err = {0};
     out->body = dd_ckpts_json(d->store, job_filter(page), page->cursor, page->limit,
                               out->next_cursor, sizeof out->next_cursor, &err);
-    return out->body ? 0 : dd_glue_fail(&out->problem, err.code == DR_EINVAL ? 422 : 500, &err);
+    return out->body ? 0 : dd_http_fail(&out->problem, err.code, &err);
 }
 
 int dd_glue_checkpoint_get(void *ctx, const char *id, struct api_reply *out) {
@@ -148,17 +57,17 @@ int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out
     if (!strcmp(id, "live")) { // back to the default
         int rc = dd_ckpt_activate(d->store, 0, &err);
         out->body = json_pack("{s:n}", "active");
-        return rc ? dd_glue_fail(&out->problem, 500, &err) : 0;
+        return rc ? dd_http_fail(&out->problem, rc, &err) : 0;
     }
     if (find(d, id, &row, &out->problem))
         return -1;
-    int rc = strcmp(row.state, "ok") ? DR_EINVAL
-                                     : dd_ckpt_activate(d->store, strtoll(row.id, NULL, 10), &err);
-    if (rc == DR_EINVAL)
-        api_problem_set(&out->problem, 410, "checkpoint-gone", "checkpoint %s is %s", row.id,
-                        row.state);
+    int rc = strcmp(row.state, "ok")
+                 ? dr_fail(&err, DR_EGONE, "checkpoint %s is %s", row.id, row.state)
+                 : dd_ckpt_activate(d->store, strtoll(row.id, NULL, 10), &err);
+    if (rc == DR_EGONE)
+        dd_http_fail_as(&out->problem, rc, &err, "checkpoint-gone");
     else if (rc)
-        dd_glue_fail(&out->problem, 500, &err);
+        dd_http_fail(&out->problem, rc, &err);
     else
         out->body = dd_ckpt_to_json(&row, strtoll(row.id, NULL, 10));
     dd_ckpt_row_free(&row);
@@ -213,16 +122,6 @@ static int confine(struct dd *d, const char *path, char out[PATH_MAX], struct ap
     return api_problem_field(p, "path", "an absolute path of a file below an import root");
 }
 
-// An upload has a temporary name that means nothing to its sender and is not theirs to know.
-static void hide_path(struct dr_err *err, const char *path) {
-    static const char instead[] = "the file";
-    const size_t n = strlen(path), k = sizeof instead - 1;
-    if (n < k || strncmp(err->msg, path, n))
-        return;
-    memmove(err->msg + k, err->msg + n, strlen(err->msg + n) + 1);
-    memcpy(err->msg, instead, k);
-}
-
 int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api_reply *out) {
     struct dd *d = ctx;
     struct dd_ckpt_row row;
@@ -236,27 +135,29 @@ int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api
     int rc = 0;
     if (in->config)
         rc = dd_recipe_named(d->opt.config_dir, in->config, &cfg, &err);
-    if (rc) {
-        dd_glue_fail(&out->problem, 422, &err);
-        api_problem_field(&out->problem, "config", "%s", err.msg);
+    if (rc) { // no such recipe, or one that is broken
+        snprintf(err.field, sizeof err.field, "config");
+        dd_http_fail(&out->problem, DR_EINVAL, &err);
     }
+    const struct dd_ckpt_source source = {.path = path,
+                                          .take = in->uploaded,
+                                          .name = in->name,
+                                          .model = in->config ? &cfg.model : NULL,
+                                          .cancel = &d->stopping};
+    if (rc && in->uploaded)
+        unlink(path);
     if (!rc)
-        rc = dd_ckpt_import(d->store, d->opt.state_dir, path, in->uploaded, in->name,
-                            in->config ? &cfg.model : NULL, &row, &err);
+        rc = dd_ckpt_import(d->store, &source, &row, &err);
     if (rc) {
-        if (in->uploaded) {
-            unlink(path);
-            hide_path(&err, path);
-        }
         if (out->problem.status)
             return -1;
-        int status = rc == DR_ENOSPC                                     ? 507
-                     : rc == DR_EIO || rc == DR_ENOMEM || rc == DR_EBUSY ? 500
-                                                                         : 422;
-        dd_glue_fail(&out->problem, status, &err);
-        return status == 422 ? api_problem_field(&out->problem, in->uploaded ? "body" : "path",
-                                                 "a safetensors file of a model was expected")
-                             : -1;
+        bool ours = rc == DR_ENOSPC || rc == DR_EIO || rc == DR_ENOMEM || rc == DR_EBUSY ||
+                    rc == DR_ECANCELED;
+        err.field[0] = 0; // what it names lies inside of the file
+        dd_http_fail(&out->problem, ours ? rc : DR_EINVAL, &err);
+        return ours ? -1
+                    : api_problem_field(&out->problem, in->uploaded ? "body" : "path",
+                                        "a safetensors file of a model was expected");
     }
     out->body = dd_ckpt_to_json(&row, dd_ckpt_active(d->store));
     snprintf(out->location, sizeof out->location, "/v1/checkpoints/%s", row.id);
@@ -274,15 +175,15 @@ int dd_glue_sample_list(void *ctx, const struct api_page *page, struct api_reply
     struct dr_err err = {0};
     out->body = dd_samples_json(d->store, job_filter(page), page->cursor, page->limit,
                                 out->next_cursor, sizeof out->next_cursor, &err);
-    return out->body ? 0 : dd_glue_fail(&out->problem, err.code == DR_EINVAL ? 422 : 500, &err);
+    return out->body ? 0 : dd_http_fail(&out->problem, err.code, &err);
 }
 
 int dd_glue_sample_png(void *ctx, const char *id, struct api_file *out, struct api_problem *p) {
     struct dd *d = ctx;
     struct dr_err err = {0};
-    char path[600];
+    char path[DD_PATH_MAX];
     int64_t n, created_us;
-    if (!dd_glue_id(id, &n) || dd_sample_path(d->store, n, path, sizeof path, &created_us, &err))
+    if (!dd_glue_id(id, &n) || dd_sample_path(d->store, n, path, &created_us, &err))
         return api_problem_set(p, 404, "not-found", "there is no sample %s", id);
     if (open_file(path, out, p))
         return -1;
@@ -292,14 +193,14 @@ int dd_glue_sample_png(void *ctx, const char *id, struct api_file *out, struct a
     return 0;
 }
 
-// --- evaluations: the table is read, nothing fills it yet ---
+// --- results of evaluations ---
 
 int dd_glue_eval_list(void *ctx, const struct api_page *page, struct api_reply *out) {
     struct dd *d = ctx;
     struct dr_err err = {0};
     out->body = dd_evals_json(d->store, job_filter(page), page->cursor, page->limit,
                               out->next_cursor, sizeof out->next_cursor, &err);
-    return out->body ? 0 : dd_glue_fail(&out->problem, err.code == DR_EINVAL ? 422 : 500, &err);
+    return out->body ? 0 : dd_http_fail(&out->problem, err.code, &err);
 }
 
 int dd_glue_eval_get(void *ctx, const char *id, struct api_reply *out) {
@@ -309,15 +210,5 @@ int dd_glue_eval_get(void *ctx, const char *id, struct api_reply *out) {
     if (!dd_glue_id(id, &n))
         return api_problem_set(&out->problem, 404, "not-found", "there is no evaluation %s", id);
     out->body = dd_eval_json(d->store, n, &err);
-    return out->body ? 0 : dd_glue_fail(&out->problem, err.code == DR_ENOENT ? 404 : 500, &err);
-}
-
-int dd_glue_eval_create(void *ctx, const json_t *body, struct api_reply *out) {
-    const char *kind = json_string_value(json_object_get(body, "kind"));
-    (void)ctx;
-    api_problem_set(
-        &out->problem, 501, "no-such-evaluation",
-        "this build has no kind of evaluation (GET /v1/evals lists them in `kinds`)%s%.40s",
-        kind ? "; asked for was " : "", kind ? kind : "");
-    return api_problem_field(&out->problem, "kind", "no kind is in this build");
+    return out->body ? 0 : dd_http_fail(&out->problem, err.code, &err);
 }

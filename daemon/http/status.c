@@ -4,6 +4,7 @@
 #include "daemon/store/checkpoints.h"
 #include "driftd_config.h"
 #include "driftd_git.h"
+#include "engine/drift.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -39,18 +40,19 @@ static json_t *training(const struct dd_jobs_now *now, const struct dd_pump_stat
     json_object_set_new(j, "eta_seconds",
                         rate > 0 ? json_real((double)(now->steps_total - r->step) / rate)
                                  : json_null());
-    json_object_set_new(j, "loss", fresh ? number(r->v[DD_M_loss]) : json_null());
-    json_object_set_new(j, "drift_norm", fresh ? number(r->v[DD_M_drift_norm]) : json_null());
+    json_object_set_new(j, "loss", fresh ? number(dd_row_value(r, "loss")) : json_null());
+    json_object_set_new(j, "drift_norm",
+                        fresh ? number(dd_row_value(r, "drift_norm")) : json_null());
     return j;
 }
 
 static json_t *generation(struct dd *d) {
     struct dd_batcher_stats s;
     dd_batcher_stats(d->batcher, &s);
-    struct api_problem p = {0};
+    struct dr_err err;
     int64_t id = 0;
     json_t *serving = json_null();
-    if (!dd_batcher_resolve(d->batcher, "live", &id, &p))
+    if (!dd_batcher_resolve(d->batcher, "live", &id, &err))
         serving = id ? json_sprintf("%lld", (long long)id) : json_string("live");
     return json_pack("{s:o, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:s}", "serving", serving,
                      "waiting", s.waiting, "queue_limit", (json_int_t)s.queue_limit, "images",
@@ -60,17 +62,32 @@ static json_t *generation(struct dd *d) {
                      (json_int_t)d->opt.max_n, "device", s.device);
 }
 
+// How the default number of threads came about, and what is left of the memory limit.
+static json_t *machine(void) {
+    const struct dr_machine *m = dr_machine();
+    char text[200];
+    json_t *j =
+        json_pack("{s:i, s:i, s:i, s:s}", "threads", m->threads, "processors", m->processors,
+                  "cores", m->cores, "description", dr_machine_describe(m, text, sizeof text));
+    json_object_set_new(j, "quota", m->quota > 0 ? json_real(m->quota) : json_null());
+    json_object_set_new(j, "memory_limit",
+                        m->memory_limit ? json_integer(m->memory_limit) : json_null());
+    json_object_set_new(j, "memory_left",
+                        m->memory_limit ? json_integer(dr_machine_memory_left()) : json_null());
+    return j;
+}
+
 int dd_glue_status(void *ctx, struct api_reply *out) {
     struct dd *d = ctx;
     struct dd_jobs_now now;
     struct dd_pump_stats ps;
     struct stat st;
-    char wal[4200];
+    char wal[DD_PATH_MAX + 8];
     dd_jobs_now(d->jobs, &now);
     dd_pump_stats(d->pump, &ps);
     int64_t bytes = stat(dd_store_path(d->store), &st) ? 0 : st.st_size;
     snprintf(wal, sizeof wal, "%s-wal", dd_store_path(d->store));
-    bytes += stat(wal, &st) ? 0 : st.st_size; // what is new stands there first
+    bytes += stat(wal, &st) ? 0 : st.st_size; // new pages are there first
     json_t *store =
         json_pack("{s:I, s:I, s:I, s:I, s:I}", "bytes", (json_int_t)bytes, "disk_free",
                   (json_int_t)disk_free(d), "failures", (json_int_t)dd_store_failures(d->store),
@@ -82,6 +99,7 @@ int dd_glue_status(void *ctx, struct api_reply *out) {
         (double)(dd_now_ns() - d->started_ns) * 1e-9, "state",
         atomic_load(&d->stopping) ? "stopping" : "running", "training", training(&now, &ps),
         "queued_jobs", now.queued, "generation", generation(d), "store", store);
+    json_object_set_new(out->body, "machine", machine());
     return 0;
 }
 
@@ -117,6 +135,19 @@ static void gauge(FILE *f, const char *name, const char *type, const char *help,
         fputs(isnan(v) ? "NaN\n" : v > 0 ? "+Inf\n" : "-Inf\n", f);
 }
 
+// A gauge per metric that the newest step measured: driftd_NAME.
+static void newest_step(FILE *f, const struct dd_row *row) {
+    char name[64], help[200];
+    for (int i = 0; row->step && i < row->table->n; i++) {
+        const struct dr_metric_def *def = &row->table->def[i];
+        if (!(row->mask >> i & 1))
+            continue;
+        snprintf(name, sizeof name, "driftd_%s", def->name);
+        snprintf(help, sizeof help, "Newest step: %s.", def->help);
+        gauge(f, name, "gauge", help, row->v[i]);
+    }
+}
+
 char *dd_glue_prometheus(void *ctx) {
     struct dd *d = ctx;
     char *text = NULL;
@@ -130,16 +161,19 @@ char *dd_glue_prometheus(void *ctx) {
     dd_jobs_now(d->jobs, &now);
     gauge(f, "driftd_train_steps_total", "counter", "Training steps done.", (double)ps.steps);
     dd_pump_prometheus(d->pump, f);
-    if (ps.newest.step) {
-        gauge(f, "driftd_loss", "gauge", "Loss of the newest step.", ps.newest.v[DD_M_loss]);
-        gauge(f, "driftd_drift_norm", "gauge",
-              "Drift norm of the newest step, mean over temperatures.",
-              ps.newest.v[DD_M_drift_norm]);
-    }
+    newest_step(f, &ps.newest);
     gauge(f, "driftd_metrics_dropped_total", "counter", "Metric rows lost to a full ring.",
           (double)ps.dropped);
     gauge(f, "driftd_checkpoint_failures_total", "counter",
           "Checkpoints that could not be written.", (double)now.checkpoint_failures);
+    struct dd_disk_stats disk;
+    dd_disk_stats(d->disk, &disk);
+    gauge(f, "driftd_state_bytes", "gauge", "Bytes of all files in the state folder.",
+          (double)disk.bytes);
+    gauge(f, "driftd_disk_budget_bytes", "gauge", "Bytes that the state folder may take; 0: any.",
+          (double)disk.budget);
+    gauge(f, "driftd_checkpoints_removed_total", "counter",
+          "Checkpoints removed to stay within the disk budget.", (double)disk.removed);
     gauge(f, "driftd_jobs_queued", "gauge", "Jobs that wait.", now.queued);
     dd_batcher_prometheus(d->batcher, f);
     fprintf(f,
@@ -157,7 +191,7 @@ int dd_glue_backup(void *ctx, struct api_file *out, struct api_problem *p) {
     struct dd *d = ctx;
     struct dr_err err = {0};
     struct stat st;
-    char path[4200];
+    char path[DD_PATH_MAX];
     snprintf(path, sizeof path, "%s/uploads/backup-XXXXXX", d->opt.state_dir);
     int fd = mkstemp(path);
     if (fd < 0)
@@ -166,7 +200,7 @@ int dd_glue_backup(void *ctx, struct api_file *out, struct api_problem *p) {
     unlink(path);
     if (rc || fstat(fd, &st)) {
         close(fd);
-        return dd_glue_fail(p, rc == DR_ENOSPC ? 507 : 500, &err);
+        return dd_http_fail(p, rc ? rc : DR_EIO, &err);
     }
     *out = (struct api_file){.fd = fd, .size = (uint64_t)st.st_size};
     snprintf(out->content_type, sizeof out->content_type, "application/vnd.sqlite3");

@@ -1,14 +1,17 @@
-// The job queue: rows in the store with a state machine, one job at a time on the trainer thread.
+// The job queue: rows in the store with a state machine, one job at a time on the job thread, run
+// by the functions of its kind (kinds.h).
 //
 //   queued -> running -> completed | failed | stopped (by wish) | paused (by wish) | interrupted
 //   running -> stopping -> stopped ; paused | stopped | failed | interrupted -> queued by resume
 // A start finds rows still `running`: they were cut off, become `interrupted` and are queued again
-// when the policy is auto. The functions are for HTTP threads and return 0 or an HTTP status
-// (404 unknown, 409 the state refuses, 422 bad input, 507 disk full, 500) with a sentence in err.
+// when the policy is auto. Any thread. The functions return 0 or DR_E* with a sentence in err:
+// ENOENT for an unknown job, ECONFLICT where its state refuses, EINVAL for bad input, or what the
+// store failed with.
 #pragma once
 
 #include "daemon/base/options.h"
 #include "daemon/generate/live.h"
+#include "daemon/jobs/kinds.h"
 #include "daemon/store/pump.h"
 
 struct dd_jobs;
@@ -18,20 +21,21 @@ struct dd_jobs_env {
     struct dd_events *events;
     struct dd_pump *pump;
     struct dd_live *live;
-    const char *device; // where jobs run: the option, with `auto` decided
+    const char *device;                     // where jobs run: the option, with `auto` decided
+    const struct dd_job_kind *const *kinds; // ends with NULL; NULL: those of this build
 };
 enum dd_job_action { DD_JOB_STOP, DD_JOB_STOP_NOW, DD_JOB_PAUSE, DD_JOB_RESUME, DD_JOB_CHECKPOINT };
 
 // Recovers rows of a process that ended; starts nothing.
 int dd_jobs_new(const struct dd_jobs_env *env, struct dd_jobs **out, struct dr_err *err);
-int dd_jobs_start(struct dd_jobs *j, struct dr_err *err); // the trainer thread
-// Checkpoints the running job at its step (it becomes `interrupted`) and ends the trainer thread.
+int dd_jobs_start(struct dd_jobs *j, struct dr_err *err); // the job thread
+// Checkpoints the running job at its step (it becomes `interrupted`) and ends the job thread.
 void dd_jobs_stop(struct dd_jobs *j);
 void dd_jobs_free(struct dd_jobs *j);
 
 struct dd_job_new {
     const struct dr_config *cfg;
-    const char *recipe, *name, *kind; // name NULL: the recipe's
+    const char *recipe, *name, *kind; // name NULL: the recipe's; kind: of kinds.h
     int priority;
     const char *key, *fingerprint; // idempotency, NULL: none
 };
@@ -41,17 +45,17 @@ int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct d
 int dd_jobs_patch(struct dd_jobs *j, int64_t id, const char *name, const char *notes,
                   struct dr_err *err);
 int dd_jobs_remove(struct dd_jobs *j, int64_t id, struct dr_err *err);
-// Submits the recipe unless the store has a checkpoint, or a job not yet ended badly, of that name.
+// Submits the recipe unless a checkpoint or a job of that name exists; failed and stopped jobs do
+// not count.
 int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err);
 
 struct dd_jobs_now {
     int64_t running; // 0: none
     int queued;
     uint64_t checkpoint_failures;
-    int64_t
-        beat_ns; // last time the trainer thread made progress; INT64_MAX while it waits for work
+    int64_t beat_ns; // last time the job thread made progress; INT64_MAX while it waits for work
     int64_t step, steps_total;
     char name[64];
 };
 void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out);
-bool dd_jobs_device_lost(struct dd_jobs *j); // no job runs before a restart; asks no data base
+bool dd_jobs_device_lost(struct dd_jobs *j); // no job runs before a restart; reads no database

@@ -1,8 +1,8 @@
-// What jobs.c (queue and states) and trainer_thread.c (the thread that runs them) share.
+// What queue.c (the queue), states.c, job_thread.c (the thread that runs jobs) and the kinds share.
 #pragma once
 
 #include "daemon/jobs/jobs.h"
-#include "daemon/jobs/runner.h"
+#include "daemon/jobs/kinds.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -17,19 +17,39 @@ struct dd_jobs {
     int64_t running; // id, 0: none
     enum dd_wish wish;
     bool pausing; // the stop wish is a pause
-    char name[64];
+    struct {      // a copy for dd_jobs_now: the lock above is held while the store is waited for
+        pthread_mutex_t lock;
+        int64_t running;
+        char name[64];
+    } shown;
     _Atomic int64_t step, steps_total; // of the running job; the total may be an estimate
     _Atomic uint64_t checkpoint_failures;
     _Atomic int64_t beat;
-    _Atomic bool device_lost; // for this process: what is queued waits for the next one
+    _Atomic bool device_lost; // by this process: queued jobs wait for the next one
 };
 
-void *dd_trainer_thread(void *jobs);
+void *dd_job_thread(void *jobs);
+
+// --- states.c ---
+
+struct dd_job_change {
+    int64_t id;
+    const char *state, *error;
+    const char *const *from; // allowed old states, NULL: any
+    const char *verb;        // "stopped": what the refused action would have done
+    char old[16];
+};
+bool dd_one_of(const char *state, const char *const *list);
+// The state of a job as the row has it; DR_ENOENT where there is none.
+int dd_job_state(sqlite3 *db, int64_t id, char out[16], struct dr_err *err);
+int dd_job_change(sqlite3 *db, void *change, struct dr_err *err); // a dd_store_fn
+// With the lock held; id 0: none runs.
+void dd_job_set_running(struct dd_jobs *j, int64_t id, const char *name);
 // The running job's last state, durable, with its event; nothing runs afterwards. Under the lock,
 // so that an action sees either the job at work or how it ended.
 int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *error,
                struct dr_err *err);
 void dd_job_event(struct dd_jobs *j, int64_t id, const char *from, const char *to,
                   const char *error);
-// STATE_DIR/checkpoints/ID and STATE_DIR/samples/ID
-void dd_job_dir(const struct dd_jobs *j, const char *kind, int64_t id, char *out, size_t size);
+// STATE_DIR/checkpoints/ID and STATE_DIR/samples/ID; malloc'ed
+char *dd_job_dir(const struct dd_jobs *j, const char *what, int64_t id);

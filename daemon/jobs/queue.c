@@ -11,90 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int status_of(int rc) {
-    return rc == DR_ENOSPC                       ? 507
-           : rc == DR_EBUSY                      ? 503
-           : rc == DR_ECONFIG || rc == DR_EINVAL ? 422
-           : rc == DR_ENOENT                     ? 404
-                                                 : 500;
-}
-
-static bool is_one_of(const char *state, const char *const *list) {
-    for (; *list; list++)
-        if (!strcmp(state, *list))
-            return true;
-    return false;
-}
-
-void dd_job_dir(const struct dd_jobs *j, const char *kind, int64_t id, char *out, size_t size) {
-    snprintf(out, size, "%s/%s/%lld", j->env.opt->state_dir, kind, (long long)id);
-}
-
 // --- states ---
 
-struct change {
-    int64_t id;
-    const char *state, *error;
-    const char *const *from; // allowed old states, NULL: any
-    char old[16];
-    int status;
-};
-
-static int read_state(sqlite3 *db, int64_t id, char old[16], struct dr_err *err) {
-    sqlite3_stmt *st = dd_sql_prepare(db, err, "SELECT state FROM jobs WHERE id=?", "i", id);
-    bool found = st && sqlite3_step(st) == SQLITE_ROW;
-    if (found)
-        snprintf(old, 16, "%s", (const char *)sqlite3_column_text(st, 0));
-    sqlite3_finalize(st);
-    return found ? 0 : dr_fail(err, DR_ENOENT, "there is no job %lld", (long long)id);
-}
-
-static int change(sqlite3 *db, void *arg, struct dr_err *err) {
-    struct change *c = arg;
-    int rc = read_state(db, c->id, c->old, err);
-    if (rc) {
-        c->status = 404;
-        return rc;
-    }
-    if (c->from && !is_one_of(c->old, c->from)) {
-        c->status = 409;
-        return dr_fail(err, DR_EINVAL, "job %lld is %s", (long long)c->id, c->old);
-    }
-    int64_t now = dd_wall_us();
-    if (!strcmp(c->state, "queued"))
-        return dd_sql_run(db, err,
-                          "UPDATE jobs SET state=?, error=NULL, ended_us=NULL, resume=1 WHERE id=?",
-                          "ti", c->state, c->id);
-    bool ends = strcmp(c->state, "stopping") != 0 && strcmp(c->state, "paused") != 0;
-    return dd_sql_run(
-        db, err, "UPDATE jobs SET state=?, error=?, ended_us=CASE ? WHEN 1 THEN ? END WHERE id=?",
-        "ttiii", c->state, c->error, (int64_t)ends, now, c->id);
-}
-
-void dd_job_event(struct dd_jobs *j, int64_t id, const char *from, const char *to,
-                  const char *error) {
-    dd_event(j->env.events, "state", id,
-             json_pack("{s:s, s:s, s:s*}", "from", from, "state", to, "error", error));
-}
-
-static int set_state(struct dd_jobs *j, struct change *c, struct dr_err *err) {
-    int rc = dd_store_do(j->env.store, change, c, err);
-    if (rc)
-        return c->status ? c->status : status_of(rc);
-    dd_job_event(j, c->id, c->old, c->state, c->error);
-    return 0;
-}
-
-int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *error,
-               struct dr_err *err) {
-    struct change c = {.id = id, .state = state, .error = error};
-    pthread_mutex_lock(&j->lock);
-    int rc = dd_store_do(j->env.store, change, &c, err);
-    if (!rc && j->running == id)
-        j->running = 0;
-    pthread_mutex_unlock(&j->lock);
+static int set_state(struct dd_jobs *j, struct dd_job_change *c, struct dr_err *err) {
+    int rc = dd_store_do(j->env.store, dd_job_change, c, err);
     if (!rc)
-        dd_job_event(j, id, c.old, state, error);
+        dd_job_event(j, c->id, c->old, c->state, c->error);
     return rc;
 }
 
@@ -102,10 +24,10 @@ int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *err
 
 struct create {
     const struct dd_job_new *in;
+    const struct dd_job_kind *kind;
     const char *json;
     int64_t id;
     bool replayed;
-    int status;
 };
 
 static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
@@ -115,8 +37,8 @@ static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
     if (st && sqlite3_step(st) == SQLITE_ROW) {
         const char *fp = (const char *)sqlite3_column_text(st, 0);
         if (strcmp(fp, c->in->fingerprint ? c->in->fingerprint : "")) {
-            c->status = 422;
-            rc = dr_fail(err, DR_EINVAL, "Idempotency-Key: this key was used with another body");
+            rc = dr_fail_at(err, DR_EINVAL, "Idempotency-Key",
+                            "Idempotency-Key: this key was used with another body");
         } else {
             c->id = sqlite3_column_int64(st, 1);
             c->replayed = true;
@@ -132,12 +54,12 @@ static int create(sqlite3 *db, void *arg, struct dr_err *err) {
     int rc = in->key ? known_key(db, c, err) : 0;
     if (rc || c->replayed)
         return rc;
-    rc =
-        dd_sql_run(db, err,
-                   "INSERT INTO jobs(name,kind,recipe,config,state,priority,created_us,steps_total)"
-                   " VALUES(?,?,?,?,'queued',?,?,?)",
-                   "ttttiii", in->name ? in->name : in->recipe, in->kind, in->recipe, c->json,
-                   (int64_t)in->priority, dd_wall_us(), in->cfg->train.steps);
+    rc = dd_sql_run(
+        db, err,
+        "INSERT INTO jobs(name,kind,recipe,config,state,priority,created_us,steps_total)"
+        " VALUES(?,?,?,?,'queued',?,?,?)",
+        "ttttiii", in->name ? in->name : in->recipe, c->kind->name, in->recipe, c->json,
+        (int64_t)in->priority, dd_wall_us(), c->kind->steps ? c->kind->steps(in->cfg) : 0);
     c->id = sqlite3_last_insert_rowid(db);
     if (!rc && in->key)
         rc = dd_sql_run(db, err, "INSERT INTO idempotency VALUES(?,?,?,?)", "ttii", in->key,
@@ -147,16 +69,18 @@ static int create(sqlite3 *db, void *arg, struct dr_err *err) {
 
 int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, bool *replayed,
                    struct dr_err *err) {
+    struct create c = {.in = in};
+    int rc = dd_job_kind_find(j->env.kinds, in->kind, &c.kind, err);
+    if (rc)
+        return rc;
     char *json = dr_config_to_json(in->cfg);
-    if (!json) {
-        dr_fail(err, DR_ENOMEM, "no memory for the configuration");
-        return 500;
-    }
-    struct create c = {.in = in, .json = json};
-    int rc = dd_store_do(j->env.store, create, &c, err);
+    if (!json)
+        return dr_fail(err, DR_ENOMEM, "no memory for the configuration");
+    c.json = json;
+    rc = dd_store_do(j->env.store, create, &c, err);
     free(json);
     if (rc)
-        return c.status ? c.status : status_of(rc);
+        return rc;
     *id = c.id;
     *replayed = c.replayed;
     if (!c.replayed) {
@@ -172,11 +96,11 @@ int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err)
     struct dr_config cfg;
     int rc = dd_recipe_load(j->env.opt->config_dir, recipe, &cfg, err);
     if (rc)
-        return status_of(rc);
+        return rc;
     const char *name = cfg.name[0] ? cfg.name : recipe;
     sqlite3 *db = dd_store_reader(j->env.store, err);
     if (!db)
-        return 500;
+        return DR_EIO;
     int64_t have =
         dd_sql_one(db, 0,
                    "SELECT count(*) FROM jobs WHERE recipe=?1 AND (state IN"
@@ -188,7 +112,7 @@ int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err)
         return 0;
     int64_t id;
     bool replayed;
-    struct dd_job_new in = {.cfg = &cfg, .recipe = name, .kind = "train"};
+    struct dd_job_new in = {.cfg = &cfg, .recipe = name, .kind = dd_kind_train.name};
     return dd_jobs_create(j, &in, &id, &replayed, err);
 }
 
@@ -196,7 +120,7 @@ int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err)
 
 static int resume_job(struct dd_jobs *j, int64_t id, struct dr_err *err) {
     static const char *const from[] = {"paused", "stopped", "failed", "interrupted", NULL};
-    struct change c = {.id = id, .state = "queued", .from = from};
+    struct dd_job_change c = {.id = id, .state = "queued", .from = from, .verb = "resumed"};
     int rc = set_state(j, &c, err);
     pthread_mutex_lock(&j->lock);
     pthread_cond_signal(&j->wake);
@@ -204,16 +128,17 @@ static int resume_job(struct dd_jobs *j, int64_t id, struct dr_err *err) {
     return rc;
 }
 
-// For jobs that the trainer thread does not hold.
+// For jobs that are not running.
 static int stop_waiting(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct dr_err *err) {
     static const char *const stop_from[] = {"queued", "paused", "interrupted", NULL};
     static const char *const pause_from[] = {"queued", "interrupted", NULL};
     static const char *const nothing[] = {NULL};
-    struct change c = {.id = id, .state = "stopped", .from = stop_from};
+    struct dd_job_change c = {.id = id, .state = "stopped", .from = stop_from, .verb = "stopped"};
     if (a == DD_JOB_PAUSE)
-        c = (struct change){.id = id, .state = "paused", .from = pause_from};
+        c = (struct dd_job_change){
+            .id = id, .state = "paused", .from = pause_from, .verb = "paused"};
     if (a == DD_JOB_CHECKPOINT)
-        c.from = nothing;
+        c = (struct dd_job_change){.id = id, .from = nothing, .verb = "checkpointed"};
     return set_state(j, &c, err);
 }
 
@@ -236,26 +161,26 @@ int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct d
         return stop_waiting(j, id, a, err);
     if (!stop)
         return 0;
-    // The thread may have ended the job meanwhile; then its last word stands and is the answer.
+    // The thread may have ended the job meanwhile: its final state wins.
     static const char *const from[] = {"running", "stopping", NULL};
-    struct change c = {.id = id, .state = "stopping", .from = from};
+    struct dd_job_change c = {.id = id,
+                              .state = "stopping",
+                              .from = from,
+                              .verb = a == DD_JOB_PAUSE ? "paused" : "stopped"};
     return set_state(j, &c, err);
 }
 
 struct patch {
     int64_t id;
     const char *name, *notes;
-    int status;
 };
 
 static int patch(sqlite3 *db, void *arg, struct dr_err *err) {
     struct patch *p = arg;
     char old[16];
-    int rc = read_state(db, p->id, old, err);
-    if (rc) {
-        p->status = 404;
+    int rc = dd_job_state(db, p->id, old, err);
+    if (rc)
         return rc;
-    }
     return dd_sql_run(db, err,
                       "UPDATE jobs SET name=coalesce(?,name), notes=coalesce(?,notes) WHERE id=?",
                       "tti", p->name, p->notes, p->id);
@@ -264,8 +189,7 @@ static int patch(sqlite3 *db, void *arg, struct dr_err *err) {
 int dd_jobs_patch(struct dd_jobs *j, int64_t id, const char *name, const char *notes,
                   struct dr_err *err) {
     struct patch p = {.id = id, .name = name, .notes = notes};
-    int rc = dd_store_do(j->env.store, patch, &p, err);
-    return rc ? p.status ? p.status : status_of(rc) : 0;
+    return dd_store_do(j->env.store, patch, &p, err);
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *f) {
@@ -274,33 +198,43 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
     return 0;
 }
 
+static void remove_folder(struct dd_jobs *j, const char *what, int64_t id) {
+    char *dir = dd_job_dir(j, what, id);
+    nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    free(dir);
+}
+
 static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
     static const char *const from[] = {"completed", "failed", "stopped", "interrupted", NULL};
-    struct change *c = arg;
-    int rc = read_state(db, c->id, c->old, err);
-    if (rc) {
-        c->status = 404;
+    struct dd_job_change *c = arg;
+    int rc = dd_job_state(db, c->id, c->old, err);
+    if (rc)
         return rc;
-    }
-    if (!is_one_of(c->old, from)) {
-        c->status = 409;
-        return dr_fail(err, DR_EINVAL, "job %lld is %s; only a job that has ended can be removed",
-                       (long long)c->id, c->old);
-    }
+    if (!dd_one_of(c->old, from))
+        return dr_fail(err, DR_ECONFLICT,
+                       "job %lld is %s; only a job that has ended can be removed", (long long)c->id,
+                       c->old);
+    // Without it `live` would be another model from one request to the next.
+    int64_t active = dd_sql_one(db, 0,
+                                "SELECT id FROM checkpoints WHERE job=? AND state='ok' AND id="
+                                "(SELECT CAST(value AS INTEGER) FROM meta WHERE key='active')",
+                                "i", c->id);
+    if (active)
+        return dr_fail(err, DR_ECONFLICT,
+                       "checkpoint %lld of job %lld is activated and served as live; activate "
+                       "another one, or `live`, first",
+                       (long long)active, (long long)c->id);
     return dd_sql_run(db, err, "DELETE FROM jobs WHERE id=?", "i", c->id);
 }
 
 int dd_jobs_remove(struct dd_jobs *j, int64_t id, struct dr_err *err) {
-    struct change c = {.id = id};
+    struct dd_job_change c = {.id = id};
     int rc = dd_store_do(j->env.store, drop, &c, err);
     dd_store_changed(j->env.store);
     if (rc)
-        return c.status ? c.status : status_of(rc);
-    char dir[4096];
-    dd_job_dir(j, "checkpoints", id, dir, sizeof dir);
-    nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
-    dd_job_dir(j, "samples", id, dir, sizeof dir);
-    nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+        return rc;
+    remove_folder(j, "checkpoints", id);
+    remove_folder(j, "samples", id);
     dd_job_event(j, id, c.old, "removed", NULL);
     return 0;
 }
@@ -326,6 +260,7 @@ int dd_jobs_new(const struct dd_jobs_env *env, struct dd_jobs **out, struct dr_e
     struct dd_jobs *j = dd_xcalloc(1, sizeof *j);
     j->env = *env;
     pthread_mutex_init(&j->lock, NULL);
+    pthread_mutex_init(&j->shown.lock, NULL);
     pthread_cond_init(&j->wake, NULL);
     atomic_store(&j->beat, INT64_MAX);
     int rc = dd_store_do(env->store, recover, env->opt->resume, err);
@@ -338,8 +273,8 @@ int dd_jobs_new(const struct dd_jobs_env *env, struct dd_jobs **out, struct dr_e
 }
 
 int dd_jobs_start(struct dd_jobs *j, struct dr_err *err) {
-    if (pthread_create(&j->thread, NULL, dd_trainer_thread, j))
-        return dr_fail(err, DR_ENOMEM, "cannot start the trainer thread");
+    if (pthread_create(&j->thread, NULL, dd_job_thread, j))
+        return dr_fail(err, DR_ENOMEM, "cannot start the job thread");
     j->started = true;
     return 0;
 }
@@ -360,6 +295,7 @@ void dd_jobs_free(struct dd_jobs *j) {
         return;
     dd_jobs_stop(j);
     pthread_mutex_destroy(&j->lock);
+    pthread_mutex_destroy(&j->shown.lock);
     pthread_cond_destroy(&j->wake);
     free(j);
 }
@@ -369,18 +305,15 @@ bool dd_jobs_device_lost(struct dd_jobs *j) {
 }
 
 void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out) {
-    struct dr_err err;
     *out = (struct dd_jobs_now){.checkpoint_failures = atomic_load(&j->checkpoint_failures),
                                 .beat_ns = atomic_load(&j->beat)};
-    // The queue first: a job on its way from there to work may be seen twice, never not at all.
-    sqlite3 *db = dd_store_reader(j->env.store, &err);
-    if (db)
-        out->queued = (int)dd_sql_one(db, 0, "SELECT count(*) FROM jobs WHERE state='queued'", "");
-    sqlite3_close(db);
-    pthread_mutex_lock(&j->lock);
-    out->running = j->running;
+    // The queue first: a job on its way from there to work may be counted twice, but is never
+    // missed. Nothing here waits for the database: probes and /metrics ask.
+    out->queued = dd_store_queued_jobs(j->env.store);
+    pthread_mutex_lock(&j->shown.lock);
+    out->running = j->shown.running;
     out->step = atomic_load(&j->step);
     out->steps_total = atomic_load(&j->steps_total);
-    snprintf(out->name, sizeof out->name, "%s", j->name);
-    pthread_mutex_unlock(&j->lock);
+    snprintf(out->name, sizeof out->name, "%s", j->shown.name);
+    pthread_mutex_unlock(&j->shown.lock);
 }

@@ -45,7 +45,7 @@ static int resume(struct run *r, struct dr_err *err) {
     dd_ckpt_list(r->spec->checkpoint_dir, &list);
     int rc = 0, refused = 0;
     for (int i = list.n - 1; i >= 0; i--) {
-        char path[600];
+        char path[DD_PATH_MAX];
         dd_ckpt_path(r->spec->checkpoint_dir, list.step[i], path, sizeof path);
         struct dr_err why = {0};
         int bad = r->hooks->checkpoint_verify
@@ -79,7 +79,7 @@ static int save(struct run *r) {
     int64_t step = dr_trainer_steps_done(r->t), bytes = 0;
     if (r->saved_step == step)
         return 0;
-    char path[600], sha[65] = "";
+    char path[DD_PATH_MAX], sha[65] = "";
     struct dr_err why = {0};
     dd_ckpt_path(r->spec->checkpoint_dir, step, path, sizeof path);
     CALL(r, saving);
@@ -130,7 +130,7 @@ static void publish(struct run *r, bool force) {
 
 // What the dashboard draws of a toy; images have no such field.
 static void show_field(struct run *r, bool force) {
-    if (!r->hooks->field || !r->data->points)
+    if (!r->hooks->field || r->data->kind != DR_KIND_POINTS)
         return;
     double now = dd_seconds();
     if (!force && now - r->field_at < 1.0 / FIELDS_A_SECOND)
@@ -147,7 +147,7 @@ static void sample_grid(struct run *r) {
     if (!r->spec->sample_dir)
         return;
     struct dr_err why = {0};
-    char path[600];
+    char path[DD_PATH_MAX];
     struct dd_grid_file f = {0};
     snprintf(path, sizeof path, "%s/step-%08lld.png", r->spec->sample_dir, (long long)step);
     struct dr_snapshot *s = dr_trainer_snapshot(r->t, 0);
@@ -197,9 +197,12 @@ static void report(struct run *r, const struct dr_metrics *m) {
 static int stepped(struct run *r, int rc, const struct dr_metrics *m, struct dr_err *err) {
     if (!rc)
         report(r, m);
-    else if (rc == DR_ENONFINITE)
-        CALL(r, alert, "nonfinite", dr_trainer_steps_done(r->t) + 1,
-             err->msg[0] ? err->msg : "the loss is not finite");
+    if (rc != DR_ENONFINITE)
+        return rc;
+    if (m->step) // the values that stopped the run, whatever metrics.every says
+        CALL(r, step, m, dr_trainer_seconds(r->t), dr_trainer_steps_total(r->t));
+    CALL(r, alert, "nonfinite", dr_trainer_steps_done(r->t) + 1,
+         err->msg[0] ? err->msg : "the loss is not finite");
     return rc;
 }
 
@@ -260,7 +263,7 @@ static int prepare(struct run *r, struct dr_err *err) {
         rc = dr_backend_open(s->device, s->threads, &r->be, err);
     if (rc)
         return rc;
-    r->be->enter(r->be);
+    dr_backend_enter(r->be);
     dd_ckpt_sweep(s->checkpoint_dir);
     if (s->sample_dir)
         dd_ckpt_sweep(s->sample_dir);

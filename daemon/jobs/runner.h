@@ -1,8 +1,9 @@
 // One training job from start to end: data set, trainer, resume, steps, checkpoints with rotation,
-// sample grids, alerts, published EMA snapshots. No SQLite, no HTTP: `driftd run` and the daemon's
-// trainer thread give it hooks. The caller's thread becomes the trainer's thread (method.md 1).
+// sample grids, alerts, published EMA snapshots. No SQLite, no HTTP: `driftd run` and the job kind
+// `train` give it hooks. The caller's thread becomes the trainer's thread (method.md 1).
 #pragma once
 
+#include "daemon/base/util.h"
 #include "engine/drift.h"
 
 #include <stdbool.h>
@@ -14,16 +15,15 @@ enum dd_outcome { DD_RUN_COMPLETED, DD_RUN_STOPPED, DD_RUN_FAILED };
 // All are called on the runner's thread; NULL: not wanted. Strings live for the call.
 struct dd_run_hooks {
     void *ctx;
-    enum dd_wish (*wish)(void *ctx); // asked before every step; a wish is handed out once
-    // The trainer is ready at `step` (0: from scratch); data gives names of classes.
+    enum dd_wish (*wish)(void *ctx); // asked before every step; returns each wish once
+    // The trainer is ready at `step` (0: from scratch).
     void (*started)(void *ctx, const struct dr_trainer *t, const struct dr_dataset *data,
                     int64_t step);
     void (*step)(void *ctx, const struct dr_metrics *m, double seconds, int64_t total);
     void (*snapshot)(void *ctx, struct dr_snapshot *s); // takes over the reference
-    // The drift of a two-dimensional toy, a few times a second and at the end; takes it over.
+    // The drift of a two-dimensional toy, a few times per second and at the end; takes over f.
     void (*field)(void *ctx, struct dr_drift_field *f);
-    // Before a checkpoint is written: what a run that goes on from it will not say again is to be
-    // made durable.
+    // Before a checkpoint is written: flush metrics; a resumed run will not report them again.
     void (*saving)(void *ctx);
     void (*checkpoint)(void *ctx, int64_t step, const char *path, const char *sha256,
                        int64_t bytes);
@@ -51,8 +51,8 @@ struct dd_run_result {
     enum dd_outcome outcome;
     int64_t step; // steps done
     double seconds;
-    bool saved;          // a checkpoint of exactly this step exists
-    char last_good[600]; // newest good checkpoint, "" if none
+    bool saved;                  // a checkpoint of exactly this step exists
+    char last_good[DD_PATH_MAX]; // newest good checkpoint, "" if none
 };
 
 // 0 when the job completed or was stopped as wished; DR_E* and the reason when it failed.

@@ -1,18 +1,14 @@
-// Checkpoint and sample rows (checkpoints.h): writing, verifying, activation, import.
+// Checkpoint and sample rows (checkpoints.h): writing, verifying, activation.
 #include "daemon/store/checkpoints.h"
 
 #include "daemon/base/util.h"
 #include "daemon/store/ckpt_files.h"
 #include "engine/drift.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 void dd_ckpt_row_free(struct dd_ckpt_row *r) {
     if (!r->config_borrowed)
@@ -20,9 +16,14 @@ void dd_ckpt_row_free(struct dd_ckpt_row *r) {
     r->config = NULL;
 }
 
+struct record {
+    struct dd_ckpt_row *row;
+    char *path; // as stored
+};
 static int record(sqlite3 *db, void *arg, struct dr_err *err) {
-    struct dd_ckpt_row *r = arg;
-    int64_t id = dd_sql_one(db, 0, "SELECT id FROM checkpoints WHERE path=?", "t", r->path);
+    const struct record *in = arg;
+    struct dd_ckpt_row *r = in->row;
+    int64_t id = dd_sql_one(db, 0, "SELECT id FROM checkpoints WHERE path=?", "t", in->path);
     int rc;
     // "latest" goes by this time: it grows also when the clock was set back.
     r->created_us = dd_sql_one(
@@ -38,8 +39,8 @@ static int record(sqlite3 *db, void *arg, struct dr_err *err) {
             db, err,
             "INSERT INTO checkpoints(job,name,kind,step,path,sha256,bytes,config,created_us)"
             " VALUES(nullif(?,0),?,?,?,?,?,?,?,?)",
-            "ittittiti", r->job, r->name, r->kind, r->step, r->path, r->sha256, r->bytes, r->config,
-            r->created_us);
+            "ittittiti", r->job, r->name, r->kind, r->step, in->path, r->sha256, r->bytes,
+            r->config, r->created_us);
         id = sqlite3_last_insert_rowid(db);
     }
     snprintf(r->id, sizeof r->id, "%lld", (long long)id);
@@ -48,7 +49,9 @@ static int record(sqlite3 *db, void *arg, struct dr_err *err) {
 }
 
 int dd_ckpt_record(struct dd_store *s, struct dd_ckpt_row *row, struct dr_err *err) {
-    int rc = dd_store_do(s, record, row, err);
+    struct record in = {row, dd_store_rel(s, row->path)};
+    int rc = dd_store_do(s, record, &in, err);
+    free(in.path);
     dd_store_changed(s);
     return rc;
 }
@@ -62,7 +65,9 @@ static int mark(sqlite3 *db, void *arg, struct dr_err *err) {
                       m->path);
 }
 int dd_ckpt_set_state(struct dd_store *s, const char *path, const char *state, struct dr_err *err) {
-    int rc = dd_store_do(s, mark, &(struct mark){path, state}, err);
+    char *stored = dd_store_rel(s, path);
+    int rc = dd_store_do(s, mark, &(struct mark){stored, state}, err);
+    free(stored);
     dd_store_changed(s);
     return rc;
 }
@@ -71,18 +76,20 @@ int dd_ckpt_set_state(struct dd_store *s, const char *path, const char *state, s
     "SELECT id, coalesce(job,0), step, bytes, created_us, path, sha256, kind, name, state, config" \
     " FROM checkpoints "
 
-static void from_row(sqlite3_stmt *st, struct dd_ckpt_row *r) {
+static int from_row(struct dd_store *s, sqlite3_stmt *st, struct dd_ckpt_row *r,
+                    struct dr_err *err) {
     *r = (struct dd_ckpt_row){.job = sqlite3_column_int64(st, 1),
                               .step = sqlite3_column_int64(st, 2),
                               .bytes = sqlite3_column_int64(st, 3),
                               .created_us = sqlite3_column_int64(st, 4)};
     snprintf(r->id, sizeof r->id, "%lld", (long long)sqlite3_column_int64(st, 0));
-    snprintf(r->path, sizeof r->path, "%s", (const char *)sqlite3_column_text(st, 5));
     snprintf(r->sha256, sizeof r->sha256, "%s", (const char *)sqlite3_column_text(st, 6));
     snprintf(r->kind, sizeof r->kind, "%s", (const char *)sqlite3_column_text(st, 7));
     snprintf(r->name, sizeof r->name, "%s", (const char *)sqlite3_column_text(st, 8));
     snprintf(r->state, sizeof r->state, "%s", (const char *)sqlite3_column_text(st, 9));
-    r->config = dd_xstrdup((const char *)sqlite3_column_text(st, 10));
+    int rc = dd_store_abs(s, (const char *)sqlite3_column_text(st, 5), r->path, err);
+    r->config = rc ? NULL : dd_xstrdup((const char *)sqlite3_column_text(st, 10));
+    return rc;
 }
 
 static int get_one(struct dd_store *s, const char *sql, int64_t id, const char *path,
@@ -90,14 +97,16 @@ static int get_one(struct dd_store *s, const char *sql, int64_t id, const char *
     sqlite3 *db = dd_store_reader(s, err);
     if (!db)
         return DR_EIO;
-    sqlite3_stmt *st = path ? dd_sql_prepare(db, err, sql, "t", path)
+    char *stored = path ? dd_store_rel(s, path) : NULL;
+    sqlite3_stmt *st = path ? dd_sql_prepare(db, err, sql, "t", stored)
                             : dd_sql_prepare(db, err, sql, id ? "i" : "", id);
+    free(stored);
     int step = st ? sqlite3_step(st) : SQLITE_ERROR;
     int rc = step == SQLITE_ROW    ? 0
              : step == SQLITE_DONE ? DR_ENOENT
                                    : dd_sql_fail(db, err, "reading a checkpoint");
     if (!rc)
-        from_row(st, out);
+        rc = from_row(s, st, out, err);
     sqlite3_finalize(st);
     sqlite3_close(db);
     return rc;
@@ -114,8 +123,8 @@ int dd_ckpt_latest(struct dd_store *s, struct dd_ckpt_row *out, struct dr_err *e
     return rc == DR_ENOENT ? dr_fail(err, rc, "there is no checkpoint yet") : rc;
 }
 
-int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char *model_json,
-                   struct dr_err *err) {
+int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char *kind,
+                   const char *model_json, struct dr_err *err) {
     struct dd_ckpt_row r = {0};
     char sha[65];
     int rc = dr_sha256_file(path, sha, err);
@@ -124,7 +133,7 @@ int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char
     rc = get_one(s, COLUMNS "WHERE path=?", 0, path, &r, err);
     if (!rc) {
         if (strcmp(sha, r.sha256))
-            rc = dr_fail(err, DR_EFORMAT, "%s: sha256 is %.16s..., the data base says %.16s...",
+            rc = dr_fail(err, DR_EFORMAT, "%s: sha256 is %.16s..., the database says %.16s...",
                          path, sha, r.sha256);
         dd_ckpt_row_free(&r);
         return rc;
@@ -141,9 +150,10 @@ int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char
     int64_t step = dd_ckpt_step(base ? base + 1 : path);
     r = (struct dd_ckpt_row){.job = job, .step = step, .config = (char *)model_json};
     r.bytes = stat(path, &st) ? 0 : (int64_t)st.st_size;
-    snprintf(r.path, sizeof r.path, "%s", path);
+    if ((rc = dd_path(r.path, err, "%s", path)))
+        return rc;
     snprintf(r.sha256, sizeof r.sha256, "%s", sha);
-    snprintf(r.kind, sizeof r.kind, "train");
+    snprintf(r.kind, sizeof r.kind, "%s", kind);
     return dd_ckpt_record(s, &r, err);
 }
 
@@ -163,7 +173,9 @@ int dd_ckpt_activate(struct dd_store *s, int64_t id, struct dr_err *err) {
 static int64_t ask(struct dd_store *s, const char *sql, const char *types, const char *path) {
     struct dr_err err;
     sqlite3 *db = dd_store_reader(s, &err);
-    int64_t v = db ? dd_sql_one(db, 0, sql, types, path) : 0;
+    char *stored = path ? dd_store_rel(s, path) : NULL;
+    int64_t v = db ? dd_sql_one(db, 0, sql, types, stored) : 0;
+    free(stored);
     sqlite3_close(db);
     return v;
 }
@@ -178,73 +190,6 @@ bool dd_ckpt_is_active(struct dd_store *s, const char *path) {
                "SELECT 1 FROM checkpoints WHERE path=? AND id="
                "(SELECT CAST(value AS INTEGER) FROM meta WHERE key='active')",
                "t", path) != 0;
-}
-
-// --- import ---
-
-static int copy_file(const char *from, const char *to, struct dr_err *err) {
-    int in = open(from, O_RDONLY | O_CLOEXEC), e = 0;
-    int out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
-    struct stat st;
-    if (in < 0 || out < 0 || fstat(in, &st))
-        e = errno;
-    for (int64_t left = e ? 0 : (int64_t)st.st_size; left > 0;) {
-        ssize_t n = sendfile(out, in, NULL, (size_t)DR_MIN(left, (int64_t)1 << 30));
-        if (n <= 0) {
-            e = n ? errno : EIO;
-            break;
-        }
-        left -= n;
-    }
-    if (!e && fsync(out))
-        e = errno;
-    if (in >= 0)
-        close(in);
-    if (out >= 0)
-        close(out);
-    if (!e)
-        return 0;
-    if (out >= 0)
-        unlink(to);
-    return dr_fail(err, e == ENOSPC ? DR_ENOSPC : DR_EIO, "cannot copy %s: %s", from, strerror(e));
-}
-
-int dd_ckpt_import(struct dd_store *s, const char *state_dir, const char *from, bool take,
-                   const char *name, const struct dr_model_config *model, struct dd_ckpt_row *out,
-                   struct dr_err *err) {
-    struct dr_snapshot *snap = NULL;
-    struct stat st;
-    char dir[400];
-    *out = (struct dd_ckpt_row){0};
-    int rc = dr_snapshot_load(from, model, &snap, err);
-    if (rc)
-        return rc;
-    out->config = dr_model_config_to_json(dr_gen_config(snap->gen));
-    out->step = snap->step;
-    dr_snapshot_unref(snap);
-    rc = dr_sha256_file(from, out->sha256, err);
-    if (!rc && stat(from, &st))
-        rc = dr_fail(err, DR_EIO, "%s: %s", from, strerror(errno));
-    snprintf(dir, sizeof dir, "%s/checkpoints/import", state_dir);
-    if (!rc)
-        rc = dd_mkdirs(dir, err);
-    if (!rc) {
-        snprintf(out->path, sizeof out->path, "%s/%.32s.safetensors", dir, out->sha256);
-        bool there = !access(out->path, F_OK); // the same bytes: imported before
-        if (there && take)
-            unlink(from);
-        else if (!there && (!take || rename(from, out->path))) // another file system: copy
-            rc = copy_file(from, out->path, err);
-    }
-    if (!rc) {
-        out->bytes = (int64_t)st.st_size;
-        snprintf(out->kind, sizeof out->kind, "import");
-        snprintf(out->name, sizeof out->name, "%s", name ? name : "");
-        rc = dd_ckpt_record(s, out, err);
-    }
-    if (rc)
-        dd_ckpt_row_free(out);
-    return rc;
 }
 
 // --- samples ---
@@ -265,13 +210,16 @@ static int sample(sqlite3 *db, void *arg, struct dr_err *err) {
 }
 int dd_sample_record(struct dd_store *s, int64_t job, int64_t step, const char *path, int64_t bytes,
                      int64_t w, int64_t h, int64_t *id, struct dr_err *err) {
-    struct sample p = {.job = job, .step = step, .bytes = bytes, .w = w, .h = h, .path = path};
+    struct sample p = {.job = job, .step = step, .bytes = bytes, .w = w, .h = h};
+    char *stored = dd_store_rel(s, path);
+    p.path = stored;
     int rc = dd_store_do(s, sample, &p, err);
+    free(stored);
     *id = p.id;
     return rc;
 }
 
-int dd_sample_path(struct dd_store *s, int64_t id, char *path, size_t size, int64_t *created_us,
+int dd_sample_path(struct dd_store *s, int64_t id, char path[DD_PATH_MAX], int64_t *created_us,
                    struct dr_err *err) {
     sqlite3 *db = dd_store_reader(s, err);
     if (!db)
@@ -282,7 +230,7 @@ int dd_sample_path(struct dd_store *s, int64_t id, char *path, size_t size, int6
                  ? 0
                  : dr_fail(err, DR_ENOENT, "there is no sample %lld", (long long)id);
     if (!rc) {
-        snprintf(path, size, "%s", (const char *)sqlite3_column_text(st, 0));
+        rc = dd_store_abs(s, (const char *)sqlite3_column_text(st, 0), path, err);
         *created_us = sqlite3_column_int64(st, 1);
     }
     sqlite3_finalize(st);

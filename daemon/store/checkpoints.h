@@ -3,13 +3,15 @@
 #pragma once
 
 #include "daemon/store/store.h"
+#include "engine/config/config.h"
 
 #include <jansson.h>
 
 struct dd_ckpt_row {
     char id[24];
     int64_t job, step, bytes, created_us; // job 0: imported
-    char path[512], sha256[65], kind[16], name[201], state[16];
+    char path[DD_PATH_MAX];               // absolute in what is read
+    char sha256[65], kind[16], name[201], state[16];
     char *config; // the model section as JSON; malloc'd unless borrowed
     bool config_borrowed;
 };
@@ -19,8 +21,8 @@ int dd_ckpt_record(struct dd_store *s, struct dd_ckpt_row *row, struct dr_err *e
 int dd_ckpt_set_state(struct dd_store *s, const char *path, const char *state, struct dr_err *err);
 // Compares the file's sha256 with its row; a file without a row (killed between rename and commit)
 // is given one. Non-zero and the reason when the file must not be used.
-int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char *model_json,
-                   struct dr_err *err);
+int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char *kind,
+                   const char *model_json, struct dr_err *err);
 // By id. DR_ENOENT when unknown; the state is the caller's to judge.
 int dd_ckpt_get(struct dd_store *s, int64_t id, struct dd_ckpt_row *out, struct dr_err *err);
 // The newest good one. DR_ENOENT: there is none.
@@ -30,11 +32,19 @@ int dd_ckpt_activate(struct dd_store *s, int64_t id, struct dr_err *err);
 int64_t dd_ckpt_active(struct dd_store *s); // 0: none
 bool dd_ckpt_is_active(struct dd_store *s, const char *path);
 
-// `from` is validated as a model (metadata or model_json non-NULL) and moved (take) or copied into
-// state_dir/checkpoints/import; returns 0 or DR_E*.
-struct dr_model_config;
-int dd_ckpt_import(struct dd_store *s, const char *state_dir, const char *from, bool take,
-                   const char *name, const struct dr_model_config *model, struct dd_ckpt_row *out,
+// Imports a file as a checkpoint of the state folder (ckpt_import.c). It is read once, through one
+// descriptor: copied into the state folder (take: it lies there already and is moved) and hashed on
+// the way. What is validated, mapped and served is the copy, so what happens to the original
+// meanwhile does no harm: one that changes while it is read is refused. Takes as long as the file
+// is large; DR_ECANCELED once *cancel is true (NULL: never).
+struct dd_ckpt_source {
+    const char *path;
+    bool take;                           // an upload: consumed, also on failure
+    const char *name;                    // may be NULL
+    const struct dr_model_config *model; // for files without driftd.config, or NULL
+    const _Atomic bool *cancel;
+};
+int dd_ckpt_import(struct dd_store *s, const struct dd_ckpt_source *in, struct dd_ckpt_row *out,
                    struct dr_err *err);
 
 json_t *dd_ckpt_to_json(const struct dd_ckpt_row *r, int64_t active);
@@ -46,7 +56,7 @@ json_t *dd_samples_json(struct dd_store *s, int64_t job, const char *cursor, int
 
 int dd_sample_record(struct dd_store *s, int64_t job, int64_t step, const char *path, int64_t bytes,
                      int64_t w, int64_t h, int64_t *id, struct dr_err *err);
-int dd_sample_path(struct dd_store *s, int64_t id, char *path, size_t size, int64_t *created_us,
+int dd_sample_path(struct dd_store *s, int64_t id, char path[DD_PATH_MAX], int64_t *created_us,
                    struct dr_err *err);
 // {"evals": [...], "kinds": [...]}: recorded evaluations and what this build can evaluate.
 json_t *dd_evals_json(struct dd_store *s, int64_t job, const char *cursor, int limit, char *next,

@@ -1,4 +1,4 @@
-// Names, listing and rotation of checkpoint files (ckptdir.h).
+// Names, listing and rotation of checkpoint files (ckpt_files.h).
 #include "daemon/store/ckpt_files.h"
 
 #include "daemon/base/log.h"
@@ -70,7 +70,7 @@ void dd_ckpt_rotate(const char *dir, const struct dr_checkpoint_config *c,
     for (int i = 0; i < l.n - c->keep_last; i++) {
         if (c->keep_every > 0 && l.step[i] % c->keep_every == 0)
             continue;
-        char path[600];
+        char path[DD_PATH_MAX];
         dd_ckpt_path(dir, l.step[i], path, sizeof path);
         if (protect && protect(ctx, path))
             continue;
@@ -96,10 +96,11 @@ void dd_ckpt_sweep(const char *dir) {
 
 int dd_ckpt_set_aside(const char *dir, struct dr_err *err) {
     struct dd_ckpt_list l;
-    char to[4200], path[4200], there[4300];
+    char to[DD_PATH_MAX], path[DD_PATH_MAX], there[DD_PATH_MAX];
     dd_ckpt_list(dir, &l);
-    snprintf(to, sizeof to, "%s/earlier-%lld", dir, (long long)(dd_wall_us() / 1000000));
-    int rc = l.n ? dd_mkdirs(to, err) : 0;
+    int rc = dd_path(to, err, "%s/earlier-%lld", dir, (long long)(dd_wall_us() / 1000000));
+    if (!rc && l.n)
+        rc = dd_mkdirs(to, err);
     for (int i = 0; i < l.n && !rc; i++) {
         dd_ckpt_path(dir, l.step[i], path, sizeof path);
         dd_ckpt_path(to, l.step[i], there, sizeof there);

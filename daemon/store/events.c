@@ -88,13 +88,13 @@ void dd_event(struct dd_events *e, const char *type, int64_t job, json_t *data) 
 }
 
 void dd_event_metrics(struct dd_events *e, const struct dd_row *row) {
-    const char *names[DD_M_COUNT];
-    double values[DD_M_COUNT];
+    const char *names[DR_MAX_METRICS];
+    double values[DR_MAX_METRICS];
     size_t n = 0;
     char id[24];
-    for (int i = 0; i < DD_M_COUNT; i++)
-        if (row->mask & 1u << i) {
-            names[n] = dd_metric_name(i);
+    for (int i = 0; i < row->table->n; i++)
+        if (row->mask >> i & 1) {
+            names[n] = row->table->def[i].name;
             values[n++] = row->v[i];
         }
     snprintf(id, sizeof id, "%lld", (long long)row->job);

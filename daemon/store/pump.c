@@ -5,6 +5,7 @@
 #include "daemon/base/util.h"
 #include "daemon/store/metric_store.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,10 +43,12 @@ static void batch_add(struct dd_pump *p, const struct dd_row *rows, int n) {
 static void count(struct dd_pump *p, const struct dd_row *r) {
     struct dd_pump_stats *s = &p->stats;
     const struct dd_row *old = &s->newest;
-    // A row may stand for several steps (metrics.every).
+    // One row may cover several steps (metrics.every).
     int64_t steps = old->job == r->job && r->step > old->step ? r->step - old->step : 1;
     s->steps += (uint64_t)steps;
-    dd_hist_add_n(&p->step_hist, r->v[DD_M_step_seconds], (uint64_t)steps);
+    const double took = dd_row_value(r, "step_seconds");
+    if (!isnan(took))
+        dd_hist_add_n(&p->step_hist, took, (uint64_t)steps);
     if (old->job == r->job && r->seconds > old->seconds) {
         double now = (double)steps / (r->seconds - old->seconds);
         s->steps_per_second = s->steps_per_second > 0 ? 0.9 * s->steps_per_second + 0.1 * now : now;
@@ -114,7 +117,7 @@ int dd_pump_flush(struct dd_pump *p, struct dr_err *err) {
     struct dd_metric_batch *b = take(p);
     pthread_mutex_unlock(&p->lock);
     struct dd_metric_batch none = {0};
-    // Posted, so that they stay queued while another process holds the data base; the empty batch
+    // Posted, so that they stay queued while another process holds the database; the empty batch
     // behind them is what is waited for.
     if (b)
         dd_store_post(p->store, dd_metrics_insert, b, free);

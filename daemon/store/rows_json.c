@@ -48,7 +48,7 @@ static json_t *read_page(struct dd_store *s, const struct page *p, const char *c
     int64_t below = cursor_id(cursor);
     *next = 0;
     if (below < 0) {
-        dr_fail(err, DR_EINVAL, "cursor: not one that this server has given out");
+        dr_fail_at(err, DR_EINVAL, "cursor", "cursor: not one that this server has given out");
         return NULL;
     }
     sqlite3 *db = dd_store_reader(s, err);
@@ -109,10 +109,8 @@ static json_t *job_row(sqlite3_stmt *st, int64_t with_config) {
     return j;
 }
 
-json_t *dd_job_json(struct dd_store *s, int64_t id, bool with_config, int *status,
-                    struct dr_err *err) {
+json_t *dd_job_json(struct dd_store *s, int64_t id, bool with_config, struct dr_err *err) {
     sqlite3 *db = dd_store_reader(s, err);
-    *status = 500;
     if (!db)
         return NULL;
     sqlite3_stmt *st = dd_sql_prepare(db, err, JOB_COLUMNS "WHERE id=?", "i", id);
@@ -123,7 +121,6 @@ json_t *dd_job_json(struct dd_store *s, int64_t id, bool with_config, int *statu
     } else if (st && step != SQLITE_DONE) {
         dd_sql_fail(db, err, "reading a job");
     } else if (st) {
-        *status = 404;
         dr_fail(err, DR_ENOENT, "there is no job %lld", (long long)id);
     }
     sqlite3_finalize(st);
@@ -132,17 +129,16 @@ json_t *dd_job_json(struct dd_store *s, int64_t id, bool with_config, int *statu
 }
 
 json_t *dd_jobs_json(struct dd_store *s, const char *state, const char *cursor, int limit,
-                     char *next, size_t next_size, int *status, struct dr_err *err) {
+                     char *next, size_t next_size, struct dr_err *err) {
     static const char *const states[] = {"queued",    "running", "paused",  "stopping",
                                          "completed", "failed",  "stopped", "interrupted"};
     bool known = !state || !*state;
     for (int i = 0; i < 8 && !known; i++)
         known = !strcmp(state, states[i]);
-    *status = 422;
     if (!known) {
         const char *near = dr_nearest(state, states, 8);
-        dr_fail(err, DR_EINVAL, "state: no state %.40s%s%s%s", state, near ? "; did you mean " : "",
-                near ? near : "", near ? "?" : "");
+        dr_fail_at(err, DR_EINVAL, "state", "state: no state %.40s%s%s%s", state,
+                   near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
         return NULL;
     }
     struct page p = {.sql =

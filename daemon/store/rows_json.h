@@ -5,9 +5,8 @@
 
 #include <jansson.h>
 
-// NULL, with *status and a sentence, when there is none.
-json_t *dd_job_json(struct dd_store *s, int64_t id, bool with_config, int *status,
-                    struct dr_err *err);
+// NULL, with *err filled: DR_ENOENT when there is none.
+json_t *dd_job_json(struct dd_store *s, int64_t id, bool with_config, struct dr_err *err);
 // {"jobs": [...]}, newest first; next: cursor of the next page or "".
 json_t *dd_jobs_json(struct dd_store *s, const char *state, const char *cursor, int limit,
-                     char *next, size_t next_size, int *status, struct dr_err *err);
+                     char *next, size_t next_size, struct dr_err *err);

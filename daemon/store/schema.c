@@ -3,6 +3,8 @@
 #include "daemon/store/store.h"
 
 #include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
 static const char *const steps[] = {
     // 1: everything of the first release
@@ -52,6 +54,18 @@ static const char *const steps[] = {
     "CREATE TABLE idempotency(key TEXT PRIMARY KEY, fingerprint TEXT NOT NULL,"
     " job INTEGER NOT NULL REFERENCES jobs(id) ON DELETE CASCADE, created_us INTEGER NOT NULL) "
     "STRICT;",
+    // 2: names of metrics. Up to version 1 rows carried positions in a list of the program (plus
+    // one), and this table was written but never read; now it alone says what an id means.
+    "INSERT OR IGNORE INTO metric_names(id, name) VALUES"
+    "(1,'loss'),(2,'drift_norm'),(3,'grad_norm'),(4,'lr'),(5,'step_seconds'),(6,'loss_seconds'),"
+    "(7,'feature_scale'),(8,'dist_mean'),(9,'dist_var'),(10,'alpha_mean'),(11,'spread'),"
+    "(12,'spread_min'),(13,'drift_norm_0'),(14,'drift_norm_1'),(15,'drift_norm_2'),"
+    "(16,'drift_norm_3'),(17,'drift_norm_4'),(18,'drift_norm_5'),(19,'drift_norm_6'),"
+    "(20,'drift_norm_7'),(21,'drift_norm_8'),(22,'drift_norm_9'),(23,'drift_norm_10'),"
+    "(24,'drift_norm_11'),(25,'drift_norm_12'),(26,'drift_norm_13'),(27,'drift_norm_14'),"
+    "(28,'drift_norm_15');",
+    // 3: paths relative to the state folder; before, they were as the command line had named it.
+    "UPDATE checkpoints SET path=state_path(path); UPDATE samples SET path=state_path(path);",
 };
 enum { VERSION = (int)(sizeof steps / sizeof *steps) };
 
@@ -59,22 +73,47 @@ int dd_schema_version(void) {
     return VERSION;
 }
 
-int dd_schema_migrate(sqlite3 *db, struct dr_err *err) {
+// state_path(PATH): relative to the state folder. A path that is not below it (relative to a folder
+// that is not known any more, or of a state folder that has been moved) is looked for there by its
+// last parts, and stays as it is when nothing is found.
+static void state_path(sqlite3_context *c, int n, sqlite3_value **v) {
+    static const char *const parts[] = {"checkpoints/", "samples/"};
+    const char *root = sqlite3_user_data(c), *path = (const char *)sqlite3_value_text(v[0]);
+    const size_t len = strlen(root);
+    const char *rest = NULL;
+    char there[DD_PATH_MAX];
+    (void)n;
+    if (path && !strncmp(path, root, len) && path[len] == '/')
+        rest = path + len + strspn(path + len, "/");
+    for (int i = 0; path && !rest && i < 2 && (*path != '/' || access(path, F_OK)); i++) {
+        for (const char *p = path; (p = strstr(p, parts[i])); p++)
+            if (p == path || p[-1] == '/')
+                rest = p;
+        if (rest && (dd_path(there, NULL, "%s/%s", root, rest) || access(there, F_OK)))
+            rest = NULL;
+    }
+    sqlite3_result_text(c, rest ? rest : path, -1, SQLITE_TRANSIENT);
+}
+
+int dd_schema_migrate(sqlite3 *db, const char *root, struct dr_err *err) {
     int64_t v = dd_sql_one(db, -1, "PRAGMA user_version", "");
     if (v < 0)
         return dd_sql_fail(db, err, "reading user_version");
     if (v > VERSION)
         return dr_fail(
             err, DR_EFORMAT,
-            "the data base has version %lld, made by a newer driftd; this one knows up to %d",
+            "the database has version %lld, made by a newer driftd; this one knows up to %d",
             (long long)v, VERSION);
+    if (sqlite3_create_function_v2(db, "state_path", 1, SQLITE_UTF8, (void *)root, state_path, NULL,
+                                   NULL, NULL))
+        return dd_sql_fail(db, err, "migrating the database");
     for (; v < VERSION; v++) {
         char pragma[60];
         snprintf(pragma, sizeof pragma, "PRAGMA user_version = %lld; COMMIT", (long long)v + 1);
         if (sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL) ||
             sqlite3_exec(db, steps[v], NULL, NULL, NULL) ||
             sqlite3_exec(db, pragma, NULL, NULL, NULL)) {
-            int rc = dd_sql_fail(db, err, "migrating the data base");
+            int rc = dd_sql_fail(db, err, "migrating the database");
             sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
             return rc;
         }

@@ -1,12 +1,11 @@
-// The writer thread, its queue and group commits; connections and SQL helpers (store.h).
+// The writer thread, its queue and group commits and connections (store.h).
 #include "daemon/store/store.h"
 
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 
-#include <math.h>
+#include <errno.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,8 +22,9 @@ struct cmd {
     struct dr_err err;
 };
 struct dd_store {
-    sqlite3 *db; // the writer's
-    char *path;
+    sqlite3 *db;               // the writer's
+    char *path, *root, *given; // state folder: absolute, and as in `path`
+    struct dd_metric_tables *metrics;
     int64_t boot;
     pthread_t thread;
     pthread_mutex_t lock;
@@ -34,79 +34,11 @@ struct dd_store {
     bool closing;
     _Atomic int64_t beat;
     _Atomic uint64_t failures, version;
+    _Atomic int queued_jobs;
+    bool jobs_changed; // the writer's, since the count above
 };
 
 enum { BUSY_MS = 5000, RETRY_MS = 200, GROUP_MAX = 256, EVENT_DAYS = 90, IDEMPOTENCY_DAYS = 7 };
-
-// --- SQL helpers ---
-
-int dd_sql_fail(sqlite3 *db, struct dr_err *err, const char *what) {
-    int code = sqlite3_errcode(db);
-    return dr_fail(err,
-                   code == SQLITE_FULL    ? DR_ENOSPC
-                   : code == SQLITE_NOMEM ? DR_ENOMEM
-                   : code == SQLITE_BUSY  ? DR_EBUSY
-                                          : DR_EIO,
-                   "data base: %s: %s", what, sqlite3_errmsg(db));
-}
-
-static sqlite3_stmt *prepare(sqlite3 *db, const char *sql, const char *types, va_list ap) {
-    sqlite3_stmt *st = NULL;
-    if (sqlite3_prepare_v2(db, sql, -1, &st, NULL) != SQLITE_OK)
-        return NULL;
-    for (int i = 1; types && *types; types++, i++) {
-        const char *t;
-        double d;
-        switch (*types) {
-        case 'i':
-            sqlite3_bind_int64(st, i, va_arg(ap, int64_t));
-            break;
-        case 'd':
-            d = va_arg(ap, double);
-            if (isfinite(d))
-                sqlite3_bind_double(st, i, d);
-            break;
-        default:
-            t = va_arg(ap, const char *);
-            if (t)
-                sqlite3_bind_text(st, i, t, -1, SQLITE_TRANSIENT);
-        }
-    }
-    return st;
-}
-
-sqlite3_stmt *dd_sql_prepare(sqlite3 *db, struct dr_err *err, const char *sql, const char *types,
-                             ...) {
-    va_list ap;
-    va_start(ap, types);
-    sqlite3_stmt *st = prepare(db, sql, types, ap);
-    va_end(ap);
-    if (!st)
-        dd_sql_fail(db, err, sql);
-    return st;
-}
-
-int dd_sql_run(sqlite3 *db, struct dr_err *err, const char *sql, const char *types, ...) {
-    va_list ap;
-    va_start(ap, types);
-    sqlite3_stmt *st = prepare(db, sql, types, ap);
-    va_end(ap);
-    int rc = st ? sqlite3_step(st) : SQLITE_ERROR;
-    int out = rc == SQLITE_DONE || rc == SQLITE_ROW ? 0 : dd_sql_fail(db, err, sql);
-    sqlite3_finalize(st);
-    return out;
-}
-
-int64_t dd_sql_one(sqlite3 *db, int64_t def, const char *sql, const char *types, ...) {
-    va_list ap;
-    va_start(ap, types);
-    sqlite3_stmt *st = prepare(db, sql, types, ap);
-    va_end(ap);
-    if (st && sqlite3_step(st) == SQLITE_ROW && sqlite3_column_type(st, 0) != SQLITE_NULL)
-        def = sqlite3_column_int64(st, 0);
-    sqlite3_finalize(st);
-    return def;
-}
 
 // --- the writer ---
 
@@ -122,9 +54,9 @@ static void run_one(struct dd_store *s, struct cmd *c) {
     sqlite3_exec(s->db, "RELEASE one", NULL, NULL, NULL);
 }
 
-// Nothing can be written for now (another process holds the data base, the disk is full): who waits
-// is told so (503, 507), what was posted and failed for that reason goes back to the front of the
-// queue for a later round. Closing is the last round. Returns what is left to finish.
+// Nothing can be written for now (another process holds the database, the disk is full):
+// synchronous callers get the error; posted writes are requeued at the front for a later round.
+// Closing is the last round. Returns the commands that are finished.
 static struct cmd *put_back(struct dd_store *s, struct cmd *group, int *back) {
     struct cmd *done = NULL, **end = &done, *keep = NULL, **tail = &keep;
     int n = 0;
@@ -151,8 +83,8 @@ static struct cmd *put_back(struct dd_store *s, struct cmd *group, int *back) {
     return done;
 }
 
-// One transaction for the whole group; when it cannot be committed, everyone in it fails with what
-// is returned.
+// One transaction for the whole group; when it cannot be committed, all of its commands fail
+// with the error returned.
 static int run_group(struct dd_store *s, struct cmd *group) {
     struct dr_err why = {0};
     int rc = 0;
@@ -166,7 +98,7 @@ static int run_group(struct dd_store *s, struct cmd *group) {
         // stops those behind it: nothing overtakes it.
         if (sqlite3_get_autocommit(s->db) || (c->rc == DR_ENOSPC && !c->waits))
             rc = dr_fail(&why, c->rc ? c->rc : DR_EIO, "%s",
-                         c->rc ? c->err.msg : "data base: the transaction was rolled back");
+                         c->rc ? c->err.msg : "database: the transaction was rolled back");
     }
     if (!rc && sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
         rc = dd_sql_fail(s->db, &why, "commit");
@@ -178,6 +110,18 @@ static int run_group(struct dd_store *s, struct cmd *group) {
             c->err = why;
         }
     return rc;
+}
+
+static void on_update(void *arg, int op, const char *db, const char *table, sqlite3_int64 row) {
+    struct dd_store *s = arg;
+    (void)op, (void)db, (void)row;
+    s->jobs_changed |= !strcmp(table, "jobs");
+}
+
+static void count_jobs(struct dd_store *s) {
+    s->jobs_changed = false;
+    atomic_store(&s->queued_jobs,
+                 (int)dd_sql_one(s->db, 0, "SELECT count(*) FROM jobs WHERE state='queued'", ""));
 }
 
 static void finish_group(struct dd_store *s, struct cmd *group) {
@@ -228,14 +172,16 @@ static void *writer(void *arg) {
         s->queued -= n;
         pthread_mutex_unlock(&s->lock);
         int back, rc = run_group(s, group);
+        if (s->jobs_changed)
+            count_jobs(s);
         group = put_back(s, group, &back);
         if (rc == DR_EBUSY)
-            dd_log(DR_LOG_WARN, "store.busy", "reason=\"another process holds the data base\"");
+            dd_log(DR_LOG_WARN, "store.busy", "reason=\"another process holds the database\"");
         else if (rc == DR_ENOSPC)
             dd_log(DR_LOG_WARN, "store.full", "waiting=%d", back);
         finish_group(s, group);
         pthread_mutex_lock(&s->lock);
-        if (back && !s->closing) // until somebody has something new, at most
+        if (back && !s->closing) // or until the next command
             dd_cond_wait_until(&s->work, &s->lock, dd_now_ns() + RETRY_MS * (int64_t)1000000);
     }
     pthread_mutex_unlock(&s->lock);
@@ -302,7 +248,7 @@ static int quick_check(sqlite3 *db, struct dr_err *err) {
     if (!st || sqlite3_step(st) != SQLITE_ROW)
         rc = dd_sql_fail(db, err, "quick_check");
     else if (strcmp((const char *)sqlite3_column_text(st, 0), "ok"))
-        rc = dr_fail(err, DR_EFORMAT, "data base is damaged: %.300s",
+        rc = dr_fail(err, DR_EFORMAT, "database is damaged: %.300s",
                      (const char *)sqlite3_column_text(st, 0));
     sqlite3_finalize(st);
     return rc;
@@ -319,7 +265,7 @@ static int next_boot(struct dd_store *s, struct dr_err *err) {
     return dd_sql_run(s->db, err, "INSERT OR REPLACE INTO meta VALUES('boot', ?)", "t", text);
 }
 
-// What nobody asks for any more: old events and idempotency keys.
+// Deletes old events and idempotency keys.
 static int forget_old(sqlite3 *db, struct dr_err *err) {
     int64_t now = dd_wall_us(), day = (int64_t)86400 * 1000000;
     int rc = dd_sql_run(db, err, "DELETE FROM events WHERE time_us<?", "i", now - EVENT_DAYS * day);
@@ -329,45 +275,62 @@ static int forget_old(sqlite3 *db, struct dr_err *err) {
     return rc;
 }
 
-static int names_table(sqlite3 *db, struct dr_err *err) {
-    int rc = 0;
-    for (int i = 0; i < DD_M_COUNT && !rc; i++)
-        rc = dd_sql_run(db, err, "INSERT OR IGNORE INTO metric_names VALUES(?, ?)", "it",
-                        (int64_t)i + 1, dd_metric_name(i));
-    return rc;
+// The folder of the database, which is the state folder.
+static int find_root(struct dd_store *s, struct dr_err *err) {
+    const char *slash = strrchr(s->path, '/');
+    size_t n = slash ? (size_t)(slash - s->path) : 0;
+    while (n > 1 && s->path[n - 1] == '/')
+        n--;
+    s->given = !slash ? dd_xstrdup(".") : dd_printf("%.*s", n ? (int)n : 1, s->path);
+    s->root = realpath(s->given, NULL);
+    return s->root ? 0 : dr_fail(err, DR_EIO, "cannot find the folder: %s", strerror(errno));
+}
+
+static void store_free(struct dd_store *s) {
+    sqlite3_close(s->db);
+    dd_metric_tables_free(s->metrics);
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->work);
+    pthread_cond_destroy(&s->ready);
+    free(s->path);
+    free(s->root);
+    free(s->given);
+    free(s);
 }
 
 int dd_store_open(const char *path, struct dd_store **out, struct dr_err *err) {
     struct dd_store *s = dd_xcalloc(1, sizeof *s);
     s->path = dd_xstrdup(path);
+    s->metrics = dd_metric_tables_new();
     s->tail = &s->head;
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->work, NULL);
     pthread_cond_init(&s->ready, NULL);
-    int rc = sqlite3_open_v2(
-        path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
-    if (rc != SQLITE_OK)
+    int rc = find_root(s, err);
+    if (!rc && sqlite3_open_v2(path, &s->db,
+                               SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                               NULL) != SQLITE_OK)
         rc = dr_fail(err, DR_EIO, "cannot open: %s", s->db ? sqlite3_errmsg(s->db) : "no memory");
     if (!rc)
         rc = set_up(s->db, err);
     if (!rc)
         rc = quick_check(s->db, err);
     if (!rc)
-        rc = dd_schema_migrate(s->db, err);
-    if (!rc)
-        rc = names_table(s->db, err);
+        rc = dd_schema_migrate(s->db, s->root, err);
     if (!rc)
         rc = next_boot(s, err);
     if (!rc)
         rc = forget_old(s->db, err);
+    if (!rc) {
+        count_jobs(s);
+        sqlite3_update_hook(s->db, on_update, s);
+    }
     chmod(path, 0640);
     atomic_store(&s->beat, dd_now_ns());
     if (!rc && pthread_create(&s->thread, NULL, writer, s))
         rc = dr_fail(err, DR_ENOMEM, "cannot start the writer thread");
     if (rc) {
-        sqlite3_close(s->db);
-        free(s->path);
-        free(s);
+        store_free(s);
         return dr_fail_prefix(err, rc, path);
     }
     *out = s;
@@ -383,12 +346,7 @@ void dd_store_close(struct dd_store *s) {
     pthread_mutex_unlock(&s->lock);
     pthread_join(s->thread, NULL);
     sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
-    sqlite3_close(s->db);
-    pthread_mutex_destroy(&s->lock);
-    pthread_cond_destroy(&s->work);
-    pthread_cond_destroy(&s->ready);
-    free(s->path);
-    free(s);
+    store_free(s);
 }
 
 sqlite3 *dd_store_reader(struct dd_store *s, struct dr_err *err) {
@@ -398,7 +356,7 @@ sqlite3 *dd_store_reader(struct dd_store *s, struct dr_err *err) {
         if (db)
             dd_sql_fail(db, err, "opening for reading");
         else
-            dr_fail(err, DR_ENOMEM, "data base: no memory");
+            dr_fail(err, DR_ENOMEM, "database: no memory");
         sqlite3_close(db);
         return NULL;
     }
@@ -426,6 +384,43 @@ int dd_store_backup(struct dd_store *s, const char *path, struct dr_err *err) {
 const char *dd_store_path(const struct dd_store *s) {
     return s->path;
 }
+const char *dd_store_root(const struct dd_store *s) {
+    return s->root;
+}
+
+// What follows folder/ in path; NULL: it does not lie there.
+static const char *below(const char *path, const char *folder) {
+    const size_t n = strlen(folder);
+    if (strncmp(path, folder, n) || (path[n] != '/' && folder[n - 1] != '/'))
+        return NULL;
+    return path + n + strspn(path + n, "/");
+}
+
+char *dd_store_rel(const struct dd_store *s, const char *path) {
+    const char *rest = below(path, s->root);
+    if (!rest)
+        rest = below(path, s->given);
+    if (rest || *path == '/')
+        return dd_xstrdup(rest ? rest : path);
+    char *cwd = realpath(".", NULL);
+    char *full = dd_printf("%s/%s", cwd ? cwd : "", path);
+    free(cwd);
+    rest = below(full, s->root);
+    if (rest)
+        memmove(full, rest, strlen(rest) + 1);
+    return full;
+}
+
+int dd_store_abs(const struct dd_store *s, const char *stored, char out[DD_PATH_MAX],
+                 struct dr_err *err) {
+    if (*stored == '/')
+        return dd_path(out, err, "%s", stored);
+    return dd_path(out, err, "%s/%s", s->root, stored);
+}
+
+struct dd_metric_tables *dd_store_metrics(struct dd_store *s) {
+    return s->metrics;
+}
 int64_t dd_store_boot(const struct dd_store *s) {
     return s->boot;
 }
@@ -434,6 +429,9 @@ int64_t dd_store_beat_ns(const struct dd_store *s) {
 }
 uint64_t dd_store_failures(const struct dd_store *s) {
     return atomic_load(&((struct dd_store *)s)->failures);
+}
+int dd_store_queued_jobs(const struct dd_store *s) {
+    return atomic_load(&((struct dd_store *)s)->queued_jobs);
 }
 uint64_t dd_store_version(const struct dd_store *s) {
     return atomic_load(&((struct dd_store *)s)->version);

@@ -3,10 +3,11 @@
 // Threads: one writer thread owns the only writing connection and runs closures from a queue, all
 // that wait in one transaction (one fsync), each inside its own savepoint. Readers take a
 // short-lived read-only connection of their own (dd_store_reader). WAL, synchronous FULL, foreign
-// keys, STRICT. While the disk is full those who wait are told DR_ENOSPC, while another process
-// holds the data base DR_EBUSY after 5 s; what was posted stays queued and is tried again.
+// keys, STRICT. While the disk is full, synchronous callers get DR_ENOSPC; while another process holds
+// the database, DR_EBUSY after 5 s. Posted writes stay queued and are tried again.
 #pragma once
 
+#include "daemon/base/util.h"
 #include "daemon/store/metrics.h"
 #include "engine/core/err.h"
 
@@ -29,12 +30,21 @@ bool dd_store_post(struct dd_store *s, dd_store_fn *fn, void *arg, void (*done)(
 enum { DD_STORE_MAX_QUEUE = 4096 };
 // Read-only connection; close with sqlite3_close. NULL and a sentence on failure.
 sqlite3 *dd_store_reader(struct dd_store *s, struct dr_err *err);
-// Copies the data base online to `path` (page by page, consistent).
+// Copies the database online to `path` (page by page, consistent).
 int dd_store_backup(struct dd_store *s, const char *path, struct dr_err *err);
 const char *dd_store_path(const struct dd_store *s);
+const char *dd_store_root(const struct dd_store *s); // the state folder, absolute
+// Paths in rows are relative to the state folder where they lie below it, so that it can be moved.
+// dd_store_rel: as a row holds it (malloc'd); dd_store_abs: to open it.
+char *dd_store_rel(const struct dd_store *s, const char *path);
+int dd_store_abs(const struct dd_store *s, const char *stored, char out[DD_PATH_MAX],
+                 struct dr_err *err);
 int64_t dd_store_boot(const struct dd_store *s);    // number of this start, grows over restarts
 int64_t dd_store_beat_ns(const struct dd_store *s); // monotonic time of the writer's last round
 uint64_t dd_store_failures(const struct dd_store *s);
+// Jobs in state `queued` as of the last commit. Touches no database: for probes, which must not wait.
+int dd_store_queued_jobs(const struct dd_store *s);
+struct dd_metric_tables *dd_store_metrics(struct dd_store *s); // for dd_metric_table
 // Counts changes that matter to those who keep rows of checkpoints in memory (models.h).
 uint64_t dd_store_version(const struct dd_store *s);
 void dd_store_changed(struct dd_store *s);
@@ -45,8 +55,8 @@ sqlite3_stmt *dd_sql_prepare(sqlite3 *db, struct dr_err *err, const char *sql, c
                              ...);
 int dd_sql_run(sqlite3 *db, struct dr_err *err, const char *sql, const char *types, ...);
 int64_t dd_sql_one(sqlite3 *db, int64_t def, const char *sql, const char *types, ...);
-int dd_sql_fail(sqlite3 *db, struct dr_err *err, const char *what); // full disk is told apart
+int dd_sql_fail(sqlite3 *db, struct dr_err *err, const char *what); // DR_ENOSPC, DR_ENOMEM, DR_EBUSY, else DR_EIO
 
-// Creates or upgrades the tables (schema.c). Refuses a newer version.
-int dd_schema_migrate(sqlite3 *db, struct dr_err *err);
+// Creates or upgrades the tables (schema.c). Refuses a newer version. root: the state folder.
+int dd_schema_migrate(sqlite3 *db, const char *root, struct dr_err *err);
 int dd_schema_version(void);

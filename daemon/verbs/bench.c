@@ -1,6 +1,7 @@
-// `driftd bench`: training-step and sampling rates of the standard networks beside the machine's
-// own GEMM rate and memory bandwidth, all measured in one run, so that machines and builds compare
-// as ratios. Needs no files: the images are digits drawn by code.
+// `driftd bench`: training-step and sampling rates of recipes beside the machine's own GEMM rate
+// and memory bandwidth, all measured in one run, so that machines and builds compare as ratios.
+// Needs no files: the recipes are compiled in and the images are drawn by code (bench_config.c).
+#include "daemon/base/util.h"
 #include "daemon/verbs/verbs.h"
 #include "engine/drift.h"
 
@@ -10,11 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #define GEMM_N 2048
 #define GEMM_GPU_N 8192 // large enough to fill one
-#define MIN_SECONDS 2.0 // of measuring per figure
+#define MIN_SECONDS 2.0 // of measurements per figure
 #define MAX_REPEATS 200
 
 struct bench {
@@ -29,9 +29,7 @@ struct bench {
 static const char *const precision_name[] = {"fp32", "bf16"};
 
 static double now(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
+    return (double)dd_now_ns() * 1e-9;
 }
 
 static int by_value(const void *a, const void *b) {
@@ -66,31 +64,9 @@ static void add_row(struct bench *b, const char *what, const char *precision, do
 // -------------------------------------------------------------------------------------
 
 static int machine_gemm(struct bench *b, int precision, struct dr_err *err) {
-    const int64_t n = strcmp(b->be->name, "cuda") ? GEMM_N : GEMM_GPU_N;
-    const enum dr_dtype t = precision ? DR_BF16 : DR_F32;
-    void *block;
-    int rc = b->be->mem_alloc(b->be, (size_t)(3 * n * n) * sizeof(real), &block, err);
-    if (rc)
-        return rc;
-    real *a = block, *w = a + n * n, *c = w + n * n;
-    if (t == DR_F32) {
-        DR_OP(b->be, fill, .dst = a, .n = 2 * n * n, .value = (real)0.5);
-    } else {
-        DR_OP(b->be, fill, .dst = c, .n = n * n, .value = (real)0.5);
-        DR_OP(b->be, cast, .dst = a, .src = c, .dt = t, .st = DR_F32, .n = n * n);
-        DR_OP(b->be, cast, .dst = w, .src = c, .dt = t, .st = DR_F32, .n = n * n);
-    }
-    double best = INFINITY, spent = 0;
-    for (int i = 0; i < MAX_REPEATS && spent < MIN_SECONDS && !rc; i++) {
-        double start = now();
-        DR_OP(b->be, gemm, .m = n, .n = n, .k = n, .a = a, .b = w, .c = c, .lda = n, .ldb = n,
-              .ldc = n, .abt = t, .ct = DR_F32);
-        rc = b->be->sync(b->be, err);
-        double s = now() - start;
-        spent += s;
-        best = fmin(best, s);
-    }
-    b->be->mem_free(b->be, block);
+    const int64_t n = strcmp(dr_backend_device(b->be).name, "cuda") ? GEMM_N : GEMM_GPU_N;
+    double best;
+    int rc = dr_measure_gemm(b->be, n, precision == DR_PREC_BF16, &best, err);
     if (rc)
         return rc;
     b->gemm[precision] = 2.0 * (double)n * (double)n * (double)n / best;
@@ -103,20 +79,8 @@ static int machine_gemm(struct bench *b, int precision, struct dr_err *err) {
 
 static int machine_bandwidth(struct bench *b, struct dr_err *err) {
     const int64_t n = 32 << 20;
-    void *block;
-    int rc = b->be->mem_alloc(b->be, (size_t)(2 * n) * sizeof(real), &block, err);
-    if (rc)
-        return rc;
-    real *x = block;
-    double best = INFINITY;
-    for (int i = 0; i < 8 && !rc; i++) { // the first touches the pages
-        double start = now();
-        DR_OP(b->be, axpy, .y = x, .x = x + n, .xt = DR_F32, .n = n, .alpha = 1);
-        rc = b->be->sync(b->be, err);
-        if (i)
-            best = fmin(best, now() - start);
-    }
-    b->be->mem_free(b->be, block);
+    double best;
+    int rc = dr_measure_bandwidth(b->be, n, &best, err);
     if (!rc)
         add_row(b, "bandwidth (y += a x)", "fp32", best * 1e3, 2e-9 * (double)n / best, 0,
                 json_pack("{s:f}", "GB/s", 3e-9 * (double)(n * (int64_t)sizeof(real)) / best));
@@ -126,44 +90,7 @@ static int machine_bandwidth(struct bench *b, struct dr_err *err) {
 // ---- networks
 // ----------------------------------------------------------------------------------------
 
-static void tiny(struct dr_config *c) // the reference's MNIST run: 10 classes x 32, 32x32 pixels
-{
-    dr_config_defaults(c);
-}
-
-static void mnist_cpu(struct dr_config *c) { // configs/mnist-cpu.json
-    static const char *const set[] = {"data.size=28",
-                                      "model.patch=7",
-                                      "model.dim=96",
-                                      "model.depth=4",
-                                      "model.heads=3",
-                                      "model.mlp=gelu",
-                                      "model.rope=false",
-                                      "model.registers=0",
-                                      "model.pos_embed=true",
-                                      "model.noise=latent",
-                                      "model.head=conv",
-                                      "features.norm=sphere",
-                                      "features.quadrants=true",
-                                      "features.rms=0.0125",
-                                      "loss.affinity_floor=0",
-                                      "loss.temperatures=[0.05]",
-                                      "train.generated=64",
-                                      "train.positives=128",
-                                      "train.unconditional=16",
-                                      "train.micro_batch=64"};
-    dr_config_defaults(c);
-    for (size_t i = 0; i < DR_COUNT(set); i++) {
-        struct dr_err err = {0};
-        if (dr_config_set(c, set[i], &err))
-            fprintf(stderr, "bench: %s\n", err.msg);
-    }
-}
-
-static const struct {
-    const char *name;
-    void (*configure)(struct dr_config *);
-} network[] = {{"tiny", tiny}, {"mnist-cpu", mnist_cpu}};
+static const char *const usual[] = {"tiny", "mnist-cpu"};
 
 static double peak_rss(void) {
     struct rusage u;
@@ -179,7 +106,7 @@ static int training(struct bench *b, const char *name, const struct dr_config *c
         return rc;
     double s[MAX_REPEATS], loss = 0, spent = 0;
     struct dr_metrics m;
-    for (int i = 0; i < (b->be->host_memory ? 1 : 4) && !rc; i++)
+    for (int i = 0; i < (dr_backend_device(b->be).host_memory ? 1 : 4) && !rc; i++)
         rc = dr_trainer_step(t, &m, err); // warm-up: primitives, page faults, recording
     int n = 0;
     while (!rc && n < MAX_REPEATS && (spent < MIN_SECONDS || n < 3)) {
@@ -191,7 +118,7 @@ static int training(struct bench *b, const char *name, const struct dr_config *c
     if (!rc) {
         const int p = c->train.precision == DR_PREC_BF16;
         const double sec = median(s, n), rate = dr_trainer_step_flops(t) / sec;
-        char what[64];
+        char what[128];
         snprintf(what, sizeof what, "%s step, %lld samples", name, (long long)dr_config_batch(c));
         json_t *more = json_pack("{s:f, s:f}", "held_MiB", (double)dr_trainer_memory(t) / 1048576.0,
                                  "peak_rss_MiB", peak_rss());
@@ -206,12 +133,14 @@ static int training(struct bench *b, const char *name, const struct dr_config *c
 
 static int sampling(struct bench *b, const char *name, int precision, struct dr_snapshot *snap,
                     int64_t batch, struct dr_err *err) {
+    const int64_t classes = dr_gen_config(snap->net)->classes;
     struct dr_sampler *s;
     int rc = dr_sampler_create(b->be, precision, batch, &s, err);
     struct dr_sample req[64];
     for (int64_t i = 0; i < batch; i++)
-        req[i] = (struct dr_sample){.index = (uint64_t)i, .cls = (int32_t)(i % 10), .alpha = 1.5f};
-    real *x = malloc((size_t)(batch * dr_gen_image_count(snap->gen)) * sizeof *x);
+        req[i] =
+            (struct dr_sample){.index = (uint64_t)i, .cls = (int32_t)(i % classes), .alpha = 1.5f};
+    real *x = malloc((size_t)(batch * dr_gen_image_count(snap->net)) * sizeof *x);
     if (!rc && !x)
         rc = dr_fail(err, DR_ENOMEM, "out of memory for %lld images", (long long)batch);
     if (!rc)
@@ -226,7 +155,7 @@ static int sampling(struct bench *b, const char *name, int precision, struct dr_
     }
     if (!rc) {
         const double sec = median(t, n), rate = dr_sampler_flops(s) * (double)batch / sec;
-        char what[64];
+        char what[128];
         snprintf(what, sizeof what, "%s sample, batch %lld", name, (long long)batch);
         add_row(b, what, precision_name[precision], sec * 1e3, rate * 1e-9,
                 rate / b->gemm[precision], json_pack("{s:f}", "images/s", (double)batch / sec));
@@ -236,47 +165,50 @@ static int sampling(struct bench *b, const char *name, int precision, struct dr_
     return rc;
 }
 
-static int bench_network(struct bench *b, int which, int precision, struct dr_err *err) {
+static int bench_network(struct bench *b, const char *name, int precision, struct dr_err *err) {
     struct dr_config c;
-    network[which].configure(&c);
-    c.train.precision = precision;
-    c.metrics.spread_every = 0;
-    c.data.count = 2000;
     struct dr_dataset *data;
-    int rc = dr_dataset_load(&c.data, NULL, false, &data, err);
+    int rc = dd_bench_config(name, precision, &c, err);
+    if (!rc)
+        rc = dr_dataset_load(&c.data, NULL, false, &data, err);
     if (rc)
         return rc;
     struct dr_snapshot *snap = NULL;
-    rc = training(b, network[which].name, &c, data, &snap, err);
+    rc = training(b, name, &c, data, &snap, err);
     static const int64_t batches[] = {1, 16, 64};
     for (size_t i = 0; i < DR_COUNT(batches) && !rc && snap; i++)
-        rc = sampling(b, network[which].name, precision, snap, batches[i], err);
+        rc = sampling(b, name, precision, snap, batches[i], err);
     dr_snapshot_unref(snap);
     dr_dataset_free(data);
     return rc;
 }
 
 static int run_all(struct bench *b, struct dr_err *err) {
-    int rc = dr_backend_open(b->device, b->threads, &b->be, err);
+    const char *const *name = b->only ? &b->only : usual;
+    const size_t names = b->only ? 1 : DR_COUNT(usual);
+    struct dr_config c;
+    int rc = dd_bench_config(name[0], DR_FP32, &c, err); // before anything is measured
+    if (!rc)
+        rc = dr_backend_open(b->device, b->threads, &b->be, err);
     if (rc)
         return rc;
-    b->be->enter(b->be);
+    dr_backend_enter(b->be);
+    const struct dr_device d = dr_backend_device(b->be);
     if (!b->json)
-        printf("%s: %s\n", b->be->name, b->be->detail);
-    const int precisions = b->be->bf16 ? 2 : 1;
+        printf("%s: %s\n", d.name, d.detail);
+    const int precisions = d.bf16 ? 2 : 1;
     for (int p = 0; p < precisions && !rc; p++)
         rc = machine_gemm(b, p, err);
     if (!rc)
         rc = machine_bandwidth(b, err);
-    for (size_t i = 0; i < DR_COUNT(network) && !rc; i++)
+    for (size_t i = 0; i < names && !rc; i++)
         for (int p = 0; p < precisions && !rc; p++)
-            if (!b->only || !strcmp(b->only, network[i].name))
-                rc = bench_network(b, (int)i, p, err);
+            rc = bench_network(b, name[i], p ? DR_PREC_BF16 : DR_FP32, err);
     return rc;
 }
 
 static int usage(FILE *to, int status) {
-    fputs("usage: driftd bench [--device auto|cpu|cuda[:N]] [--threads N] [--only tiny|mnist-cpu] "
+    fputs("usage: driftd bench [--device auto|cpu|cuda[:N]] [--threads N] [--only tiny|RECIPE] "
           "[--json]\n",
           to);
     return status;
@@ -289,9 +221,14 @@ int dd_bench_main(int argc, char **argv) {
             b.json = true;
         else if (!strcmp(argv[i], "--device") && i + 1 < argc)
             b.device = argv[++i];
-        else if (!strcmp(argv[i], "--threads") && i + 1 < argc)
-            b.threads = atoi(argv[++i]);
-        else if (!strcmp(argv[i], "--only") && i + 1 < argc)
+        else if (!strcmp(argv[i], "--threads") && i + 1 < argc) {
+            int64_t n;
+            if (!dd_parse_int(argv[++i], 0, 4096, &n)) {
+                fprintf(stderr, "driftd bench: --threads %.40s: expected 0 to 4096\n", argv[i]);
+                return usage(stderr, 2);
+            }
+            b.threads = (int)n;
+        } else if (!strcmp(argv[i], "--only") && i + 1 < argc)
             b.only = argv[++i];
         else if (!strcmp(argv[i], "--help"))
             return usage(stdout, 0);
@@ -305,8 +242,9 @@ int dd_bench_main(int argc, char **argv) {
     if (rc)
         fprintf(stderr, "driftd bench: %s\n", err.msg);
     else if (b.json) {
-        json_t *all = json_pack("{s:s, s:s, s:O}", "device", b.be->name, "detail", b.be->detail,
-                                "rows", b.rows);
+        const struct dr_device d = dr_backend_device(b.be);
+        json_t *all =
+            json_pack("{s:s, s:s, s:O}", "device", d.name, "detail", d.detail, "rows", b.rows);
         json_dumpf(all, stdout, JSON_INDENT(2));
         printf("\n");
         json_decref(all);

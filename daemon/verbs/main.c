@@ -40,10 +40,10 @@ static int bench(int argc, char **argv) {
 #endif
 }
 
-// libgomp's threads spin for milliseconds at a barrier before they sleep, and read how long from
-// the environment when the library loads. On a machine that is also doing something else a spinning
-// thread keeps the one it waits for off the processor, and a step takes ten times as long; so the
-// process starts itself once more with a short spin, unless the user has chosen.
+// libgomp's threads spin for milliseconds at a barrier before they sleep; libgomp reads the time
+// from the environment when it is loaded. On a busy machine a spinning thread occupies the
+// processor that the thread it waits for needs, and a step takes ten times as long. So the process
+// executes itself again with a short spin, unless the environment already sets one.
 static void shorten_spinning(char **argv) {
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY"))
         return;
@@ -52,7 +52,7 @@ static void shorten_spinning(char **argv) {
     if (n <= 0 || setenv("GOMP_SPINCOUNT", "10000", 1))
         return;
     path[n] = 0;
-    execv(path, argv); // on failure the process simply goes on as it is
+    execv(path, argv); // on failure the process goes on with the long spin
 }
 
 static bool asks_for_help(int argc, char **argv) {

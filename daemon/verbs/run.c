@@ -1,6 +1,7 @@
 // `driftd run CONFIG`: one job in the foreground, for shells and batch schedulers. Needs neither
-// SQLite nor HTTP. Progress lines on stdout, log on stderr. SIGINT or SIGTERM: checkpoint and exit
-// 3; a second one ends at once after the current step.
+// SQLite nor HTTP. Progress lines on stdout, log on stderr. SIGINT, SIGTERM and SIGHUP write a
+// checkpoint and exit with 3; a second one exits after the current step. SIGUSR1 writes a
+// checkpoint and goes on. SIGPIPE and SIGXFSZ are ignored: writing fails instead, and is reported.
 #include "daemon/base/log.h"
 #include "daemon/base/options.h"
 #include "daemon/base/recipe.h"
@@ -9,19 +10,22 @@
 #include "daemon/jobs/runner.h"
 #include "daemon/verbs/verbs.h"
 
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-static volatile sig_atomic_t signals; // SIGINT and SIGTERM so far
+static volatile sig_atomic_t stops; // SIGINT, SIGTERM and SIGHUP so far
+static volatile sig_atomic_t save_wanted;
 
 struct run_cmd {
     const char *out, *grid;
     char *set[32];
     int nset;
     bool resume, quiet;
+    bool mute; // standard output cannot be written
     double printed_at, started_at;
     int64_t first_step;
     double grid_cfg;
@@ -29,8 +33,21 @@ struct run_cmd {
 };
 
 static void on_signal(int sig) {
-    (void)sig;
-    signals = signals + 1;
+    if (sig == SIGUSR1)
+        save_wanted = 1;
+    else
+        stops = stops + 1;
+}
+
+static void catch_signals(void) {
+    struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, old;
+    sigaction(SIGINT, &sa, NULL);
+    sigaction(SIGTERM, &sa, NULL);
+    sigaction(SIGUSR1, &sa, NULL);
+    if (!sigaction(SIGHUP, NULL, &old) && old.sa_handler != SIG_IGN) // nohup ignores it
+        sigaction(SIGHUP, &sa, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
 }
 
 static int extra(void *ctx, const char *flag, const char *value, struct dr_err *err) {
@@ -52,7 +69,23 @@ static int extra(void *ctx, const char *flag, const char *value, struct dr_err *
 
 static enum dd_wish on_wish(void *ctx) {
     (void)ctx;
-    return signals > 1 ? DD_WISH_STOP_NOW : signals ? DD_WISH_STOP : DD_WISH_NONE;
+    if (stops)
+        return stops > 1 ? DD_WISH_STOP_NOW : DD_WISH_STOP;
+    if (!save_wanted)
+        return DD_WISH_NONE;
+    save_wanted = 0;
+    return DD_WISH_CHECKPOINT;
+}
+
+// Flushes progress. Training goes on where nobody reads it any more, with one line on stderr.
+static void flush_progress(struct run_cmd *c) {
+    if (!fflush(stdout) && !ferror(stdout))
+        return;
+    if (!c->mute)
+        fprintf(stderr, "driftd run: standard output: %s; training goes on without progress\n",
+                strerror(errno));
+    c->mute = true;
+    clearerr(stdout);
 }
 
 static void on_started(void *ctx, const struct dr_trainer *t, const struct dr_dataset *d,
@@ -65,13 +98,13 @@ static void on_started(void *ctx, const struct dr_trainer *t, const struct dr_da
            step ? "" : " from scratch");
     if (step)
         printf("resumed at step %lld\n", (long long)step);
-    fflush(stdout);
+    flush_progress(c);
 }
 
 static void on_step(void *ctx, const struct dr_metrics *m, double seconds, int64_t total) {
     struct run_cmd *c = ctx;
     double now = dd_seconds();
-    if (c->quiet || (now - c->printed_at < 1 && m->step != total && m->step != 1))
+    if (c->quiet || c->mute || (now - c->printed_at < 1 && m->step != total && m->step != 1))
         return;
     c->printed_at = now;
     double rate = (double)(m->step - c->first_step) / fmax(now - c->started_at, 1e-9);
@@ -81,16 +114,16 @@ static void on_step(void *ctx, const struct dr_metrics *m, double seconds, int64
         printf(" spread %.3f min %.3f", m->spread, m->spread_min);
     printf(" grad %.3g lr %.3g step %.3fs time %.0fs eta %.0fs\n", m->grad_norm, m->lr,
            m->step_seconds, seconds, (double)(total - m->step) / fmax(rate, 1e-9));
-    fflush(stdout);
+    flush_progress(c);
 }
 
 static void on_checkpoint(void *ctx, int64_t step, const char *path, const char *sha,
                           int64_t bytes) {
     struct run_cmd *c = ctx;
-    if (!c->quiet)
+    if (!c->quiet && !c->mute)
         printf("checkpoint step %lld %s (%lld bytes, sha256 %.12s)\n", (long long)step, path,
                (long long)bytes, sha);
-    fflush(stdout);
+    flush_progress(c);
 }
 
 static void warn(const char *event, int64_t step, const char *path, const char *text) {
@@ -113,7 +146,7 @@ static void on_alert(void *ctx, const char *kind, int64_t step, const char *text
     warn(event, step, "-", text);
 }
 
-// The grid after training, from the checkpoint just written: what any later user of the file gets.
+// The grid after training, from the checkpoint just written, as later users of the file see it.
 static int write_grid(const struct run_cmd *c, const struct dd_options *o, const char *ckpt,
                       struct dr_err *err) {
     struct dr_snapshot *s = NULL;
@@ -124,7 +157,7 @@ static int write_grid(const struct run_cmd *c, const struct dd_options *o, const
     if (!rc)
         rc = dr_backend_open(o->device, (int)o->threads, &be, err);
     if (!rc) {
-        be->enter(be);
+        dr_backend_enter(be);
         rc = dd_grid_new(be, strcmp(o->precision, "bf16") ? DR_FP32 : DR_PREC_BF16, &g, err);
     }
     if (!rc)
@@ -166,6 +199,11 @@ static int run(struct run_cmd *c, const struct dd_options *o, struct dr_config *
     free(out);
     if (rc)
         return 1;
+    if (res.outcome == DD_RUN_STOPPED && stops == 1 && !res.saved) {
+        dr_fail(err, DR_EIO, "stopped at step %lld, but its checkpoint could not be written",
+                (long long)res.step);
+        return 1;
+    }
     printf("%s at step %lld after %.1f s of training; checkpoint %s\n",
            res.outcome == DD_RUN_COMPLETED ? "completed" : "stopped", (long long)res.step,
            res.seconds, res.last_good[0] ? res.last_good : "none");
@@ -186,14 +224,12 @@ int dd_run_main(int argc, char **argv) {
     dd_log_init((enum dr_log_level)dd_log_parse(o.log_level));
     int rc = o.nargs == 1 ? dd_recipe_load(o.config_dir, o.args[0], &cfg, &err)
                           : dr_fail(&err, DR_EINVAL, "expected one recipe: a name or a file");
-    for (int i = 0; i < c.nset && !rc; i++)
-        rc = dr_config_set(&cfg, c.set[i], &err);
+    if (!rc)
+        rc = dr_config_set_all(&cfg, (const char *const *)c.set, c.nset, &err);
     if (!rc) {
         c.per_class = cfg.samples.per_class;
         c.grid_cfg = cfg.samples.cfg;
-        struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-        sigaction(SIGINT, &sa, NULL);
-        sigaction(SIGTERM, &sa, NULL);
+        catch_signals();
         status = run(&c, &o, &cfg, &err);
     }
     if (err.msg[0] && (rc || status))

@@ -1,5 +1,5 @@
-// `driftd serve`: builds the daemon, tells systemd and the terminal that it is ready, waits for
-// signals, and takes it down in order: HTTP quiesces, the batch ends, the job writes a checkpoint
+// `driftd serve`: builds the daemon, reports to systemd and the terminal that it is ready, waits for
+// signals, and stops it in order: HTTP quiesces, the batch ends, the job writes a checkpoint
 // at its step, the store is flushed. Exit 0 after a graceful stop.
 #include "daemon/base/log.h"
 #include "daemon/base/notify.h"
@@ -23,8 +23,9 @@
 #include <unistd.h>
 
 enum { GRACE_MS = 10000 };
-// How long a thread may be silent: the quick ones (store, HTTP) two thirds of the watchdog's time,
-// the ones that compute ten times that; within bounds for watchdogs that are very short or long.
+enum { STATE_DIR_MAX = 480 }; // SQLite takes 512 bytes of path, its own suffixes included
+// How long a thread may be silent: quick ones (store, HTTP) two thirds of the watchdog's time, those
+// that compute ten times that; within bounds for very short or long watchdogs.
 enum { QUICK_MIN_S = 3, QUICK_MAX_S = 20, LONG_MIN_S = 5, LONG_MAX_S = 300 };
 
 // --- secrets and files ---
@@ -65,10 +66,25 @@ static void remove_files(const char *dir) {
         closedir(f);
 }
 
+// Absolute from here on, whatever folder the process was started in.
+static int settle_state_dir(struct dd *d, struct dr_err *err) {
+    char *full = realpath(d->opt.state_dir, NULL);
+    if (!full)
+        return dr_fail(err, DR_EIO, "%s: %s", d->opt.state_dir, strerror(errno));
+    free(d->opt.state_dir);
+    d->opt.state_dir = full;
+    if (strlen(full) > STATE_DIR_MAX)
+        return dr_fail(err, DR_EINVAL, "%.80s... is %zu bytes long; at most %d are possible", full,
+                       strlen(full), STATE_DIR_MAX);
+    return 0;
+}
+
 static int prepare_state_dir(struct dd *d, struct dr_err *err) {
     static const char *const below[] = {"checkpoints", "samples", "uploads"};
-    char path[4200];
+    char path[DD_PATH_MAX];
     int rc = dd_mkdirs(d->opt.state_dir, err);
+    if (!rc)
+        rc = settle_state_dir(d, err);
     for (int i = 0; i < 3 && !rc; i++) {
         snprintf(path, sizeof path, "%s/%s", d->opt.state_dir, below[i]);
         rc = dd_mkdirs(path, err);
@@ -82,7 +98,7 @@ static int prepare_state_dir(struct dd *d, struct dr_err *err) {
     if (flock(d->lock_fd, LOCK_EX | LOCK_NB))
         return dr_fail(err, DR_EIO, "state-dir: %s is in use by another driftd", d->opt.state_dir);
     snprintf(path, sizeof path, "%s/uploads", d->opt.state_dir);
-    remove_files(path); // uploads cut off by the end of the process before this one
+    remove_files(path); // left by uploads that the previous process did not finish
     return 0;
 }
 
@@ -96,17 +112,25 @@ static void publish_metrics(void *ctx, const char *job, int64_t step, size_t n,
     api_publish_metrics(ctx, job, step, n, names, values);
 }
 
-static int start_http(struct dd *d, char url[128], struct dr_err *err) {
-    struct dd_listeners l = {0};
-    char *token = NULL, *cert = NULL, *key = NULL, text[400] = "", uploads[4200];
+// The table of kinds as the API describes it. Returns how many.
+static size_t list_kinds(struct api_job_kind out[DD_MAX_KINDS]) {
+    size_t n = 0;
+    for (; dd_job_kinds[n] && n < DD_MAX_KINDS; n++)
+        out[n] = (struct api_job_kind){dd_job_kinds[n]->name, dd_job_kinds[n]->about};
+    return n;
+}
+
+static int start_http(struct dd *d, struct dd_listeners *l, struct dr_err *err) {
+    char *token = NULL, *cert = NULL, *key = NULL, text[400] = "", uploads[DD_PATH_MAX];
     int rc = read_token(&d->opt, &token, err);
     if (!rc)
         rc = read_tls(&d->opt, &cert, &key, err);
     if (!rc)
-        rc = dd_listen_open(&d->opt, token != NULL, &l, err);
+        rc = dd_listen_open(&d->opt, token != NULL, l, err);
     snprintf(uploads, sizeof uploads, "%s/uploads", d->opt.state_dir);
-    struct api_config c = {.listeners = l.l,
-                           .nlisteners = (size_t)l.n,
+    struct api_job_kind kinds[DD_MAX_KINDS];
+    struct api_config c = {.listeners = l->l,
+                           .nlisteners = (size_t)l->n,
                            .hosts = (const char *const *)d->opt.allow_host.v,
                            .nhosts = (size_t)d->opt.allow_host.n,
                            .token = token,
@@ -119,18 +143,20 @@ static int start_http(struct dd *d, char url[128], struct dr_err *err) {
                            .assets = web_assets,
                            .nassets = web_nassets,
 #endif
+                           .job_kinds = kinds,
+                           .njob_kinds = list_kinds(kinds),
                            .max_connections = (int)d->opt.max_connections,
                            .max_per_address = (int)d->opt.max_per_address,
                            .max_sse = (int)d->opt.max_sse,
                            .max_upload = (uint64_t)d->opt.max_upload_mb << 20,
                            .header_timeout_ms = (int)d->opt.header_timeout_ms,
-                           .body_timeout_ms = (int)d->opt.body_timeout_ms};
+                           .body_timeout_ms = (int)d->opt.body_timeout_ms,
+                           .send_timeout_ms = (int)d->opt.send_timeout_ms};
     if (!rc && api_server_start(&c, &dd_callbacks, d, &d->server, text, sizeof text)) {
         rc = dr_fail(err, DR_EIO, "%s", text);
-        dd_listen_close(&l);
+        dd_listen_close(l);
     }
     if (!rc) {
-        snprintf(url, 128, "%s", l.url);
         struct dd_event_sink sink = {d->server, publish, publish_metrics};
         dd_events_attach(d->events, &sink);
     }
@@ -145,7 +171,7 @@ static void reload(struct dd *d) {
     char *token = NULL, *cert = NULL, *key = NULL, text[400] = "", q[700];
     struct dd_options fresh;
     dd_notify("RELOADING=1\nMONOTONIC_USEC=%lld", (long long)(dd_now_ns() / 1000));
-    // Only the log level, the token and the certificate follow; everything else needs a restart.
+    // Only the log level, the token and the certificate are read again; the rest needs a restart.
     int rc = 0;
     if (d->opt.config_file) {
         rc = dd_options_parse(d->argc, d->argv, NULL, NULL, NULL, &fresh, &err);
@@ -172,7 +198,7 @@ static void reload(struct dd *d) {
 
 // --- life ---
 
-// `auto` is decided once: jobs run where requests do, also when that device gets lost.
+// `auto` is decided once: jobs run on the device of the generator, even if that device is lost later.
 static const char *device_of_jobs(const struct dd *d) {
     struct dd_batcher_stats s;
     if (strcmp(d->opt.device, "auto"))
@@ -181,8 +207,8 @@ static const char *device_of_jobs(const struct dd *d) {
     return s.on_device ? "cuda" : "cpu";
 }
 
-static int build(struct dd *d, char url[128], struct dr_err *err) {
-    char path[4200];
+static int build(struct dd *d, struct dd_listeners *l, struct dr_err *err) {
+    char path[DD_PATH_MAX];
     int rc = prepare_state_dir(d, err);
     snprintf(path, sizeof path, "%s/driftd.sqlite3", d->opt.state_dir);
     if (!rc)
@@ -192,6 +218,7 @@ static int build(struct dd *d, char url[128], struct dr_err *err) {
     d->live = dd_live_new();
     d->models = dd_models_new(d->store);
     d->events = dd_events_new(d->store);
+    d->disk = dd_disk_start(d->store, d->events, d->opt.disk_budget);
     d->pump = dd_pump_start(d->store, d->events, d->opt.keep_metric_steps);
     struct dd_batcher_env be = {&d->opt, d->store, d->live, d->models};
     struct dd_jobs_env je = {&d->opt, d->store, d->events, d->pump, d->live, NULL};
@@ -201,7 +228,7 @@ static int build(struct dd *d, char url[128], struct dr_err *err) {
     if (!rc)
         rc = dd_jobs_new(&je, &d->jobs, err);
     if (!rc)
-        rc = start_http(d, url, err);
+        rc = start_http(d, l, err);
     if (!rc)
         rc = dd_jobs_start(d->jobs, err);
     if (!rc && *d->opt.autostart && dd_jobs_autostart(d->jobs, d->opt.autostart, err))
@@ -209,8 +236,9 @@ static int build(struct dd *d, char url[128], struct dr_err *err) {
     return rc;
 }
 
-static void take_down(struct dd *d) {
+static void take_down(struct dd *d, struct dd_listeners *l) {
     atomic_store(&d->stopping, true);
+    dd_listen_unlink(l);
     if (d->batcher)
         dd_batcher_drain(d->batcher);
     if (d->events)
@@ -219,6 +247,7 @@ static void take_down(struct dd *d) {
     dd_batcher_stop(d->batcher);
     if (d->jobs)
         dd_jobs_stop(d->jobs);
+    dd_disk_stop(d->disk);
     dd_pump_stop(d->pump);
     dd_jobs_free(d->jobs);
     dd_events_free(d->events);
@@ -271,7 +300,8 @@ static void wait_for_end(struct dd *d, const sigset_t *set) {
 static int serve(struct dd *d) {
     struct dr_err err = {0};
     sigset_t set;
-    char url[128] = "", q[700];
+    struct dd_listeners l = {0};
+    char q[700];
     // Blocked before any thread starts, so that only sigtimedwait below sees them.
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
@@ -280,24 +310,24 @@ static int serve(struct dd *d) {
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); // a file-size limit is a write error like a full disk
-    int rc = build(d, url, &err);
+    int rc = build(d, &l, &err);
     if (rc) {
         fprintf(stderr, "driftd: %s\n", err.msg);
-        take_down(d);
+        take_down(d, &l);
         return 1;
     }
     struct dd_batcher_stats bs;
     dd_batcher_stats(d->batcher, &bs);
-    dd_log(DR_LOG_INFO, "ready", "url=%s state_dir=%s device=%s", url, d->opt.state_dir,
+    dd_log(DR_LOG_INFO, "ready", "url=%s state_dir=%s device=%s", l.url, d->opt.state_dir,
            dd_log_quote(bs.device, q, sizeof q));
-    printf("driftd ready: %s state %s device %s\n", url, d->opt.state_dir, bs.device);
+    printf("driftd ready: %s state %s device %s\n", l.url, d->opt.state_dir, bs.device);
     fflush(stdout);
-    dd_notify("READY=1\nSTATUS=ready at %s", url);
+    dd_notify("READY=1\nSTATUS=ready at %s", l.url);
     wait_for_end(d, &set);
     dd_log(DR_LOG_INFO, "stopping", "grace_ms=%d", GRACE_MS);
     dd_notify("STOPPING=1\nSTATUS=finishing requests and writing a checkpoint\n"
               "EXTEND_TIMEOUT_USEC=60000000");
-    take_down(d);
+    take_down(d, &l);
     dd_log(DR_LOG_INFO, "stopped", "status=0");
     return 0;
 }

@@ -1,4 +1,4 @@
-// Small verbs: check-config, inspect, version.
+// Small verbs: check-config, version.
 #include "daemon/base/log.h"
 #include "daemon/verbs/verbs.h"
 #include "driftd_config.h"
@@ -17,51 +17,22 @@ int dd_check_config_main(int argc, char **argv) {
         return 2;
     }
     int rc = dr_config_load(argv[0], &cfg, &err);
-    for (int i = 1; i < argc && !rc; i++)
-        rc = dr_config_set(&cfg, argv[i], &err);
+    if (!rc) // together: one may need another
+        rc = dr_config_set_all(&cfg, (const char *const *)argv + 1, argc - 1, &err);
     if (rc) {
         fprintf(stderr, "driftd: %s\n", err.msg);
         return 1;
     }
     char *json = dr_config_to_json(&cfg);
-    puts(json ? json : "");
+    if (json)
+        puts(json);
+    else
+        fprintf(stderr, "driftd: %s: out of memory\n", argv[0]);
     free(json);
-    return 0;
+    return json ? 0 : 1;
 }
 
-int dd_inspect_main(int argc, char **argv) {
-    static const char *const dtype[] = {"F32", "F64", "F16", "BF16", "I64", "I32", "U8", "other"};
-    struct dr_st_file *f = NULL;
-    struct dr_err err = {0};
-    char sha[65];
-    if (argc != 1) {
-        fputs("usage: driftd inspect FILE.safetensors\n", stderr);
-        return 2;
-    }
-    if (dr_st_open(argv[0], &f, &err) || dr_sha256_file(argv[0], sha, &err)) {
-        dr_st_close(f);
-        fprintf(stderr, "driftd: %s\n", err.msg);
-        return 1;
-    }
-    printf("file %s\nsha256 %s\ntensors %d\n", argv[0], sha, dr_st_count(f));
-    const char *key, *value;
-    for (int i = 0; (key = dr_st_meta_at(f, i, &value)); i++)
-        printf("%s %s\n", key, value);
-    int64_t total = 0;
-    for (int i = 0; i < dr_st_count(f); i++) {
-        const struct dr_st_tensor *t = dr_st_at(f, i);
-        printf("%-60s %-5s [", t->name, dtype[t->dtype]);
-        for (int k = 0; k < t->ndim; k++)
-            printf("%s%lld", k ? ", " : "", (long long)t->dim[k]);
-        puts("]");
-        total += t->count;
-    }
-    printf("elements %lld\n", (long long)total);
-    dr_st_close(f);
-    return 0;
-}
-
-// What the processor offers of what a kernel here or in oneDNN may use.
+// Instruction sets of this processor that kernels here or in oneDNN use.
 static void print_features(void) {
 #ifdef __x86_64__
     fputs("features", stdout);
@@ -94,14 +65,16 @@ int dd_version_main(void) {
 #else
     puts("server no");
 #endif
+    char text[200];
+    printf("machine %s\n", dr_machine_describe(dr_machine(), text, sizeof text));
     if (!dr_backend_open("cpu", 0, &be, &err))
-        printf("cpu %s\n", be->detail);
+        printf("cpu %s\n", dr_backend_device(be).detail);
     else
         printf("cpu %s\n", err.msg);
     print_features();
     dr_backend_free(be);
     if (!dr_backend_open("cuda", 0, &be, &err))
-        printf("cuda %s\n", be->detail);
+        printf("cuda %s\n", dr_backend_device(be).detail);
     else
         printf("no cuda: %s\n", err.msg);
     dr_backend_free(be);

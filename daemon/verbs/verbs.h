@@ -2,9 +2,17 @@
 // 0 done, 1 failed, 2 wrong usage, 3 stopped by a signal with a checkpoint written.
 #pragma once
 
+struct dr_config;
+struct dr_err;
+
 int dd_serve_main(int argc, char **argv); // only with DD_HAVE_SERVER
 int dd_run_main(int argc, char **argv);
 int dd_bench_main(int argc, char **argv);
 int dd_check_config_main(int argc, char **argv);
 int dd_inspect_main(int argc, char **argv);
 int dd_version_main(void);
+
+// What bench runs for a name: the recipe of this build, or for `tiny` the default configuration.
+// Only the data differ where they would need files (2000 digits made by code, of the same size),
+// the precision, and metrics.spread_every, which is 0. DR_ENOENT: no such recipe.
+int dd_bench_config(const char *name, int precision, struct dr_config *out, struct dr_err *err);

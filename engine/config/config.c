@@ -3,9 +3,12 @@
 #include "engine/config/field.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define MAX_FILE (1 << 20) // a configuration is a page, not a megabyte
 
@@ -41,7 +44,8 @@ void dr_config_defaults(struct dr_config *c) {
 
 // ---- parsing ----
 
-// One pass over a JSON object. `seen` has a flag a field: a key may come nested or dotted, once.
+// One pass over a JSON object. `seen` has a flag per field: a key may be nested or dotted, but only
+// once.
 struct walk {
     struct dr_config *c;
     bool *seen;
@@ -65,14 +69,15 @@ static int walk_key(struct walk *w, const char *path, json_t *v) {
     const struct dr_config_field *f = dr_config_field(path), *all = dr_config_fields(&n);
     if (f) {
         if (w->seen[f - all])
-            return dr_fail(w->err, DR_ECONFIG, "%s is given twice", path);
+            return dr_fail_at(w->err, DR_ECONFIG, path, "%s is given twice", path);
         w->seen[f - all] = true;
         return dr_config_assign(w->c, f, path, v, w->err);
     }
     if (!is_section(path))
         return dr_config_unknown(path, w->err);
     if (!json_is_object(v))
-        return dr_fail(w->err, DR_ECONFIG, "%s is a section; expected an object of its keys", path);
+        return dr_fail_at(w->err, DR_ECONFIG, path,
+                          "%s is a section; expected an object of its keys", path);
     return walk_object(w, path, v);
 }
 
@@ -83,7 +88,7 @@ static int walk_object(struct walk *w, const char *prefix, json_t *object) {
         char path[256];
         int n = snprintf(path, sizeof path, "%s%s%s", prefix, *prefix ? "." : "", key);
         if (n >= (int)sizeof path)
-            return dr_fail(w->err, DR_ECONFIG, "unknown key `%.60s...`", path);
+            return dr_fail_at(w->err, DR_ECONFIG, path, "unknown key `%.60s...`", path);
         int rc = walk_key(w, path, v);
         if (rc)
             return rc;
@@ -93,6 +98,13 @@ static int walk_object(struct walk *w, const char *prefix, json_t *object) {
 
 static json_t *load_text(const char *json, size_t len, struct dr_err *err) {
     json_error_t je;
+    if (len >= 3 && !memcmp(json, "\xef\xbb\xbf", 3)) { // the byte-order mark of some editors
+        json += 3;
+        len -= 3;
+    } else if (len >= 2 && (!memcmp(json, "\xff\xfe", 2) || !memcmp(json, "\xfe\xff", 2))) {
+        dr_fail(err, DR_ECONFIG, "the text is UTF-16; expected JSON in UTF-8");
+        return NULL;
+    }
     json_t *root = json_loadb(json, len, JSON_REJECT_DUPLICATES, &je);
     if (!root)
         dr_fail(err, DR_ECONFIG, "line %d, column %d: %s", je.line, je.column, je.text);
@@ -141,25 +153,45 @@ int dr_config_parse(const char *json, size_t len, const char *where, struct dr_c
     return rc;
 }
 
+// Opens without waiting for a writer: a FIFO among the recipes must not hang the reader.
+static int open_regular(const char *path, int *fd, struct dr_err *err) {
+    struct stat st = {0};
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (*fd < 0)
+        return dr_fail(err, errno == ENOENT ? DR_ENOENT : DR_EIO, "%.300s: %s", path,
+                       strerror(errno));
+    if (!fstat(*fd, &st) && S_ISREG(st.st_mode) && st.st_size <= MAX_FILE)
+        return 0;
+    const bool regular = S_ISREG(st.st_mode);
+    close(*fd);
+    if (regular)
+        return dr_fail(err, DR_ECONFIG, "%.300s: larger than %d bytes", path, MAX_FILE);
+    return dr_fail(err, DR_EIO, "%.300s: not a regular file", path);
+}
+
 int dr_config_load(const char *path, struct dr_config *out, struct dr_err *err) {
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return dr_fail(err, errno == ENOENT ? DR_ENOENT : DR_EIO, "%s: %s", path, strerror(errno));
+    int fd, rc = open_regular(path, &fd, err);
+    if (rc)
+        return rc;
     char *text = malloc(MAX_FILE + 1);
-    int rc = 0;
-    if (!text) {
-        rc = dr_fail(err, DR_ENOMEM, "%s: out of memory", path);
-    } else {
-        size_t n = fread(text, 1, MAX_FILE + 1, f);
-        if (ferror(f))
-            rc = dr_fail(err, DR_EIO, "%s: %s", path, strerror(errno));
-        else if (n > MAX_FILE)
-            rc = dr_fail(err, DR_ECONFIG, "%s: larger than %d bytes", path, MAX_FILE);
-        else
-            rc = dr_config_parse(text, n, path, out, err);
+    size_t n = 0;
+    ssize_t got = text ? 1 : -1;
+    while (got > 0 && n <= MAX_FILE) { // the file may grow while it is read
+        got = read(fd, text + n, MAX_FILE + 1 - n);
+        n += got > 0 ? (size_t)got : 0;
+        if (got < 0 && errno == EINTR)
+            got = 1;
     }
+    if (!text)
+        rc = dr_fail(err, DR_ENOMEM, "%.300s: out of memory", path);
+    else if (got < 0)
+        rc = dr_fail(err, DR_EIO, "%.300s: %s", path, strerror(errno));
+    else if (n > MAX_FILE)
+        rc = dr_fail(err, DR_ECONFIG, "%.300s: larger than %d bytes", path, MAX_FILE);
+    else
+        rc = dr_config_parse(text, n, path, out, err);
     free(text);
-    fclose(f);
+    close(fd);
     return rc;
 }
 
@@ -173,10 +205,13 @@ static json_t *assignment_value(const struct dr_config_field *f, const char *tex
     if (!words || text[0] == '"')
         v = json_loads(text, JSON_DECODE_ANY, NULL);
     if (f->type == DR_F_LIST && !json_is_array(v)) {
-        char list[1024];
+        char *list;
         json_decref(v);
-        snprintf(list, sizeof list, "[%.1000s]", text);
-        v = json_loads(list, 0, NULL);
+        v = NULL;
+        if (asprintf(&list, "[%s]", text) >= 0) {
+            v = json_loads(list, 0, NULL);
+            free(list);
+        }
     }
     return v ? v : json_string(text);
 }
@@ -190,13 +225,13 @@ static int apply(struct dr_config *c, const char *assignment, struct dr_err *err
     snprintf(path, sizeof path, "%.*s", (int)(eq - assignment), assignment);
     const struct dr_config_field *f = dr_config_field(path);
     if (!f && is_section(path))
-        return dr_fail(err, DR_ECONFIG, "%s is a section; set one of its keys, like %s", path,
-                       "model.dim=128");
+        return dr_fail_at(err, DR_ECONFIG, path,
+                          "%s is a section; set one of its keys, like model.dim=128", path);
     if (!f)
         return dr_config_unknown(path, err);
     json_t *v = assignment_value(f, eq + 1);
     if (!v)
-        return dr_fail(err, DR_ECONFIG, "%s: the value is not UTF-8", path);
+        return dr_fail_at(err, DR_ECONFIG, path, "%s: the value is not UTF-8", path);
     int rc = dr_config_assign(c, f, path, v, err);
     json_decref(v);
     return rc;
@@ -223,21 +258,33 @@ int dr_config_set(struct dr_config *c, const char *assignment, struct dr_err *er
 
 // ---- the model section alone ----
 
+static int assign_kind(int *kind, json_t *v, struct dr_err *err) {
+    *kind = json_is_string(v) ? dr_enum_index(dr_kind_words, json_string_value(v)) : -1;
+    if (*kind < 0)
+        return dr_fail_at(err, DR_ECONFIG, "kind", "kind: expected one of %s", dr_kind_words);
+    return 0;
+}
+
 static int parse_model_object(json_t *root, struct dr_config *c, struct dr_err *err) {
     const char *key;
     json_t *v;
+    int kind = -1, rc = 0;
     json_object_foreach(root, key, v) {
         bool shape = !strcmp(key, "size") || !strcmp(key, "channels") || !strcmp(key, "classes");
         char path[128];
         snprintf(path, sizeof path, "%s.%.100s", shape ? "data" : "model", key);
         const struct dr_config_field *f = dr_config_field(path);
-        int rc = f ? dr_config_assign(c, f, key, v, err) : dr_config_unknown(path, err);
+        if (!strcmp(key, "kind"))
+            rc = assign_kind(&kind, v, err);
+        else
+            rc = f ? dr_config_assign(c, f, key, v, err) : dr_config_unknown(path, err);
         if (rc)
             return rc;
     }
     c->model.size = c->data.size;
     c->model.channels = c->data.channels;
     c->model.classes = c->data.classes;
+    c->model.kind = kind < 0 ? dr_model_implied_kind(&c->model) : kind;
     return dr_model_config_check(&c->model, err);
 }
 
@@ -260,4 +307,20 @@ int dr_model_config_parse(const char *json, size_t len, const char *where,
 
 int64_t dr_config_batch(const struct dr_config *c) {
     return (c->train.classes ? c->train.classes : c->data.classes) * c->train.generated;
+}
+
+struct dr_guidance_range dr_config_guidance_range(const struct dr_config *c) {
+    const double lo = c->train.alpha_min; // alpha_one_fraction draws 1 outside the range as well
+    return (struct dr_guidance_range){.lo = c->train.alpha_one_fraction > 0 ? 1 : lo,
+                                      .hi = c->train.alpha_max};
+}
+
+struct dr_guidance_range dr_guidance_range_parse(const char *json, size_t len) {
+    struct dr_config c;
+    json_t *root = load_text(json, len, NULL);
+    const bool trained = json_is_object(json_object_get(root, "train"));
+    json_decref(root);
+    if (!trained || dr_config_parse(json, len, NULL, &c, NULL))
+        return (struct dr_guidance_range){0};
+    return dr_config_guidance_range(&c);
 }

@@ -2,28 +2,65 @@
 // job starts. Plain data, copied by value; owns nothing.
 #pragma once
 
+#include "engine/config/kinds.h"
 #include "engine/core/err.h"
 #include "engine/core/types.h"
 
 #define DR_MAX_TAU 16
 #define DR_MAX_EMA 4
 
+// What a sample is: an image of uint8 pixels, a point in two dimensions, or an image of reals that
+// a decoder turns into pixels.
+enum dr_kind { DR_KIND_IMAGES, DR_KIND_POINTS, DR_KIND_LATENTS };
+
 enum dr_data_set {
-    DR_DATA_DIGITS,
-    DR_DATA_MNIST,
-    DR_DATA_FASHION,
-    DR_DATA_IDX,
-    DR_DATA_CHECKERBOARD,
-    DR_DATA_SWISS_ROLL,
-    DR_DATA_TWO_MODES
+#define DR_SET(id, ...) DR_DATA_##id,
+#include "engine/data/sets.def"
+#undef DR_SET
 };
+// What a configuration needs to know of a data set (engine/data/sets.def).
+struct dr_set_facts {
+    const char *name;          // as in data.set
+    int kind;                  // enum dr_kind
+    int64_t classes, channels; // 0: as the configuration says
+    int64_t side;              // height and width of its files' images; 0: not known before reading
+    bool made;                 // by code: data.count samples
+    bool folder;               // has no folder of its own name: data.path is needed
+};
+// The row of a set; NULL: there is no such set.
+const struct dr_set_facts *dr_set_facts(int set);
+
 enum dr_fit { DR_FIT_PAD, DR_FIT_RESIZE };
-enum dr_arch { DR_ARCH_DRIFTDIT, DR_ARCH_LIGHTNINGDIT, DR_ARCH_MLP };
+#define NETWORK(word)
+#define GENERATOR(ID, word, needs) DR_ARCH_##ID,
+enum dr_arch {
+#include "engine/nn/nets.def"
+    DR_ARCHS
+};
+#undef GENERATOR
+#undef NETWORK
+// What a generator asks of its model section.
+enum dr_arch_needs {
+    DR_ARCH_PATCHES = 1,   // images in patches, attention: heads divide dim, patch divides size
+    DR_ARCH_POSITIONS = 2, // always has the position embedding
+    DR_ARCH_POINTS = 4,    // makes points in two dimensions, for the toys only
+};
+unsigned dr_arch_needs(int arch);                 // 0 for a number that is none
+const char *dr_arch_word(int arch, char out[64]); // "" for a number that is none
 enum dr_mlp_kind { DR_MLP_SWIGLU, DR_MLP_GELU };
 enum dr_noise_kind { DR_NOISE_IMAGE, DR_NOISE_LATENT };
 enum dr_head_kind { DR_HEAD_LINEAR, DR_HEAD_CONV };
 enum dr_feature_norm { DR_FEATURE_NORM_NONE, DR_FEATURE_NORM_SPHERE };
-enum dr_field { DR_FIELD_KERNEL, DR_FIELD_KERNEL_L2 };
+enum dr_field {
+#define X(ID, name, text) DR_FIELD_##ID,
+    DR_FIELDS(X)
+#undef X
+};
+enum dr_feature_space {
+#define X(ID, name, text) DR_FEATURE_##ID,
+    DR_FEATURES(X)
+#undef X
+};
 enum dr_negatives { DR_NEG_SELF_MASKED, DR_NEG_INDEPENDENT };
 enum dr_sampler_kind { DR_SAMPLER_EXACT, DR_SAMPLER_QUEUE };
 enum dr_precision { DR_FP32, DR_PREC_BF16 };
@@ -34,10 +71,11 @@ struct dr_data_config {
     char path[256];
     int64_t size, channels, classes, count, limit, seed;
 };
-// The generator's shape. size, channels and classes repeat the data section (config.c copies them),
-// so that a model can be built from this struct alone.
+// The generator's shape. kind, size, channels and classes repeat the data section (config.c copies
+// them), so that a model can be built, and its samples shown, from this struct alone.
 struct dr_model_config {
     int arch, mlp, noise, head;
+    int kind; // enum dr_kind
     int64_t size, channels, classes;
     int64_t dim, depth, heads, patch, registers, latent_dim, style_tokens, codebook, head_width;
     double mlp_ratio, label_dropout, out_std, out_bias;
@@ -99,11 +137,13 @@ struct dr_config {
 };
 
 void dr_config_defaults(struct dr_config *c);
-// Parses JSON text over the defaults. An unknown key, a wrong type or a value out of range is
-// DR_ECONFIG and names the key, the value and the nearest valid key or the range. Cross-key checks
-// (dim % heads, size % patch, alpha_min <= alpha_max, ...) included. `where` names the source.
+// Parses JSON text over the defaults, then checks the whole (dim % heads, size % patch, alpha_min
+// <= alpha_max, ...). An unknown key, a wrong type or a value out of range is DR_ECONFIG: the
+// sentence names the key, the value and the nearest valid key or the range, err->field is the key
+// ("optim.lr"). `where`: the source, put before the sentence. A UTF-8 byte-order mark is skipped.
 int dr_config_parse(const char *json, size_t len, const char *where, struct dr_config *out,
                     struct dr_err *err);
+// The same from a regular file of at most 1 MiB; anything else (a FIFO, a folder) is DR_EIO.
 int dr_config_load(const char *path, struct dr_config *out, struct dr_err *err);
 // Parses JSON text over *c instead of the defaults (overrides of a recipe). Keys may be nested or
 // dotted ("optim.lr"). On an error *c is unchanged.
@@ -114,20 +154,32 @@ int dr_config_set(struct dr_config *c, const char *assignment, struct dr_err *er
 // Several at once, checked after the last one. On an error *c is unchanged.
 int dr_config_set_all(struct dr_config *c, const char *const *assignments, int n,
                       struct dr_err *err);
-// The complete configuration as JSON, keys in config.def's order; round-trips exactly. malloc'd.
+// The complete configuration as JSON, keys in config.def's order; it reads back exactly. malloc'd;
+// NULL: out of memory, or a name that is not UTF-8.
 char *dr_config_to_json(const struct dr_config *c);
-// Only the model section with size, channels and classes, as written into checkpoints and read from
-// a foreign file's metadata `driftd.config` (either this object or a whole configuration).
-// malloc'd.
+// Only the model section with size, channels and classes, as stored for each checkpoint and read
+// from a foreign file's metadata `driftd.config` (either this object or a whole configuration). Has
+// `kind` only where it differs from what the other keys imply: points for the arch mlp, images for
+// one and three channels, latents for any other number. malloc'd.
 char *dr_model_config_to_json(const struct dr_model_config *m);
 int dr_model_config_parse(const char *json, size_t len, const char *where,
                           struct dr_model_config *out, struct dr_err *err);
-// Whether two model sections describe the same network (memcmp would compare padding).
+// Whether two model sections describe the same network.
 bool dr_model_config_equal(const struct dr_model_config *a, const struct dr_model_config *b);
+// How samples of a kind with so many channels are shown: planes for latents, and for images that
+// are neither grey nor rgb (four channels are not RGBA).
+enum dr_show dr_show(int kind, int64_t channels);
 // JSON description of every key (path, type, default, min, max, values, doc), for forms and docs.
 // malloc'd.
 char *dr_config_schema_json(void);
-// Number of samples of a step: classes per step times generated.
+// Samples of a step: classes per step times generated.
 int64_t dr_config_batch(const struct dr_config *c);
-// The nearest of n words by edit distance, or NULL when none is near. Also used by the API.
+// The guidance scales a network has seen in training; hi 0: not known (a foreign file).
+struct dr_guidance_range {
+    double lo, hi;
+};
+struct dr_guidance_range dr_config_guidance_range(const struct dr_config *c);
+// The same out of a checkpoint's `driftd.config`; unknown when that is a model section alone.
+struct dr_guidance_range dr_guidance_range_parse(const char *json, size_t len);
+// The nearest of n words by edit distance, or NULL when none is near: for "did you mean".
 const char *dr_nearest(const char *word, const char *const *words, int n);

@@ -1,118 +1,108 @@
-// JSON out: a configuration, its model section, and the schema of every key. Numbers are written
-// with the fewest digits that read back as the same double.
+// JSON out: a configuration, its model section, and the schema of every key.
 #include "engine/config/field.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-static void put_number(FILE *o, double x) {
-    char s[32] = "0";
-    if (x == 0)
-        x = 0; // "-0" would come back as the integer 0
-    for (int digits = 15; digits <= 17; digits++) {
-        snprintf(s, sizeof s, "%.*g", digits, x);
-        if (strtod(s, NULL) == x)
-            break;
-    }
-    fputs(s, o);
+const char *const dr_kind_words = "images|points|latents"; // enum dr_kind
+
+// Whole numbers without a fraction; minus zero stays a real, as an integer has no sign of zero.
+static json_t *number(double x) {
+    const bool whole = x == floor(x) && fabs(x) < 0x1p53 && !(x == 0 && signbit(x));
+    return whole ? json_integer((json_int_t)x) : json_real(x);
 }
 
-static void put_string(FILE *o, const char *s) {
-    fputc('"', o);
-    for (; *s; s++) {
-        unsigned char ch = (unsigned char)*s;
-        if (ch == '"' || ch == '\\')
-            fprintf(o, "\\%c", ch);
-        else if (ch < 0x20)
-            fprintf(o, "\\u%04x", ch);
-        else
-            fputc(ch, o);
-    }
-    fputc('"', o);
-}
-
-static void put_value(FILE *o, const struct dr_config_field *f, const struct dr_config *c) {
+static json_t *value_of(const struct dr_config_field *f, const struct dr_config *c) {
     const void *at = (const char *)c + f->offset;
     char word[64];
     switch (f->type) {
     case DR_F_INT:
-        fprintf(o, "%lld", (long long)*(const int64_t *)at);
-        break;
+        return json_integer((json_int_t) * (const int64_t *)at);
     case DR_F_NUM:
-        put_number(o, *(const double *)at);
-        break;
+        return number(*(const double *)at);
     case DR_F_BOOL:
-        fputs(*(const bool *)at ? "true" : "false", o);
-        break;
+        return json_boolean(*(const bool *)at);
     case DR_F_ENUM:
-        put_string(o, dr_enum_word(f->values, *(const int *)at, word));
-        break;
+        return json_string(dr_enum_word(f->values, *(const int *)at, word));
     case DR_F_STR:
-        put_string(o, at);
-        break;
+        return json_string(at);
     case DR_F_LIST: {
         int n = *(const int *)(const void *)((const char *)c + f->count_offset);
-        for (int i = 0; i < n; i++) {
-            fputs(i ? "," : "[", o);
-            put_number(o, ((const double *)at)[i]);
-        }
-        fputc(']', o);
+        json_t *list = json_array();
+        for (int i = 0; i < n; i++)
+            json_array_append_new(list, number(((const double *)at)[i]));
+        return list;
     }
     }
+    return NULL;
+}
+
+// Text with as few digits as read back exactly, 15 for what people write. Takes over root.
+static char *dump(json_t *root, bool ok) {
+    char *text = NULL;
+    for (int digits = 15; ok && digits <= 17; digits++) {
+        text = json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(digits));
+        json_t *back = text && digits < 17 ? json_loads(text, 0, NULL) : NULL;
+        const bool same = back && json_equal(root, back);
+        json_decref(back);
+        if (!text || same || digits == 17)
+            break;
+        free(text);
+    }
+    json_decref(root);
+    return text;
 }
 
 char *dr_config_to_json(const struct dr_config *c) {
-    char *text = NULL, section[64] = "";
-    size_t size;
-    FILE *o = open_memstream(&text, &size);
-    if (!o)
-        return NULL;
     int n;
+    bool ok = true;
     const struct dr_config_field *f = dr_config_fields(&n);
-    fputc('{', o);
-    for (int i = 0; i < n; i++) {
+    json_t *root = json_object();
+    for (int i = 0; i < n && ok; i++) {
         const char *dot = strchr(f[i].path, '.');
-        int len = dot ? (int)(dot - f[i].path) : 0;
-        bool same = (int)strlen(section) == len && strncmp(section, f[i].path, (size_t)len) == 0;
-        if (!same && section[0])
-            fputc('}', o);
-        if (i)
-            fputc(',', o);
-        if (!same) {
-            snprintf(section, sizeof section, "%.*s", len, f[i].path);
-            if (len)
-                fprintf(o, "\"%s\":{", section);
+        json_t *section = root;
+        if (dot) {
+            char name[64];
+            snprintf(name, sizeof name, "%.*s", (int)(dot - f[i].path), f[i].path);
+            section = json_object_get(root, name);
+            if (!section)
+                json_object_set_new(root, name, section = json_object());
         }
-        fprintf(o, "\"%s\":", dot ? dot + 1 : f[i].path);
-        put_value(o, &f[i], c);
+        ok = !json_object_set_new(section, dot ? dot + 1 : f[i].path, value_of(&f[i], c));
     }
-    fputs(section[0] ? "}}" : "}", o);
-    return fclose(o) == 0 ? text : NULL;
+    return dump(root, ok);
+}
+
+int dr_model_implied_kind(const struct dr_model_config *m) {
+    if (dr_arch_needs(m->arch) & DR_ARCH_POINTS)
+        return DR_KIND_POINTS;
+    return m->channels == 1 || m->channels == 3 ? DR_KIND_IMAGES : DR_KIND_LATENTS;
 }
 
 char *dr_model_config_to_json(const struct dr_model_config *m) {
     struct dr_config c;
     dr_config_defaults(&c);
     c.model = *m;
-    char *text = NULL;
-    size_t size;
-    FILE *o = open_memstream(&text, &size);
-    if (!o)
-        return NULL;
     int n;
     const struct dr_config_field *f = dr_config_fields(&n);
-    fprintf(o, "{\"size\":%lld,\"channels\":%lld,\"classes\":%lld", (long long)m->size,
-            (long long)m->channels, (long long)m->classes);
-    for (int i = 0; i < n; i++) {
-        if (strncmp(f[i].path, "model.", 6) != 0)
-            continue;
-        fprintf(o, ",\"%s\":", f[i].path + 6);
-        put_value(o, &f[i], &c);
-    }
-    fputc('}', o);
-    return fclose(o) == 0 ? text : NULL;
+    json_t *root = json_pack("{s:I, s:I, s:I}", "size", (json_int_t)m->size, "channels",
+                             (json_int_t)m->channels, "classes", (json_int_t)m->classes);
+    bool ok = root != NULL;
+    for (int i = 0; i < n && ok; i++)
+        if (strncmp(f[i].path, "model.", 6) == 0)
+            ok = !json_object_set_new(root, f[i].path + 6, value_of(&f[i], &c));
+    char word[64];
+    if (ok && m->kind != dr_model_implied_kind(m))
+        ok = !json_object_set_new(root, "kind",
+                                  json_string(dr_enum_word(dr_kind_words, m->kind, word)));
+    return dump(root, ok);
+}
+
+// By value, so that neither padding nor the sign of zero counts.
+static bool same_value(const struct dr_config_field *f, const void *a, const void *b) {
+    if (f->type == DR_F_NUM)
+        return *(const double *)a == *(const double *)b;
+    return memcmp(a, b, f->size) == 0;
 }
 
 bool dr_model_config_equal(const struct dr_model_config *a, const struct dr_model_config *b) {
@@ -121,34 +111,33 @@ bool dr_model_config_equal(const struct dr_model_config *a, const struct dr_mode
     const struct dr_config_field *f = dr_config_fields(&n);
     for (int i = 0; i < n; i++)
         if (strncmp(f[i].path, "model.", 6) == 0 &&
-            memcmp((const char *)a + (f[i].offset - base), (const char *)b + (f[i].offset - base),
-                   f[i].size) != 0)
+            !same_value(&f[i], (const char *)a + (f[i].offset - base),
+                        (const char *)b + (f[i].offset - base)))
             return false;
     return a->size == b->size && a->channels == b->channels && a->classes == b->classes;
 }
 
-static void put_range(FILE *o, const struct dr_config_field *f) {
+static void add_range(json_t *key, const struct dr_config_field *f) {
     char word[64];
     switch (f->type) {
     case DR_F_INT:
     case DR_F_NUM:
     case DR_F_LIST:
-        fputs(",\"min\":", o);
-        put_number(o, f->min);
-        fputs(",\"max\":", o);
-        put_number(o, f->max);
+        json_object_set_new(key, "min", number(f->min));
+        json_object_set_new(key, "max", number(f->max));
         if (f->type == DR_F_LIST)
-            fprintf(o, ",\"max_items\":%zu", f->size / sizeof(double));
+            json_object_set_new(key, "max_items",
+                                json_integer((json_int_t)(f->size / sizeof(double))));
         break;
-    case DR_F_ENUM:
-        for (int i = 0; dr_enum_word(f->values, i, word)[0]; i++) {
-            fputs(i ? "," : ",\"values\":[", o);
-            put_string(o, word);
-        }
-        fputc(']', o);
+    case DR_F_ENUM: {
+        json_t *values = json_array();
+        for (int i = 0; dr_enum_word(f->values, i, word)[0]; i++)
+            json_array_append_new(values, json_string(word));
+        json_object_set_new(key, "values", values);
         break;
+    }
     case DR_F_STR:
-        fprintf(o, ",\"max_length\":%zu", f->size - 1);
+        json_object_set_new(key, "max_length", json_integer((json_int_t)f->size - 1));
         break;
     case DR_F_BOOL:
         break;
@@ -162,22 +151,16 @@ char *dr_config_schema_json(void) {
     };
     struct dr_config c;
     dr_config_defaults(&c);
-    char *text = NULL;
-    size_t size;
-    FILE *o = open_memstream(&text, &size);
-    if (!o)
-        return NULL;
     int n;
     const struct dr_config_field *f = dr_config_fields(&n);
-    for (int i = 0; i < n; i++) {
-        fprintf(o, "%s{\"path\":\"%s\",\"type\":\"%s\",\"default\":", i ? ",\n" : "[\n", f[i].path,
-                type[f[i].type]);
-        put_value(o, &f[i], &c);
-        put_range(o, &f[i]);
-        fputs(",\"doc\":", o);
-        put_string(o, f[i].doc);
-        fputc('}', o);
+    json_t *list = json_array();
+    bool ok = list != NULL;
+    for (int i = 0; i < n && ok; i++) {
+        json_t *key = json_pack("{s:s, s:s, s:o}", "path", f[i].path, "type", type[f[i].type],
+                                "default", value_of(&f[i], &c));
+        add_range(key, &f[i]);
+        json_object_set_new(key, "doc", json_string(f[i].doc));
+        ok = !json_array_append_new(list, key);
     }
-    fputs("\n]\n", o);
-    return fclose(o) == 0 ? text : NULL;
+    return dump(list, ok);
 }

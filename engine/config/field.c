@@ -26,6 +26,13 @@
      .max = hi,                                                                                    \
      .doc = t},
 
+#define DR_SET(id, open, name, ...) "|" name
+static const char all_sets[] =
+#include "engine/data/sets.def"
+    ;
+#undef DR_SET
+#define set_names (all_sets + 1) // "digits|mnist|..."
+
 static const struct dr_config_field fields[] = {
 #include "engine/config/config.def"
 };
@@ -62,57 +69,69 @@ int dr_enum_index(const char *values, const char *word) {
 
 // ---- errors ----
 
-// What a key accepts, as the end of "expected ...".
-static void describe(const struct dr_config_field *f, char *out, size_t size) {
+// What a key accepts, as the end of "expected ...". malloc'd; NULL: out of memory.
+static char *describe(const struct dr_config_field *f) {
+    char *out = NULL;
+    int n = -1;
     switch (f->type) {
     case DR_F_INT:
-        snprintf(out, size, "an integer from %.0f to %.0f", f->min, f->max);
+        n = asprintf(&out, "an integer from %.0f to %.0f", f->min, f->max);
         break;
     case DR_F_NUM:
-        snprintf(out, size, "a number from %.15g to %.15g", f->min, f->max);
+        n = asprintf(&out, "a number from %.15g to %.15g", f->min, f->max);
         break;
     case DR_F_BOOL:
-        snprintf(out, size, "true or false");
+        n = asprintf(&out, "true or false");
         break;
     case DR_F_STR:
-        snprintf(out, size, "a string of at most %zu bytes", f->size - 1);
+        n = asprintf(&out, "a string of at most %zu bytes", f->size - 1);
         break;
     case DR_F_LIST:
-        snprintf(out, size, "a list of 1 to %zu numbers from %.15g to %.15g",
-                 f->size / sizeof(double), f->min, f->max);
+        n = asprintf(&out, "a list of 1 to %zu numbers from %.15g to %.15g",
+                     f->size / sizeof(double), f->min, f->max);
         break;
-    case DR_F_ENUM: {
-        size_t n = (size_t)snprintf(out, size, "one of ");
-        for (const char *p = f->values; *p && n + 3 < size; p++) {
-            if (*p == '|')
-                out[n++] = ',';
-            out[n++] = *p == '|' ? ' ' : *p;
-        }
-        out[n] = '\0';
+    case DR_F_ENUM: { // "one of a, b, c"
+        size_t size;
+        FILE *o = open_memstream(&out, &size);
+        char word[64];
+        for (int i = 0; o && dr_enum_word(f->values, i, word)[0]; i++)
+            fprintf(o, "%s%s", i ? ", " : "one of ", word);
+        n = o ? fclose(o) : -1;
     }
     }
+    return n < 0 ? NULL : out;
+}
+
+// The nearest word of an enum, copied; empty: none is near.
+static const char *nearest_word(const char *values, const char *word, char out[64]) {
+    char w[64];
+    int n = 0, at = -1;
+    while (dr_enum_word(values, n, w)[0])
+        n++;
+    char(*text)[64] = calloc((size_t)n, sizeof *text);
+    const char **list = calloc((size_t)n, sizeof *list);
+    for (int i = 0; text && list && i < n; i++)
+        list[i] = dr_enum_word(values, i, text[i]);
+    const char *best = text && list ? dr_nearest(word, list, n) : NULL;
+    for (int i = 0; best && i < n; i++)
+        at = list[i] == best ? i : at;
+    free(list);
+    free(text);
+    return dr_enum_word(at < 0 ? "" : values, DR_MAX(at, 0), out);
 }
 
 static int wrong(const struct dr_config_field *f, const char *shown, const json_t *v,
                  struct dr_err *err) {
-    char expected[256], near[96] = "";
-    describe(f, expected, sizeof expected);
-    if (f->type == DR_F_ENUM && json_is_string(v)) {
-        char word[16][64];
-        const char *list[16];
-        int n = 0;
-        while (n < 16 && dr_enum_word(f->values, n, word[n])[0]) {
-            list[n] = word[n];
-            n++;
-        }
-        const char *best = dr_nearest(json_string_value(v), list, n);
-        if (best)
-            snprintf(near, sizeof near, " (did you mean `%s`?)", best);
-    }
+    char near[64] = "", *expected = describe(f);
+    if (f->type == DR_F_ENUM && json_is_string(v))
+        nearest_word(f->values, json_string_value(v), near);
     char *got = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(15));
-    int rc = dr_fail(err, DR_ECONFIG, "%s is %.60s%s; expected %s%s", shown, got ? got : "?",
-                     got && strlen(got) > 60 ? "..." : "", expected, near);
+    int rc = dr_fail_at(err, DR_ECONFIG, shown, "%s is %.60s%s; expected %.300s%s%s%s", shown,
+                        got ? got : "?", got && strlen(got) > 60 ? "..." : "",
+                        expected ? expected : "another value", near[0] ? " (did you mean `" : "",
+                        near, near[0] ? "`?)" : "");
     free(got);
+    free(expected);
     return rc;
 }
 
@@ -132,24 +151,27 @@ int dr_config_unknown(const char *path, struct dr_err *err) {
             continue;
         same[nsame++] = end;
         size_t used = strlen(keys);
-        snprintf(keys + used, sizeof keys - used, "%s%s", used ? ", " : "", end);
+        if (used + strlen(end) + sizeof ", , ..." < sizeof keys)
+            snprintf(keys + used, sizeof keys - used, "%s%s", used ? ", " : "", end);
+        else if (strcmp(keys + used - 3, "...") != 0)
+            strcpy(keys + used, ", ...");
     }
     const char *near = dr_nearest(leaf, same, nsame);
     if (near)
-        return dr_fail(err, DR_ECONFIG, "unknown key `%.80s`; did you mean `%.*s%s`?", path,
-                       section, path, near);
+        return dr_fail_at(err, DR_ECONFIG, path, "unknown key `%.80s`; did you mean `%.*s%s`?",
+                          path, section, path, near);
     near = dr_nearest(leaf, all, (int)DR_COUNT(fields));
     for (size_t i = 0; near && i < DR_COUNT(fields); i++)
         if (all[i] == near)
-            return dr_fail(err, DR_ECONFIG, "unknown key `%.80s`; did you mean `%s`?", path,
-                           fields[i].path);
+            return dr_fail_at(err, DR_ECONFIG, path, "unknown key `%.80s`; did you mean `%s`?",
+                              path, fields[i].path);
     if (nsame && section)
-        return dr_fail(err, DR_ECONFIG, "unknown key `%.80s`; keys of `%.*s` are %s", path,
-                       section - 1, path, keys);
-    return dr_fail(err, DR_ECONFIG,
-                   "unknown key `%.80s`; the sections are data, model, features, loss, train, "
-                   "optim, ema, checkpoint, metrics and samples",
-                   path);
+        return dr_fail_at(err, DR_ECONFIG, path, "unknown key `%.80s`; keys of `%.*s` are %s", path,
+                          section - 1, path, keys);
+    return dr_fail_at(err, DR_ECONFIG, path,
+                      "unknown key `%.80s`; the sections are data, model, features, loss, train, "
+                      "optim, ema, checkpoint, metrics and samples",
+                      path);
 }
 
 // ---- values ----
@@ -213,5 +235,5 @@ int dr_config_assign(struct dr_config *c, const struct dr_config_field *f, const
     case DR_F_LIST:
         return assign_list(to, (int *)((char *)c + f->count_offset), f, shown, v, err);
     }
-    return dr_fail(err, DR_EINVAL, "%s has no type", shown);
+    return dr_fail_at(err, DR_EINVAL, shown, "%s has no type", shown);
 }

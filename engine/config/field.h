@@ -1,5 +1,5 @@
-// The table behind config.def, private to engine/config: one row a key, with its place in struct
-// dr_config. Constant; any thread.
+// The table behind config.def, private to engine/config: one row per key, with its place in
+// struct dr_config. Constant; any thread.
 #pragma once
 
 #include "engine/config/config.h"
@@ -27,14 +27,21 @@ const struct dr_config_field *dr_config_field(const char *path);
 const char *dr_enum_word(const char *values, int i, char out[64]);
 int dr_enum_index(const char *values, const char *word);
 
-// Sets a field from a JSON value. `shown` is the key as the user wrote it, for messages.
+// Sets a field from a JSON value. `shown` is the key as the user wrote it, for the error.
 int dr_config_assign(struct dr_config *c, const struct dr_config_field *f, const char *shown,
                      json_t *v, struct dr_err *err);
-// "unknown key `x`", with the nearest valid one or the keys of the section.
+// Fails with "unknown key `x`" and the nearest valid one or the keys of the section.
 int dr_config_unknown(const char *path, struct dr_err *err);
 
-// Copies size, channels and classes of the data section into the model section.
+// "|word|word" of engine/nn/nets.def.
+extern const char dr_arch_words[];
+
+// Copies kind, size, channels and classes of the data section into the model section.
 void dr_config_link(struct dr_config *c);
 // Cross-key checks of everything, and of the model section alone.
 int dr_config_check(const struct dr_config *c, struct dr_err *err);
 int dr_model_config_check(const struct dr_model_config *m, struct dr_err *err);
+// The kind that a model section's other keys imply (dr_model_config_to_json).
+int dr_model_implied_kind(const struct dr_model_config *m);
+// The words of enum dr_kind, as DR_F_ENUM has them.
+extern const char *const dr_kind_words;

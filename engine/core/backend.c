@@ -1,11 +1,6 @@
-// Choosing, checking and freeing backends. See backend.h.
+// What every backend shares: the check of its op table, and the outsiders' view. See backend.h,
+// device.h.
 #include "engine/core/backend.h"
-
-#include "engine/core/cuda_module.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 int dr_backend_check(const struct dr_backend *be, struct dr_err *err) {
 #define X(slot, flags)                                                                             \
@@ -16,42 +11,28 @@ int dr_backend_check(const struct dr_backend *be, struct dr_err *err) {
     return 0;
 }
 
-// "cuda" or "cuda:N"; -1: neither.
-static int cuda_index(const char *device) {
-    if (!strcmp(device, "cuda"))
-        return 0;
-    if (strncmp(device, "cuda:", 5) || device[5] < '0' || device[5] > '9')
-        return -1;
-    char *end;
-    long n = strtol(device + 5, &end, 10);
-    return *end || n > 1023 ? -1 : (int)n;
+struct dr_device dr_backend_device(const struct dr_backend *be) {
+    return (struct dr_device){.name = be->name,
+                              .detail = be->detail,
+                              .host_memory = be->host_memory,
+                              .bf16 = be->bf16,
+                              .threads = be->threads};
 }
 
-static int open_auto(int threads, struct dr_backend **out, struct dr_err *err) {
-    struct dr_err why = {0};
-    int rc = dr_backend_cuda(0, out, &why);
-    if (rc)
-        rc = dr_backend_cpu(threads, out, err);
+void dr_backend_enter(struct dr_backend *be) {
+    be->enter(be);
+}
+
+int dr_backend_hurry(struct dr_backend *be, struct dr_err *err) {
+    return be->hurry(be, err);
+}
+
+int dr_backend_probe(struct dr_backend *be, struct dr_err *err) {
+    void *p;
+    int rc = be->mem_alloc(be, 64, &p, err); // zeroes it, and waits
     if (!rc)
-        dr_log(DR_LOG_INFO, "device=auto picked=%s detail=\"%s\"%s%s%s", (*out)->name,
-               (*out)->detail, why.code ? " no_cuda=\"" : "", why.msg, why.code ? "\"" : "");
+        be->mem_free(be, p);
     return rc;
-}
-
-int dr_backend_open(const char *device, int threads, struct dr_backend **out, struct dr_err *err) {
-    *out = NULL;
-    if (!strcmp(device, "cpu"))
-        return dr_backend_cpu(threads, out, err);
-    if (!strcmp(device, "auto"))
-        return open_auto(threads, out, err);
-    if (cuda_index(device) >= 0) {
-        int rc = dr_backend_cuda(cuda_index(device), out, err);
-        char prefix[64];
-        snprintf(prefix, sizeof prefix, "device \"%.40s\"", device);
-        return rc ? dr_fail_prefix(err, rc, prefix) : 0;
-    }
-    return dr_fail(err, DR_EINVAL, "device \"%s\" is not known; expected auto, cpu or cuda[:N]",
-                   device);
 }
 
 void dr_backend_free(struct dr_backend *be) {

@@ -7,10 +7,10 @@
 // on the host), null (does nothing, counts FLOPs: dry runs and the bench).
 #pragma once
 
-#include "engine/core/err.h"
-#include "engine/core/types.h"
+#include "engine/core/device.h"
 #include "engine/ops.h"
 
+struct dr_comm;
 struct dr_graph; // a recorded sequence of ops, the backend's own
 enum { DR_MARKS = 4 };
 
@@ -63,19 +63,15 @@ struct dr_backend {
 // Calls an op with designated initialisers: DR_OP(be, fill, .dst = p, .n = n, .value = 0).
 #define DR_OP(be, name, ...) ((be)->op.name((be), &(const struct dr_##name##_args){__VA_ARGS__}))
 
-// threads <= 0: all online CPUs. Fails with a sentence, never falls back.
-int dr_backend_cpu(int threads, struct dr_backend **out, struct dr_err *err);
+// Does nothing but count: for dry runs. The caller frees it.
 int dr_backend_null(struct dr_backend **out, struct dr_err *err);
-// "cpu", "cuda[:N]" or "auto"; `auto` takes GPU 0 where it opens, else the CPU, and logs what it
-// picked and why. "cuda" never falls back. EUNSUPPORTED when the CUDA module is not installed.
-int dr_backend_open(const char *device, int threads, struct dr_backend **out, struct dr_err *err);
 // Every slot must be filled; names the first NULL one of ops.def. Backends call it when they load.
 int dr_backend_check(const struct dr_backend *be, struct dr_err *err);
-void dr_backend_free(struct dr_backend *be); // NULL is fine
 
 // What a layer needs to run: where, with which memory, at which precision. One thread.
 struct dr_ctx {
     struct dr_backend *be;
+    struct dr_comm *comm;  // the other processes of the run (comm.h); NULL: none
     struct dr_arena *keep; // activations kept for the backward pass
     struct dr_arena *tmp;  // temporaries; every function returns it as it found it
     enum dr_dtype act;     // storage of activations that feed GEMMs: DR_F32 or DR_BF16

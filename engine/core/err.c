@@ -1,14 +1,48 @@
 // Error codes, sentences and the log sink. See err.h.
 #include "engine/core/err.h"
 
+#include "engine/core/types.h"
+
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+
+// Bytes of the UTF-8 character at p, 0 when it is none.
+static int character(const unsigned char *p) {
+    const int n = p[0] < 0x80                    ? 1
+                  : p[0] >= 0xc2 && p[0] <= 0xdf ? 2
+                  : (p[0] & 0xf0) == 0xe0        ? 3
+                  : p[0] >= 0xf0 && p[0] <= 0xf4 ? 4
+                                                 : 0;
+    for (int i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    const bool overlong = (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xf0 && p[1] < 0x90);
+    const bool beyond = (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf4 && p[1] > 0x8f);
+    return overlong || beyond ? 0 : n;
+}
+
+// What came from a file or a request goes to terminals, logs and JSON: control characters, and what
+// a cut has left of a character, become question marks.
+static void make_plain(char *text) {
+    for (unsigned char *p = (unsigned char *)text; *p;) {
+        int n = character(p);
+        const bool control = p[0] < 0x20 || p[0] == 0x7f || (p[0] == 0xc2 && p[1] < 0xa0);
+        if (n && !control) {
+            p += n;
+            continue;
+        }
+        for (n = DR_MAX(n, 1); n > 0; n--)
+            *p++ = '?';
+    }
+}
 
 static void fill(struct dr_err *err, int code, const char *field, const char *fmt, va_list ap) {
     err->code = code;
     snprintf(err->field, sizeof err->field, "%s", field);
     vsnprintf(err->msg, sizeof err->msg, fmt, ap);
+    make_plain(err->field);
+    make_plain(err->msg);
 }
 
 int(dr_fail)(struct dr_err *err, int code, const char *fmt, ...) {
@@ -37,6 +71,7 @@ int dr_fail_prefix(struct dr_err *err, int code, const char *prefix) {
     char old[sizeof err->msg];
     memcpy(old, err->msg, sizeof old);
     snprintf(err->msg, sizeof err->msg, "%.200s: %.300s", prefix, old);
+    make_plain(err->msg);
     return err->code;
 }
 

@@ -18,7 +18,12 @@
     X(ENONFINITE, 9, "non-finite value")                                                           \
     X(EUNSUPPORTED, 10, "not supported by this build")                                             \
     X(ECANCELED, 11, "canceled")                                                                   \
-    X(EBUSY, 12, "busy, try again")
+    X(EBUSY, 12, "busy, try again")                                                                \
+    X(ECONFLICT, 13, "not possible in this state")                                                 \
+    X(EGONE, 14, "no longer there")                                                                \
+    X(ENOTYET, 15, "not there yet")                                                                \
+    X(EFULL, 16, "the queue is full")                                                              \
+    X(ESTOPPING, 17, "stopping")
 
 enum dr_code {
     DR_OK = 0,
@@ -29,7 +34,7 @@ enum dr_code {
 
 struct dr_err {
     int code;       // DR_E*
-    char msg[512];  // one sentence, no newline
+    char msg[512];  // one sentence of UTF-8 without control characters
     char field[96]; // the input at fault ("optim.lr", "names", "class"); "": none in particular
 };
 

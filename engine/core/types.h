@@ -22,6 +22,10 @@ enum dr_dtype {
     DR_BF16 = 1,
 };
 
+// How samples become a picture: one grey or rgb image each, the channels side by side as grey
+// images, or all of them as points in one plot.
+enum dr_show { DR_SHOW_GREY, DR_SHOW_RGB, DR_SHOW_PLANES, DR_SHOW_POINTS };
+
 static inline size_t dr_sizeof(enum dr_dtype t) {
     return t == DR_BF16 ? 2 : sizeof(real);
 }

@@ -1,12 +1,18 @@
 // The CPU backend's instance: memory, copies, workspace, sticky errors, and the table of its ops.
 // Called through dr_backend_open by whoever owns a thread that computes (trainer, batcher, tests).
+#include "engine/cpu/backend.h"
+
 #include "engine/cpu/cpu.h"
 
 #include "driftd_config.h"
+#include "engine/core/machine.h"
 
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#define MIB 1048576.0
+enum { CHECKED_BYTES = 1 << 20 }; // smaller pieces are not worth a look at the limit
 
 static void *aligned_bytes(size_t bytes) {
     size_t rounded = (bytes + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
@@ -17,8 +23,25 @@ static void cpu_enter(struct dr_backend *be) {
     omp_set_num_threads(be->threads);
 }
 
-static int cpu_alloc(struct dr_backend *be, size_t bytes, void **out, struct dr_err *err) {
+// Under a control group's limit a process that takes too much is killed; some is left for
+// workspaces.
+static size_t cpu_mem_left(struct dr_backend *be) {
     (void)be;
+    const int64_t left = dr_machine()->memory_limit ? dr_machine_memory_left() : INT64_MAX;
+    if (left == INT64_MAX)
+        return SIZE_MAX;
+    return (size_t)(left - DR_MIN(left / 16, (int64_t)256 << 20));
+}
+
+static int cpu_alloc(struct dr_backend *be, size_t bytes, void **out, struct dr_err *err) {
+    const size_t left = bytes > CHECKED_BYTES ? cpu_mem_left(be) : SIZE_MAX;
+    *out = NULL;
+    if (bytes > left)
+        return dr_fail(err, DR_ENOMEM,
+                       "cannot allocate %.1f MiB of memory: the control group's limit of %.1f MiB "
+                       "leaves %.1f MiB",
+                       (double)bytes / MIB, (double)dr_machine()->memory_limit / MIB,
+                       (double)left / MIB);
     *out = aligned_bytes(bytes);
     if (!*out)
         return dr_fail(err, DR_ENOMEM, "cannot allocate %zu bytes of memory", bytes);
@@ -35,11 +58,6 @@ static void cpu_copy(struct dr_backend *be, void *dst, const void *src, size_t b
     (void)be;
     if (bytes)
         memcpy(dst, src, bytes);
-}
-
-static size_t cpu_mem_left(struct dr_backend *be) {
-    (void)be;
-    return SIZE_MAX;
 }
 
 static void cpu_mark(struct dr_backend *be, int which) {
@@ -125,7 +143,7 @@ int dr_backend_cpu(int threads, struct dr_backend **out, struct dr_err *err) {
     cpu->be = (struct dr_backend){
         .name = "cpu",
         .host_memory = true,
-        .threads = threads > 0 ? threads : omp_get_num_procs(),
+        .threads = threads > 0 ? threads : dr_machine()->threads,
         .impl = cpu,
         .enter = cpu_enter,
         .mem_alloc = cpu_alloc,

@@ -128,7 +128,7 @@ static void scale_row(double out[3], const real *d, const real *w, int64_t m) {
     }
 }
 
-void DR_ISA_FN(drift_scale)(struct dr_backend *be, const struct dr_drift_scale_args *a) {
+void DR_ISA_FN(drift_sums)(struct dr_backend *be, const struct dr_drift_sums_args *a) {
     int64_t rows = a->b * a->n;
     double(*part)[3] = dr_cpu_scratch(be, DR_WS_OP, (size_t)rows * sizeof *part);
     if (!part)
@@ -136,14 +136,21 @@ void DR_ISA_FN(drift_scale)(struct dr_backend *be, const struct dr_drift_scale_a
     DR_PARALLEL_FOR(be, rows * a->m > DR_PAYS)
     for (int64_t r = 0; r < rows; r++)
         scale_row(part[r], a->d + r * a->m, a->w ? a->w + r / a->n * a->m : NULL, a->m);
-    double sum[3] = {0}, sw = 0;
+    double sum[4] = {0};
     for (int64_t r = 0; r < rows; r++)
         for (int k = 0; k < 3; k++)
             sum[k] += part[r][k];
     for (int64_t j = 0; j < a->b * a->m; j++)
-        sw += a->w ? (double)a->w[j] : 1;
-    double count = (double)rows * (double)a->m, mean = sum[1] / count;
-    a->out[0] = (real)((sum[0] / count) / (sw / ((double)a->b * (double)a->m)));
+        sum[3] += a->w ? (double)a->w[j] : 1;
+    for (int k = 0; k < 4; k++)
+        a->sums[k] = sum[k];
+}
+
+void DR_ISA_FN(drift_scale)(struct dr_backend *be, const struct dr_drift_scale_args *a) {
+    (void)be;
+    const double *sum = a->sums, columns = (double)a->b * (double)a->m;
+    const double count = columns * (double)a->n, mean = sum[1] / count;
+    a->out[0] = (real)((sum[0] / count) / (sum[3] / columns));
     a->out[1] = (real)mean;
     a->out[2] = (real)(sum[2] / count - mean * mean);
 }
@@ -251,16 +258,22 @@ void DR_ISA_FN(drift_combine)(struct dr_backend *be, const struct dr_drift_combi
                                       a->y + b * a->m * a->s, rows, divisor, a->m, a->s);
         part[t] = row_sumsq(v, rows * a->s);
     }
-    double sum = 0, per_group = (double)a->n * (double)a->s;
+    double sum = 0;
     for (int64_t t = 0; t < a->b * blocks; t++) {
         sum += part[t];
         if (a->per_group && t % blocks == blocks - 1) {
-            a->v2[t / blocks] = (real)(sum / per_group);
+            a->sumsq[t / blocks] = sum;
             sum = 0;
         }
     }
     if (!a->per_group)
-        a->v2[0] = (real)(sum / ((double)a->b * per_group));
+        a->sumsq[0] = sum;
+}
+
+void DR_ISA_FN(drift_mean)(struct dr_backend *be, const struct dr_drift_mean_args *a) {
+    (void)be;
+    for (int64_t i = 0; i < a->n; i++)
+        a->out[i] = (real)(a->sums[i] / a->count);
 }
 
 static void accumulate_row(real *restrict total, const real *restrict v, real inv, int64_t n,
@@ -291,7 +304,7 @@ void DR_ISA_FN(drift_grad)(struct dr_backend *be, const struct dr_drift_grad_arg
     double *part = dr_cpu_scratch(be, DR_WS_OP, (size_t)rows * sizeof *part);
     if (!part)
         return;
-    double count = (double)rows * (double)a->s;
+    double count = (double)a->groups * (double)a->n * (double)a->s;
     double f = -2 * (double)a->weight / count / (double)feature_divisor(a->scale, a->s);
     DR_PARALLEL_FOR(be, rows * a->s > DR_PAYS)
     for (int64_t r = 0; r < rows; r++) {

@@ -43,9 +43,11 @@
     X(patch_stats_fwd)                                                                             \
     X(patch_stats_bwd)                                                                             \
     X(pair_dist)                                                                                   \
+    X(drift_sums)                                                                                  \
     X(drift_scale)                                                                                 \
     X(drift_coef)                                                                                  \
     X(drift_combine)                                                                               \
+    X(drift_mean)                                                                                  \
     X(drift_accumulate)                                                                            \
     X(drift_grad)
 

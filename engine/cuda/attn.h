@@ -48,7 +48,7 @@ __device__ inline float prepare_row(float *dst, const T *src, int64_t token, con
 
 // Rows [first, first + ROWS) of a head into dst[ROWS][LD]; rows past the end and the columns up to
 // a multiple of four become 0. src: token 0 of this head; `step` elements between tokens. norm and
-// rotation where p says so.
+// rotation where p asks for them.
 template <typename T, int ROWS>
 __device__ inline void load_tile(float *dst, const T *src, int64_t step, int64_t first,
                                  const head &p) {

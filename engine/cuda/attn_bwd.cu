@@ -68,6 +68,29 @@ __device__ inline void norm_part(float *part, const float (&dw)[NJ], float *s, i
     }
 }
 
+// Rows of scores p and of dout v' dp, both [rows][tp]: p becomes the softmax, dp the gradient by
+// the scores; keeps each row's log sum and delta for k_attn_dkv.
+template <int RW>
+__device__ void softmax_bwd(const bwd &k, float *p, float *dp, int tp, int64_t first) {
+    const struct dr_attn_bwd_args &a = k.a;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (int r = 0; r < RW; r++) {
+        const int row = warp + r * WARPS;
+        const int64_t token = first + row;
+        const float lse = softmax_row(p + row * tp, a.t);
+        float delta = 0;
+        for (int64_t i = lane; i < a.t; i += 32)
+            delta += p[row * tp + i] * dp[row * tp + i];
+        delta = warp_sum(delta);
+        for (int64_t i = lane; i < a.t; i += 32)
+            dp[row * tp + i] = p[row * tp + i] * (dp[row * tp + i] - delta);
+        if (token < a.t && lane == 0) {
+            k.lse[blockIdx.y * a.t + token] = lse;
+            k.delta[blockIdx.y * a.t + token] = delta;
+        }
+    }
+}
+
 template <typename T, int RW, int NJ>
 __global__ void __launch_bounds__(ATTN_THREADS)
     k_attn_dq(bwd k, T *dqkv, const T *qkv, const T *dout) {
@@ -103,21 +126,7 @@ __global__ void __launch_bounds__(ATTN_THREADS)
             dp[(warp + r * WARPS) * tp + k0 + lane] = dot[r];
     }
     __syncwarp();
-    for (int r = 0; r < RW; r++) {
-        const int row = warp + r * WARPS;
-        const int64_t token = first + row;
-        const float lse = softmax_row(p + row * tp, a.t);
-        float delta = 0;
-        for (int64_t i = lane; i < a.t; i += 32)
-            delta += p[row * tp + i] * dp[row * tp + i];
-        delta = warp_sum(delta);
-        for (int64_t i = lane; i < a.t; i += 32)
-            dp[row * tp + i] = p[row * tp + i] * (dp[row * tp + i] - delta);
-        if (token < a.t && lane == 0) {
-            k.lse[blockIdx.y * a.t + token] = lse;
-            k.delta[blockIdx.y * a.t + token] = delta;
-        }
-    }
+    softmax_bwd<RW>(k, p, dp, tp, first);
     float acc[RW][NJ] = {}, dw[NJ] = {};
     for (int k0 = 0; k0 < a.t; k0 += KEYS) {
         __syncthreads();
@@ -143,7 +152,7 @@ __global__ void __launch_bounds__(ATTN_THREADS)
 template <typename T, int NJ>
 __global__ void __launch_bounds__(ATTN_THREADS)
     k_attn_dkv(bwd w, T *dqkv, const T *qkv, const T *dout) {
-    constexpr int RW = 2, ROWS = RW * WARPS, QUERIES = 32; // ROWS keys a block
+    constexpr int RW = 2, ROWS = RW * WARPS, QUERIES = 32; // ROWS keys per block
     const struct dr_attn_bwd_args &a = w.a;
     DR_SHARED(float, shared);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, hd = (int)a.hd, ld = head_ld(hd);

@@ -1,5 +1,5 @@
 // The CUDA backend's instance: device, stream, memory, copies, workspace, sticky errors, op table.
-// Opened by engine/core/backend.c through the shared module's one entry, dr_cuda_open; compiled for
+// Opened by engine/cuda/module.c through the shared module's one entry, dr_cuda_open; compiled for
 // the host it is the backend `emu` of the tests. Formats its errors itself, so that the module
 // needs nothing from the program that loads it.
 #include "engine/cuda/launch.h"
@@ -53,7 +53,7 @@ void dr_cuda_launched(struct dr_backend *be, const char *op) {
         dr_cuda_error(be, code_of(e), op, cudaGetErrorString(e));
 }
 
-// A call that is not an op failed: it may bring news of a kernel that ran before it.
+// A call that is not an op failed: the cause may be a kernel that ran before it.
 void dr_cuda_check(struct dr_backend *be, cudaError_t e, const char *call) {
     const char *op = dr_cuda_of(be)->last_op;
     char what[256];
@@ -167,7 +167,7 @@ static void mark(struct dr_backend *be, int which) {
     dr_cuda_check(be, cudaEventRecord(c->mark[which], c->stream), "mark");
 }
 
-// Says the sticky error, once.
+// Returns and clears the sticky error.
 static int told(struct dr_cuda *c, struct dr_err *err) {
     const int code = c->err.code;
     if (code && err)
@@ -192,7 +192,7 @@ void *dr_cuda_scratch(struct dr_backend *be, enum dr_cuda_slot slot, size_t byte
     struct dr_cuda *c = dr_cuda_of(be);
     if (bytes > c->ws[slot].size || !c->ws[slot].base) {
         const size_t want = bytes > (size_t)1 << 16 ? bytes : (size_t)1 << 16;
-        if (c->recording) { // no allocating now; the recorder runs the ops directly instead
+        if (c->recording) { // no allocating now; the recorder then runs the ops directly
             c->unfit = true;
             return NULL;
         }
@@ -271,7 +271,7 @@ static int create_marks(struct dr_cuda *c, struct dr_err *err) {
              : 0;
 }
 
-// Driver, device and what the kernels want to know of it.
+// Driver, device and the properties that kernels depend on.
 static int find_device(struct dr_cuda *c, int index, struct dr_err *err) {
     int driver = 0, runtime = 0, count = 0, shared = 0;
     cudaDeviceProp prop;

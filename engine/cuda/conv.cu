@@ -124,7 +124,7 @@ static dnn_conv dnn_shape(const geo &g, int64_t cs, int64_t cd, enum dr_dtype t)
     return {g.b, g.sh, g.sw, cs, g.dh, g.dw, cd, g.k, g.stride, g.pad, t};
 }
 
-// Forward or towards the data; false: not here.
+// Forward or towards the data; false: this path does not apply.
 template <typename T>
 static bool conv2d_dnn(struct dr_backend *be, const apply &a, enum dr_dtype t) {
     const dnn_conv c = dnn_shape(a.g, a.cs, a.cd, t);
@@ -133,7 +133,7 @@ static bool conv2d_dnn(struct dr_backend *be, const apply &a, enum dr_dtype t) {
     if (!dr_cuda_dnn_ready(be))
         return false;
     if (!work_for(be, &k, c.co * taps * c.ci * (int64_t)sizeof(T), 0, c.b))
-        return true; // out of memory, already noted
+        return true; // out of memory, already recorded
     const arrange_f<T> arrange = {
         reinterpret_cast<T *>(k.weight), a.weight, c.co, c.ci, taps, false};
     DR_FLAT(be, arrange, c.co * taps * c.ci, false);

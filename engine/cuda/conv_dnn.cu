@@ -1,5 +1,5 @@
 // Convolution by cuDNN 9. The library is looked for when the first convolution runs, so driftd
-// needs neither it nor its absence; DRIFTD_CUDNN=0 in the environment leaves it alone.
+// works with and without it; DRIFTD_CUDNN=0 in the environment disables it.
 //
 // Algorithms are fixed, the deterministic ones that gather instead of scattering with atomics:
 // implicit GEMM with precomputed indices forward, algorithm 1 backward. Layout NHWC; sums are fp32.

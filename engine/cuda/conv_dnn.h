@@ -1,5 +1,5 @@
 // Convolution by cuDNN, where the machine has it: conv.cu asks here first and does the work itself
-// when told no (not built in, not installed, a form cuDNN declines).
+// when this declines (not built in, not installed, a form cuDNN declines).
 #pragma once
 
 #include "engine/cuda/launch.h"

@@ -123,7 +123,7 @@ static inline unsigned blocks_for(int64_t n, int64_t by) {
     return (unsigned)ceil_div(n, by);
 }
 
-// Calls f.run<4>(i) or f.run<1>(i) so that every element of [0, n) is met once.
+// Calls f.run<4>(i) or f.run<1>(i) so that every element of [0, n) is visited once.
 template <typename F> __global__ void __launch_bounds__(256) k_flat(F f, int64_t n, bool four) {
     const int64_t first = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     const int64_t step = (int64_t)gridDim.x * blockDim.x, whole = four ? n / 4 : 0;

@@ -124,7 +124,7 @@ void dr_cuda_pair_dist(struct dr_backend *be, const struct dr_pair_dist_args *ar
 // ---------------------------------------------------------------------------------------------
 
 // part[row] = {sum D w, sum D, sum D^2, sum of w (the group's first row only)}
-__global__ void __launch_bounds__(128) k_scale_rows(struct dr_drift_scale_args a, double *part) {
+__global__ void __launch_bounds__(128) k_sums_rows(struct dr_drift_sums_args a, double *part) {
     DR_SHARED(double, s);
     const int64_t row = blockIdx.x, b = row / a.n;
     const float *d = a.d + row * a.m, *w = a.w ? a.w + b * a.m : NULL;
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(128) k_scale_rows(struct dr_drift_scale_args a
 }
 
 __global__ void __launch_bounds__(256)
-    k_scale_total(struct dr_drift_scale_args a, const double *part) {
+    k_sums_total(struct dr_drift_sums_args a, const double *part) {
     DR_SHARED(double, s);
     double sum[4] = {};
     for (int64_t row = threadIdx.x; row < a.b * a.n; row += blockDim.x)
@@ -152,20 +152,32 @@ __global__ void __launch_bounds__(256)
             sum[k] += part[row * 4 + k];
     for (int k = 0; k < 4; k++)
         sum[k] = block_sum(sum[k], s);
-    if (threadIdx.x)
-        return;
-    const double count = (double)a.b * (double)a.n * (double)a.m, mean = sum[1] / count;
-    a.out[0] = (float)((sum[0] / count) / (sum[3] / ((double)a.b * (double)a.m)));
-    a.out[1] = (float)mean;
-    a.out[2] = (float)(sum[2] / count - mean * mean);
+    for (int k = 0; k < 4 && threadIdx.x == 0; k++)
+        a.sums[k] = sum[k];
 }
 
-void dr_cuda_drift_scale(struct dr_backend *be, const struct dr_drift_scale_args *a) {
+void dr_cuda_drift_sums(struct dr_backend *be, const struct dr_drift_sums_args *a) {
     double *part = parts(be, 4 * a->b * a->n);
     if (!part || a->b * a->n <= 0)
         return;
-    DR_LAUNCH(be, k_scale_rows, (unsigned)(a->b * a->n), 128, 256, *a, part);
-    DR_LAUNCH(be, k_scale_total, 1, 256, 256, *a, part);
+    DR_LAUNCH(be, k_sums_rows, (unsigned)(a->b * a->n), 128, 256, *a, part);
+    DR_LAUNCH(be, k_sums_total, 1, 256, 256, *a, part);
+}
+
+struct scale_f {
+    struct dr_drift_scale_args a;
+    template <int V> __device__ void run(int64_t) const {
+        const double *sum = a.sums, columns = (double)a.b * (double)a.m;
+        const double count = columns * (double)a.n, mean = sum[1] / count;
+        a.out[0] = (float)((sum[0] / count) / (sum[3] / columns));
+        a.out[1] = (float)mean;
+        a.out[2] = (float)(sum[2] / count - mean * mean);
+    }
+};
+
+void dr_cuda_drift_scale(struct dr_backend *be, const struct dr_drift_scale_args *a) {
+    const scale_f f = {*a};
+    DR_FLAT(be, f, 1, false);
 }
 
 // ---- the field
@@ -210,16 +222,15 @@ __global__ void __launch_bounds__(256)
         part[(b * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x] = square;
 }
 
-// out[block] = (float)(sum of n parts / count)
-__global__ void __launch_bounds__(256)
-    k_mean_parts(float *out, const double *part, int64_t n, double count) {
+// out[block] = sum of n parts
+__global__ void __launch_bounds__(256) k_add_parts(double *out, const double *part, int64_t n) {
     DR_SHARED(double, s);
     double sum = 0;
     for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
         sum += part[blockIdx.x * n + i];
     sum = block_sum(sum, s);
     if (threadIdx.x == 0)
-        out[blockIdx.x] = (float)(sum / count);
+        out[blockIdx.x] = sum;
 }
 
 void dr_cuda_drift_combine(struct dr_backend *be, const struct dr_drift_combine_args *a) {
@@ -233,10 +244,20 @@ void dr_cuda_drift_combine(struct dr_backend *be, const struct dr_drift_combine_
         grid.z = (unsigned)(a->b - from < DEEP ? a->b - from : DEEP);
         DR_LAUNCH(be, k_combine, grid, 256, bytes, *a, part, from);
     }
-    const double each = (double)a->n * (double)a->s,
-                 count = a->per_group ? each : each * (double)a->b;
     const int64_t groups = a->per_group ? a->b : 1, n = a->per_group ? tiles : tiles * a->b;
-    DR_LAUNCH(be, k_mean_parts, (unsigned)groups, 256, 256, a->v2, part, n, count);
+    DR_LAUNCH(be, k_add_parts, (unsigned)groups, 256, 256, a->sumsq, part, n);
+}
+
+struct mean_f {
+    struct dr_drift_mean_args a;
+    template <int V> __device__ void run(int64_t i) const {
+        a.out[i] = (float)(a.sums[i] / a.count);
+    }
+};
+
+void dr_cuda_drift_mean(struct dr_backend *be, const struct dr_drift_mean_args *a) {
+    const mean_f f = {*a};
+    DR_FLAT(be, f, a->n, false);
 }
 
 struct accumulate_f {
@@ -268,7 +289,7 @@ void dr_cuda_drift_accumulate(struct dr_backend *be, const struct dr_drift_accum
 __global__ void __launch_bounds__(128) k_drift_grad(struct dr_drift_grad_args a, double *part) {
     DR_SHARED(double, s);
     const int64_t at = (int64_t)blockIdx.x * a.s;
-    const double count = (double)a.b * (double)a.n * (double)a.s;
+    const double count = (double)a.groups * (double)a.n * (double)a.s;
     const float f = (float)(-2 * (double)a.weight / count / (double)feature_divisor(a.scale, a.s));
     double sum = 0;
     for (int64_t i = threadIdx.x; i < a.s; i += blockDim.x) {
@@ -297,7 +318,7 @@ void dr_cuda_drift_grad(struct dr_backend *be, const struct dr_drift_grad_args *
     double *part = parts(be, rows);
     if (!part || rows * a->s <= 0)
         return;
-    const double count = (double)rows * (double)a->s;
+    const double count = (double)a->groups * (double)a->n * (double)a->s;
     DR_LAUNCH(be, k_drift_grad, (unsigned)rows, 128, 256, *a, part);
     DR_LAUNCH(be, k_loss_total, 1, 256, 256, a->loss, part, rows, (double)a->weight / count);
 }

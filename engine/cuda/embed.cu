@@ -21,10 +21,10 @@ void dr_cuda_embed_fwd(struct dr_backend *be, const struct dr_embed_fwd_args *a)
     DR_FLAT(be, f, a->b * a->d, false);
 }
 
-// A block a lookup (b, k) and ROW columns. The first lookup of a table row owns it and adds every
-// later one of that row, in order; the other blocks leave. Separate tables share nothing, so only
-// their own k counts. The nearest lookups are looked at first: where rows repeat, an earlier one is
-// close. Later lookups are gathered ROW at a time: most are of other rows.
+// One block per lookup (b, k) and ROW columns. The first lookup of a table row owns it and adds
+// every later one of that row, in order; the other blocks leave. Separate tables share nothing, so
+// only their own k counts. The nearest lookups are looked at first: where rows repeat, an earlier
+// one is close. Later lookups are gathered ROW at a time: most are of other rows.
 enum { ROW = 128 };
 
 __global__ void __launch_bounds__(ROW) k_embed_bwd(struct dr_embed_bwd_args a) {

@@ -198,7 +198,7 @@ void dr_cuda_ema(struct dr_backend *be, const struct dr_ema_args *a) {
     DR_FLAT(be, f, a->n, wide(f.e, f.w));
 }
 
-// ---- randomness: one Philox block of four values a thread
+// ---- randomness: one Philox block of four values per thread
 // ------------------------------------------------
 
 __device__ inline void philox(uint64_t seed, uint32_t block, uint32_t stream, uint64_t index,
@@ -228,7 +228,7 @@ struct normals_f {
         const int64_t row = blocks.split(i, &block), at = 4 * block;
         uint32_t r[4];
         philox(a.seed[row], (uint32_t)block, a.stream, a.index[row], r);
-        for (int k = 0; k < 4 && at + k < a.n; k += 2) { // two values a draw
+        for (int k = 0; k < 4 && at + k < a.n; k += 2) { // two values per draw
             const double len = sqrt(-2 * log(unit(r[k])));
             double s, c;
             sincos(2 * 3.14159265358979323846 * unit(r[k + 1]), &s, &c);

@@ -2,7 +2,7 @@
 // DRIFTD_TF32 asks for TF32. A bias rides in the product's epilogue. (The library's GELU is the
 // tanh form and ours is the exact one, so that stays a kernel.)
 //
-// What to run is looked up once a shape and then kept: descriptors, layouts and the algorithm that
+// What to run is looked up once per shape and kept: descriptors, layouts and the algorithm that
 // the library's heuristic names first. The stream and the workspace are the instance's own, and
 // partial sums of a split product are fp32 in that workspace, so results repeat run after run and
 // under graph capture. A shape that cuBLASLt declines goes to cuBLAS, with the bias by a kernel.
@@ -43,7 +43,7 @@ struct blas { // dr_cuda.blas
 
 static int open_failed(const struct dr_cuda *c, struct dr_err *err, cublasStatus_t s,
                        const char *what) {
-    // On a full device the library does not say what it lacks.
+    // On a full device the library does not name what it lacks.
     size_t left = 0, total = 0;
     const bool full = !cudaMemGetInfo(&left, &total) && left < FULL;
     const bool memory =
@@ -58,7 +58,7 @@ static int open_failed(const struct dr_cuda *c, struct dr_err *err, cublasStatus
 
 int dr_cuda_blas_open(struct dr_cuda *c, struct dr_err *err) {
     struct blas *b = static_cast<struct blas *>(calloc(1, sizeof(struct blas)));
-    c->blas = b; // dr_cuda_blas_close takes down what there is
+    c->blas = b; // dr_cuda_blas_close frees whatever exists
     cublasStatus_t s = b ? cublasLtCreate(&b->lt) : CUBLAS_STATUS_ALLOC_FAILED;
     if (!s)
         s = cublasCreate(&b->plain);

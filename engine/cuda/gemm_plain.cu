@@ -1,4 +1,4 @@
-// Matrix products of the emulated build, where there is no library: one thread an element, in
+// Matrix products of the emulated build, where there is no library: one thread per element, in
 // ascending k. The GPU build has gemm_blas.cu instead.
 #include "engine/cuda/device.h"
 

@@ -1,4 +1,4 @@
-// What every .cu file includes: the instance, its workspace, and the one way to launch a kernel,
+// Included by every .cu file: the instance, its workspace, and the one way to launch a kernel,
 // which also compiles as host C++ against tests/emu/gpu_emu.h.
 //
 // Kernels take their arguments by value, allocate shared memory with DR_SHARED only (the emulator
@@ -68,7 +68,7 @@ struct dr_cuda { // be->impl
     void *blas;            // library handle; NULL under the emulator
     void *dnn;             // conv_dnn.cu's; NULL until the first convolution
     int device, sms;
-    size_t shared_limit; // bytes of shared memory a block may have
+    size_t shared_limit; // bytes of shared memory that a block may have
     bool tf32;
 };
 
@@ -77,8 +77,8 @@ static inline struct dr_cuda *dr_cuda_of(struct dr_backend *be) {
 }
 
 // At least `bytes` of device memory until the same slot is asked for again. Blocks only grow, so a
-// step that has run once allocates nothing. NULL: out of memory, already noted; or the block is too
-// small while a graph is recorded, and the recording will be dropped: return in both cases.
+// step that has run once allocates nothing. NULL: out of memory, already recorded; or the block is
+// too small while a graph is recorded, and the recording will be dropped: return in both cases.
 void *dr_cuda_scratch(struct dr_backend *be, enum dr_cuda_slot slot, size_t bytes);
 // Records the sticky error "op: what"; the first one wins. op: __func__, whose prefix is dropped.
 void dr_cuda_error(struct dr_backend *be, int code, const char *op, const char *what);

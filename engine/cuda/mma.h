@@ -2,7 +2,7 @@
 // operations below are all of the tensor cores that engine/cuda uses; tests/emu does them on the
 // host with the same distribution of elements over lanes.
 //
-// A fragment of 16 x 16 elements is four registers a lane, two neighbouring elements each. With
+// A fragment of 16 x 16 elements is four registers per lane, two neighbouring elements each. With
 // g = lane / 4 and t = lane % 4 the accumulators d[0], d[1] are row g, columns 2t and 2t + 1 of a
 // 16 x 8 product, d[2], d[3] the same columns of row g + 8.
 #pragma once

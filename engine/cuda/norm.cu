@@ -6,7 +6,7 @@
 #include "engine/cuda/device.h"
 #include "engine/cuda/divide.h"
 
-// Warps a block and threads a block of the row kernels.
+// Warps and threads per block of the row kernels.
 enum { ROWS = 8, THREADS = 32 * ROWS };
 
 static inline int64_t stride_or(int64_t stride, int64_t contiguous) {
@@ -162,8 +162,38 @@ __global__ void __launch_bounds__(256)
         part[b * d + i] = gain * (a.scale ? 1 + a.scale[b * a.mod_stride + i] : 1) * sxh;
 }
 
-// All of it in one walk where a lane can hold its columns: a block has a sample, its warps take
-// tokens in turn and keep the sums over them in registers. part: as above. Up to 128 NV columns.
+// Adds the warps' sums over tokens, of dy, then of dy xh, and writes the gradients of shift, scale
+// and weight. s: [8][d] shared.
+template <int NV>
+__device__ void norm_bwd_sums(const struct dr_rmsnorm_mod_bwd_args &a, float *s,
+                              const float (&sdy)[NV][4], const float (&sxh)[NV][4], float *part) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int64_t b = blockIdx.x, d = a.d;
+    const float gain = a.gain != 0 ? a.gain : 1;
+    for (int which = 0; which < 2; which++) { // sums of dy, then of dy xh
+        __syncthreads();
+        for (int v = 0; v < NV; v++)
+            for (int k = 0; k < 4; k++)
+                if ((v * 32 + lane) * 4 < d)
+                    s[warp * d + (v * 32 + lane) * 4 + k] = which ? sxh[v][k] : sdy[v][k];
+        __syncthreads();
+        for (int64_t i = threadIdx.x; i < d; i += 256) {
+            float sum = 0;
+            for (int w = 0; w < 8; w++)
+                sum += s[w * d + i];
+            if (!which && a.dshift)
+                a.dshift[b * a.dmod_stride + i] = gain * sum;
+            if (which && a.dscale)
+                a.dscale[b * a.dmod_stride + i] = gain * (a.weight ? a.weight[i] : 1) * sum;
+            if (which && part)
+                part[b * d + i] = gain * (a.scale ? 1 + a.scale[b * a.mod_stride + i] : 1) * sum;
+        }
+    }
+}
+
+// All of it in one walk where a lane can hold its columns: one block per sample, whose warps
+// take tokens in turn and keep the sums over them in registers. part: as above. Up to 128 NV
+// columns.
 template <int NV, typename T>
 __global__ void __launch_bounds__(256)
     k_norm_bwd(struct dr_rmsnorm_mod_bwd_args a, const T *dys, float *part) {
@@ -213,25 +243,7 @@ __global__ void __launch_bounds__(256)
             store(a.dx + at + i, g[v]);
         }
     }
-    for (int which = 0; which < 2; which++) { // sums of dy, then of dy xh
-        __syncthreads();
-        for (int v = 0; v < NV; v++)
-            for (int k = 0; k < 4; k++)
-                if ((v * 32 + lane) * 4 < d)
-                    s[warp * d + (v * 32 + lane) * 4 + k] = which ? sxh[v][k] : sdy[v][k];
-        __syncthreads();
-        for (int64_t i = threadIdx.x; i < d; i += 256) {
-            float sum = 0;
-            for (int w = 0; w < 8; w++)
-                sum += s[w * d + i];
-            if (!which && a.dshift)
-                a.dshift[b * a.dmod_stride + i] = gain * sum;
-            if (which && a.dscale)
-                a.dscale[b * a.dmod_stride + i] = gain * (a.weight ? a.weight[i] : 1) * sum;
-            if (which && part)
-                part[b * d + i] = gain * (a.scale ? 1 + a.scale[b * a.mod_stride + i] : 1) * sum;
-        }
-    }
+    norm_bwd_sums<NV>(a, s, sdy, sxh, part);
 }
 
 template <typename T>
@@ -369,7 +381,7 @@ void dr_cuda_gate_bwd(struct dr_backend *be, const struct dr_gate_bwd_args *a) {
         DR_FOR_DTYPE(a->act, T, gate_bwd<T>(be, a));
 }
 
-// ---- L2 normalisation: rows are feature vectors, long enough for a block each
+// ---- L2 normalisation: rows are feature vectors, long enough for one block each
 // ------------------------------
 
 __global__ void __launch_bounds__(128) k_l2_fwd(struct dr_l2norm_fwd_args a) {

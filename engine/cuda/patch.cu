@@ -63,7 +63,7 @@ void dr_cuda_unpatchify(struct dr_backend *be, const struct dr_unpatchify_args *
     DR_FOR_DTYPE(a->t, T, unpatchify<T>(be, a));
 }
 
-// ---- patch statistics: one thread a patch and channel
+// ---- patch statistics: one thread per patch and channel
 // ----------------------------------------------------
 
 // First element of patch i of x; `row` is the distance of its lines.

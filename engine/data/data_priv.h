@@ -1,4 +1,4 @@
-// Shared by the files of engine/data only.
+// Shared by the files of engine/data, and by tests that bring a set of their own.
 #pragma once
 
 #include "engine/data/data.h"
@@ -6,10 +6,36 @@
 // Test images of the sets made by code come from another range of indices than training images.
 #define DR_DATA_TEST_INDEX ((uint64_t)1 << 40)
 
-// Finds and reads the two idx files of a set: pixels [n,h,w], labels [n] (both malloc'd), checked
-// against each other. dir_used: where they were found.
-int dr_idx_load_set(const struct dr_data_config *cfg, const char *set, const char *data_dir,
-                    bool test_split, uint8_t **pixels, uint8_t **labels, int64_t *n, int64_t *h,
-                    int64_t *w, struct dr_err *err);
-// Point number `index` of a toy (cfg->set), roughly within [-1,1].
-void dr_toy_point(int set, uint64_t seed, uint64_t index, real out[2]);
+// What a set is asked for.
+struct dr_set_query {
+    const struct dr_data_config *cfg;
+    const char *name;     // of the row
+    const char *data_dir; // NULL: none
+    bool test;            // split
+};
+// The function of a row in sets.def. d comes with kind, name and classes set, the rest zero; it
+// gets n, c, h, w, label [n] (malloc'd), and either pixels or points or rows, with own and release
+// as they need; class names by dr_dataset_name. On an error dr_dataset_free frees what is there.
+typedef int dr_set_open(struct dr_dataset *d, const struct dr_set_query *q, struct dr_err *err);
+
+#define DR_SET(id, open, ...) dr_set_open open;
+#include "engine/data/sets.def"
+#undef DR_SET
+
+// dr_dataset_load for a row that is not in the table.
+int dr_dataset_open(dr_set_open *open, const struct dr_set_facts *facts,
+                    const struct dr_set_query *q, struct dr_dataset **out, struct dr_err *err);
+
+// --- for the sets' own files ---
+
+// Samples to make by code: data.count to train on, a fifth of that (at least 16) to test with.
+int64_t dr_made_count(const struct dr_set_query *q);
+// Allocates label and values for d->n samples [c,h,w] in memory; *values (uint8 or real, by
+// d->kind) is to be filled.
+int dr_dataset_alloc(struct dr_dataset *d, void **values, struct dr_err *err);
+// Names class k; all classes are to be named, or none. UTF-8 of any length.
+int dr_dataset_name(struct dr_dataset *d, int64_t k, const char *name, struct dr_err *err);
+// Whether data.fit can bring images of h x w to data.size; then one plane [h,w] to [size,size].
+int dr_fit_check(const struct dr_data_config *cfg, int64_t h, int64_t w, struct dr_err *err);
+void dr_fit_plane(const struct dr_data_config *cfg, const uint8_t *in, int64_t h, int64_t w,
+                  uint8_t *out);

@@ -1,125 +1,53 @@
-// Builds a data set in memory: read or drawn, fitted to the asked size, indexed by class,
-// fingerprinted (see data.h). Called by the trainer when a job starts.
+// What all data sets share: the table's dispatch, the index by class, the fingerprint, reading rows
+// (see data.h). Called by the trainer when a job starts. A set's own part is in its own file.
+#include "engine/data/data_priv.h"
+
 #include <inttypes.h>
-#include <stdio.h>
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/data/data_priv.h"
+#define FINGERPRINT_ROWS 256 // read at a time
 
-static const char *const set_names[] = {
-    [DR_DATA_DIGITS] = "digits",
-    [DR_DATA_MNIST] = "mnist",
-    [DR_DATA_FASHION] = "fashion-mnist",
-    [DR_DATA_IDX] = "idx",
-    [DR_DATA_CHECKERBOARD] = "toy-checkerboard",
-    [DR_DATA_SWISS_ROLL] = "toy-swiss-roll",
-    [DR_DATA_TWO_MODES] = "toy-two-modes",
-};
-static const char *const fashion_names[] = {"T-shirt/top", "Trouser",   "Pullover", "Dress",
-                                            "Coat",        "Sandal",    "Shirt",    "Sneaker",
-                                            "Bag",         "Ankle boot"};
-
-// Centred on black (0, which stands for -1); an odd remainder goes to the right and bottom.
-static void pad(const uint8_t *in, int64_t h, int64_t w, uint8_t *out, int64_t size) {
-    int64_t y0 = (size - h) / 2, x0 = (size - w) / 2;
-    memset(out, 0, (size_t)(size * size));
-    for (int64_t y = 0; y < h; y++)
-        memcpy(out + (y0 + y) * size + x0, in + y * w, (size_t)w);
+int64_t dr_made_count(const struct dr_set_query *q) {
+    const int64_t n = q->test ? DR_MAX(q->cfg->count / 5, 16) : q->cfg->count;
+    return q->cfg->limit ? DR_MIN(n, q->cfg->limit) : n;
 }
 
-// Bilinear between pixel centres (source = (target + 0.5) * scale - 0.5, edges clamped), without
-// antialiasing.
-static void resize(const uint8_t *in, int64_t h, int64_t w, uint8_t *out, int64_t size) {
-    float sy = (float)h / (float)size, sx = (float)w / (float)size;
-    for (int64_t y = 0; y < size; y++) {
-        float fy = DR_MIN(DR_MAX(((float)y + 0.5f) * sy - 0.5f, 0), (float)(h - 1));
-        int64_t y0 = (int64_t)fy, y1 = DR_MIN(y0 + 1, h - 1);
-        float ty = fy - (float)y0;
-        for (int64_t x = 0; x < size; x++) {
-            float fx = DR_MIN(DR_MAX(((float)x + 0.5f) * sx - 0.5f, 0), (float)(w - 1));
-            int64_t x0 = (int64_t)fx, x1 = DR_MIN(x0 + 1, w - 1);
-            float tx = fx - (float)x0;
-            float a = in[y0 * w + x0] + tx * (float)(in[y0 * w + x1] - in[y0 * w + x0]);
-            float b = in[y1 * w + x0] + tx * (float)(in[y1 * w + x1] - in[y1 * w + x0]);
-            out[y * size + x] = (uint8_t)(a + ty * (b - a) + 0.5f);
-        }
-    }
+static void free_values(struct dr_dataset *d) {
+    free(d->own);
 }
 
-static int alloc_pixels(struct dr_dataset *d, int64_t size, struct dr_err *err) {
-    d->c = 1;
-    d->h = d->w = size;
-    int64_t bytes;
-    if (__builtin_mul_overflow(d->n, size * size, &bytes) || !(d->pixels = malloc((size_t)bytes)) ||
-        !(d->label = malloc((size_t)d->n * sizeof *d->label)))
-        return dr_fail(err, DR_ENOMEM, "no memory for %" PRId64 " images of %" PRId64 "x%" PRId64,
-                       d->n, size, size);
-    return 0;
-}
-
-static int load_idx(struct dr_dataset *d, const struct dr_data_config *cfg, const char *data_dir,
-                    bool test_split, struct dr_err *err) {
-    uint8_t *px = NULL, *lab = NULL;
-    int64_t n = 0, h = 0, w = 0;
-    int rc = dr_idx_load_set(cfg, d->name, data_dir, test_split, &px, &lab, &n, &h, &w, err);
-    if (rc)
-        return rc;
-    d->n = cfg->limit ? DR_MIN(cfg->limit, n) : n;
-    if (cfg->fit == DR_FIT_PAD && (h > cfg->size || w > cfg->size))
-        rc = dr_fail(err, DR_ECONFIG,
-                     "data.size %" PRId64 " cannot be reached by padding images of %" PRId64
-                     "x%" PRId64 ": use data.fit \"resize\" or a size of at least %" PRId64,
-                     cfg->size, h, w, DR_MAX(h, w));
-    if (!rc)
-        rc = alloc_pixels(d, cfg->size, err);
-    for (int64_t i = 0; i < d->n && !rc; i++) {
-        uint8_t *out = d->pixels + i * cfg->size * cfg->size;
-        (cfg->fit == DR_FIT_PAD ? pad : resize)(px + i * h * w, h, w, out, cfg->size);
-        d->label[i] = lab[i];
-    }
-    free(px);
-    free(lab);
-    return rc;
-}
-
-// Images made by code: `count` to train on, a fifth of that (at least 16) to test with.
-static void made_count(struct dr_dataset *d, const struct dr_data_config *cfg, bool test_split) {
-    d->n = test_split ? DR_MAX(cfg->count / 5, 16) : cfg->count;
-    if (cfg->limit)
-        d->n = DR_MIN(d->n, cfg->limit);
-}
-
-static int make_digits(struct dr_dataset *d, const struct dr_data_config *cfg, bool test_split,
-                       struct dr_err *err) {
-    made_count(d, cfg, test_split);
-    int rc = alloc_pixels(d, cfg->size, err);
-    if (rc)
-        return rc;
-    const uint64_t first = test_split ? DR_DATA_TEST_INDEX : 0;
-    const int64_t n = d->n, size = cfg->size;
-#pragma omp parallel for schedule(dynamic, 64)
-    for (int64_t i = 0; i < n; i++) {
-        d->label[i] = (int32_t)(i % 10);
-        dr_digit_draw((uint64_t)cfg->seed, first + (uint64_t)i, d->label[i], size,
-                      d->pixels + i * size * size);
-    }
-    return 0;
-}
-
-static int make_toy(struct dr_dataset *d, const struct dr_data_config *cfg, bool test_split,
-                    struct dr_err *err) {
-    made_count(d, cfg, test_split);
-    d->c = 2;
-    d->h = d->w = 1;
-    d->points = malloc((size_t)d->n * 2 * sizeof *d->points);
+int dr_dataset_alloc(struct dr_dataset *d, void **values, struct dr_err *err) {
+    const size_t one = d->kind == DR_KIND_IMAGES ? sizeof *d->pixels : sizeof *d->points;
+    size_t bytes;
+    bool fits = !__builtin_mul_overflow((size_t)d->n * one, (size_t)(d->c * d->h * d->w), &bytes);
+    *values = d->own = fits ? malloc(bytes) : NULL;
+    d->release = free_values;
     d->label = calloc((size_t)d->n, sizeof *d->label);
-    if (!d->points || !d->label)
-        return dr_fail(err, DR_ENOMEM, "no memory for %" PRId64 " points", d->n);
-    const uint64_t first = test_split ? DR_DATA_TEST_INDEX : 0;
-    for (int64_t i = 0; i < d->n; i++)
-        dr_toy_point(cfg->set, (uint64_t)cfg->seed, first + (uint64_t)i, d->points + 2 * i);
+    if (!d->own || !d->label)
+        return dr_fail(err, DR_ENOMEM,
+                       "no memory for %" PRId64 " samples [%" PRId64 ",%" PRId64 ",%" PRId64 "]",
+                       d->n, d->c, d->h, d->w);
+    if (d->kind == DR_KIND_IMAGES)
+        d->pixels = d->own;
+    else
+        d->points = d->own;
     return 0;
+}
+
+int dr_dataset_name(struct dr_dataset *d, int64_t k, const char *name, struct dr_err *err) {
+    char **names = (char **)(uintptr_t)d->class_name;
+    if (!names)
+        d->class_name = names = calloc((size_t)d->classes, sizeof *names);
+    if (!names || !(names[k] = strdup(name)))
+        return dr_fail(err, DR_ENOMEM, "no memory for the names of %" PRId64 " classes",
+                       d->classes);
+    json_t *text = json_string(name);
+    json_decref(text);
+    return text ? 0
+                : dr_fail(err, DR_EFORMAT, "%s: the name of class %" PRId64 " is not UTF-8",
+                          d->name, k);
 }
 
 // Counting sort of the image numbers by label.
@@ -131,8 +59,15 @@ static int index_classes(struct dr_dataset *d, struct dr_err *err) {
         free(at);
         return dr_fail(err, DR_ENOMEM, "no memory for the class index");
     }
-    for (int64_t i = 0; i < d->n; i++)
+    for (int64_t i = 0; i < d->n; i++) {
+        if (d->label[i] < 0 || d->label[i] >= d->classes) {
+            free(at);
+            return dr_fail(err, DR_EFORMAT,
+                           "%s: label %" PRId64 " is %d, expected 0 to %" PRId64 " (data.classes)",
+                           d->name, i, d->label[i], d->classes - 1);
+        }
         d->class_start[d->label[i] + 1]++;
+    }
     for (int64_t k = 0; k < d->classes; k++) {
         d->class_start[k + 1] += d->class_start[k];
         at[k] = d->class_start[k];
@@ -143,6 +78,41 @@ static int index_classes(struct dr_dataset *d, struct dr_err *err) {
     return 0;
 }
 
+size_t dr_dataset_row_bytes(const struct dr_dataset *d) {
+    const size_t one = d->kind == DR_KIND_IMAGES ? sizeof *d->pixels : sizeof *d->points;
+    return (size_t)(d->c * d->h * d->w) * one;
+}
+
+const void *dr_dataset_all(const struct dr_dataset *d) {
+    return d->pixels ? (const void *)d->pixels : d->points;
+}
+
+int dr_dataset_rows(const struct dr_dataset *d, const int64_t *ids, int64_t n, void *out,
+                    struct dr_err *err) {
+    const char *all = dr_dataset_all(d);
+    const size_t row = dr_dataset_row_bytes(d);
+    if (!all)
+        return d->rows(d, ids, n, out, err);
+    for (int64_t i = 0; i < n; i++)
+        memcpy((char *)out + (size_t)i * row, all + (size_t)ids[i] * row, row);
+    return 0;
+}
+
+int dr_dataset_reals(const struct dr_dataset *d, const int64_t *ids, int64_t n, real *out,
+                     struct dr_err *err) {
+    if (d->kind != DR_KIND_IMAGES)
+        return dr_dataset_rows(d, ids, n, out, err);
+    // The bytes go to the end of `out`, so that widening them from the start never overtakes.
+    const size_t count = (size_t)n * dr_dataset_row_bytes(d);
+    uint8_t *p = (uint8_t *)(out + count) - count;
+    int rc = dr_dataset_rows(d, ids, n, p, err);
+    for (size_t k = 0; k < count && !rc; k++) {
+        const uint8_t pixel = p[k];
+        out[k] = (real)pixel / (real)127.5 - 1;
+    }
+    return rc;
+}
+
 static uint64_t fnv1a(uint64_t h, const void *data, size_t n) {
     const uint8_t *p = data;
     for (size_t i = 0; i < n; i++)
@@ -150,90 +120,99 @@ static uint64_t fnv1a(uint64_t h, const void *data, size_t n) {
     return h;
 }
 
-static void fingerprint(struct dr_dataset *d) {
+static int fingerprint(struct dr_dataset *d, struct dr_err *err) {
     const int64_t shape[] = {d->n, d->c, d->h, d->w, d->classes};
+    const size_t row = dr_dataset_row_bytes(d);
     uint64_t h = fnv1a(0xcbf29ce484222325u, shape, sizeof shape);
-    if (d->pixels)
-        h = fnv1a(h, d->pixels, (size_t)(d->n * d->c * d->h * d->w));
-    else
-        h = fnv1a(h, d->points, (size_t)d->n * 2 * sizeof *d->points);
+    if (dr_dataset_all(d)) {
+        h = fnv1a(h, dr_dataset_all(d), (size_t)d->n * row);
+    } else {
+        char *buf = malloc(FINGERPRINT_ROWS * row);
+        int rc = buf ? 0 : dr_fail(err, DR_ENOMEM, "no memory for %d samples", FINGERPRINT_ROWS);
+        for (int64_t i = 0; i < d->n && !rc; i += FINGERPRINT_ROWS) {
+            int64_t ids[FINGERPRINT_ROWS], n = DR_MIN(d->n - i, FINGERPRINT_ROWS);
+            for (int64_t k = 0; k < n; k++)
+                ids[k] = i + k;
+            rc = d->rows(d, ids, n, buf, err);
+            h = rc ? h : fnv1a(h, buf, (size_t)n * row);
+        }
+        free(buf);
+        if (rc)
+            return rc;
+    }
     d->fingerprint = fnv1a(h, d->label, (size_t)d->n * sizeof *d->label);
-}
-
-static void name_classes(struct dr_dataset *d, int set) {
-    for (int k = 0; k < 10 && k < d->classes; k++)
-        if (set == DR_DATA_FASHION)
-            snprintf(d->class_name[k], sizeof d->class_name[k], "%s", fashion_names[k]);
-        else if (set == DR_DATA_DIGITS || set == DR_DATA_MNIST)
-            snprintf(d->class_name[k], sizeof d->class_name[k], "%d", k);
-}
-
-static int check_config(const struct dr_data_config *cfg, bool toy, struct dr_err *err) {
-    if (cfg->set < 0 || cfg->set >= (int)DR_COUNT(set_names))
-        return dr_fail(err, DR_ECONFIG, "data.set %d is unknown", cfg->set);
-    const char *name = set_names[cfg->set];
-    int64_t want = toy ? 1 : 10;
-    if (cfg->set != DR_DATA_IDX && cfg->classes != want)
-        return dr_fail(err, DR_ECONFIG, "data.classes is %" PRId64 ", but %s has %" PRId64,
-                       cfg->classes, name, want);
-    if (!toy && cfg->channels != 1)
-        return dr_fail(err, DR_ECONFIG, "data.channels is %" PRId64 ", but %s has 1", cfg->channels,
-                       name);
-    if (cfg->classes < 1 || cfg->size < 1 || cfg->count < 1 || cfg->limit < 0)
-        return dr_fail(err, DR_ECONFIG,
-                       "data.classes, data.size and data.count must be positive and data.limit "
-                       "not negative");
     return 0;
 }
 
-int dr_dataset_load(const struct dr_data_config *cfg, const char *data_dir, bool test_split,
-                    struct dr_dataset **out, struct dr_err *err) {
+// dr_config_check has said the same of a whole configuration; tools may bring a section of their
+// own.
+static int check_config(const struct dr_data_config *cfg, const struct dr_set_facts *f,
+                        struct dr_err *err) {
+    if (f->classes && cfg->classes != f->classes)
+        return dr_fail_at(err, DR_ECONFIG, "data.classes",
+                          "data.classes is %" PRId64 ", but %s has %" PRId64, cfg->classes, f->name,
+                          f->classes);
+    if (f->channels && cfg->channels != f->channels)
+        return dr_fail_at(err, DR_ECONFIG, "data.channels",
+                          "data.channels is %" PRId64 ", but %s has %" PRId64, cfg->channels,
+                          f->name, f->channels);
+    if (cfg->classes < 1 || cfg->size < 1 || cfg->count < 1 || cfg->limit < 0)
+        return dr_fail_at(err, DR_ECONFIG, "data",
+                          "data.classes, data.size and data.count must be positive and data.limit "
+                          "not negative");
+    return 0;
+}
+
+int dr_dataset_open(dr_set_open *open, const struct dr_set_facts *facts,
+                    const struct dr_set_query *q, struct dr_dataset **out, struct dr_err *err) {
     *out = NULL;
-    const bool toy = cfg->set >= DR_DATA_CHECKERBOARD;
-    int rc = check_config(cfg, toy, err);
+    int rc = check_config(q->cfg, facts, err);
     if (rc)
         return rc;
     struct dr_dataset *d = calloc(1, sizeof *d);
     if (!d)
         return dr_fail(err, DR_ENOMEM, "no memory for a data set");
-    d->classes = cfg->classes;
-    snprintf(d->name, sizeof d->name, "%s", set_names[cfg->set]);
-    if (toy)
-        rc = make_toy(d, cfg, test_split, err);
-    else if (cfg->set == DR_DATA_DIGITS)
-        rc = make_digits(d, cfg, test_split, err);
-    else
-        rc = load_idx(d, cfg, data_dir, test_split, err);
+    d->kind = facts->kind;
+    d->name = facts->name;
+    d->classes = q->cfg->classes;
+    rc = open(d, q, err);
     if (!rc)
         rc = index_classes(d, err);
-    if (rc) {
+    if (!rc)
+        rc = fingerprint(d, err);
+    if (rc)
         dr_dataset_free(d);
-        return rc;
-    }
-    name_classes(d, cfg->set);
-    fingerprint(d);
-    *out = d;
-    return 0;
+    else
+        *out = d;
+    return rc;
+}
+
+int dr_dataset_load(const struct dr_data_config *cfg, const char *data_dir, bool test_split,
+                    struct dr_dataset **out, struct dr_err *err) {
+    static dr_set_open *const table[] = {
+#define DR_SET(id, open, ...) [DR_DATA_##id] = open,
+#include "engine/data/sets.def"
+#undef DR_SET
+    };
+    const struct dr_set_facts *f = dr_set_facts(cfg->set);
+    *out = NULL;
+    if (!f)
+        return dr_fail_at(err, DR_ECONFIG, "data.set", "data.set %d is unknown", cfg->set);
+    const struct dr_set_query q = {
+        .cfg = cfg, .name = f->name, .data_dir = data_dir, .test = test_split};
+    return dr_dataset_open(table[cfg->set], f, &q, out, err);
 }
 
 void dr_dataset_free(struct dr_dataset *d) {
     if (!d)
         return;
-    free(d->pixels);
-    free(d->points);
+    if (d->release)
+        d->release(d);
+    for (int64_t k = 0; d->class_name && k < d->classes; k++)
+        free(d->class_name[k]);
+    free((void *)(uintptr_t)d->class_name);
     free(d->label);
     free(d->class_start);
     free(d->by_class);
     free(d);
-}
-
-void dr_dataset_get(const struct dr_dataset *d, int64_t i, real *out) {
-    if (d->points) {
-        memcpy(out, d->points + 2 * i, 2 * sizeof *out);
-        return;
-    }
-    const int64_t n = d->c * d->h * d->w;
-    const uint8_t *p = d->pixels + i * n;
-    for (int64_t k = 0; k < n; k++)
-        out[k] = (real)p[k] / (real)127.5 - 1;
 }

@@ -1,11 +1,10 @@
 // Digits drawn by code: a data set without files. Each glyph is a few pen strokes through control
 // points, of several hands (open and closed 4, 7 with and without a bar, 2 with a loop, ...);
-// points, posture and pen vary at random. Called by dr_dataset_load; a picture is a function of
-// (seed, index, class, size).
+// points, posture and pen vary at random. A picture is a function of (seed, index, class, size).
+#include "engine/data/data_priv.h"
+
 #include <math.h>
 #include <string.h>
-
-#include "engine/data/data.h"
 
 // Control points in hundredths of the glyph's box, y down. The curve is smooth through a point, but
 // turns at a CORNER; END closes a stroke and lifts the pen.
@@ -91,7 +90,7 @@ struct vec {
     float x, y;
 };
 
-// What one picture draws at random, once.
+// What is drawn at random once per picture.
 struct posture {
     float a[4], shift[2];             // glyph box (centred) to pixels
     float wave[2], phase[2];          // slow bend of the whole glyph
@@ -134,7 +133,7 @@ static void place(const struct glyph *gl, const struct posture *ps, struct dr_rn
     }
 }
 
-// Shrinks and moves the way along axis `k` (0: x, 1: y) so that no ink is cut off by the frame.
+// Shrinks and moves the strokes along axis `k` (0: x, 1: y) so that no ink is cut off by the frame.
 static void keep_inside(struct vec *v, int n, int k, float margin, float size) {
     float lo = k ? v[0].y : v[0].x, hi = lo;
     for (int i = 1; i < n; i++) {
@@ -150,8 +149,7 @@ static void keep_inside(struct vec *v, int n, int k, float margin, float size) {
     }
 }
 
-// Ink of one straight piece of the pen's way, radius r: full inside, antialiased over about a
-// pixel.
+// Ink of one straight piece of a stroke, radius r: full inside, antialiased over about a pixel.
 static void ink(struct vec a, struct vec b, float r, int size, uint8_t *gray) {
     const float edge = 0.65f, reach = r + edge;
     int x0 = DR_MAX((int)floorf(fminf(a.x, b.x) - reach), 0);
@@ -184,7 +182,7 @@ static struct vec spline(const struct vec *a, const struct vec *b, const struct 
 }
 
 void dr_digit_draw(uint64_t seed, uint64_t index, int cls, int64_t size, uint8_t *gray) {
-    enum { PIECES = 6 }; // straight pieces a span
+    enum { PIECES = 6 }; // straight pieces per span
     struct dr_rng g;
     struct vec v[POINTS];
     cls = DR_MIN(DR_MAX(cls, 0), 9);
@@ -211,4 +209,25 @@ void dr_digit_draw(uint64_t seed, uint64_t index, int cls, int64_t size, uint8_t
             from = to;
         }
     }
+}
+
+int dr_open_digits(struct dr_dataset *d, const struct dr_set_query *q, struct dr_err *err) {
+    const int64_t size = q->cfg->size, n = dr_made_count(q);
+    const uint64_t first = q->test ? DR_DATA_TEST_INDEX : 0, seed = (uint64_t)q->cfg->seed;
+    void *values;
+    d->n = n;
+    d->c = 1;
+    d->h = d->w = size;
+    int rc = dr_dataset_alloc(d, &values, err);
+    for (int k = 0; k < 10 && !rc; k++)
+        rc = dr_dataset_name(d, k, (char[]){(char)('0' + k), 0}, err);
+    if (rc)
+        return rc;
+    uint8_t *pixels = values;
+#pragma omp parallel for schedule(dynamic, 64)
+    for (int64_t i = 0; i < n; i++) {
+        d->label[i] = (int32_t)(i % 10);
+        dr_digit_draw(seed, first + (uint64_t)i, d->label[i], size, pixels + i * size * size);
+    }
+    return 0;
 }

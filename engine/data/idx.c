@@ -1,6 +1,8 @@
-// idx files (MNIST's format: big-endian magic, sizes, bytes), plain or gzip, and where to find
-// them. Called by dr_dataset_load, tests and importers. A file is believed in nothing: magic, sizes
-// against the file's length, and the end of the data are checked, for gzip the checksum with it.
+// idx files (MNIST's format: big-endian magic, sizes, bytes), plain or gzip, where to find them,
+// and the sets that consist of them. Nothing in a file is trusted: magic, sizes against the file's
+// length, and the end of the data are checked, and for gzip the checksum.
+#include "engine/data/data_priv.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -11,15 +13,13 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#include "engine/data/data_priv.h"
-
 #define SIDE_MAX 4096
 #define DEFLATE_RATIO 1040 // deflate cannot expand by more (1032:1 and a margin)
 
 struct idx {
     const char *path;
     gzFile gz;
-    int64_t size; // of the file as it lies on disk
+    int64_t size; // of the file on disk
 };
 
 static void idx_close(struct idx *f) {
@@ -30,7 +30,7 @@ static void idx_close(struct idx *f) {
 
 static int idx_open(struct idx *f, const char *path, struct dr_err *err) {
     *f = (struct idx){.path = path};
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a FIFO must not hang us
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // opening a FIFO must not wait
     if (fd < 0)
         return dr_fail(err, errno == ENOENT ? DR_ENOENT : DR_EIO, "%.300s: cannot open: %s", path,
                        strerror(errno));
@@ -49,7 +49,7 @@ static int idx_open(struct idx *f, const char *path, struct dr_err *err) {
     return 0;
 }
 
-// Exactly n bytes; a short file or a broken gzip stream is told apart from an I/O error.
+// Reads exactly n bytes. Short files and broken gzip streams are DR_EFORMAT, the rest DR_EIO.
 static int idx_read(struct idx *f, void *out, int64_t n, const char *what, struct dr_err *err) {
     uint8_t *p = out;
     int64_t done = 0;
@@ -80,8 +80,7 @@ static int idx_end(struct idx *f, struct dr_err *err) {
     if (got == 0 && (code == Z_OK || code == Z_STREAM_END))
         return 0;
     if (got > 0)
-        return dr_fail(err, DR_EFORMAT, "%.300s: data goes on after what its sizes announce",
-                       f->path);
+        return dr_fail(err, DR_EFORMAT, "%.300s: more data than its sizes announce", f->path);
     return dr_fail(err, DR_EFORMAT, "%.300s: the gzip data is truncated or its checksum is wrong",
                    f->path);
 }
@@ -151,21 +150,31 @@ int dr_idx_read_labels(const char *path, uint8_t **labels, int64_t *n, struct dr
     return rc;
 }
 
-// `dir`/`name` or the same with .gz, whichever exists.
-static bool find_file(const char *dir, const char *name, char *out, size_t size) {
-    for (int gz = 0; gz < 2; gz++)
-        if ((size_t)snprintf(out, size, "%s/%s%s", dir, name, gz ? ".gz" : "") < size &&
-            access(out, F_OK) == 0)
-            return true;
-    return false;
+// `dir`/`name` or the same with .gz, whichever exists: malloc'd, or NULL.
+static char *find_file(const char *dir, const char *name) {
+    for (int gz = 0; gz < 2; gz++) {
+        char *path;
+        if (asprintf(&path, "%s/%s%s", dir, name, gz ? ".gz" : "") < 0)
+            return NULL;
+        if (!access(path, F_OK))
+            return path;
+        free(path);
+    }
+    return NULL;
 }
 
-// MNIST and Fashion-MNIST have the same file names: a folder named after another set is not ours.
+static bool has_file(const char *dir, const char *name) {
+    char *path = find_file(dir, name);
+    free(path);
+    return path != NULL;
+}
+
+// These sets have the same file names: a folder named after another one is not ours.
 static bool foreign_folder(const char *root, const char *set) {
-    static const char *const known[] = {"mnist", "fashion-mnist"};
     const char *slash = strrchr(root, '/'), *base = slash ? slash + 1 : root;
-    for (size_t i = 0; i < DR_COUNT(known); i++)
-        if (!strcmp(base, known[i]) && strcmp(set, known[i]))
+    const struct dr_set_facts *f;
+    for (int i = 0; (f = dr_set_facts(i)); i++)
+        if (!f->made && !f->folder && !strcmp(base, f->name) && strcmp(set, f->name))
             return true;
     return false;
 }
@@ -180,71 +189,132 @@ static bool path_is_below(const char *path) {
 }
 
 // The folder that holds `images` of the set: below $DRIFTD_DATA, then below data_dir, then these
-// themselves.
-static int find_folder(const struct dr_data_config *cfg, const char *set, const char *data_dir,
-                       const char *images, char *dir, size_t size, struct dr_err *err) {
-    const char *env = getenv("DRIFTD_DATA");
-    const char *root[2] = {env && *env ? env : NULL, data_dir && *data_dir ? data_dir : NULL};
-    const char *sub = cfg->path[0] ? cfg->path : set;
-    char file[1200], tried[240] = "";
-    if (!path_is_below(cfg->path))
-        return dr_fail(err, DR_ECONFIG,
-                       "data.path '%.200s' must be a folder below the data directory", cfg->path);
+// themselves. *dir is malloc'd.
+static int find_folder(const struct dr_set_query *q, const char *images, char **dir,
+                       struct dr_err *err) {
+    const char *env = getenv("DRIFTD_DATA"), *path = q->cfg->path;
+    const char *root[2] = {env && *env ? env : NULL,
+                           q->data_dir && *q->data_dir ? q->data_dir : NULL};
+    char tried[240] = "";
+    if (!path_is_below(path))
+        return dr_fail_at(err, DR_ECONFIG, "data.path",
+                          "data.path '%.200s' must be a folder below the data directory", path);
     for (int i = 0; i < 2; i++) {
         if (!root[i])
             continue;
-        snprintf(dir, size, "%s/%s", root[i], sub);
-        if (find_file(dir, images, file, sizeof file))
+        if (asprintf(dir, "%s/%s", root[i], path[0] ? path : q->name) < 0)
+            return dr_fail(err, DR_ENOMEM, "%s: out of memory", q->name);
+        if (has_file(*dir, images))
             return 0;
         size_t n = strlen(tried);
-        snprintf(tried + n, sizeof tried - n, "%s%.150s", n ? ", " : "", dir);
-        snprintf(dir, size, "%s", root[i]);
-        if (!foreign_folder(dir, set) && find_file(dir, images, file, sizeof file))
-            return 0;
+        snprintf(tried + n, sizeof tried - n, "%s%.150s", n ? ", " : "", *dir);
+        free(*dir);
+        if (foreign_folder(root[i], q->name) || !has_file(root[i], images))
+            continue;
+        if (!(*dir = strdup(root[i])))
+            return dr_fail(err, DR_ENOMEM, "%s: out of memory", q->name);
+        return 0;
     }
     return dr_fail(err, DR_ENOENT,
                    "%s: no %s[.gz] in %s; fetch it with `driftctl fetch %.20s`, or set "
                    "$DRIFTD_DATA or --data-dir to the folder that holds it",
-                   set, images, *tried ? tried : "any folder, as no data directory is set", set);
+                   q->name, images, *tried ? tried : "any folder, as no data directory is set",
+                   q->name);
 }
 
-static int read_pair(const char *dir, const char *images, const char *labels, uint8_t **pixels,
-                     uint8_t **label, int64_t *n, int64_t *h, int64_t *w, struct dr_err *err) {
-    char image_path[1200], label_path[1200];
-    find_file(dir, images, image_path, sizeof image_path);
-    if (!find_file(dir, labels, label_path, sizeof label_path))
-        return dr_fail(err, DR_ENOENT, "%.300s: %s[.gz] is missing beside the images", dir, labels);
-    int rc = dr_idx_read_images(image_path, pixels, n, h, w, err);
-    int64_t nl = 0;
+struct pair {
+    uint8_t *pixels, *label; // [n,h,w], [n]; malloc'd
+    int64_t n, h, w;
+};
+
+static void pair_free(struct pair *p) {
+    free(p->pixels);
+    free(p->label);
+}
+
+static int check_labels(const struct pair *p, const char *path, int64_t classes,
+                        struct dr_err *err) {
+    for (int64_t i = 0; i < p->n; i++)
+        if (p->label[i] >= classes)
+            return dr_fail(err, DR_EFORMAT,
+                           "%.300s: label %" PRId64 " is %d, expected 0 to %" PRId64
+                           " (data.classes)",
+                           path, i, p->label[i], classes - 1);
+    return 0;
+}
+
+static int read_pair(const char *dir, const char *images, const char *labels, int64_t classes,
+                     struct pair *p, struct dr_err *err) {
+    char *image_path = find_file(dir, images), *label_path = find_file(dir, labels);
+    int64_t n = 0;
+    int rc = 0;
+    if (!image_path || !label_path)
+        rc = dr_fail(err, DR_ENOENT, "%.300s: %s[.gz] is missing beside the images", dir, labels);
     if (!rc)
-        rc = dr_idx_read_labels(label_path, label, &nl, err);
-    if (!rc && nl != *n)
+        rc = dr_idx_read_images(image_path, &p->pixels, &p->n, &p->h, &p->w, err);
+    if (!rc)
+        rc = dr_idx_read_labels(label_path, &p->label, &n, err);
+    if (!rc && n != p->n)
         rc = dr_fail(err, DR_EFORMAT,
                      "%.300s has %" PRId64 " labels, but there are %" PRId64 " images beside it",
-                     label_path, nl, *n);
+                     label_path, n, p->n);
+    if (!rc)
+        rc = check_labels(p, label_path, classes, err);
+    free(image_path);
+    free(label_path);
     return rc;
 }
 
-int dr_idx_load_set(const struct dr_data_config *cfg, const char *set, const char *data_dir,
-                    bool test_split, uint8_t **pixels, uint8_t **labels, int64_t *n, int64_t *h,
-                    int64_t *w, struct dr_err *err) {
-    const char *images = test_split ? "t10k-images-idx3-ubyte" : "train-images-idx3-ubyte";
-    const char *lab = test_split ? "t10k-labels-idx1-ubyte" : "train-labels-idx1-ubyte";
-    char dir[1024];
-    *pixels = *labels = NULL;
-    int rc = find_folder(cfg, set, data_dir, images, dir, sizeof dir, err);
+static int fit_pair(struct dr_dataset *d, const struct dr_data_config *cfg, const struct pair *p,
+                    struct dr_err *err) {
+    const int64_t size = cfg->size;
+    void *values = NULL;
+    d->n = cfg->limit ? DR_MIN(cfg->limit, p->n) : p->n;
+    d->c = 1;
+    d->h = d->w = size;
+    int rc = dr_fit_check(cfg, p->h, p->w, err);
     if (!rc)
-        rc = read_pair(dir, images, lab, pixels, labels, n, h, w, err);
-    for (int64_t i = 0; i < *n && !rc; i++)
-        if ((*labels)[i] >= cfg->classes)
-            rc = dr_fail(err, DR_EFORMAT,
-                         "%.200s/%s: label %" PRId64 " is %d, expected 0 to %" PRId64
-                         " (data.classes)",
-                         dir, lab, i, (*labels)[i], cfg->classes - 1);
-    if (rc) {
-        free(*pixels);
-        free(*labels);
-        *pixels = *labels = NULL;
+        rc = dr_dataset_alloc(d, &values, err);
+    for (int64_t i = 0; i < d->n && !rc; i++) {
+        dr_fit_plane(cfg, p->pixels + i * p->h * p->w, p->h, p->w,
+                     (uint8_t *)values + i * size * size);
+        d->label[i] = p->label[i];
     }
     return rc;
+}
+
+static int open_named(struct dr_dataset *d, const struct dr_set_query *q,
+                      const char *const names[10], struct dr_err *err) {
+    const char *images = q->test ? "t10k-images-idx3-ubyte" : "train-images-idx3-ubyte";
+    const char *labels = q->test ? "t10k-labels-idx1-ubyte" : "train-labels-idx1-ubyte";
+    struct pair p = {0};
+    char *dir = NULL;
+    int rc = find_folder(q, images, &dir, err);
+    if (rc)
+        return rc;
+    rc = read_pair(dir, images, labels, q->cfg->classes, &p, err);
+    if (!rc)
+        rc = fit_pair(d, q->cfg, &p, err);
+    for (int k = 0; names && k < 10 && !rc; k++)
+        rc = dr_dataset_name(d, k, names[k], err);
+    pair_free(&p);
+    free(dir);
+    return rc;
+}
+
+int dr_open_mnist(struct dr_dataset *d, const struct dr_set_query *q, struct dr_err *err) {
+    static const char *const names[10] = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"};
+    return open_named(d, q, names, err);
+}
+
+int dr_open_fashion(struct dr_dataset *d, const struct dr_set_query *q, struct dr_err *err) {
+    static const char *const names[10] = {"T-shirt/top", "Trouser",   "Pullover", "Dress",
+                                          "Coat",        "Sandal",    "Shirt",    "Sneaker",
+                                          "Bag",         "Ankle boot"};
+    return open_named(d, q, names, err);
+}
+
+// The files of a folder that the configuration names, their classes without names.
+int dr_open_idx(struct dr_dataset *d, const struct dr_set_query *q, struct dr_err *err) {
+    return open_named(d, q, NULL, err);
 }

@@ -1,6 +1,6 @@
 // Draws the reals of a training step (method.md 1.5; paper A.8 for the queues). Called by the
-// trainer only, one thread. Everything random is Philox: the step's draws from (seed, SAMPLER,
-// step), the order in which images enter the queues from a permutation per epoch.
+// trainer only, on one thread. Everything random is Philox: the step's draws from (seed, SAMPLER,
+// step), the order in which samples enter the queues from one permutation per epoch.
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>

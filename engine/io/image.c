@@ -1,7 +1,6 @@
-// Images out: pixel rounding, PNG grids, npy (see image.h). Called by the batcher's answers and the
-// trainer's sample grids. libpng writes the chunks; what goes into IDAT is filtered here and
-// compressed by libdeflate in one go, since zlib took a tenth of the time of a small network's
-// images.
+// Images out: pixel rounding, PNG grids, npy (see image.h). Called for replies and for the
+// trainer's sample grids. libpng writes the chunks; the contents of IDAT are filtered here and
+// compressed by libdeflate in one go, as zlib took a tenth of the time of a small network's images.
 #include "engine/io/image.h"
 
 #include <inttypes.h>
@@ -14,6 +13,7 @@
 
 #define GREY 128
 #define SIDE_MAX 1000000 // libpng's own limit
+#define PLANES_MAX 64
 #define BYTES_MAX ((int64_t)1 << 30)
 
 void dr_bytes_free(struct dr_bytes *b) {
@@ -40,27 +40,33 @@ void dr_to_pixels(const real *x, int64_t n, uint8_t *out) {
 
 struct grid {
     const real *x;
-    int64_t n, c, h, w, cols, scale, gap;
-    int64_t width, height; // of the picture, pixels
+    int64_t n, c, h, w, cols, scale, gap; // planes: c 1, and w is that of all channels
+    int64_t planes;                       // channels side by side; 1: none
+    int64_t width, height;                // of the picture, pixels
 };
+
+// The pixels of image k as planes [c,h,w]; channels that are to lie side by side become one plane.
+static void take_pixels(const struct grid *g, int64_t k, uint8_t *px, uint8_t *tmp) {
+    const int64_t n = g->c * g->h * g->w, side = g->w / g->planes;
+    dr_to_pixels(g->x + k * n, n, g->planes > 1 ? tmp : px);
+    for (int64_t p = 0; p < g->planes && g->planes > 1; p++)
+        for (int64_t y = 0; y < g->h; y++)
+            memcpy(px + y * g->w + p * side, tmp + (p * g->h + y) * side, (size_t)side);
+}
 
 // Rows of the whole picture as PNG wants them, [height] of a filter's number and [width,c]; the
 // number is set later.
 static uint8_t *draw(const struct grid *g) {
     int64_t plane = g->h * g->w, row = g->width * g->c + 1;
-    uint8_t *pic = malloc((size_t)(g->height * row)), *px = malloc((size_t)(g->c * plane));
+    uint8_t *pic = malloc((size_t)(g->height * row)), *px = malloc((size_t)(2 * g->c * plane));
     if (!pic || !px) {
         free(pic);
         free(px);
         return NULL;
     }
     memset(pic, GREY, (size_t)(g->height * row));
-    if (g->c == 4) // what lies between the images is opaque
-        for (int64_t y = 0; y < g->height; y++)
-            for (int64_t x = 0; x < g->width; x++)
-                pic[y * row + 1 + 4 * x + 3] = 255;
     for (int64_t k = 0; k < g->n; k++) {
-        dr_to_pixels(g->x + k * g->c * plane, g->c * plane, px);
+        take_pixels(g, k, px, px + g->c * plane);
         int64_t y0 = k / g->cols * (g->h * g->scale + g->gap);
         int64_t x0 = k % g->cols * (g->w * g->scale + g->gap);
         for (int64_t y = 0; y < g->h * g->scale; y++) {
@@ -158,11 +164,10 @@ static int encode(png_structp png, png_infop info, struct sink *s, const struct 
                   const struct dr_bytes *z, const char *key, const char *text) {
     if (setjmp(s->jmp))
         return -1;
-    static const int color[5] = {
-        [1] = PNG_COLOR_TYPE_GRAY, [3] = PNG_COLOR_TYPE_RGB, [4] = PNG_COLOR_TYPE_RGB_ALPHA};
     png_set_write_fn(png, s, on_write, on_flush);
-    png_set_IHDR(png, info, (uint32_t)g->width, (uint32_t)g->height, 8, color[g->c],
-                 PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_BASE, PNG_FILTER_TYPE_BASE);
+    png_set_IHDR(png, info, (uint32_t)g->width, (uint32_t)g->height, 8,
+                 g->c == 3 ? PNG_COLOR_TYPE_RGB : PNG_COLOR_TYPE_GRAY, PNG_INTERLACE_NONE,
+                 PNG_COMPRESSION_TYPE_BASE, PNG_FILTER_TYPE_BASE);
     if (key) {
         png_text t = {.compression = PNG_ITXT_COMPRESSION_NONE,
                       .key = (char *)(uintptr_t)key,
@@ -178,12 +183,23 @@ static int encode(png_structp png, png_infop info, struct sink *s, const struct 
     return 0;
 }
 
-static int check_grid(struct grid *g, const char *key, const char *text, struct dr_err *err) {
-    if (g->n < 1 || g->h < 1 || g->w < 1 || (g->c != 1 && g->c != 3 && g->c != 4))
+static int check_grid(struct grid *g, enum dr_show show, const char *key, const char *text,
+                      struct dr_err *err) {
+    static const int64_t most[] = {
+        [DR_SHOW_GREY] = 1, [DR_SHOW_RGB] = 3, [DR_SHOW_PLANES] = PLANES_MAX, [DR_SHOW_POINTS] = 0};
+    static const int64_t least[] = {
+        [DR_SHOW_GREY] = 1, [DR_SHOW_RGB] = 3, [DR_SHOW_PLANES] = 1, [DR_SHOW_POINTS] = 1};
+    if (g->n < 1 || g->h < 1 || g->w < 1 || g->c < least[show] || g->c > most[show])
         return dr_fail(err, DR_EINVAL,
-                       "a picture of %" PRId64 " images [%" PRId64 ",%" PRId64 ",%" PRId64
-                       "] is not possible, expected 1, 3 or 4 channels",
-                       g->n, g->c, g->h, g->w);
+                       "a picture of %" PRId64 " samples [%" PRId64 ",%" PRId64 ",%" PRId64
+                       "] is not possible: expected one grey channel, three of rgb, or up to %d "
+                       "planes",
+                       g->n, g->c, g->h, g->w, PLANES_MAX);
+    if (show == DR_SHOW_PLANES && g->w <= SIDE_MAX) { // one grey image of all channels
+        g->planes = g->c;
+        g->w *= g->c;
+        g->c = 1;
+    }
     if (g->cols < 1 || g->scale < 1 || g->scale > 1024 || g->gap < 0 || g->gap > 1024)
         return dr_fail(err, DR_EINVAL,
                        "cols %" PRId64 ", scale %" PRId64 " or gap %" PRId64
@@ -206,13 +222,20 @@ static int check_grid(struct grid *g, const char *key, const char *text, struct 
     return 0;
 }
 
-int dr_png_grid(const real *x, int64_t n, int64_t c, int64_t h, int64_t w, int64_t cols,
-                int64_t scale, int64_t gap, const char *text_key, const char *text,
+int dr_png_grid(const real *x, int64_t n, int64_t c, int64_t h, int64_t w, enum dr_show show,
+                int64_t cols, int64_t scale, int64_t gap, const char *text_key, const char *text,
                 struct dr_bytes *out, struct dr_err *err) {
     *out = (struct dr_bytes){0};
-    struct grid g = {
-        .x = x, .n = n, .c = c, .h = h, .w = w, .cols = cols, .scale = scale, .gap = gap};
-    int rc = check_grid(&g, text_key, text, err);
+    struct grid g = {.x = x,
+                     .n = n,
+                     .c = c,
+                     .h = h,
+                     .w = w,
+                     .planes = 1,
+                     .cols = cols,
+                     .scale = scale,
+                     .gap = gap};
+    int rc = check_grid(&g, show, text_key, text, err);
     if (rc)
         return rc;
     struct sink s = {.msg = "out of memory"};

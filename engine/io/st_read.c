@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -21,7 +22,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are read as they lie");
 
 struct dr_st_file {
-    char path[300]; // for messages
+    char path[300]; // for messages: of a long one, the end
     const uint8_t *map;
     size_t size;
     json_t *root; // owns the metadata strings
@@ -42,9 +43,9 @@ static const struct {
     {"U64", DR_ST_OTHER, 8}, {"F8_E5M2", DR_ST_OTHER, 1}, {"F8_E4M3", DR_ST_OTHER, 1},
 };
 
-static int map_file(struct dr_st_file *f, struct dr_err *err) {
+static int map_file(struct dr_st_file *f, const char *path, struct dr_err *err) {
     // O_NONBLOCK: a FIFO must not hang the caller before fstat refuses it.
-    int fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return dr_fail(err, errno == ENOENT ? DR_ENOENT : DR_EIO, "%s: cannot open: %s", f->path,
                        strerror(errno));
@@ -276,12 +277,10 @@ int dr_st_open(const char *path, struct dr_st_file **out, struct dr_err *err) {
     struct dr_st_file *f = calloc(1, sizeof *f);
     if (!f)
         return dr_fail(err, DR_ENOMEM, "%.300s: no memory", path);
-    if (strlen(path) >= sizeof f->path) {
-        free(f);
-        return dr_fail(err, DR_EINVAL, "%.300s...: the path is too long", path);
-    }
-    strcpy(f->path, path);
-    int rc = map_file(f, err);
+    const size_t n = strlen(path), room = sizeof f->path - 4;
+    snprintf(f->path, sizeof f->path, "%s%s", n > room ? "..." : "",
+             n > room ? path + n - room : path);
+    int rc = map_file(f, path, err);
     if (!rc)
         rc = parse(f, err);
     if (rc)
@@ -300,6 +299,10 @@ void dr_st_close(struct dr_st_file *f) {
     free(f->t);
     free(f->by_name);
     free(f);
+}
+
+const char *dr_st_path(const struct dr_st_file *f) {
+    return f->path;
 }
 
 int dr_st_count(const struct dr_st_file *f) {

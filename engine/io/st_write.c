@@ -148,7 +148,13 @@ static int io_error(struct dr_err *err, const char *path, const char *what) {
 static int sync_folder(const char *path, struct dr_err *err) {
     char dir[4096];
     const char *slash = strrchr(path, '/');
-    snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
+    const size_t len = slash ? (size_t)(slash - path) + 1 : 1;
+    if (len >= sizeof dir) {
+        errno = ENAMETOOLONG;
+        return io_error(err, path, "sync its folder");
+    }
+    memcpy(dir, slash ? path : ".", len);
+    dir[len] = '\0';
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     // EINVAL: some file systems cannot sync a folder, and there is nothing more to be done.
     int rc = fd < 0 || (fsync(fd) < 0 && errno != EINVAL) ? io_error(err, dir, "sync folder") : 0;

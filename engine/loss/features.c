@@ -1,103 +1,79 @@
-// Pixel features (method.md 7). See features.h. Called by the trainer around the drifting loss.
-//
-//   image        1 location of width C H W: the image as it lies in memory
-//   quadrants    4 locations of width C (H/2)(W/2), in reading order; one normalisation scale
-//   patchP.mean  1 location of width C (H/P)(W/P): the means of the P x P patches, a small copy of
-//   the
-//                image. Patches are not locations here: with one channel their vectors would have
-//                width 1, which the sphere turns into a sign
-//   patchP.std   the same of their standard deviations
-//   rms          1 location of width C: sqrt(mean x^2) of every channel (A.5), never put on the
-//                sphere: it is what holds the length that `sphere` leaves free. Of reals it is
-//                taken `rms_gain` times, so that generated images may be held at a greater length
+// The three phases of feature extraction and the table of its kinds. See features.h. Called by the
+// trainer around the drifting loss.
 #include "engine/loss/features.h"
 
 #include "engine/core/arena.h"
+#include "engine/loss/pools.h"
 
-#include <math.h>
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#define SPHERE_EPS 1e-12
-
-enum kind { IMAGE, QUADRANTS, PATCH_MEAN, PATCH_STD, RMS };
-
-struct feature {
-    struct dr_feature_dim dim;
-    enum kind kind;
-    int64_t p; // patch size
+static const struct dr_feature_kind *const table[] = {
+#define X(ID, name, text) [DR_FEATURE_##ID] = &dr_feature_##name,
+    DR_FEATURES(X)
+#undef X
 };
+
 struct dr_features {
-    struct feature f[DR_MAX_FEATURES];
-    int count;
+    const struct dr_feature_kind *kind;
+    void *impl; // the kind's
+    struct dr_map_dim image, map[DR_MAX_MAPS];
+    struct dr_pooling f[DR_MAX_FEATURES];
+    int maps, count;
     bool sphere;
     real rms_gain;
-    int64_t c, h, w;
 };
 
-static void add(struct dr_features *f, enum kind kind, int64_t p, int64_t locations, int64_t s,
-                const char *name) {
-    struct feature *t = &f->f[f->count++];
-    *t = (struct feature){
-        .dim = {.locations = locations, .s = s, .weight = 1}, .kind = kind, .p = p};
+const struct dr_feature_kind *dr_feature_kind(int kind) {
+    return table[kind];
+}
+
+// ---- description
+
+int dr_features_add_map(struct dr_features *f, struct dr_map_dim dim) {
+    assert(f->maps < DR_MAX_MAPS);
+    f->map[f->maps] = dim;
+    return f->maps++;
+}
+
+void dr_features_add(struct dr_features *f, int map, enum dr_pool pool, int64_t p, double weight,
+                     const char *name) {
+    assert(f->count < DR_MAX_FEATURES && map < f->maps);
+    struct dr_pooling *t = &f->f[f->count++];
+    *t = (struct dr_pooling){
+        .dim = dr_pool_dim(pool, p, f->map[map]), .pool = pool, .p = p, .map = map};
+    t->dim.weight = (real)weight;
     snprintf(t->dim.name, sizeof t->dim.name, "%s", name);
 }
 
-static int add_patches(struct dr_features *f, int64_t p, struct dr_err *err) {
-    if (f->h % p || f->w % p)
-        return dr_fail(err, DR_ECONFIG,
-                       "features.patch%d needs height and width divisible by %d, the image is "
-                       "%lldx%lld",
-                       (int)p, (int)p, (long long)f->h, (long long)f->w);
-    int64_t s = f->c * (f->h / p) * (f->w / p);
-    add(f, PATCH_MEAN, p, 1, s, p == 2 ? "patch2.mean" : "patch4.mean");
-    add(f, PATCH_STD, p, 1, s, p == 2 ? "patch2.std" : "patch4.std");
-    return 0;
-}
-
-static int add_all(struct dr_features *f, const struct dr_feature_config *cfg, struct dr_err *err) {
-    int rc = 0;
-    if (cfg->image)
-        add(f, IMAGE, 0, 1, f->c * f->h * f->w, "image");
-    if (cfg->quadrants && (f->h % 2 || f->w % 2))
-        return dr_fail(err, DR_ECONFIG,
-                       "features.quadrants needs an even height and width, the image is %lldx%lld",
-                       (long long)f->h, (long long)f->w);
-    if (cfg->quadrants)
-        add(f, QUADRANTS, 0, 4, f->c * (f->h / 2) * (f->w / 2), "quadrants");
-    if (cfg->patch2)
-        rc = add_patches(f, 2, err);
-    if (!rc && cfg->patch4)
-        rc = add_patches(f, 4, err);
-    if (cfg->rms > 0) {
-        add(f, RMS, 0, 1, f->c, "rms");
-        f->f[f->count - 1].dim.weight = (real)cfg->rms;
-    }
-    if (!rc && !f->count)
-        rc = dr_fail(err, DR_ECONFIG,
-                     "features: none is on; set at least one of features.image, "
-                     "features.quadrants, features.patch2, features.patch4, features.rms");
-    return rc;
-}
-
-int dr_features_create(const struct dr_feature_config *cfg, int64_t c, int64_t h, int64_t w,
-                       struct dr_features **out, struct dr_err *err) {
+int dr_features_create_as(const struct dr_feature_kind *kind, const struct dr_feature_config *cfg,
+                          struct dr_map_dim image, struct dr_features **out, struct dr_err *err) {
     *out = NULL;
     struct dr_features *f = calloc(1, sizeof *f);
     if (!f)
         return dr_fail(err, DR_ENOMEM, "out of memory for the feature description");
-    f->c = c, f->h = h, f->w = w;
+    f->kind = kind;
+    f->image = image;
     f->sphere = cfg->norm == DR_FEATURE_NORM_SPHERE;
     f->rms_gain = (real)cfg->rms_gain;
-    int rc = add_all(f, cfg, err);
+    const int rc = kind->create(cfg, image, f, &f->impl, err);
     if (rc)
-        free(f);
+        dr_features_free(f);
     else
         *out = f;
     return rc;
 }
 
+int dr_features_create(const struct dr_feature_config *cfg, int64_t c, int64_t h, int64_t w,
+                       struct dr_features **out, struct dr_err *err) {
+    return dr_features_create_as(dr_feature_kind(cfg->kind), cfg,
+                                 (struct dr_map_dim){.c = c, .h = h, .w = w}, out, err);
+}
+
 void dr_features_free(struct dr_features *f) {
+    if (f && f->kind->destroy)
+        f->kind->destroy(f->impl);
     free(f);
 }
 int dr_features_count(const struct dr_features *f) {
@@ -106,175 +82,126 @@ int dr_features_count(const struct dr_features *f) {
 struct dr_feature_dim dr_features_dim(const struct dr_features *f, int i) {
     return f->f[i].dim;
 }
+const struct dr_params *dr_features_params(const struct dr_features *f) {
+    return f->kind->params ? f->kind->params(f->impl) : NULL;
+}
+int dr_features_load(const struct dr_features *f, real *host, struct dr_err *err) {
+    return f->kind->load(f->impl, host, err);
+}
 
+// ---- maps
+
+int dr_maps_init(const struct dr_features *f, int64_t images, int64_t chunk, struct dr_maps *m,
+                 struct dr_err *err) {
+    *m = (struct dr_maps){.chunk = chunk};
+    if (!f->kind->saved_new)
+        return 0;
+    const int64_t each = chunk > 0 ? chunk : images, n = (images + each - 1) / each;
+    m->saved = calloc((size_t)n, sizeof *m->saved);
+    bool failed = !m->saved;
+    for (m->nsaved = 0; !failed && m->nsaved < n; m->nsaved++)
+        failed |= !(m->saved[m->nsaved] = f->kind->saved_new(f->impl));
+    if (!failed)
+        return 0;
+    dr_maps_free(f, m);
+    return dr_fail(err, DR_ENOMEM, "out of memory for the features of %lld images",
+                   (long long)images);
+}
+
+void dr_maps_free(const struct dr_features *f, struct dr_maps *m) {
+    for (int i = 0; i < m->nsaved; i++)
+        if (m->saved[i])
+            f->kind->saved_free(m->saved[i]);
+    free(m->saved);
+    *m = (struct dr_maps){0};
+}
+
+static int64_t size_of(struct dr_map_dim d) {
+    return d.c * d.h * d.w;
+}
 static real *alloc_reals(struct dr_ctx *cx, int64_t n) {
     return dr_alloc(cx->tmp, (size_t)n * sizeof(real));
 }
 
-// Between images [groups,n,C,H,W] and quadrants [groups,4,n,C,H/2,W/2].
-static void copy_quadrants(struct dr_backend *be, const struct dr_features *f, int64_t groups,
-                           int64_t n, real *quadrants, real *image, bool to_image) {
-    int64_t h2 = f->h / 2, w2 = f->w / 2, planes = n * f->c, one = planes * h2 * w2;
-    for (int q = 0; q < 4; q++) {
-        real *a = quadrants + q * one, *b = image + q / 2 * h2 * f->w + q % 2 * w2;
-        struct dr_copy4_args args = {
-            .dst = a,
-            .src = b,
-            .dim = {groups, planes, h2, w2},
-            .dstride = {4 * one, h2 * w2, w2, 1},
-            .sstride = {planes * f->h * f->w, f->h * f->w, f->w, 1},
-        };
-        if (to_image)
-            args = (struct dr_copy4_args){
-                .dst = b,
-                .src = a,
-                .dim = {groups, planes, h2, w2},
-                .dstride = {planes * f->h * f->w, f->h * f->w, f->w, 1},
-                .sstride = {4 * one, h2 * w2, w2, 1},
-                .acc = true,
-            };
-        be->op.copy4(be, &args);
-    }
+// Chunk i of m: its maps into at[]; returns how many images it has, 0 past the last one.
+static int64_t chunk_of(const struct dr_features *f, const struct dr_maps *m, int64_t i,
+                        real *at[DR_MAX_MAPS]) {
+    const int64_t images = m->groups * m->n, each = m->chunk > 0 ? m->chunk : images;
+    for (int k = 0; k < f->maps; k++)
+        at[k] = m->map[k] + i * each * size_of(f->map[k]);
+    return DR_MAX(DR_MIN(each, images - i * each), 0);
 }
 
-// Every plane of an image is a map of one channel: [images C, patches, (mean, std)].
-static real *patch_stats(struct dr_ctx *cx, const struct dr_features *f, const struct feature *t,
-                         const real *x, int64_t images) {
-    real *pairs = alloc_reals(cx, 2 * images * t->dim.s);
-    DR_OP(cx->be, patch_stats_fwd, .out = pairs, .x = x, .b = images * f->c, .h = f->h, .w = f->w,
-          .c = 1, .p = t->p);
-    return pairs;
-}
-
-// Planes of unit length and their lengths, [images C, H W] and [images C]; returns the former.
-static real *unit_planes(struct dr_ctx *cx, const struct dr_features *f, const real *x,
-                         int64_t planes, real *length) {
-    real *unit = alloc_reals(cx, planes * f->h * f->w);
-    DR_OP(cx->be, l2norm_fwd, .y = unit, .norm = length, .x = x, .m = planes, .n = f->h * f->w,
-          .eps = SPHERE_EPS);
-    return unit;
-}
-
-static real rms_factor(const struct dr_features *f) {
-    return (real)(1 / sqrt((double)(f->h * f->w)));
-}
-
-static void extract_rms(struct dr_ctx *cx, const struct dr_features *f, const real *x,
-                        int64_t planes, real gain, real *out) {
-    real *length = alloc_reals(cx, planes);
-    unit_planes(cx, f, x, planes, length);
-    DR_OP(cx->be, fill, .dst = out, .n = planes, .value = 0);
-    DR_OP(cx->be, axpy, .y = out, .x = length, .n = planes, .alpha = rms_factor(f) * gain);
-}
-
-// d|x| / dx is the unit plane: dx += (d / sqrt(H W)) x / |x|.
-static void scatter_rms(struct dr_ctx *cx, const struct dr_features *f, const real *x,
-                        int64_t planes, const real *d, real *dx) {
-    real *length = alloc_reals(cx, planes), *scaled = alloc_reals(cx, planes);
-    real *unit = unit_planes(cx, f, x, planes, length);
-    DR_OP(cx->be, fill, .dst = scaled, .n = planes, .value = 0);
-    DR_OP(cx->be, axpy, .y = scaled, .x = d, .n = planes, .alpha = rms_factor(f));
-    DR_OP(cx->be, gate_fwd, .out = dx, .x = dx, .gate = scaled, .y = unit, .mod_stride = 1,
-          .b = planes, .t = f->h * f->w, .d = 1);
-}
-
-// Writes the vectors before any normalisation to out, [groups*T, n, S].
-static void extract(struct dr_ctx *cx, const struct dr_features *f, const struct feature *t,
-                    const real *x, int64_t groups, int64_t n, real *out) {
-    int64_t len = groups * n * t->dim.locations * t->dim.s;
-    size_t mark = dr_mark(cx->tmp);
-    switch (t->kind) {
-    case IMAGE:
-        DR_OP(cx->be, copy4, .dst = out, .src = x, .dim = {1, 1, 1, len}, .dstride = {0, 0, 0, 1},
-              .sstride = {0, 0, 0, 1});
-        break;
-    case QUADRANTS:
-        copy_quadrants(cx->be, f, groups, n, out, (real *)x, false);
-        break;
-    case PATCH_MEAN:
-    case PATCH_STD:
-        DR_OP(cx->be, copy4, .dst = out,
-              .src = patch_stats(cx, f, t, x, groups * n) + (t->kind == PATCH_STD),
-              .dim = {1, 1, 1, len}, .dstride = {0, 0, 0, 1}, .sstride = {0, 0, 0, 2});
-        break;
-    case RMS:
-        extract_rms(cx, f, x, len, 1, out);
-        break;
-    }
-    dr_release(cx->tmp, mark);
-}
-
-void dr_features_forward(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
-                         int64_t groups, int64_t n, real *out, real *norm_out) {
-    const struct feature *t = &f->f[i];
-    if (!f->sphere || t->kind == RMS) {
-        extract(cx, f, t, x, groups, n, out);
+void dr_features_extract(struct dr_ctx *cx, const struct dr_features *f, const struct dr_weights *w,
+                         real *x, int64_t groups, int64_t n, struct dr_maps *m) {
+    real *at[DR_MAX_MAPS];
+    m->groups = groups;
+    m->n = n;
+    if (!f->kind->extract) {
+        m->map[0] = x;
         return;
     }
-    size_t mark = dr_mark(cx->tmp);
-    int64_t rows = groups * n * t->dim.locations;
-    const real *raw = x; // the image is its own vector
-    if (t->kind != IMAGE) {
+    for (int k = 0; k < f->maps; k++)
+        m->map[k] = alloc_reals(cx, groups * n * size_of(f->map[k]));
+    for (int64_t i = 0, b; (b = chunk_of(f, m, i, at)) > 0; i++, x += b * size_of(f->image))
+        f->kind->extract(cx, f->impl, w, x, b, at, m->saved ? m->saved[i] : NULL);
+}
+
+void dr_features_zero_gradients(struct dr_ctx *cx, const struct dr_features *f,
+                                const struct dr_maps *m, real *dx, struct dr_maps *dm) {
+    *dm = (struct dr_maps){.groups = m->groups, .n = m->n, .chunk = m->chunk};
+    for (int k = 0; k < f->maps; k++) {
+        const int64_t n = m->groups * m->n * size_of(f->map[k]);
+        dm->map[k] = f->kind->extract ? alloc_reals(cx, n) : dx;
+        DR_OP(cx->be, fill, .dst = dm->map[k], .n = n, .value = 0);
+    }
+}
+
+void dr_features_backward(struct dr_ctx *cx, const struct dr_features *f,
+                          const struct dr_weights *w, const struct dr_maps *m,
+                          const struct dr_maps *dm, real *dx) {
+    real *at[DR_MAX_MAPS];
+    if (!f->kind->backward)
+        return; // the gradients went to the images at once
+    for (int64_t i = 0, b; (b = chunk_of(f, dm, i, at)) > 0; i++, dx += b * size_of(f->image))
+        f->kind->backward(cx, f->impl, w, b, at, m->saved[i], dx);
+}
+
+// ---- vectors
+
+void dr_features_vectors(struct dr_ctx *cx, const struct dr_features *f, int i,
+                         const struct dr_maps *m, bool reals, real *out, real *norm) {
+    const struct dr_pooling *t = &f->f[i];
+    const struct dr_map_dim d = f->map[t->map];
+    const real *x = m->map[t->map];
+    if (!f->sphere || t->pool == DR_POOL_RMS) {
+        dr_pool_forward(cx, t, d, x, m->groups, m->n, reals ? f->rms_gain : 1, out);
+        return;
+    }
+    const size_t mark = dr_mark(cx->tmp);
+    const int64_t rows = m->groups * m->n * t->dim.locations;
+    if (t->pool != DR_POOL_WHOLE) { // a whole map is its own vector
         real *vectors = alloc_reals(cx, rows * t->dim.s);
-        extract(cx, f, t, x, groups, n, vectors);
-        raw = vectors;
+        dr_pool_forward(cx, t, d, x, m->groups, m->n, 1, vectors);
+        x = vectors;
     }
-    DR_OP(cx->be, l2norm_fwd, .y = out, .norm = norm_out ? norm_out : alloc_reals(cx, rows),
-          .x = raw, .m = rows, .n = t->dim.s, .eps = SPHERE_EPS);
+    DR_OP(cx->be, l2norm_fwd, .y = out, .norm = norm ? norm : alloc_reals(cx, rows), .x = x,
+          .m = rows, .n = t->dim.s, .eps = DR_SPHERE_EPS);
     dr_release(cx->tmp, mark);
 }
 
-void dr_features_of_reals(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
-                          int64_t groups, int64_t n, real *out) {
-    const struct feature *t = &f->f[i];
-    if (t->kind != RMS) {
-        dr_features_forward(cx, f, i, x, groups, n, out, NULL);
-        return;
-    }
-    size_t mark = dr_mark(cx->tmp);
-    extract_rms(cx, f, x, groups * n * t->dim.s, f->rms_gain, out);
-    dr_release(cx->tmp, mark);
-}
-
-// dx += the transpose of `extract` (linearised at x for the standard deviations) applied to d.
-static void scatter(struct dr_ctx *cx, const struct dr_features *f, const struct feature *t,
-                    const real *x, int64_t groups, int64_t n, const real *d, real *dx) {
-    int64_t len = groups * n * t->dim.locations * t->dim.s;
-    switch (t->kind) {
-    case IMAGE:
-        DR_OP(cx->be, axpy, .y = dx, .x = d, .n = len, .alpha = 1);
-        break;
-    case QUADRANTS:
-        copy_quadrants(cx->be, f, groups, n, (real *)d, dx, true);
-        break;
-    case PATCH_MEAN:
-    case PATCH_STD: {
-        real *pairs = patch_stats(cx, f, t, x, groups * n), *dpairs = alloc_reals(cx, 2 * len);
-        DR_OP(cx->be, fill, .dst = dpairs, .n = 2 * len, .value = 0);
-        DR_OP(cx->be, copy4, .dst = dpairs + (t->kind == PATCH_STD), .src = d,
-              .dim = {1, 1, 1, len}, .dstride = {0, 0, 0, 2}, .sstride = {0, 0, 0, 1});
-        DR_OP(cx->be, patch_stats_bwd, .dx = dx, .dout = dpairs, .out = pairs, .x = x,
-              .b = groups * n * f->c, .h = f->h, .w = f->w, .c = 1, .p = t->p);
-        break;
-    }
-    case RMS:
-        scatter_rms(cx, f, x, len, d, dx);
-        break;
-    }
-}
-
-void dr_features_backward(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
-                          int64_t groups, int64_t n, const real *out, const real *norm,
-                          const real *dout, real *dx) {
-    const struct feature *t = &f->f[i];
-    size_t mark = dr_mark(cx->tmp);
-    if (f->sphere && t->kind != RMS) {
-        int64_t rows = groups * n * t->dim.locations;
+void dr_features_vectors_backward(struct dr_ctx *cx, const struct dr_features *f, int i,
+                                  const struct dr_maps *m, const real *out, const real *norm,
+                                  const real *dout, const struct dr_maps *dm) {
+    const struct dr_pooling *t = &f->f[i];
+    const size_t mark = dr_mark(cx->tmp);
+    if (f->sphere && t->pool != DR_POOL_RMS) {
+        const int64_t rows = m->groups * m->n * t->dim.locations;
         real *draw = alloc_reals(cx, rows * t->dim.s);
         DR_OP(cx->be, l2norm_bwd, .dx = draw, .dy = dout, .y = out, .norm = norm, .m = rows,
-              .n = t->dim.s, .eps = SPHERE_EPS);
+              .n = t->dim.s, .eps = DR_SPHERE_EPS);
         dout = draw;
     }
-    scatter(cx, f, t, x, groups, n, dout, dx);
+    dr_pool_backward(cx, t, f->map[t->map], m->map[t->map], m->groups, m->n, dout, dm->map[t->map]);
     dr_release(cx->tmp, mark);
 }

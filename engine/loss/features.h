@@ -1,18 +1,30 @@
-// Feature extraction: images to the list of feature vectors that each get a drifting loss
-// (method.md 7). `pixel`: the whole image, optionally the four quadrants and patch statistics; each
-// optionally L2-normalised (`norm: sphere`, gradient through it). Encoders join here in a later
-// issue.
+// Feature extraction: images to maps, maps to the vectors that each get a drifting loss, and back
+// (method.md 7). Three phases per step:
+//
+//   extract    images [n,C,H,W] -> maps, once per set of images, a chunk at a time, keeping what
+//              the backward pass needs where that is wanted; of reals nothing is kept
+//   vectors    a map -> the vectors of one feature; their loss; its gradient -> the map's gradient
+//   backward   gradients of all maps -> gradient of the images
+//
+// One row of a table per value of features.kind: a new kind is one file with its row
+// (dr_feature_NAME), its line in DR_FEATURES (engine/config/kinds.h), and its tests. `pixel` has
+// the image itself as its only map. An encoder has weights, several maps, and activations to keep.
 #pragma once
 
 #include "engine/config/config.h"
 #include "engine/core/backend.h"
+#include "engine/nn/params.h"
 
 #define DR_MAX_FEATURES 64
+#define DR_MAX_MAPS 32
 
 struct dr_feature_dim {
     int64_t locations, s; // T location vectors of width S
     real weight;
-    char name[24]; // "image", "quadrants", "patch2", ...
+    char name[24]; // "image", "quadrants", "patch2.mean", ...
+};
+struct dr_map_dim {
+    int64_t c, h, w; // a map of n images: [n,c,h,w]
 };
 struct dr_features; // immutable description
 
@@ -21,17 +33,77 @@ int dr_features_create(const struct dr_feature_config *cfg, int64_t c, int64_t h
 void dr_features_free(struct dr_features *f);
 int dr_features_count(const struct dr_features *f);
 struct dr_feature_dim dr_features_dim(const struct dr_features *f, int i);
+// Layout of the frozen weights, NULL: none. load fills host[total].
+const struct dr_params *dr_features_params(const struct dr_features *f);
+int dr_features_load(const struct dr_features *f, real *host, struct dr_err *err);
 
-// Feature i of `groups` groups of n images x: [groups,n,C,H,W] -> out: [groups*T, n, S]
-// (group-major: b = group * T + location). norm_out: [groups*T*n] norms kept for the backward pass,
-// used with `sphere` (NULL when no gradient is wanted).
-void dr_features_forward(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
-                         int64_t groups, int64_t n, real *out, real *norm_out);
-// The same of real images: what generated ones are drawn to and driven from. Differs by the gain of
-// `rms`.
-void dr_features_of_reals(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
-                          int64_t groups, int64_t n, real *out);
-// dx: [groups,n,C,H,W] accumulates. out, norm: what forward gave.
-void dr_features_backward(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
-                          int64_t groups, int64_t n, const real *out, const real *norm,
-                          const real *dout, real *dx);
+// The maps of groups * n images, in cx->tmp or, for kinds whose map is the image, the images.
+struct dr_maps {
+    int64_t groups, n;
+    real *map[DR_MAX_MAPS]; // [groups*n, c,h,w]
+    int64_t chunk;          // images that are extracted at a time; 0: all
+    void **saved;           // one per chunk; NULL: nothing is kept
+    int nsaved;
+};
+// Host memory for what extraction keeps of `images` images; reusable, freed by dr_maps_free.
+int dr_maps_init(const struct dr_features *f, int64_t images, int64_t chunk, struct dr_maps *m,
+                 struct dr_err *err);
+void dr_maps_free(const struct dr_features *f, struct dr_maps *m);
+
+// x: [groups,n,C,H,W], which stays in place as long as the maps are used. m: chunk and saved are
+// read, the rest is written. w: the frozen weights (w->g NULL); NULL where there are none.
+void dr_features_extract(struct dr_ctx *cx, const struct dr_features *f, const struct dr_weights *w,
+                         real *x, int64_t groups, int64_t n, struct dr_maps *m);
+// Feature i of the maps -> out: [groups*T, n, S] (group-major: b = group * T + location). reals:
+// what generated images are drawn to and driven from, which differ by the gain of `rms`. norm:
+// [groups*T*n] norms for the backward pass, used with `sphere`; NULL when no gradient is wanted.
+void dr_features_vectors(struct dr_ctx *cx, const struct dr_features *f, int i,
+                         const struct dr_maps *m, bool reals, real *out, real *norm);
+// Gradients of m's maps, all zero, in cx->tmp; of the image itself: dx, which is zeroed.
+void dr_features_zero_gradients(struct dr_ctx *cx, const struct dr_features *f,
+                                const struct dr_maps *m, real *dx, struct dr_maps *dm);
+// dm (the map of feature i) accumulates. out, norm: what dr_features_vectors gave.
+void dr_features_vectors_backward(struct dr_ctx *cx, const struct dr_features *f, int i,
+                                  const struct dr_maps *m, const real *out, const real *norm,
+                                  const real *dout, const struct dr_maps *dm);
+// dx: [groups,n,C,H,W] = the gradient by the images that m was extracted from, with m->saved.
+void dr_features_backward(struct dr_ctx *cx, const struct dr_features *f,
+                          const struct dr_weights *w, const struct dr_maps *m,
+                          const struct dr_maps *dm, real *dx);
+
+// ---- what a kind is made of
+
+// What is taken of a map as location vectors; features.c.
+enum dr_pool { DR_POOL_WHOLE, DR_POOL_QUADRANTS, DR_POOL_MEAN, DR_POOL_STD, DR_POOL_RMS };
+
+struct dr_feature_kind {
+    const char *name; // features.kind
+    // Adds maps and features to f for images [C,H,W]; *impl is the kind's own.
+    int (*create)(const struct dr_feature_config *cfg, struct dr_map_dim image,
+                  struct dr_features *f, void **impl, struct dr_err *err);
+    // All NULL where the one map is the image itself.
+    void (*destroy)(void *impl);
+    const struct dr_params *(*params)(const void *impl);
+    int (*load)(const void *impl, real *host, struct dr_err *err);
+    void *(*saved_new)(const void *impl); // names what one chunk keeps in cx->keep; NULL: no memory
+    void (*saved_free)(void *saved);
+    // x: [n,C,H,W] -> every map [n,c,h,w]. saved NULL: nothing is kept.
+    void (*extract)(struct dr_ctx *cx, const void *impl, const struct dr_weights *w, const real *x,
+                    int64_t n, real *const *map, void *saved);
+    // dx: [n,C,H,W] is overwritten.
+    void (*backward)(struct dr_ctx *cx, const void *impl, const struct dr_weights *w, int64_t n,
+                     real *const *dmap, const void *saved, real *dx);
+};
+const struct dr_feature_kind *dr_feature_kind(int kind); // enum dr_feature_space
+// dr_features_create with a kind that need not be in the table.
+int dr_features_create_as(const struct dr_feature_kind *kind, const struct dr_feature_config *cfg,
+                          struct dr_map_dim image, struct dr_features **out, struct dr_err *err);
+
+// For create. A map's number; a feature of that map. p: patch size (DR_POOL_MEAN, DR_POOL_STD).
+int dr_features_add_map(struct dr_features *f, struct dr_map_dim dim);
+void dr_features_add(struct dr_features *f, int map, enum dr_pool pool, int64_t p, double weight,
+                     const char *name);
+
+#define X(ID, name, text) extern const struct dr_feature_kind dr_feature_##name;
+DR_FEATURES(X)
+#undef X

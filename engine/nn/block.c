@@ -5,7 +5,7 @@
 //
 // Kept for the backward pass: x, x2, qkv, attention output, both branch outputs (for the gates'
 // gradients) and the MLP's hidden pre-activation. The normed inputs and the MLP's activation are
-// kept where cx->keep_all says so, else computed again.
+// kept with cx->keep_all, else computed again.
 #include "engine/nn/layers.h"
 
 #include <math.h>
@@ -45,15 +45,14 @@ static struct dr_linear add_joined(struct dr_params *ps, int64_t tokens, int64_t
     return l;
 }
 
-void dr_block_add(struct dr_params *ps, const struct dr_model_config *m, int64_t hidden, int index,
-                  struct dr_block *out) {
-    bool light = m->arch == DR_ARCH_LIGHTNINGDIT;
+void dr_block_add(struct dr_params *ps, const struct dr_model_config *m, const struct dr_form *form,
+                  int64_t hidden, int index, struct dr_block *out) {
     int64_t d = m->dim, hd = m->dim / m->heads, side = m->size / m->patch;
     int64_t tokens = side * side + m->registers;
     struct dr_block *k = out;
     *k = (struct dr_block){.q_norm = -1, .k_norm = -1};
     k->norm1 = add_norm(ps, d, index, "norm1");
-    k->qkv = add_linear(ps, tokens, d, 3 * d, light, index, "attn.qkv");
+    k->qkv = add_linear(ps, tokens, d, 3 * d, form->biases, index, "attn.qkv");
     if (m->qk_norm) {
         k->q_norm = add_norm(ps, hd, index, "attn.q_norm");
         k->k_norm = add_norm(ps, hd, index, "attn.k_norm");
@@ -64,8 +63,8 @@ void dr_block_add(struct dr_params *ps, const struct dr_model_config *m, int64_t
         k->up = add_linear(ps, tokens, d, hidden, true, index, "mlp.fc1");
         k->down = add_linear(ps, tokens, hidden, d, true, index, "mlp.fc2");
     } else {
-        k->up = add_joined(ps, tokens, d, hidden, light, index);
-        k->down = add_linear(ps, tokens, hidden, d, light, index, "mlp.w2");
+        k->up = add_joined(ps, tokens, d, hidden, form->biases, index);
+        k->down = add_linear(ps, tokens, hidden, d, form->biases, index, "mlp.w2");
     }
 }
 

@@ -2,18 +2,19 @@
 //
 // driftdit: c = label[class] + alpha MLP(Fourier, period 10) + sum of draws from one codebook.
 // lightningdit: every draw has its own table; the alpha MLP (period 10000) is RMS-normalised and
-// scaled by 0.02. All of it is fp32: a few rows a batch, and it steers every block.
+// scaled by 0.02. All of it is fp32: a few rows per batch, and it steers every block.
 #include "engine/nn/layers.h"
 
 #include <stdio.h>
 
-static void add_styles(struct dr_params *ps, const struct dr_model_config *m, struct dr_cond *k) {
+static void add_styles(struct dr_params *ps, const struct dr_model_config *m,
+                       const struct dr_form *form, struct dr_cond *k) {
     int64_t dim[2] = {m->codebook, m->dim};
     k->style_tokens = m->style_tokens;
     k->style = -1;
     if (!m->style_tokens)
         return;
-    if (m->arch != DR_ARCH_LIGHTNINGDIT) {
+    if (!form->style_tables) {
         k->style = dr_params_add(ps, DR_PARAM_DECAY, DR_INIT_NORMAL, 0.02, 2, dim,
                                  "style_embed.codebook.weight");
         return;
@@ -27,29 +28,28 @@ static void add_styles(struct dr_params *ps, const struct dr_model_config *m, st
     }
 }
 
-void dr_cond_add(struct dr_params *ps, const struct dr_model_config *m, bool latent,
-                 struct dr_cond *out) {
-    bool light = m->arch == DR_ARCH_LIGHTNINGDIT;
-    enum dr_init init = light ? DR_INIT_NORMAL : DR_INIT_XAVIER;
+void dr_cond_add(struct dr_params *ps, const struct dr_model_config *m, const struct dr_form *form,
+                 bool latent, struct dr_cond *out) {
     struct dr_cond *k = out;
     *k = (struct dr_cond){.d = m->dim, .alpha_norm = -1, .latent.w = -1};
-    k->max_period = light ? 10000 : 10;
+    k->max_period = (real)form->alpha_period;
     k->gain = (real)0.02;
     k->label = dr_params_add(ps, DR_PARAM_DECAY, DR_INIT_NORMAL, 0.02, 2,
-                             (int64_t[]){m->classes + m->null_class, m->dim}, "%s",
-                             light ? "label_embed.weight" : "label_embed.embedding_table.weight");
-    k->alpha0 = dr_linear_add(ps, DR_FOURIER_DIM, m->dim, init, 0.02, true, "alpha_embed.mlp.0");
-    k->alpha2 = dr_linear_add(ps, m->dim, m->dim, init, 0.02, true, "alpha_embed.mlp.2");
-    if (light)
+                             (int64_t[]){m->classes + m->null_class, m->dim}, "%s", form->label);
+    k->alpha0 = dr_linear_add(ps, DR_FOURIER_DIM, m->dim, form->alpha_init, 0.02, true,
+                              "alpha_embed.mlp.0");
+    k->alpha2 =
+        dr_linear_add(ps, m->dim, m->dim, form->alpha_init, 0.02, true, "alpha_embed.mlp.2");
+    if (form->alpha_norm)
         k->alpha_norm = dr_params_add(ps, 0, DR_INIT_ONE, 0, 1, &m->dim, "alpha_embed.norm.weight");
-    add_styles(ps, m, k);
+    add_styles(ps, m, form, k);
     if (latent)
         k->latent =
             dr_linear_add(ps, m->latent_dim, m->dim, DR_INIT_XAVIER, 0, true, "latent_cond");
 }
 
 void dr_cond_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_weights *w,
-                     const struct dr_cond *k, const struct dr_gen_in *in, real *c,
+                     const struct dr_cond *k, const struct dr_net_in *in, real *c,
                      struct dr_cond_saved *s) {
     int64_t b = in->b, n = b * k->d;
     *s = (struct dr_cond_saved){.fourier = dr_alloc_real(ar, b * DR_FOURIER_DIM),
@@ -77,15 +77,18 @@ void dr_cond_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_wei
         return;
     size_t mark = dr_mark(cx->tmp); // bias and accumulation exclude each other in a GEMM
     real *z = dr_alloc_real(cx->tmp, n);
-    dr_linear_forward(cx, w, &k->latent, in->noise, DR_F32, b, z, DR_F32, 0);
+    dr_linear_forward(cx, w, &k->latent, in->x, DR_F32, b, z, DR_F32, 0);
     DR_OP(cx->be, axpy, .y = c, .x = z, .n = n, .alpha = 1);
     dr_release(cx->tmp, mark);
 }
 
 void dr_cond_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_cond *k,
-                      const struct dr_gen_in *in, const struct dr_cond_saved *s, const real *dc) {
+                      const struct dr_net_in *in, const struct dr_cond_saved *s, const real *dc,
+                      real *dnoise, bool acc) {
     int64_t b = in->b, n = b * k->d;
-    if (!w->g) // nothing but parameters depends on c
+    if (dnoise && k->latent.w >= 0)
+        dr_linear_backward_input(cx, w, &k->latent, dc, DR_F32, b, dnoise, DR_F32, acc);
+    if (!w->g) // beside the noise, only parameters depend on c
         return;
     size_t mark = dr_mark(cx->tmp);
     const real *da = dc;
@@ -107,6 +110,6 @@ void dr_cond_backward(struct dr_ctx *cx, const struct dr_weights *w, const struc
         DR_OP(cx->be, embed_bwd, .dtable = dr_grad(w, k->style), .dout = dc, .idx = in->style,
               .b = b, .nk = k->style_tokens, .d = k->d, .table_rows = k->table_rows);
     if (k->latent.w >= 0)
-        dr_linear_backward(cx, w, &k->latent, in->noise, dc, DR_F32, b, 0);
+        dr_linear_backward(cx, w, &k->latent, in->x, dc, DR_F32, b, 0);
     dr_release(cx->tmp, mark);
 }

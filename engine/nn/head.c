@@ -6,14 +6,13 @@
 #include <math.h>
 
 static void add_convs(struct dr_params *ps, const struct dr_model_config *m, struct dr_head *k) {
-    int64_t c = m->channels, hw = m->head_width;
-    double bound = 1 / sqrt((double)(9 * c)); // PyTorch's default for Conv2d
-    k->conv1_w = dr_params_add(ps, DR_PARAM_DECAY, DR_INIT_UNIFORM, bound, 4,
-                               (int64_t[]){hw, c, 3, 3}, "head.conv1.weight");
-    k->conv1_b = dr_params_add(ps, 0, DR_INIT_UNIFORM, bound, 1, &hw, "head.conv1.bias");
-    k->conv2_w = dr_params_add(ps, DR_PARAM_DECAY, DR_INIT_ZERO, 0, 4, (int64_t[]){c, hw, 3, 3},
-                               "head.conv2.weight");
-    k->conv2_b = dr_params_add(ps, 0, DR_INIT_ZERO, 0, 1, &c, "head.conv2.bias");
+    const struct dr_conv shape = {
+        .ci = m->channels, .co = m->head_width, .k = 3, .stride = 1, .pad = 1};
+    const struct dr_conv back = {
+        .ci = m->head_width, .co = m->channels, .k = 3, .stride = 1, .pad = 1};
+    double bound = 1 / sqrt((double)(9 * m->channels)); // PyTorch's default for Conv2d
+    k->conv1 = dr_conv_add(ps, shape, DR_INIT_UNIFORM, bound, "head.conv1");
+    k->conv2 = dr_conv_add(ps, back, DR_INIT_ZERO, 0, "head.conv2");
 }
 
 void dr_head_add(struct dr_params *ps, const struct dr_model_config *m, struct dr_head *out) {
@@ -21,10 +20,9 @@ void dr_head_add(struct dr_params *ps, const struct dr_model_config *m, struct d
     *k = (struct dr_head){.channels = m->channels,
                           .size = m->size,
                           .patch = m->patch,
-                          .width = m->head_width,
                           .registers = m->registers,
                           .d = m->dim,
-                          .conv1_w = -1};
+                          .conv1.w = -1};
     int64_t side = m->size / m->patch, values = m->channels * m->patch * m->patch;
     k->tokens = m->registers + side * side;
     k->norm = dr_params_add(ps, 0, DR_INIT_ONE, 0, 1, &m->dim, "final_layer.norm.weight");
@@ -60,49 +58,20 @@ static void add_from_nhwc(struct dr_ctx *cx, const struct dr_head *k, int64_t b,
               .sstride = {s * s * c, 1, s * c, c}, .acc = true);
 }
 
-static void conv_forward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_head *k,
-                         int64_t b, int which, const void *x, void *y) {
-    int64_t c = k->channels, hw = k->width;
-    DR_OP(cx->be, conv2d_fwd, .y = y, .x = x, .t = cx->act,
-          .weight = dr_weight(w, which ? k->conv2_w : k->conv1_w),
-          .bias = dr_weight(w, which ? k->conv2_b : k->conv1_b), .b = b, .h = k->size, .w = k->size,
-          .ci = which ? hw : c, .co = which ? c : hw, .k = 3, .stride = 1, .pad = 1);
-}
-
-static void conv_backward_weight(struct dr_ctx *cx, const struct dr_weights *w,
-                                 const struct dr_head *k, int64_t b, int which, const void *x,
-                                 const void *dy) {
-    int64_t c = k->channels, hw = k->width;
-    if (w->g)
-        DR_OP(cx->be, conv2d_bwd_weight, .dweight = dr_grad(w, which ? k->conv2_w : k->conv1_w),
-              .dbias = dr_grad(w, which ? k->conv2_b : k->conv1_b), .x = x, .dy = dy, .t = cx->act,
-              .b = b, .h = k->size, .w = k->size, .ci = which ? hw : c, .co = which ? c : hw,
-              .k = 3, .stride = 1, .pad = 1);
-}
-
-static void conv_backward_data(struct dr_ctx *cx, const struct dr_weights *w,
-                               const struct dr_head *k, int64_t b, int which, const void *dy,
-                               void *dx) {
-    int64_t c = k->channels, hw = k->width;
-    DR_OP(cx->be, conv2d_bwd_data, .dx = dx, .dy = dy, .t = cx->act,
-          .weight = dr_weight(w, which ? k->conv2_w : k->conv1_w), .b = b, .h = k->size,
-          .w = k->size, .ci = which ? hw : c, .co = which ? c : hw, .k = 3, .stride = 1, .pad = 1);
-}
-
 // image += conv2(silu(conv1(image)))
 static void convs_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_weights *w,
                           const struct dr_head *k, int64_t b, real *image,
                           struct dr_head_saved *s) {
     int64_t px = b * k->size * k->size;
     s->image = dr_alloc_act(ar, cx, px * k->channels);
-    s->h = dr_alloc_act(ar, cx, px * k->width);
+    s->h = dr_alloc_act(ar, cx, px * k->conv1.co);
     to_nhwc(cx, k, b, image, s->image);
-    conv_forward(cx, w, k, b, 0, s->image, s->h);
+    dr_conv_forward(cx, w, &k->conv1, s->image, b, k->size, k->size, s->h);
     size_t mark = dr_mark(cx->tmp);
-    void *a = dr_alloc_act(cx->tmp, cx, px * k->width);
+    void *a = dr_alloc_act(cx->tmp, cx, px * k->conv1.co);
     void *r = dr_alloc_act(cx->tmp, cx, px * k->channels);
-    DR_OP(cx->be, silu_fwd, .y = a, .x = s->h, .yt = cx->act, .xt = cx->act, .n = px * k->width);
-    conv_forward(cx, w, k, b, 1, a, r);
+    DR_OP(cx->be, silu_fwd, .y = a, .x = s->h, .yt = cx->act, .xt = cx->act, .n = px * k->conv1.co);
+    dr_conv_forward(cx, w, &k->conv2, a, b, k->size, k->size, r);
     add_from_nhwc(cx, k, b, r, image);
     dr_release(cx->tmp, mark);
 }
@@ -114,15 +83,15 @@ static void convs_backward(struct dr_ctx *cx, const struct dr_weights *w, const 
     int64_t px = b * k->size * k->size;
     size_t mark = dr_mark(cx->tmp);
     void *dr = dr_alloc_act(cx->tmp, cx, px * k->channels);
-    void *a = dr_alloc_act(cx->tmp, cx, px * k->width);
-    void *dh = dr_alloc_act(cx->tmp, cx, px * k->width);
+    void *a = dr_alloc_act(cx->tmp, cx, px * k->conv1.co);
+    void *dh = dr_alloc_act(cx->tmp, cx, px * k->conv1.co);
     to_nhwc(cx, k, b, dimage, dr);
-    conv_backward_data(cx, w, k, b, 1, dr, dh);
+    dr_conv_backward_input(cx, w, &k->conv2, dr, b, k->size, k->size, dh);
     DR_OP(cx->be, silu_bwd, .dx = dh, .y = a, .x = s->h, .dy = dh, .t = cx->act,
-          .n = px * k->width);
-    conv_backward_weight(cx, w, k, b, 1, a, dr);
-    conv_backward_weight(cx, w, k, b, 0, s->image, dh);
-    conv_backward_data(cx, w, k, b, 0, dh, dr);
+          .n = px * k->conv1.co);
+    dr_conv_backward(cx, w, &k->conv2, a, dr, b, k->size, k->size);
+    dr_conv_backward(cx, w, &k->conv1, s->image, dh, b, k->size, k->size);
+    dr_conv_backward_input(cx, w, &k->conv1, dh, b, k->size, k->size, dr);
     add_from_nhwc(cx, k, b, dr, dimage);
     dr_release(cx->tmp, mark);
 }
@@ -148,7 +117,7 @@ void dr_head_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_wei
     DR_OP(cx->be, unpatchify, .image = image, .tokens = out, .t = DR_F32, .b = b, .c = k->channels,
           .h = k->size, .w = k->size, .p = k->patch, .hwc = true);
     dr_release(cx->tmp, mark);
-    if (k->conv1_w >= 0)
+    if (k->conv1.w >= 0)
         convs_forward(cx, ar, w, k, b, image, s);
 }
 
@@ -159,7 +128,7 @@ void dr_head_backward(struct dr_ctx *cx, const struct dr_weights *w, const struc
     int64_t pixels = b * k->channels * k->size * k->size;
     size_t mark = dr_mark(cx->tmp);
     const real *di = dimage;
-    if (k->conv1_w >= 0) {
+    if (k->conv1.w >= 0) {
         real *copy = dr_alloc_real(cx->tmp, pixels);
         DR_OP(cx->be, cast, .dst = copy, .src = dimage, .dt = DR_F32, .st = DR_F32, .n = pixels);
         convs_backward(cx, w, k, b, s, copy);

@@ -9,14 +9,12 @@
 
 #include "engine/core/arena.h"
 #include "engine/core/backend.h"
-#include "engine/nn/gen.h"
-#include "engine/nn/params.h"
+#include "engine/nn/type.h"
 
 #define DR_RMS_EPS 1e-6    // every RMSNorm of both references
 #define DR_FOURIER_DIM 256 // features of the guidance scale
 
-// ---- linear.c
-// ---------------------------------------------------------------------------------------
+// ---- linear.c ----
 
 // y = x W' + bias. w, b: parameter numbers (b -1: no bias). W: [out,in], or several such parameters
 // joined into one matrix.
@@ -50,8 +48,45 @@ static inline void *dr_alloc_act(struct dr_arena *a, const struct dr_ctx *cx, in
     return dr_alloc(a, (size_t)n * dr_sizeof(cx->act));
 }
 
-// ---- cond.c
-// -----------------------------------------------------------------------------------------
+// ---- conv.c ----
+
+// 2-D convolution with zero padding and a bias, on [b,height,width,channels] activations of
+// cx->act. w, b: parameter numbers (w -1: not there). W: [co,ci,k,k], as PyTorch's.
+struct dr_conv {
+    int w, b;
+    int64_t ci, co, k, stride, pad;
+};
+// Adds NAME.weight and NAME.bias, both with this initialisation. shape: all but w and b.
+struct dr_conv dr_conv_add(struct dr_params *ps, struct dr_conv shape, enum dr_init init,
+                           double arg, const char *name);
+// x: [b,height,width,ci]; y: [b,ho,wo,co], ho = (height + 2 pad - k) / stride + 1.
+void dr_conv_forward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_conv *l,
+                     const void *x, int64_t b, int64_t height, int64_t width, void *y);
+// dW += the correlation of dy with x, db += sum of dy; nothing without gradients. Shapes as above.
+void dr_conv_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_conv *l,
+                      const void *x, const void *dy, int64_t b, int64_t height, int64_t width);
+// dx: [b,height,width,ci], overwritten with the transposed convolution of dy.
+void dr_conv_backward_input(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_conv *l,
+                            const void *dy, int64_t b, int64_t height, int64_t width, void *dx);
+
+// ---- form ----
+
+// In what the parameterisations differ (method.md 6): the reference's PyTorch networks (driftdit,
+// and the mlp's conditioning) and its JAX ones (lightningdit).
+struct dr_form {
+    bool biases;             // in every linear layer of a block, not only proj, fc1 and fc2
+    bool style_tables;       // one table per style index of a sample, not one codebook for all
+    bool class_tokens;       // the registers are `cls_embed` plus a projection of the condition
+    bool patch_is_conv;      // the patch embedding is stored as a Conv2d, pixels ordered c,y,x
+    bool alpha_norm;         // the embedding of alpha is RMS-normalised and scaled by 0.02
+    bool positions;          // always adds the position embedding
+    bool two_thirds;         // a SwiGLU's hidden width is 2/3 of dim mlp_ratio, in steps of 32
+    enum dr_init alpha_init; // of the embedding of alpha: normal with std 0.02, or Xavier
+    double alpha_period;     // longest period of its Fourier features
+    const char *label;       // name of the class table
+};
+
+// ---- cond.c ----
 
 // c = label[class] + alpha embedding + sum of style embeddings + linear(latent noise): [b,d] fp32,
 // whatever the precision of the activations.
@@ -59,22 +94,25 @@ struct dr_cond {
     int label, alpha_norm, style;            // style: first table; alpha_norm -1: none
     struct dr_linear alpha0, alpha2, latent; // latent.w -1: none
     int64_t d, style_tokens, table_rows;     // table_rows 0: one shared codebook
-    real max_period, gain;                   // of the alpha embedding
+    real max_period, gain;                   // of the embedding of alpha
 };
 struct dr_cond_saved {
     real *fourier, *a0, *s0; // features [b,256], before and after SiLU [b,d]
     real *a2, *rstd;         // before the alpha norm, [b,d] and [b]; NULL without
 };
-void dr_cond_add(struct dr_params *ps, const struct dr_model_config *m, bool latent,
-                 struct dr_cond *out);
+// latent: the noise is a vector that enters here.
+void dr_cond_add(struct dr_params *ps, const struct dr_model_config *m, const struct dr_form *form,
+                 bool latent, struct dr_cond *out);
 void dr_cond_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_weights *w,
-                     const struct dr_cond *k, const struct dr_gen_in *in, real *c,
+                     const struct dr_cond *k, const struct dr_net_in *in, real *c,
                      struct dr_cond_saved *s);
+// dnoise: [b,latent_dim], NULL: not wanted; overwritten, or added to with `acc`. Untouched where
+// the noise does not enter here.
 void dr_cond_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_cond *k,
-                      const struct dr_gen_in *in, const struct dr_cond_saved *s, const real *dc);
+                      const struct dr_net_in *in, const struct dr_cond_saved *s, const real *dc,
+                      real *dnoise, bool acc);
 
-// ---- block.c
-// ----------------------------------------------------------------------------------------
+// ---- block.c ----
 
 struct dr_block {
     int norm1, norm2, q_norm, k_norm;
@@ -90,8 +128,8 @@ struct dr_block_saved {
     real *x, *x2, *rstd1, *rstd2;
     void *n1, *qkv, *att, *y1, *n2, *h, *p, *y2;
 };
-void dr_block_add(struct dr_params *ps, const struct dr_model_config *m, int64_t hidden, int index,
-                  struct dr_block *out);
+void dr_block_add(struct dr_params *ps, const struct dr_model_config *m, const struct dr_form *form,
+                  int64_t hidden, int index, struct dr_block *out);
 // out = block(x) with the six modulation vectors at mods ([b,6,d], samples mod_stride apart). out
 // may be x (inference: x2 then is x as well).
 void dr_block_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_weights *w,
@@ -103,15 +141,14 @@ void dr_block_backward(struct dr_ctx *cx, const struct dr_weights *w, const stru
                        const struct dr_block_shape *sh, const real *mods,
                        const struct dr_block_saved *s, real *dx, real *dmods);
 
-// ---- head.c
-// -----------------------------------------------------------------------------------------
+// ---- head.c ----
 
 // Final layer on the patch tokens, unpatchify, optional residual convolutions.
 struct dr_head {
     int norm;
     struct dr_linear linear;
-    int conv1_w, conv1_b, conv2_w, conv2_b; // -1: head linear
-    int64_t channels, size, patch, width, registers, tokens, d;
+    struct dr_conv conv1, conv2; // w -1: head linear
+    int64_t channels, size, patch, registers, tokens, d;
 };
 struct dr_head_saved {
     void *image, *h; // act, NHWC: before conv1 [b,s,s,c], after it [b,s,s,width]
@@ -126,44 +163,21 @@ void dr_head_backward(struct dr_ctx *cx, const struct dr_weights *w, const struc
                       int64_t b, const real *x, const real *mods, int64_t mod_stride,
                       const struct dr_head_saved *s, const real *dimage, real *dx, real *dmods);
 
-// ---- networks: dit.c, mlp.c
-// --------------------------------------------------------------------------
+// ---- net.c ----
 
-struct dr_dit {
-    struct dr_linear patch, latent, cls_proj, ada; // w -1: not there
-    int registers,
-        pos; // tokens [1,R,d] (register_tokens or cls_embed), position embedding; -1: none
-    int64_t patches, tokens, patch_values, hidden, mod_stride;
-    bool hwc; // order inside an input patch
-    struct dr_cond cond;
-    struct dr_head head;
-    struct dr_block *block; // [depth]
-};
-struct dr_mlp {
-    struct dr_cond cond;
-    struct dr_linear *hidden; // [depth - 1]
-    struct dr_linear out;
-};
+// For those who create networks: an empty network of `type`, its struct zeroed, then (with rc 0)
+// built, laid out and described. On failure *net is freed and NULL.
+int dr_net_new(const struct dr_net_type *type, struct dr_net **out, struct dr_err *err);
+int dr_net_finish(struct dr_net **net, int rc, struct dr_err *err);
+
+// ---- gen.c ----
+
+// What every generator's struct begins with.
 struct dr_gen {
+    struct dr_net net;
     struct dr_model_config cfg;
-    struct dr_params params;
-    struct dr_dit dit; // one of the two, by cfg.arch
-    struct dr_mlp mlp;
 };
-struct dr_gen_saved {
-    struct dr_cond_saved cond;
-    struct dr_head_saved head;
-    real *c, *silu_c, *mods, *last; // [b,d] [b,d] [b,mod_stride] [b,tokens,d]
-    struct dr_block_saved *block;   // [depth]
-    real **hidden;                  // mlp: before SiLU, [depth] of [b,d]
-};
-int dr_dit_build(struct dr_gen *g, struct dr_err *err);
-void dr_dit_forward(struct dr_ctx *cx, const struct dr_gen *g, const struct dr_weights *w,
-                    const struct dr_gen_in *in, real *x, struct dr_gen_saved *saved);
-void dr_dit_backward(struct dr_ctx *cx, const struct dr_gen *g, const struct dr_weights *w,
-                     const struct dr_gen_in *in, const struct dr_gen_saved *s, const real *dx);
-int dr_mlp_build(struct dr_gen *g, struct dr_err *err);
-void dr_mlp_forward(struct dr_ctx *cx, const struct dr_gen *g, const struct dr_weights *w,
-                    const struct dr_gen_in *in, real *x, struct dr_gen_saved *saved);
-void dr_mlp_backward(struct dr_ctx *cx, const struct dr_gen *g, const struct dr_weights *w,
-                     const struct dr_gen_in *in, const struct dr_gen_saved *s, const real *dx);
+// For the rows of generators.
+int dr_gen_parse(struct dr_net *net, const char *json, size_t len, const char *where,
+                 struct dr_err *err);
+char *dr_gen_describe(const struct dr_net *net);

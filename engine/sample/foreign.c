@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-// A parameter that every architecture has.
-static const char anchor[] = "alpha_embed.mlp.0.weight";
+// A parameter of every network of the reference.
+static const char reference[] = "alpha_embed.mlp.0.weight";
 #define SETS_MAX 16
 // The reference's rotary table is longer than the sequence by this much.
 #define ROPE_SPARE 64
@@ -17,11 +17,11 @@ struct sets {
     int n, plain, average, averages; // averages: how many say ema or shadow; average: the last one
 };
 
-static void find_sets(const struct dr_st_file *f, struct sets *s) {
+static void find_sets(const struct dr_st_file *f, const char *anchor, struct sets *s) {
     *s = (struct sets){.plain = -1, .average = -1};
     for (int i = 0; i < dr_st_count(f) && s->n < SETS_MAX; i++) {
         const char *name = dr_st_at(f, i)->name;
-        size_t len = strlen(name), tail = sizeof anchor - 1;
+        size_t len = strlen(name), tail = strlen(anchor);
         if (len < tail || len - tail >= DR_PREFIX_MAX || strcmp(name + len - tail, anchor))
             continue;
         char *p = s->prefix[s->n];
@@ -37,10 +37,10 @@ static void find_sets(const struct dr_st_file *f, struct sets *s) {
     }
 }
 
-int dr_foreign_prefix(const struct dr_st_file *f, const char *path, char prefix[DR_PREFIX_MAX],
-                      struct dr_err *err) {
+int dr_foreign_prefix(const struct dr_st_file *f, const char *path, const char *anchor,
+                      char prefix[DR_PREFIX_MAX], struct dr_err *err) {
     struct sets s;
-    find_sets(f, &s);
+    find_sets(f, anchor ? anchor : reference, &s);
     prefix[0] = '\0';
     if (!s.n || s.plain >= 0)
         return 0;

@@ -4,7 +4,9 @@
 // GEMM primitives, or on a device the recorded graph, made for those sizes.
 #include "engine/sample/sampler.h"
 #include "engine/core/arena.h"
+#include "engine/core/backend.h"
 #include "engine/core/rng.h"
+#include "engine/nn/params.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -83,10 +85,9 @@ static void lay_out_inputs(const struct dr_sampler *s, struct inputs *in, struct
 }
 
 // Assigns every device buffer; run once to measure and once for real.
-static void lay_out(struct dr_sampler *s, const struct dr_gen *g, struct dr_arena *a) {
-    const size_t total = (size_t)dr_gen_params(g)->total, n = (size_t)s->piece;
-    int64_t tables;
-    dr_gen_tables_count(g, &tables);
+static void lay_out(struct dr_sampler *s, const struct dr_net *g, struct dr_arena *a) {
+    const size_t total = (size_t)dr_net_params(g)->total, n = (size_t)s->piece;
+    const int64_t tables = dr_net_tables_count(g);
     if (!s->be->host_memory)
         s->w = dr_alloc(a, total * sizeof(real));
     s->w16 = s->act == DR_BF16 ? dr_alloc(a, total * sizeof(dr_bf16)) : NULL;
@@ -99,20 +100,20 @@ static void lay_out(struct dr_sampler *s, const struct dr_gen *g, struct dr_aren
     s->in_bytes = a->used - mark;
 }
 
-static void forward(struct dr_sampler *s, const struct dr_gen *g, struct dr_backend *be,
+static void forward(struct dr_sampler *s, const struct dr_net *g, struct dr_backend *be,
                     struct dr_arena *tmp, int64_t n) {
-    const struct dr_weights w = {.layout = dr_gen_params(g), .w = s->w, .w16 = s->w16};
-    const struct dr_gen_in in = {.noise = s->noise,
+    const struct dr_weights w = {.layout = dr_net_params(g), .w = s->w, .w16 = s->w16};
+    const struct dr_net_in in = {.x = s->noise,
                                  .cls = s->in.cls,
                                  .alpha = s->in.alpha,
                                  .style = s->style,
                                  .tables = s->tables,
                                  .b = n};
     struct dr_ctx cx = {.be = be, .tmp = tmp, .act = s->act};
-    dr_gen_forward(&cx, g, &w, &in, s->x, NULL);
+    dr_net_forward(&cx, g, &w, &in, &s->x, NULL);
 }
 
-static int measure(struct dr_sampler *s, const struct dr_gen *g, size_t *bytes,
+static int measure(struct dr_sampler *s, const struct dr_net *g, size_t *bytes,
                    struct dr_err *err) {
     struct dr_backend *null;
     int rc = dr_backend_null(&null, err);
@@ -127,21 +128,20 @@ static int measure(struct dr_sampler *s, const struct dr_gen *g, size_t *bytes,
     return 0;
 }
 
-static int upload_tables(struct dr_sampler *s, const struct dr_gen *g, struct dr_err *err) {
-    int64_t count;
-    dr_gen_tables_count(g, &count);
+static int upload_tables(struct dr_sampler *s, const struct dr_net *g, struct dr_err *err) {
+    const int64_t count = dr_net_tables_count(g);
     if (!count)
         return 0;
     real *host = malloc((size_t)count * sizeof *host);
     if (!host)
         return dr_fail(err, DR_ENOMEM, "out of memory for position tables");
-    dr_gen_tables_fill(g, host);
+    dr_net_tables_fill(g, host);
     s->be->upload(s->be, s->tables, host, (size_t)count * sizeof *host);
     free(host);
     return 0;
 }
 
-static int host_buffers(struct dr_sampler *s, const struct dr_gen *g, struct dr_err *err) {
+static int host_buffers(struct dr_sampler *s, const struct dr_net *g, struct dr_err *err) {
     const size_t n = (size_t)s->piece;
     s->rows = calloc(n, sizeof *s->rows);
     s->owner = calloc(n, sizeof *s->owner);
@@ -160,10 +160,10 @@ static int host_buffers(struct dr_sampler *s, const struct dr_gen *g, struct dr_
 }
 
 static bool same_shape(const struct dr_snapshot *a, const struct dr_snapshot *b) {
-    return a && dr_model_config_equal(dr_gen_config(a->gen), dr_gen_config(b->gen));
+    return a && dr_net_same(a->net, b->net);
 }
 
-static int allocate(struct dr_sampler *s, const struct dr_gen *g, struct dr_err *err) {
+static int allocate(struct dr_sampler *s, const struct dr_net *g, struct dr_err *err) {
     struct dr_arena a;
     dr_arena_measure(&a);
     lay_out(s, g, &a);
@@ -191,13 +191,13 @@ static int use_snapshot(struct dr_sampler *s, struct dr_snapshot *snap, struct d
         drop_snapshot(s);
         if (s->be->host_memory)
             s->w = snap->weights;
-        int rc = allocate(s, snap->gen, err);
+        int rc = allocate(s, snap->net, err);
         if (rc) {
             drop_snapshot(s);
             return rc;
         }
     }
-    const int64_t total = dr_gen_params(snap->gen)->total;
+    const int64_t total = dr_net_params(snap->net)->total;
     if (s->be->host_memory)
         s->w = snap->weights; // borrowed: the reference below keeps it alive
     else
@@ -218,7 +218,7 @@ struct pass {
 static void device_pass(void *ctx) {
     const struct pass *p = ctx;
     struct dr_sampler *s = p->s;
-    const struct dr_gen *g = s->snap->gen;
+    const struct dr_net *g = s->snap->net;
     DR_OP(s->be, normals, .out = s->noise, .seed = s->in.seed, .index = s->in.index, .b = p->b,
           .n = dr_gen_noise_count(g), .stream = DR_STREAM_NOISE);
     if (dr_gen_style_count(g))
@@ -230,7 +230,7 @@ static void device_pass(void *ctx) {
 
 // Runs rows [0,n) of s->rows, padded to a power of two with copies of the last one.
 static int run_rows(struct dr_sampler *s, int64_t n, struct dr_err *err) {
-    const struct dr_gen *g = s->snap->gen;
+    const struct dr_net *g = s->snap->net;
     struct dr_backend *be = s->be;
     struct pass p = {s, 1};
     int bucket = 0;
@@ -250,20 +250,21 @@ static int run_rows(struct dr_sampler *s, int64_t n, struct dr_err *err) {
     return be->sync(be, err);
 }
 
-static int check_sample(const struct dr_gen *g, const struct dr_sample *r, struct dr_err *err) {
+static int check_sample(const struct dr_net *g, const struct dr_sample *r, struct dr_err *err) {
     const int64_t classes = dr_gen_config(g)->classes;
     if (r->cls >= classes || r->cls < -1)
-        return dr_fail(err, DR_EINVAL, "class %d is out of range; this model has classes 0 to %lld",
-                       r->cls, (long long)classes - 1);
+        return dr_fail_at(err, DR_EINVAL, "class",
+                          "class %d is out of range; this model has classes 0 to %lld", r->cls,
+                          (long long)classes - 1);
     if ((r->cls < 0 || r->two_pass) && dr_gen_null_class(g) < 0)
-        return dr_fail(err, DR_EINVAL,
-                       "this model has no null class, so it cannot sample unconditionally");
+        return dr_fail_at(err, DR_EINVAL, r->two_pass ? "guidance" : "class",
+                          "this model has no null class, so it cannot sample unconditionally");
     return 0;
 }
 
 // Writes the rows of one pass to their requests: copies, or combines a two-pass pair.
 static void scatter(const struct dr_sampler *s, int64_t n, real *x) {
-    const int64_t count = dr_gen_image_count(s->snap->gen);
+    const int64_t count = dr_gen_image_count(s->snap->net);
     for (int64_t i = 0; i < n; i++) {
         const real *src = s->host_x + i * count;
         real *dst = x + s->owner[i] * count;
@@ -280,12 +281,12 @@ static void scatter(const struct dr_sampler *s, int64_t n, real *x) {
 
 int dr_sampler_run(struct dr_sampler *s, struct dr_snapshot *snap, const struct dr_sample *req,
                    int64_t n, real *x, struct dr_err *err) {
-    for (int64_t i = 0; i < n; i++) {
-        int rc = check_sample(snap->gen, &req[i], err);
-        if (rc)
-            return rc;
-    }
-    int rc = use_snapshot(s, snap, err);
+    int rc = dr_net_expect(snap->net, DR_NET_GENERATOR, "the checkpoint", err);
+    for (int64_t i = 0; i < n && !rc; i++)
+        rc = check_sample(snap->net, &req[i], err);
+    if (rc)
+        return rc;
+    rc = use_snapshot(s, snap, err);
     for (int64_t i = 0; i < n && !rc;) {
         int64_t rows = 0;
         while (i < n && rows + (req[i].two_pass ? 2 : 1) <= s->piece) {

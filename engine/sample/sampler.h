@@ -4,28 +4,31 @@
 // k) and its conditioning alone: the same bytes in any batch, with any thread count.
 #pragma once
 
-#include "engine/nn/gen.h"
+#include "engine/core/device.h"
+#include "engine/nn/net.h"
 
-// Weights of a generator at one moment, immutable, reference-counted; any thread.
+// Weights of a network of any kind at one moment, immutable, reference-counted; any thread.
 struct dr_snapshot {
-    struct dr_gen *gen; // owned
-    real *weights;      // host [params->total], owned
+    struct dr_net *net; // owned
+    real *weights;      // host, dr_net_bytes of them, owned
     int64_t step;
-    char id[80]; // checkpoint id or "live:<job>"; the daemon's
-    int refs;    // atomic
+    struct dr_guidance_range guidance; // scales seen in training; hi 0: not known
+    char id[80];                       // checkpoint id or "live:<job>"; the daemon's
+    int refs;                          // atomic
 };
-// Takes ownership of gen and weights (malloc/aligned_alloc'd) also on failure.
-struct dr_snapshot *dr_snapshot_new(struct dr_gen *gen, real *weights, int64_t step);
+// Takes net and weights (from malloc or aligned_alloc) also on failure, which is NULL: no memory.
+struct dr_snapshot *dr_snapshot_new(struct dr_net *net, real *weights, int64_t step);
 struct dr_snapshot *dr_snapshot_ref(struct dr_snapshot *s); // NULL is fine
 void dr_snapshot_unref(struct dr_snapshot *s);              // NULL is fine
-// Weights served from a checkpoint or a foreign safetensors file: the first EMA under the
-// reference's names, or those names behind one prefix (foreign.h: `module.`, `ema.`, ...). What the
-// model is comes from the metadata's `driftd.config`, else from `model`, else (NULL) from the
-// shapes where the file is a plain `driftdit`. F16, BF16 and F64 are converted. Extra tensors of
-// known harmless names (rope.*, optimiser state) are ignored; a missing one, a wrong shape, an
-// unknown one or a value that is not finite is an error that names it.
-int dr_snapshot_load(const char *path, const struct dr_model_config *model,
-                     struct dr_snapshot **out, struct dr_err *err);
+// Weights from a checkpoint or a foreign safetensors file: the first EMA under the network's own
+// names, or those names behind one prefix (foreign.h: `module.`, `ema.`, ...). What the network is
+// comes from the metadata's `driftd.config`, else from `description` (JSON for dr_net_parse), else
+// (NULL) from the shapes where the file is a plain `driftdit`. F16, BF16 and F64 are converted.
+// Extra tensors of known harmless names (rope.*, optimiser state) are ignored; a missing tensor, a
+// wrong shape, an unknown tensor or a value that is not finite is an error that names it. *out is
+// NULL on failure; the caller unrefs it.
+int dr_snapshot_load(const char *path, const char *description, struct dr_snapshot **out,
+                     struct dr_err *err);
 
 struct dr_sample {
     uint64_t seed, index;

@@ -2,6 +2,7 @@
 // (driftd's own checkpoints and foreign ones under the reference's names). See sampler.h.
 #include "engine/core/arena.h"
 #include "engine/io/safetensors.h"
+#include "engine/nn/params.h"
 #include "engine/sample/foreign.h"
 #include "engine/sample/sampler.h"
 
@@ -10,14 +11,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct dr_snapshot *dr_snapshot_new(struct dr_gen *gen, real *weights, int64_t step) {
+struct dr_snapshot *dr_snapshot_new(struct dr_net *net, real *weights, int64_t step) {
     struct dr_snapshot *s = calloc(1, sizeof *s);
     if (!s) {
-        dr_gen_free(gen);
+        dr_net_free(net);
         free(weights);
         return NULL;
     }
-    s->gen = gen;
+    s->net = net;
     s->weights = weights;
     s->step = step;
     s->refs = 1;
@@ -33,7 +34,7 @@ struct dr_snapshot *dr_snapshot_ref(struct dr_snapshot *s) {
 void dr_snapshot_unref(struct dr_snapshot *s) {
     if (!s || __atomic_sub_fetch(&s->refs, 1, __ATOMIC_ACQ_REL))
         return;
-    dr_gen_free(s->gen);
+    dr_net_free(s->net);
     free(s->weights);
     free(s);
 }
@@ -49,17 +50,20 @@ static bool harmless(const char *name) {
     return false;
 }
 
-// The file's own description of the model wins; then `given`, then what the shapes tell.
-static int find_model(const struct dr_st_file *f, const char *path, const char *prefix,
-                      const struct dr_model_config *given, struct dr_model_config *m,
-                      struct dr_err *err) {
+// Finds the network and the prefix of its weights. The file's own description wins; then `given`,
+// then what the shapes tell.
+static int find_net(const struct dr_st_file *f, const char *path, const char *given,
+                    char prefix[DR_PREFIX_MAX], struct dr_net **net, struct dr_err *err) {
     const char *json = dr_st_meta(f, "driftd.config");
-    if (json)
-        return dr_model_config_parse(json, strlen(json), path, m, err);
-    if (!given)
-        return dr_foreign_model(f, path, prefix, m, err);
-    *m = *given;
-    return 0;
+    struct dr_model_config m;
+    json = json ? json : given;
+    int rc = json ? dr_net_parse(json, strlen(json), path, net, err) : 0;
+    if (!rc)
+        rc = dr_foreign_prefix(f, path, *net ? dr_net_anchor(*net) : NULL, prefix, err);
+    if (rc || *net)
+        return rc;
+    rc = dr_foreign_model(f, path, prefix, &m, err);
+    return rc ? rc : dr_gen_create(&m, net, err);
 }
 
 // Copies a parameter's values to w; w NULL: only looks whether the tensor is there and fits.
@@ -119,32 +123,31 @@ static int load_weights(const struct dr_st_file *f, const char *path, const char
     return rc;
 }
 
-int dr_snapshot_load(const char *path, const struct dr_model_config *model,
-                     struct dr_snapshot **out, struct dr_err *err) {
+int dr_snapshot_load(const char *path, const char *description, struct dr_snapshot **out,
+                     struct dr_err *err) {
     *out = NULL;
     struct dr_st_file *f = NULL;
-    struct dr_gen *gen = NULL;
+    struct dr_net *net = NULL;
     real *w = NULL;
-    struct dr_model_config m;
     char prefix[DR_PREFIX_MAX];
     int rc = dr_st_open(path, &f, err);
-    if (!rc)
-        rc = dr_foreign_prefix(f, path, prefix, err);
-    if (!rc)
-        rc = find_model(f, path, prefix, model, &m, err);
-    if (!rc)
-        rc = dr_gen_create(&m, &gen, err);
-    if (!rc)
-        rc = load_weights(f, path, prefix, dr_gen_params(gen), &w, err);
     if (!rc) {
-        const char *step = dr_st_meta(f, "driftd.step");
-        *out = dr_snapshot_new(gen, w, step ? strtoll(step, NULL, 10) : 0);
-        gen = NULL;
+        path = dr_st_path(f); // from here on for messages
+        rc = find_net(f, path, description, prefix, &net, err);
+    }
+    if (!rc)
+        rc = load_weights(f, path, prefix, dr_net_params(net), &w, err);
+    if (!rc) {
+        const char *step = dr_st_meta(f, "driftd.step"), *config = dr_st_meta(f, "driftd.config");
+        *out = dr_snapshot_new(net, w, step ? strtoll(step, NULL, 10) : 0);
+        net = NULL;
         w = NULL;
         if (!*out)
             rc = dr_fail(err, DR_ENOMEM, "%s: out of memory for a snapshot", path);
+        else if (config)
+            (*out)->guidance = dr_guidance_range_parse(config, strlen(config));
     }
-    dr_gen_free(gen);
+    dr_net_free(net);
     free(w);
     dr_st_close(f);
     return rc;

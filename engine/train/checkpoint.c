@@ -1,6 +1,7 @@
 // Checkpoints of a run: one safetensors file. The served EMA stands under the reference's names, so
 // the file is also an exported model; beside it "train/NAME" (weights), "opt.m/NAME", "opt.v/NAME",
-// "emaK/NAME" (further EMAs) and the state of the real-image sampler make resuming exact.
+// "emaK/NAME" (further EMAs) and the objective's state make resuming exact. Groups after the first
+// have "train/GROUP/NAME" and so on, and no EMA.
 #include "driftd_git.h"
 #include "engine/io/safetensors.h"
 #include "engine/train/trainer_priv.h"
@@ -11,20 +12,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SAMPLER_STATE "driftd/sampler_state"
 static const enum dr_st_dtype real_type = sizeof(real) == 8 ? DR_ST_F64 : DR_ST_F32;
 
-// The flat blocks of a checkpoint and the prefix of their tensors' names. Returns how many.
-static int blocks_of(struct dr_trainer *t, real *block[4 + DR_MAX_EMA],
-                     const char *prefix[4 + DR_MAX_EMA]) {
+enum { BLOCKS = DR_MAX_EMA + 3 };
+
+// The flat blocks of a group and the prefix of their tensors' names. Returns how many.
+static int blocks_of(struct dr_trainer *t, int k, real *block[BLOCKS], const char *prefix[BLOCKS]) {
     static const char *const ema_prefix[DR_MAX_EMA] = {"", "ema1/", "ema2/", "ema3/"};
+    static const char *const rest_prefix[] = {"train/", "opt.m/", "opt.v/"};
+    const struct dr_group *g = &t->group[k];
+    real *const rest[] = {g->w, g->m, g->v};
     int n = 0;
-    for (int i = 0; i < t->cfg.ema.n; i++) {
-        block[n] = t->ema[i];
+    for (int i = 0; !k && i < t->cfg.ema.n; i++) {
+        block[n] = g->ema[i];
         prefix[n++] = ema_prefix[i];
     }
-    real *const rest[] = {t->w, t->m, t->v};
-    static const char *const rest_prefix[] = {"train/", "opt.m/", "opt.v/"};
     for (int i = 0; i < 3; i++) {
         block[n] = rest[i];
         prefix[n++] = rest_prefix[i];
@@ -32,21 +34,56 @@ static int blocks_of(struct dr_trainer *t, real *block[4 + DR_MAX_EMA],
     return n;
 }
 
-static int add_block(struct dr_st_writer *w, const struct dr_params *ps, const char *prefix,
+static void tensor_name(char name[160], const char *prefix, const struct dr_group *g,
+                        const struct dr_param *p) {
+    snprintf(name, 160, "%s%s%s%s", prefix, g->name, g->name[0] ? "/" : "", p->name);
+}
+
+static int add_block(struct dr_st_writer *w, const struct dr_group *g, const char *prefix,
                      const real *host, struct dr_err *err) {
     int rc = 0;
-    for (int i = 0; i < ps->n && !rc; i++) {
-        char name[128];
-        snprintf(name, sizeof name, "%s%s", prefix, ps->p[i].name);
-        rc =
-            dr_st_add(w, name, real_type, ps->p[i].ndim, ps->p[i].dim, host + ps->p[i].offset, err);
+    for (int i = 0; i < g->layout->n && !rc; i++) {
+        const struct dr_param *p = &g->layout->p[i];
+        char name[160];
+        tensor_name(name, prefix, g, p);
+        rc = dr_st_add(w, name, real_type, p->ndim, p->dim, host + p->offset, err);
     }
     return rc;
 }
 
+// Downloads the blocks of all groups to host, [reals_of], and adds them.
+static int add_groups(struct dr_trainer *t, struct dr_st_writer *w, real *host,
+                      struct dr_err *err) {
+    int rc = 0;
+    for (int k = 0; k < t->ngroups; k++) {
+        const struct dr_group *g = &t->group[k];
+        real *block[BLOCKS];
+        const char *prefix[BLOCKS];
+        const int n = blocks_of(t, k, block, prefix);
+        for (int i = 0; i < n && !rc; i++, host += g->layout->total) {
+            t->be->download(t->be, host, block[i], (size_t)g->layout->total * sizeof(real));
+            rc = add_block(w, g, prefix[i], host, err);
+        }
+    }
+    return rc;
+}
+
+static size_t reals_of(struct dr_trainer *t) {
+    size_t n = 0;
+    real *block[BLOCKS];
+    const char *prefix[BLOCKS];
+    for (int k = 0; k < t->ngroups; k++)
+        n += (size_t)blocks_of(t, k, block, prefix) * (size_t)t->group[k].layout->total;
+    return n;
+}
+
+static size_t state_size(const struct dr_trainer *t) {
+    return t->objective->state_size ? t->objective->state_size(t->o) : 0;
+}
+
 // The labels' names as a JSON array, so that a file taken elsewhere still knows them; NULL: none.
 static char *class_names(const struct dr_dataset *d) {
-    if (d->classes < 1 || d->classes > (int64_t)DR_COUNT(d->class_name) || !d->class_name[0][0])
+    if (!d->class_name)
         return NULL;
     json_t *a = json_array();
     for (int64_t i = 0; i < d->classes; i++)
@@ -72,6 +109,8 @@ static int add_meta(struct dr_trainer *t, struct dr_st_writer *w, struct dr_err 
     int rc = 0;
     for (size_t i = 0; i < DR_COUNT(kv) && !rc; i++)
         rc = dr_st_add_meta(w, kv[i][0], kv[i][1], err);
+    if (!rc && t->objective != &dr_objective_drift)
+        rc = dr_st_add_meta(w, "driftd.objective", t->objective->name, err);
     char *names = class_names(t->data);
     if (!rc && names)
         rc = dr_st_add_meta(w, "driftd.classes", names, err);
@@ -82,28 +121,21 @@ static int add_meta(struct dr_trainer *t, struct dr_st_writer *w, struct dr_err 
 
 int dr_trainer_save(struct dr_trainer *t, const char *path, char *sha256_hex, int64_t *bytes,
                     struct dr_err *err) {
-    const struct dr_params *ps = dr_gen_params(t->gen);
-    real *block[4 + DR_MAX_EMA];
-    const char *prefix[4 + DR_MAX_EMA];
-    const int n = blocks_of(t, block, prefix);
-    const size_t state_bytes = dr_reals_state_size(t->reals);
+    const size_t state_bytes = state_size(t);
     int rc = trainer_settle(t, err); // only what is known to be finite is written
     if (rc)
         return rc;
-    real *host = malloc((size_t)n * (size_t)ps->total * sizeof *host);
+    real *host = malloc(reals_of(t) * sizeof *host);
     char *state = malloc(DR_MAX(state_bytes, (size_t)1));
     struct dr_st_writer *w = NULL;
     rc = host && state ? dr_st_writer_new(&w, err)
                        : dr_fail(err, DR_ENOMEM, "out of memory for a checkpoint");
-    for (int i = 0; i < n && !rc; i++) {
-        real *at = host + (int64_t)i * ps->total;
-        t->be->download(t->be, at, block[i], (size_t)ps->total * sizeof(real));
-        rc = add_block(w, ps, prefix[i], at, err);
-    }
+    if (!rc)
+        rc = add_groups(t, w, host, err);
     if (!rc && state_bytes) {
-        dr_reals_state_get(t->reals, state);
+        t->objective->state_get(t->o, state);
         const int64_t dim = (int64_t)state_bytes;
-        rc = dr_st_add(w, SAMPLER_STATE, DR_ST_U8, 1, &dim, state, err);
+        rc = dr_st_add(w, t->objective->state_name, DR_ST_U8, 1, &dim, state, err);
     }
     if (!rc) // a lost device gives no weights: nothing of it may reach the file
         rc = t->be->sync(t->be, err);
@@ -118,22 +150,37 @@ int dr_trainer_save(struct dr_trainer *t, const char *path, char *sha256_hex, in
     return rc;
 }
 
-static int read_block(struct dr_trainer *t, const struct dr_st_file *f, const char *prefix,
-                      real *host, float *tmp, real *dst, struct dr_err *err) {
-    const struct dr_params *ps = dr_gen_params(t->gen);
-    memset(host, 0, (size_t)ps->total * sizeof *host);
-    for (int i = 0; i < ps->n; i++) {
+static int read_block(struct dr_trainer *t, const struct dr_st_file *f, const struct dr_group *g,
+                      const char *prefix, real *dst, struct dr_err *err) {
+    const struct dr_params *ps = g->layout;
+    real *host = calloc((size_t)DR_MAX(ps->total, 1), sizeof *host);
+    float *tmp = malloc((size_t)DR_MAX(ps->total, 1) * sizeof *tmp);
+    int rc = host && tmp ? 0 : dr_fail(err, DR_ENOMEM, "out of memory for a checkpoint");
+    for (int i = 0; i < ps->n && !rc; i++) {
         const struct dr_param *p = &ps->p[i];
-        char name[128];
-        snprintf(name, sizeof name, "%s%s", prefix, p->name);
-        int rc = dr_st_read_f32(f, name, p->ndim, p->dim, tmp, err);
-        if (rc)
-            return rc;
-        for (int64_t j = 0; j < p->count; j++)
+        char name[160];
+        tensor_name(name, prefix, g, p);
+        rc = dr_st_read_f32(f, name, p->ndim, p->dim, tmp, err);
+        for (int64_t j = 0; j < p->count && !rc; j++)
             host[p->offset + j] = (real)tmp[j];
     }
-    t->be->upload(t->be, dst, host, (size_t)ps->total * sizeof *host);
-    return 0;
+    if (!rc)
+        t->be->upload(t->be, dst, host, (size_t)ps->total * sizeof *host);
+    free(host);
+    free(tmp);
+    return rc;
+}
+
+static int read_groups(struct dr_trainer *t, const struct dr_st_file *f, struct dr_err *err) {
+    int rc = 0;
+    for (int k = 0; k < t->ngroups; k++) {
+        real *block[BLOCKS];
+        const char *prefix[BLOCKS];
+        const int n = blocks_of(t, k, block, prefix);
+        for (int i = 0; i < n && !rc; i++)
+            rc = read_block(t, f, &t->group[k], prefix[i], block[i], err);
+    }
+    return rc;
 }
 
 // A checkpoint continues the run it came from only if what decides the weights' meaning is the
@@ -144,17 +191,17 @@ static int check_same_run(struct dr_trainer *t, const struct dr_st_file *f, cons
                *data = dr_st_meta(f, "driftd.data_fingerprint");
     if (!json || !data || !dr_st_meta(f, "driftd.step") || !dr_st_meta(f, "driftd.seconds"))
         return dr_fail(err, DR_EFORMAT, "%s: not a training checkpoint of driftd", path);
+    const char *objective = dr_st_meta(f, "driftd.objective");
+    if (strcmp(objective ? objective : dr_objective_drift.name, t->objective->name))
+        return dr_fail(err, DR_EINVAL,
+                       "%s: the checkpoint is one of objective %s, this run's is %s", path,
+                       objective ? objective : dr_objective_drift.name, t->objective->name);
     struct dr_config c;
     int rc = dr_config_parse(json, strlen(json), path, &c, err);
     if (rc)
         return rc;
-    char *theirs = dr_model_config_to_json(&c.model),
-         *ours = dr_model_config_to_json(&t->cfg.model);
-    const bool same = theirs && ours && !strcmp(theirs, ours);
-    free(theirs);
-    free(ours);
-    if (!same)
-        return dr_fail(err, DR_EINVAL, "%s: the checkpoint's model differs from this run's", path);
+    if (t->objective->same && (rc = t->objective->same(t->o, &c, path, err)))
+        return rc;
     if (c.train.seed != t->cfg.train.seed)
         return dr_fail(err, DR_EINVAL, "%s: the checkpoint's train.seed is %lld, this run's %lld",
                        path, (long long)c.train.seed, (long long)t->cfg.train.seed);
@@ -167,16 +214,16 @@ static int check_same_run(struct dr_trainer *t, const struct dr_st_file *f, cons
     return 0;
 }
 
-static int read_sampler_state(struct dr_trainer *t, const struct dr_st_file *f, const char *path,
-                              struct dr_err *err) {
-    const size_t want = dr_reals_state_size(t->reals);
+static int read_state(struct dr_trainer *t, const struct dr_st_file *f, const char *path,
+                      struct dr_err *err) {
+    const size_t want = state_size(t);
     if (!want)
         return 0;
-    const struct dr_st_tensor *s = dr_st_find(f, SAMPLER_STATE);
+    const struct dr_st_tensor *s = dr_st_find(f, t->objective->state_name);
     if (!s || s->bytes != want)
-        return dr_fail(err, DR_EFORMAT, "%s: the sampler's state is %s", path,
+        return dr_fail(err, DR_EFORMAT, "%s: %s is %s", path, t->objective->state_name,
                        s ? "of another size" : "missing");
-    return dr_reals_state_set(t->reals, s->data, s->bytes, err);
+    return t->objective->state_set(t->o, s->data, s->bytes, err);
 }
 
 // Forgets what is on its way and what went wrong: the state comes from the file.
@@ -193,23 +240,14 @@ static int start_over(struct dr_trainer *t, struct dr_err *err) {
 
 static int load_all(struct dr_trainer *t, const struct dr_st_file *f, const char *path,
                     struct dr_err *err) {
-    const struct dr_params *ps = dr_gen_params(t->gen);
-    real *block[4 + DR_MAX_EMA], *host = malloc((size_t)ps->total * sizeof *host);
-    float *tmp = malloc((size_t)ps->total * sizeof *tmp);
-    const char *prefix[4 + DR_MAX_EMA];
-    const int n = blocks_of(t, block, prefix);
-    int rc = host && tmp ? start_over(t, err)
-                         : dr_fail(err, DR_ENOMEM, "out of memory for a checkpoint");
-    for (int i = 0; i < n && !rc; i++)
-        rc = read_block(t, f, prefix[i], host, tmp, block[i], err);
-    free(host);
-    free(tmp);
+    int rc = start_over(t, err);
     if (!rc)
-        rc = read_sampler_state(t, f, path, err);
+        rc = read_groups(t, f, err);
+    if (!rc)
+        rc = read_state(t, f, path, err);
     if (rc)
         return rc;
-    if (t->w16)
-        DR_OP(t->be, cast, .dst = t->w16, .src = t->w, .dt = DR_BF16, .st = DR_F32, .n = ps->total);
+    trainer_round_weights(t);
     t->step = strtoll(dr_st_meta(f, "driftd.step"), NULL, 10);
     t->seconds = strtod(dr_st_meta(f, "driftd.seconds"), NULL);
     return t->be->sync(t->be, err);

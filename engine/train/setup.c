@@ -1,52 +1,50 @@
-// The memory behind a training run: sizes, the device's block, the slots of the host, the dry run.
-// See trainer.h; freed here too.
+// The memory behind a training run: the device's block, the slots of the host, the dry run. See
+// trainer.h; freed here too.
 #include "engine/train/trainer_priv.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-void trainer_lay_out_inputs(const struct dr_trainer *t, struct trainer_inputs *in,
-                            struct dr_arena *a) {
-    const size_t B = (size_t)t->B, reals = (size_t)(t->nclass * t->P + t->U);
-    const size_t value = t->data->pixels ? sizeof *t->data->pixels : sizeof *t->data->points;
-    in->hyper = dr_alloc(a, HYPER_COUNT * sizeof(real));
-    in->block = in->hyper;
-    in->alpha = dr_alloc(a, B * sizeof(real));
-    in->unc_weight = dr_alloc(a, (size_t)t->nclass * sizeof(real));
-    in->cls = dr_alloc(a, B * sizeof(int32_t));
-    in->seed = dr_alloc(a, B * sizeof(uint64_t));
-    in->index = dr_alloc(a, B * sizeof(uint64_t));
-    in->pos_ids = dr_alloc(a, (size_t)(t->nclass * t->P) * sizeof(int64_t));
-    in->unc_ids = dr_alloc(a, (size_t)t->U * sizeof(int64_t));
-    in->rows = t->streamed ? dr_alloc(a, reals * (size_t)t->image * value) : NULL;
+static bool bf16(const struct dr_trainer *t) {
+    return t->cfg.train.precision == DR_PREC_BF16;
+}
+
+static void lay_out_group(const struct dr_trainer *t, struct dr_group *g, bool served,
+                          struct dr_arena *a) {
+    const size_t total = (size_t)g->layout->total * sizeof(real);
+    g->w = dr_alloc(a, total);
+    g->g = dr_alloc(a, total);
+    g->m = dr_alloc(a, total);
+    g->v = dr_alloc(a, total);
+    for (int i = 0; served && i < t->cfg.ema.n; i++)
+        g->ema[i] = dr_alloc(a, total);
+    g->w16 = bf16(t) ? dr_alloc(a, total / sizeof(real) * sizeof(dr_bf16)) : NULL;
+    g->weights = (struct dr_weights){.layout = g->layout, .w = g->w, .w16 = g->w16};
+    g->gradients = g->weights;
+    g->gradients.g = g->g;
+}
+
+// A step's inputs; the same offsets in every place. Returns where they begin.
+static void *lay_out_inputs(struct dr_trainer *t, int place, struct dr_arena *a) {
+    real *hyper = dr_alloc(a, (size_t)hyper_count(t) * sizeof(real));
+    if (place == TRAINER_DEVICE)
+        t->hyper = hyper;
+    else
+        t->slot[place].hyper = hyper;
+    t->objective->lay_out_inputs(t->o, place, a);
+    return hyper;
 }
 
 // Assigns every device pointer of the block; run once to measure, once for real.
 static void lay_out(struct dr_trainer *t, struct dr_arena *a) {
-    const size_t total = (size_t)dr_gen_params(t->gen)->total * sizeof(real);
-    const size_t img = (size_t)t->image * sizeof(real), B = (size_t)t->B;
-    int64_t tables;
-    dr_gen_tables_count(t->gen, &tables);
-    t->w = dr_alloc(a, total);
-    t->g = dr_alloc(a, total);
-    t->m = dr_alloc(a, total);
-    t->v = dr_alloc(a, total);
-    for (int i = 0; i < t->cfg.ema.n; i++)
-        t->ema[i] = dr_alloc(a, total);
-    t->w16 = t->act == DR_BF16 ? dr_alloc(a, total / sizeof(real) * sizeof(dr_bf16)) : NULL;
-    t->tables = dr_alloc(a, (size_t)tables * sizeof(real));
+    for (int k = 0; k < t->ngroups; k++)
+        lay_out_group(t, &t->group[k], !k, a);
     t->report = dr_alloc(a, (size_t)t->nreport * sizeof(real));
     t->guard = dr_alloc(a, 2 * sizeof(real));
-    t->eps = dr_alloc(a, B * (size_t)t->noise * sizeof(real));
-    t->style = dr_alloc(a, B * (size_t)t->nstyle * sizeof(int32_t));
-    t->x = dr_alloc(a, B * img);
-    t->dx = dr_alloc(a, B * img);
-    t->neg = t->cfg.loss.negatives == DR_NEG_INDEPENDENT ? dr_alloc(a, B * img) : NULL;
-    t->pos = dr_alloc(a, (size_t)(t->nclass * t->P) * img);
-    t->unc = dr_alloc(a, (size_t)t->U * img);
-    t->field = trainer_has_field(t) ? dr_alloc(a, (size_t)t->cfg.loss.ntau * B * img) : NULL;
+    t->objective->lay_out(t->o, a);
     const size_t mark = a->used;
-    trainer_lay_out_inputs(t, &t->in, a);
+    t->inputs = lay_out_inputs(t, TRAINER_DEVICE, a);
     t->in_bytes = a->used - mark;
 }
 
@@ -63,34 +61,32 @@ static int allocate_block(struct dr_trainer *t, struct dr_err *err) {
     return 0;
 }
 
-static int set_chunk(struct dr_trainer *t, int64_t chunk, struct dr_err *err) {
-    for (int64_t i = 0; t->saved && i < t->nchunk; i++)
-        dr_gen_saved_free(t->saved[i]);
-    free(t->saved);
-    t->chunk = chunk;
-    t->nchunk = (t->B + chunk - 1) / chunk;
-    t->saved = calloc((size_t)t->nchunk, sizeof *t->saved);
-    bool failed = !t->saved;
-    for (int64_t i = 0; !failed && i < t->nchunk; i++)
-        failed |= !(t->saved[i] = dr_gen_saved_new(t->gen));
-    return failed ? dr_fail(err, DR_ENOMEM, "out of memory for a batch of %lld samples",
-                            (long long)t->B)
-                  : 0;
+static struct dr_ctx context(struct dr_trainer *t, struct dr_backend *be, struct dr_comm *comm,
+                             struct dr_arena *keep, struct dr_arena *tmp, bool keep_all) {
+    return (struct dr_ctx){.be = be,
+                           .comm = comm,
+                           .keep = keep,
+                           .tmp = tmp,
+                           .act = bf16(t) ? DR_BF16 : DR_F32,
+                           .keep_all = keep_all};
 }
 
 // The dry run: the whole step against the null backend, with measuring arenas.
-static int measure(struct dr_trainer *t, struct dr_err *err) {
-    struct dr_backend *null, *real_be = t->be;
+static int measure(struct dr_trainer *t, bool keep_all, size_t *keep, size_t *tmp,
+                   struct dr_err *err) {
+    struct dr_backend *null;
+    struct dr_arena k, m;
     int rc = dr_backend_null(&null, err);
     if (rc)
         return rc;
-    dr_arena_measure(&t->keep);
-    dr_arena_measure(&t->tmp);
-    t->be = null; // the ops of the step go through t->be
-    trainer_device_step(t);
-    t->be = real_be;
+    dr_arena_measure(&k);
+    dr_arena_measure(&m);
+    struct trainer_pass dry = {.t = t, .cx = context(t, null, NULL, &k, &m, keep_all)};
+    trainer_device_step(&dry);
     t->flops = null->flops;
     dr_backend_free(null);
+    *keep = k.peak;
+    *tmp = m.peak;
     return 0;
 }
 
@@ -105,180 +101,140 @@ static size_t room(const struct dr_trainer *t) {
 // memory rather than bandwidth to spare: it takes the batch whole and keeps everything; where that
 // does not fit, the backward pass computes again what it can, and then the batch is halved until
 // the temporaries fit beside what is kept.
-static int allocate_scratch(struct dr_trainer *t, struct dr_err *err) {
+static int allocate_scratch(struct dr_trainer *t, struct dr_comm *comm, struct dr_err *err) {
     const bool host = t->be->host_memory;
-    const int64_t asked =
-        t->cfg.train.micro_batch > 0 ? DR_MIN(t->cfg.train.micro_batch, t->B) : t->B;
-    int64_t chunk = host ? asked : t->B;
+    const int64_t batch = t->objective->batch(t->o), micro = t->cfg.train.micro_batch;
+    const int64_t asked = micro > 0 ? DR_MIN(micro, batch) : batch;
+    int64_t chunk = host ? asked : batch;
+    bool keep_all = !host;
     size_t keep, tmp;
-    t->keep_all = !host;
     for (;;) {
-        int rc = set_chunk(t, chunk, err);
+        int rc = t->objective->cut(t->o, chunk, err);
         if (!rc)
-            rc = measure(t, err);
+            rc = measure(t, keep_all, &keep, &tmp, err);
         if (rc)
             return rc;
-        keep = t->keep.peak, tmp = t->tmp.peak;
         t->scratch_bytes = keep + tmp + DR_ALIGN;
         if (host || t->scratch_bytes <= room(t))
             break;
-        if (!t->keep_all && chunk <= DR_MIN(asked, 16))
+        if (!keep_all && chunk <= DR_MIN(asked, 16))
             break; // the allocation below says how much is missing
-        if (!t->keep_all)
+        if (!keep_all)
             chunk = (chunk + 1) / 2;
-        t->keep_all = false;
+        keep_all = false;
     }
     int rc = t->be->mem_alloc(t->be, t->scratch_bytes, &t->scratch, err);
     if (rc)
         return rc;
     dr_arena_init(&t->keep, t->scratch, keep);
     dr_arena_init(&t->tmp, (char *)t->scratch + keep, tmp);
+    t->pass =
+        (struct trainer_pass){.t = t, .cx = context(t, t->be, comm, &t->keep, &t->tmp, keep_all)};
     return 0;
 }
 
-// Puts the data set on the device where it fits beside everything else; half of what is free is
-// left for the rest. On a host_memory backend the op reads it where it is.
-static int place_data(struct dr_trainer *t, struct dr_err *err) {
-    const struct dr_dataset *d = t->data;
-    const size_t one = d->pixels ? sizeof *d->pixels : sizeof *d->points;
-    const size_t bytes = (size_t)(d->n * t->image) * one;
-    t->pixels = d->pixels;
-    t->points = d->pixels ? NULL : d->points;
-    if (t->be->host_memory)
-        return 0;
-    t->streamed = bytes > t->be->mem_left(t->be) / 2;
-    if (t->streamed)
-        return 0;
-    int rc = t->be->mem_alloc(t->be, bytes, &t->images, err);
-    if (rc)
-        return rc;
-    t->images_bytes = bytes;
-    t->be->upload(t->be, t->images, d->pixels ? (const void *)d->pixels : d->points, bytes);
-    t->pixels = d->pixels ? t->images : NULL;
-    t->points = d->pixels ? NULL : t->images;
-    return 0;
-}
-
-static int allocate_slot(struct dr_trainer *t, struct trainer_slot *s, struct dr_err *err) {
-    const size_t x = (size_t)(t->B * t->image) * sizeof(real);
+static int allocate_slot(struct dr_trainer *t, int slot, struct dr_err *err) {
+    struct trainer_slot *s = &t->slot[slot];
     struct dr_arena a;
-    void *block, *report, *images = NULL;
-    int rc = t->be->host_alloc(t->be, t->in_bytes, &block, err);
-    if (rc)
-        return rc;
-    dr_arena_init(&a, block, t->in_bytes);
-    trainer_lay_out_inputs(t, &s->in, &a);
-    rc = t->be->host_alloc(t->be, (size_t)t->nreport * sizeof(real), &report, err);
+    void *report;
+    int rc = t->be->host_alloc(t->be, t->in_bytes, &s->inputs, err);
+    if (!rc)
+        rc = t->be->host_alloc(t->be, (size_t)t->nreport * sizeof(real), &report, err);
     if (rc)
         return rc;
     s->report = report;
-    if (t->cfg.metrics.spread_every)
-        rc = t->be->host_alloc(t->be, x, &images, err);
-    s->x = images;
-    return rc;
-}
-
-static int allocate_host(struct dr_trainer *t, struct dr_err *err) {
-    const size_t row = (size_t)t->image * sizeof(real), rows = (size_t)DR_MAX(t->N, 32);
-    t->classes = calloc((size_t)t->nclass, sizeof *t->classes);
-    t->real_rows = malloc(rows * row);
-    return t->classes && t->real_rows
-               ? 0
-               : dr_fail(err, DR_ENOMEM, "out of memory for a batch of %lld samples",
-                         (long long)t->B);
-}
-
-static int initial_weights(struct dr_trainer *t, struct dr_err *err) {
-    const struct dr_params *ps = dr_gen_params(t->gen);
-    int64_t tables;
-    dr_gen_tables_count(t->gen, &tables);
-    real *host = calloc((size_t)DR_MAX(ps->total, tables), sizeof *host);
-    if (!host)
-        return dr_fail(err, DR_ENOMEM, "out of memory for %lld parameters", (long long)ps->total);
-    dr_gen_tables_fill(t->gen, host);
-    t->be->upload(t->be, t->tables, host, (size_t)tables * sizeof(real));
-    memset(host, 0, (size_t)DR_MAX(ps->total, tables) * sizeof *host);
-    dr_params_init(ps, (uint64_t)t->cfg.train.seed, host);
-    t->be->upload(t->be, t->w, host, (size_t)ps->total * sizeof(real));
-    for (int i = 0; i < t->cfg.ema.n; i++)
-        t->be->upload(t->be, t->ema[i], host, (size_t)ps->total * sizeof(real));
-    free(host);
-    if (t->w16)
-        DR_OP(t->be, cast, .dst = t->w16, .src = t->w, .dt = DR_BF16, .st = DR_F32, .n = ps->total);
-    return t->be->sync(t->be, err);
-}
-
-static int check_against_data(const struct dr_config *c, const struct dr_dataset *d,
-                              struct dr_err *err) {
-    if (d->classes != c->data.classes)
-        return dr_fail(err, DR_ECONFIG, "data.classes is %lld but the data set %s has %lld",
-                       (long long)c->data.classes, d->name, (long long)d->classes);
-    const int64_t want = d->points ? 2 : c->data.channels * c->data.size * c->data.size;
-    const int64_t have = d->points ? 2 : d->c * d->h * d->w;
-    if (want != have)
-        return dr_fail(err, DR_ECONFIG,
-                       "the configuration wants images of %lld values, %s has %lld",
-                       (long long)want, d->name, (long long)have);
-    if (c->train.precision == DR_PREC_BF16 && sizeof(real) != 4)
-        return dr_fail(err, DR_EUNSUPPORTED, "train.precision bf16 is not in this build");
+    dr_arena_init(&a, s->inputs, t->in_bytes);
+    lay_out_inputs(t, slot, &a);
     return 0;
 }
 
-static void take_sizes(struct dr_trainer *t) {
-    const struct dr_train_config *c = &t->cfg.train;
-    t->act = c->precision == DR_PREC_BF16 ? DR_BF16 : DR_F32;
-    t->nclass =
-        c->classes > 0 && c->classes < t->cfg.data.classes ? c->classes : t->cfg.data.classes;
-    t->N = c->generated;
-    t->P = c->positives;
-    t->U = c->unconditional;
-    t->B = t->nclass * t->N;
-    t->image = dr_gen_image_count(t->gen);
-    t->noise = dr_gen_noise_count(t->gen);
-    t->nstyle = dr_gen_style_count(t->gen);
-    t->nreport = report_feature(t, dr_features_count(t->features));
-    t->nslots = t->be->host_memory ? 1 : TRAINER_SLOTS;
+void trainer_round_weights(struct dr_trainer *t) {
+    for (int k = 0; k < t->ngroups; k++)
+        if (t->group[k].w16)
+            DR_OP(t->be, cast, .dst = t->group[k].w16, .src = t->group[k].w, .dt = DR_BF16,
+                  .st = DR_F32, .n = t->group[k].layout->total);
 }
 
-int dr_trainer_create(const struct dr_config *cfg, struct dr_backend *be,
-                      const struct dr_dataset *data, struct dr_trainer **out, struct dr_err *err) {
-    *out = NULL;
-    int rc = check_against_data(cfg, data, err);
+// The groups' seeds differ, so that none repeats the numbers of another.
+static int initial_weights(struct dr_trainer *t, struct dr_err *err) {
+    for (int k = 0; k < t->ngroups; k++) {
+        const struct dr_group *g = &t->group[k];
+        const size_t bytes = (size_t)g->layout->total * sizeof(real);
+        real *host = calloc((size_t)DR_MAX(g->layout->total, 1), sizeof *host);
+        if (!host)
+            return dr_fail(err, DR_ENOMEM, "out of memory for %lld parameters",
+                           (long long)g->layout->total);
+        dr_params_init(g->layout, (uint64_t)t->cfg.train.seed ^ (uint64_t)k << 56, host);
+        t->be->upload(t->be, g->w, host, bytes);
+        for (int i = 0; !k && i < t->cfg.ema.n; i++)
+            t->be->upload(t->be, g->ema[i], host, bytes);
+        free(host);
+    }
+    trainer_round_weights(t);
+    return t->be->sync(t->be, err);
+}
+
+static void take_sizes(struct dr_trainer *t) {
+    static const char *const own[TRAINER_OWN] = {"loss", "grad_norm", "lr", "step_seconds"};
+    const struct dr_metric_def *def = t->objective->metrics(t->o, &t->nmetrics);
+    t->ngroups = t->objective->groups(t->o, t->group);
+    t->nreport = report_own(t) + t->objective->report_count(t->o);
+    t->nslots = t->be->host_memory ? 1 : TRAINER_SLOTS;
+    assert(t->nmetrics <= DR_MAX_METRICS && t->ngroups >= 1 && t->ngroups <= TRAINER_GROUPS);
+    for (int i = 0; i < TRAINER_OWN; i++) {
+        while (t->at[i] < t->nmetrics && strcmp(def[t->at[i]].name, own[i]))
+            t->at[i]++;
+        assert(t->at[i] < t->nmetrics);
+    }
+}
+
+static int set_up(struct dr_trainer *t, const struct dr_trainer_parts *parts, struct dr_err *err) {
+    const struct dr_objective_env env = {.cfg = &t->cfg,
+                                         .data = t->data,
+                                         .be = t->be,
+                                         .comm = parts->comm,
+                                         .field = parts->field,
+                                         .kind = parts->kind};
+    int rc = t->objective->create(&env, &t->o, err);
     if (rc)
         return rc;
+    take_sizes(t);
+    rc = allocate_block(t, err);
+    for (int i = 0; i < t->nslots && !rc; i++)
+        rc = allocate_slot(t, i, err);
+    if (!rc)
+        rc = allocate_scratch(t, parts->comm, err);
+    if (!rc)
+        rc = t->objective->start(t->o, err);
+    if (!rc)
+        rc = initial_weights(t, err);
+    return rc;
+}
+
+int dr_trainer_create_of(const struct dr_trainer_parts *parts, const struct dr_config *cfg,
+                         struct dr_backend *be, const struct dr_dataset *data,
+                         struct dr_trainer **out, struct dr_err *err) {
+    *out = NULL;
+    if (cfg->train.precision == DR_PREC_BF16 && sizeof(real) != 4)
+        return dr_fail(err, DR_EUNSUPPORTED, "train.precision bf16 is not in this build");
     struct dr_trainer *t = calloc(1, sizeof *t);
     if (!t)
         return dr_fail(err, DR_ENOMEM, "out of memory for a trainer");
     t->cfg = *cfg;
     t->be = be;
     t->data = data;
-    const bool points = data->points != NULL;
-    rc = dr_gen_create(&cfg->model, &t->gen, err);
-    if (!rc)
-        rc = dr_features_create(&cfg->features, points ? 2 : data->c, points ? 1 : data->h,
-                                points ? 1 : data->w, &t->features, err);
-    if (!rc)
-        rc = dr_reals_create(cfg, data, &t->reals, err);
-    if (!rc) {
-        take_sizes(t);
-        rc = allocate_host(t, err);
-    }
-    if (!rc)
-        rc = place_data(t, err);
-    if (!rc)
-        rc = allocate_block(t, err);
-    for (int i = 0; i < t->nslots && !rc; i++)
-        rc = allocate_slot(t, &t->slot[i], err);
-    if (!rc)
-        rc = allocate_scratch(t, err);
-    if (!rc)
-        rc = initial_weights(t, err);
-    if (rc) {
+    t->objective = parts->objective ? parts->objective : &dr_objective_drift;
+    int rc = set_up(t, parts, err);
+    if (rc)
         dr_trainer_free(t);
-        return rc;
-    }
-    *out = t;
-    return 0;
+    else
+        *out = t;
+    return rc;
+}
+
+int dr_trainer_create(const struct dr_config *cfg, struct dr_backend *be,
+                      const struct dr_dataset *data, struct dr_trainer **out, struct dr_err *err) {
+    return dr_trainer_create_of(&(struct dr_trainer_parts){0}, cfg, be, data, out, err);
 }
 
 void dr_trainer_free(struct dr_trainer *t) {
@@ -288,19 +244,10 @@ void dr_trainer_free(struct dr_trainer *t) {
     t->be->graph_free(t->be, t->graph);
     t->be->mem_free(t->be, t->block);
     t->be->mem_free(t->be, t->scratch);
-    t->be->mem_free(t->be, t->images);
     for (int i = 0; i < TRAINER_SLOTS; i++) {
-        t->be->host_free(t->be, t->slot[i].in.block);
+        t->be->host_free(t->be, t->slot[i].inputs);
         t->be->host_free(t->be, t->slot[i].report);
-        t->be->host_free(t->be, t->slot[i].x);
     }
-    for (int64_t i = 0; t->saved && i < t->nchunk; i++)
-        dr_gen_saved_free(t->saved[i]);
-    free(t->saved);
-    free(t->classes);
-    free(t->real_rows);
-    dr_reals_free(t->reals);
-    dr_features_free(t->features);
-    dr_gen_free(t->gen);
+    t->objective->destroy(t->o);
     free(t);
 }

@@ -6,23 +6,26 @@
 #pragma once
 
 #include "engine/config/config.h"
-#include "engine/core/backend.h"
+#include "engine/core/metric.h"
 #include "engine/data/data.h"
 #include "engine/sample/sampler.h"
 
+// What a step measured, in the order of dr_trainer_metrics.
 struct dr_metrics {
-    int64_t step; // number of the step that this tells of, from 1; 0: nothing to tell yet
+    int64_t step;                 // the step these metrics describe, from 1; 0: none yet
+    bool finite;                  // loss and gradient norm are finite
+    int n;                        // entries of value
+    uint64_t measured;            // bit i: this step measured value[i]
+    double value[DR_MAX_METRICS]; // not finite: measured, and so it came out
+
+    // The same by member, for who has not moved to names yet.
     double loss;
     int ntau;
-    double drift_norm[DR_MAX_TAU];             // sqrt(v2_tau), raw, averaged over features
-    double feature_scale, dist_mean, dist_var; // of the first feature
-    double grad_norm, lr, alpha_mean;
-    double step_seconds, loss_seconds; // the drifting loss's share; NAN: not measured (devices)
-    double
-        spread; // within-class spread of generated over real, mean over classes; NAN: not measured
-    double spread_min; // worst class
-    bool finite;       // loss and gradient norm are finite
+    double drift_norm[DR_MAX_TAU];
+    double feature_scale, dist_mean, dist_var, grad_norm, lr, alpha_mean, step_seconds;
+    double loss_seconds, spread, spread_min; // NAN: not measured
 };
+_Static_assert(DR_MAX_METRICS <= 64, "dr_metrics.measured has a bit per metric");
 struct dr_trainer;
 
 // The drift of the last step of a two-dimensional toy, in the data's own units (paper, Fig. 3): a
@@ -40,6 +43,10 @@ int dr_trainer_create(const struct dr_config *cfg, struct dr_backend *be,
                       const struct dr_dataset *data, struct dr_trainer **out, struct dr_err *err);
 void dr_trainer_free(struct dr_trainer *t);
 const struct dr_config *dr_trainer_config(const struct dr_trainer *t);
+// The metrics of this run's steps; *n: how many. The table is constant and outlives the trainer.
+const struct dr_metric_def *dr_trainer_metrics(const struct dr_trainer *t, int *n);
+// The value of the metric called `name`; NAN where m has none or did not measure it.
+double dr_metric(const struct dr_trainer *t, const struct dr_metrics *m, const char *name);
 int64_t dr_trainer_steps_done(const struct dr_trainer *t);  // or started
 int64_t dr_trainer_steps_total(const struct dr_trainer *t); // estimate when train.minutes rules
 double
@@ -47,17 +54,19 @@ dr_trainer_seconds(const struct dr_trainer *t);       // training time so far, r
 bool dr_trainer_finished(const struct dr_trainer *t); // by steps or by minutes
 size_t dr_trainer_memory(const struct dr_trainer *t); // bytes held on the device
 double dr_trainer_step_flops(const struct dr_trainer *t); // from the dry run
-// One optimiser step. On the CPU it is done on return and *m tells of it; on a device it is
-// started, and *m tells of the step before it (none yet: m->step 0), so that the device never waits
-// for the host. A non-finite loss or gradient returns DR_ENONFINITE and leaves the weights as they
-// were before that step; after any error there are no more steps until a load succeeds.
+// One optimiser step. On the CPU the step has completed on return and *m holds its metrics; on a
+// device it has been started and *m describes the step before it (m->step 0: there was none), so
+// that the device never waits for the host. A non-finite loss or gradient returns DR_ENONFINITE
+// with *m holding that step's values, and leaves the weights as they were before that step. After
+// any error there are no more steps until a load succeeds; m->step is 0 in those that follow.
 int dr_trainer_step(struct dr_trainer *t, struct dr_metrics *m, struct dr_err *err);
 // The field of the last step, to be freed by the caller. NULL: no step yet, out of memory, or it is
 // none to draw: the data are images, or the loss does not work on the bare coordinates
 // (kernel-l2, sphere).
 struct dr_drift_field *dr_trainer_field(struct dr_trainer *t);
-// Waits for a step on its way and tells of it; m->step 0: there was none. Before a checkpoint, at
-// the end, and wherever the last step's metrics or errors matter.
+// Waits for a step that has been started and fills *m with its metrics, also with DR_ENONFINITE;
+// m->step 0: there was none. Before a checkpoint, at the end, and wherever the last step's metrics
+// or errors matter.
 int dr_trainer_wait(struct dr_trainer *t, struct dr_metrics *m, struct dr_err *err);
 // A copy of the EMA (which: index in ema.decay) to hand to samplers. NULL: out of memory.
 struct dr_snapshot *dr_trainer_snapshot(struct dr_trainer *t, int which);

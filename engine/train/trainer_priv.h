@@ -1,98 +1,79 @@
-// What the files of engine/train share: the trainer's state. Nobody else includes this.
+// What the files of the trainer's loop share. Objectives see objective.h instead.
 #pragma once
 
-#include "engine/core/arena.h"
-#include "engine/loss/drift.h"
-#include "engine/loss/features.h"
-#include "engine/train/trainer.h"
+#include "engine/train/objective.h"
 
-// What a step needs from the host, one block on either side, uploaded at once.
-struct trainer_inputs {
-    void *block;
-    real *hyper, *alpha, *unc_weight; // [HYPER_COUNT], [B], [nclass]
-    int32_t *cls;                     // [B]
-    uint64_t *seed, *index;           // [B]
-    int64_t *pos_ids, *unc_ids;       // [nclass * P], [U] rows of the data set
-    void *rows; // the reals themselves, pos then unc, where the data set is not on the device
-};
-
-// A step on its way: its inputs, and what comes back. All page-locked.
+// A step on its way: what it needs from the host, one block, and what comes back. Page-locked.
 struct trainer_slot {
-    struct trainer_inputs in;
-    real *report, *x; // [nreport], [B * image] for the spread
-    int64_t step;     // its number, from 1; 0: nothing is on its way
-    double lr, alpha_mean, started;
-    bool spread;
+    void *inputs;
+    real *hyper;  // at the front of inputs
+    real *report; // [nreport]
+    int64_t step; // its number, from 1; 0: nothing is on its way
+    double lr, started;
 };
-enum { TRAINER_SLOTS = 2 };
+
+// A run of the step's ops: of the step itself, or the dry run.
+struct trainer_pass {
+    struct dr_trainer *t;
+    struct dr_ctx cx;
+};
+
+enum trainer_metric { TRAINER_LOSS, TRAINER_GRAD_NORM, TRAINER_LR, TRAINER_SECONDS, TRAINER_OWN };
 
 struct dr_trainer {
     struct dr_config cfg;
     struct dr_backend *be;         // borrowed
     const struct dr_dataset *data; // borrowed
-    struct dr_gen *gen;
-    struct dr_features *features;
-    struct dr_reals *reals;
-    struct dr_gen_saved **saved; // one a chunk
-    enum dr_dtype act;
+    const struct dr_objective *objective;
+    void *o; // the objective's
 
     int64_t step;    // steps done or on their way
     int64_t stepped; // the last step started here, 0: none since the load
     double seconds, flops;
-    int64_t nclass, N, P, U, B; // B = nclass * N
-    int64_t chunk, nchunk, image, noise, nstyle;
-    bool keep_all; // struct dr_ctx's
-    bool streamed; // the data set does not fit the device: its rows travel with each step
+    struct dr_group group[TRAINER_GROUPS];
+    int ngroups;
+    int at[TRAINER_OWN]; // where the trainer's metrics lie in the objective's table
+    int nmetrics;
 
     void *block, *scratch; // device memory: state and inputs; activations
-    void *images;          // device memory: the data set; NULL: borrowed from the host, or streamed
-    size_t block_bytes, scratch_bytes, images_bytes, in_bytes;
+    size_t block_bytes, scratch_bytes, in_bytes;
     struct dr_arena keep, tmp;
+    struct trainer_pass pass;
     struct dr_graph *graph; // of a step
 
     // device, in block
-    struct trainer_inputs in;
-    real *w, *g, *m, *v, *ema[DR_MAX_EMA], *tables, *report;
-    real *guard; // [2]: 0 until a loss or gradient norm is not finite, NaN ever after
-    dr_bf16 *w16;
-    real *eps, *x, *dx, *neg, *pos, *unc;
-    real *field; // [temperatures,B,2] for dr_trainer_field, NULL: not of this data and loss
-    int32_t *style;
-    const uint8_t *pixels; // the data set as the device sees it; one of the two
-    const real *points;
+    void *inputs;
+    real *hyper;  // at the front of inputs
+    real *report; // [nreport]
+    real *guard;  // [2]: 0 until a loss or gradient norm is not finite, NaN ever after
 
     // host
     struct trainer_slot slot[TRAINER_SLOTS];
     int nslots; // 2: a step is started before the one before it is looked at
-    int32_t *classes;
-    real *real_rows; // scratch of the spread: [max(N, 32), image]
-    int nreport;
-    double loss_seconds, collected; // of the last step; when it was
-    struct dr_metrics late;         // collected for a checkpoint; step 0: none
-    int failed;                     // why no step can follow; 0: none failed
+    int64_t nreport;
+    double collected;       // when the last step was collected
+    struct dr_metrics late; // collected for a checkpoint; step 0: none
+    int failed;             // why no step can follow; 0: none failed
 };
 
-// Offsets in the device array `report`: [loss, sumsq, then per feature: v2[ntau], stats[3]].
-static inline int report_feature(const struct dr_trainer *t, int feature) {
-    return 2 + feature * (t->cfg.loss.ntau + 3);
+// The device array `report`: [loss, sumsq of each group, then the objective's own].
+static inline int64_t report_own(const struct dr_trainer *t) {
+    return 1 + t->ngroups;
 }
-// Offsets in the device array `hyper`: [lr, 1 - beta1^t, 1 - beta2^t, EMA decays...].
-enum { HYPER_LR, HYPER_BC1, HYPER_BC2, HYPER_EMA, HYPER_COUNT = HYPER_EMA + DR_MAX_EMA };
+// The device array `hyper`: {lr, 1 - beta1^t, 1 - beta2^t} of each group, then the EMA decays.
+enum { HYPER_EACH = 3 };
+static inline int64_t hyper_ema(const struct dr_trainer *t) {
+    return HYPER_EACH * t->ngroups;
+}
+static inline int64_t hyper_count(const struct dr_trainer *t) {
+    return hyper_ema(t) + DR_MAX_EMA;
+}
 
-// field.c: whether the samples are points whose drift can be drawn.
-bool trainer_has_field(const struct dr_trainer *t);
-// setup.c: where each part of a block of inputs lies; the same offsets on both sides.
-void trainer_lay_out_inputs(const struct dr_trainer *t, struct trainer_inputs *in,
-                            struct dr_arena *a);
-// trainer.c: the ops of a whole step, through t->be.
-void trainer_device_step(void *trainer);
+// trainer.c: the ops of a whole step; pass: struct trainer_pass.
+void trainer_device_step(void *pass);
 // Waits for what is on its way and keeps its metrics for later.
 int trainer_settle(struct dr_trainer *t, struct dr_err *err);
-// draw.c: fills the inputs of step t->step, all but `hyper`, from Philox and the data set.
-void trainer_draw(struct dr_trainer *t, struct trainer_slot *s);
-// Its reals, from the data set into t->pos and t->unc.
-void trainer_gather(struct dr_trainer *t);
-// Noise and style indices of the generated batch (second: the independent negatives).
-void trainer_noise(struct dr_trainer *t, bool second);
-// spread.c: within-class spread of generated over real images, mean and worst class.
-void trainer_spread(struct dr_trainer *t, const struct trainer_slot *s, struct dr_metrics *m);
+// setup.c: the rounded copies of the weights that bf16 multiplies.
+void trainer_round_weights(struct dr_trainer *t);
+// schedule.c: learning rates and decays of the step that comes next, into the slot.
+void trainer_fill_hyper(const struct dr_trainer *t, struct trainer_slot *s);

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The man page of driftctl tells of every command and option; each of its shell completions parses in
+# The man page of driftctl describes every command and option; each of its shell completions parses in
 # its shell and offers what it should. A shell that is not installed is skipped; bash is always there.
 # Arguments: driftctl, driftctl.1.
 set -euo pipefail

@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import threading
+import urllib.parse
 import zipfile
 
 from live import Stream, daemon, npy, png, problem, run, trained
@@ -58,7 +59,7 @@ GET /openapi.json
 """
 # There only while a two-dimensional job trains, or after it.
 OF_TOYS = {("GET", "/v1/jobs/{id}/field")}
-# Promised, and answered with 501 until a build can do it.
+# Promised, and answered with 501 until a build has it.
 RESERVED = {("POST", "/v1/evals"), ("GET", "/v1/evals/curve.png")}
 
 
@@ -80,10 +81,12 @@ def test_document_and_server():
     with trained() as d:
         doc = d.get("/openapi.json").json()
         assert doc["openapi"].startswith("3.1")
+        kind = doc["components"]["schemas"]["JobCreate"]["properties"]["kind"]
+        assert kind["enum"] == ["train", "mae", "judge", "eval"], kind  # the daemon's table
         listed = {(m.upper(), path) for path, ops in doc["paths"].items() for m in ops}
         assert listed == promised, listed ^ promised
         for _, path in promised:
-            assert path.replace("{id}", "ID") in MANUAL, f"docs/api.md does not tell of {path}"
+            assert path.replace("{id}", "ID") in MANUAL, f"docs/api.md does not describe {path}"
         for path, ops in doc["paths"].items():
             allow = d.ask("OPTIONS", concrete(path)).header("Allow").split(", ")
             assert set(allow) - {"HEAD", "OPTIONS"} == {m.upper() for m in ops}, (path, allow)
@@ -110,13 +113,16 @@ def references(doc, part):
 
 
 def walk(d, method, path, op):
-    """One operation: it is there, it takes the parameters that it says and no other."""
+    """One operation: it exists and takes its documented parameters and no others."""
     target = concrete(path)
     if "text/event-stream" in str(op["responses"]):
         s = Stream(d, target)
         assert s.next()[1] == "hello"
         s.close()
         return
+    if method == "DELETE":  # the job of an activated checkpoint cannot be removed
+        problem(d.ask(method, target), 409, "conflict", None, "checkpoint 2 of job 1 is activated")
+        d.ask("POST", "/v1/checkpoints/live/activate")
     r = d.ask(method, target, BODIES.get((method, path)))
     ok = int(next(code for code in op["responses"] if code != "default"))
     expected = {("DELETE", "/v1/jobs/{id}"): {204, 404}, ("GET", "/v1/evals/{id}"): {404},
@@ -268,7 +274,7 @@ def clothes(d):
 
 
 def test_class_names():
-    """By name, any case, in lists; with the nearest one when it is none; also of an imported file."""
+    """By name, any case, in lists; an unknown one is answered with the nearest; also of an imported file."""
     with daemon() as d:
         d.end()
         d.start(f"--data-dir={d.dir}/data")
@@ -285,6 +291,40 @@ def test_class_names():
             r = d.get(f"/generate?checkpoint={which}&format=json&class=SNEAKER,0,Bag")
             assert [i["class"] for i in r.json()["images"]] == [at, 0, names.index("Bag")], r
             problem(d.get(ask + "snaeker"), 422, None, "class", "`Sneaker`")
+
+
+def test_many_long_names():
+    """90 classes, names of up to 200 bytes in UTF-8, of a file's own metadata: none is cut or lost."""
+    names = [f"Straßenkreuzung mit Ampel und Zebrastreifen Nr. {i} " + "ü" * (i % 70) for i in range(90)]
+    with daemon() as d:
+        d.end()
+        d.start(f"--data-dir={d.dir}/data")
+        folder = d.dir / "data/signs"
+        folder.mkdir(parents=True)
+        for part in ("train", "t10k"):
+            pixels = random.Random(2).randbytes(180 * 8 * 8)
+            for kind, head, body in [("images-idx3", struct.pack(">IIII", 0x803, 180, 8, 8), pixels),
+                                     ("labels-idx1", struct.pack(">II", 0x801, 180), bytes(range(90)) * 2)]:
+                (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + body))
+        d.recipe("signs", {"data": {"set": "idx", "path": "signs", "size": 8, "classes": 90}, "train": {
+            "steps": 3, "classes": 2, "generated": 4, "positives": 2, "unconditional": 4}})
+        job = d.job("signs")
+        d.wait(job, "completed", "failed")
+        assert d.state(job) == "completed", d.get(f"/v1/jobs/{job}").json()["error"]
+        data = d.get("/v1/checkpoints/1/file").body
+        size = struct.unpack("<Q", data[:8])[0]
+        head = json.loads(data[8:8 + size])
+        head["__metadata__"]["driftd.classes"] = json.dumps(names)
+        head = json.dumps(head).encode()
+        head += b" " * (-len(head) % 8)
+        data = struct.pack("<Q", len(head)) + head + data[8 + size:]
+        new = d.ask("POST", "/v1/checkpoints", data, Content_Type="application/octet-stream").json()["id"]
+        ask = f"/generate?checkpoint={new}&seed=5&format=json&class="
+        for i in (0, 63, 64, 69, 89):
+            r = d.get(ask + urllib.parse.quote(names[i]))
+            assert [x["class"] for x in r.json()["images"]] == [i], (i, r)
+        problem(d.get(ask + urllib.parse.quote(names[89][:-1] + "u")), 422, None, "class")
+        d.end()
 
 
 def test_formats():
@@ -312,7 +352,11 @@ def test_formats():
         assert two != one, "two-pass guidance is another computation"
         body = d.get("/v1/generate?n=2&format=json&seed=7").json()
         assert png(base64.b64decode(body["images"][1]["png"]))[:2] == (8, 8)
-        z = zipfile.ZipFile(io.BytesIO(d.get("/v1/generate?n=2&format=zip&seed=7").body))
+        packed = d.get("/v1/generate?n=2&format=zip&seed=7").body
+        assert packed == d.get("/v1/generate?n=2&format=zip&seed=7").body
+        z = zipfile.ZipFile(io.BytesIO(packed))
+        assert all(i.compress_type == zipfile.ZIP_STORED for i in z.infolist())
+        assert png(z.read("0001.png"))[:2] == (8, 8)
         assert z.testzip() is None and z.namelist() == ["parameters.json", "0000.png", "0001.png"]
         assert json.loads(z.read("parameters.json"))["seed"] == 7
         for accept, kind in [("image/*", "image/png"), ("application/json", "application/json"),
@@ -326,4 +370,5 @@ def test_formats():
 
 
 if __name__ == "__main__":
-    run([test_document_and_server, test_status_codes, test_busy, test_formats, test_class_names])
+    run([test_document_and_server, test_status_codes, test_busy, test_formats, test_class_names,
+         test_many_long_names])

@@ -123,6 +123,10 @@ void fake_release(struct fake *f) {
 
 static int job_create(void *ctx, const struct api_job_create *in, struct api_reply *out) {
     struct fake *f = ctx;
+    if (atomic_load(&f->mode) == FAKE_BLOCK_JOBS)
+        atomic_fetch_add(&f->blocked, 1);
+    while (atomic_load(&f->mode) == FAKE_BLOCK_JOBS)
+        usleep(1000);
     if (json_is_string(in->config) && strcmp(json_string_value(in->config), "digits")) {
         api_problem_set(&out->problem, 422, "invalid-config", "there is no recipe of this name");
         return api_problem_field(&out->problem, "config", "did you mean `digits`?");
@@ -137,7 +141,7 @@ static int job_create(void *ctx, const struct api_job_create *in, struct api_rep
     snprintf(f->last_key, sizeof f->last_key, "%s", in->idempotency_key ? in->idempotency_key : "");
     pthread_mutex_unlock(&f->mu);
     out->body =
-        json_pack("{s:s, s:s, s:i}", "id", "j1", "kind", in->kind, "priority", in->priority);
+        json_pack("{s:s, s:s, s:i}", "id", "j1", "kind", in->kind ? in->kind : "train", "priority", in->priority);
     snprintf(out->location, sizeof out->location, "/v1/jobs/j1");
     return 0;
 }

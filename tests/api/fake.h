@@ -12,7 +12,8 @@ enum fake_mode {
     FAKE_HOLD,
     FAKE_FULL,
     FAKE_DRAINING,
-    FAKE_BLOCK /* status */
+    FAKE_BLOCK,     // status
+    FAKE_BLOCK_JOBS // job_create, until the mode changes
 };
 
 struct fake {

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 
 from live import Daemon, Stream, certificate, daemon, png, problem, run, trained
 
@@ -122,7 +123,7 @@ def test_events():
         got = s.until("gap")
         assert got[0][1] == "hello" and not got[0][2]["resumed"]
         kinds = [e for _, e, _ in got]
-        assert "state" in kinds, "the end of the run, out of the data base"
+        assert "state" in kinds, "the end of the run, out of the database"
         assert got[-1][2]["from"] == last, got[-1]
         s.until("metrics")  # the job goes on by itself
         s.close()
@@ -209,6 +210,67 @@ def test_import_by_path():
             problem(d.ask("POST", "/v1/checkpoints", {"path": path}), 403, "import-root", "path")
 
 
+def test_pictures_come_back():
+    """What a picture says of itself makes the same picture again."""
+    with trained() as d:
+        for query in ("class=0-9&n=10&grid=4x3&seed=3", "cfg=1,2,3&n=2&seed=4", "n=7&seed=5",
+                      "class=3,random,1&cfg=1.1,0.333333343,7e-3&n=6&grid=5x4&scale=2&seed=6", "n=1",
+                      "class=2&cfg=1,1&n=1&checkpoint=latest"):
+            first = d.get("/v1/generate?" + query)
+            request = png(first.body)[2]["request"]
+            again = d.get("/v1/generate?" + urllib.parse.urlencode(request))
+            assert again.status == 200 and again.body == first.body, (query, request)
+        assert d.get("/v1/generate?n=2&format=json").json()["request"]["n"] == 2
+        d.end()
+
+
+def test_scales_never_trained():
+    """A scale outside of the trained ones is taken, and said to be."""
+    with trained() as d:
+        for query in ("cfg=1", "cfg=1,2.5,3", "cfg=3&checkpoint=latest"):
+            r = d.get("/v1/generate?" + query)
+            assert r.header("Driftd-Note") is None and "note" not in png(r.body)[2], r
+        for query in ("cfg=3.5", "cfg=2,0.5", "cfg=3.5&checkpoint=latest"):
+            r = d.get("/v1/generate?" + query)
+            note = r.header("Driftd-Note")
+            assert r.status == 200 and note.endswith("trained with, 1 to 3"), r
+            assert note.startswith("cfg 0.5" if "0.5" in query else "cfg 3.5"), note
+            assert png(r.body)[2]["note"] == note
+        assert "1 to 3" in d.get("/v1/generate?cfg=9&format=json").json()["note"]
+        body = d.get("/v1/checkpoints/3/file").body
+        imported = d.ask("POST", "/v1/checkpoints", body, Content_Type="application/octet-stream")
+        r = d.get("/v1/generate?cfg=9&checkpoint=" + imported.json()["id"])
+        assert r.header("Driftd-Note").endswith("1 to 3"), r  # the file knows
+        d.end()
+
+
+def test_long_paths():
+    """A state folder of more characters than any fixed buffer once had."""
+    with daemon() as d:
+        d.end()
+        where = f"--state-dir={d.dir}/" + "/".join(c * 200 for c in "ab")
+        d.start(where)
+        job = d.job("tiny")
+        d.wait(job, "completed")
+        d.end()
+        d.start(where)
+        for c in d.get("/v1/checkpoints").json()["checkpoints"]:
+            assert c["state"] == "ok" and len(d.get(f"/v1/checkpoints/{c['id']}/file").body) == c["bytes"]
+            assert d.get(f"/v1/generate?checkpoint={c['id']}").status == 200
+        sample = d.get("/v1/samples").json()["samples"][0]
+        assert len(d.get(sample["url"]).body) == sample["bytes"]
+        assert d.ask("POST", "/v1/db/backup").status == 200
+        long = d.job("long")
+        d.wait(long, "running")
+        d.ask("POST", f"/v1/jobs/{long}/pause")
+        d.wait(long, "paused")
+        step = d.get(f"/v1/jobs/{long}").json()["step"]
+        d.ask("POST", f"/v1/jobs/{long}/resume")
+        d.wait(long, "running")
+        assert d.get(f"/v1/jobs/{long}").json()["step"] >= step
+        d.end()
+
+
 def test_samples_and_evals():
     with trained() as d:
         samples = d.get("/v1/samples?job=1").json()["samples"]
@@ -220,7 +282,7 @@ def test_samples_and_evals():
         assert d.get("/v1/samples?job=9").json() == {"samples": []}
         assert d.get("/v1/evals").json() == {"evals": [], "kinds": []}
         assert d.get("/v1/evals.csv").body == b"id,job,checkpoint,kind,step,metric,value\n"
-        problem(d.ask("POST", "/v1/evals", {"kind": "fid", "job": "1"}), 501, "no-such-evaluation", "kind")
+        problem(d.ask("POST", "/v1/evals", {"kind": "fid", "job": "1"}), 501, "not-implemented", "kind", "eval")
         problem(d.ask("POST", "/v1/evals", {"knd": "fid"}), 422, None, "knd", "`kind`")
         d.end()
         db = sqlite3.connect(d.dir / "state/driftd.sqlite3")
@@ -236,6 +298,21 @@ def test_samples_and_evals():
 
 
 # ---- service ----
+
+def test_nonfinite_alert():
+    """The rule of operations.md fires: value * 0 is 0 for a finite value and NaN for any other."""
+    with daemon() as d:
+        d.recipe("hot", {"train": {"steps": 200, "classes": 2, "generated": 4, "positives": 4},
+                         "optim": {"lr": 2, "weight_decay": 2, "clip": 0, "warmup": 0}})
+        assert d.ask("POST", "/v1/jobs", {"config": "hot"}).status == 201
+        d.wait("1", "failed")
+        text = d.get("/metrics").body.decode()
+        value = {k: float(v) for k, v in re.findall(r"^driftd_(loss|grad_norm) (\S+)$", text, re.M)}
+        assert any(v * 0 != 0 for v in value.values()), value
+        rows = d.get("/v1/jobs/1/metrics?names=loss,grad_norm&max_points=0").json()["series"]
+        assert any(s["rows"][-1][2] is None for s in rows), rows[0]["rows"][-2:]
+        d.end()
+
 
 def test_prometheus_and_status():
     with trained() as d:
@@ -363,5 +440,6 @@ def test_verbs():
 
 
 if __name__ == "__main__":
-    run([test_jobs, test_metrics, test_events, test_checkpoints, test_import_by_path, test_samples_and_evals,
-         test_prometheus_and_status, test_tls_token_reload, test_drain, test_verbs])
+    run([test_jobs, test_metrics, test_events, test_checkpoints, test_import_by_path, test_pictures_come_back,
+         test_scales_never_trained, test_long_paths, test_samples_and_evals,
+         test_nonfinite_alert, test_prometheus_and_status, test_tls_token_reload, test_drain, test_verbs])

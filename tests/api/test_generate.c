@@ -92,7 +92,7 @@ static void test_parameters(void **state) {
     assert_int_equal(f.last_images[3].index, 3);
     assert_int_equal(f.last_gen.cols, 2);
     assert_int_equal(f.last_gen.scale, 2);
-    ok("?class=0-9&n=50"); // a row a class
+    ok("?class=0-9&n=50"); // one row per class
     assert_int_equal(f.last_gen.cols, 5);
     assert_int_equal(f.last_gen.rows, 10);
     assert_int_equal(f.last_images[4].label, 0);
@@ -213,29 +213,49 @@ static void test_deadline(void **state) {
     atomic_store(&f.mode, FAKE_AT_ONCE);
 }
 
-static void test_disconnect(void **state) {
-    (void)state;
-    char req[200];
-    atomic_store(&f.mode, FAKE_HOLD);
+static int unix_connect(void) {
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    snprintf(a.sun_path, sizeof a.sun_path, "%s", f.unix_path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    return fd;
+}
+
+// Goes away for good: over TCP with a reset, since a FIN alone leaves open whether it still reads.
+static void hang_up(int fd) {
+    struct linger now = {.l_onoff = 1};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+    close(fd);
+}
+
+static void goes_away(int a, int b, const char *req, size_t n) {
     int gone = atomic_load(&f.abandoned), sub = atomic_load(&f.submitted);
-    int n =
-        snprintf(req, sizeof req, "POST /generate HTTP/1.1\r\nHost: localhost:%d\r\n\r\n", f.port);
-    int a = http_connect(&f), b = http_connect(&f);
-    assert_int_equal(write(a, req, (size_t)n), n);
-    assert_int_equal(write(b, req, (size_t)n), n);
+    assert_int_equal(write(a, req, n), (ssize_t)n);
+    assert_int_equal(write(b, req, n), (ssize_t)n);
     assert_true(wait_for(&f.submitted, sub + 2));
-    close(a);
+    hang_up(a);
     usleep(20000);
     fake_release(&f); // asks at once: the hint comes from the socket
     assert_int_equal(atomic_load(&f.abandoned), gone + 1);
     char buf[2000] = "";
     assert_true(read_until(b, buf, sizeof buf, "fake", 60000));
     close(b);
+}
+
+static void test_disconnect(void **state) {
+    (void)state;
+    char req[200];
+    atomic_store(&f.mode, FAKE_HOLD);
+    int n =
+        snprintf(req, sizeof req, "POST /generate HTTP/1.1\r\nHost: localhost:%d\r\n\r\n", f.port);
+    goes_away(http_connect(&f), http_connect(&f), req, (size_t)n);
+    goes_away(unix_connect(), unix_connect(), req, (size_t)n);
     // without anybody asking, the housekeeping thread notices
-    a = http_connect(&f);
+    int gone = atomic_load(&f.abandoned), sub = atomic_load(&f.submitted);
+    int a = http_connect(&f);
     assert_int_equal(write(a, req, (size_t)n), n);
-    assert_true(wait_for(&f.submitted, sub + 3));
-    close(a);
+    assert_true(wait_for(&f.submitted, sub + 1));
+    hang_up(a);
     struct api_counters c = {.generates_waiting = 1};
     for (int i = 0; i < 3000 && c.generates_waiting; i++) {
         usleep(10000);
@@ -243,18 +263,49 @@ static void test_disconnect(void **state) {
     }
     assert_int_equal(c.generates_waiting, 0);
     fake_release(&f);
-    assert_int_equal(atomic_load(&f.abandoned), gone + 2);
+    assert_int_equal(atomic_load(&f.abandoned), gone + 1);
+    atomic_store(&f.mode, FAKE_AT_ONCE);
+}
+
+// A client that has sent all it has to say (`shutdown(SHUT_WR)`, as nc -N does) still reads.
+static void half_closed(int fd, const char *req, size_t n, int ms) {
+    char buf[2000] = "";
+    int sub = atomic_load(&f.submitted);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, req, n), (ssize_t)n);
+    if (!ms)
+        shutdown(fd, SHUT_WR);
+    assert_true(wait_for(&f.submitted, sub + 1));
+    if (ms) {
+        shutdown(fd, SHUT_WR);
+        usleep((useconds_t)ms * 1000); // several rounds of the housekeeping thread
+    }
+    fake_release(&f);
+    if (!read_until(fd, buf, sizeof buf, "fake", 60000))
+        fail_msg("no answer but `%s`", buf);
+    close(fd);
+}
+
+static void test_half_closed(void **state) {
+    (void)state;
+    char req[128];
+    int n =
+        snprintf(req, sizeof req, "POST /generate HTTP/1.1\r\nHost: localhost:%d\r\n\r\n", f.port);
+    atomic_store(&f.mode, FAKE_HOLD);
+    for (int ms = 0; ms <= 500; ms += 500) {
+        int gone = atomic_load(&f.abandoned);
+        half_closed(http_connect(&f), req, (size_t)n, ms);
+        half_closed(unix_connect(), req, (size_t)n, ms);
+        assert_int_equal(atomic_load(&f.abandoned), gone);
+    }
     atomic_store(&f.mode, FAKE_AT_ONCE);
 }
 
 static void test_unix_socket(void **state) {
     (void)state;
-    struct sockaddr_un a = {.sun_family = AF_UNIX};
     char buf[2000] = "";
     static const char req[] = "POST /generate HTTP/1.1\r\nHost: anything\r\n\r\n";
-    snprintf(a.sun_path, sizeof a.sun_path, "%s", f.unix_path);
-    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    int fd = unix_connect();
     assert_int_equal(write(fd, req, sizeof req - 1), sizeof req - 1);
     assert_true(read_until(fd, buf, sizeof buf, "fake", 60000));
     close(fd);
@@ -313,7 +364,8 @@ int main(void) {
         cmocka_unit_test(test_refusals),      cmocka_unit_test(test_accept),
         cmocka_unit_test(test_back_pressure), cmocka_unit_test(test_suspended),
         cmocka_unit_test(test_deadline),      cmocka_unit_test(test_disconnect),
-        cmocka_unit_test(test_unix_socket),   cmocka_unit_test(test_shutdown),
+        cmocka_unit_test(test_half_closed),   cmocka_unit_test(test_unix_socket),
+        cmocka_unit_test(test_shutdown),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -61,8 +61,41 @@ static void test_distance(void **state) {
     assert_int_equal(api_edit_distance("aaaaaaaa", "b", 3), 3);
 }
 
+static void test_utf8(void **state) {
+    (void)state;
+    static const char *const good[] = {"",
+                                       "a",
+                                       "\x7f",
+                                       "\xc2\x80",
+                                       "\u07ff",
+                                       "\u0800",
+                                       "\xed\x9f\xbf",
+                                       "\uffff",
+                                       "\U00010000",
+                                       "\U0010ffff",
+                                       "gr\u00fc\u00dfe \u4e16"};
+    static const char *const bad[] = {"\x80",
+                                      "\xc1\xbf",
+                                      "\xc3",
+                                      "a\xe2\x82",
+                                      "\xe0\x9f\xbf",
+                                      "\xed\xa0\x80",
+                                      "\xed\xbf\xbf",
+                                      "\xf0\x8f\xbf\xbf",
+                                      "\xf4\x90\x80\x80",
+                                      "\xf5\x80\x80\x80",
+                                      "\xff",
+                                      "\xc3\xc3"};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++)
+        if (!api_valid_utf8(good[i]))
+            fail_msg("good %zu", i);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        if (api_valid_utf8(bad[i]))
+            fail_msg("bad %zu", i);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_good), cmocka_unit_test(test_bad),
-                                       cmocka_unit_test(test_distance)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_utf8), cmocka_unit_test(test_good),
+                                       cmocka_unit_test(test_bad), cmocka_unit_test(test_distance)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

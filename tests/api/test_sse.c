@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -192,6 +193,25 @@ static void test_lapped_client(void **state) {
     close(fd);
 }
 
+// A client may end its side after the request: it goes on to receive. When it closes, the stream
+// ends with the next ping.
+static void test_half_closed(void **state) {
+    (void)state;
+    struct api_counters c = {.sse_clients = 1};
+    int fd = open_stream("/v1/events", NULL);
+    shutdown(fd, SHUT_WR);
+    assert_true(read_until(fd, buf, sizeof buf, ": ping", 60000));
+    emit("state", "j1", 4711);
+    assert_true(read_until(fd, buf, sizeof buf, "4711", 60000));
+    close(fd);
+    int ms = 0;
+    for (; ms < 20000 && c.sse_clients; ms += 10) {
+        usleep(10000);
+        api_server_counters(f.srv, &c);
+    }
+    assert_int_equal(c.sse_clients, 0);
+}
+
 static void test_limit(void **state) {
     (void)state;
     int fds[8];
@@ -226,6 +246,7 @@ int main(void) {
         cmocka_unit_test(test_reconnect_loses_nothing),
         cmocka_unit_test(test_job_filter),
         cmocka_unit_test(test_lapped_client),
+        cmocka_unit_test(test_half_closed),
         cmocka_unit_test(test_limit),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -1,6 +1,7 @@
 // Rates of the matrix products of a Tiny training step, against one large square product.
 // Run by hand: gemm_bench [threads]. Not a test: it measures, it asserts nothing.
 #include "engine/core/backend.h"
+#include "engine/open.h"
 
 #include <dlfcn.h>
 #include <stdio.h>

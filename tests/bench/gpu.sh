@@ -19,7 +19,8 @@ steps_known=parity,curve-device,curve-cpu,memcheck,memcheck-step,racecheck,bench
 only=$steps_known
 fetch() {
     local packages=(libjansson-dev libjansson4 libpng-dev libpng16-16 zlib1g-dev zlib1g libdeflate-dev libdeflate0
-        libcmocka-dev libcmocka0 libdnnl-dev libdnnl2 ocl-icd-libopencl1) # oneDNN: the CPU's curve
+        nettle-dev libnettle8 libcmocka-dev libcmocka0
+        libdnnl-dev libdnnl2 ocl-icd-libopencl1) # oneDNN: the CPU's curve
     local deps temporary
     deps=$(realpath -m "${DRIFTD_DEPS:-.deps}")
     temporary=$(mktemp -d)

@@ -1,10 +1,12 @@
 // What a device does in a second: a large bf16 product, training steps, sampling. Run by gpu.sh,
-// which makes the table; one JSON object a line. `driftd bench` is the program for users.
+// which makes the table; one JSON object per line. `driftd bench` is the program for users.
 // usage: gpu_bench bench DEVICE small|full       small: a size that the emulated device gets
 // through
 //        gpu_bench curve DEVICE CONFIG STEPS [KEY=VALUE]...
 //        gpu_bench config small|full             the networks as configurations, for other programs
+#include "engine/core/backend.h"
 #include "engine/drift.h"
+#include "engine/nn/params.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -74,14 +76,15 @@ static void product(struct dr_backend *be) {
 struct network {
     const char *name;
     const char *set[16];
+    int64_t channels; // of latents, which no data set has yet; 0: as configured
 };
 static const struct network full_size[] = {
     {"Tiny", {NULL}},
     {"Small", {"model.dim=384", "model.depth=8", "model.heads=6", NULL}},
     {"lightningdit B/2",
-     {"data.set=idx", "data.path=unused", "data.channels=4", "model.arch=lightningdit",
-      "model.dim=768", "model.depth=12", "model.heads=12", "model.patch=2", "model.registers=16",
-      "model.pos_embed=true", NULL}}};
+     {"model.arch=lightningdit", "model.dim=768", "model.depth=12", "model.heads=12",
+      "model.patch=2", "model.registers=16", "model.pos_embed=true", NULL},
+     4}};
 static const struct network small_size[] = {
     {"Tiny",
      {"data.size=8", "data.count=400", "model.dim=16", "model.depth=1", "model.heads=2",
@@ -120,11 +123,11 @@ static void training(struct dr_backend *be, const struct network *n, const struc
 }
 
 static struct dr_snapshot *untrained(const struct dr_config *c) {
-    struct dr_gen *g;
+    struct dr_net *g;
     struct dr_err err = {0};
     if (dr_gen_create(&c->model, &g, &err))
         stop(&err);
-    const struct dr_params *ps = dr_gen_params(g);
+    const struct dr_params *ps = dr_net_params(g);
     const size_t bytes = ((size_t)ps->total * sizeof(real) + 63) / 64 * 64;
     real *w = aligned_alloc(64, bytes);
     if (!w)
@@ -140,7 +143,7 @@ static void sampling(struct dr_backend *be, const struct network *n, const struc
     struct dr_snapshot *snap = untrained(c);
     struct dr_sampler *s;
     struct dr_err err = {0};
-    const int64_t most = small ? 4 : 2048, count = dr_gen_image_count(snap->gen);
+    const int64_t most = small ? 4 : 2048, count = dr_gen_image_count(snap->net);
     struct dr_sample *req = calloc((size_t)most, sizeof *req);
     real *x = malloc((size_t)(most * count) * sizeof *x);
     if (!req || !x || dr_sampler_create(be, DR_PREC_BF16, most, &s, &err))
@@ -181,6 +184,8 @@ static void configure(const struct network *n, struct dr_config *c) {
     c->data.count = 4000;
     if (count && dr_config_set_all(c, n->set, count, &err))
         stop(&err);
+    if (n->channels)
+        c->data.channels = c->model.channels = n->channels;
 }
 
 static int bench(const char *device) {
@@ -219,7 +224,7 @@ static int configs(void) {
     return 0;
 }
 
-// One line a step: what two devices have to agree about.
+// One line per step: what two devices have to agree on.
 static int curve(const char *device, const char *config, int64_t steps, char **set, int nset) {
     struct dr_backend *be;
     struct dr_dataset *data;

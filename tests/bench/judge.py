@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Judges class-conditional MNIST samples with a small CNN of its own (python3-torch, python3-numpy).
 
-A SOURCE is the address of a running driftd (http://localhost:8080), asked for n images a class at scale
+A SOURCE is the address of a running driftd (http://localhost:8080), asked for n images per class at scale
 cfg, class c of set s with seed 10 s + c; or a file, float32 [10 * n, 1, 28, 28], n images of class 0,
 then n of class 1, ... Pixels are clamped to [-1, 1], as in a picture.
 
@@ -177,7 +177,7 @@ def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("folder", metavar="MNIST_FOLDER")
     p.add_argument("sources", metavar="SOURCE", nargs="+")
-    p.add_argument("--n", type=int, default=200, help="images a class")
+    p.add_argument("--n", type=int, default=200, help="images per class")
     p.add_argument("--cfg", type=float, default=1, help="guidance scale")
     p.add_argument("--seeds", default="1,2,3", help="one set each")
     p.add_argument("--checkpoint", default="live", help="what to ask the daemon for")

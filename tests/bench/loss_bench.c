@@ -7,6 +7,7 @@
 
 #include "engine/core/arena.h"
 #include "engine/core/rng.h"
+#include "engine/cpu/backend.h"
 #include "engine/loss/drift.h"
 
 static double now(void) {
@@ -53,13 +54,14 @@ static void bench(struct dr_backend *be, const char *name, struct dr_drift_in in
     BEST(all, 20, dr_drift_loss(&cx, &cfg, &in, &out));
     real *y = normals(6, B * M * S), *d = normals(7, B * N * M), *c = normals(8, B * N * M);
     BEST(dist, 20, DR_OP(be, pair_dist, .d = d, .x = gen, .y = y, .b = B, .n = N, .m = M, .s = S));
-    BEST(scale, 20, DR_OP(be, drift_scale, .out = stats, .d = d, .b = B, .n = N, .m = M));
+    double sums[4], sumsq;
+    BEST(scale, 20, DR_OP(be, drift_sums, .sums = sums, .d = d, .b = B, .n = N, .m = M));
     BEST(coef, 20,
          DR_OP(be, drift_coef, .coef = c, .d = d, .scale = stats, .b = B, .n = N, .n_neg = N + in.U,
                .p = in.P, .tau = (real)0.05, .diag = 100));
     BEST(combine, 20,
-         DR_OP(be, drift_combine, .v = dgen, .v2 = v2, .coef = c, .x = gen, .y = y, .scale = stats,
-               .b = B, .n = N, .m = M, .s = S));
+         DR_OP(be, drift_combine, .v = dgen, .sumsq = &sumsq, .coef = c, .x = gen, .y = y,
+               .scale = stats, .b = B, .n = N, .m = M, .s = S));
     double flop = 2e-6 * (double)(B * N * M * S);
     printf("%-22s %8.3f ms   pair_dist %.3f (%.0f GFLOP/s) scale %.3f, a temperature: coef %.3f "
            "combine %.3f (%.0f GFLOP/s)\n",

@@ -1,7 +1,7 @@
 // Times the CPU ops of a training step in chunks of 16 samples and projects their sum over a step,
 // for DriftDiT-Tiny (320 samples, SwiGLU, RoPE) and for the mnist-cpu recipe (160 samples, GELU). A
 // tool for whoever tunes an op, not a test: ops_bench [threads]
-#include "engine/core/backend.h"
+#include "engine/cpu/backend.h"
 
 #include <stdio.h>
 #include <stdlib.h>

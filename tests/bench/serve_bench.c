@@ -2,9 +2,9 @@
 // outside. Not a test: run it on a machine that does nothing else.
 //   serve_bench [--driftd PATH] [--configs DIR] [--json] [--quick]
 //               [--only sse,latency,saturation,flood]
-// sse         steps a second with 0 and with 20 followers of /v1/events, in turns
+// sse         steps per second with 0 and with 20 followers of /v1/events, in turns
 // latency     POST /generate, 1 and 16 images, while a job trains and while none does
-// saturation  images a second by HTTP over the engine's own rate for the same mix, in turns; what
+// saturation  images per second by HTTP over the engine's own rate for the same mix, in turns; what
 //             HTTP adds to one image
 // flood       1000 requests at once: what becomes of them, and whether Retry-After was right
 #include "tests/bench/serve_bench.h"

@@ -3,7 +3,9 @@
 // fails.
 #pragma once
 
+#include "engine/core/backend.h"
 #include "engine/drift.h"
+#include "engine/nn/params.h"
 #include "tests/bench/serve_load.h"
 
 #include <stdio.h>

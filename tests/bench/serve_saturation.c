@@ -65,7 +65,7 @@ static void engine_open(struct engine *e, int threads) {
     if (dr_sampler_create(e->be, DR_FP32, MAX_BATCH, &e->sampler, &err) ||
         dr_snapshot_load(path, NULL, &e->snap, &err))
         bench_die("%s", err.msg);
-    e->x = malloc(MAX_BATCH * (size_t)dr_gen_image_count(e->snap->gen) * sizeof *e->x);
+    e->x = malloc(MAX_BATCH * (size_t)dr_gen_image_count(e->snap->net) * sizeof *e->x);
 }
 
 static void engine_close(struct engine *e) {
@@ -82,7 +82,7 @@ static void engine_batch(struct engine *e, const struct dr_sample *s, int n) {
         bench_die("%s", err.msg);
 }
 
-// Images a second of full batches cut from the same sequence of requests.
+// Images per second of full batches cut from the same sequence of requests.
 static double engine_rate(struct engine *e, double seconds) {
     struct dr_sample s[MAX_BATCH];
     int request = 0, image = 0, done = 0;
@@ -107,7 +107,7 @@ static double engine_rate(struct engine *e, double seconds) {
 struct alone {
     pthread_t thread;
     struct engine *e;
-    double seconds, rate, cpu; // cpu: processor seconds an image
+    double seconds, rate, cpu; // cpu: processor seconds per image
 };
 static double thread_cpu(void) {
     struct timespec t;
@@ -143,7 +143,7 @@ static double engines_rate(struct engine *e, int n, double seconds, double *cpu)
 
 // ---- the daemon beside it ----
 
-// Images a second by HTTP, from what was answered between the ends of a ramp and of the run.
+// Images per second by HTTP, from what was answered between the ends of a ramp and of the run.
 static double http_rate(int connections, double seconds, int *lost) {
     struct load l = {.port = bench.port,
                      .connections = connections,
@@ -195,8 +195,8 @@ static void saturation(struct engine *e, int n, const char *format, int connecti
     report(what, "images/s", "%.0f, %.0f", quantile(rate[0], rounds, 0.5),
            quantile(rate[1], rounds, 0.5));
     snprintf(what, sizeof what, "HTTP, %s, %d connections, 1 to 16 images", format, connections);
-    report(what, "images/s", "%.0f (%.1f images a batch, lost %d)", quantile(rate[2], rounds, 0.5),
-           images / batches, lost);
+    report(what, "images/s", "%.0f (%.1f images per batch, lost %d)",
+           quantile(rate[2], rounds, 0.5), images / batches, lost);
     report("  share of the engine's rate: threads share, each its own", "%", "%.1f, %.1f",
            quantile(share[0], rounds, 0.5), quantile(share[1], rounds, 0.5));
     report("  processor time: the engine's own over the daemon's, an image", "%", "%.1f",

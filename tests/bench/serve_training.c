@@ -72,7 +72,7 @@ static double steps_in(const double *t, int n, const struct window *w) {
 }
 
 void bench_sse(void) {
-    // About 200 steps a second on two processors.
+    // About 200 steps per second on two processors.
     static const char job_text[] =
         "{\"config\":{\"name\":\"sse\",\"data\":{\"set\":\"digits\",\"size\":28,\"count\":2000},"
         "\"model\":{\"arch\":\"driftdit\",\"dim\":48,\"depth\":2,\"heads\":2,\"patch\":7,"

@@ -3,7 +3,9 @@
 //
 // Each op is waited for, so a device starts them one by one and without a recording: what an empty
 // op takes that way is taken off, and the last line tells how long a step takes undisturbed.
+#include "engine/core/backend.h"
 #include "engine/drift.h"
+#include "engine/nn/params.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -127,7 +129,7 @@ static double steps_of(const char *device, const struct dr_config *c, int64_t st
         stop(&err);
     run(t, 3); // workspaces, libraries, the recording
     if (timed) {
-        printf("%s: %s; %lld samples a step\n", be->name, be->detail,
+        printf("%s: %s; %lld samples per step\n", be->name, be->detail,
                (long long)dr_config_batch(c));
         measure_idle(be);
         plain = *be;

@@ -8,7 +8,7 @@ usage: torch_baseline.py [--device cuda|cpu] [--small] [--modes eager,compile] [
                          [--budget S] <CONFIGS          what does not start in time is named, not measured
        torch_baseline.py --check tests/golden/NAME.safetensors...    the same network?
 
-Where torch is missing it says so on stderr and exits with 77.
+Without torch it prints a sentence on stderr and exits with 77.
 """
 import argparse
 import json

@@ -10,15 +10,17 @@
 static const char intro[] =
     "<!-- Made from engine/config/config.def by config-doc: ninja -C build update-docs -->\n"
     "# Configuration\n\n"
-    "A training configuration is one JSON file; `configs/` has the recipes. Only what differs "
-    "from\n"
-    "the defaults needs to be said. Keys are nested (`{\"model\": {\"dim\": 256}}`) or dotted\n"
-    "(`{\"model.dim\": 256}`). A configuration is checked whole before a job starts: an unknown "
-    "key,\n"
-    "a value of the wrong type or out of range, or a combination that cannot work is an error "
-    "that\n"
+    "A training configuration is one JSON file in UTF-8; `configs/` has the recipes. It needs to\n"
+    "hold only what differs from the defaults. Keys are nested (`{\"model\": {\"dim\": 256}}`) or\n"
+    "dotted (`{\"model.dim\": 256}`). The whole is checked before a job starts: an unknown key, a\n"
+    "value of the wrong type or out of range, or a combination that cannot work is an error that\n"
     "names the key, the value and what was expected. On the command line, `--set model.dim=128`\n"
-    "changes one key of a recipe; `driftd check-config FILE` checks a file.\n";
+    "changes one key of a recipe; several are applied first and checked together, so that their\n"
+    "order does not matter. `driftd check-config FILE` checks a file.\n\n"
+    "A recipe is named after its file, `NAME.json` in the folder of `--config-dir`: up to 63 "
+    "bytes\n"
+    "of UTF-8 without control characters. The name `schema` is reserved for\n"
+    "`GET /v1/configs/schema`. A byte-order mark at the start of a file is skipped.\n";
 
 static const char combinations[] =
     "\n## Combinations\n\n"
@@ -27,12 +29,39 @@ static const char combinations[] =
     "  size, `features.patch4` a multiple of 4; at least one feature is on.\n"
     "- `model.label_dropout` needs `model.null_class`.\n"
     "- `train.alpha_min` is at most `train.alpha_max`; `train.classes` at most `data.classes`.\n"
+    "- The reference draws guidance scales uniformly: `train.alpha_power: 0`, as in `mnist`. The\n"
+    "  recipes tuned for small machines keep their own power: 3 in `mnist-cpu`, 1 in `digits` and\n"
+    "  `fashion-mnist`.\n"
     "- With `train.sampler: queue`, `train.positives` is at most `train.queue_class` and\n"
     "  `train.unconditional` at most `train.queue_global`.\n"
     "- `loss.field: kernel-l2` has no unconditional negatives: `train.unconditional` is 0.\n"
-    "- `digits`, `mnist` and `fashion-mnist` have 10 classes and one channel; padded MNIST needs\n"
-    "  `data.size` of 28 or more; `idx` needs `data.path`, which is relative and without `..`.\n"
-    "- The toys have one class, `model.arch: mlp` and `features.image` alone, and only they do.\n";
+    "- With a `data.size` under that of the files' images `data.fit` is `resize`. `idx` needs\n"
+    "  `data.path`, which is relative and without `..`.\n"
+    "- Points in two dimensions have `model.arch: mlp` and `features.image` alone, and only they "
+    "do.\n";
+
+// What the rows of engine/data/sets.def ask of the data section.
+static void put_sets(FILE *o) {
+    const struct dr_set_facts *f;
+    fputs(
+        "\n## Data sets\n\n| set | samples | classes | channels | from |\n|---|---|---|---|---|\n",
+        o);
+    for (int i = 0; (f = dr_set_facts(i)); i++) {
+        static const char *const kind[] = {"images", "points", "latents"};
+        char side[32] = "", classes[32] = "`data.classes`", channels[32] = "`data.channels`";
+        if (f->side)
+            snprintf(side, sizeof side, " of %dx%d", (int)f->side, (int)f->side);
+        if (f->classes)
+            snprintf(classes, sizeof classes, "%d", (int)f->classes);
+        if (f->channels)
+            snprintf(channels, sizeof channels, "%d", (int)f->channels);
+        fprintf(o, "| `%s` | %s%s | %s | %s | %s |\n", f->name, kind[f->kind], side, classes,
+                f->kind == DR_KIND_POINTS ? "" : channels,
+                f->made     ? "code: `data.count` of them"
+                : f->folder ? "files in `data.path`"
+                            : "files in the folder of its name, or `data.path`");
+    }
+}
 
 static char *values_of(json_t *key) {
     char *text = NULL;
@@ -84,6 +113,7 @@ static char *page(void) {
         memcpy(section, now, sizeof now);
         put_row(o, key);
     }
+    put_sets(o);
     fputs(combinations, o);
     fclose(o);
     json_decref(keys);

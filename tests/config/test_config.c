@@ -2,11 +2,14 @@
 // checks, changes by assignment, JSON out and back.
 #include "engine/config/config.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #include <jansson.h>
@@ -15,7 +18,7 @@ static int parse(const char *json, struct dr_config *c, struct dr_err *err) {
     return dr_config_parse(json, strlen(json), "test.json", c, err);
 }
 
-// `json` is refused and the sentence has all the given parts (up to a NULL).
+// `json` is refused, the sentence has all the given parts (up to a NULL) and the field is a key.
 static void refuse(const char *json, ...) {
     struct dr_config c;
     struct dr_err err = {0};
@@ -157,12 +160,13 @@ static void cross_checks(void **state) {
            "train.queue_class (128)", NULL);
     refuse("{\"train\": {\"sampler\": \"queue\", \"unconditional\": 1001}}", "train.queue_global",
            NULL);
-    refuse("{\"data\": {\"count\": 100}}", "train.positives is 32", "10 images a class", NULL);
+    refuse("{\"data\": {\"count\": 100}}", "train.positives is 32", "10 images per class", NULL);
     refuse("{\"data\": {\"limit\": 100}}", "train.positives is 32", NULL);
     refuse("{\"data\": {\"classes\": 9}}", "data.classes is 9", "digits has 10", NULL);
     refuse("{\"data\": {\"set\": \"mnist\", \"channels\": 3}}", "data.channels is 3", NULL);
     refuse("{\"data\": {\"set\": \"mnist\", \"size\": 16}}", "data.size is 16", "resize", NULL);
     refuse("{\"data\": {\"set\": \"idx\"}}", "data.path is empty", NULL);
+    refuse("{\"data\": {\"set\": \"idx\", \"path\": \"x\", \"channels\": 3}}", "idx has 1", NULL);
     refuse("{\"data\": {\"path\": \"/etc\"}}", "data.path is \"/etc\"", NULL);
     refuse("{\"data\": {\"path\": \"a/../../b\"}}", "data.path", "`..`", NULL);
     refuse("{\"data\": {\"path\": \"..\"}}", "data.path", NULL);
@@ -187,6 +191,46 @@ static void cross_checks(void **state) {
            "\"mlp\"}}",
            &c);
     assert_int_equal(c.model.size * c.model.size * c.model.channels, 2);
+}
+
+// The field at fault, as a form needs it.
+static void fields(void **state) {
+    (void)state;
+    static const struct {
+        const char *json, *field;
+    } t[] = {
+        {"{\"optim\": {\"lr\": -1}}", "optim.lr"},
+        {"{\"optim.lr\": \"x\"}", "optim.lr"},
+        {"{\"optim\": {\"lrr\": 1}}", "optim.lrr"},
+        {"{\"lrr\": 1}", "lrr"},
+        {"{\"optim\": 3}", "optim"},
+        {"{\"model\": {\"dim\": 64}, \"model.dim\": 64}", "model.dim"},
+        {"{\"loss\": {\"temperatures\": []}}", "loss.temperatures"},
+        {"{\"data\": {\"set\": \"mnits\"}}", "data.set"},
+        {"{\"data\": {\"set\": \"idx\"}}", "data.path"},
+        {"{\"data\": {\"set\": \"mnist\", \"size\": 16}}", "data.size"},
+        {"{\"data\": {\"classes\": 9}}", "data.classes"},
+        {"{\"data\": {\"channels\": 3}}", "data.channels"},
+        {"{\"data\": {\"count\": 100}}", "train.positives"},
+        {"{\"model\": {\"heads\": 3}}", "model.heads"},
+        {"{\"model\": {\"arch\": \"mlp\"}}", "model.arch"},
+        {"{\"features\": {\"image\": false}}", "features.image"},
+        {"{\"train\": {\"alpha_min\": 4}}", "train.alpha_min"},
+        {"{\"train\": {\"classes\": 11}}", "train.classes"},
+        {"{", ""},
+        {"[]", ""},
+    };
+    struct dr_config c;
+    for (size_t i = 0; i < DR_COUNT(t); i++) {
+        struct dr_err err = {.field = "stale"};
+        assert_int_equal(parse(t[i].json, &c, &err), DR_ECONFIG);
+        if (strcmp(err.field, t[i].field) != 0)
+            fail_msg("%s: field `%s`, expected `%s`", t[i].json, err.field, t[i].field);
+    }
+    struct dr_err err = {0};
+    dr_config_defaults(&c);
+    assert_int_equal(dr_config_set(&c, "optim.lr=-1", &err), DR_ECONFIG);
+    assert_string_equal(err.field, "optim.lr");
 }
 
 static void assignments(void **state) {
@@ -231,6 +275,14 @@ static void assignments(void **state) {
     static const char *const pair[] = {"data.size=30", "model.patch=3"};
     assert_int_equal(dr_config_set_all(&c, pair, 2, &err), 0);
     assert_int_equal(c.model.patch, 3);
+    // one needs the other, in either order
+    for (int swap = 0; swap < 2; swap++) {
+        const char *const needs[] = {swap ? "model.heads=5" : "model.dim=100",
+                                     swap ? "model.dim=100" : "model.heads=5"};
+        dr_config_defaults(&c);
+        assert_int_equal(dr_config_set_all(&c, needs, 2, &err), 0);
+        assert_true(c.model.dim == 100 && c.model.heads == 5);
+    }
 }
 
 static void merge(void **state) {
@@ -258,11 +310,35 @@ static void round_trip(void **state) {
     char *text = dr_config_to_json(&c);
     accept(text, &back);
     assert_memory_equal(&c, &back, sizeof c);
-    assert_non_null(strstr(text, "\"temperatures\":[0.1,0.30000000000000004,0.0001]"));
     char *again = dr_config_to_json(&back);
     assert_string_equal(text, again);
     free(text);
     free(again);
+    // what people write comes out as they wrote it, whole numbers without a fraction
+    accept("{\"loss\": {\"temperatures\": [0.1, 0.2, 3]}, \"optim\": {\"clip\": 1e9}}", &c);
+    text = dr_config_to_json(&c);
+    assert_non_null(strstr(text, "\"temperatures\":[0.1,0.2,3]"));
+    assert_non_null(strstr(text, "\"clip\":1000000000,"));
+    free(text);
+    accept("{\"model\": {\"out_bias\": -0.0}}", &c);
+    text = dr_config_to_json(&c);
+    accept(text, &back);
+    assert_memory_equal(&c, &back, sizeof c);
+    assert_true(signbit(back.model.out_bias));
+    free(text);
+}
+
+// A configuration as the builds before jansson wrote it: 1e-06 for 1e-6, 0 for -0.0.
+static void older_text(void **state) {
+    (void)state;
+    struct dr_config c, d;
+    accept("{\"loss\":{\"affinity_floor\":1e-06},\"optim\":{\"eps\":1e-08},"
+           "\"model\":{\"out_bias\":0}}",
+           &c);
+    dr_config_defaults(&d);
+    assert_memory_equal(&c, &d, sizeof c);
+    d.model.out_bias = -0.0;
+    assert_true(dr_model_config_equal(&c.model, &d.model));
 }
 
 static void model_section(void **state) {
@@ -293,6 +369,95 @@ static void model_section(void **state) {
     for (size_t i = 0; i < DR_COUNT(bad); i++)
         if (dr_model_config_parse(bad[i], strlen(bad[i]), "f", &m, &err) != DR_ECONFIG)
             fail_msg("accepted: %s", bad[i]);
+}
+
+// Four channels are latents unless something says otherwise, and are never RGBA.
+static void kinds(void **state) {
+    (void)state;
+    static const struct {
+        const char *json;
+        int kind;
+        enum dr_show show;
+    } t[] = {
+        {"{\"size\": 8, \"patch\": 2, \"channels\": 1}", DR_KIND_IMAGES, DR_SHOW_GREY},
+        {"{\"size\": 8, \"patch\": 2, \"channels\": 3}", DR_KIND_IMAGES, DR_SHOW_RGB},
+        {"{\"size\": 8, \"patch\": 2, \"channels\": 4}", DR_KIND_LATENTS, DR_SHOW_PLANES},
+        {"{\"size\": 8, \"patch\": 2, \"channels\": 3, \"kind\": \"latents\"}", DR_KIND_LATENTS,
+         DR_SHOW_PLANES},
+        {"{\"size\": 8, \"patch\": 2, \"channels\": 4, \"kind\": \"images\"}", DR_KIND_IMAGES,
+         DR_SHOW_PLANES},
+        {"{\"size\": 1, \"channels\": 2, \"classes\": 1, \"arch\": \"mlp\"}", DR_KIND_POINTS,
+         DR_SHOW_POINTS},
+    };
+    for (size_t i = 0; i < DR_COUNT(t); i++) {
+        struct dr_model_config m, back;
+        struct dr_err err = {0};
+        if (dr_model_config_parse(t[i].json, strlen(t[i].json), "f", &m, &err))
+            fail_msg("%s: %s", t[i].json, err.msg);
+        assert_int_equal(m.kind, t[i].kind);
+        assert_int_equal(dr_show(m.kind, m.channels), t[i].show);
+        char *text = dr_model_config_to_json(&m);
+        assert_int_equal(strstr(text, "\"kind\"") != NULL, strstr(t[i].json, "kind") != NULL);
+        assert_int_equal(dr_model_config_parse(text, strlen(text), "f", &back, &err), 0);
+        assert_memory_equal(&m, &back, sizeof m);
+        free(text);
+    }
+    struct dr_model_config m;
+    struct dr_err err = {0};
+    const char *bad = "{\"kind\": \"rgba\"}";
+    assert_int_equal(dr_model_config_parse(bad, strlen(bad), "f", &m, &err), DR_ECONFIG);
+    assert_string_equal(err.field, "kind");
+}
+
+// A sentence goes to terminals and into JSON, whatever the file says.
+static void sentences_are_plain(void **state) {
+    (void)state;
+    char json[400], *at = json + sprintf(json, "{\"model\": {\"");
+    for (int i = 0; i < 77; i++) // cut at 80 bytes, in the middle of one
+        at = stpcpy(at, "\xc3\xa4");
+    strcpy(at, "\": 1}}");
+    struct dr_config c;
+    struct dr_err err = {0};
+    assert_int_equal(parse(json, &c, &err), DR_ECONFIG);
+    json_t *text = json_string(err.msg), *field = json_string(err.field);
+    assert_true(text && field);
+    json_decref(text);
+    json_decref(field);
+    assert_int_equal(parse("{\"a\\u001b[2Jb\\u009b\\n\": 1}", &c, &err), DR_ECONFIG);
+    assert_non_null(strstr(err.msg, "`a?[2Jb???`"));
+    assert_string_equal(err.field, "a?[2Jb???");
+    // every byte on its own and at the end
+    for (int b = 1; b < 256; b++) {
+        dr_fail(&err, DR_EINVAL, "%c", b);
+        const bool kept = b >= 0x20 && b < 0x7f;
+        assert_true(err.msg[0] == (kept ? b : '?') && !err.msg[1]);
+    }
+    static const char *const odd[] = {"\xe0\x80\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80",
+                                      "\xc0\x8a"};
+    for (size_t i = 0; i < DR_COUNT(odd); i++) {
+        dr_fail(&err, DR_EINVAL, "%s", odd[i]);
+        assert_int_equal(strspn(err.msg, "?"), strlen(odd[i]));
+    }
+    dr_fail(&err, DR_EINVAL, "\xe2\x82\xac \xf0\x9f\x98\x80 \xc3\xa9");
+    assert_string_equal(err.msg, "\xe2\x82\xac \xf0\x9f\x98\x80 \xc3\xa9");
+}
+
+static void guidance(void **state) {
+    (void)state;
+    struct dr_config c;
+    accept("{\"train\": {\"alpha_min\": 1.5, \"alpha_max\": 4}}", &c);
+    struct dr_guidance_range r = dr_config_guidance_range(&c);
+    assert_true(r.lo == 1.5 && r.hi == 4);
+    char *text = dr_config_to_json(&c);
+    r = dr_guidance_range_parse(text, strlen(text));
+    assert_true(r.lo == 1.5 && r.hi == 4);
+    free(text);
+    text = dr_model_config_to_json(&c.model); // knows nothing of training
+    assert_true(dr_guidance_range_parse(text, strlen(text)).hi == 0);
+    free(text);
+    assert_true(dr_guidance_range_parse("{", 1).hi == 0);
+    c.train.alpha_one_fraction = 0.1;
+    assert_true(dr_config_guidance_range(&c).lo == 1);
 }
 
 static void schema(void **state) {
@@ -340,6 +505,22 @@ static void nearest(void **state) {
     assert_null(dr_nearest(big, w, n));
 }
 
+static char folder[] = "/tmp/driftd-config-XXXXXX";
+
+// Writes `text` to a file of the folder and loads it.
+static int load(const char *text, size_t n, struct dr_config *c, struct dr_err *err) {
+    char path[64];
+    snprintf(path, sizeof path, "%s/a b\xc3\xa4.json", folder);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    assert_int_equal(fwrite(text, 1, n, f), n);
+    assert_int_equal(fclose(f), 0);
+    *err = (struct dr_err){0};
+    int rc = dr_config_load(path, c, err);
+    unlink(path);
+    return rc;
+}
+
 static void files(void **state) {
     (void)state;
     struct dr_config c;
@@ -347,17 +528,53 @@ static void files(void **state) {
     assert_int_equal(dr_config_load("no-such-file.json", &c, &err), DR_ENOENT);
     assert_non_null(strstr(err.msg, "no-such-file.json"));
     assert_int_equal(dr_config_load("/", &c, &err), DR_EIO);
+    assert_int_equal(dr_config_load("/dev/zero", &c, &err), DR_EIO);
+    assert_non_null(strstr(err.msg, "not a regular file"));
+    assert_non_null(mkdtemp(folder));
+    char path[64];
+    snprintf(path, sizeof path, "%s/fifo.json", folder);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    alarm(20); // opening it must not wait for a writer
+    assert_int_equal(dr_config_load(path, &c, &err), DR_EIO);
+    alarm(0);
+    assert_non_null(strstr(err.msg, "not a regular file"));
+    unlink(path);
+    const char bom[] = "\xef\xbb\xbf{\"model.dim\": 64}", wide[] = "\xff\xfe{\0}\0";
+    assert_int_equal(load(bom, sizeof bom - 1, &c, &err), 0);
+    assert_int_equal(c.model.dim, 64);
+    assert_int_equal(load(bom, 3, &c, &err), DR_ECONFIG); // the mark alone
+    assert_int_equal(load(wide, sizeof wide - 1, &c, &err), DR_ECONFIG);
+    assert_non_null(strstr(err.msg, "UTF-16"));
+    char *large = malloc((1 << 20) + 1);
+    memset(large, ' ', (1 << 20) + 1);
+    assert_int_equal(load(large, (1 << 20) + 1, &c, &err), DR_ECONFIG);
+    assert_non_null(strstr(err.msg, "larger than"));
+    memcpy(large + (1 << 20) - 2, "{}", 2);
+    assert_int_equal(load(large, 1 << 20, &c, &err), 0);
+    free(large);
+    assert_int_equal(rmdir(folder), 0);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults),     cmocka_unit_test(values),
-        cmocka_unit_test(unknown_keys), cmocka_unit_test(wrong_values),
-        cmocka_unit_test(malformed),    cmocka_unit_test(cross_checks),
-        cmocka_unit_test(assignments),  cmocka_unit_test(merge),
-        cmocka_unit_test(round_trip),   cmocka_unit_test(model_section),
-        cmocka_unit_test(schema),       cmocka_unit_test(nearest),
+        cmocka_unit_test(defaults),
+        cmocka_unit_test(values),
+        cmocka_unit_test(unknown_keys),
+        cmocka_unit_test(wrong_values),
+        cmocka_unit_test(malformed),
+        cmocka_unit_test(cross_checks),
+        cmocka_unit_test(assignments),
+        cmocka_unit_test(merge),
+        cmocka_unit_test(round_trip),
+        cmocka_unit_test(model_section),
+        cmocka_unit_test(schema),
+        cmocka_unit_test(nearest),
         cmocka_unit_test(files),
+        cmocka_unit_test(guidance),
+        cmocka_unit_test(fields),
+        cmocka_unit_test(older_text),
+        cmocka_unit_test(sentences_are_plain),
+        cmocka_unit_test(kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

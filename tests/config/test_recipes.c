@@ -24,6 +24,9 @@ static int check(const char *path) {
     snprintf(expected, sizeof expected, "%s.json", c.name);
     if (strcmp(basename(copy), expected) != 0)
         return bad(path, "`name` is not the file's name");
+    // the reference draws its guidance scales uniformly (method.md 1)
+    if (!strcmp(c.name, "mnist") && c.train.alpha_power != 0)
+        return bad(path, "train.alpha_power is not 0, the reference's");
     if (!c.about[0])
         return bad(path, "`about` is empty");
     char *text = dr_config_to_json(&c);

@@ -90,7 +90,7 @@ int daemon_losses(const struct daemon *d, int64_t job, double *v, int max) {
     db_path(d, path);
     if (dd_store_open(path, &s, &err))
         fail_msg("%s", err.msg);
-    int n = world_values(s, job, DD_M_loss, v, max);
+    int n = world_values(s, job, "loss", v, max);
     dd_store_close(s);
     return n;
 }

@@ -50,6 +50,10 @@ void test_tiny_file(const char *dir, const char *name, int64_t steps) {
 }
 
 void world_open(struct world *w, const char *dir) {
+    world_open_kinds(w, dir, NULL);
+}
+
+void world_open_kinds(struct world *w, const char *dir, const struct dd_job_kind *const *kinds) {
     struct dr_err err = {0};
     *w = (struct world){0};
     dd_log_init(DR_LOG_ERROR);
@@ -70,7 +74,7 @@ void world_open(struct world *w, const char *dir) {
     w->pump = dd_pump_start(w->store, w->events, 1000000);
     w->live = dd_live_new();
     w->models = dd_models_new(w->store);
-    struct dd_jobs_env env = {&w->opt, w->store, w->events, w->pump, w->live, "cpu"};
+    struct dd_jobs_env env = {&w->opt, w->store, w->events, w->pump, w->live, "cpu", kinds};
     if (dd_jobs_new(&env, &w->jobs, &err))
         fail_msg("%s", err.msg);
 }
@@ -98,8 +102,7 @@ int64_t world_submit(struct world *w, const struct dr_config *c, int priority) {
 
 void world_state(struct world *w, int64_t id, char out[16]) {
     struct dr_err err = {0};
-    int status;
-    json_t *j = dd_job_json(w->store, id, false, &status, &err);
+    json_t *j = dd_job_json(w->store, id, false, &err);
     snprintf(out, 16, "%s", j ? json_string_value(json_object_get(j, "state")) : "none");
     json_decref(j);
 }
@@ -141,12 +144,17 @@ int64_t world_count(struct world *w, const char *sql) {
     return n;
 }
 
-int world_values(struct dd_store *s, int64_t job, int column, double *v, int max) {
+const struct dd_metric_table *test_metric(struct dd_store *s, const char *name) {
+    const struct dr_metric_def def = {.name = name, .unit = "", .help = "a test's"};
+    return dd_metric_table(dd_store_metrics(s), &def, 1);
+}
+
+int world_values(struct dd_store *s, int64_t job, const char *name, double *v, int max) {
     struct dd_curve *c;
     struct dr_err err = {0};
     struct dd_bucket b;
     int n = 0;
-    if (dd_curve_open(s, job, 1u << column, 0, INT64_MAX, 0, &c, &err))
+    if (dd_curve_open(s, job, &name, 1, 0, INT64_MAX, 0, &c, &err))
         fail_msg("%s", err.msg);
     for (; n < max && dd_curve_next(c, &b) == 1; n++) {
         assert_int_equal(b.step, n + 1);

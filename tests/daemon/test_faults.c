@@ -1,4 +1,4 @@
-// Faults around a running daemon: the data base held by another process, a disk that takes no more,
+// Faults around a running daemon: the database held by another process, a disk that takes no more,
 // a folder that cannot be written, a storm of signals. The daemon goes on answering, loses nothing
 // that it acknowledged, and goes on by itself when the fault is gone. argv[1]: the driftd binary.
 #include "tests/daemon/fixture.h"
@@ -89,7 +89,7 @@ static void test_full_disk(void **state) {
 }
 
 // The job's folder of checkpoints turns into something that cannot be written (the owner of the
-// process does not matter, so root finds it too): training goes on, an alert says so, and later
+// process does not matter, so root finds it too): training goes on, an alert is raised, and later
 // checkpoints are kept again.
 static void test_unwritable(void **state) {
     (void)state;

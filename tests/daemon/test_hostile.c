@@ -1,6 +1,6 @@
-// Hostile clients against a driftd process: what must be refused is, with the status that the
-// specification says, and somebody who asks properly meanwhile is always served; how fast is
-// printed. Everything goes to 127.0.0.1 and ends by itself. argv[1]: the driftd binary.
+// Hostile clients against a driftd process: what must be refused is refused with the specified
+// status, and a proper client is always served meanwhile; its latencies are printed. Everything
+// goes to 127.0.0.1 and ends by itself. argv[1]: the driftd binary.
 #include "tests/daemon/fixture.h"
 
 #include "daemon/base/util.h"
@@ -55,7 +55,7 @@ static int teardown(void **state) {
     return 0;
 }
 
-// --- somebody who asks properly ---
+// --- a proper client ---
 
 struct user {
     pthread_t thread;
@@ -96,7 +96,7 @@ static int by_value(const void *a, const void *b) {
     const double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
-// Nobody may fail; the limits on time are for machines that do much else.
+// No request may fail; the limits on time are wide, for busy machines.
 static void user_end(const char *what) {
     user.done = true;
     pthread_join(user.thread, NULL);
@@ -139,8 +139,8 @@ static int raw(const char *bytes, size_t n) {
 
 struct form {
     const char *what,
-        *head;       // what follows the request's Host line; %s in the first line is not one
-    int status, or ; // either; 0: closed without an answer
+        *head;       // the request; $ stands for the real host
+    int status, or ; // either one; 0: closed without an answer
 };
 
 #define AT " HTTP/1.1\r\nHost: $\r\nConnection: close\r\n"
@@ -156,7 +156,8 @@ static const struct form forms[] = {
     {"NUL in the query", "GET /v1/jobs?state=run%00ning" AT "\r\n", 400, 400},
     {"bad escape", "GET /v1/%zz" AT "\r\n", 400, 400},
     {"bad UTF-8", "GET /v1/%ff%fe" AT "\r\n", 400, 400},
-    {"absolute form", "GET http://evil.example/v1/jobs" AT "\r\n", 400, 400},
+    {"absolute form of another host", "GET http://evil.example/v1/jobs" AT "\r\n", 403, 403},
+    {"absolute form with a user", "GET http://$@evil.example/v1/jobs" AT "\r\n", 400, 400},
     {"CONNECT", "CONNECT evil.example:443" AT "\r\n", 400, 405},
     {"TRACE", "TRACE /v1/jobs" AT "\r\n", 405, 405},
     {"unknown method", "BREW /v1/jobs" AT "\r\n", 405, 405},

@@ -3,7 +3,9 @@
 #include "tests/daemon/helper.h"
 
 #include "daemon/jobs/jobs.h"
+#include "daemon/store/checkpoints.h"
 
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,9 +34,9 @@ static void start(void) {
 static void same_losses(int64_t a, int64_t b, int n) {
     double va[400], vb[400];
     for (int col = 0; col < 2; col++) {
-        int column = col ? DD_M_grad_norm : DD_M_loss;
-        assert_int_equal(world_values(w.store, a, column, va, 400), n);
-        assert_int_equal(world_values(w.store, b, column, vb, 400), n);
+        const char *name = col ? "grad_norm" : "loss";
+        assert_int_equal(world_values(w.store, a, name, va, 400), n);
+        assert_int_equal(world_values(w.store, b, name, vb, 400), n);
         assert_memory_equal(va, vb, (size_t)n * sizeof *va);
     }
 }
@@ -57,15 +59,32 @@ static void test_complete_and_priority(void **state) {
                      3);
     same_losses(low, high, 40);
     // Ended: what can still be done, and what not.
-    assert_int_equal(dd_jobs_action(w.jobs, low, DD_JOB_STOP, &err), 409);
-    assert_int_equal(dd_jobs_action(w.jobs, low, DD_JOB_RESUME, &err), 409);
-    assert_int_equal(dd_jobs_action(w.jobs, 77, DD_JOB_STOP, &err), 404);
+    assert_int_equal(dd_jobs_action(w.jobs, low, DD_JOB_STOP, &err), DR_ECONFLICT);
+    assert_int_equal(dd_jobs_action(w.jobs, low, DD_JOB_RESUME, &err), DR_ECONFLICT);
+    assert_int_equal(dd_jobs_action(w.jobs, 77, DD_JOB_STOP, &err), DR_ENOENT);
     assert_int_equal(dd_jobs_patch(w.jobs, low, "a name", "notes", &err), 0);
-    assert_int_equal(dd_jobs_patch(w.jobs, 77, "a name", NULL, &err), 404);
+    assert_int_equal(dd_jobs_patch(w.jobs, 77, "a name", NULL, &err), DR_ENOENT);
     assert_int_equal(dd_jobs_remove(w.jobs, low, &err), 0);
-    assert_int_equal(dd_jobs_remove(w.jobs, low, &err), 404);
+    assert_int_equal(dd_jobs_remove(w.jobs, low, &err), DR_ENOENT);
     assert_int_equal(world_count(&w, "SELECT count(*) FROM metrics WHERE job=1"), 0);
     assert_int_equal(world_count(&w, "SELECT count(*) FROM checkpoints"), 2);
+}
+
+// Removing the job whose checkpoint is served as `live` would change what `live` is.
+static void test_remove_active(void **state) {
+    (void)state;
+    struct dr_config c;
+    test_tiny(&c, 20);
+    int64_t id = world_submit(&w, &c, 0), other = world_submit(&w, &c, 0);
+    start();
+    world_wait(&w, other, "completed");
+    assert_int_equal(dd_ckpt_activate(w.store, 1, &err), 0);
+    assert_int_equal(dd_jobs_remove(w.jobs, id, &err), DR_ECONFLICT);
+    assert_non_null(strstr(err.msg, "checkpoint 1 of job 1 is activated"));
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM checkpoints WHERE state='ok'"), 2);
+    assert_int_equal(dd_jobs_remove(w.jobs, other, &err), 0);
+    assert_int_equal(dd_ckpt_activate(w.store, 0, &err), 0);
+    assert_int_equal(dd_jobs_remove(w.jobs, id, &err), 0);
 }
 
 static void test_idempotency(void **state) {
@@ -82,10 +101,10 @@ static void test_idempotency(void **state) {
     assert_true(replayed);
     assert_int_equal(a, b);
     in.fingerprint = "another";
-    assert_int_equal(dd_jobs_create(w.jobs, &in, &b, &replayed, &err), 422);
+    assert_int_equal(dd_jobs_create(w.jobs, &in, &b, &replayed, &err), DR_EINVAL);
     assert_int_equal(world_count(&w, "SELECT count(*) FROM jobs"), 1);
-    assert_int_equal(dd_jobs_remove(w.jobs, a, &err), 409);
-    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_CHECKPOINT, &err), 409);
+    assert_int_equal(dd_jobs_remove(w.jobs, a, &err), DR_ECONFLICT);
+    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_CHECKPOINT, &err), DR_ECONFLICT);
     assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_PAUSE, &err), 0);
     assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_STOP, &err), 0);
 }
@@ -157,7 +176,7 @@ static void test_disk_full(void **state) {
     (void)state;
     struct dr_config c;
     test_tiny(&c, 60);
-    c.model.dim = 128; // a checkpoint of more bytes than the data base will have
+    c.model.dim = 128; // a checkpoint of more bytes than the database will have
     c.model.depth = 3;
     c.checkpoint.every = 20;
     c.metrics.spread_every = 0;
@@ -204,6 +223,15 @@ static void test_nonfinite(void **state) {
                                      " AND data LIKE '%nonfinite%'"),
                      1);
     assert_true(world_count(&w, "SELECT count(*) FROM checkpoints WHERE state='ok'") > 0);
+    // The failing step has its row, and is the newest that /metrics shows.
+    struct dd_pump_stats ps;
+    dd_pump_stats(w.pump, &ps);
+    assert_int_equal(ps.newest.job, id);
+    assert_false(isfinite(dd_row_value(&ps.newest, "loss")) &&
+                 isfinite(dd_row_value(&ps.newest, "grad_norm")));
+    assert_int_equal(ps.newest.step, world_count(&w, "SELECT max(step) FROM metrics"));
+    assert_true(world_count(&w, "SELECT count(*) FROM metrics WHERE value IS NULL AND"
+                                " step=(SELECT max(step) FROM metrics)") > 0);
     // The thread lives and takes the next job.
     test_tiny(&ok, 20);
     world_wait(&w, world_submit(&w, &ok, 0), "completed");
@@ -306,6 +334,7 @@ static void test_live(void **state) {
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {T(test_complete_and_priority),
+                                       T(test_remove_active),
                                        T(test_idempotency),
                                        T(test_stop_pause_resume),
                                        T(test_shutdown_and_torn),

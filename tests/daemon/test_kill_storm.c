@@ -174,16 +174,22 @@ static int64_t one(sqlite3 *db, const char *sql) {
     return dd_sql_one(db, -1, sql, "");
 }
 
-static void check_file(const char *path, const char *sha256, const char *what) {
+// Rows name files relative to the state folder.
+static void in_state(const void *row_path, char out[4096]) {
+    snprintf(out, 4096, "%s/s/%s", st.d.dir, (const char *)row_path);
+}
+
+static void check_file(const void *row_path, const char *sha256, const char *what) {
     struct dr_err err = {0};
-    char sha[65];
+    char sha[65], path[4096];
+    in_state(row_path, path);
     if (dr_sha256_file(path, sha, &err))
         fail_msg("%s: %s", what, err.msg);
     if (strcmp(sha, sha256))
         fail_msg("%s: %s has another sha256 than was recorded", what, path);
 }
 
-// Everything acknowledged, against the data base and the files. whole: all checkpoints' contents.
+// Everything acknowledged, against the database and the files. whole: all checkpoints' contents.
 static void check_kept(sqlite3 *db, bool whole) {
     daemon_check_db(&st.d);
     assert_int_equal(one(db, "SELECT count(*) FROM pragma_foreign_key_check"), 0);
@@ -205,13 +211,16 @@ static void check_kept(sqlite3 *db, bool whole) {
                                      "");
     assert_non_null(q);
     while (sqlite3_step(q) == SQLITE_ROW)
-        check_file((const char *)sqlite3_column_text(q, 0), (const char *)sqlite3_column_text(q, 1),
+        check_file(sqlite3_column_text(q, 0), (const char *)sqlite3_column_text(q, 1),
                    "checkpoint");
     sqlite3_finalize(q);
     q = dd_sql_prepare(db, NULL, "SELECT path FROM samples", "");
-    while (sqlite3_step(q) == SQLITE_ROW)
-        if (access((const char *)sqlite3_column_text(q, 0), R_OK))
-            fail_msg("sample %s is gone", (const char *)sqlite3_column_text(q, 0));
+    while (sqlite3_step(q) == SQLITE_ROW) {
+        char path[4096];
+        in_state(sqlite3_column_text(q, 0), path);
+        if (access(path, R_OK))
+            fail_msg("sample %s is gone", path);
+    }
     sqlite3_finalize(q);
 }
 

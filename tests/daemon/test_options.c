@@ -3,6 +3,7 @@
 
 #include "daemon/base/util.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,8 +67,52 @@ static void test_errors(void **state) {
     unsetenv("DRIFTD_THREADS");
 }
 
+// Every numeric option takes a whole number within its range and nothing else, from every source.
+static void number(const char *name, int64_t min, int64_t max) {
+    static const char *const wrong[] = {
+        "5x",  "abc", "", " 5", "5 ", "+5", "0x10", "1e3", "1.5", "--5", "99999999999999999999",
+        "5,5", "-"};
+    char flag[100], variable[100], text[40];
+    struct dd_options o;
+    struct dr_err err;
+    snprintf(variable, sizeof variable, "DRIFTD_%s", name);
+    for (char *p = variable; *p; p++)
+        *p = *p == '-' ? '_' : (char)toupper(*p);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        snprintf(flag, sizeof flag, "--%s=%s", name, wrong[i]);
+        refuse(flag, NULL, name, "whole number");
+        snprintf(flag, sizeof flag, "--%s", name);
+        refuse(flag, wrong[i], name, "whole number");
+        setenv(variable, wrong[i], 1);
+        if (*wrong[i]) // an empty variable counts as unset
+            refuse(NULL, NULL, variable, "whole number");
+        unsetenv(variable);
+    }
+    for (int k = 0; k < 4; k++) {
+        const bool out = k > 1;
+        snprintf(text, sizeof text, "%lld", (long long)(k % 2 ? max + out : min - out));
+        snprintf(flag, sizeof flag, "--%s=%s", name, text);
+        if (out)
+            refuse(flag, NULL, name, "whole number");
+        else
+            assert_int_equal(parse(&o, &err, flag, NULL), 0);
+        if (!out)
+            dd_options_free(&o);
+    }
+}
+
+static void test_numbers(void **state) {
+    (void)state;
+#define OPT_STR(name, member, def, doc)
+#define OPT_INT(name, member, def, min, max, doc) number(name, min, max);
+#define OPT_BOOL(name, member, doc)
+#define OPT_LIST(name, member, doc)
+#include "daemon/base/options.def"
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_precedence),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_numbers),
+                                       cmocka_unit_test(test_precedence),
                                        cmocka_unit_test(test_errors)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,7 +29,7 @@ static void *produce(void *arg) {
     struct dd_row row = {.job = 1};
     for (int64_t i = 0; i < ROWS; i++) {
         row.step = i;
-        for (int k = 0; k < DD_ROW_COLS; k++)
+        for (int k = 0; k < DR_MAX_METRICS; k++)
             row.v[k] = (double)(i + k);
         while (!dd_ring_push(arg, &row))
             sched_yield();
@@ -47,7 +47,7 @@ static void test_two_threads(void **state) {
         int n = dd_ring_pop(r, out, 64);
         for (int i = 0; i < n; i++, want++) {
             assert_int_equal(out[i].step, want);
-            for (int k = 0; k < DD_ROW_COLS; k++)
+            for (int k = 0; k < DR_MAX_METRICS; k++)
                 assert_true(out[i].v[k] == (double)(want + k));
         }
         if (!n)

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static struct daemon d;
@@ -40,6 +41,13 @@ static int setup(void **state) {
     daemon_open(&d);
     snprintf(path, sizeof path, "%s/broken.json", d.dir);
     assert_int_equal(dd_write_file(path, "{\"modle\": 1}", 12, &err), 0);
+    // recipes with a name to encode, one that the interface needs, and one that is no file
+    snprintf(path, sizeof path, "%s/zwei W\xc3\xb6rter.json", d.dir);
+    assert_int_equal(dd_write_file(path, "\xef\xbb\xbf{\"about\": \"b\"}", 17, &err), 0);
+    snprintf(path, sizeof path, "%s/schema.json", d.dir);
+    assert_int_equal(dd_write_file(path, "{}", 2, &err), 0);
+    snprintf(path, sizeof path, "%s/fifo.json", d.dir);
+    assert_int_equal(mkfifo(path, 0600), 0);
     snprintf(root, sizeof root, "--import-root=%s", d.dir);
     daemon_up(&d, (const char *const[]){root, "--log-level=error", NULL});
     return 0;
@@ -100,7 +108,17 @@ static void test_job_errors(void **state) {
     assert_int_equal(get("/v1/configs"), 200);
     says("broken");
     says("modle");
+    says("zwei W\xc3\xb6rter");
+    says("the name schema is reserved");
+    says("not a regular file");
     assert_int_equal(get("/v1/configs/tiny"), 200);
+    assert_int_equal(get("/v1/configs/zwei%20W%C3%B6rter"), 200);
+    says("\"name\":\"zwei W\xc3\xb6rter\"");
+    assert_int_equal(get("/v1/configs/schema"), 200);
+    says("data.set");
+    assert_int_equal(get("/v1/configs/fifo"), 422);
+    assert_int_equal(post("/v1/jobs", "{\"config\": \"schema\"}"), 422);
+    says("reserved");
     assert_int_equal(get("/livez"), 200);
 }
 

@@ -4,11 +4,13 @@
 
 #include "daemon/base/util.h"
 #include "daemon/store/checkpoints.h"
+#include "daemon/store/disk.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static struct world w;
 
@@ -46,8 +48,9 @@ static void insert(int64_t job, int64_t from, int64_t to, int64_t keep) {
             b->row[i] = (struct dd_row){.job = job,
                                         .step = from,
                                         .time_us = from * 10,
-                                        .mask = 1u << DD_M_loss,
-                                        .v[DD_M_loss] = value(from)};
+                                        .table = test_metric(w.store, "loss"),
+                                        .mask = 1,
+                                        .v[0] = value(from)};
         if (dd_store_do(w.store, dd_metrics_insert, b, &err))
             fail_msg("%s", err.msg);
         free(b);
@@ -83,10 +86,10 @@ static int check_curve(int64_t job, int64_t last, int max_points) {
     struct dr_err err = {0};
     struct dd_curve *c;
     struct dd_bucket b;
+    const char *loss = "loss";
     int n = 0, rc;
     int64_t next = 0;
-    assert_int_equal(
-        dd_curve_open(w.store, job, 1u << DD_M_loss, 0, INT64_MAX, max_points, &c, &err), 0);
+    assert_int_equal(dd_curve_open(w.store, job, &loss, 1, 0, INT64_MAX, max_points, &c, &err), 0);
     while ((rc = dd_curve_next(c, &b)) == 1) {
         check_bucket(&b, last);
         assert_true(b.step == next || (n == 0 && b.step <= 1));
@@ -193,7 +196,7 @@ static void test_backup(void **state) {
     snprintf(path, sizeof path, "%s/backup.sqlite3", w.dir);
     assert_int_equal(dd_store_backup(w.store, path, &err), 0);
     assert_int_equal(dd_store_open(path, &s, &err), 0);
-    assert_int_equal(world_values(s, job, DD_M_loss, v, 600), 500);
+    assert_int_equal(world_values(s, job, "loss", v, 600), 500);
     assert_true(v[498] == value(499));
     dd_store_close(s);
 }
@@ -269,7 +272,7 @@ static _Atomic bool room;
 // Writes what it was given when there is room, as on a disk that is full for a while.
 static int insert_if_room(sqlite3 *db, void *arg, struct dr_err *err) {
     int rc = dd_metrics_insert(db, arg, err);
-    return rc || room ? rc : dr_fail(err, DR_ENOSPC, "data base: insert: disk is full");
+    return rc || room ? rc : dr_fail(err, DR_ENOSPC, "database: insert: disk is full");
 }
 
 static struct dd_metric_batch *rows_from(int64_t job, int64_t step, int n) {
@@ -277,7 +280,8 @@ static struct dd_metric_batch *rows_from(int64_t job, int64_t step, int n) {
     b->n = n;
     b->keep_steps = 1000000;
     for (int i = 0; i < n; i++)
-        b->row[i] = (struct dd_row){.job = job, .step = step + i, .mask = 1u << DD_M_loss};
+        b->row[i] = (struct dd_row){
+            .job = job, .step = step + i, .table = test_metric(w.store, "loss"), .mask = 1};
     return b;
 }
 
@@ -304,11 +308,158 @@ static void test_full(void **state) {
     free(more);
 }
 
+static void one_value(int64_t job, const struct dd_metric_table *t, int n) {
+    struct dr_err err = {0};
+    struct dd_metric_batch *b = dd_xcalloc(1, sizeof *b + sizeof *b->row);
+    b->n = 1;
+    b->row[0] = (struct dd_row){.job = job, .step = n, .table = t};
+    for (int i = 0; i < n; i++) {
+        b->row[0].mask |= (uint64_t)1 << i;
+        b->row[0].v[i] = n * 100 + i;
+    }
+    assert_int_equal(dd_store_do(w.store, dd_metrics_insert, b, &err), 0);
+    free(b);
+}
+
+// A new metric is a row in its objective's table, wherever in it: what is stored under the other
+// names stays there.
+static void test_new_metric(void **state) {
+    (void)state;
+    static const struct dr_metric_def before[] = {{"loss", "", "", 0}, {"lr", "", "", 0}};
+    static const struct dr_metric_def after[] = {
+        {"anew", "", "", 0}, {"loss", "", "", 0}, {"lr", "", "", 0}};
+    const char *names[] = {"loss", "lr", "anew"};
+    const double want[2][3] = {{200, 201, NAN}, {301, 302, 300}};
+    struct dd_metric_tables *all = dd_store_metrics(w.store);
+    int64_t job = a_job();
+    one_value(job, dd_metric_table(all, before, 2), 2);
+    one_value(job, dd_metric_table(all, after, 3), 3);
+    assert_ptr_equal(dd_metric_table(all, after, 3), dd_metric_table(all, after, 3));
+    for (int i = 0; i < 3; i++) {
+        struct dd_curve *c;
+        struct dd_bucket b;
+        struct dr_err err = {0};
+        assert_int_equal(dd_curve_open(w.store, job, &names[i], 1, 0, INT64_MAX, 0, &c, &err), 0);
+        for (int k = i == 2; k < 2; k++) {
+            assert_int_equal(dd_curve_next(c, &b), 1);
+            assert_string_equal(b.name, names[i]);
+            assert_int_equal(b.step, k + 2);
+            assert_true(b.last == want[k][i]);
+        }
+        assert_int_equal(dd_curve_next(c, &b), 0);
+        dd_curve_close(c);
+    }
+}
+
+// A curve that is read slowly holds no transaction: the log is folded back meanwhile.
+static void test_slow_curve(void **state) {
+    (void)state;
+    struct dr_err err = {0};
+    struct dd_curve *c;
+    struct dd_bucket b;
+    int64_t job = a_job(), n = 1;
+    int log = -1, done = -1;
+    const char *loss = "loss";
+    insert(job, 1, 3000, 0);
+    assert_int_equal(dd_curve_open(w.store, job, &loss, 1, 0, INT64_MAX, 0, &c, &err), 0);
+    assert_int_equal(dd_curve_next(c, &b), 1);
+    insert(job, 3001, 6000, 0);
+    sqlite3 *db;
+    assert_int_equal(sqlite3_open(dd_store_path(w.store), &db), SQLITE_OK);
+    assert_int_equal(sqlite3_wal_checkpoint_v2(db, NULL, SQLITE_CHECKPOINT_RESTART, &log, &done),
+                     SQLITE_OK);
+    assert_int_equal(log, done);
+    sqlite3_close(db);
+    for (; dd_curve_next(c, &b) == 1; n++)
+        assert_int_equal(b.step, n + 1);
+    assert_int_equal(n, 3000); // the end was fixed when the metric was begun
+    dd_curve_close(c);
+}
+
+static void add_ckpt(int64_t job, int64_t step, const char *name, const char *kind) {
+    struct dr_err err = {0};
+    struct dd_ckpt_row r = {
+        .job = job, .step = step, .bytes = 100000, .config = "{}", .config_borrowed = true};
+    char *bytes = dd_xcalloc(1, 100000);
+    snprintf(r.kind, sizeof r.kind, "%s", kind);
+    snprintf(r.name, sizeof r.name, "%s", name);
+    assert_int_equal(dd_path(r.path, &err, "%s/checkpoints/%lld/step-%lld", w.dir, (long long)job,
+                             (long long)step),
+                     0);
+    assert_int_equal(dd_mkdir_for(r.path, &err), 0);
+    assert_int_equal(dd_write_file(r.path, bytes, 100000, &err), 0);
+    assert_int_equal(dd_ckpt_record(w.store, &r, &err), 0);
+    free(bytes);
+}
+
+static int set_states(sqlite3 *db, void *arg, struct dr_err *err) {
+    (void)arg;
+    return dd_sql_run(
+        db, err, "UPDATE jobs SET state=CASE id WHEN 1 THEN 'completed' ELSE 'paused' END", "");
+}
+
+static int64_t kept(const char *which) {
+    char sql[200];
+    snprintf(sql, sizeof sql, "SELECT count(*) FROM checkpoints WHERE state='ok' AND %s", which);
+    return world_count(&w, sql);
+}
+
+// Beyond the budget the oldest go, announced before, and never what somebody still wants.
+static void test_disk_budget(void **state) {
+    (void)state;
+    struct dr_err err = {0};
+    struct dd_disk_stats now;
+    const int64_t ended = a_job(), paused = a_job();
+    assert_int_equal(dd_store_do(w.store, set_states, NULL, &err), 0);
+    add_ckpt(paused, 1, "", "train");    // 1: of a job that may go on
+    add_ckpt(ended, 1, "", "train");     // 2: activated below
+    add_ckpt(ended, 2, "mine", "train"); // 3: has a name
+    add_ckpt(0, 3, "", "import");        // 4
+    for (int i = 4; i < 24; i++)
+        add_ckpt(ended, i, "", "train");
+    assert_int_equal(dd_ckpt_activate(w.store, 2, &err), 0);
+    struct dd_disk *d = dd_disk_new(w.store, w.events, 0);
+    dd_disk_look(d); // no budget: counts
+    dd_disk_stats(d, &now);
+    dd_disk_stop(d);
+    assert_true(now.bytes > 24 * 100000);
+    assert_int_equal(kept("1"), 24);
+
+    d = dd_disk_new(w.store, w.events, now.bytes + 200000); // nearly used up
+    dd_disk_look(d);
+    dd_disk_look(d);
+    dd_disk_stop(d);
+    assert_int_equal(kept("1"), 24);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM events WHERE type='alert'"), 1);
+
+    d = dd_disk_new(w.store, w.events, now.bytes - 450000);
+    dd_disk_look(d);
+    dd_disk_stats(d, &now);
+    dd_disk_stop(d);
+    assert_true(now.removed >= 5 && now.removed <= 8); // the store's log grows meanwhile
+    assert_int_equal(kept("1"), 24 - (int)now.removed);
+    char oldest[60];
+    snprintf(oldest, sizeof oldest, "step>3 AND step<4+%d", (int)now.removed);
+    assert_int_equal(kept(oldest), 0);
+    assert_int_equal(kept("id<=4"), 4);
+
+    d = dd_disk_new(w.store, w.events, 1); // cannot be met
+    dd_disk_look(d);
+    dd_disk_stop(d);
+    assert_int_equal(kept("1"), 5);
+    assert_int_equal(kept("id<=4 OR step=23"), 5);
+    assert_int_equal(
+        world_count(&w, "SELECT count(*) FROM events WHERE data LIKE '%no checkpoint%'"), 1);
+    char path[600];
+    snprintf(path, sizeof path, "%s/checkpoints/1/step-5", w.dir);
+    assert_int_equal(access(path, F_OK), -1);
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_rollups), T(test_truncate), T(test_retention),       T(test_isolation),
-        T(test_backup),  T(test_events),   T(test_checkpoint_rows), T(test_reopen_and_version),
-        T(test_full)};
+        T(test_rollups), T(test_truncate),   T(test_retention),       T(test_isolation),
+        T(test_backup),  T(test_events),     T(test_checkpoint_rows), T(test_reopen_and_version),
+        T(test_full),    T(test_new_metric), T(test_slow_curve),      T(test_disk_budget)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -163,7 +163,8 @@ static void drain(const char *stopped) {
 // stopped until there are no pings, and let go.
 static void test_watchdog_starves(void **state) {
     (void)state;
-    // The trainer may be stopped with a lock that the one who says so wants: silence has to do.
+    // The trainer may be stopped while it holds a lock that the log needs: no line is awaited
+    // there.
     static const char *const name[][2] = {
         {"store", "thread=store"}, {"http-keeper", "thread=http"}, {"train", NULL}};
     manager(false);

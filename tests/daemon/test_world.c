@@ -146,7 +146,7 @@ static bool mounted(const char *mount) {
 }
 
 // Little room beside a large file: a checkpoint does not fit any more while the job runs. The
-// process lives, says so, serves, and goes on by itself when the file is gone.
+// process lives, reports it, serves, and goes on by itself when the file is gone.
 static void test_full(void **state) {
     (void)state;
     char filler[400];

@@ -1,4 +1,5 @@
-// Writes idx files for tests: a header that may lie and bytes that may be cut short, raw or gzip.
+// Writes idx files for tests: a header that may be wrong and data that may be cut short, raw or
+// gzip.
 #pragma once
 
 #include <zlib.h>

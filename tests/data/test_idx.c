@@ -68,7 +68,7 @@ static void test_lying(void **state) {
         put_idx(in_dir("bad"), gz, IMAGES, 3, (uint32_t[]){N + 1, H, W}, pixels, sizeof pixels);
         refused("truncated: images has 800 bytes, expected 820");
         put_idx(in_dir("bad"), gz, IMAGES, 3, (uint32_t[]){N - 1, H, W}, pixels, sizeof pixels);
-        refused("goes on");
+        refused("more data");
         put_idx(in_dir("bad"), gz, IMAGES, 3, (uint32_t[]){0, H, W}, pixels, sizeof pixels);
         refused("size 0");
         put_idx(in_dir("bad"), gz, IMAGES, 3, (uint32_t[]){N, 0, W}, pixels, sizeof pixels);
@@ -145,9 +145,10 @@ static void test_dataset(void **state) {
         for (int64_t j = d->class_start[k]; j < d->class_start[k + 1]; j++)
             assert_int_equal(d->label[d->by_class[j]], k);
     assert_int_equal(d->class_start[10], N);
-    real x[64];
-    dr_dataset_get(d, 0, x);
-    assert_true(x[0] == -1 && x[10] == (real)pixels[0] / (real)127.5 - 1);
+    real x[2 * 64];
+    assert_int_equal(dr_dataset_reals(d, (int64_t[]){3, 0}, 2, x, &err), 0);
+    assert_true(x[10] == (real)pixels[3 * H * W] / (real)127.5 - 1);
+    assert_true(x[64] == -1 && x[64 + 10] == (real)pixels[0] / (real)127.5 - 1);
     assert_int_equal(load(&cfg, &e, &err), 0);
     assert_true(e->fingerprint == d->fingerprint);
     dr_dataset_free(e);
@@ -236,7 +237,7 @@ static void test_lookup(void **state) {
     snprintf(cfg.path, sizeof cfg.path, "a/..");
     assert_int_equal(load(&cfg, &d, &err), DR_ECONFIG);
     dir_clear();
-    // A folder named after another set is not taken for this one.
+    // A folder named after another set is not used for this one.
     char dir[300], file[400];
     snprintf(dir, sizeof dir, "%s/mnist", test_dir);
     assert_int_equal(mkdir(dir, 0777), 0);

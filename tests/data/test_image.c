@@ -39,7 +39,7 @@ static void read_mem(png_structp png, png_bytep out, size_t n) {
     s->n -= n;
 }
 
-// Decodes into rows of `channels` bytes a pixel; text of `key` into `text` (NULL: no text
+// Decodes into rows of `channels` bytes per pixel; text of `key` into `text` (NULL: no text
 // expected).
 static uint8_t *decode(const struct dr_bytes *b, int channels, uint32_t *w, uint32_t *h,
                        const char *key, char *text, size_t size) {
@@ -86,8 +86,11 @@ static void check_grid(int64_t n, int c, int64_t h, int64_t w, int64_t cols, int
     struct dr_bytes b, again;
     struct dr_err err;
     const char *json = "{\"seed\": 7, \"class\": \"drei \xc3\xa9\"}";
-    assert_int_equal(dr_png_grid(x, n, c, h, w, cols, scale, gap, "driftd", json, &b, &err), 0);
-    assert_int_equal(dr_png_grid(x, n, c, h, w, cols, scale, gap, "driftd", json, &again, &err), 0);
+    const enum dr_show show = c == 3 ? DR_SHOW_RGB : DR_SHOW_GREY;
+    for (int k = 0; k < 2; k++)
+        assert_int_equal(dr_png_grid(x, n, c, h, w, show, cols, scale, gap, "driftd", json,
+                                     k ? &again : &b, &err),
+                         0);
     assert_int_equal(b.n, again.n);
     assert_memory_equal(b.p, again.p, b.n);
     uint32_t pw, ph;
@@ -104,7 +107,7 @@ static void check_grid(int64_t n, int c, int64_t h, int64_t w, int64_t cols, int
             int64_t k = gy * used + gx;
             bool image = y < h && xx < w && k < n;
             for (int ch = 0; ch < c; ch++) {
-                int want = image ? px[((k * c + ch) * h + y) * w + xx] : ch == 3 ? 255 : 128;
+                int want = image ? px[((k * c + ch) * h + y) * w + xx] : 128;
                 assert_int_equal(pic[(Y * pw + X) * c + ch], want);
             }
         }
@@ -120,7 +123,50 @@ static void test_grids(void **state) {
     check_grid(1, 1, 28, 28, 10, 1, 2);
     check_grid(7, 1, 5, 3, 3, 2, 1);
     check_grid(4, 3, 6, 4, 2, 3, 0);
-    check_grid(3, 4, 4, 4, 2, 1, 2);
+}
+
+// Two images of `c` channels [3,5] at scale 2: grey, the channels left to right.
+static void check_planes(int64_t c) {
+    enum { N = 2, H = 3, W = 5, SCALE = 2, GAP = 1 };
+    real *x = noise(N * c * H * W);
+    uint8_t *px = malloc((size_t)(N * c * H * W));
+    struct dr_bytes b;
+    struct dr_err err;
+    uint32_t pw, ph;
+    dr_to_pixels(x, N * c * H * W, px);
+    assert_int_equal(
+        dr_png_grid(x, N, c, H, W, DR_SHOW_PLANES, N, SCALE, GAP, NULL, NULL, &b, &err), 0);
+    uint8_t *pic = decode(&b, 1, &pw, &ph, NULL, NULL, 0);
+    assert_int_equal(pw, N * c * W * SCALE + GAP);
+    assert_int_equal(ph, H * SCALE);
+    for (int64_t Y = 0; Y < ph; Y++)
+        for (int64_t k = 0; k < N; k++)
+            for (int64_t X = 0; X < c * W * SCALE; X++) {
+                int64_t ch = X / SCALE / W, xx = X / SCALE % W, y = Y / SCALE;
+                assert_int_equal(pic[Y * pw + k * (c * W * SCALE + GAP) + X],
+                                 px[((k * c + ch) * H + y) * W + xx]);
+            }
+    free(pic);
+    free(px);
+    free(x);
+    dr_bytes_free(&b);
+}
+
+// Four channels are latents, not RGBA; three may be latents as well.
+static void test_planes(void **state) {
+    (void)state;
+    check_planes(1);
+    check_planes(3);
+    check_planes(4);
+    real x[64] = {0};
+    struct dr_bytes b;
+    struct dr_err err;
+    assert_int_equal(dr_png_grid(x, 1, 4, 2, 2, DR_SHOW_RGB, 1, 1, 0, NULL, NULL, &b, &err),
+                     DR_EINVAL);
+    assert_int_equal(dr_png_grid(x, 1, 2, 1, 1, DR_SHOW_POINTS, 1, 1, 0, NULL, NULL, &b, &err),
+                     DR_EINVAL);
+    assert_int_equal(dr_png_grid(x, 1, 65, 1, 1, DR_SHOW_PLANES, 1, 1, 0, NULL, NULL, &b, &err),
+                     DR_EINVAL);
 }
 
 static void test_grid_refuses(void **state) {
@@ -136,15 +182,17 @@ static void test_grid_refuses(void **state) {
     };
     for (size_t i = 0; i < DR_COUNT(bad); i++) {
         const int64_t *v = bad[i];
-        assert_int_equal(
-            dr_png_grid(x, v[0], v[1], v[2], v[3], v[4], v[5], v[6], NULL, NULL, &b, &err),
-            DR_EINVAL);
+        assert_int_equal(dr_png_grid(x, v[0], v[1], v[2], v[3], DR_SHOW_GREY, v[4], v[5], v[6],
+                                     NULL, NULL, &b, &err),
+                         DR_EINVAL);
         assert_null(b.p);
     }
-    assert_int_equal(dr_png_grid(x, 1, 1, 2, 2, 1, 1, 0, "", "t", &b, &err), DR_EINVAL);
-    assert_int_equal(dr_png_grid(x, 1, 1, 2, 2, 1, 1, 0, "k", NULL, &b, &err), DR_EINVAL);
+    assert_int_equal(dr_png_grid(x, 1, 1, 2, 2, DR_SHOW_GREY, 1, 1, 0, "", "t", &b, &err),
+                     DR_EINVAL);
+    assert_int_equal(dr_png_grid(x, 1, 1, 2, 2, DR_SHOW_GREY, 1, 1, 0, "k", NULL, &b, &err),
+                     DR_EINVAL);
     uint32_t w, h;
-    assert_int_equal(dr_png_grid(x, 1, 1, 2, 2, 1, 1, 0, NULL, NULL, &b, &err), 0);
+    assert_int_equal(dr_png_grid(x, 1, 1, 2, 2, DR_SHOW_GREY, 1, 1, 0, NULL, NULL, &b, &err), 0);
     free(decode(&b, 1, &w, &h, NULL, NULL, 0));
     dr_bytes_free(&b);
     dr_bytes_free(&b); // twice is fine
@@ -194,9 +242,8 @@ static void test_npy(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rounding),
-        cmocka_unit_test(test_grids),
-        cmocka_unit_test(test_grid_refuses),
+        cmocka_unit_test(test_rounding), cmocka_unit_test(test_grids),
+        cmocka_unit_test(test_planes),   cmocka_unit_test(test_grid_refuses),
         cmocka_unit_test(test_npy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -69,7 +69,7 @@ static void test_digits_look(void **state) {
 }
 
 // A digit of the test split is nearest to its own class in a training set of 6000 for nearly all:
-// a weak rule, so that most of what it misses is for people and networks to get right.
+// a weak rule; people and networks get most of the rest right.
 static void test_digits_tell_apart(void **state) {
     (void)state;
     enum { N = 6000, M = 300, A = 16 * 16 };
@@ -104,9 +104,9 @@ static void test_toys(void **state) {
     struct dr_dataset *d = load(DR_DATA_CHECKERBOARD, 1, N, 3, false);
     assert_true(d->n == N && d->points && !d->pixels && d->classes == 1);
     int cells[16] = {0};
-    for (int i = 0; i < N; i++) {
+    for (int64_t i = 0; i < N; i++) {
         real p[2];
-        dr_dataset_get(d, i, p);
+        assert_int_equal(dr_dataset_reals(d, &i, 1, p, NULL), 0);
         assert_true(p[0] >= -1 && p[0] <= 1 && p[1] >= -1 && p[1] <= 1);
         cells[(int)((p[1] + 1) * 2) * 4 + (int)((p[0] + 1) * 2)]++;
     }

@@ -1,4 +1,4 @@
-// The real MNIST, where it lies in $DRIFTD_DATA or in the folder given as first argument: counts
+// The real MNIST, from $DRIFTD_DATA or the folder given as first argument: counts
 // per class, shape, class names and the fingerprint of the whole. Skipped (77) without the files.
 #include <inttypes.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
-// Samplers of the reals: distinctness, uniformity, exhaustion of a class, queues that pass every
-// image by, and exact continuation from a saved state.
+// Samplers of the reals: distinctness, uniformity, exhaustion of a class, queues that reach every
+// image, and exact continuation from a saved state.
 #include "tests/data/util.h"
 
 #include <math.h>
@@ -156,7 +156,7 @@ static void test_queue_passes_all(void **state) {
     (void)state;
     int pos[N] = {0}, unc[N] = {0};
     draw_many(DR_SAMPLER_QUEUE, 4000, pos, unc);
-    // 213 epochs went by: no image is left out or favoured by much.
+    // After 213 epochs no image is left out or favoured by much.
     for (int i = 0; i < N; i++) {
         double want = 4000.0 * 10 / (double)(class_start[label[i] + 1] - class_start[label[i]]);
         assert_true(pos[i] > 0.6 * want && pos[i] < 1.4 * want);

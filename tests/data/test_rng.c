@@ -52,7 +52,7 @@ static void test_normals(void **state) {
     assert_true(fabs(m[3]) < sqrt(15) * e);
     assert_true(fabs(m[4] - 3) < sqrt(96) * e);
     assert_true(fabs(cross) < e);
-    // The definition of method.md 8, and prefixes that agree whatever the length.
+    // The definition of method.md 8, and prefixes agree for any length.
     uint32_t r[4];
     dr_philox(1, 3, DR_STREAM_NOISE, 0, r);
     double u0 = (r[2] + 0.5) * 0x1p-32, u1 = (r[3] + 0.5) * 0x1p-32;

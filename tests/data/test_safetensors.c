@@ -167,6 +167,47 @@ static void test_round_trip(void **state) {
     dir_clear();
 }
 
+// Folders 700 bytes deep: written, read and named in errors whose end is still there. A path that
+// the system does not take is refused by both.
+static void test_long_paths(void **state) {
+    (void)state;
+    enum { DEEP = 3, WIDE = 230 };
+    char path[5000], part[WIDE + 2], hex[65];
+    size_t at[DEEP];
+    struct dr_err err;
+    struct dr_st_file *f;
+    float x[8];
+    part[0] = '/';
+    memset(part + 1, 'p', WIDE);
+    part[WIDE + 1] = 0;
+    snprintf(path, sizeof path, "%s", in_dir("deep"));
+    assert_int_equal(mkdir(path, 0700), 0);
+    for (int i = 0; i < DEEP; i++) {
+        at[i] = strlen(path);
+        strcat(path, part);
+        assert_int_equal(mkdir(path, 0700), 0);
+    }
+    const size_t folder = strlen(path);
+    strcat(path, "/a.safetensors");
+    if (dr_st_finish(sample_writer(), path, hex, NULL, &err) || dr_st_open(path, &f, &err))
+        fail_msg("%s", err.msg);
+    assert_int_equal(dr_st_read_f32(f, "gone", 1, (int64_t[]){3}, x, &err), DR_ENOENT);
+    assert_non_null(strstr(err.msg, "ppp/a.safetensors: tensor 'gone' is missing"));
+    dr_st_close(f);
+    assert_int_equal(unlink(path), 0);
+    path[folder] = 0;
+    for (int i = DEEP - 1; i >= 0; i--) {
+        assert_int_equal(rmdir(path), 0);
+        path[at[i]] = 0;
+    }
+    assert_int_equal(rmdir(path), 0);
+    while (strlen(path) < 4200)
+        strcat(path, part);
+    assert_int_equal(dr_st_finish(sample_writer(), path, hex, NULL, &err), DR_EIO);
+    assert_int_equal(dr_st_open(path, &f, &err), DR_EIO);
+    assert_null(f);
+}
+
 static void test_add_refuses(void **state) {
     (void)state;
     struct dr_err err;
@@ -204,64 +245,71 @@ static void write_raw(const char *path, uint64_t len, const char *header, size_t
 #define T(dtype, shape, off)                                                                       \
     "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" off "}"
 
+// Each with 16 bytes of data; `says`: a part of the sentence.
+static const struct {
+    const char *header, *says;
+} lies[] = {
+    {"", "not a JSON object"},
+    {"[]", "not a JSON object"},
+    {" {}", "not a JSON object"},
+    {"{\"a\":", "not valid JSON"},
+    {"{} x", "not valid JSON"},
+    {"{}", "unclaimed"},
+    {"{\"a\":1}", "'a'"},
+    {"{\"a\":{}}", "'a'"},
+    {"{\"a\":" T("F33", "[4]", "[0,16]") "}", "unknown dtype 'F33'"},
+    {"{\"a\":" T("F32", "4", "[0,16]") "}", "shape is not a list"},
+    {"{\"a\":" T("F32", "[4.0]", "[0,16]") "}", "shape entry 0"},
+    {"{\"a\":" T("F32", "[-4]", "[0,16]") "}", "shape entry 0"},
+    {"{\"a\":" T("F32", "[-4,-1]", "[0,16]") "}", "shape entry 0"},
+    {"{\"a\":" T("F32", "[1,1,1,1,1,1,1,1,4]", "[0,16]") "}", "at most 8"},
+    {"{\"a\":" T("F32", "[4294967296,4294967296,4]", "[0,16]") "}", "overflows"},
+    {"{\"a\":" T("F32", "[4611686018427387908]", "[0,16]") "}", "do not fill"},
+    {"{\"a\":" T("F32", "[99999999999999999999]", "[0,16]") "}", "not valid JSON"},
+    {"{\"a\":" T("F32", "[4]", "[0,12]") "}", "do not fill"},
+    {"{\"a\":" T("F32", "[5]", "[0,20]") "}", "do not lie in"},
+    {"{\"a\":" T("F32", "[4]", "[16,0]") "}", "do not lie in"},
+    {"{\"a\":" T("F32", "[4]", "[-16,0]") "}", "do not lie in"},
+    {"{\"a\":" T("F32", "[4]", "[9223372036854775800,9223372036854775807]") "}", "do not lie"},
+    {"{\"a\":" T("F32", "[4]", "[0,16,16]") "}", "data_offsets"},
+    {"{\"a\":" T("F32", "[4]", "[0,\"16\"]") "}", "data_offsets"},
+    {"{\"a\":" T("F32", "[4]", "{}") "}", "data_offsets"},
+    {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4]}}", "'a'"},
+    {"{\"a\":" T("F32", "[3]", "[0,12]") ",\"b\":" T("F32", "[2]", "[8,16]") "}", "overlap"},
+    {"{\"a\":" T("F32", "[4]", "[0,16]") ",\"b\":" T("F32", "[4]", "[0,16]") "}", "overlap"},
+    {"{\"a\":" T("F32", "[1]", "[0,4]") ",\"b\":" T("F32", "[2]", "[8,16]") "}", "unclaimed"},
+    {"{\"a\":" T("F32", "[3]", "[0,12]") "}", "unclaimed"},
+    {"{\"a\":" T("F32", "[4]", "[0,16]") ",\"a\":" T("F32", "[4]", "[0,16]") "}", "duplicate"},
+    {"{\"a\\u0000b\":" T("F32", "[4]", "[0,16]") "}", "not valid JSON"},
+    {"{\"\":" T("F32", "[4]", "[0,16]") "}", "tensor name"},
+    {"{\"\xff\":" T("F32", "[4]", "[0,16]") "}", "not valid JSON"},
+    {"{\"a\":" T("F32", "[[4]]", "[0,16]") "}", "nested"},
+    {"{\"__metadata__\":[],\"a\":" T("F32", "[4]", "[0,16]") "}", "__metadata__"},
+    {"{\"__metadata__\":{\"k\":1},\"a\":" T("F32", "[4]", "[0,16]") "}", "'k'"},
+};
+
 static void test_lying_headers(void **state) {
     (void)state;
-    // Each with 16 bytes of data; `says`: a part of the sentence.
-    static const struct {
-        const char *header, *says;
-    } bad[] = {
-        {"", "not a JSON object"},
-        {"[]", "not a JSON object"},
-        {" {}", "not a JSON object"},
-        {"{\"a\":", "not valid JSON"},
-        {"{} x", "not valid JSON"},
-        {"{}", "unclaimed"},
-        {"{\"a\":1}", "'a'"},
-        {"{\"a\":{}}", "'a'"},
-        {"{\"a\":" T("F33", "[4]", "[0,16]") "}", "unknown dtype 'F33'"},
-        {"{\"a\":" T("F32", "4", "[0,16]") "}", "shape is not a list"},
-        {"{\"a\":" T("F32", "[4.0]", "[0,16]") "}", "shape entry 0"},
-        {"{\"a\":" T("F32", "[-4]", "[0,16]") "}", "shape entry 0"},
-        {"{\"a\":" T("F32", "[-4,-1]", "[0,16]") "}", "shape entry 0"},
-        {"{\"a\":" T("F32", "[1,1,1,1,1,1,1,1,4]", "[0,16]") "}", "at most 8"},
-        {"{\"a\":" T("F32", "[4294967296,4294967296,4]", "[0,16]") "}", "overflows"},
-        {"{\"a\":" T("F32", "[4611686018427387908]", "[0,16]") "}", "do not fill"},
-        {"{\"a\":" T("F32", "[99999999999999999999]", "[0,16]") "}", "not valid JSON"},
-        {"{\"a\":" T("F32", "[4]", "[0,12]") "}", "do not fill"},
-        {"{\"a\":" T("F32", "[5]", "[0,20]") "}", "do not lie in"},
-        {"{\"a\":" T("F32", "[4]", "[16,0]") "}", "do not lie in"},
-        {"{\"a\":" T("F32", "[4]", "[-16,0]") "}", "do not lie in"},
-        {"{\"a\":" T("F32", "[4]", "[9223372036854775800,9223372036854775807]") "}", "do not lie"},
-        {"{\"a\":" T("F32", "[4]", "[0,16,16]") "}", "data_offsets"},
-        {"{\"a\":" T("F32", "[4]", "[0,\"16\"]") "}", "data_offsets"},
-        {"{\"a\":" T("F32", "[4]", "{}") "}", "data_offsets"},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4]}}", "'a'"},
-        {"{\"a\":" T("F32", "[3]", "[0,12]") ",\"b\":" T("F32", "[2]", "[8,16]") "}", "overlap"},
-        {"{\"a\":" T("F32", "[4]", "[0,16]") ",\"b\":" T("F32", "[4]", "[0,16]") "}", "overlap"},
-        {"{\"a\":" T("F32", "[1]", "[0,4]") ",\"b\":" T("F32", "[2]", "[8,16]") "}", "unclaimed"},
-        {"{\"a\":" T("F32", "[3]", "[0,12]") "}", "unclaimed"},
-        {"{\"a\":" T("F32", "[4]", "[0,16]") ",\"a\":" T("F32", "[4]", "[0,16]") "}", "duplicate"},
-        {"{\"a\\u0000b\":" T("F32", "[4]", "[0,16]") "}", "not valid JSON"},
-        {"{\"\":" T("F32", "[4]", "[0,16]") "}", "tensor name"},
-        {"{\"\xff\":" T("F32", "[4]", "[0,16]") "}", "not valid JSON"},
-        {"{\"a\":" T("F32", "[[4]]", "[0,16]") "}", "nested"},
-        {"{\"__metadata__\":[],\"a\":" T("F32", "[4]", "[0,16]") "}", "__metadata__"},
-        {"{\"__metadata__\":{\"k\":1},\"a\":" T("F32", "[4]", "[0,16]") "}", "'k'"},
-    };
     const char *path = in_dir("lie");
     struct dr_st_file *f;
     struct dr_err err;
-    for (size_t i = 0; i < DR_COUNT(bad); i++) {
-        size_t n = strlen(bad[i].header);
-        write_raw(path, n, bad[i].header, n, 16);
+    for (size_t i = 0; i < DR_COUNT(lies); i++) {
+        size_t n = strlen(lies[i].header);
+        write_raw(path, n, lies[i].header, n, 16);
         err.msg[0] = 0;
         assert_int_equal(dr_st_open(path, &f, &err), DR_EFORMAT);
         assert_null(f);
-        if (!strstr(err.msg, bad[i].says) || !strstr(err.msg, path))
-            fail_msg("%s: got '%s', expected '%s'", bad[i].header, err.msg, bad[i].says);
+        if (!strstr(err.msg, lies[i].says) || !strstr(err.msg, path))
+            fail_msg("%s: got '%s', expected '%s'", lies[i].header, err.msg, lies[i].says);
     }
-    // Header lengths that lie, with a good header.
-    const char *good = "{\"a\":" T("F32", "[4]", "[0,16]") "}";
+    dir_clear();
+}
+
+static void test_lying_lengths(void **state) {
+    (void)state;
+    const char *path = in_dir("lie"), *good = "{\"a\":" T("F32", "[4]", "[0,16]") "}";
+    struct dr_st_file *f;
+    struct dr_err err;
     size_t n = strlen(good);
     static const uint64_t lens[] = {
         0, 1, UINT64_MAX, UINT64_MAX - 7, 1ull << 63, 1ull << 32, 104857601u, 5, 1000};
@@ -386,7 +434,8 @@ static void test_file_size_limit(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sha256_vectors), cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_add_refuses),    cmocka_unit_test(test_lying_headers),
+        cmocka_unit_test(test_long_paths),     cmocka_unit_test(test_add_refuses),
+        cmocka_unit_test(test_lying_headers),  cmocka_unit_test(test_lying_lengths),
         cmocka_unit_test(test_greedy_headers), cmocka_unit_test(test_torn),
         cmocka_unit_test(test_full_disk),      cmocka_unit_test(test_file_size_limit),
     };

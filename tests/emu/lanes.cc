@@ -1,4 +1,4 @@
-// A block by pthreads, one a lane, so that ThreadSanitizer sees each access to shared or global
+// A block by pthreads, one per lane, so that ThreadSanitizer sees each access to shared or global
 // memory that no barrier orders. Blocks still run one after another. What fibers.cc checks (that
 // all lanes reach the same barriers) is taken for granted here.
 #include "machine.h"

@@ -232,7 +232,7 @@ static void non_finite_keeps_the_weights(void **state) {
     assert_int_equal(dr_trainer_save(r.t, "never", NULL, NULL, &err), DR_ENONFINITE);
     struct dr_snapshot *b = dr_trainer_snapshot(r.t, 0);
     assert_memory_equal(a->weights, b->weights,
-                        (size_t)dr_gen_params(a->gen)->total * sizeof(real));
+                        (size_t)dr_net_params(a->net)->total * sizeof(real));
     dr_snapshot_unref(a);
     dr_snapshot_unref(b);
     run_close(&r);

@@ -1,4 +1,4 @@
-// Every kernel in which threads share memory, with a pthread a lane (lanes.cc): ThreadSanitizer
+// Every kernel in which threads share memory, with one pthread per lane (lanes.cc): ThreadSanitizer
 // ends the program at an access that no barrier orders. Tiny shapes that still need several warps,
 // several tiles and a ragged end; what the ops compute is the business of tests/ops.
 #include "tests/emu/emu.h"
@@ -105,14 +105,17 @@ static void drift(void **state) {
     enum { B = 1, N = 5, M = 35, S = 300 };
     real *x = F(B * N * S), *y = F(B * M * S), *d = F(B * N * M), *stats = F(3);
     real *coef = F(B * N * M), *v = F(B * N * S), *v2 = F(1), *loss = F(1);
+    double *sums = (double *)F(8), *sumsq = (double *)F(2);
     DR_OP(be, pair_dist, .d = d, .x = x, .y = y, .b = B, .n = N, .m = M, .s = S);
-    DR_OP(be, drift_scale, .out = stats, .d = d, .b = B, .n = N, .m = M);
+    DR_OP(be, drift_sums, .sums = sums, .d = d, .b = B, .n = N, .m = M);
+    DR_OP(be, drift_scale, .out = stats, .sums = sums, .b = B, .n = N, .m = M);
     DR_OP(be, drift_coef, .coef = coef, .d = d, .scale = stats, .b = B, .n = N, .n_neg = N + 2,
           .p = M - N - 2, .tau = 0.2f, .floor = 1e-6f, .diag = 100);
-    DR_OP(be, drift_combine, .v = v, .v2 = v2, .coef = coef, .x = x, .y = y, .scale = stats, .b = B,
-          .n = N, .m = M, .s = S);
+    DR_OP(be, drift_combine, .v = v, .sumsq = sumsq, .coef = coef, .x = x, .y = y, .scale = stats,
+          .b = B, .n = N, .m = M, .s = S);
+    DR_OP(be, drift_mean, .out = v2, .sums = sumsq, .n = 1, .count = N * S);
     DR_OP(be, drift_grad, .dx = x, .loss = loss, .total = v, .scale = stats, .b = B, .n = N, .s = S,
-          .weight = 1);
+          .groups = B, .weight = 1);
     done(x, B * N * S);
     done(loss, 1);
 }

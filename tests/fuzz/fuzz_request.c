@@ -1,7 +1,9 @@
 // Fuzz target: the first line is taken as the path and query of a generate request, the rest as the
 // JSON body of a job. Every refusal has a status and a sentence, its problem is JSON, and what is
 // accepted keeps to the model's limits.
-#include "api/api_priv.h"
+#include "api/handlers.h"
+#include "api/params.h"
+#include "api/routes.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -96,6 +96,43 @@ static void probe_close(struct probe *p) {
     rig_close(&p->r);
 }
 
+static double loss_of_noise(struct probe *p, real *noise, const real *at, const real *dir,
+                            double step) {
+    const int64_t n = p->r.b * p->r.noise;
+    for (int64_t i = 0; i < n; i++)
+        noise[i] = at[i] + step * dir[i];
+    return loss_at(p, 0, 0, 0);
+}
+
+// The gradient by the noise, with frozen weights, along a random direction. The backend computes in
+// the host's memory, so the noise is changed in place.
+static void check_noise(struct probe *p) {
+    const int64_t n = p->r.b * p->r.noise;
+    real *at = numbers(n, 0), *dir = numbers(n, 2), *grad = numbers(n, 0);
+    real *noise = (real *)p->r.in.x;
+    memcpy(at, noise, (size_t)n * sizeof *at);
+    rig_weights(&p->r, p->w);
+    rig_forward(&p->r, true, p->x);
+    rig_backward_input(&p->r, p->dx, grad);
+    memcpy(p->moved, p->w, (size_t)p->r.params->total * sizeof *p->w);
+    const double h = STEP, length = rms(dir, n) * sqrt((double)n);
+    double want = 0;
+    for (int64_t i = 0; i < n; i++) {
+        dir[i] /= length;
+        want += (double)grad[i] * dir[i];
+    }
+    const double near = loss_of_noise(p, noise, at, dir, h) - loss_of_noise(p, noise, at, dir, -h);
+    const double far =
+        loss_of_noise(p, noise, at, dir, 2 * h) - loss_of_noise(p, noise, at, dir, -2 * h);
+    const double got = (8 * near - far) / (12 * h);
+    memcpy(noise, at, (size_t)n * sizeof *at);
+    if (!(fabs(got - want) <= TOL * fmax(fabs(want), rms(grad, n))))
+        fail_msg("noise: backward %.12g, finite differences %.12g", want, got);
+    free(at);
+    free(dir);
+    free(grad);
+}
+
 static void check_config(const struct dr_model_config *m, bool every_element) {
     struct probe p;
     char what[160];
@@ -114,6 +151,7 @@ static void check_config(const struct dr_model_config *m, bool every_element) {
     int64_t total = p.r.params->total;
     unit_direction(&p, (uint64_t)p.r.params->n, 0, total);
     check_direction(&p, "all parameters", 0, total, rms(p.g, total));
+    check_noise(&p);
     probe_close(&p);
 }
 

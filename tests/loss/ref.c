@@ -1,5 +1,6 @@
 // See ref.h.
 #include "tests/loss/ref.h"
+#include "engine/cpu/backend.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -114,12 +115,10 @@ static void field(const struct dr_loss_config *cfg, const struct dr_drift_in *in
     free(A);
 }
 
-void ref_drift(const struct dr_loss_config *cfg, const struct dr_drift_in *in,
-               struct ref_out *out) {
-    bool l2 = cfg->field == DR_FIELD_KERNEL_L2;
-    int64_t B = in->B, N = in->N, U = l2 ? 0 : in->U, S = in->S, M = N + U + in->P;
-    double *x = zeros(B * N * S), *y = zeros(B * M * S), *w = zeros(B * M), *D = zeros(B * N * M);
-    double *V = zeros(B * N * S), *total = zeros(B * N * S);
+// Loads every group and takes its distances: x, y, w and D, and their statistics.
+static void distances(const struct dr_drift_in *in, int64_t U, bool l2, double *x, double *y,
+                      double *w, double *D, struct ref_out *out) {
+    int64_t B = in->B, N = in->N, S = in->S, M = N + U + in->P;
     double dw = 0, d1 = 0, d2 = 0, sw = 0, nd = (double)(B * N * M);
     for (int64_t b = 0; b < B; b++)
         load_group(in, U, b, l2, x + b * N * S, y + b * M * S, w + b * M);
@@ -138,6 +137,15 @@ void ref_drift(const struct dr_loss_config *cfg, const struct dr_drift_in *in,
         sw += w[j];
     *out = (struct ref_out){.s = dw / nd / (sw / (double)(B * M)), .mean_d = d1 / nd};
     out->var_d = d2 / nd - out->mean_d * out->mean_d;
+}
+
+void ref_drift(const struct dr_loss_config *cfg, const struct dr_drift_in *in,
+               struct ref_out *out) {
+    bool l2 = cfg->field == DR_FIELD_KERNEL_L2;
+    int64_t B = in->B, N = in->N, U = l2 ? 0 : in->U, S = in->S, M = N + U + in->P;
+    double *x = zeros(B * N * S), *y = zeros(B * M * S), *w = zeros(B * M), *D = zeros(B * N * M);
+    double *V = zeros(B * N * S), *total = zeros(B * N * S);
+    distances(in, U, l2, x, y, w, D, out);
     double smax = l2 ? 1 : fmax(out->s, 1e-3);
     out->f = l2 ? 1 : fmax(out->s / sqrt((double)S), 1e-3);
     double diag = in->neg ? 0 : l2 ? 1e6 : 100;
@@ -264,4 +272,20 @@ real *test_normals(uint64_t seed, int64_t n, double mean, double std) {
     for (int64_t i = 0; i < n; i++)
         x[i] = (real)(mean + std * (double)x[i]);
     return x;
+}
+
+void feature_forward(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
+                     int64_t groups, int64_t n, bool reals, real *out, real *norm) {
+    struct dr_maps m = {0};
+    dr_features_extract(cx, f, NULL, (real *)x, groups, n, &m);
+    dr_features_vectors(cx, f, i, &m, reals, out, norm);
+}
+
+void feature_backward(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
+                      int64_t groups, int64_t n, const real *out, const real *norm,
+                      const real *dout, real *dx) {
+    struct dr_maps m = {0}, dm = {.map = {dx}};
+    dr_features_extract(cx, f, NULL, (real *)x, groups, n, &m);
+    dr_features_vectors_backward(cx, f, i, &m, out, norm, dout, &dm);
+    dr_features_backward(cx, f, NULL, &m, &dm, dx);
 }

@@ -4,6 +4,7 @@
 
 #include "engine/core/arena.h"
 #include "engine/loss/drift.h"
+#include "engine/loss/features.h"
 
 struct ref_out {
     double loss, s, mean_d, var_d, f; // f: the features' divisor
@@ -40,3 +41,11 @@ void eng_drift(struct rig *r, const struct dr_loss_config *cfg, const struct dr_
 
 // Test data: n values N(mean, std^2) of one seed; malloc'd.
 real *test_normals(uint64_t seed, int64_t n, double mean, double std);
+
+// One feature of images whose map is the image itself: x [groups,n,C,H,W] to vectors, and back
+// (dx accumulates).
+void feature_forward(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
+                     int64_t groups, int64_t n, bool reals, real *out, real *norm);
+void feature_backward(struct dr_ctx *cx, const struct dr_features *f, int i, const real *x,
+                      int64_t groups, int64_t n, const real *out, const real *norm,
+                      const real *dout, real *dx);

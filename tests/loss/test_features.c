@@ -67,7 +67,7 @@ static void vectors_hold_what_they_should(void **state) {
         assert_int_equal(dr_features_count(f), 7);
         for (int i = 0; i < 7; i++) {
             struct dr_feature_dim d = dr_features_dim(f, i);
-            dr_features_forward(&r.cx, f, i, x, G, N, out, norm);
+            feature_forward(&r.cx, f, i, x, G, N, false, out, norm);
             const bool on_sphere = sphere && strcmp(d.name, "rms"); // never
             double want[LEN];
             for (int64_t v = 0; v < G * d.locations * N; v++) { // vector by vector, [g,t,n]
@@ -106,8 +106,8 @@ static void reals_differ_by_the_gain(void **state) {
     for (int i = 0; i < dr_features_count(f); i++) {
         struct dr_feature_dim d = dr_features_dim(f, i);
         const double gain = strcmp(d.name, "rms") ? 1 : cfg.rms_gain;
-        dr_features_forward(&r.cx, f, i, x, G, N, out, NULL);
-        dr_features_of_reals(&r.cx, f, i, x, G, N, reals);
+        feature_forward(&r.cx, f, i, x, G, N, false, out, NULL);
+        feature_forward(&r.cx, f, i, x, G, N, true, reals, NULL);
         for (int64_t k = 0; k < G * N * d.locations * d.s; k++)
             assert_true(fabs((double)reals[k] - gain * (double)out[k]) <=
                         1e-6 * fabs((double)reals[k]));
@@ -122,7 +122,7 @@ static void reals_differ_by_the_gain(void **state) {
 static double functional(struct rig *r, const struct dr_features *f, int i, const real *x,
                          const real *weight, real *out) {
     struct dr_feature_dim d = dr_features_dim(f, i);
-    dr_features_forward(&r->cx, f, i, x, G, N, out, NULL);
+    feature_forward(&r->cx, f, i, x, G, N, false, out, NULL);
     double sum = 0;
     for (int64_t k = 0; k < G * N * d.locations * d.s; k++)
         sum += (double)weight[k] * (double)out[k];
@@ -146,11 +146,11 @@ static void gradient_agrees_with_differences(void **state) {
         cfg.norm = sphere ? DR_FEATURE_NORM_SPHERE : DR_FEATURE_NORM_NONE;
         struct dr_features *f = create(cfg, C, H, W);
         for (int i = 0; i < dr_features_count(f); i++) {
-            dr_features_forward(&r.cx, f, i, x, G, N, out, norm);
+            feature_forward(&r.cx, f, i, x, G, N, false, out, norm);
             double scale = 0;
             for (int k = 0; k < LEN; k++)
                 dx[k] = 1;
-            dr_features_backward(&r.cx, f, i, x, G, N, out, norm, weight, dx);
+            feature_backward(&r.cx, f, i, x, G, N, out, norm, weight, dx);
             for (int k = 0; k < LEN; k++)
                 scale = fmax(scale, fabs((double)dx[k] - 1));
             for (int k = 0; k < LEN; k += 7) {
@@ -186,7 +186,7 @@ static void a_point_is_its_own_feature(void **state) {
     real x[20], out[20];
     for (int i = 0; i < 20; i++)
         x[i] = (real)i;
-    dr_features_forward(&r.cx, f, 0, x, 2, 5, out, NULL);
+    feature_forward(&r.cx, f, 0, x, 2, 5, false, out, NULL);
     assert_memory_equal(x, out, sizeof x);
     dr_features_free(f);
     rig_close(&r);

@@ -25,9 +25,9 @@ static void add_feature(struct rig *r, const struct dr_features *f, int i, const
     const struct dr_feature_dim d = dr_features_dim(f, i);
     real norm[GB * GN * 4], w[GB * 4], v2[GTAUS], stats[3];
     const int64_t T = d.locations, one = T * GU * d.s;
-    dr_features_forward(&r->cx, f, i, gen, GB, GN, fg, norm);
-    dr_features_forward(&r->cx, f, i, pos, GB, GP, fp, NULL);
-    dr_features_forward(&r->cx, f, i, unc, 1, GU, fu, NULL);
+    feature_forward(&r->cx, f, i, gen, GB, GN, false, fg, norm);
+    feature_forward(&r->cx, f, i, pos, GB, GP, false, fp, NULL);
+    feature_forward(&r->cx, f, i, unc, 1, GU, false, fu, NULL);
     for (int b = 1; b < GB; b++)
         memcpy(fu + b * one, fu, (size_t)one * sizeof *fu);
     for (int64_t k = 0; k < GB * T; k++)
@@ -46,7 +46,7 @@ static void add_feature(struct rig *r, const struct dr_features *f, int i, const
                                    .weight = d.weight};
     dr_drift_loss(&r->cx, &cfg, &in,
                   &(struct dr_drift_out){.dgen = dg, .loss = loss, .v2 = v2, .stats = stats});
-    dr_features_backward(&r->cx, f, i, gen, GB, GN, fg, norm, dg, dx);
+    feature_backward(&r->cx, f, i, gen, GB, GN, fg, norm, dg, dx);
 }
 
 static void golden_losses_agree(void **state) {

@@ -1,6 +1,7 @@
 // See rig.h.
 #include "tests/nn/rig.h"
 #include "engine/core/rng.h"
+#include "engine/cpu/backend.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -39,9 +40,10 @@ static void *device(struct rig *r, size_t bytes) {
 }
 
 static void pass(struct dr_ctx *cx, const struct rig *r, bool keep) {
-    dr_gen_forward(cx, r->gen, &r->w, &r->in, r->x, keep ? r->saved : NULL);
+    const real *const dx = r->dx;
+    dr_net_forward(cx, r->gen, &r->w, &r->in, &r->x, keep ? r->saved : NULL);
     if (keep)
-        dr_gen_backward(cx, r->gen, &r->w, &r->in, r->saved, r->dx);
+        dr_net_backward(cx, r->gen, &r->w, &r->in, r->saved, &dx, r->dnoise);
 }
 
 static void make_arenas(struct rig *r) {
@@ -50,9 +52,9 @@ static void make_arenas(struct rig *r) {
     assert_int_equal(dr_backend_null(&null, NULL), 0);
     dr_arena_measure(&keep);
     dr_arena_measure(&tmp);
-    pass(&(struct dr_ctx){null, &keep, &tmp, r->cx.act}, r, true);
+    pass(&(struct dr_ctx){.be = null, .keep = &keep, .tmp = &tmp, .act = r->cx.act}, r, true);
     assert_int_equal(tmp.used, 0);
-    pass(&(struct dr_ctx){null, NULL, &tmp, r->cx.act}, r, false);
+    pass(&(struct dr_ctx){.be = null, .tmp = &tmp, .act = r->cx.act}, r, false);
     assert_int_equal(tmp.used, 0);
     dr_backend_free(null);
     dr_arena_init(&r->keep, device(r, keep.peak), keep.peak);
@@ -69,8 +71,8 @@ void rig_open(struct rig *r, const struct dr_model_config *cfg, int64_t b, int t
         fail_msg("%s", err.msg);
     r->be->enter(r->be);
     r->cx.be = r->be;
-    r->params = dr_gen_params(r->gen);
-    r->saved = dr_gen_saved_new(r->gen);
+    r->params = dr_net_params(r->gen);
+    r->saved = dr_net_saved_new(r->gen);
     assert_non_null(r->saved);
     r->image = dr_gen_image_count(r->gen);
     r->noise = dr_gen_noise_count(r->gen);
@@ -80,18 +82,18 @@ void rig_open(struct rig *r, const struct dr_model_config *cfg, int64_t b, int t
                                .w = device(r, total * sizeof(real)),
                                .w16 = device(r, total * sizeof(dr_bf16)),
                                .g = device(r, total * sizeof(real))};
-    r->in = (struct dr_gen_in){.noise = device(r, n * (size_t)r->noise * sizeof(real)),
+    r->in = (struct dr_net_in){.x = device(r, n * (size_t)r->noise * sizeof(real)),
                                .cls = device(r, n * sizeof(int32_t)),
                                .alpha = device(r, n * sizeof(real)),
                                .style = device(r, n * (size_t)r->style * sizeof(int32_t)),
                                .b = b};
     r->x = device(r, n * (size_t)r->image * sizeof(real));
+    r->dnoise = device(r, n * (size_t)r->noise * sizeof(real));
     r->dx = device(r, n * (size_t)r->image * sizeof(real));
-    int64_t tables;
-    assert_int_equal(dr_gen_tables_count(r->gen, &tables), 0);
+    const int64_t tables = dr_net_tables_count(r->gen);
     if (tables) {
         real *host = calloc((size_t)tables, sizeof *host), *dev;
-        dr_gen_tables_fill(r->gen, host);
+        dr_net_tables_fill(r->gen, host);
         dev = device(r, (size_t)tables * sizeof *host);
         r->be->upload(r->be, dev, host, (size_t)tables * sizeof *host);
         r->in.tables = dev;
@@ -103,8 +105,8 @@ void rig_open(struct rig *r, const struct dr_model_config *cfg, int64_t b, int t
 void rig_close(struct rig *r) {
     for (int i = 0; i < r->nmem; i++)
         r->be->mem_free(r->be, r->mem[i]);
-    dr_gen_saved_free(r->saved);
-    dr_gen_free(r->gen);
+    dr_net_saved_free(r->saved);
+    dr_net_free(r->gen);
     dr_backend_free(r->be);
 }
 
@@ -141,7 +143,7 @@ void rig_inputs(struct rig *r, int64_t n, const real *noise, const int32_t *cls,
                 const int32_t *style) {
     assert_true(n <= r->b);
     r->in.b = n;
-    r->be->upload(r->be, (void *)r->in.noise, noise, (size_t)(n * r->noise) * sizeof *noise);
+    r->be->upload(r->be, (void *)r->in.x, noise, (size_t)(n * r->noise) * sizeof *noise);
     r->be->upload(r->be, (void *)r->in.cls, cls, (size_t)n * sizeof *cls);
     r->be->upload(r->be, (void *)r->in.alpha, alpha, (size_t)n * sizeof *alpha);
     if (r->style)
@@ -175,7 +177,7 @@ void rig_forward(struct rig *r, bool keep, real *x) {
     struct dr_ctx cx = r->cx;
     cx.keep = keep ? &r->keep : NULL;
     dr_release(&r->keep, 0);
-    dr_gen_forward(&cx, r->gen, &r->w, &r->in, r->x, keep ? r->saved : NULL);
+    dr_net_forward(&cx, r->gen, &r->w, &r->in, &r->x, keep ? r->saved : NULL);
     sync(r);
     r->be->download(r->be, x, r->x, (size_t)(r->in.b * r->image) * sizeof *x);
 }
@@ -184,7 +186,17 @@ void rig_backward(struct rig *r, const real *dx, real *g) {
     size_t total = (size_t)r->params->total;
     r->be->upload(r->be, r->dx, dx, (size_t)(r->in.b * r->image) * sizeof *dx);
     DR_OP(r->be, fill, .dst = r->w.g, .n = (int64_t)total, .value = 0);
-    dr_gen_backward(&r->cx, r->gen, &r->w, &r->in, r->saved, r->dx);
+    const real *const dy = r->dx;
+    dr_net_backward(&r->cx, r->gen, &r->w, &r->in, r->saved, &dy, NULL);
     sync(r);
     r->be->download(r->be, g, r->w.g, total * sizeof *g);
+}
+
+void rig_backward_input(struct rig *r, const real *dx, real *dnoise) {
+    const struct dr_weights frozen = {.layout = r->w.layout, .w = r->w.w, .w16 = r->w.w16};
+    const real *const dy = r->dx;
+    r->be->upload(r->be, r->dx, dx, (size_t)(r->in.b * r->image) * sizeof *dx);
+    dr_net_backward(&r->cx, r->gen, &frozen, &r->in, r->saved, &dy, r->dnoise);
+    sync(r);
+    r->be->download(r->be, dnoise, r->dnoise, (size_t)(r->in.b * r->noise) * sizeof *dnoise);
 }

@@ -3,18 +3,21 @@
 #pragma once
 
 #include "engine/core/arena.h"
-#include "engine/nn/gen.h"
+#include "engine/core/backend.h"
+#include "engine/nn/net.h"
+#include "engine/nn/params.h"
 
 struct rig {
     struct dr_backend *be;
-    struct dr_gen *gen;
+    struct dr_net *gen;
     const struct dr_params *params;
-    struct dr_gen_saved *saved;
+    struct dr_net_saved *saved;
     struct dr_ctx cx;
     struct dr_arena keep, tmp;
     struct dr_weights w; // device
-    struct dr_gen_in in; // device
+    struct dr_net_in in; // device
     real *x, *dx;        // device [b, image_count]
+    real *dnoise;        // device [b, noise_count]
     int64_t b, image, noise, style;
     void *mem[16];
     int nmem;
@@ -37,3 +40,6 @@ void rig_random_inputs(struct rig *r, uint64_t seed);
 void rig_forward(struct rig *r, bool keep, real *x);
 // dx: host [n, image]; g: host [total], gradients from zero.
 void rig_backward(struct rig *r, const real *dx, real *g);
+// The gradient by the noise alone, weights frozen, after rig_forward(keep). dnoise: host [n,
+// noise].
+void rig_backward_input(struct rig *r, const real *dx, real *dnoise);

@@ -150,9 +150,9 @@ static void gradients_thread_invariant(void **state) {
 static void layout_and_init(void **state) {
     (void)state;
     struct dr_model_config m = tiny();
-    struct dr_gen *g;
+    struct dr_net *g;
     assert_int_equal(dr_gen_create(&m, &g, NULL), 0);
-    const struct dr_params *ps = dr_gen_params(g);
+    const struct dr_params *ps = dr_net_params(g);
     size_t bytes = (size_t)ps->total * sizeof(real);
     real *a = malloc(bytes), *b = malloc(bytes), *c = malloc(bytes);
     dr_params_init(ps, 1, a);
@@ -181,13 +181,13 @@ static void layout_and_init(void **state) {
     free(a);
     free(b);
     free(c);
-    dr_gen_free(g);
+    dr_net_free(g);
 }
 
 // Seen by the dry run: activations of 320 samples of Tiny in 20 chunks, and what the rest needs.
 static size_t tiny_bytes(enum dr_dtype act) {
     struct dr_model_config m = tiny();
-    struct dr_gen *g;
+    struct dr_net *g;
     struct dr_backend *null;
     struct dr_arena keep, tmp;
     assert_int_equal(dr_gen_create(&m, &g, NULL), 0);
@@ -196,20 +196,21 @@ static size_t tiny_bytes(enum dr_dtype act) {
     dr_arena_measure(&tmp);
     static real some[1]; // addresses that the null backend never follows
     static const int32_t index[1];
-    struct dr_ctx cx = {null, &keep, &tmp, act};
+    real *const y[] = {some};
+    struct dr_ctx cx = {.be = null, .keep = &keep, .tmp = &tmp, .act = act};
     struct dr_weights w = {
-        .layout = dr_gen_params(g), .w = some, .w16 = (const dr_bf16 *)some, .g = some};
-    struct dr_gen_in in = {some, index, some, index, some, 16};
-    struct dr_gen_saved *s = dr_gen_saved_new(g);
+        .layout = dr_net_params(g), .w = some, .w16 = (const dr_bf16 *)some, .g = some};
+    struct dr_net_in in = {some, index, some, index, some, 16};
+    struct dr_net_saved *s = dr_net_saved_new(g);
     assert_non_null(s);
     for (int chunk = 0; chunk < 20; chunk++) {
-        dr_gen_forward(&cx, g, &w, &in, some, s);
-        dr_gen_backward(&cx, g, &w, &in, s, some);
+        dr_net_forward(&cx, g, &w, &in, y, s);
+        dr_net_backward(&cx, g, &w, &in, s, (const real *const *)y, NULL);
     }
     size_t per_param = 5 * sizeof(float) + sizeof(dr_bf16); // w, g, m, v, one EMA, rounded copy
-    size_t bytes = keep.peak + tmp.peak + (size_t)dr_gen_params(g)->total * per_param;
-    dr_gen_saved_free(s);
-    dr_gen_free(g);
+    size_t bytes = keep.peak + tmp.peak + (size_t)dr_net_params(g)->total * per_param;
+    dr_net_saved_free(s);
+    dr_net_free(g);
     dr_backend_free(null);
     return bytes;
 }
@@ -221,7 +222,7 @@ static void memory_of_tiny(void **state) {
 }
 
 static void refuse(struct dr_model_config m, const char *word) {
-    struct dr_gen *g;
+    struct dr_net *g;
     struct dr_err err = {0};
     assert_int_equal(dr_gen_create(&m, &g, &err), DR_ECONFIG);
     assert_null(g);

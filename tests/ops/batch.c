@@ -1,7 +1,7 @@
 // Bytes do not depend on the batch: whatever an op makes for a sample alone, it makes in a batch,
 // with one thread and with two. And the elementary functions keep NaN and infinities where they
 // belong.
-#include "engine/core/backend.h"
+#include "engine/cpu/backend.h"
 
 #include <math.h>
 #include <setjmp.h>

@@ -1,5 +1,5 @@
-// Cases of the drifting loss's ops: pair_dist, drift_scale, drift_coef, drift_combine,
-// drift_accumulate, drift_grad. The whole loss against method.md is in tests/loss.
+// Cases of the drifting loss's ops: pair_dist, drift_sums, drift_scale, drift_coef, drift_combine,
+// drift_mean, drift_accumulate, drift_grad. The whole loss against method.md is in tests/loss.
 #include "tests/ops/harness.h"
 
 // Strict for fp32: distances and coefficients meet tau = 0.02.
@@ -39,26 +39,36 @@ void case_pair_dist(struct t *t) {
     t_check(t, "floor", d, &(double){1e-4}, TOL);
 }
 
-void case_drift_scale(struct t *t) {
+void case_drift_sums(struct t *t) {
     for (size_t i = 0; i < DR_COUNT(sizes) * 2; i++) {
         const int64_t *z = sizes[i / 2];
         int64_t B = z[0], N = z[1], M = z[2];
         struct tbuf *d = t_uniform(t, DR_F32, B * N * M, 0.5, 3);
         struct tbuf *w = i % 2 ? t_uniform(t, DR_F32, B * M, 0, 4) : NULL;
-        struct tbuf *out = t_out(t, DR_F32, 3);
-        double dw = 0, s1 = 0, var = 0, sw = 0, count = (double)(B * N * M);
+        struct tbuf *sums = t_out_f64(t, 4);
+        double want[4] = {0};
         for (int64_t r = 0; r < B * N * M; r++) {
-            dw += d->v[r] * (w ? w->v[r / (N * M) * M + r % M] : 1);
-            s1 += d->v[r] / count;
+            want[0] += d->v[r] * (w ? w->v[r / (N * M) * M + r % M] : 1);
+            want[1] += d->v[r];
+            want[2] += d->v[r] * d->v[r];
         }
-        for (int64_t r = 0; r < B * N * M; r++)
-            var += (d->v[r] - s1) * (d->v[r] - s1) / count;
         for (int64_t j = 0; j < B * M; j++)
-            sw += w ? w->v[j] : 1;
-        T_RUN(t, drift_scale, .out = out->p, .d = d->p, .w = w ? w->p : NULL, .b = B, .n = N,
+            want[3] += w ? w->v[j] : 1;
+        T_RUN(t, drift_sums, .sums = sums->p, .d = d->p, .w = w ? w->p : NULL, .b = B, .n = N,
               .m = M);
-        t_check(t, "out", out, (double[]){dw / count / (sw / (double)(B * M)), s1, var}, TOL);
+        t_check(t, "sums", sums, want, 1e-24);
     }
+}
+
+void case_drift_scale(struct t *t) {
+    // D of 2 groups of 3 by 4, weights 1: as many sums as drift_sums would give
+    const double count = 24, columns = 8, sums[4] = {90, 60, 190, 12};
+    struct tbuf *in = t_f64(t, 4, sums), *out = t_out(t, DR_F32, 3);
+    T_RUN(t, drift_scale, .out = out->p, .sums = in->p, .b = 2, .n = 3, .m = 4);
+    const double mean = sums[1] / count;
+    t_check(t, "out", out,
+            (double[]){sums[0] / count / (sums[3] / columns), mean, sums[2] / count - mean * mean},
+            TOL);
 }
 
 // log sum exp of n values, `stride` apart
@@ -170,19 +180,31 @@ void case_drift_combine(struct t *t) {
         struct tbuf *c = t_normal(t, DR_F32, B * N * M, 1);
         double s = 1.75;
         struct tbuf *scale = t_values(t, DR_F32, 1, &s);
-        struct tbuf *v = t_out(t, DR_F32, B * N * S), *v2 = t_out(t, DR_F32, group ? B : 1);
+        struct tbuf *v = t_out(t, DR_F32, B * N * S), *sumsq = t_out_f64(t, group ? B : 1);
         double *want = t_tmp(t, B * N * S), *want2 = t_tmp(t, B);
         for (int64_t r = 0; r < B * N * S; r++) {
             int64_t n = r / S, b = n / N, k = r % S;
             for (int64_t m = 0; m < M; m++)
                 want[r] += c->v[n * M + m] * (y->v[(b * M + m) * S + k] - x->v[r]);
             want[r] /= group ? 1 : divisor(s, S);
-            want2[group ? b : 0] += want[r] * want[r] / (double)(N * S * (group ? 1 : B));
+            want2[group ? b : 0] += want[r] * want[r];
         }
-        T_RUN(t, drift_combine, .v = v->p, .v2 = v2->p, .coef = c->p, .x = x->p, .y = y->p,
+        T_RUN(t, drift_combine, .v = v->p, .sumsq = sumsq->p, .coef = c->p, .x = x->p, .y = y->p,
               .scale = group ? NULL : scale->p, .b = B, .n = N, .m = M, .s = S, .per_group = group);
         t_check(t, "v", v, want, TOL);
-        t_check(t, "v2", v2, want2, TOL);
+        t_check(t, "sumsq", sumsq, want2, TOL);
+    }
+}
+
+void case_drift_mean(struct t *t) {
+    const double sums[5] = {3, 1e-12, 7e30, 0, 11}, count = 48;
+    double want[5];
+    for (int n = 1; n <= 5; n += 4) {
+        struct tbuf *in = t_f64(t, n, sums), *out = t_out(t, DR_F32, n);
+        for (int i = 0; i < n; i++)
+            want[i] = sums[i] / count;
+        T_RUN(t, drift_mean, .out = out->p, .sums = in->p, .n = n, .count = count);
+        t_check(t, "out", out, want, TOL);
     }
 }
 
@@ -217,13 +239,16 @@ void case_drift_grad(struct t *t) {
         struct tbuf *scale = t_values(t, DR_F32, 1, &s);
         struct tbuf *dx = t_out(t, DR_F32, B * N * S);
         struct tbuf *loss = t_inout(t_uniform(t, DR_F32, 1, 1, 2));
-        double *want = t_tmp(t, B * N * S), want_loss = loss->v[0], count = (double)(B * N * S);
+        const int64_t groups = B + (int64_t)(i / 2 % 3); // some of another process
+        double *want = t_tmp(t, B * N * S), want_loss = loss->v[0],
+               count = (double)(groups * N * S);
         for (int64_t r = 0; r < B * N * S; r++) {
             want_loss += weight * total->v[r] * total->v[r] / count;
             want[r] = -2 * weight * total->v[r] / count / (scaled ? divisor(s, S) : 1);
         }
         T_RUN(t, drift_grad, .dx = dx->p, .loss = loss->p, .total = total->p,
-              .scale = scaled ? scale->p : NULL, .b = B, .n = N, .s = S, .weight = (real)weight);
+              .scale = scaled ? scale->p : NULL, .b = B, .n = N, .s = S, .groups = groups,
+              .weight = (real)weight);
         t_check(t, "dx", dx, want, TOL);
         t_check(t, "loss", loss, &want_loss, TOL);
     }

@@ -1,6 +1,6 @@
 // A sample's convolution must not depend on the batch it is in, nor on the threads: forward and
 // backward-data of each shape for 33 samples, against the same samples alone and by fives.
-#include "engine/core/backend.h"
+#include "engine/cpu/backend.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

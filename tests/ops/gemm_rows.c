@@ -2,7 +2,7 @@
 // what makes a generated image independent of the batch that it rides in. Forms NN and NT, fp32 and
 // bf16, bias or not, over the widths of the networks. `gemm_rows all` takes every width (slow
 // suite), `gemm_rows older` few, for the slow kernels of older CPUs.
-#include "engine/core/backend.h"
+#include "engine/cpu/backend.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -60,7 +60,7 @@ static uint16_t bf16_of(double x) // to nearest even, from the definition: by bi
 }
 
 static double double_of(const struct tbuf *b, const void *bytes, int64_t i) {
-    if (b->width == 8 && sizeof(real) == 8)
+    if (b->width == 8)
         return ((const double *)bytes)[i];
     if (b->width == 2) {
         uint32_t u = (uint32_t)((const uint16_t *)bytes)[i] << 16;
@@ -128,6 +128,12 @@ struct tbuf *t_uniform(struct t *t, enum dr_dtype type, int64_t n, double lo, do
     return b;
 }
 
+struct tbuf *t_f64(struct t *t, int64_t n, const double *values) {
+    struct tbuf *b = make(t, n, sizeof *values, values);
+    memcpy(b->v, values, (size_t)n * sizeof *values);
+    return b;
+}
+
 struct tbuf *t_i32(struct t *t, int64_t n, const int32_t *values) {
     struct tbuf *b = make(t, n, sizeof *values, values);
     for (int64_t i = 0; i < n; i++)
@@ -149,6 +155,12 @@ struct tbuf *t_u8(struct t *t, int64_t n, const uint8_t *values) {
 struct tbuf *t_out(struct t *t, enum dr_dtype type, int64_t n) {
     struct tbuf *b = make(t, n, dr_sizeof(type), NULL);
     b->t = type;
+    b->out = true;
+    return b;
+}
+
+struct tbuf *t_out_f64(struct t *t, int64_t n) {
+    struct tbuf *b = make(t, n, sizeof(double), NULL);
     b->out = true;
     return b;
 }

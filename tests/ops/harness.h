@@ -19,6 +19,7 @@
 #pragma once
 
 #include "engine/core/backend.h"
+#include "engine/open.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -56,10 +57,12 @@ int t_dtypes(const struct t *t);
 struct tbuf *t_normal(struct t *t, enum dr_dtype type, int64_t n, double scale); // N(0, scale^2)
 struct tbuf *t_uniform(struct t *t, enum dr_dtype type, int64_t n, double lo, double hi);
 struct tbuf *t_values(struct t *t, enum dr_dtype type, int64_t n, const double *values);
+struct tbuf *t_f64(struct t *t, int64_t n, const double *values);
 struct tbuf *t_i32(struct t *t, int64_t n, const int32_t *values);
 struct tbuf *t_u64(struct t *t, int64_t n, const uint64_t *values);
 struct tbuf *t_u8(struct t *t, int64_t n, const uint8_t *values);
 struct tbuf *t_out(struct t *t, enum dr_dtype type, int64_t n); // NaN; the op must write all of it
+struct tbuf *t_out_f64(struct t *t, int64_t n);                 // double in every build
 struct tbuf *t_out_i32(struct t *t, int64_t n);
 struct tbuf *t_inout(struct tbuf *b);  // marks an input as accumulated into
 uint64_t t_rand(struct t *t);          // 64 random bits

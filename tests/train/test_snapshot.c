@@ -64,14 +64,14 @@ enum { TENSORS = 128 };
 // Writes the file; *w: what its weights are, in the layout of the model.
 static const char *write_file(const struct export *e, real **w) {
     struct dr_model_config m = model();
-    struct dr_gen *g;
+    struct dr_net *g;
     struct dr_st_writer *out;
     struct dr_err err = {0};
     void *keep[TENSORS];
     int kept = 0;
     if (dr_gen_create(&m, &g, &err) || dr_st_writer_new(&out, &err))
         fail_msg("%s", err.msg);
-    const struct dr_params *ps = dr_gen_params(g);
+    const struct dr_params *ps = dr_net_params(g);
     real *zero = calloc((size_t)ps->total, sizeof *zero);
     *w = calloc((size_t)ps->total, sizeof **w);
     assert_true(zero && *w && ps->n < TENSORS / 2);
@@ -114,7 +114,7 @@ static const char *write_file(const struct export *e, real **w) {
     while (kept)
         free(keep[--kept]);
     free(zero);
-    dr_gen_free(g);
+    dr_net_free(g);
     return path;
 }
 
@@ -124,16 +124,18 @@ static void served(const struct export *e, bool named) {
     struct dr_err err = {0};
     real *w;
     const char *path = write_file(e, &w);
-    if (dr_snapshot_load(path, named ? &m : NULL, &s, &err))
+    char *json = dr_model_config_to_json(&m);
+    if (dr_snapshot_load(path, named ? json : NULL, &s, &err))
         fail_msg("prefix \"%s\": %s", e->prefix, err.msg);
-    const struct dr_model_config *got = dr_gen_config(s->gen);
+    const struct dr_model_config *got = dr_gen_config(s->net);
     assert_int_equal(got->size, 8);
     assert_int_equal(got->style_tokens, 32);
     assert_int_equal(got->classes, 3);
     assert_int_equal(got->depth, 2);
     assert_true(dr_model_config_equal(got, &m));
-    assert_memory_equal(s->weights, w, (size_t)dr_gen_params(s->gen)->total * sizeof *w);
+    assert_memory_equal(s->weights, w, dr_net_bytes(s->net));
     dr_snapshot_unref(s);
+    free(json);
     free(w);
     unlink(path);
 }
@@ -163,7 +165,9 @@ static void refused(const struct export *e, bool named, int code, const char *wo
     struct dr_err err = {0};
     real *w;
     const char *path = write_file(e, &w);
-    assert_int_equal(dr_snapshot_load(path, named ? &m : NULL, &s, &err), code);
+    char *json = dr_model_config_to_json(&m);
+    assert_int_equal(dr_snapshot_load(path, named ? json : NULL, &s, &err), code);
+    free(json);
     assert_null(s);
     if (!strstr(err.msg, word) || !strstr(err.msg, "foreign.safetensors"))
         fail_msg("\"%s\" lacks \"%s\"", err.msg, word);
@@ -209,7 +213,9 @@ static void promises_cost_nothing(void **state) {
     const char *path = write_file(&(struct export){.prefix = ""}, &w);
     m.dim = 8192;
     m.depth = 128;
-    assert_int_equal(dr_snapshot_load(path, &m, &s, &err), DR_EFORMAT);
+    char *json = dr_model_config_to_json(&m);
+    assert_int_equal(dr_snapshot_load(path, json, &s, &err), DR_EFORMAT);
+    free(json);
     assert_non_null(strstr(err.msg, "expected [8192"));
     free(w);
     unlink(path);

@@ -139,6 +139,8 @@ static void checkpoint_serves_the_same_samples(void **state) {
     if (dr_snapshot_load(path, NULL, &snap, &err))
         fail_msg("%s", err.msg);
     assert_int_equal(snap->step, 3);
+    const struct dr_guidance_range seen = dr_config_guidance_range(&c);
+    assert_true(snap->guidance.lo == seen.lo && snap->guidance.hi == seen.hi && seen.hi > 0);
     struct dr_sampler *s;
     assert_int_equal(dr_sampler_create(r.be, DR_FP32, 8, &s, &err), 0);
     // the same five, backwards, between others of another class and scale, one of them in two
@@ -182,6 +184,48 @@ static void non_finite_stops_and_keeps_the_weights(void **state) {
     assert_int_equal(rc, DR_ENONFINITE);
     assert_false(m.finite);
     assert_int_equal(dr_trainer_steps_done(r.t), m.step - 1);
+    // The step that failed reports its values by name; those that follow report none.
+    assert_false(isfinite(dr_metric(r.t, &m, "loss")) && isfinite(dr_metric(r.t, &m, "grad_norm")));
+    assert_true(m.measured & 1);
+    assert_true(dr_metric(r.t, &m, "lr") > 0);
+    assert_int_equal(dr_trainer_step(r.t, &m, &err), DR_ENONFINITE);
+    assert_int_equal(m.step, 0);
+    run_close(&r);
+}
+
+// Every metric under its name, once; spread only where it is measured.
+static void metrics_have_names(void **state) {
+    (void)state;
+    static const char *const known[] = {
+        "loss",         "drift_norm",    "grad_norm",    "lr",          "step_seconds",
+        "loss_seconds", "feature_scale", "dist_mean",    "dist_var",    "alpha_mean",
+        "spread",       "spread_min",    "drift_norm_0", "drift_norm_1"};
+    struct dr_config c;
+    struct dr_err err = {0};
+    config_of(&c, tiny_digits);
+    assert_int_equal(dr_config_set(&c, "loss.temperatures=[0.05, 0.2]", &err), 0);
+    struct run r;
+    run_open(&r, &c);
+    int n;
+    const struct dr_metric_def *def = dr_trainer_metrics(r.t, &n);
+    assert_int_equal(n, DR_COUNT(known));
+    for (int i = 0; i < n; i++) {
+        assert_true(def[i].help[0] && strlen(def[i].name) < 32);
+        for (int j = 0; j < i; j++)
+            assert_string_not_equal(def[i].name, def[j].name);
+    }
+    for (int step = 1; step <= 3; step++) { // spread_every is 3
+        struct dr_metrics m;
+        assert_int_equal(dr_trainer_step(r.t, &m, &err), 0);
+        assert_int_equal(m.n, n);
+        for (size_t i = 0; i < DR_COUNT(known); i++)
+            if (isfinite(dr_metric(r.t, &m, known[i])) !=
+                (step == 3 || strncmp(known[i], "spr", 3)))
+                fail_msg("%s in step %d is %g", known[i], step, dr_metric(r.t, &m, known[i]));
+        assert_true(isnan(dr_metric(r.t, &m, "drift_norm_2")));
+        double norm = dr_metric(r.t, &m, "drift_norm_0") + dr_metric(r.t, &m, "drift_norm_1");
+        assert_true(fabs(dr_metric(r.t, &m, "drift_norm") - norm / 2) < 1e-12);
+    }
     run_close(&r);
 }
 
@@ -289,6 +333,7 @@ int main(void) {
         cmocka_unit_test(other_runs_checkpoints_are_refused),
         cmocka_unit_test(checkpoint_serves_the_same_samples),
         cmocka_unit_test(non_finite_stops_and_keeps_the_weights),
+        cmocka_unit_test(metrics_have_names),
         cmocka_unit_test(bf16_follows_fp32),
         cmocka_unit_test(losses_of_features_are_joined),
         cmocka_unit_test(schedule_and_metrics),

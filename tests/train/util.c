@@ -1,6 +1,8 @@
 // See util.h.
 #include "tests/train/util.h"
 
+#include "engine/train/objective.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -46,6 +48,10 @@ void recipe(struct dr_config *c, const char *name) {
 }
 
 void run_open(struct run *r, const struct dr_config *c) {
+    run_open_of(r, c, &(struct dr_trainer_parts){0});
+}
+
+void run_open_of(struct run *r, const struct dr_config *c, const struct dr_trainer_parts *parts) {
     struct dr_err err = {0};
     *r = (struct run){0};
     if (dr_backend_open("cpu", 1, &r->be, &err))
@@ -53,7 +59,7 @@ void run_open(struct run *r, const struct dr_config *c) {
     r->be->enter(r->be);
     if (dr_dataset_load(&c->data, NULL, false, &r->data, &err))
         fail_msg("%s", err.msg);
-    if (dr_trainer_create(c, r->be, r->data, &r->t, &err))
+    if (dr_trainer_create_of(parts, c, r->be, r->data, &r->t, &err))
         fail_msg("%s", err.msg);
 }
 
@@ -67,7 +73,7 @@ struct dr_metrics run_steps(struct run *r, int n, double *loss) {
     struct dr_metrics m = {0}, last = {0};
     struct dr_err err = {0};
     const int64_t from = dr_trainer_steps_done(r->t);
-    for (int i = 0; i <= n; i++) { // a device tells of a step one step later
+    for (int i = 0; i <= n; i++) { // a device reports a step one step later
         if (i < n ? dr_trainer_step(r->t, &m, &err) : dr_trainer_wait(r->t, &m, &err))
             fail_msg("%s", err.msg);
         if (!m.step)

@@ -8,7 +8,9 @@
 
 #include <cmocka.h>
 
+#include "engine/core/backend.h"
 #include "engine/drift.h"
+#include "engine/nn/params.h"
 
 struct run {
     struct dr_backend *be;
@@ -20,6 +22,8 @@ struct run {
 void config_of(struct dr_config *c, const char *const *set);
 void recipe(struct dr_config *c, const char *name);
 void run_open(struct run *r, const struct dr_config *c);
+struct dr_trainer_parts; // engine/train/objective.h
+void run_open_of(struct run *r, const struct dr_config *c, const struct dr_trainer_parts *parts);
 void run_close(struct run *r);
 // n steps; the losses into loss[n] when it is not NULL. Returns the last metrics.
 struct dr_metrics run_steps(struct run *r, int n, double *loss);

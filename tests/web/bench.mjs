@@ -1,8 +1,8 @@
-// What the curves page costs with a run of a million steps: time to open, frames a second while it is
-// panned, ten runs overlaid, memory over an hour of live tail at 100 steps a second, sped up. By hand
-// (ninja -C build web-bench), as the figures mean something on an idle machine only. usage:
+// Cost of the curves page with a run of a million steps: time to open, frames per second while it is
+// panned, ten runs overlaid, memory over an hour of live tail at 100 steps per second, sped up. By hand
+// (ninja -C build web-bench), as the numbers are valid on an idle machine only. usage:
 //   bench.mjs DRIFTD CONFIG_DIR NODE_MODULES FILL_STORE [STEPS [DATABASE]]    (1000000)
-// DATABASE: a store that an earlier call left there, or where to leave one (filling takes a minute).
+// DATABASE: a store of an earlier call, or where to write one (filling takes a minute).
 // Prints a table; the exit status is 1 when a limit is missed.
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync } from 'node:fs';
@@ -60,7 +60,7 @@ async function open(page, ids) {
   }, ids);
 }
 
-// Frames a second over two seconds of shift-drag with a share of the run in view; `fine`: so little
+// Frames per second over two seconds of shift-drag with a share of the run in view; `fine`: so little
 // that single rows are fetched.
 async function pan(page, share, fine = false) {
   const box = await page.locator('[data-panel="loss"] .u-over').boundingBox();
@@ -92,7 +92,7 @@ async function pan(page, share, fine = false) {
   });
 }
 
-// An hour at 100 steps a second through the page's own listeners, ten rows an event, drawn as it goes.
+// An hour at 100 steps per second through the page's own listeners, ten rows per event, drawn as it goes.
 async function tail(page) {
   const gc = async () => { await page.evaluate(() => { globalThis.gc(); globalThis.gc(); }); return page.evaluate(() => performance.memory.usedJSHeapSize); };
   const heap = [];

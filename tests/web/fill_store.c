@@ -10,6 +10,12 @@
 enum { BATCH = 1000, STEPS_A_SECOND = 100, BAD_EVERY = 125000 };
 
 // Falling, noisy and different for every job; a step that was not finite now and then.
+#define M(name)                                                                                    \
+    { name, "", "", DR_METRIC_LINEAR }
+static const struct dr_metric_def metrics[] = {
+    M("loss"),         M("drift_norm"),   M("grad_norm"),   M("lr"),
+    M("step_seconds"), M("drift_norm_0"), M("drift_norm_1")};
+
 static struct dd_row row_of(int64_t job, int64_t step, int64_t start_us) {
     struct dd_row r = {.job = job,
                        .step = step,
@@ -18,18 +24,17 @@ static struct dd_row row_of(int64_t job, int64_t step, int64_t start_us) {
     uint64_t hash = (uint64_t)step * 0x9e3779b97f4a7c15u;
     const double noise = (double)(hash >> 40) * 0x1p-24 - 0.5;
     const double fall = exp(-(double)step / (2e4 + 5e4 * (double)(job % 10)));
-    const double v[] = {
-        [DD_M_loss] = 2 + fall + 0.3 * noise,
-        [DD_M_drift_norm] = 0.05 + 0.2 * fall + 0.02 * noise,
-        [DD_M_grad_norm] = 1 + 4 * fall + noise,
-        [DD_M_lr] = 2e-4 * fmin(1, (double)step / 1000),
-        [DD_M_step_seconds] = 0.01 + 0.002 * noise,
-    };
+    const double norm = 0.05 + 0.2 * fall + 0.02 * noise;
+    const double v[] = {2 + fall + 0.3 * noise,
+                        norm,
+                        1 + 4 * fall + noise,
+                        2e-4 * fmin(1, (double)step / 1000),
+                        0.01 + 0.002 * noise,
+                        norm,
+                        1.5 * norm};
     for (size_t i = 0; i < DR_COUNT(v); i++)
         r.v[i] = step % BAD_EVERY ? v[i] : (double)NAN;
-    r.v[DD_M_NORM0] = r.v[DD_M_drift_norm];
-    r.v[DD_M_NORM0 + 1] = 1.5 * r.v[DD_M_drift_norm];
-    r.mask = ((1u << DR_COUNT(v)) - 1) | 3u << DD_M_NORM0;
+    r.mask = ((uint64_t)1 << DR_COUNT(v)) - 1;
     return r;
 }
 
@@ -45,9 +50,13 @@ int main(int argc, char **argv) {
     struct dd_metric_batch *b = dd_xcalloc(1, sizeof *b + BATCH * sizeof *b->row);
     b->keep_steps = INT64_MAX / 2;
     int rc = dd_store_open(argv[1], &s, &err);
+    const struct dd_metric_table *table =
+        rc ? NULL : dd_metric_table(dd_store_metrics(s), metrics, (int)DR_COUNT(metrics));
     for (int64_t step = 1; !rc && step <= steps;) {
-        for (b->n = 0; b->n < BATCH && step <= steps; step++)
-            b->row[b->n++] = row_of(job, step, start_us);
+        for (b->n = 0; b->n < BATCH && step <= steps; step++) {
+            b->row[b->n] = row_of(job, step, start_us);
+            b->row[b->n++].table = table;
+        }
         rc = dd_store_do(s, dd_metrics_insert, b, &err);
     }
     if (rc)

@@ -1,5 +1,5 @@
-// What the tests of the dashboard share: a daemon of their own on a free port and a chromium that
-// notes every error, every request that leaves the host and every violation of the page's policy.
+// Shared by the tests of the dashboard: a daemon on a free port, and a chromium that records errors,
+// requests to other hosts and violations of the content security policy.
 import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -16,7 +16,7 @@ export function skip(why) {
   process.exit(77);
 }
 
-// Polls f until it gives something true. The limit is for machines that do much else.
+// Polls f until it returns something true. The limit allows for busy machines.
 export async function until(what, f, ms = 90000) {
   const end = Date.now() + ms;
   for (;;) {
@@ -66,7 +66,7 @@ export class Daemon {
   }
 }
 
-// The packages and the browser, or a skip that says what is missing.
+// The packages and the browser; skips with the reason when one is missing.
 export function tools(modules) {
   const chrome = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(existsSync);
   if (!chrome) skip('there is no chromium');
@@ -75,7 +75,7 @@ export function tools(modules) {
   return { chrome, chromium: require('playwright-core').chromium, axe: readFileSync(join(dirname(require.resolve('axe-core')), 'axe.min.js'), 'utf8') };
 }
 
-// faults: what went wrong on the page; a `quiet` one keeps console errors out (a server going away).
+// faults: errors of the page; while `quiet`, console errors are not recorded (the server is away).
 export async function openPage({ chrome, chromium }, base, options = {}) {
   const browser = await chromium.launch({ executablePath: chrome, args: ['--no-sandbox', '--disable-dev-shm-usage', '--enable-precise-memory-info', '--js-flags=--expose-gc'] });
   const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, colorScheme: 'light', reducedMotion: 'reduce', acceptDownloads: true, ...options });

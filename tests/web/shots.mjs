@@ -1,4 +1,4 @@
-// Takes the pictures of docs/img from a daemon that has something to show. usage:
+// Takes the pictures of docs/img from a running daemon. usage:
 //   shots.mjs URL NODE_MODULES OUT [PAGE=HASH...]
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';

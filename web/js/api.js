@@ -1,8 +1,14 @@
-// HTTP for every page: JSON with problems as errors, the bearer token where the server wants one,
-// and the one event stream of the page (by fetch, as EventSource can send neither a token nor its
-// own Last-Event-ID). Source of the protocol: /openapi.json.
+// HTTP for every page: JSON with problems as errors, the bearer token if the server needs one, and
+// the one event stream of the page (by fetch, as EventSource can send neither a token nor a
+// Last-Event-ID). The protocol is described by openapi.json.
 
-let token = sessionStorage.getItem('driftd-token') ?? '';
+// Where this driftd is: a proxy may serve it below a path (https://host/driftd-a/).
+const root = new URL('../', import.meta.url);
+// The whole URL of a path of the API.
+export const at = (path) => new URL(path.replace(/^\//, ''), root).href;
+
+const tokenKey = `driftd-token${root.pathname === '/' ? '' : root.pathname}`;
+let token = sessionStorage.getItem(tokenKey) ?? '';
 let asking = null;
 
 export class Problem extends Error {
@@ -14,7 +20,7 @@ export class Problem extends Error {
   }
 }
 
-// One dialog however many requests were refused at once.
+// One dialog, even if several requests were refused at once.
 function askToken() {
   asking ??= new Promise((resolve) => {
     const input = document.createElement('input');
@@ -25,7 +31,7 @@ function askToken() {
     const form = document.createElement('form');
     form.method = 'dialog';
     const title = document.createElement('h2');
-    title.textContent = 'This driftd wants its access token';
+    title.textContent = 'This driftd needs an access token';
     const ok = document.createElement('button');
     ok.textContent = 'Continue';
     ok.className = 'primary';
@@ -34,7 +40,7 @@ function askToken() {
     document.body.append(dialog);
     dialog.addEventListener('close', () => {
       token = input.value.trim();
-      sessionStorage.setItem('driftd-token', token);
+      sessionStorage.setItem(tokenKey, token);
       dialog.remove();
       asking = null;
       resolve(token !== '');
@@ -48,7 +54,7 @@ export async function raw(path, init = {}) {
   for (;;) {
     const headers = { ...init.headers };
     if (token) headers.Authorization = `Bearer ${token}`;
-    const res = await fetch(path, { ...init, headers });
+    const res = await fetch(at(path), { ...init, headers });
     if (res.status === 401 && await askToken()) continue;
     if (res.ok) return res;
     let body = null;
@@ -76,8 +82,8 @@ export const query = (o) => new URLSearchParams(
 
 // ---- the event stream ----
 
-// Follows /v1/events for ever. on(type, data, id) gets each event once: `last` only moves forward,
-// a reconnect asks for what follows it, and what the server no longer has arrives as `gap`.
+// Follows /v1/events for ever and calls on(type, data, id) once per event. A reconnect asks for the
+// events after `last`; where the server no longer has them, it sends `gap`.
 export class Stream {
   constructor(on, onState) {
     this.on = on;
@@ -88,7 +94,7 @@ export class Stream {
 
   start() {
     this.run();
-    // A connection that died without a word: pings come every 15 s.
+    // Ends a silent connection: the server sends a ping every 15 s.
     setInterval(() => { if (this.beat && performance.now() - this.beat > 40000) this.abort?.abort(); }, 5000);
     addEventListener('online', () => this.wake?.());
   }

@@ -1,5 +1,5 @@
-// The curves page: which runs, which axis, how smooth, which range; the panels draw it. The view is
-// kept in the address, so that a link shows the same picture.
+// The curves page: runs, axis, smoothing and range; the panels draw them. The address holds the view,
+// so that a link shows the same picture.
 import { raw, query } from './api.js';
 import { jobs, on, jobDetail, jobList, loadJobs, active } from './state.js';
 import { h, fill, toast, say, perFrame, debounce, download, clamp, num, empty, head, text, keepInAddress } from './ui.js';
@@ -242,8 +242,8 @@ export function mount(root, params) {
 
   // ---- life ----
 
-  fill(root, head('Curves', 'Drag across a plot to zoom, shift-drag to pan, double-click for everything.'), pane, bar,
-    h('p.sr', { id: 'plot-keys' }, 'Arrow keys move the cursor, shift and arrows pan, plus and minus zoom, zero shows everything.'), box);
+  fill(root, head('Curves', 'Drag across a plot to zoom, shift-drag to pan, double-click to show everything.'), pane, bar,
+    h('p.sr', { id: 'plot-keys' }, 'Arrow keys move the cursor, shift with arrow keys pans, plus and minus zoom, zero shows everything.'), box);
 
   async function begin() {
     if (!jobs.size) await loadJobs().catch((e) => toast(e.message, true));

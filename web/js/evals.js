@@ -1,19 +1,19 @@
-// The evaluations page: a sortable table of what /v1/evals has and one metric against the step, one
-// line per run, guidance scale and sample count. Figures that were measured under other conditions
-// than the newest (another judge, reference or kind) are flagged and drawn apart.
-import { get } from './api.js';
+// The evaluations page: a sortable table of /v1/evals and one metric against the step, with one line
+// per run, guidance scale and sample count. Results under other conditions than the newest (another
+// judge, reference or kind) are flagged and drawn apart.
+import { at, get } from './api.js';
 import { jobs, on, loadJobs } from './state.js';
 import { h, fill, num, int, toast, empty, head, ago, field } from './ui.js';
 import { runColor, formatX, tick } from './panel.js';
 
 const hidden = new Set(['settings', 'results', 'metrics', 'created']);
-// Settings that a line of the plot stands for, or that do not change what a figure means.
+// Settings that define a line of the plot, or that do not change the meaning of a result.
 const free = new Set(['cfg', 'alpha', 'n', 'samples', 'seed', 'checkpoint', 'step']);
 const smaller = /fid|distance|loss|error|kid/i;
 
 const pick = (o, ...names) => names.map((n) => o?.[n]).find((v) => v !== undefined && v !== null);
 
-// One record: its scalars side by side, its line in the plot and the conditions it was made under.
+// One record: its scalars, its line in the plot and its conditions.
 export function flatten(e) {
   const settings = e.settings ?? {}, results = e.results ?? e.metrics ?? {};
   const cells = {};
@@ -45,14 +45,14 @@ export function mount(root) {
   const canvas = h('div.plot'), legend = h('ul.legend'), summary = h('p.sr', { 'aria-live': 'polite' });
   const figure = h('section.panel.eval-plot', { hidden: true, 'aria-label': 'Metric against the step' },
     h('div.panel-head', null, h('h2', null, 'Against the step'), field('Metric', metric)), legend, canvas, summary);
-  const csv = h('a.button', { href: '/v1/evals.csv', download: 'driftd-evals.csv', hidden: true }, 'CSV');
-  fill(root, head('Evaluations', 'Figures of merit by checkpoint and guidance scale.', csv), figure, box);
+  const csv = h('a.button', { href: at('/v1/evals.csv'), download: 'driftd-evals.csv', hidden: true }, 'CSV');
+  fill(root, head('Evaluations', 'Results by checkpoint and guidance scale.', csv), figure, box);
   let rows = [], by = 'id', down = true, chart = null;
 
   function table() {
     csv.hidden = figure.hidden = !rows.length;
     if (!rows.length) {
-      fill(box, empty('No evaluations yet', 'When a checkpoint has been judged, its figures appear here: a sortable table, and every metric against the step.'));
+      fill(box, empty('No evaluations yet', 'Results of evaluated checkpoints appear here: a sortable table, and every metric against the step.'));
       return;
     }
     const cols = [...new Set(rows.flatMap((r) => Object.keys(r.cells)))];

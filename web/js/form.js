@@ -1,5 +1,5 @@
-// The dialog that starts a run: a recipe, its values as fields made from the configuration schema,
-// and only what was changed is sent, as overrides.
+// The dialog that starts a run: a recipe, and its values as fields made from the configuration schema.
+// Only changed values are sent, as overrides.
 import { get, post } from './api.js';
 import { remember } from './state.js';
 import { h, fill, toast, field, text, int } from './ui.js';

@@ -1,5 +1,5 @@
 // The shell: navigation, routes in the hash, theme, the event stream. Each page exports
-// mount(root, params) and returns a function that takes it down.
+// mount(root, params), which returns a function that removes the page.
 import { start, emit, server } from './state.js';
 import { h, fill, icon, toast, text } from './ui.js';
 import * as runs from './runs.js';
@@ -68,5 +68,5 @@ theme();
 start();
 route();
 
-// For tests and the curious: what the page holds.
+// For tests: the state of the connection.
 window.driftd = { server };

@@ -1,6 +1,6 @@
 // One plot: a uPlot chart fed with thinned columns, its legend, keyboard cursor, non-finite
-// markers, table alternative and exports. Knows lines and ranges, nothing of jobs; used by
-// curves.js, which owns the view that all panels share.
+// markers, table alternative and exports. Knows lines and ranges, but no jobs. Used by curves.js,
+// which owns the view that all panels share.
 import { h, fill, num, int, duration, clamp, download, text } from './ui.js';
 import { thin } from './series.js';
 
@@ -132,7 +132,7 @@ export class Panel {
     if (!this.tableBox.hidden) this.table();
   }
 
-  // A metric that nobody measures takes no room, once there is anything else.
+  // A metric without values is hidden once another one has some.
   isEmpty() {
     return !!this.spec.optional && this.lines.every((l) => !l.series().n);
   }
@@ -283,7 +283,7 @@ export class Panel {
   }
 }
 
-// The labels of one axis, all written alike: by the largest of them.
+// The labels of one axis, all in the format of the largest.
 export function tick(values) {
   const top = Math.max(...values.map((v) => Math.abs(v ?? 0)));
   const plain = top < 1e5 && top >= 1e-3;

@@ -1,17 +1,22 @@
-// The playground: one request of /v1/generate turned by hand. Every picture can be had again: the
-// seed is shown, the request is offered as curl, and a dropped PNG restores what made it.
-import { get, raw, query } from './api.js';
+// The playground: one request of /v1/generate, set by hand. Every picture can be made again: the seed
+// is shown, the request can be copied as curl, and a dropped PNG restores the request that made it.
+import { at, get, raw, query } from './api.js';
 import { on, jobDetail, loadJobs, jobs, jobList } from './state.js';
 import { h, fill, text, toast, field, head, debounce, download, num, int, clamp, keepInAddress } from './ui.js';
-import { parameters } from './png.js';
+import { parameters, requestOf, shorten } from './png.js';
 
-const ALPHAS = '1,1.25,1.5,1.75,2,2.5,3,4';
+const SCALES = '1,1.25,1.5,1.75,2,2.5,3,4'; // of a guidance sweep
+const MAGNIFIED = 3;
 
 export function mount(root, params) {
+  const asked = params.get('cfg') ?? '1.5', several = asked.includes(',');
+  // n: images per guidance scale; null: as many as the grid holds. scales: of a sweep.
   const s = {
-    class: params.get('class') ?? '', cfg: +(params.get('cfg') ?? 1.5) || 1.5, seed: +(params.get('seed') ?? 0) || dice(),
-    lock: params.has('seed'), cols: clamp(+(params.get('cols') ?? 6) || 6, 1, 32), rows: clamp(+(params.get('rows') ?? 4) || 4, 1, 32),
-    checkpoint: params.get('checkpoint') ?? 'live', guidance: 'one-step', sweep: false,
+    class: params.get('class') ?? '', cfg: several ? 1.5 : +asked || 1.5, scales: several ? asked : SCALES, sweep: several,
+    seed: +(params.get('seed') ?? 0) || dice(), lock: params.has('seed'), n: +params.get('n') || null,
+    cols: clamp(+(params.get('cols') ?? 6) || 6, 1, 1024), rows: clamp(+(params.get('rows') ?? 4) || 4, 1, 1024),
+    checkpoint: params.get('checkpoint') ?? 'live', guidance: params.get('guidance') ?? 'one-step', scale: +params.get('scale') || MAGNIFIED,
+    drawn: null, // {checkpoint, step} of the picture that is being restored
   };
   let closed = false, busy = false, again = false, shown = null, off = [], classes = 0, names = null, toyModel = false, sized = params.has('cols');
 
@@ -24,12 +29,12 @@ export function mount(root, params) {
   const stage = h('div.stage-box', null, error, figure, split, splitText);
 
   function request() {
-    const n = s.sweep ? s.cols : s.cols * s.rows;
-    const alphas = ALPHAS.split(',').length;
-    return query({ class: s.class || 'random', cfg: s.sweep ? ALPHAS : s.cfg, seed: s.seed, n, checkpoint: s.checkpoint,
-      grid: s.sweep ? `${s.cols}x${alphas}` : `${s.cols}x${s.rows}`, scale: 3, guidance: s.guidance === 'one-step' ? null : s.guidance });
+    const rows = s.sweep && s.n === null ? s.scales.split(',').length : s.rows;
+    return query({ class: s.class || 'random', cfg: s.sweep ? s.scales : s.cfg, seed: s.seed,
+      n: s.n ?? (s.sweep ? s.cols : s.cols * s.rows), checkpoint: s.checkpoint, grid: `${s.cols}x${rows}`, scale: s.scale,
+      guidance: s.guidance === 'one-step' ? null : s.guidance });
   }
-  const curl = () => `curl -X POST '${location.origin}/generate?${request()}' -o driftd.png`;
+  const curl = () => `curl -X POST '${at('/generate')}?${request()}' -o driftd.png`;
 
   async function generate() {
     if (busy) { again = true; return; }
@@ -44,12 +49,17 @@ export function mount(root, params) {
       if (img.src) URL.revokeObjectURL(img.src);
       shown = blob;
       img.src = URL.createObjectURL(blob);
-      img.alt = `${s.cols * s.rows} images, class ${s.class || 'random'}, guidance ${s.sweep ? ALPHAS : s.cfg}, seed ${head('Seed')}`;
+      const scales = s.sweep ? s.scales.replaceAll(',', ', ') : '';
+      img.alt = `generated images, class ${s.class || 'random'}, guidance ${scales || s.cfg}, seed ${head('Seed')}`;
       img.dataset.seed = head('Seed');
       error.hidden = true;
-      text(caption, `checkpoint ${head('Checkpoint')} · step ${int(+head('Step'))} · seed ${head('Seed')}${s.sweep ? ` · rows: guidance ${ALPHAS.replaceAll(',', ', ')}` : ''}`);
+      text(caption, `checkpoint ${head('Checkpoint')} · step ${int(+head('Step'))} · seed ${head('Seed')}${scales ? ` · rows: guidance ${scales}` : ''}`);
       times(+head('Queue-Ms'), +head('Compute-Ms'), total, head('Batch-Size'));
-      keepInAddress('play', query({ class: s.class, cfg: s.cfg, seed: s.seed, cols: s.cols, rows: s.rows, checkpoint: s.checkpoint }));
+      if (s.drawn && (s.drawn.checkpoint !== head('Checkpoint') || s.drawn.step !== +head('Step')))
+        toast(`The picture was made by ${s.drawn.checkpoint} at step ${int(s.drawn.step)}; these are other weights.`);
+      s.drawn = null;
+      keepInAddress('play', query({ class: s.class, cfg: s.sweep ? s.scales : s.cfg, seed: s.seed, n: s.n, cols: s.cols, rows: s.rows,
+        scale: s.scale === MAGNIFIED ? null : s.scale, guidance: s.guidance === 'one-step' ? null : s.guidance, checkpoint: s.checkpoint }));
     } catch (e) {
       if (closed) return;
       error.hidden = false;
@@ -80,7 +90,7 @@ export function mount(root, params) {
     const make = (value, label) => h('button.chip', { type: 'button', 'aria-pressed': String(s.class === value), data: { class: value },
       onclick: () => {
         s.class = value;
-        if (value.includes('-') && classes <= 32 && !s.sweep) { s.rows = classes; rows.value = String(classes); } // a row a class
+        if (value.includes('-') && classes <= 32 && !s.sweep) { s.rows = classes; s.n = null; rows.value = String(classes); } // one row per class
         for (const b of classBox.children) b.setAttribute('aria-pressed', String(b.dataset?.class === value));
         generate();
       } }, label);
@@ -98,11 +108,11 @@ export function mount(root, params) {
   const lock = h('button', { type: 'button', 'aria-pressed': String(s.lock), title: 'Keep the seed for every image', onclick: () => { s.lock = !s.lock; lock.setAttribute('aria-pressed', String(s.lock)); } }, 'Lock');
   const roll = () => { s.seed = dice(); seed.value = String(s.seed); };
   const die = h('button', { type: 'button', title: 'Another seed', onclick: () => { roll(); generate(); } }, 'Dice');
-  const size = (key) => h('input', { type: 'number', min: '1', max: '32', value: String(s[key]), 'aria-label': key === 'cols' ? 'Columns' : 'Rows', oninput: (e) => { sized = true; s[key] = clamp(Math.floor(+e.target.value) || 1, 1, 32); soon(); } });
+  const size = (key) => h('input', { type: 'number', min: '1', max: '32', value: String(s[key]), 'aria-label': key === 'cols' ? 'Columns' : 'Rows', oninput: (e) => { sized = true; s.n = null; s[key] = clamp(Math.floor(+e.target.value) || 1, 1, 32); soon(); } });
   const cols = size('cols'), rows = size('rows');
   const checkpoint = h('select', { onchange: () => { s.checkpoint = checkpoint.value; describe().then(generate); } });
-  const sweep = h('input', { type: 'checkbox', onchange: () => { s.sweep = sweep.checked; generate(); } });
-  const twoPass = h('input', { type: 'checkbox', onchange: () => { s.guidance = twoPass.checked ? 'two-pass' : 'one-step'; generate(); } });
+  const sweep = h('input', { type: 'checkbox', checked: s.sweep, onchange: () => { s.sweep = sweep.checked; s.scales = SCALES; s.n = null; generate(); } });
+  const twoPass = h('input', { type: 'checkbox', checked: s.guidance === 'two-pass', onchange: () => { s.guidance = twoPass.checked ? 'two-pass' : 'one-step'; generate(); } });
   const go = h('button.primary.wide', { type: 'button', onclick: () => { if (!s.lock) roll(); generate(); } }, 'Generate');
   const file = h('input.sr', { type: 'file', accept: 'image/png', 'aria-label': 'PNG whose parameters to restore', onchange: () => { if (file.files[0]) restore(file.files[0]); file.value = ''; } });
   const controls = h('div.card.play-controls', null,
@@ -110,37 +120,44 @@ export function mount(root, params) {
     h('label.field', null, h('span.line', null, 'Guidance scale', cfgOut), cfg),
     h('div.field', null, h('span', null, 'Seed'), h('div.line', null, seed, lock, die)),
     h('div.field', null, h('span', null, 'Columns × rows'), h('div.line', null, cols, rows)),
-    h('label.check', null, sweep, 'guidance sweep, one row a scale'), h('label.check', null, twoPass, 'two-pass guidance'),
+    h('label.check', null, sweep, 'guidance sweep, one row per scale'), h('label.check', null, twoPass, 'two-pass guidance'),
     go,
     h('div.line.wrap', null,
       h('button', { type: 'button', onclick: () => navigator.clipboard ? navigator.clipboard.writeText(curl()).then(() => toast('The curl command is copied.'), () => prompt('curl', curl())) : prompt('curl', curl()) }, 'Copy as curl'),
       h('button', { type: 'button', onclick: () => shown && download(shown, `driftd-${img.dataset.seed}.png`) }, 'Save PNG'),
       h('label.button', null, 'Restore from PNG', file)));
-  fill(root, head('Playground', 'One forward pass an image. Drop a PNG made here to get its parameters back.'), h('div.play', null, controls, stage));
+  fill(root, head('Playground', 'One forward pass per image. Drop a PNG made by driftd to make it again.'), h('div.play', null, controls, stage));
 
   // ---- restoring ----
+
+  // Whether the server still has a checkpoint; one beyond the list is added to the choice.
+  async function has(id) {
+    if ([...checkpoint.options].some((o) => o.value === id)) return true;
+    const c = await get(`/v1/checkpoints/${encodeURIComponent(id)}`).catch(() => null);
+    if (c?.state !== 'ok') return false;
+    checkpoint.append(h('option', { value: id }, `${id} – step ${int(c.step)}`));
+    return true;
+  }
 
   async function restore(blob) {
     try {
       const p = await parameters(new Uint8Array(await blob.arrayBuffer()));
-      const scales = [...new Set(p.images.map((i) => i.cfg))], labels = [...new Set(p.images.map((i) => i.class))];
-      s.seed = p.seed;
-      s.lock = true;
-      s.sweep = scales.length > 1;
-      s.cfg = scales[0];
-      s.class = labels.length === 1 ? String(labels[0]) : s.sweep ? '' : p.images.map((i) => i.class).join(',');
-      [s.cols, s.rows] = p.grid.split('x').map(Number);
-      s.guidance = p.guidance;
+      const q = requestOf(p), known = await has(q.checkpoint);
+      [s.cols, s.rows] = q.grid.split('x').map(Number);
+      s.sweep = q.cfg.includes(',');
+      if (s.sweep) s.scales = q.cfg;
+      else s.cfg = +q.cfg;
+      Object.assign(s, { seed: q.seed, class: shorten(q.class.split(',')).join(','), n: q.n, scale: q.scale, guidance: q.guidance, lock: true });
+      if (known) s.checkpoint = q.checkpoint;
+      s.drawn = known ? { checkpoint: p.checkpoint, step: p.step } : null;
       sized = true;
-      const known = [...checkpoint.options].find((o) => o.value === p.checkpoint);
-      if (known) s.checkpoint = p.checkpoint;
       seed.value = String(s.seed); cfg.value = String(s.cfg); text(cfgOut, s.cfg.toFixed(2));
       cols.value = String(s.cols); rows.value = String(s.rows);
       sweep.checked = s.sweep; twoPass.checked = s.guidance === 'two-pass';
       lock.setAttribute('aria-pressed', 'true');
       checkpoint.value = s.checkpoint;
       classList();
-      toast(known ? 'Parameters restored.' : `Parameters restored; its checkpoint ${p.checkpoint} is not kept here, so ${s.checkpoint} draws it.`);
+      toast(known ? 'Parameters restored.' : `Parameters restored; its checkpoint ${q.checkpoint} is not kept here, so ${s.checkpoint} is used.`);
       generate();
     } catch (e) { toast(e.message, true); }
   }

@@ -3,7 +3,7 @@
 // Returns the JSON object, or throws a sentence. bytes: Uint8Array of a PNG file.
 export async function parameters(bytes) {
   const sig = [137, 80, 78, 71, 13, 10, 26, 10];
-  if (bytes.length < 20 || sig.some((b, i) => bytes[i] !== b)) throw new Error('This file is no PNG.');
+  if (bytes.length < 20 || sig.some((b, i) => bytes[i] !== b)) throw new Error('This file is not a PNG.');
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const latin = new TextDecoder('latin1'), utf8 = new TextDecoder();
   for (let at = 8; at + 12 <= bytes.length;) {
@@ -23,7 +23,28 @@ export async function parameters(bytes) {
     }
     return JSON.parse(utf8.decode(text));
   }
-  throw new Error('This PNG carries no parameters of driftd.');
+  throw new Error('This PNG holds no parameters of driftd.');
+}
+
+// The query of /v1/generate that makes the picture again. Pictures from before the member `request`
+// hold a list of images: the noise index starts again with every guidance scale.
+export function requestOf(p) {
+  if (p.request) return p.request;
+  const list = p.images, again = list.findIndex((im, i) => i > 0 && im.index === 0), n = again < 0 ? list.length : again;
+  const regular = list.length % n === 0 && list.every((im, i) => im.index === i % n && im.class === list[i % n].class && im.cfg === list[i - (i % n)].cfg);
+  if (!regular) throw new Error('No request makes this picture.');
+  return { class: list.slice(0, n).map((im) => im.class).join(','), cfg: list.filter((_, i) => i % n === 0).map((im) => im.cfg).join(','), n,
+    seed: p.seed, grid: p.grid, scale: p.scale, guidance: p.guidance, checkpoint: p.checkpoint.startsWith('live:') ? 'live' : p.checkpoint };
+}
+
+// The shortest list of classes that the server spreads over n images as these labels are.
+export function shorten(labels) {
+  const n = labels.length;
+  for (let m = 1; m < n; m++) {
+    const list = Array.from({ length: m }, (_, j) => labels[Math.ceil((j * n) / m)]);
+    if (labels.every((l, k) => l === list[Math.floor((k * m) / n)])) return list;
+  }
+  return labels;
 }
 
 // float32 .npy, little endian, C order -> {shape, data}.

@@ -1,11 +1,11 @@
-// The metrics of one run for the curves page: whole history in bounded memory, rows of the live
-// stream appended without gap or duplicate, and a finer piece for a zoomed range. curves.js owns
-// and asks it; redraws are its business.
+// The metrics of one run for the curves page: the whole history in bounded memory, rows of the live
+// stream appended without gap or duplicate, and a finer piece for a zoomed range. curves.js owns it
+// and redraws.
 import { get, query } from './api.js';
 import { serverNow } from './state.js';
 import { Series } from './series.js';
 
-const RAW_STEPS = 40000; // up to here every row is fetched, above it means of 64 and more
+const RAW_STEPS = 40000; // runs up to this length are fetched row by row, longer ones as means of 64 or more
 const RECENT = 4000;
 
 export class Run {
@@ -18,7 +18,7 @@ export class Run {
     this.detail = null; // {from, to, series}
     this.recent = []; // [{cols, row, t}] of the stream, to bridge a load
     this.rewound = false;
-    this.coarse = true; // until the fine load is there
+    this.coarse = true; // until the fine load has arrived
     for (const n of names) this.base.set(n, new Series(window));
   }
 
@@ -79,7 +79,7 @@ export class Run {
         for (const s of this.base.values()) s.truncate(row[0]);
         this.recent = this.recent.slice(-1);
       } else if (last >= 0 && row[0] > last + every) {
-        this.reload(); // rows are missing: the store has them
+        this.reload(); // rows are missing: fetch them from the store
       }
       this.rewound = false;
       this.append(d.cols, row, t);
@@ -102,7 +102,7 @@ export class Run {
     return base;
   }
 
-  // Fetches a finer piece when the base is coarser than what a..b deserves. True: something came.
+  // Fetches a finer piece when the base is too coarse for a..b. Returns whether anything was fetched.
   async refine(a, b) {
     let width = 1;
     for (const s of this.base.values()) width = Math.max(width, s.width);

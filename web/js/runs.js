@@ -24,10 +24,10 @@ async function act(job, action) {
   } catch (e) { toast(e.message, true); }
 }
 
-// What a run ended with or, until the stream says more, where it is.
+// The last values of a run, until the stream sends newer ones.
 async function lastValues(j) {
   if (j.newest || !j.step || j.asked === j.step || (j.asked && j.state === 'running')) return;
-  j.asked = j.step; // rows come a little after their step, so a few more are asked for
+  j.asked = j.step; // rows are stored a little after their step, so ask for a few more
   const d = await get(`/v1/jobs/${j.id}/metrics?names=loss,drift_norm&from=${Math.max(0, j.step - 64)}&max_points=0`);
   const at = (name) => d.series.find((s) => s.name === name)?.rows.at(-1)?.[2] ?? null;
   const now = jobs.get(j.id);
@@ -60,7 +60,7 @@ function card(id) {
     text(state, j.state);
     state.dataset.state = j.state;
     el.dataset.state = j.state;
-    const done = j.state === 'completed'; // perhaps before all its steps: by the clock
+    const done = j.state === 'completed'; // perhaps before all its steps, by its time limit
     bar.value = done ? 1 : Math.min(1, j.progress ?? 0);
     text(steps, done && j.step !== j.steps_total ? int(j.step) : `${int(j.step)} / ${int(j.steps_total)}`);
     const going = j.state === 'running' || j.state === 'queued';
@@ -83,7 +83,7 @@ function card(id) {
 export function mount(root, params) {
   const cards = new Map(), list = h('div.runs'), off = [];
   const create = h('button.primary', { type: 'button', onclick: () => openForm() }, 'New run');
-  fill(root, head('Runs', 'Training jobs of this daemon, the newest first.', create), list);
+  fill(root, head('Runs', 'Training jobs of this daemon, newest first.', create), list);
 
   const layout = () => {
     const order = jobList();

@@ -1,5 +1,5 @@
-// The samples page: the periodic grids of a run with a scrubber over its steps, and for toys the
-// live scatter.
+// The samples page: the periodic grids of a run with a slider over its steps, and for toys the live
+// scatter.
 import { get, raw } from './api.js';
 import { jobs, on, jobDetail, jobList, loadJobs } from './state.js';
 import { h, fill, text, toast, int, ago, empty, head, field, clamp, perFrame } from './ui.js';
@@ -19,9 +19,9 @@ export function mount(root, params) {
   const prev = h('button.icon-button', { type: 'button', 'aria-label': 'Earlier grid', onclick: () => { stop(); show(at - 1); } }, '←');
   const next = h('button.icon-button', { type: 'button', 'aria-label': 'Later grid', onclick: () => { stop(); show(at + 1); } }, '→');
   const bar = h('div.toolbar.scrub', { hidden: true }, playButton, prev, slider, next);
-  const strip = h('div.strip', { role: 'group', 'aria-label': 'Stations of the run' });
+  const strip = h('div.strip', { role: 'group', 'aria-label': 'Steps of the run' });
   const extra = h('div');
-  fill(root, head('Samples', 'The same noise through the generator as it trains: scrub to watch the distribution drift.', field('Run', pick)),
+  fill(root, head('Samples', 'The same noise through the generator as it trains: move the slider to watch the distribution drift.', field('Run', pick)),
     h('div.sample-split', null, h('div.sample-main', null, bar, figure), extra, strip));
 
   const url = async (s) => {
@@ -68,9 +68,9 @@ export function mount(root, params) {
     list = all.sort((a, b) => a.step - b.step);
     grown();
     if (list.length) { if (last || !follow) show(list.length - 1); else show(at); }
-    else if (!toy) fill(extra, empty('No grids yet', 'The first one comes after a few hundred steps.'));
+    else if (!toy) fill(extra, empty('No grids yet', 'The first one is made after a few hundred steps.'));
   }
-  // A handful of stations along the way, so that Tab passes them quickly however many grids there are.
+  // A few grids along the run, so that Tab passes them quickly even if there are many.
   function grown() {
     bar.hidden = list.length < 2;
     slider.max = String(Math.max(0, list.length - 1));
@@ -81,7 +81,7 @@ export function mount(root, params) {
     mark();
     if (list.length && extra.firstChild !== (toy?.el ?? null)) fill(extra, toy?.el);
   }
-  const thumbs = new Map(); // by sample: made once, as a strip grows often
+  const thumbs = new Map(); // by sample; made once, as the strip grows often
   function station(i) {
     const s = list[i];
     if (!thumbs.has(s.id)) {
@@ -97,7 +97,7 @@ export function mount(root, params) {
   function mark() {
     for (const b of strip.children) b.setAttribute('aria-pressed', String(+b.dataset.at === at));
   }
-  // A new grid by the stream; what came in between two looks is shown by its last.
+  // A new grid from the stream; of several in quick succession only the last is shown.
   const arrived = perFrame(() => {
     const last = at < 0 || at === pending.from;
     pending = null;
@@ -106,7 +106,7 @@ export function mount(root, params) {
     if (last && !playing) show(list.length - 1);
   });
   function take(d) {
-    if (list.length && d.step <= list[list.length - 1].step) { load(true).catch(() => {}); return; } // it went back to a checkpoint
+    if (list.length && d.step <= list[list.length - 1].step) { load(true).catch(() => {}); return; } // the run went back to a checkpoint
     pending ??= { from: list.length - 1 };
     list.push({ id: d.id, step: d.step, url: `/v1/samples/${d.id}.png`, created: new Date().toISOString() });
     arrived();

@@ -1,14 +1,14 @@
-// The live picture of a two-dimensional toy, the paper's Fig. 3 as it happens: the data, the samples
-// of the newest training step, and on each sample the drift that the loss computed for it. The rows
-// come from /v1/jobs/ID/field whenever the stream says that the run has moved on; once a run is over
-// and its field forgotten, its samples are drawn from its last checkpoint instead.
+// The live picture of a two-dimensional toy (Fig. 3 of the paper): the data, the samples of the newest
+// training step, and on each sample the drift that the loss computed for it. /v1/jobs/ID/field is
+// fetched when the stream reports progress. When a run has ended and its field is gone, the samples
+// come from its last checkpoint.
 import { get, raw, query } from './api.js';
 import { on } from './state.js';
 import { h, text, int, num } from './ui.js';
 import { npy } from './png.js';
 
-const EVERY = 250; // ms between two looks at most
-const N = 400; // samples, where they come from a checkpoint
+const EVERY = 250; // ms between two requests at least
+const N = 400; // samples from a checkpoint
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 // job(): the toy's job now. Returns {el, draw, stop}.
@@ -75,7 +75,7 @@ export function scatter(job) {
     ctx.globalAlpha = 1;
   }
 
-  // The view holds everything and does not jump about: it grows at once and shrinks late.
+  // The view contains all points and stays calm: it grows at once and shrinks late.
   function frame() {
     let far = 0;
     for (const list of [shown.data, shown.samples])
@@ -92,7 +92,7 @@ export function scatter(job) {
   function take(field) {
     shown = { data: field.data, samples: field.samples, drift: true, step: field.step };
     const mean = meanDrift(field.samples);
-    text(note, `Step ${int(field.step)}: ${int(field.samples.length)} samples of the training batch, each with its drift, true to scale (${num(mean, 2)} long in the mean). Grid lines are half a unit apart.`);
+    text(note, `Step ${int(field.step)}: ${int(field.samples.length)} samples of the training batch, each with its drift, to scale (mean length ${num(mean, 2)}). Grid lines are half a unit apart.`);
     el.dataset.step = field.step;
     el.dataset.drift = mean;
   }
@@ -100,7 +100,7 @@ export function scatter(job) {
   async function fromCheckpoint() {
     const j = job();
     const list = (await get(`/v1/checkpoints?job=${j.id}&limit=20`)).checkpoints.filter((c) => c.state === 'ok');
-    if (!list.length) { text(note, 'The samples and their drift appear with the first step.'); return; }
+    if (!list.length) { text(note, 'Samples and drift appear after the first step.'); return; }
     const best = list.reduce((a, b) => (b.step > a.step ? b : a));
     const res = await raw(`/v1/generate?${query({ format: 'npy', n: N, seed: 7, class: 0, cfg: 1, checkpoint: best.id })}`);
     const { shape, data } = npy(await res.arrayBuffer());

@@ -1,8 +1,7 @@
 // One metric of one run in bounded memory. Points are buckets {x: last step, t, n, min, max, mean,
 // nonfinite} in time order; a raw row is a bucket of one. The smoothed value is a debiased EMA over
-// these points, taken before anything is thinned out for drawing. When the buffer is full,
-// the finest neighbours are merged (the smoothed value of the later one stays), so an endless live tail
-// keeps its length.
+// these points, computed before thinning for the screen. When the buffer is full, the finest
+// neighbours are merged (the later smoothed value stays), so a live series never outgrows it.
 
 const CAP = 49152;
 const columns = [['x', Float64Array], ['t', Float64Array], ['cnt', Uint32Array], ['bad', Uint32Array],
@@ -91,7 +90,7 @@ export class Series {
     return rows.length;
   }
 
-  // Drops what lies at or after a step: a resumed job goes back to its checkpoint.
+  // Drops points at or after a step: a resumed job goes back to its checkpoint.
   truncate(step) {
     while (this.n && this.x[this.n - 1] >= step) {
       this.n--;
@@ -101,8 +100,8 @@ export class Series {
     for (let i = 0; i < this.n; i++) this.smooth(i);
   }
 
-  // Makes room by merging the finest buckets first, so that a long tail of single rows does not wear
-  // away what is older.
+  // Makes room by merging the finest buckets first, so that many single rows do not displace older
+  // history.
   compact() {
     let finest = Infinity;
     for (let i = 0; i < this.n; i++) finest = Math.min(finest, this.cnt[i] + this.bad[i]);
@@ -147,7 +146,7 @@ export class Series {
 const lower = (a, b) => (Number.isNaN(a) ? b : Number.isNaN(b) ? a : Math.min(a, b));
 const upper = (a, b) => (Number.isNaN(a) ? b : Number.isNaN(b) ? a : Math.max(a, b));
 
-// Thins several series into shared columns for drawing, one a pixel: per series the smoothed value
+// Thins several series into shared columns for drawing, one per pixel: per series the smoothed value
 // at the column's end, the lowest and the highest raw value, and the count of non-finite rows.
 // axes[k] maps series k to its x values; x0..x1 is the visible range.
 export function thin(list, axes, offsets, x0, x1, columns) {

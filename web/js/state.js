@@ -1,5 +1,5 @@
-// What the page knows of the server, kept fresh by the event stream: jobs by id, the newest metric
-// row of each, and listeners. A gap or a fresh start refetches by REST.
+// The state of the server as the page knows it, updated by the event stream: jobs by id, the newest
+// metric row of each, and listeners. After a gap or a restart it is fetched again.
 import { get, Stream } from './api.js';
 import { say, text, toast, num, int } from './ui.js';
 
@@ -54,7 +54,7 @@ function metrics(d) {
   if (!j) return;
   const at = (name) => row[d.cols.indexOf(name)] ?? null;
   j.newest = { step: row[0], loss: at('loss'), drift_norm: at('drift_norm'), at: performance.now() };
-  // Steps a second as seen from here, smoothed over some five seconds.
+  // Steps per second as seen from here, smoothed over about five seconds.
   const seen = j.seen, now = performance.now();
   if (seen && row[0] > seen.step && now > seen.at) {
     const dt = (now - seen.at) / 1000, keep = j.rate ? Math.exp(-dt / 5) : 0;

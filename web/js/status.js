@@ -1,12 +1,12 @@
-// The status page: what the daemon does now, from /v1/status, /readyz and the checkpoints.
-import { get, post } from './api.js';
+// The status page: the daemon's state from /v1/status and /readyz, and its checkpoints.
+import { at, get, post } from './api.js';
 import { h, fill, num, int, bytes, duration, ago, toast, head } from './ui.js';
 import { on, jobs, loadJobs } from './state.js';
 
 export function mount(root) {
   const cards = h('div.cards'), table = h('div.card.scroll', { tabindex: '0', role: 'region', 'aria-label': 'Checkpoints' });
   fill(root, head('Status', 'The daemon, its stores and what it serves.'), cards, h('h2.section', null, 'Checkpoints'), table,
-    h('p.links', null, h('a', { href: '/metrics' }, 'Prometheus metrics'), ' · ', h('a', { href: '/openapi.json' }, 'OpenAPI document'), ' · ', h('a', { href: '/v1/status' }, 'status as JSON')));
+    h('p.links', null, h('a', { href: at('/metrics') }, 'Prometheus metrics'), ' · ', h('a', { href: at('/openapi.json') }, 'OpenAPI document'), ' · ', h('a', { href: at('/v1/status') }, 'status as JSON')));
   const card = (title, rows) => h('section.card', { 'aria-label': title }, h('h2', null, title),
     h('dl', null, rows.filter(Boolean).map(([k, v]) => [h('dt', null, k), h('dd', null, v)])));
 
@@ -17,11 +17,11 @@ export function mount(root) {
     const t = s.training, g = s.generation, device = (g.device ?? '–').replace(/\)$/, '').split(/ \(|, /);
     fill(cards,
       card('Daemon', [['state', s.state], ['readiness', ready], ['version', `${s.version} (${s.git})`], ['up for', duration(s.uptime_seconds)], ['queued runs', int(s.queued_jobs)]]),
-      card('Device', device.map((part, i) => [i ? '' : 'computes on', part])),
+      card('Device', [...device.map((part, i) => [i ? '' : 'computes on', part]), ['machine', s.machine?.description ?? '–']]),
       card('Training', t ? [['run', `${t.job} ${jobs.get(t.job)?.name ?? t.name}`], ['step', `${int(t.step)} / ${int(t.steps_total)}`], ['rate', `${num(t.steps_per_second, 3)} steps / s`], ['left', duration(t.eta_seconds)], ['loss', num(t.loss)], ['drift norm', num(t.drift_norm)]]
         : [['run', 'none']]),
       card('Generation', [['serving', g.serving === 'live' ? 'the live run' : g.serving ? `checkpoint ${g.serving}` : 'nothing yet'], ['images', int(g.images)], ['batches', int(g.batches)], ['rate', g.images_per_second ? `${g.images_per_second < 1000 ? num(g.images_per_second, 3) : int(g.images_per_second)} images / s` : '–'], ['waiting', `${int(g.waiting)} of ${int(g.queue_limit)}`], ['failed', int(g.failed)], ['abandoned', int(g.abandoned)]]),
-      card('Store', [['data base', bytes(s.store.bytes)], ['disk free', bytes(s.store.disk_free)], ['failed writes', int(s.store.failures)], ['metric rows dropped', int(s.store.metrics_dropped)], ['failed checkpoints', int(s.store.checkpoint_failures)]]),
+      card('Store', [['database', bytes(s.store.bytes)], ['disk free', bytes(s.store.disk_free)], ['failed writes', int(s.store.failures)], ['metric rows dropped', int(s.store.metrics_dropped)], ['failed checkpoints', int(s.store.checkpoint_failures)]]),
       card('HTTP', [['requests', int(s.http?.requests)], ['refused (4xx)', int(s.http?.responses_4xx)], ['failed (5xx)', int(s.http?.responses_5xx)], ['shed', int(s.http?.shed)], ['connections', int(s.http?.connections)], ['event streams', int(s.http?.sse_clients)]]));
   }
   async function checkpoints() {
@@ -33,7 +33,7 @@ export function mount(root) {
         h('td', null, int(c.step)), h('td', null, bytes(c.bytes)), h('td', null, ago(c.created)), h('td', null, c.active ? 'served' : c.state),
         h('td.row-actions', null, c.state === 'ok' && !c.active ? h('button.quiet', { type: 'button', 'aria-label': `Serve checkpoint ${c.id}`, onclick: async () => {
           try { await post(`/v1/checkpoints/${c.id}/activate`); toast(`Checkpoint ${c.id} is served.`); checkpoints(); load(); } catch (e) { toast(e.message, true); }
-        } }, 'Serve') : null, h('a.button.quiet', { href: `/v1/checkpoints/${c.id}/file`, 'aria-label': `Download checkpoint ${c.id}` }, 'Download')))))));
+        } }, 'Serve') : null, h('a.button.quiet', { href: at(`/v1/checkpoints/${c.id}/file`), 'aria-label': `Download checkpoint ${c.id}` }, 'Download')))))));
   }
   load();
   checkpoints();

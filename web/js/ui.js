@@ -1,7 +1,7 @@
-// Small helpers of every page: elements, numbers as text, toasts, icons. Knows no page.
+// Small helpers of every page: elements, numbers as text, toasts, icons. Depends on no page.
 
-// h('button.quiet', {type: 'button', onclick: f}, 'text', child, ...). Properties that are no
-// attribute (functions, booleans, value) are set as such; null children are left out.
+// h('button.quiet', {type: 'button', onclick: f}, 'text', child, ...). Functions,
+// booleans and `value` are set as properties, anything else as attributes; null children are skipped.
 export function h(spec, props, ...children) {
   const [tag, ...classes] = spec.split('.');
   const el = document.createElement(tag || 'div');
@@ -26,7 +26,7 @@ export function fill(el, ...children) {
   return el;
 }
 
-// Sets text only when it changes, so that selections and screen readers are left alone.
+// Sets text only when it changes, to keep selections and not to disturb screen readers.
 export function text(el, s) {
   if (el.textContent !== s) el.textContent = s;
 }
@@ -142,7 +142,7 @@ export function keepInAddress(page, search) {
   if (location.hash.split('?')[0] === `#/${page}`) history.replaceState(null, '', `#/${page}?${search}`);
 }
 
-// Calls f at most once a frame.
+// Calls f at most once per frame.
 export function perFrame(f) {
   let id = 0;
   const run = () => { id = 0; f(); };

@@ -1,0 +1,82 @@
+// One request and its route: the data that the gate, the handlers and the answers share.
+#pragma once
+
+#include "api/conn.h"
+#include "api/problem.h"
+#include "api/query.h"
+#include "api/server.h"
+
+#define API_MAX_URI (31 * 1024)
+#define API_PREFIX_MAX 200 // bytes of X-Forwarded-Prefix
+
+struct api_req;
+typedef enum MHD_Result api_handler(struct api_req *r);
+
+struct api_param {
+    const char *name, *type, *doc; // type: string, integer, number or "a|b|c"
+};
+
+enum api_body { API_BODY_NONE, API_BODY_JSON, API_BODY_UPLOAD };
+enum {
+    API_PUBLIC = 1, // no token
+    API_NO_HEAD = 2,
+    API_WRITES = 4, // changes the database, which another process may hold: later.h
+    API_LONG = 8    // takes as long as a file is large: later.h
+};
+
+struct api_route {
+    const char *method, *path; // path with {id} placeholders
+    api_handler *fn;
+    enum api_body body;
+    unsigned flags;
+    int status; // of success
+    const char *produces;
+    const char *summary;
+    const struct api_param *params; // ends with a NULL name; NULL: none
+};
+
+enum { API_LATER_NOT, API_LATER_RUNS, API_LATER_DONE }; // api_req.later
+enum api_req_state { API_REQ_NEW, API_REQ_BODY, API_REQ_WAITING, API_REQ_DONE };
+
+struct api_req {
+    struct api_server *srv;
+    struct MHD_Connection *mhd;
+    struct api_conn *conn;
+    const struct api_route *route;
+    char id[40];
+    char *uri;               // raw, as received
+    char *path;              // decoded
+    char *host;              // authority of a target in absolute form; NULL: the Host header counts
+    const char *method;      // MHD's
+    char seg[2][API_ID_MAX]; // values of {placeholders}
+    struct api_query query;
+    enum api_req_state state;
+    uint64_t start_ns;
+    // body
+    char *body;
+    size_t body_len, body_cap;
+    bool body_too_large;
+    int upload_fd; // -1: not an upload
+    uint64_t upload_bytes, upload_mark;
+    char *upload_path;
+    bool upload_failed;
+    // answer
+    unsigned status;
+    struct api_gen *gen;
+    // later.c
+    atomic_int later;
+    struct api_req *later_next;
+    struct MHD_Response *later_response; // what the handler sent, until MHD's thread sends it
+};
+
+struct api_req *api_req_new(struct api_server *s, const char *uri, struct MHD_Connection *c);
+void api_req_free(struct api_req *r); // removes an upload that nobody took
+
+const char *api_header(struct api_req *r, const char *name); // NULL when absent
+const char *api_host(struct api_req *r);                     // of the target, else the Host header
+bool api_accepts(struct api_req *r, const char *type);       // by the Accept header
+// The path that a proxy removed in front of ours (X-Forwarded-Prefix), "" when there is none.
+const char *api_prefix(struct api_req *r);
+// If-Match and If-None-Match against the entity tag of what would be sent (without quotes; "": it
+// has none). 0: go on; 304 or 412: answer this.
+int api_precondition(struct api_req *r, const char *etag);

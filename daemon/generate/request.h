@@ -1,0 +1,51 @@
+// A request for images as the batcher takes it, and what it gives back. Plain data and four calls;
+// whoever submits decides what they mean (daemon/http/generate.c: a suspended HTTP request).
+#pragma once
+
+#include "engine/core/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum dd_format { DD_PNG, DD_JSON, DD_ZIP, DD_NPY };
+
+// One image. Its bytes depend on (checkpoint, seed, index, label, cfg) alone.
+struct dd_gen_image {
+    int32_t label;  // class index, or -1: drawn from (seed, index)
+    float cfg;      // guidance scale
+    uint32_t index; // noise stream under the request's seed; equal for the rows of a sweep
+};
+
+// A finished request. Takes part in nothing else: `bytes` belongs to the receiver.
+struct dd_gen_result {
+    void *bytes; // malloc'ed
+    size_t size;
+    const char *content_type; // static text
+    char checkpoint[80];      // id, or "live:JOB"
+    int64_t step;
+    double queue_ms, compute_ms;
+    int batch_size; // largest batch that held an image of this request
+    char note[200]; // what the client should know about the images, "" if nothing
+};
+
+struct dd_gen_request {
+    const struct dd_gen_image *images; // [n]
+    int n;
+    uint64_t seed;
+    int cols, rows; // grid, cols * rows >= n
+    int scale;      // magnification of the picture, >= 1
+    enum dd_format format;
+    char checkpoint[80]; // "live", "latest" or an id
+    bool two_pass;       // guidance by the null class
+    int64_t received_ns; // monotonic, 0: unknown
+
+    void *owner; // for the calls below, which may come from any thread
+    // True when nobody waits for the result any more. Asked just before a batch is put together.
+    bool (*abandoned)(void *owner);
+    // Exactly one of these, exactly once per accepted request, possibly before dd_batcher_submit
+    // has returned; the request may be freed by it.
+    void (*complete)(void *owner, const struct dd_gen_result *result);
+    // rc: DR_E*, with its sentence in err; DR_ECANCELED: nobody waits.
+    void (*fail)(void *owner, int rc, const struct dr_err *err);
+};

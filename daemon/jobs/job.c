@@ -1,0 +1,71 @@
+// What a kind may call while its job runs (kinds.h): the queue's side of a job at work.
+#include "daemon/base/log.h"
+#include "daemon/base/util.h"
+#include "daemon/jobs/jobs_priv.h"
+#include "daemon/store/metric_store.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum dd_wish dd_job_wish(struct dd_job *job) {
+    struct dd_jobs *j = job->queue;
+    atomic_store(&j->beat, dd_now_ns());
+    pthread_mutex_lock(&j->lock);
+    enum dd_wish w = j->closing && j->wish != DD_WISH_STOP_NOW ? DD_WISH_STOP : j->wish;
+    if (w == DD_WISH_CHECKPOINT)
+        j->wish = DD_WISH_NONE;
+    pthread_mutex_unlock(&j->lock);
+    return w;
+}
+
+struct started {
+    int64_t id, step, total;
+    const char *data_name, *names;
+};
+
+static int note_start(sqlite3 *db, void *arg, struct dr_err *err) {
+    const struct started *s = arg;
+    struct dd_metric_cut cut = {.job = s->id, .step = s->step};
+    int rc = dd_sql_run(
+        db, err, "UPDATE jobs SET step=?, steps_total=?, data_name=?, class_names=? WHERE id=?",
+        "iitti", s->step, s->total, s->data_name, s->names, s->id);
+    return rc ? rc : dd_metrics_truncate(db, &cut, err);
+}
+
+void dd_job_started(struct dd_job *job, int64_t step, int64_t total, const char *data_name,
+                    const char *class_names) {
+    struct dr_err err = {0};
+    struct started s = {job->id, step, total, data_name, class_names};
+    int rc = dd_store_do(job->env->store, note_start, &s, &err);
+    dd_store_changed(job->env->store); // class names
+    char q[600];
+    if (rc)
+        dd_log(DR_LOG_ERROR, "job.start", "job=%lld reason=%s", (long long)job->id,
+               dd_log_quote(err.msg, q, sizeof q));
+    atomic_store(&job->queue->step, step);
+    atomic_store(&job->queue->steps_total, total);
+}
+
+void dd_job_metrics(struct dd_job *job, const struct dr_metric_def *def, int n) {
+    job->metrics = dd_metric_table(dd_store_metrics(job->env->store), def, n);
+}
+
+void dd_job_row(struct dd_job *job, const struct dd_row *row, int64_t total) {
+    dd_ring_push(dd_pump_ring(job->env->pump), row);
+    atomic_store(&job->queue->step, row->step);
+    atomic_store(&job->queue->steps_total, total);
+}
+
+void dd_job_flush(struct dd_job *job) {
+    struct dr_err ignored;
+    dd_pump_flush(job->env->pump, &ignored);
+}
+
+void dd_job_alert(struct dd_job *job, const char *kind, int64_t step, const char *text) {
+    dd_event(job->env->events, "alert", job->id,
+             json_pack("{s:s, s:I, s:s}", "kind", kind, "step", (json_int_t)step, "text", text));
+}
+
+char *dd_job_folder(const struct dd_job *job, const char *what) {
+    return dd_job_dir(job->queue, what, job->id);
+}

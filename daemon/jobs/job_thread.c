@@ -1,0 +1,171 @@
+// The job thread: takes the best queued job, runs it by its kind, and records how it ended (jobs.h,
+// kinds.h).
+#include "daemon/base/log.h"
+#include "daemon/base/util.h"
+#include "daemon/jobs/jobs_priv.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+enum { JOB_NICE = 5 };
+
+// --- one job ---
+
+static const char *end_state(struct dd_jobs *j, int rc, enum dd_outcome outcome) {
+    if (rc)
+        return "failed";
+    if (outcome == DD_RUN_COMPLETED)
+        return "completed";
+    pthread_mutex_lock(&j->lock);
+    bool by_wish = j->wish == DD_WISH_STOP || j->wish == DD_WISH_STOP_NOW, pause = j->pausing;
+    pthread_mutex_unlock(&j->lock);
+    return !by_wish ? "interrupted" : pause ? "paused" : "stopped";
+}
+
+// The job counts as running until its end is recorded. With a full disk this waits for space, or
+// for the end of the daemon: the next start finds the row and goes on from the last checkpoint.
+static void end_job(struct dd_jobs *j, int64_t id, const char *state, const char *error) {
+    struct dr_err why = {0};
+    for (bool closing = false; !closing; sleep(1)) {
+        if (!dd_job_end(j, id, state, error, &why))
+            return;
+        char q[600];
+        dd_log(DR_LOG_ERROR, "job.end", "job=%lld state=%s reason=%s", (long long)id, state,
+               dd_log_quote(why.msg, q, sizeof q));
+        atomic_store(&j->beat, dd_now_ns());
+        pthread_mutex_lock(&j->lock);
+        closing = j->closing;
+        pthread_mutex_unlock(&j->lock);
+    }
+}
+
+// Whether this process can still use the device: after some faults it cannot. A device without free
+// memory works again once others have returned some.
+static bool device_works(const char *device) {
+    struct dr_backend *be;
+    struct dr_err err = {0};
+    int rc = dr_backend_open(device, 1, &be, &err);
+    if (rc)
+        return rc == DR_ENOMEM;
+    dr_backend_enter(be);
+    rc = dr_backend_probe(be, &err);
+    dr_backend_free(be);
+    return !rc || rc == DR_ENOMEM;
+}
+
+static void note_lost_device(struct dd_jobs *j) {
+    atomic_store(&j->device_lost, true);
+    dd_log(DR_LOG_ERROR, "device.lost", "device=%s hint=\"restart driftd; queued jobs wait\"",
+           j->env.device);
+}
+
+static void run_job(struct dd_jobs *j, struct dd_job *job) {
+    enum dd_outcome outcome = DD_RUN_FAILED;
+    struct dr_err err = {0}, why = {0};
+    int rc = job->kind->run(job, &outcome, &err);
+    if (rc == DR_EDEVICE && !device_works(j->env.device))
+        note_lost_device(j);
+    dd_pump_flush(j->env.pump, &why);
+    const char *state = end_state(j, rc, outcome);
+    // Before the end is recorded: a client that reads it is served the checkpoint, no longer the
+    // live weights.
+    dd_live_set(j->env.live, 0, NULL);
+    end_job(j, job->id, state, rc ? err.msg : NULL);
+}
+
+// --- the queue's end ---
+
+struct claim {
+    struct dd_job *job;
+    bool found;
+    char error[512]; // the job cannot run
+};
+
+// Kind and configuration are refused only after a change of the build.
+static void read_job(sqlite3_stmt *st, struct claim *c) {
+    struct dd_job *job = c->job;
+    const char *json = (const char *)sqlite3_column_text(st, 1);
+    struct dr_err why = {0};
+    job->id = sqlite3_column_int64(st, 0);
+    int rc = dd_job_kind_find(job->env->kinds, (const char *)sqlite3_column_text(st, 4), &job->kind,
+                              &why);
+    if (!rc)
+        rc = dr_config_parse(json, strlen(json), "the job's configuration", &job->cfg, &why);
+    if (rc)
+        snprintf(c->error, sizeof c->error, "%s", why.msg);
+    else
+        job->resume = job->kind->resumes && sqlite3_column_int64(st, 2) != 0 &&
+                      sqlite3_column_int64(st, 3) > 0;
+}
+
+static int claim(sqlite3 *db, void *arg, struct dr_err *err) {
+    struct claim *c = arg;
+    c->found = false;
+    sqlite3_stmt *st = dd_sql_prepare(db, err,
+                                      "SELECT id, config, resume, attempts, kind FROM jobs WHERE "
+                                      "state='queued' ORDER BY priority DESC, id LIMIT 1",
+                                      "");
+    if (!st)
+        return DR_EIO;
+    c->found = sqlite3_step(st) == SQLITE_ROW;
+    if (c->found)
+        read_job(st, c);
+    sqlite3_finalize(st);
+    if (!c->found)
+        return 0;
+    return dd_sql_run(db, err,
+                      "UPDATE jobs SET state='running', error=NULL, attempts=attempts+1,"
+                      " ended_us=NULL, started_us=coalesce(started_us,?) WHERE id=?",
+                      "ii", dd_wall_us(), c->job->id);
+}
+
+// Waits for a job and makes it the running one; false: the daemon is stopping. The lock is held
+// over the claim, so that an action finds a job either waiting or at work.
+static bool next_job(struct dd_jobs *j, struct dd_job *job, char error[512]) {
+    pthread_mutex_lock(&j->lock);
+    while (!j->closing) {
+        struct claim c = {.job = job};
+        struct dr_err err = {0};
+        if (!atomic_load(&j->device_lost) && !dd_store_do(j->env.store, claim, &c, &err) &&
+            c.found) {
+            dd_job_set_running(j, job->id, job->cfg.name);
+            j->wish = DD_WISH_NONE;
+            j->pausing = false;
+            atomic_store(&j->step, 0);
+            atomic_store(&j->steps_total,
+                         !c.error[0] && job->kind->steps ? job->kind->steps(&job->cfg) : 0);
+            snprintf(error, 512, "%s", c.error);
+            pthread_mutex_unlock(&j->lock);
+            return true;
+        }
+        // after a failure of the store, ask again
+        dd_cond_wait_until(&j->wake, &j->lock, dd_now_ns() + 5 * (int64_t)1000000000);
+    }
+    pthread_mutex_unlock(&j->lock);
+    return false;
+}
+
+void *dd_job_thread(void *jobs) {
+    struct dd_jobs *j = jobs;
+    struct dd_job job = {.queue = j, .env = &j->env};
+    char error[512];
+    pthread_setname_np(pthread_self(), "train");
+    // Requests come first: this thread, and the worker threads it will start, yield to the
+    // batcher's, relative to the nice value the daemon was started with. Linux keeps one per
+    // thread; a refusal changes nothing but latency.
+    setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + JOB_NICE);
+    while (next_job(j, &job, error)) {
+        atomic_store(&j->beat, dd_now_ns());
+        dd_job_event(j, job.id, "queued", "running", NULL);
+        if (error[0])
+            end_job(j, job.id, "failed", error);
+        else
+            run_job(j, &job);
+        atomic_store(&j->beat, INT64_MAX);
+        job = (struct dd_job){.queue = j, .env = &j->env};
+    }
+    return NULL;
+}

@@ -1,0 +1,73 @@
+// The states of jobs as the queue and the job thread both change them, and the jobs' folders
+// (jobs_priv.h).
+#include "daemon/base/util.h"
+#include "daemon/jobs/jobs_priv.h"
+
+#include <stdio.h>
+#include <string.h>
+
+bool dd_one_of(const char *state, const char *const *list) {
+    for (; *list; list++)
+        if (!strcmp(state, *list))
+            return true;
+    return false;
+}
+
+char *dd_job_dir(const struct dd_jobs *j, const char *what, int64_t id) {
+    return dd_printf("%s/%s/%lld", j->env.opt->state_dir, what, (long long)id);
+}
+
+int dd_job_state(sqlite3 *db, int64_t id, char old[16], struct dr_err *err) {
+    sqlite3_stmt *st = dd_sql_prepare(db, err, "SELECT state FROM jobs WHERE id=?", "i", id);
+    bool found = st && sqlite3_step(st) == SQLITE_ROW;
+    if (found)
+        snprintf(old, 16, "%s", (const char *)sqlite3_column_text(st, 0));
+    sqlite3_finalize(st);
+    return found ? 0 : dr_fail(err, DR_ENOENT, "there is no job %lld", (long long)id);
+}
+
+int dd_job_change(sqlite3 *db, void *arg, struct dr_err *err) {
+    struct dd_job_change *c = arg;
+    int rc = dd_job_state(db, c->id, c->old, err);
+    if (rc)
+        return rc;
+    if (c->from && !dd_one_of(c->old, c->from))
+        return dr_fail(err, DR_ECONFLICT, "job %lld is %s and cannot be %s", (long long)c->id,
+                       c->old, c->verb);
+    int64_t now = dd_wall_us();
+    if (!strcmp(c->state, "queued"))
+        return dd_sql_run(db, err,
+                          "UPDATE jobs SET state=?, error=NULL, ended_us=NULL, resume=1 WHERE id=?",
+                          "ti", c->state, c->id);
+    bool ends = strcmp(c->state, "stopping") != 0 && strcmp(c->state, "paused") != 0;
+    return dd_sql_run(
+        db, err, "UPDATE jobs SET state=?, error=?, ended_us=CASE ? WHEN 1 THEN ? END WHERE id=?",
+        "ttiii", c->state, c->error, (int64_t)ends, now, c->id);
+}
+
+void dd_job_event(struct dd_jobs *j, int64_t id, const char *from, const char *to,
+                  const char *error) {
+    dd_event(j->env.events, "state", id,
+             json_pack("{s:s, s:s, s:s*}", "from", from, "state", to, "error", error));
+}
+
+void dd_job_set_running(struct dd_jobs *j, int64_t id, const char *name) {
+    j->running = id;
+    pthread_mutex_lock(&j->shown.lock);
+    j->shown.running = id;
+    snprintf(j->shown.name, sizeof j->shown.name, "%s", name);
+    pthread_mutex_unlock(&j->shown.lock);
+}
+
+int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *error,
+               struct dr_err *err) {
+    struct dd_job_change c = {.id = id, .state = state, .error = error};
+    pthread_mutex_lock(&j->lock);
+    int rc = dd_store_do(j->env.store, dd_job_change, &c, err);
+    if (!rc && j->running == id)
+        dd_job_set_running(j, 0, "");
+    pthread_mutex_unlock(&j->lock);
+    if (!rc)
+        dd_job_event(j, id, c.old, state, error);
+    return rc;
+}

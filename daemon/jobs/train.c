@@ -1,0 +1,196 @@
+// The kind `train`: the runner (runner.h) with hooks that write to the store, the metrics ring, the
+// event log and the live snapshot. Job thread.
+#include "daemon/base/log.h"
+#include "daemon/base/util.h"
+#include "daemon/jobs/jobs_priv.h"
+#include "daemon/store/checkpoints.h"
+#include "daemon/store/metric_store.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BUSY_TRIES = 6, MOST_NUMBERS = 64 };
+
+// The model's section as JSON, which rows of checkpoints hold.
+static char *model_json(const struct dd_job *job) {
+    return job->own;
+}
+
+// JSON; NULL where the numbers alone would be more than anyone reads.
+static char *class_names(const struct dr_dataset *d) {
+    if (!d->class_name && d->classes > MOST_NUMBERS)
+        return NULL;
+    json_t *a = json_array();
+    for (int64_t i = 0; i < d->classes; i++) {
+        json_t *name = d->class_name ? json_string(d->class_name[i]) : NULL; // NULL: not UTF-8
+        json_array_append_new(a, name ? name : json_sprintf("%lld", (long long)i));
+    }
+    char *text = json_dumps(a, JSON_COMPACT);
+    json_decref(a);
+    return text;
+}
+
+static void on_started(void *ctx, const struct dr_trainer *tr, const struct dr_dataset *data,
+                       int64_t step) {
+    struct dd_job *job = ctx;
+    char *names = class_names(data), q[600];
+    int n;
+    const struct dr_metric_def *def = dr_trainer_metrics(tr, &n);
+    dd_job_metrics(job, def, n);
+    dd_job_started(job, step, dr_trainer_steps_total(tr), data->name, names);
+    dd_log(DR_LOG_INFO, "job.start", "job=%lld step=%lld total=%lld data=%s memory=%zu",
+           (long long)job->id, (long long)step, (long long)dr_trainer_steps_total(tr),
+           dd_log_quote(data->name, q, sizeof q), dr_trainer_memory(tr));
+    free(names);
+}
+
+static enum dd_wish on_wish(void *ctx) {
+    return dd_job_wish(ctx);
+}
+
+static void on_step(void *ctx, const struct dr_metrics *m, double seconds, int64_t total) {
+    struct dd_job *job = ctx;
+    struct dd_row row;
+    dd_metric_row(job->metrics, m, job->id, seconds, &row);
+    dd_job_row(job, &row, total);
+}
+
+static void on_snapshot(void *ctx, struct dr_snapshot *s) {
+    struct dd_job *job = ctx;
+    dd_live_set(job->env->live, job->id, s);
+}
+
+static void on_field(void *ctx, struct dr_drift_field *f) {
+    struct dd_job *job = ctx;
+    dd_live_set_field(job->env->live, job->id, f);
+}
+
+static void on_saving(void *ctx) {
+    dd_job_flush(ctx);
+}
+
+static void on_checkpoint(void *ctx, int64_t step, const char *path, const char *sha256,
+                          int64_t bytes) {
+    struct dd_job *job = ctx;
+    struct dr_err err = {0};
+    struct dd_ckpt_row row = {.job = job->id, .step = step, .bytes = bytes};
+    snprintf(row.path, sizeof row.path, "%s", path);
+    snprintf(row.sha256, sizeof row.sha256, "%s", sha256);
+    snprintf(row.kind, sizeof row.kind, "%s", job->kind->name);
+    row.config = model_json(job);
+    row.config_borrowed = true;
+    // Another process may hold the database for a while (a backup, someone's sqlite3): for a
+    // checkpoint it is worth waiting.
+    int rc = DR_EBUSY;
+    for (int i = 0; i < BUSY_TRIES && rc == DR_EBUSY; i++)
+        rc = dd_ckpt_record(job->env->store, &row, &err);
+    if (rc) {
+        atomic_fetch_add(&job->queue->checkpoint_failures, 1);
+        dd_event(job->env->events, "alert", job->id,
+                 json_pack("{s:s, s:I, s:s}", "kind", "disk", "step", (json_int_t)step, "text",
+                           err.msg));
+        return;
+    }
+    dd_event(job->env->events, "checkpoint", job->id,
+             json_pack("{s:s, s:I, s:I, s:s}", "id", row.id, "step", (json_int_t)step, "bytes",
+                       (json_int_t)bytes, "sha256", sha256));
+}
+
+static void on_checkpoint_failed(void *ctx, int64_t step, const struct dr_err *e) {
+    struct dd_job *job = ctx;
+    char q[600];
+    atomic_fetch_add(&job->queue->checkpoint_failures, 1);
+    dd_log(DR_LOG_ERROR, "checkpoint.failed", "job=%lld step=%lld reason=%s", (long long)job->id,
+           (long long)step, dd_log_quote(e->msg, q, sizeof q));
+}
+
+static void on_removed(void *ctx, const char *path) {
+    struct dd_job *job = ctx;
+    struct dr_err err;
+    dd_ckpt_set_state(job->env->store, path, "removed", &err);
+}
+
+static int on_verify(void *ctx, const char *path, struct dr_err *err) {
+    struct dd_job *job = ctx;
+    return dd_ckpt_verify(job->env->store, path, job->id, job->kind->name, model_json(job), err);
+}
+
+static void on_refused(void *ctx, const char *path, const struct dr_err *e) {
+    struct dd_job *job = ctx;
+    struct dr_err ignored;
+    dd_ckpt_set_state(job->env->store, path, "corrupt", &ignored);
+    dd_event(job->env->events, "alert", job->id,
+             json_pack("{s:s, s:s, s:s}", "kind", "checkpoint", "path", path, "text", e->msg));
+}
+
+static void on_sample(void *ctx, int64_t step, const char *path, int64_t bytes, int64_t w,
+                      int64_t h) {
+    struct dd_job *job = ctx;
+    struct dr_err err = {0};
+    int64_t id = 0;
+    if (!dd_sample_record(job->env->store, job->id, step, path, bytes, w, h, &id, &err))
+        dd_event(job->env->events, "sample", job->id,
+                 json_pack("{s:o, s:I}", "id", json_sprintf("%lld", (long long)id), "step",
+                           (json_int_t)step));
+}
+
+static void on_alert(void *ctx, const char *kind, int64_t step, const char *text) {
+    dd_job_alert(ctx, kind, step, text);
+}
+
+static bool on_protect(void *ctx, const char *path) {
+    struct dd_job *job = ctx;
+    return dd_ckpt_is_active(job->env->store, path);
+}
+
+static int64_t steps(const struct dr_config *cfg) {
+    return cfg->train.steps;
+}
+
+static int run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err) {
+    static const struct dd_run_hooks all = {.wish = on_wish,
+                                            .started = on_started,
+                                            .step = on_step,
+                                            .snapshot = on_snapshot,
+                                            .field = on_field,
+                                            .saving = on_saving,
+                                            .checkpoint = on_checkpoint,
+                                            .checkpoint_failed = on_checkpoint_failed,
+                                            .checkpoint_removed = on_removed,
+                                            .checkpoint_verify = on_verify,
+                                            .checkpoint_refused = on_refused,
+                                            .sample = on_sample,
+                                            .alert = on_alert,
+                                            .protect = on_protect};
+    struct dd_run_hooks hooks = all;
+    char *ckpt = dd_job_folder(job, "checkpoints"), *samples = dd_job_folder(job, "samples"),
+         id[24];
+    snprintf(id, sizeof id, "%lld", (long long)job->id);
+    struct dd_run_spec spec = {.cfg = &job->cfg,
+                               .data_dir = job->env->opt->data_dir,
+                               .device = job->env->device,
+                               .checkpoint_dir = ckpt,
+                               .sample_dir = samples,
+                               .id = id,
+                               .resume = job->resume,
+                               .threads = (int)job->env->opt->threads};
+    struct dd_run_result res = {0};
+    hooks.ctx = job;
+    job->own = dr_model_config_to_json(&job->cfg.model);
+    int rc = dd_run(&spec, &hooks, &res, err);
+    *outcome = res.outcome;
+    free(job->own);
+    job->own = NULL;
+    free(ckpt);
+    free(samples);
+    return rc;
+}
+
+const struct dd_job_kind dd_kind_train = {.name = "train",
+                                          .about = "Trains a generator.",
+                                          .section = "train",
+                                          .steps = steps,
+                                          .run = run,
+                                          .resumes = true};

@@ -1,0 +1,176 @@
+// Import of checkpoint files (checkpoints.h): one reading into the state folder, then validation of
+// the copy.
+#include "daemon/store/checkpoints.h"
+
+#include "engine/drift.h"
+#include "engine/io/sha256.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { CHUNK = 1 << 20 };
+
+struct import {
+    const struct dd_ckpt_source *in;
+    const char *shown;      // the name that error messages give the file
+    char part[DD_PATH_MAX]; // the copy
+    int from, to;           // descriptors; to is -1 when the file is taken
+    int64_t bytes;
+    struct dr_sha256 sha;
+};
+
+static int write_failed(const struct import *m, struct dr_err *err) {
+    const int e = errno;
+    return dr_fail(err, e == ENOSPC || e == EDQUOT || e == EFBIG ? DR_ENOSPC : DR_EIO,
+                   "cannot copy %s: %s", m->shown, strerror(e));
+}
+
+static int write_all(const struct import *m, const char *p, size_t n, struct dr_err *err) {
+    while (n && m->to >= 0) {
+        ssize_t w = write(m->to, p, n);
+        if (w < 0 && errno == EINTR)
+            continue;
+        if (w < 0)
+            return write_failed(m, err);
+        p += w;
+        n -= (size_t)w;
+    }
+    return 0;
+}
+
+static int read_all(struct import *m, char *buf, struct dr_err *err) {
+    for (;;) {
+        if (m->in->cancel && atomic_load(m->in->cancel))
+            return dr_fail(err, DR_ECANCELED, "the import was stopped");
+        ssize_t n = read(m->from, buf, CHUNK);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return dr_fail(err, DR_EIO, "cannot read %s: %s", m->shown, strerror(errno));
+        if (n == 0)
+            return 0;
+        dr_sha256_update(&m->sha, buf, (size_t)n);
+        m->bytes += n;
+        int rc = write_all(m, buf, (size_t)n, err);
+        if (rc)
+            return rc;
+    }
+}
+
+static bool changed(const struct stat *a, const struct stat *b) {
+    return a->st_size != b->st_size || a->st_mtim.tv_sec != b->st_mtim.tv_sec ||
+           a->st_mtim.tv_nsec != b->st_mtim.tv_nsec;
+}
+
+// Reads the file to its end and knows its bytes, or says why not.
+static int take_in(struct import *m, struct dr_err *err) {
+    struct stat before, after;
+    m->from = open(m->in->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (m->from < 0 || fstat(m->from, &before))
+        return dr_fail(err, errno == ENOENT ? DR_ENOENT : DR_EIO, "cannot read %s: %s", m->shown,
+                       strerror(errno));
+    if (!S_ISREG(before.st_mode))
+        return dr_fail(err, DR_EFORMAT, "%s is not a regular file", m->shown);
+    if (!m->in->take) {
+        m->to = mkostemp(m->part, O_CLOEXEC);
+        if (m->to < 0)
+            return write_failed(m, err);
+    }
+    char *buf = malloc(CHUNK);
+    int rc = buf ? read_all(m, buf, err) : dr_fail(err, DR_ENOMEM, "no memory for an import");
+    free(buf);
+    if (rc)
+        return rc;
+    if (fstat(m->from, &after) || changed(&before, &after) || m->bytes != after.st_size)
+        return dr_fail(err, DR_EFORMAT, "%s changed while it was read", m->shown);
+    if (m->to >= 0 && (fchmod(m->to, 0640) || fsync(m->to)))
+        return write_failed(m, err);
+    return 0;
+}
+
+// Messages about the copy name the file that was asked for: they begin with "PATH: ", of which a
+// long PATH has lost its beginning.
+static void name_source(struct dr_err *err, const char *part, const char *shown) {
+    const char *base = strrchr(part, '/'), *end = err && base ? strstr(err->msg, base) : NULL;
+    char rest[sizeof err->msg];
+    if (!end)
+        return;
+    snprintf(rest, sizeof rest, "%s", end + strlen(base));
+    snprintf(err->msg, sizeof err->msg, "%.200s%.300s", shown, rest);
+}
+
+static int sync_folder(const char *dir) {
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = fd < 0 ? -1 : fsync(fd);
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
+// Validates the copy and gives it its place and its row.
+static int keep(struct dd_store *s, struct import *m, struct dd_ckpt_row *out, struct dr_err *err) {
+    struct dr_snapshot *snap = NULL;
+    char dir[DD_PATH_MAX];
+    char *model = m->in->model ? dr_model_config_to_json(m->in->model) : NULL;
+    int rc = dr_snapshot_load(m->part, model, &snap, err);
+    free(model);
+    if (!rc && (rc = dr_net_expect(snap->net, DR_NET_GENERATOR, m->part, err)))
+        dr_snapshot_unref(snap);
+    if (rc) {
+        name_source(err, m->part, m->shown);
+        return rc;
+    }
+    out->config = dd_xstrdup(dr_net_description(snap->net));
+    out->step = snap->step;
+    dr_snapshot_unref(snap);
+    dr_sha256_hex(&m->sha, out->sha256);
+    rc = dd_path(dir, err, "%s/checkpoints/import", dd_store_root(s));
+    if (!rc)
+        rc = dd_mkdirs(dir, err);
+    if (!rc)
+        rc = dd_path(out->path, err, "%s/%.32s.safetensors", dir, out->sha256);
+    if (rc)
+        return rc;
+    // Over a file of the same bytes that was imported before, should there be one.
+    if (rename(m->part, out->path) || sync_folder(dir))
+        return dr_fail(err, DR_EIO, "cannot store %s: %s", m->shown, strerror(errno));
+    m->part[0] = 0;
+    out->bytes = m->bytes;
+    snprintf(out->kind, sizeof out->kind, "import");
+    snprintf(out->name, sizeof out->name, "%s", m->in->name ? m->in->name : "");
+    return dd_ckpt_record(s, out, err);
+}
+
+int dd_ckpt_import(struct dd_store *s, const struct dd_ckpt_source *in, struct dd_ckpt_row *out,
+                   struct dr_err *err) {
+    struct import *m = dd_xcalloc(1, sizeof *m);
+    char dir[DD_PATH_MAX];
+    *out = (struct dd_ckpt_row){0};
+    *m = (struct import){.in = in, .shown = in->take ? "the file" : in->path, .from = -1, .to = -1};
+    dr_sha256_init(&m->sha);
+    int rc = dd_path(dir, err, "%s/uploads", dd_store_root(s)); // emptied at the next start
+    if (!rc)
+        rc = dd_mkdirs(dir, err);
+    if (!rc)
+        rc = in->take ? dd_path(m->part, err, "%s", in->path)
+                      : dd_path(m->part, err, "%s/import-XXXXXX", dir);
+    if (!rc)
+        rc = take_in(m, err);
+    if (!rc)
+        rc = keep(s, m, out, err);
+    if (m->from >= 0)
+        close(m->from);
+    if (m->to >= 0)
+        close(m->to);
+    if (m->part[0] && (in->take || m->to >= 0))
+        unlink(m->part);
+    if (rc)
+        dd_ckpt_row_free(out);
+    free(m);
+    return rc;
+}

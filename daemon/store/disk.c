@@ -1,0 +1,178 @@
+// Disk budget of the state folder (disk.h).
+#include "daemon/store/disk.h"
+
+#include "daemon/base/log.h"
+#include "daemon/base/util.h"
+#include "daemon/store/checkpoints.h"
+
+#include <ftw.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { POLL_S = 2, IDLE_POLLS = 30, OPEN_FOLDERS = 8 };
+
+struct dd_disk {
+    struct dd_store *store;
+    struct dd_events *events;
+    int64_t budget;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    bool closing;   // under the lock
+    bool announced; // that the budget is nearly used up
+    bool stuck;     // nothing may be removed, and that has been said
+    _Atomic int64_t bytes;
+    _Atomic uint64_t removed;
+};
+
+// nftw has no argument of its own; walks are made by one thread at a time.
+static _Thread_local int64_t sum;
+static int add_file(const char *path, const struct stat *st, int type, struct FTW *f) {
+    (void)path, (void)f;
+    if (type == FTW_F)
+        sum += (int64_t)st->st_size;
+    return 0;
+}
+static int64_t measure(struct dd_disk *d) {
+    sum = 0;
+    nftw(dd_store_root(d->store), add_file, OPEN_FOLDERS, FTW_PHYS);
+    atomic_store(&d->bytes, sum);
+    return sum;
+}
+
+static void alert(struct dd_disk *d, const char *text) {
+    dd_event(d->events, "alert", 0,
+             json_pack("{s:s, s:i, s:s}", "kind", "disk", "step", 0, "text", text));
+}
+
+// The oldest checkpoint that may go. 0: none; its size otherwise, 1 at least.
+static int64_t oldest(struct dd_disk *d, char path[DD_PATH_MAX], struct dr_err *err) {
+    static const char sql[] =
+        "SELECT path, bytes FROM checkpoints c WHERE state='ok' AND kind<>'import' AND name=''"
+        " AND id<>coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key='active'),0)"
+        " AND id<>(SELECT id FROM checkpoints WHERE state='ok' ORDER BY created_us DESC, id DESC"
+        " LIMIT 1) AND (job IS NULL OR EXISTS (SELECT 1 FROM jobs WHERE id=c.job AND state IN"
+        " ('completed','failed','stopped'))) ORDER BY created_us, id LIMIT 1";
+    sqlite3 *db = dd_store_reader(d->store, err);
+    sqlite3_stmt *st = db ? dd_sql_prepare(db, err, sql, "") : NULL;
+    int64_t bytes = 0;
+    if (st && sqlite3_step(st) == SQLITE_ROW &&
+        !dd_store_abs(d->store, (const char *)sqlite3_column_text(st, 0), path, err))
+        bytes = DR_MAX(sqlite3_column_int64(st, 1), (int64_t)1);
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    return bytes;
+}
+
+// Removes the oldest checkpoints until `bytes` fits. Returns how many went.
+static int make_room(struct dd_disk *d, int64_t bytes) {
+    struct dr_err err = {0};
+    char path[DD_PATH_MAX], q[600];
+    int n = 0;
+    for (int64_t size; bytes > d->budget && (size = oldest(d, path, &err)); n++) {
+        // The row first: a process that ends between the two leaves a file and no row without one.
+        if (dd_ckpt_set_state(d->store, path, "removed", &err))
+            break;
+        unlink(path);
+        bytes -= size;
+        atomic_fetch_add(&d->removed, 1);
+        dd_log(DR_LOG_INFO, "checkpoint.removed", "reason=disk-budget bytes=%lld path=%s",
+               (long long)size, dd_log_quote(path, q, sizeof q));
+    }
+    return n;
+}
+
+void dd_disk_look(struct dd_disk *d) {
+    char text[300];
+    const long long bytes = measure(d), budget = d->budget;
+    if (!budget)
+        return;
+    if (bytes > budget - budget / 10 && !d->announced) {
+        d->announced = true;
+        snprintf(text, sizeof text,
+                 "the state folder takes %lld of the %lld bytes of disk-budget; beyond it, the "
+                 "oldest checkpoints of jobs that have ended are removed",
+                 bytes, budget);
+        alert(d, text);
+    }
+    if (bytes < budget - budget / 5)
+        d->announced = false;
+    long long after = bytes;
+    int n = 0;
+    for (int k; after > budget && (k = make_room(d, after)); n += k)
+        after = measure(d); // the store itself has grown by what was written down
+    if (n) {
+        snprintf(text, sizeof text, "disk-budget: %d old checkpoints were removed; %lld bytes left",
+                 n, after);
+        alert(d, text);
+    }
+    if (after > budget && !d->stuck) {
+        snprintf(text, sizeof text,
+                 "the state folder takes %lld bytes, more than disk-budget (%lld), and no "
+                 "checkpoint in it may be removed",
+                 after, budget);
+        alert(d, text);
+    }
+    d->stuck = after > budget;
+}
+
+// Looks when something about checkpoints has changed, and once a minute.
+static void *keep(void *arg) {
+    struct dd_disk *d = arg;
+    pthread_setname_np(pthread_self(), "disk");
+    pthread_mutex_lock(&d->lock);
+    uint64_t seen = UINT64_MAX;
+    for (int idle = 0; !d->closing;) {
+        const uint64_t now = dd_store_version(d->store);
+        if (now != seen || ++idle >= IDLE_POLLS) {
+            seen = now;
+            idle = 0;
+            pthread_mutex_unlock(&d->lock);
+            dd_disk_look(d);
+            pthread_mutex_lock(&d->lock);
+        }
+        if (!d->closing)
+            dd_cond_wait_until(&d->wake, &d->lock, dd_now_ns() + POLL_S * (int64_t)1000000000);
+    }
+    pthread_mutex_unlock(&d->lock);
+    return NULL;
+}
+
+struct dd_disk *dd_disk_new(struct dd_store *s, struct dd_events *e, int64_t budget) {
+    struct dd_disk *d = dd_xcalloc(1, sizeof *d);
+    d->store = s;
+    d->events = e;
+    d->budget = budget;
+    pthread_mutex_init(&d->lock, NULL);
+    pthread_cond_init(&d->wake, NULL);
+    return d;
+}
+
+struct dd_disk *dd_disk_start(struct dd_store *s, struct dd_events *e, int64_t budget) {
+    struct dd_disk *d = dd_disk_new(s, e, budget);
+    if (pthread_create(&d->thread, NULL, keep, d))
+        abort();
+    return d;
+}
+
+void dd_disk_stop(struct dd_disk *d) {
+    if (!d)
+        return;
+    pthread_mutex_lock(&d->lock);
+    d->closing = true;
+    pthread_cond_signal(&d->wake);
+    pthread_mutex_unlock(&d->lock);
+    if (d->thread)
+        pthread_join(d->thread, NULL);
+    pthread_mutex_destroy(&d->lock);
+    pthread_cond_destroy(&d->wake);
+    free(d);
+}
+
+void dd_disk_stats(struct dd_disk *d, struct dd_disk_stats *out) {
+    *out = (struct dd_disk_stats){atomic_load(&d->bytes), d->budget, atomic_load(&d->removed)};
+}

@@ -1,0 +1,29 @@
+// What `driftd bench` runs: a recipe as it is, but on images made by code (verbs.h).
+#include "daemon/base/recipe.h"
+#include "daemon/verbs/verbs.h"
+
+#include <stdio.h>
+#include <string.h>
+
+int dd_bench_config(const char *name, int precision, struct dr_config *out, struct dr_err *err) {
+    struct dr_config c;
+    if (!strcmp(name, "tiny"))
+        dr_config_defaults(&c);
+    else {
+        int rc = dd_recipe_builtin(name, &c, err);
+        if (rc)
+            return rc;
+    }
+    const char *set[] = {"metrics.spread_every=0",
+                         "data.count=2000",
+                         "data.limit=0",
+                         precision == DR_PREC_BF16 ? "train.precision=bf16"
+                                                   : "train.precision=fp32",
+                         "data.set=digits",
+                         "data.path="};
+    const int n = DR_COUNT(set) - (dr_set_facts(c.data.set)->made ? 2 : 0); // no files needed
+    int rc = dr_config_set_all(&c, set, n, err);
+    if (!rc)
+        *out = c;
+    return rc;
+}

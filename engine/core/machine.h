@@ -1,0 +1,27 @@
+// How much of the machine this process may use: processors, physical cores, and the limits of its
+// control groups (cgroup v2 and v1), which is how containers and services are bounded. Any thread.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct dr_machine {
+    int processors;       // in the affinity mask
+    int cores;            // physical cores that these belong to
+    double quota;         // processors' worth of time that the control groups allow; 0: no limit
+    int threads;          // the default: the smallest of cores and quota, rounded up
+    int64_t memory_limit; // bytes, of the tightest control group; 0: no limit
+};
+
+// Reads the files of proc and sysfs below `root` ("" for this machine, a folder in tests).
+void dr_machine_read(const char *root, struct dr_machine *out);
+// This machine, read once. The memory limit may be raised or lowered later; the default number of
+// threads stays.
+const struct dr_machine *dr_machine(void);
+// Bytes that may still be allocated under the control groups' limits; page cache, which the kernel
+// gives back, counts as free. INT64_MAX: no limit.
+int64_t dr_machine_memory_left(void);
+// "2 threads: 64 processors, 32 cores, quota 2.0 processors, memory limit 4.0 GiB".
+char *dr_machine_describe(const struct dr_machine *m, char *buf, size_t size);
+// For tests, before the first use of the three above: another root.
+void dr_machine_use_root(const char *root);

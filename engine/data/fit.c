@@ -1,0 +1,45 @@
+// Images of another size brought to data.size. Called by the sets that read files.
+#include "engine/data/data_priv.h"
+
+#include <string.h>
+
+// Centred on black (0, which stands for -1); an odd remainder goes to the right and bottom.
+static void pad(const uint8_t *in, int64_t h, int64_t w, uint8_t *out, int64_t size) {
+    int64_t y0 = (size - h) / 2, x0 = (size - w) / 2;
+    memset(out, 0, (size_t)(size * size));
+    for (int64_t y = 0; y < h; y++)
+        memcpy(out + (y0 + y) * size + x0, in + y * w, (size_t)w);
+}
+
+// Bilinear between pixel centres (source = (target + 0.5) * scale - 0.5, edges clamped), without
+// antialiasing.
+static void resize(const uint8_t *in, int64_t h, int64_t w, uint8_t *out, int64_t size) {
+    float sy = (float)h / (float)size, sx = (float)w / (float)size;
+    for (int64_t y = 0; y < size; y++) {
+        float fy = DR_MIN(DR_MAX(((float)y + 0.5f) * sy - 0.5f, 0), (float)(h - 1));
+        int64_t y0 = (int64_t)fy, y1 = DR_MIN(y0 + 1, h - 1);
+        float ty = fy - (float)y0;
+        for (int64_t x = 0; x < size; x++) {
+            float fx = DR_MIN(DR_MAX(((float)x + 0.5f) * sx - 0.5f, 0), (float)(w - 1));
+            int64_t x0 = (int64_t)fx, x1 = DR_MIN(x0 + 1, w - 1);
+            float tx = fx - (float)x0;
+            float a = in[y0 * w + x0] + tx * (float)(in[y0 * w + x1] - in[y0 * w + x0]);
+            float b = in[y1 * w + x0] + tx * (float)(in[y1 * w + x1] - in[y1 * w + x0]);
+            out[y * size + x] = (uint8_t)(a + ty * (b - a) + 0.5f);
+        }
+    }
+}
+
+int dr_fit_check(const struct dr_data_config *cfg, int64_t h, int64_t w, struct dr_err *err) {
+    if (cfg->fit != DR_FIT_PAD || (h <= cfg->size && w <= cfg->size))
+        return 0;
+    return dr_fail_at(err, DR_ECONFIG, "data.size",
+                      "data.size %lld cannot be reached by padding images of %lldx%lld: use "
+                      "data.fit \"resize\" or a size of at least %lld",
+                      (long long)cfg->size, (long long)h, (long long)w, (long long)DR_MAX(h, w));
+}
+
+void dr_fit_plane(const struct dr_data_config *cfg, const uint8_t *in, int64_t h, int64_t w,
+                  uint8_t *out) {
+    (cfg->fit == DR_FIT_PAD ? pad : resize)(in, h, w, out, cfg->size);
+}

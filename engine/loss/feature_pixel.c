@@ -1,0 +1,56 @@
+// Pixel features (method.md 7): the only map is the image itself. See features.h.
+//
+//   image        the whole image, one vector
+//   quadrants    the four quadrants, in reading order; one normalisation scale
+//   patchP.mean  the means of the P x P patches, one vector: a small copy of the image. Patches are
+//                not locations here: with one channel their vectors would have width 1, which the
+//                sphere turns into a sign
+//   patchP.std   the same of their standard deviations
+//   rms          sqrt(mean x^2) per channel (A.5), one vector that is never put on the sphere: it
+//                holds the length that `sphere` leaves free. Of reals it is taken `rms_gain` times,
+//                so that generated images may be held at a greater length
+#include "engine/loss/features.h"
+
+#include <stdio.h>
+
+static int add_patches(struct dr_features *f, struct dr_map_dim d, int p, struct dr_err *err) {
+    char name[24];
+    if (d.h % p || d.w % p)
+        return dr_fail(err, DR_ECONFIG,
+                       "features.patch%d needs height and width divisible by %d, the image is "
+                       "%lldx%lld",
+                       p, p, (long long)d.h, (long long)d.w);
+    snprintf(name, sizeof name, "patch%d.mean", p);
+    dr_features_add(f, 0, DR_POOL_MEAN, p, 1, name);
+    snprintf(name, sizeof name, "patch%d.std", p);
+    dr_features_add(f, 0, DR_POOL_STD, p, 1, name);
+    return 0;
+}
+
+static int create(const struct dr_feature_config *cfg, struct dr_map_dim d, struct dr_features *f,
+                  void **impl, struct dr_err *err) {
+    int rc = 0;
+    *impl = NULL;
+    dr_features_add_map(f, d);
+    if (cfg->image)
+        dr_features_add(f, 0, DR_POOL_WHOLE, 0, 1, "image");
+    if (cfg->quadrants && (d.h % 2 || d.w % 2))
+        return dr_fail(err, DR_ECONFIG,
+                       "features.quadrants needs an even height and width, the image is %lldx%lld",
+                       (long long)d.h, (long long)d.w);
+    if (cfg->quadrants)
+        dr_features_add(f, 0, DR_POOL_QUADRANTS, 0, 1, "quadrants");
+    if (cfg->patch2)
+        rc = add_patches(f, d, 2, err);
+    if (!rc && cfg->patch4)
+        rc = add_patches(f, d, 4, err);
+    if (!rc && cfg->rms > 0)
+        dr_features_add(f, 0, DR_POOL_RMS, 0, cfg->rms, "rms");
+    if (!rc && !dr_features_count(f))
+        rc = dr_fail(err, DR_ECONFIG,
+                     "features: none is on; set at least one of features.image, "
+                     "features.quadrants, features.patch2, features.patch4, features.rms");
+    return rc;
+}
+
+const struct dr_feature_kind dr_feature_pixel = {.name = "pixel", .create = create};

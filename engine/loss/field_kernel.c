@@ -1,0 +1,104 @@
+// The kernel field (method.md 2; paper Alg. 1-2, A.6, A.7), and what it shares with kernel-l2.
+// Assembled from ops; called once per feature; knows nothing of images or networks.
+#include "engine/loss/field.h"
+
+#include "engine/core/arena.h"
+#include "engine/core/comm.h"
+
+#define SELF_MASK 100 // added to D~_ii: a sample does not repel itself
+
+static real *alloc_reals(struct dr_ctx *cx, int64_t n) {
+    return dr_alloc(cx->tmp, (size_t)n * sizeof(real));
+}
+
+// dst[b, at:at+rows, :] of [B,M,S] = src [B,rows,S], or src [rows,S] for every b when shared.
+static void put_rows(struct dr_backend *be, real *dst, const real *src, int64_t B, int64_t M,
+                     int64_t at, int64_t rows, int64_t S, bool shared) {
+    DR_OP(be, copy4, .dst = dst + at * S, .src = src, .dim = {1, B, rows, S},
+          .dstride = {0, M * S, S, 1}, .sstride = {0, shared ? 0 : rows * S, S, 1});
+}
+
+real *dr_drift_targets(struct dr_ctx *cx, const struct dr_drift_in *in, int64_t U) {
+    const int64_t M = in->N + U + in->P;
+    real *y = alloc_reals(cx, in->B * M * in->S);
+    put_rows(cx->be, y, in->neg ? in->neg : in->gen, in->B, M, 0, in->N, in->S, false);
+    if (U)
+        put_rows(cx->be, y, in->unc, in->B, M, in->N, U, in->S, in->unc_shared);
+    put_rows(cx->be, y, in->pos, in->B, M, in->N + U, in->P, in->S, false);
+    return y;
+}
+
+struct dr_drift_coef_args dr_drift_coef_of(const struct dr_loss_config *cfg,
+                                           const struct dr_drift_in *in, int64_t U) {
+    return (struct dr_drift_coef_args){.b = in->B,
+                                       .n = in->N,
+                                       .n_neg = in->N + U,
+                                       .p = in->P,
+                                       .kernel = cfg->kernel,
+                                       .normalize = cfg->normalize,
+                                       .sinkhorn_iterations = (int)cfg->sinkhorn_iterations};
+}
+
+void dr_drift_keep(struct dr_ctx *cx, real *dst, const real *src, int64_t n) {
+    if (dst)
+        DR_OP(cx->be, copy4, .dst = dst, .src = src, .dim = {1, 1, 1, n}, .dstride = {0, 0, 0, 1},
+              .sstride = {0, 0, 0, 1});
+}
+
+void dr_drift_stats(struct dr_ctx *cx, const struct dr_drift_in *in, const real *d, const real *w,
+                    int64_t M, real *stats) {
+    double *sums = dr_alloc(cx->tmp, 4 * sizeof *sums);
+    DR_OP(cx->be, drift_sums, .sums = sums, .d = d, .w = w, .b = in->B, .n = in->N, .m = M);
+    dr_sum_doubles(cx, sums, 4);
+    DR_OP(cx->be, drift_scale, .out = stats, .sums = sums, .b = in->groups ? in->groups : in->B,
+          .n = in->N, .m = M);
+}
+
+// w = [1..1 ; w_unc..w_unc ; 1..1], [B,M]; NULL when all are 1.
+static real *target_weights(struct dr_ctx *cx, const struct dr_drift_in *in, int64_t M) {
+    if (!in->U)
+        return NULL;
+    real *w = alloc_reals(cx, in->B * M);
+    DR_OP(cx->be, fill, .dst = w, .n = in->B * M, .value = 1);
+    DR_OP(cx->be, copy4, .dst = w + in->N, .src = in->unc_weight, .dim = {1, 1, in->B, in->U},
+          .dstride = {0, 0, M, 1}, .sstride = {0, 0, 1, 0});
+    return w;
+}
+
+static void kernel_loss(struct dr_ctx *cx, const struct dr_loss_config *cfg,
+                        const struct dr_weights *own, const struct dr_drift_in *in,
+                        const struct dr_drift_out *out) {
+    struct dr_backend *be = cx->be;
+    const size_t mark = dr_mark(cx->tmp);
+    const int64_t B = in->B, N = in->N, M = N + in->U + in->P, S = in->S, n = B * N * S;
+    const int64_t groups = in->groups ? in->groups : B;
+    const real *y = dr_drift_targets(cx, in, in->U), *w = target_weights(cx, in, M);
+    const real *scale = out->stats;
+    real *d = alloc_reals(cx, B * N * M), *coef = alloc_reals(cx, B * N * M);
+    real *v = alloc_reals(cx, n), *total = alloc_reals(cx, n);
+    double *sumsq = dr_alloc(cx->tmp, sizeof *sumsq);
+    (void)own;
+    DR_OP(be, pair_dist, .d = d, .x = in->gen, .y = y, .b = B, .n = N, .m = M, .s = S);
+    dr_drift_stats(cx, in, d, w, M, out->stats);
+    struct dr_drift_coef_args args = dr_drift_coef_of(cfg, in, in->U);
+    args.coef = coef, args.d = d, args.w = w, args.scale = scale;
+    args.floor = (real)cfg->floor;
+    args.diag = in->neg ? 0 : SELF_MASK;
+    for (int t = 0; t < cfg->ntau; t++) {
+        args.tau = (real)cfg->tau[t];
+        be->op.drift_coef(be, &args);
+        DR_OP(be, drift_combine, .v = v, .sumsq = sumsq, .coef = coef, .x = in->gen, .y = y,
+              .scale = scale, .b = B, .n = N, .m = M, .s = S);
+        dr_sum_doubles(cx, sumsq, 1);
+        DR_OP(be, drift_mean, .out = out->v2 + t, .sums = sumsq, .n = 1,
+              .count = (double)groups * (double)N * (double)S);
+        dr_drift_keep(cx, out->field ? out->field + t * n : NULL, v, n);
+        DR_OP(be, drift_accumulate, .total = total, .v = v, .v2 = out->v2 + t, .b = B, .n = N,
+              .s = S, .acc = t > 0);
+    }
+    DR_OP(be, drift_grad, .dx = out->dgen, .loss = out->loss, .total = total, .scale = scale,
+          .b = B, .n = N, .s = S, .groups = groups, .weight = in->weight);
+    dr_release(cx->tmp, mark);
+}
+
+const struct dr_field_def dr_field_kernel = {.name = "kernel", .loss = kernel_loss, .plain = true};

@@ -1,0 +1,142 @@
+// Networks of every kind: made from a description, asked, run through their type's table. See
+// net.h; the types are in the files of the networks.
+#include "engine/nn/layers.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+int dr_net_new(const struct dr_net_type *type, struct dr_net **out, struct dr_err *err) {
+    *out = calloc(1, type->size);
+    if (!*out)
+        return dr_fail(err, DR_ENOMEM, "out of memory for a network");
+    (*out)->type = type;
+    return 0;
+}
+
+int dr_net_finish(struct dr_net **net, int rc, struct dr_err *err) {
+    struct dr_net *n = *net;
+    if (!rc)
+        rc = n->type->build(n, err);
+    if (!rc && n->params.cap < 0)
+        rc = dr_fail(err, DR_ENOMEM, "out of memory for the parameter layout");
+    if (!rc && !(n->description = n->type->describe(n)))
+        rc = dr_fail(err, DR_ENOMEM, "out of memory for the description of a network");
+    if (rc) {
+        dr_net_free(n);
+        *net = NULL;
+        return rc;
+    }
+    dr_params_finish(&n->params);
+    return 0;
+}
+
+// The type that a description names. Without a word, with an unknown one or in broken JSON it is
+// the first one's, whose parser knows the default and the message.
+static const struct dr_net_type *type_of(const char *json, size_t len) {
+    json_t *root = json_loadb(json, len, 0, NULL), *v = json_object_get(root, "arch");
+    v = v ? v : json_object_get(root, "model.arch");
+    v = v ? v : json_object_get(json_object_get(root, "model"), "arch");
+    const char *word = json_string_value(v);
+    const struct dr_net_type *t = word ? dr_net_type_named(word) : NULL;
+    json_decref(root);
+    return t ? t : dr_net_type_of_arch(0);
+}
+
+int dr_net_parse(const char *json, size_t len, const char *where, struct dr_net **out,
+                 struct dr_err *err) {
+    const struct dr_net_type *type = type_of(json, len);
+    int rc = dr_net_new(type, out, err);
+    if (rc)
+        return rc;
+    rc = type->parse(*out, json, len, where, err);
+    return dr_net_finish(out, rc, err);
+}
+
+void dr_net_free(struct dr_net *net) {
+    if (!net)
+        return;
+    if (net->type->clear)
+        net->type->clear(net);
+    dr_params_free(&net->params);
+    free(net->description);
+    free(net);
+}
+
+const char *dr_net_name(const struct dr_net *net) {
+    return net->type->name;
+}
+enum dr_net_kind dr_net_kind(const struct dr_net *net) {
+    return net->type->kind;
+}
+const char *dr_net_kind_word(enum dr_net_kind kind) {
+    static const char *const word[] = {"generator", "encoder", "judge"};
+    return word[kind];
+}
+const char *dr_net_description(const struct dr_net *net) {
+    return net->description;
+}
+const char *dr_net_anchor(const struct dr_net *net) {
+    return net->type->anchor;
+}
+const struct dr_params *dr_net_params(const struct dr_net *net) {
+    return &net->params;
+}
+size_t dr_net_bytes(const struct dr_net *net) {
+    return (size_t)net->params.total * sizeof(real);
+}
+int64_t dr_net_input(const struct dr_net *net) {
+    return net->input;
+}
+int dr_net_outputs(const struct dr_net *net) {
+    return net->outputs;
+}
+struct dr_net_shape dr_net_output(const struct dr_net *net, int i) {
+    return net->output[i];
+}
+int64_t dr_net_tables_count(const struct dr_net *net) {
+    return net->tables;
+}
+
+bool dr_net_same(const struct dr_net *a, const struct dr_net *b) {
+    return a->type == b->type && !strcmp(a->description, b->description);
+}
+
+int dr_net_expect(const struct dr_net *net, enum dr_net_kind kind, const char *what,
+                  struct dr_err *err) {
+    if (net->type->kind == kind)
+        return 0;
+    return dr_fail(err, DR_EINVAL, "%.200s holds the %s \"%s\"; expected a %s", what,
+                   dr_net_kind_word(net->type->kind), net->type->name, dr_net_kind_word(kind));
+}
+
+int64_t dr_net_parameters(const struct dr_net *net) {
+    int64_t n = 0;
+    for (int i = 0; i < net->params.n; i++)
+        n += net->params.p[i].count;
+    return n;
+}
+
+void dr_net_tables_fill(const struct dr_net *net, real *host) {
+    if (net->tables)
+        net->type->fill(net, host);
+}
+
+struct dr_net_saved *dr_net_saved_new(const struct dr_net *net) {
+    return calloc(1, DR_MAX(net->saved_bytes, (size_t)1));
+}
+
+void dr_net_saved_free(struct dr_net_saved *s) {
+    free(s);
+}
+
+void dr_net_forward(struct dr_ctx *cx, const struct dr_net *net, const struct dr_weights *w,
+                    const struct dr_net_in *in, real *const y[], struct dr_net_saved *saved) {
+    net->type->forward(cx, net, w, in, y, saved);
+}
+
+void dr_net_backward(struct dr_ctx *cx, const struct dr_net *net, const struct dr_weights *w,
+                     const struct dr_net_in *in, struct dr_net_saved *saved, const real *const dy[],
+                     real *dx) {
+    net->type->backward(cx, net, w, in, saved, dy, dx);
+}

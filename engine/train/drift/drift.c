@@ -1,0 +1,363 @@
+// The drifting objective (method.md 1): its sizes and memory, its metrics, its row of the table.
+// The draw, the ops of a step and the data are in the files beside this one.
+#include "engine/train/drift/drift.h"
+
+#include "engine/sample/sampler.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+// ---- creation
+
+static void take_sizes(struct drift *t) {
+    const struct dr_train_config *c = &t->cfg->train;
+    const int64_t all = t->cfg->data.classes, ranks = dr_ranks(t->comm);
+    t->classes = c->classes > 0 && c->classes < all ? c->classes : all;
+    t->first = t->classes * dr_rank(t->comm) / ranks; // whole classes: no sample crosses processes
+    t->nclass = t->classes * (dr_rank(t->comm) + 1) / ranks - t->first;
+    t->N = c->generated;
+    t->P = c->positives;
+    t->U = c->unconditional;
+    t->B = t->nclass * t->N;
+    t->image = dr_gen_image_count(t->gen);
+    t->noise = dr_gen_noise_count(t->gen);
+    t->nstyle = dr_gen_style_count(t->gen);
+    t->nreport = drift_report(t, dr_features_count(t->features));
+}
+
+static int allocate_host(struct drift *t, struct dr_err *err) {
+    const size_t row = (size_t)t->image * sizeof(real), rows = (size_t)DR_MAX(t->N, 32);
+    const int slots = t->be->host_memory ? 1 : TRAINER_SLOTS;
+    t->class = calloc((size_t)t->classes, sizeof *t->class);
+    t->ids = calloc((size_t)(t->classes * t->P), sizeof *t->ids);
+    t->real_rows = malloc(rows * row);
+    int rc =
+        t->class && t->ids && t->real_rows
+            ? 0
+            : dr_fail(err, DR_ENOMEM, "out of memory for a batch of %lld samples", (long long)t->B);
+    for (int i = 0; i < slots && !rc && t->cfg->metrics.spread_every; i++) {
+        void *x = NULL;
+        rc = t->be->host_alloc(t->be, (size_t)t->B * row, &x, err);
+        t->slot[i].x = x;
+    }
+    return rc;
+}
+
+static int open_field(struct drift *t, struct dr_err *err) {
+    int rc = t->field->validate ? t->field->validate(t->cfg, err) : 0;
+    if (!rc && t->field->params)
+        rc = t->field->params(&t->cfg->loss, t->features, &t->field_params, err);
+    if (!rc && t->field->params)
+        dr_params_finish(&t->field_params);
+    return rc;
+}
+
+static int create(const struct dr_objective_env *env, void **o, struct dr_err *err) {
+    const struct dr_dataset *data = env->data;
+    struct drift *t = *o = calloc(1, sizeof *t);
+    if (!t)
+        return dr_fail(err, DR_ENOMEM, "out of memory for a trainer");
+    t->cfg = env->cfg;
+    t->be = env->be;
+    t->comm = env->comm;
+    t->field = env->field ? env->field : dr_field(t->cfg->loss.field);
+    int rc = dr_gen_create(&t->cfg->model, &t->gen, err);
+    if (!rc)
+        rc = dr_features_create_as(
+            env->kind ? env->kind : dr_feature_kind(t->cfg->features.kind), &t->cfg->features,
+            (struct dr_map_dim){data->c, data->h, data->w}, &t->features, err);
+    if (!rc)
+        rc = open_field(t, err);
+    if (!rc) {
+        take_sizes(t);
+        if (t->classes < dr_ranks(t->comm)) // on every process alike
+            rc = dr_fail(err, DR_ECONFIG, "a step of %lld classes does not fill %d processes",
+                         (long long)t->classes, dr_ranks(t->comm));
+    }
+    if (!rc)
+        rc = drift_reals_open(t, data, err);
+    return rc ? rc : allocate_host(t, err);
+}
+
+static void free_chunks(struct drift *t) {
+    for (int64_t i = 0; t->saved && i < t->nchunk; i++)
+        dr_net_saved_free(t->saved[i]);
+    free(t->saved);
+    t->saved = NULL;
+    dr_maps_free(t->features, &t->kept);
+}
+
+static void destroy(void *o) {
+    struct drift *t = o;
+    if (!t)
+        return;
+    if (t->features)
+        free_chunks(t);
+    for (int i = 0; i < TRAINER_SLOTS; i++)
+        t->be->host_free(t->be, t->slot[i].x);
+    drift_reals_close(t);
+    free(t->class);
+    free(t->ids);
+    free(t->real_rows);
+    dr_features_free(t->features);
+    dr_params_free(&t->field_params);
+    dr_net_free(t->gen);
+    free(t);
+}
+
+// ---- parameters and memory
+
+static int groups(const void *o, struct dr_group out[TRAINER_GROUPS]) {
+    const struct drift *t = o;
+    out[0] = (struct dr_group){.name = "", .layout = dr_net_params(t->gen), .learning_rate = 1};
+    if (!t->field->params)
+        return 1;
+    out[1] = (struct dr_group){
+        .name = "field", .layout = &t->field_params, .learning_rate = t->field->learning_rate};
+    return 2;
+}
+
+static int64_t batch(const void *o) {
+    return ((const struct drift *)o)->B;
+}
+
+static int cut(void *o, int64_t chunk, struct dr_err *err) {
+    struct drift *t = o;
+    free_chunks(t);
+    t->chunk = chunk;
+    t->nchunk = (t->B + chunk - 1) / chunk;
+    t->saved = calloc((size_t)t->nchunk, sizeof *t->saved);
+    bool failed = !t->saved;
+    for (int64_t i = 0; !failed && i < t->nchunk; i++)
+        failed |= !(t->saved[i] = dr_net_saved_new(t->gen));
+    if (failed)
+        return dr_fail(err, DR_ENOMEM, "out of memory for a batch of %lld samples",
+                       (long long)t->B);
+    return dr_maps_init(t->features, t->B, chunk, &t->kept, err);
+}
+
+static void lay_out(void *o, struct dr_arena *a) {
+    struct drift *t = o;
+    const size_t img = (size_t)t->image * sizeof(real), B = (size_t)t->B;
+    const struct dr_params *encoder = dr_features_params(t->features);
+    const size_t frozen = encoder ? (size_t)encoder->total : 0;
+    const bool bf16 = t->cfg->train.precision == DR_PREC_BF16;
+    t->tables = dr_alloc(a, (size_t)dr_net_tables_count(t->gen) * sizeof(real));
+    t->encoder = frozen ? dr_alloc(a, frozen * sizeof(real)) : NULL;
+    t->encoder16 = frozen && bf16 ? dr_alloc(a, frozen * sizeof(dr_bf16)) : NULL;
+    t->eps = dr_alloc(a, B * (size_t)t->noise * sizeof(real));
+    t->style = dr_alloc(a, B * (size_t)t->nstyle * sizeof(int32_t));
+    t->x = dr_alloc(a, B * img);
+    t->dx = dr_alloc(a, B * img);
+    t->neg = t->cfg->loss.negatives == DR_NEG_INDEPENDENT ? dr_alloc(a, B * img) : NULL;
+    t->pos = dr_alloc(a, (size_t)(t->nclass * t->P) * img);
+    t->unc = dr_alloc(a, (size_t)t->U * img);
+    t->v = drift_has_view(t) ? dr_alloc(a, (size_t)t->cfg->loss.ntau * B * img) : NULL;
+}
+
+static void lay_out_inputs(void *o, int place, struct dr_arena *a) {
+    struct drift *t = o;
+    struct drift_inputs *in = &t->in[place];
+    const size_t B = (size_t)t->B;
+    in->alpha = dr_alloc(a, B * sizeof(real));
+    in->unc_weight = dr_alloc(a, (size_t)t->nclass * sizeof(real));
+    in->cls = dr_alloc(a, B * sizeof(int32_t));
+    in->seed = dr_alloc(a, B * sizeof(uint64_t));
+    in->index = dr_alloc(a, B * sizeof(uint64_t));
+    in->pos_ids = dr_alloc(a, (size_t)(t->nclass * t->P) * sizeof(int64_t));
+    in->unc_ids = dr_alloc(a, (size_t)t->U * sizeof(int64_t));
+    drift_lay_out_rows(t, in, a);
+}
+
+// The generator's tables and the weights of a frozen encoder.
+static int start(void *o, struct dr_err *err) {
+    struct drift *t = o;
+    const struct dr_params *encoder = dr_features_params(t->features);
+    const int64_t tables = dr_net_tables_count(t->gen),
+                  most = DR_MAX(tables, encoder ? encoder->total : 0);
+    real *host = calloc((size_t)DR_MAX(most, 1), sizeof *host);
+    if (!host)
+        return dr_fail(err, DR_ENOMEM, "out of memory for %lld constants", (long long)most);
+    dr_net_tables_fill(t->gen, host);
+    t->be->upload(t->be, t->tables, host, (size_t)tables * sizeof(real));
+    int rc = encoder ? dr_features_load(t->features, host, err) : 0;
+    if (!rc && encoder)
+        t->be->upload(t->be, t->encoder, host, (size_t)encoder->total * sizeof(real));
+    if (!rc && t->encoder16)
+        DR_OP(t->be, cast, .dst = t->encoder16, .src = t->encoder, .dt = DR_BF16, .st = DR_F32,
+              .n = encoder->total);
+    free(host);
+    return rc;
+}
+
+static size_t memory(const void *o) {
+    return ((const struct drift *)o)->reals.bytes;
+}
+
+// ---- metrics
+
+enum {
+    LOSS,
+    NORM,
+    GRAD_NORM,
+    LR,
+    STEP_SECONDS,
+    LOSS_SECONDS,
+    FEATURE_SCALE,
+    DIST_MEAN,
+    DIST_VAR,
+    ALPHA_MEAN,
+    SPREAD,
+    SPREAD_MIN,
+    NORM0
+};
+#define ROW_OF(k)                                                                                  \
+    { "drift_norm_" #k, "", "drift norm of entry " #k " of loss.temperatures", DR_METRIC_LOG }
+static const struct dr_metric_def defs[] = {
+    [LOSS] = {"loss", "",
+              "drifting loss; the drift is normalised, so it hardly moves while all goes well",
+              DR_METRIC_LOG},
+    [NORM] = {"drift_norm", "", "RMS of the drift before normalisation, mean over the temperatures",
+              DR_METRIC_LOG},
+    [GRAD_NORM] = {"grad_norm", "", "norm of the gradient before clipping", DR_METRIC_LOG},
+    [LR] = {"lr", "", "learning rate", DR_METRIC_LINEAR},
+    [STEP_SECONDS] = {"step_seconds", "s", "time of a training step", DR_METRIC_LINEAR},
+    [LOSS_SECONDS] = {"loss_seconds", "s",
+                      "time of the features and their losses within a step; CPU only",
+                      DR_METRIC_LINEAR},
+    [FEATURE_SCALE] = {"feature_scale", "",
+                       "mean weighted distance of the first feature, which sets its scale",
+                       DR_METRIC_LINEAR},
+    [DIST_MEAN] = {"dist_mean", "", "mean distance of the first feature's vectors",
+                   DR_METRIC_LINEAR},
+    [DIST_VAR] = {"dist_var", "", "variance of those distances", DR_METRIC_LINEAR},
+    [ALPHA_MEAN] = {"alpha_mean", "", "mean guidance scale of the step's classes",
+                    DR_METRIC_LINEAR},
+    [SPREAD] = {"spread", "",
+                "within-class spread of generated over real samples; near 0 is collapse",
+                DR_METRIC_LINEAR},
+    [SPREAD_MIN] = {"spread_min", "", "spread of the class where it is lowest", DR_METRIC_LINEAR},
+    [NORM0] = ROW_OF(0),
+    ROW_OF(1),
+    ROW_OF(2),
+    ROW_OF(3),
+    ROW_OF(4),
+    ROW_OF(5),
+    ROW_OF(6),
+    ROW_OF(7),
+    ROW_OF(8),
+    ROW_OF(9),
+    ROW_OF(10),
+    ROW_OF(11),
+    ROW_OF(12),
+    ROW_OF(13),
+    ROW_OF(14),
+    ROW_OF(15),
+};
+_Static_assert(DR_COUNT(defs) == NORM0 + DR_MAX_TAU, "a row per temperature");
+_Static_assert(DR_COUNT(defs) <= DR_MAX_METRICS, "struct dr_metrics holds every metric");
+
+static const struct dr_metric_def *metrics(const void *o, int *n) {
+    *n = NORM0 + ((const struct drift *)o)->cfg->loss.ntau;
+    return defs;
+}
+
+static int64_t report_count(const void *o) {
+    return ((const struct drift *)o)->nreport;
+}
+
+static void launched(void *o, int64_t step, int slot) {
+    struct drift *t = o;
+    const int64_t every = t->cfg->metrics.spread_every;
+    t->slot[slot].spread = every && step % every == 0;
+    if (t->slot[slot].spread)
+        t->be->download_later(t->be, t->slot[slot].x, t->x,
+                              (size_t)(t->B * t->image) * sizeof(real));
+}
+
+static void read_report(void *o, int slot, const real *report, bool ok, struct dr_metrics *m) {
+    struct drift *t = o;
+    const int features = dr_features_count(t->features), ntau = t->cfg->loss.ntau;
+    const real *stats = report + drift_report(t, 0) + ntau;
+    double sum = 0;
+    m->ntau = ntau;
+    for (int f = 0; f < features; f++)
+        for (int k = 0; k < ntau; k++)
+            m->drift_norm[k] += sqrt((double)report[drift_report(t, f) + k]) / features;
+    for (int k = 0; k < ntau; k++) {
+        dr_metric_set(m, NORM0 + k, m->drift_norm[k]);
+        sum += m->drift_norm[k];
+    }
+    dr_metric_set(m, NORM, ntau ? sum / ntau : 0);
+    dr_metric_set(m, FEATURE_SCALE, m->feature_scale = (double)stats[0]);
+    dr_metric_set(m, DIST_MEAN, m->dist_mean = (double)stats[1]);
+    dr_metric_set(m, DIST_VAR, m->dist_var = (double)stats[2]);
+    dr_metric_set(m, ALPHA_MEAN, m->alpha_mean = t->slot[slot].alpha_mean);
+    if (t->be->host_memory)
+        dr_metric_set(m, LOSS_SECONDS, m->loss_seconds = t->loss_seconds);
+    if (!ok || !t->slot[slot].spread)
+        return;
+    if (!drift_spread(t, slot, m))
+        return;
+    dr_metric_set(m, SPREAD, m->spread);
+    dr_metric_set(m, SPREAD_MIN, m->spread_min);
+}
+
+// ---- checkpoints and snapshots
+
+static int same(const void *o, const struct dr_config *theirs, const char *path,
+                struct dr_err *err) {
+    const struct drift *t = o;
+    if (!dr_model_config_equal(&theirs->model, &t->cfg->model))
+        return dr_fail(err, DR_EINVAL, "%s: the checkpoint's model differs from this run's", path);
+    return 0;
+}
+
+static size_t state_size(const void *o) {
+    return dr_reals_state_size(((const struct drift *)o)->reals.draw);
+}
+static void state_get(const void *o, void *out) {
+    dr_reals_state_get(((const struct drift *)o)->reals.draw, out);
+}
+static int state_set(void *o, const void *in, size_t bytes, struct dr_err *err) {
+    return dr_reals_state_set(((struct drift *)o)->reals.draw, in, bytes, err);
+}
+
+static struct dr_snapshot *snapshot(const void *o, real *w, int64_t step) {
+    const struct drift *t = o;
+    struct dr_net *gen;
+    if (dr_gen_create(&t->cfg->model, &gen, NULL)) {
+        free(w);
+        return NULL;
+    }
+    struct dr_snapshot *s = dr_snapshot_new(gen, w, step);
+    if (s)
+        s->guidance = dr_config_guidance_range(t->cfg);
+    return s;
+}
+
+const struct dr_objective dr_objective_drift = {
+    .name = "drift",
+    .create = create,
+    .destroy = destroy,
+    .groups = groups,
+    .metrics = metrics,
+    .report_count = report_count,
+    .batch = batch,
+    .cut = cut,
+    .lay_out = lay_out,
+    .lay_out_inputs = lay_out_inputs,
+    .start = start,
+    .draw = drift_draw,
+    .device_step = drift_device_step,
+    .launched = launched,
+    .read = read_report,
+    .memory = memory,
+    .same = same,
+    .state_name = "driftd/sampler_state",
+    .state_size = state_size,
+    .state_get = state_get,
+    .state_set = state_set,
+    .snapshot = snapshot,
+    .field = drift_view,
+};

@@ -1,0 +1,94 @@
+// The drifting objective's state, private to engine/train/drift (method.md 1).
+#pragma once
+
+#include "engine/nn/net.h"
+#include "engine/train/objective.h"
+
+// What a step needs from the host.
+struct drift_inputs {
+    real *alpha, *unc_weight;   // [B], [nclass]
+    int32_t *cls;               // [B]
+    uint64_t *seed, *index;     // [B]
+    int64_t *pos_ids, *unc_ids; // [nclass * P], [U] rows of the data set
+    void *rows; // the reals themselves, pos then unc, where the data set is not on the device
+};
+
+// The reals on the device; reals.c.
+struct drift_reals {
+    const struct dr_dataset *data; // borrowed
+    struct dr_reals *draw;
+    bool streamed;         // the data set does not fit the device: its rows travel with each step
+    void *images;          // device memory: the data set; NULL: borrowed from the host, or streamed
+    const uint8_t *pixels; // the data set as the device sees it; one of the two
+    const real *points;
+    size_t bytes; // of images
+};
+
+struct drift {
+    const struct dr_config *cfg;
+    struct dr_backend *be;
+    struct dr_comm *comm;
+    const struct dr_field_def *field;
+    struct dr_params field_params; // field->params; else empty
+    struct dr_net *gen;
+    struct dr_features *features;
+    struct dr_net_saved **saved; // one per chunk
+    struct dr_maps kept;         // of the generated images
+    struct drift_reals reals;
+
+    // Classes of a step: all of them, and from which one on those of this process.
+    int64_t classes, first, nclass;
+    int64_t N, P, U, B; // per class; B = nclass * N
+    int64_t chunk, nchunk, image, noise, nstyle;
+    int64_t nreport;
+
+    struct drift_inputs in[TRAINER_PLACES];
+    // device
+    real *tables, *eps, *x, *dx, *neg, *pos, *unc, *encoder;
+    dr_bf16 *encoder16;
+    real *v;      // [temperatures,B,2] for dr_trainer_field, NULL: not of this data and loss
+    real *report; // of the step; set when its ops are called
+    int32_t *style;
+
+    // host
+    int32_t *class;  // [classes]
+    int64_t *ids;    // [classes * P]
+    real *real_rows; // scratch of the spread: [max(N, 32), image]
+    double loss_seconds;
+    struct {
+        real *x; // [B * image] for the spread, page-locked; NULL: never measured
+        double alpha_mean;
+        bool spread;
+    } slot[TRAINER_SLOTS];
+};
+
+// Offsets in the report: per feature v2[ntau], stats[3].
+static inline int drift_report(const struct drift *t, int feature) {
+    return feature * (t->cfg->loss.ntau + 3);
+}
+static inline int64_t drift_groups(const struct drift *t, int64_t locations) {
+    return t->classes * locations; // of all processes
+}
+static inline struct drift_inputs *drift_device(struct drift *t) {
+    return &t->in[TRAINER_DEVICE];
+}
+
+// reals.c
+int drift_reals_open(struct drift *t, const struct dr_dataset *data, struct dr_err *err);
+void drift_reals_close(struct drift *t);
+int drift_kind(const struct drift *t); // enum dr_kind of the samples
+void drift_lay_out_rows(struct drift *t, struct drift_inputs *in, struct dr_arena *a);
+int drift_copy_rows(const struct drift *t, const struct drift_inputs *in, struct dr_err *err);
+void drift_gather(struct drift *t, struct dr_ctx *cx); // into t->pos and t->unc
+// draw.c
+int drift_draw(void *o, int64_t done, int slot, struct dr_err *err);
+// Noise and style indices of the generated batch (second: the independent negatives).
+void drift_noise(struct drift *t, struct dr_ctx *cx, bool second);
+// step.c
+void drift_device_step(void *o, struct dr_ctx *cx, const struct dr_step *s);
+// spread.c: within-class spread of generated over real images, mean and worst class. False: the
+// data set could not be read.
+bool drift_spread(struct drift *t, int slot, struct dr_metrics *m);
+// view.c
+bool drift_has_view(const struct drift *t); // the samples are points whose drift can be drawn
+struct dr_drift_field *drift_view(void *o, int64_t step);

@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""`driftd run` from outside: signals, output that cannot be written, --set. Arguments: driftd, the folder
+of recipes."""
+import ctypes
+import json
+import os
+import pathlib
+import re
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+DRIFTD, RECIPES = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
+RECIPE = {"name": "small", "data": {"set": "digits", "count": 100, "size": 8, "fit": "resize"},
+          "model": {"dim": 8, "depth": 1, "heads": 1, "patch": 4, "registers": 0, "style_tokens": 0},
+          "train": {"steps": 10**9, "classes": 2, "generated": 4, "positives": 4},
+          "checkpoint": {"every": 0, "every_seconds": 0, "keep_last": 100}, "metrics": {"spread_every": 0}}
+
+
+class Run:
+    def __init__(self, *flags, before=None, stdout=subprocess.PIPE):
+        self.scratch = tempfile.TemporaryDirectory(prefix="driftd-run-")
+        self.dir = pathlib.Path(self.scratch.name)
+        (self.dir / "r.json").write_text(json.dumps(RECIPE))
+
+        def child():
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+            if before:
+                before()
+
+        self.process = subprocess.Popen([DRIFTD, "run", "r.json", "--out", "out", "--device", "cpu", "--threads", "1", *flags],
+                                        stdout=stdout, stderr=subprocess.PIPE, cwd=self.dir, preexec_fn=child)
+        self.text = b""
+
+    def wait_for(self, pattern, seconds=60):
+        end = time.monotonic() + seconds
+        while not (m := re.search(pattern, self.text.decode())):
+            assert time.monotonic() < end and self.process.poll() is None, (pattern, self.text, self.process.poll())
+            if select.select([self.process.stdout], [], [], 0.1)[0]:
+                self.text += os.read(self.process.stdout.fileno(), 65536)
+        return m
+
+    def kill(self, sig):
+        self.process.send_signal(sig)
+
+    def end(self):
+        out, err = self.process.communicate(timeout=60)
+        self.text += out or b""
+        return self.process.returncode, self.text.decode(), err.decode()
+
+    def checkpoints(self):
+        return sorted(self.dir.glob("out/*.safetensors"))
+
+
+def test_stop():
+    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        r = Run()
+        r.wait_for(r"step 1/")
+        r.kill(sig)
+        status, out, err = r.end()
+        m = re.search(r"^stopped at step (\d+) .*checkpoint (\S+)$", out, re.M)
+        assert status == 3 and m and (r.dir / m[2]).is_file(), (sig, status, out, err)
+
+
+def test_checkpoint_and_go_on():
+    r = Run()
+    steps = []
+    r.wait_for(r"step 1/")
+    for n in (1, 2):
+        r.kill(signal.SIGUSR1)
+        m = r.wait_for(r"(?s)(?:checkpoint step (\d+) .*){%d}" % n)
+        steps.append(int(m[1]))
+    r.text = b""
+    r.wait_for(r"step (\d+)/")
+    assert len(r.checkpoints()) == 2 and steps[1] > steps[0], (steps, r.checkpoints())
+    r.kill(signal.SIGTERM)
+    assert r.end()[0] == 3 and len(r.checkpoints()) == 3
+
+
+def test_nobody_reads():
+    r = Run()
+    r.wait_for(r"step 1/")
+    r.kill(signal.SIGPIPE)
+    r.process.stdout.close()
+    line = r.process.stderr.readline().decode()
+    while line and "standard output" not in line:
+        line = r.process.stderr.readline().decode()
+    assert "Broken pipe; training goes on" in line, line
+    assert r.process.poll() is None
+    r.kill(signal.SIGTERM)
+    err = r.process.stderr.read().decode()
+    assert r.process.wait(60) == 3 and r.checkpoints() and "standard output" not in err, err
+
+
+def test_file_size_limit():
+    r = Run(before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
+    r.wait_for(r"step 1/")
+    r.kill(signal.SIGXFSZ)
+    r.kill(signal.SIGUSR1)
+    line = r.process.stderr.readline().decode()
+    while line and "checkpoint.failed" not in line:
+        line = r.process.stderr.readline().decode()
+    assert "File too large" in line, line
+    r.text = b""
+    r.wait_for(r"step \d+/")
+    r.kill(signal.SIGTERM)
+    status, out, err = r.end()
+    assert status == 1 and "its checkpoint could not be written" in err and not r.checkpoints(), (status, out, err)
+
+
+def test_nohup():
+    r = Run(before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    r.wait_for(r"step 1/")
+    r.kill(signal.SIGHUP)
+    r.text = b""
+    r.wait_for(r"step \d+/")
+    r.kill(signal.SIGTERM)
+    assert r.end()[0] == 3
+
+
+def test_set_together():
+    """Keys that only fit together are accepted in any order; what does not fit is refused."""
+    pair = ["model.dim=100", "model.heads=5"]
+    for a, b in (pair, pair[::-1]):
+        r = subprocess.run([DRIFTD, "check-config", f"{RECIPES}/digits.json", a, b], capture_output=True, text=True)
+        assert r.returncode == 0 and json.loads(r.stdout)["model"]["heads"] == 5, r
+        r = Run("--set", a, "--set", b, "--set", "model.patch=4", "--set", "train.steps=1")
+        assert r.end()[0] == 0, (a, r.text)
+    r = Run("--set", "model.dim=100", "--set", "model.heads=3")
+    status, _, err = r.end()
+    assert status == 2 and "heads" in err, (status, err)
+
+
+for test in (test_stop, test_checkpoint_and_go_on, test_nobody_reads, test_file_size_limit, test_nohup, test_set_together):
+    start = time.monotonic()
+    print(f"{test.__name__} ...", end=" ", flush=True)
+    test()
+    print(f"ok ({time.monotonic() - start:.1f} s)", flush=True)
