@@ -124,6 +124,17 @@ void dr_cpu_error(struct dr_backend *be, int code, const char *op, const char *w
         dr_fail(&cpu->err, code, "%s: %s", op, what);
 }
 
+// A fault goes to the log and into the description, which start-up, status and bench show.
+static void check_products(struct dr_backend *be) {
+    char why[48];
+    if (dr_gemm_self_check(be, dr_cpu_gemm, why, sizeof why))
+        return;
+    size_t used = strlen(be->detail);
+    snprintf(be->detail + used, sizeof be->detail - used, "; FAULT: %s", why);
+    dr_log(DR_LOG_WARN, "device=cpu fault=\"%s\" detail=\"the same seed may give other bytes\"",
+           why);
+}
+
 int dr_backend_cpu(int threads, struct dr_backend **out, struct dr_err *err) {
     *out = NULL;
     struct dr_cpu *cpu = calloc(1, sizeof *cpu);
@@ -168,6 +179,7 @@ int dr_backend_cpu(int threads, struct dr_backend **out, struct dr_err *err) {
         cpu_destroy(&cpu->be);
         return rc;
     }
+    check_products(&cpu->be);
     *out = &cpu->be;
     return 0;
 }

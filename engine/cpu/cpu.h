@@ -69,6 +69,10 @@ void dr_gemm_ref(struct dr_backend *be, const struct dr_gemm_args *a);
 // gemm_cache.c: the state behind dr_cpu_gemm, for `threads` threads.
 int dr_gemm_cache_new(int threads, struct dr_gemm_cache **out, struct dr_err *err);
 void dr_gemm_cache_free(struct dr_gemm_cache *g); // NULL is fine
+// gemm_check.c: whether the bytes that `gemm` gives are independent of batch and threads; if not,
+// `why` says what depends. Takes milliseconds; not from within an op.
+typedef void dr_gemm_fn(struct dr_backend *be, const struct dr_gemm_args *a);
+bool dr_gemm_self_check(struct dr_backend *be, dr_gemm_fn *gemm, char *why, size_t size);
 // "avx512_core_bf16, oneDNN 2.6.3"
 void dr_gemm_describe(char *out, size_t size, bool *bf16);
 

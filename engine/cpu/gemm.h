@@ -31,6 +31,8 @@ const struct dr_gemm_layout *dr_gemm_prim_layout(const struct dr_gemm_prim *p);
 bool dr_gemm_prim_run(struct dr_gemm_cache *g, struct dr_gemm_prim *p, int thread, const void *a,
                       const void *b, real *c, void *scratch);
 bool dr_gemm_native_bf16(const struct dr_gemm_cache *g);
+// Heights of panels must be multiples of it, for a row's place in a panel not to matter.
+int64_t dr_gemm_row_unit(const struct dr_gemm_cache *g);
 // Drops all primitives if fewer than `room` more fit: no pointer to one may be in use.
 void dr_gemm_make_room(struct dr_gemm_cache *g, int room);
 

@@ -31,6 +31,7 @@ struct dr_gemm_cache {
     dnnl_stream_t *stream; // one per thread
     int threads;
     bool bf16; // oneDNN multiplies bf16 natively
+    bool avx512;
     int used;
     struct dr_gemm_prim slot[CACHE_SLOTS];
 };
@@ -73,6 +74,7 @@ int dr_gemm_cache_new(int threads, struct dr_gemm_cache **out, struct dr_err *er
         dr_gemm_cache_free(g);
         return dr_fail(err, DR_EDEVICE, "oneDNN cannot create its CPU engine");
     }
+    g->avx512 = has(dnnl_cpu_isa_avx512_core);
     g->bf16 = has(dnnl_cpu_isa_avx512_core_bf16);
     *out = g;
     return 0;
@@ -93,6 +95,11 @@ void dr_gemm_cache_free(struct dr_gemm_cache *g) {
 
 bool dr_gemm_native_bf16(const struct dr_gemm_cache *g) {
     return g->bf16;
+}
+
+// Below AVX-512 oneDNN takes rows by six, and what is left over by kernels that round differently.
+int64_t dr_gemm_row_unit(const struct dr_gemm_cache *g) {
+    return g->avx512 ? 1 : 12;
 }
 
 void dr_gemm_describe(char *out, size_t size, bool *bf16) {

@@ -17,7 +17,7 @@
 enum {
     BLOCK = 1 << 15,  // values of a packed block of B, about: it stays in the cache
     COLUMNS = 320,    // most of a block
-    PANEL = 64,       // rows of a panel where a sample has fewer
+    PANEL = 64,       // rows of a panel, about, where a sample has fewer
     PANEL_MAX = 128,  // rows of a panel
     PANEL_SINGLE = 8, // rows of a panel where a sample is one row
     TILE_M = 128,     // of a weight gradient
@@ -177,7 +177,8 @@ static void rows_work(struct product *p, int64_t from, int64_t to, int t) {
 static void by_rows(struct product *p) {
     const struct dr_gemm_args *g = &p->g;
     p->m.size = g->m;
-    p->m.step = panel_rows(g->rows);
+    const int64_t unit = dr_gemm_row_unit(p->cache);
+    p->m.step = (panel_rows(g->rows) + unit - 1) / unit * unit;
     p->m.count = (g->m + p->m.step - 1) / p->m.step;
     int64_t columns = DR_MIN(BLOCK / g->k / 64 * 64, (int64_t)COLUMNS);
     p->n = cut_evenly(g->n, DR_MAX(columns, (int64_t)64), 32);
@@ -257,7 +258,7 @@ static void by_tiles(struct product *p) {
     for (int i = 0; i < SHAPES && whole; i++) {
         int64_t n = i & SHORT_N ? length(&p->n, p->n.count - 1) : p->n.step;
         int64_t k = i & SHORT_K ? g->rows == 1 ? K_SINGLE : K_SHORT : K_PIECE;
-        if (i & SHORT_K || piece(p, 0) == K_PIECE)
+        if (i & SHORT_K || g->rows != 1) // all of them, whatever k is
             whole = (p->prim[i] = get(p, p->m.step, n, k, k + GAP)) != NULL;
     }
     if (!whole)

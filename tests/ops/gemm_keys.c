@@ -1,0 +1,175 @@
+// No primitive has a shape that depends on the batch or on the threads: the keys of the cache after
+// products and convolutions are the same for every batch size and thread count.
+// This holds whatever oneDNN does with a shape, so also on CPUs that no test has seen.
+//
+// And the self-check: silent here, and it names the fault when one is injected.
+#include "engine/cpu/gemm.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+enum { MAX_KEYS = 768 };
+
+struct keys {
+    struct dr_gemm_key key[MAX_KEYS];
+    int count;
+};
+
+static void keys_of(const struct dr_backend *be, struct keys *k) {
+    k->count = dr_gemm_keys(((const struct dr_cpu *)be->impl)->gemm, k->key, MAX_KEYS);
+    assert_in_range(k->count, 1, MAX_KEYS);
+}
+
+static void assert_same(const struct keys *a, const struct keys *b, const char *what, int threads,
+                        int64_t samples) {
+    if (a->count == b->count && !memcmp(a->key, b->key, (size_t)a->count * sizeof *a->key))
+        return;
+    for (int i = 0; i < a->count || i < b->count; i++)
+        for (int side = 0; side < 2; side++) {
+            const struct keys *k = side ? b : a;
+            if (i < k->count)
+                print_error("%c m %d n %d k %d lda %d %s\n", side ? '>' : '<', (int)k->key[i].m,
+                            (int)k->key[i].n, (int)k->key[i].k, (int)k->key[i].lda,
+                            k->key[i].bf16 ? "bf16" : "fp32");
+        }
+    fail_msg("%s: %d threads and %d samples make other primitives than one thread and one sample",
+             what, threads, (int)samples);
+}
+
+static struct dr_backend *open_cpu(int threads) {
+    struct dr_backend *be;
+    struct dr_err err = {0};
+    if (dr_backend_cpu(threads, &be, &err))
+        fail_msg("%s", err.msg);
+    be->enter(be);
+    return be;
+}
+
+static void finish(struct dr_backend *be, struct keys *k) {
+    struct dr_err err = {0};
+    if (be->sync(be, &err))
+        fail_msg("%s", err.msg);
+    keys_of(be, k);
+    dr_backend_free(be);
+}
+
+// A layer of `rows` rows per sample and a convolution: forward, by the input, by the weight.
+static void run_layers(struct dr_backend *be, enum dr_dtype t, int64_t rows, int64_t samples) {
+    const int64_t in = 40, out = 200, m = rows * samples, c = 24, s = 12;
+    void *x = calloc((size_t)(m * out + samples * s * s * c), sizeof(real)),
+         *y = calloc((size_t)(m * out + samples * s * s * c), sizeof(real));
+    real *w = calloc((size_t)(in * out + 9 * c * c), sizeof *w);
+    DR_OP(be, gemm, .m = m, .n = out, .k = in, .a = x, .b = w, .c = y, .lda = in, .ldb = in,
+          .ldc = out, .tb = true, .abt = t, .ct = t, .rows = rows);
+    DR_OP(be, gemm, .m = m, .n = in, .k = out, .a = x, .b = w, .c = y, .lda = out, .ldb = in,
+          .ldc = in, .abt = t, .ct = t, .rows = rows);
+    DR_OP(be, gemm, .m = out, .n = in, .k = m, .a = x, .b = y, .c = w, .lda = out, .ldb = in,
+          .ldc = in, .ta = true, .acc = true, .abt = t, .rows = rows);
+    DR_OP(be, conv2d_fwd, .y = y, .x = x, .t = t, .weight = w, .b = samples, .h = s, .w = s,
+          .ci = c, .co = c, .k = 3, .stride = 1, .pad = 1);
+    DR_OP(be, conv2d_bwd_data, .dx = x, .dy = y, .t = t, .weight = w, .b = samples, .h = s, .w = s,
+          .ci = c, .co = c, .k = 3, .stride = 1, .pad = 1);
+    DR_OP(be, conv2d_bwd_weight, .dweight = w, .dy = y, .x = x, .t = t, .b = samples, .h = s,
+          .w = s, .ci = c, .co = c, .k = 3, .stride = 1, .pad = 1);
+    free(x);
+    free(y);
+    free(w);
+}
+
+static void keys_do_not_depend_on_batch_or_threads(void **state) {
+    static const int64_t per_sample[] = {1, 7, 16, 49, 72, 260}, samples[] = {1, 2, 3, 17, 64};
+    (void)state;
+    for (size_t i = 0; i < DR_COUNT(per_sample) * 2; i++) {
+        struct keys first = {0}, other = {0};
+        for (int threads = 1; threads <= 3; threads++)
+            for (size_t j = 0; j < DR_COUNT(samples); j++) {
+                struct dr_backend *be = open_cpu(threads);
+                run_layers(be, i % 2, per_sample[i / 2], samples[j]);
+                finish(be, first.count ? &other : &first);
+                if (other.count)
+                    assert_same(&first, &other, i % 2 ? "bf16" : "fp32", threads, samples[j]);
+            }
+    }
+}
+
+static void self_check_passes_here(void **state) {
+    struct dr_backend *be = open_cpu(2);
+    char why[80] = "?";
+    (void)state;
+    assert_true(dr_gemm_self_check(be, dr_cpu_gemm, why, sizeof why));
+    assert_string_equal(why, "");
+    assert_null(strstr(be->detail, "FAULT"));
+    dr_backend_free(be);
+}
+
+// As a library that blocks by the number of rows would: the last bit depends on m.
+static void depends_on_rows(struct dr_backend *be, const struct dr_gemm_args *a) {
+    dr_cpu_gemm(be, a);
+    if (!a->ta && a->m > 100 && a->abt == DR_F32)
+        ((uint32_t *)a->c)[7] ^= 1;
+}
+
+static void depends_on_threads(struct dr_backend *be, const struct dr_gemm_args *a) {
+    dr_cpu_gemm(be, a);
+    if (a->ta && be->threads > 1 && a->abt == DR_BF16)
+        ((uint32_t *)a->c)[7] ^= 1;
+}
+
+static void self_check_sees_faults(void **state) {
+    struct dr_backend *be = open_cpu(2);
+    char why[80];
+    (void)state;
+    assert_false(dr_gemm_self_check(be, depends_on_rows, why, sizeof why));
+    assert_string_equal(why, "fp32 products depend on the batch");
+    assert_false(dr_gemm_self_check(be, depends_on_threads, why, sizeof why));
+    assert_string_equal(why, "bf16 gradients depend on the threads");
+    dr_backend_free(be);
+}
+
+// A row's place in a panel does not matter: one row at every place of panels of each height.
+static void every_place_of_a_panel(void **state) {
+    enum { N = 72, K = 52, MOST = 300 };
+    static const int64_t per_sample[] = {0, 1, 16, 49, 72, 260};
+    struct dr_backend *be = open_cpu(2);
+    real *row = malloc(K * sizeof *row), *b = malloc(N * K * sizeof *b);
+    char *x = malloc(MOST * K * sizeof(real)), *w = malloc(N * K * sizeof(real));
+    char *y = malloc(MOST * N * sizeof(real)), first[N * sizeof(real)];
+    (void)state;
+    for (int i = 0; i < N * K; i++)
+        b[i] = (real)(i * 37 % 1009) / 1009 - (real)0.5;
+    memcpy(row, b + 9, K * sizeof *row);
+    for (size_t i = 0; i < DR_COUNT(per_sample) * 2; i++) {
+        const enum dr_dtype t = i % 2;
+        const size_t bytes = N * dr_sizeof(t);
+        DR_OP(be, cast, .dst = w, .src = b, .dt = t, .st = DR_F32, .n = N * K);
+        for (int r = 0; r < MOST; r++)
+            DR_OP(be, cast, .dst = x + (size_t)r * K * dr_sizeof(t), .src = row, .dt = t,
+                  .st = DR_F32, .n = K);
+        for (int64_t m = 1; m <= MOST; m += m < 9 ? 1 : 97)
+            for (int64_t r = 0; r < m; r++) {
+                if (r == 0)
+                    DR_OP(be, gemm, .m = m, .n = N, .k = K, .a = x, .b = w, .c = y, .lda = K,
+                          .ldb = K, .ldc = N, .tb = true, .abt = t, .ct = t,
+                          .rows = per_sample[i / 2]);
+                if (m == 1)
+                    memcpy(first, y, bytes);
+                else if (memcmp(first, y + (size_t)r * bytes, bytes))
+                    fail_msg("%s, %d rows per sample: row %d of %d differs from the row alone",
+                             t ? "bf16" : "fp32", (int)per_sample[i / 2], (int)r, (int)m);
+            }
+    }
+    dr_backend_free(be);
+    free(row), free(b), free(x), free(w), free(y);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(keys_do_not_depend_on_batch_or_threads),
+                                       cmocka_unit_test(every_place_of_a_panel),
+                                       cmocka_unit_test(self_check_passes_here),
+                                       cmocka_unit_test(self_check_sees_faults)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
