@@ -5,12 +5,15 @@
 #include "engine/cpu/cpu.h"
 
 // What a primitive depends on, and nothing else: never the number of rows of a product, of its
-// tokens or of threads. It writes C[m, n] = A[m, k] B[k, n] in fp32 without gaps; B is packed.
+// tokens or of threads. It writes C[m, n] = A[m, k] B[k, n], in fp32 without gaps unless it is
+// direct; B is packed.
 struct dr_gemm_key {
-    int64_t m, n, k; // of the piece, not of the product
-    int64_t lda;
-    int64_t bf16; // A and B
+    int64_t m, n, k;  // of the piece, not of the product
+    int64_t lda, ldc; // ldc 0: n elements per row
+    int64_t form;     // DR_GEMM_*
 };
+// bf16: A and B. Direct: C is the product's own, with its type and its bias, rounded once.
+enum { DR_GEMM_BF16 = 1, DR_GEMM_DIRECT = 2, DR_GEMM_C_BF16 = 4, DR_GEMM_BIAS = 8 };
 
 // How a primitive wants its B packed: blocks [k_units][n_block] of units of `unit` neighbours along
 // k; block (i, j) starts at element i k_stride + j n_stride, and its rows are `ld` units apart.
@@ -27,10 +30,12 @@ struct dr_gemm_prim; // one single-threaded primitive and each thread's handles
 struct dr_gemm_prim *dr_gemm_prim(struct dr_gemm_cache *g, const struct dr_gemm_key *key);
 size_t dr_gemm_prim_scratch(const struct dr_gemm_prim *p); // bytes that each thread needs
 const struct dr_gemm_layout *dr_gemm_prim_layout(const struct dr_gemm_prim *p);
-// Runs it as `thread`. False: oneDNN failed.
+// Runs it as `thread`. bias [n]: only of forms with DR_GEMM_BIAS. False: oneDNN failed.
 bool dr_gemm_prim_run(struct dr_gemm_cache *g, struct dr_gemm_prim *p, int thread, const void *a,
-                      const void *b, real *c, void *scratch);
+                      const void *b, const real *bias, void *c, void *scratch);
 bool dr_gemm_native_bf16(const struct dr_gemm_cache *g);
+// Whether direct primitives pay: one pass less over C.
+bool dr_gemm_direct_pays(const struct dr_gemm_cache *g);
 // Heights of panels must be multiples of it, for a row's place in a panel not to matter.
 int64_t dr_gemm_row_unit(const struct dr_gemm_cache *g);
 // Drops all primitives if fewer than `room` more fit: no pointer to one may be in use.

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 
 enum { CACHE_SLOTS = 1024, CACHE_MAX = 768 };
-enum { ARG_A, ARG_B, ARG_C, ARG_SCRATCH, ARGS };
+enum { ARG_A, ARG_B, ARG_C, ARG_SCRATCH, ARG_BIAS, ARGS };
 
 struct handles {
     dnnl_memory_t mem[ARGS];
@@ -97,6 +97,10 @@ bool dr_gemm_native_bf16(const struct dr_gemm_cache *g) {
     return g->bf16;
 }
 
+bool dr_gemm_direct_pays(const struct dr_gemm_cache *g) {
+    return g->avx512;
+}
+
 // Below AVX-512 oneDNN takes rows by six, and what is left over by kernels that round differently.
 int64_t dr_gemm_row_unit(const struct dr_gemm_cache *g) {
     return g->avx512 ? 1 : 12;
@@ -144,7 +148,7 @@ static struct dr_gemm_layout plain_layout(const struct dr_gemm_key *q) {
                                    .k_blocks = 1,
                                    .n_blocks = 1,
                                    .bytes = (size_t)(q->k * q->n) *
-                                            dr_sizeof(q->bf16 ? DR_BF16 : DR_F32)};
+                                            dr_sizeof(q->form & DR_GEMM_BF16 ? DR_BF16 : DR_F32)};
 }
 
 // Reads the layout that oneDNN chose for B, [k][n] in blocks of k x n or k x n x 2k. False: it is
@@ -174,7 +178,8 @@ static bool read_layout(const dnnl_memory_desc_t *d, struct dr_gemm_layout *l) {
 // any: oneDNN chooses the layout of B, otherwise it is plain.
 static dnnl_status_t describe(struct dr_gemm_cache *g, const struct dr_gemm_key *q, bool any,
                               dnnl_memory_desc_t *d, dnnl_primitive_desc_t *pd) {
-    const dnnl_data_type_t ab = q->bf16 ? dnnl_bf16 : dnnl_f32;
+    const dnnl_data_type_t ab = q->form & DR_GEMM_BF16 ? dnnl_bf16 : dnnl_f32;
+    const bool bias = q->form & DR_GEMM_BIAS;
     dnnl_dims_t dims = {q->k, q->n};
     dnnl_matmul_desc_t op;
     dnnl_primitive_attr_t attr = NULL;
@@ -183,9 +188,12 @@ static dnnl_status_t describe(struct dr_gemm_cache *g, const struct dr_gemm_key 
         s = any ? dnnl_memory_desc_init_by_tag(&d[ARG_B], 2, dims, ab, dnnl_format_tag_any)
                 : strided(&d[ARG_B], ab, q->k, q->n, q->n);
     if (!s)
-        s = strided(&d[ARG_C], dnnl_f32, q->m, q->n, q->n);
+        s = strided(&d[ARG_C], q->form & DR_GEMM_C_BF16 ? dnnl_bf16 : dnnl_f32, q->m, q->n,
+                    q->ldc ? q->ldc : q->n);
+    if (!s && bias)
+        s = strided(&d[ARG_BIAS], dnnl_f32, 1, q->n, q->n);
     if (!s)
-        s = dnnl_matmul_desc_init(&op, &d[ARG_A], &d[ARG_B], NULL, &d[ARG_C]);
+        s = dnnl_matmul_desc_init(&op, &d[ARG_A], &d[ARG_B], bias ? &d[ARG_BIAS] : NULL, &d[ARG_C]);
     if (!s)
         s = dnnl_primitive_attr_create(&attr);
     if (!s)
@@ -220,8 +228,9 @@ static dnnl_status_t make_prim(struct dr_gemm_cache *g, struct dr_gemm_prim *p) 
         s = p->thread ? dnnl_success : dnnl_out_of_memory;
     }
     for (int i = 0; !s && i < g->threads * ARGS; i++)
-        s = dnnl_memory_create(&p->thread[i / ARGS].mem[i % ARGS], &d[i % ARGS], g->engine,
-                               DNNL_MEMORY_NONE);
+        if (i % ARGS != ARG_BIAS || q->form & DR_GEMM_BIAS)
+            s = dnnl_memory_create(&p->thread[i / ARGS].mem[i % ARGS], &d[i % ARGS], g->engine,
+                                   DNNL_MEMORY_NONE);
     if (pd)
         dnnl_primitive_desc_destroy(pd);
     return s;
@@ -271,20 +280,21 @@ const struct dr_gemm_layout *dr_gemm_prim_layout(const struct dr_gemm_prim *p) {
 }
 
 bool dr_gemm_prim_run(struct dr_gemm_cache *g, struct dr_gemm_prim *p, int thread, const void *a,
-                      const void *b, real *c, void *scratch) {
-    const void *data[ARGS] = {a, b, c, scratch};
+                      const void *b, const real *bias, void *c, void *scratch) {
+    const void *data[ARGS] = {a, b, c, scratch, bias};
     static const int name[ARGS] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST,
-                                   DNNL_ARG_SCRATCHPAD};
+                                   DNNL_ARG_SCRATCHPAD, DNNL_ARG_BIAS};
+    const int count = p->key.form & DR_GEMM_BIAS ? ARGS : ARG_BIAS;
     dnnl_memory_t *mem = p->thread[thread].mem;
     dnnl_exec_arg_t args[ARGS];
-    for (int i = 0; i < ARGS; i++) {
+    for (int i = 0; i < count; i++) {
         // Setting a pointer also clears the padding of a packed B, so only new ones are set.
         void *was = NULL;
         if (dnnl_memory_get_data_handle(mem[i], &was) || was != data[i])
             dnnl_memory_set_data_handle(mem[i], (void *)(uintptr_t)data[i]);
         args[i] = (dnnl_exec_arg_t){name[i], mem[i]};
     }
-    return !dnnl_primitive_execute(p->prim, g->stream[thread], ARGS, args);
+    return !dnnl_primitive_execute(p->prim, g->stream[thread], count, args);
 }
 
 // ---- for tests

@@ -15,8 +15,8 @@
 #include <omp.h>
 
 enum {
-    BLOCK = 1 << 15,  // values of a packed block of B, about: it stays in the cache
-    COLUMNS = 320,    // most of a block
+    BLOCK = 1 << 16,  // values of a packed block of B, about: it stays in the cache
+    COLUMNS = 384,    // most of a block
     PANEL = 64,       // rows of a panel, about, where a sample has fewer
     PANEL_MAX = 128,  // rows of a panel
     PANEL_SINGLE = 8, // rows of a panel where a sample is one row
@@ -45,6 +45,7 @@ struct product {
     struct dr_gemm_cache *cache;
     struct dr_gemm_args g;
     enum dr_dtype ab; // as multiplied: fp32 where bf16 is widened
+    bool direct;      // the primitives write to C itself
     struct cut m, n;
     struct dr_gemm_prim *prim[SHAPES];
     struct room room;
@@ -85,9 +86,14 @@ static int64_t panel_rows(int64_t rows) {
 
 static struct dr_gemm_prim *get(const struct product *p, int64_t m, int64_t n, int64_t k,
                                 int64_t lda) {
-    return dr_gemm_prim(
-        p->cache,
-        &(struct dr_gemm_key){.m = m, .n = n, .k = k, .lda = lda, .bf16 = p->ab == DR_BF16});
+    struct dr_gemm_key key = {
+        .m = m, .n = n, .k = k, .lda = lda, .form = p->ab == DR_BF16 ? DR_GEMM_BF16 : 0};
+    if (p->direct) {
+        key.ldc = p->g.ldc;
+        key.form |= DR_GEMM_DIRECT | (p->g.ct == DR_BF16 ? DR_GEMM_C_BF16 : 0) |
+                    (p->g.bias ? DR_GEMM_BIAS : 0);
+    }
+    return dr_gemm_prim(p->cache, &key);
 }
 
 static size_t aligned(size_t n) {
@@ -126,11 +132,12 @@ static void share(struct product *p, int64_t count, bool pays,
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN failed to run a matmul");
 }
 
-// C of the piece, in the thread's memory. a NULL: A is there, too.
-static const real *execute(struct product *p, struct dr_gemm_prim *prim, int t, const void *a) {
+// C of the piece. a, c NULL: they are in the thread's memory.
+static const void *execute(struct product *p, struct dr_gemm_prim *prim, int t, const void *a,
+                           const real *bias, void *c) {
     char *mine = p->memory + p->room.total * (size_t)t;
-    real *c = (real *)(void *)(mine + p->room.c);
-    if (!dr_gemm_prim_run(p->cache, prim, t, a ? a : mine, mine + p->room.b, c,
+    c = c ? c : mine + p->room.c;
+    if (!dr_gemm_prim_run(p->cache, prim, t, a ? a : mine, mine + p->room.b, bias, c,
                           mine + p->room.scratch)) {
 #pragma omp atomic write
         p->failed = true;
@@ -155,8 +162,14 @@ static void panel(struct product *p, int64_t i, int64_t n0, int64_t n, struct dr
             memset(dr_at_mut(mine, p->ab, r * lda), 0, (size_t)g->k * dr_sizeof(p->ab));
         a = NULL;
     }
-    dr_gemm_store(dr_at_mut(g->c, g->ct, m0 * g->ldc + n0), g->ct, g->ldc, execute(p, prim, t, a),
-                  rows, n, g->bias ? g->bias + n0 : NULL, g->acc);
+    void *c = dr_at_mut(g->c, g->ct, m0 * g->ldc + n0);
+    const real *bias = g->bias ? g->bias + n0 : NULL;
+    if (!p->direct)
+        dr_gemm_store(c, g->ct, g->ldc, execute(p, prim, t, a, NULL, NULL), rows, n, bias, g->acc);
+    else if (rows == p->m.step)
+        execute(p, prim, t, a, bias, c);
+    else
+        dr_gemm_copy(c, g->ct, g->ldc, execute(p, prim, t, a, bias, NULL), g->ct, g->ldc, rows, n);
 }
 
 // Units are panels, one block of columns after another: B is packed where it is used, in the cache.
@@ -177,6 +190,7 @@ static void rows_work(struct product *p, int64_t from, int64_t to, int t) {
 static void by_rows(struct product *p) {
     const struct dr_gemm_args *g = &p->g;
     p->m.size = g->m;
+    p->direct = !g->acc && p->ab == g->abt && dr_gemm_direct_pays(p->cache);
     const int64_t unit = dr_gemm_row_unit(p->cache);
     p->m.step = (panel_rows(g->rows) + unit - 1) / unit * unit;
     p->m.count = (g->m + p->m.step - 1) / p->m.step;
@@ -187,7 +201,7 @@ static void by_rows(struct product *p) {
     p->prim[1] = get(p, p->m.step, length(&p->n, p->n.count - 1), g->k, lda);
     if (!p->prim[0] || !p->prim[1])
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
-    else if (prepare(p, p->m.step * lda, p->m.step * p->n.step))
+    else if (prepare(p, p->m.step * lda, p->m.step * (p->direct ? g->ldc : p->n.step)))
         share(p, p->m.count * p->n.count, g->m * g->n * g->k >= PAYS, rows_work);
 }
 
@@ -217,7 +231,7 @@ static void tile(struct product *p, int64_t i, int64_t j, int64_t k0, int t) {
         .unit = 1, .k_units = p->m.step, .n_block = k, .ld = k + GAP, .k_blocks = 1, .n_blocks = 1};
     dr_gemm_pack(&rows, mine, p->ab, dr_at(g->a, g->abt, k0 * g->lda + m0), g->abt, m,
                  DR_MIN(k, g->k - k0), g->lda, true);
-    const real *c = execute(p, tile_prim(p, j, k0), t, NULL);
+    const real *c = execute(p, tile_prim(p, j, k0), t, NULL, NULL, NULL);
     if (g->ct == DR_F32)
         dr_gemm_store((real *)g->c + m0 * g->ldc + n0, DR_F32, g->ldc, c, m, n,
                       g->bias && k0 == 0 ? g->bias + n0 : NULL, g->acc || k0);

@@ -3,6 +3,7 @@
 // This holds whatever oneDNN does with a shape, so also on CPUs that no test has seen.
 //
 // And the self-check: silent here, and it names the fault when one is injected.
+#include "engine/cpu/backend.h"
 #include "engine/cpu/gemm.h"
 
 #include <setjmp.h>
@@ -32,9 +33,9 @@ static void assert_same(const struct keys *a, const struct keys *b, const char *
         for (int side = 0; side < 2; side++) {
             const struct keys *k = side ? b : a;
             if (i < k->count)
-                print_error("%c m %d n %d k %d lda %d %s\n", side ? '>' : '<', (int)k->key[i].m,
-                            (int)k->key[i].n, (int)k->key[i].k, (int)k->key[i].lda,
-                            k->key[i].bf16 ? "bf16" : "fp32");
+                print_error("%c m %d n %d k %d lda %d ldc %d form %d\n", side ? '>' : '<',
+                            (int)k->key[i].m, (int)k->key[i].n, (int)k->key[i].k,
+                            (int)k->key[i].lda, (int)k->key[i].ldc, (int)k->key[i].form);
         }
     fail_msg("%s: %d threads and %d samples make other primitives than one thread and one sample",
              what, threads, (int)samples);
