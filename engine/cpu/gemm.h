@@ -45,9 +45,11 @@ void dr_gemm_make_room(struct dr_gemm_cache *g, int room);
 // first `max` are written.
 int dr_gemm_keys(const struct dr_gemm_cache *g, struct dr_gemm_key *out, int max);
 
-// dst <- op(B) [k, n] in layout l, converting from type st to dt; B has leading dimension ld.
+// dst <- op(B) [k, n] in layout l, converting from type st to dt; B has leading dimension ld. Part
+// `part` of `parts`, which together are all of it.
 void dr_gemm_pack(const struct dr_gemm_layout *l, void *dst, enum dr_dtype dt, const void *src,
-                  enum dr_dtype st, int64_t k, int64_t n, int64_t ld, bool trans);
+                  enum dr_dtype st, int64_t k, int64_t n, int64_t ld, bool trans, int part,
+                  int parts);
 // Rows of A between two places, converting.
 void dr_gemm_copy(void *dst, enum dr_dtype dt, int64_t ldd, const void *src, enum dr_dtype st,
                   int64_t lds, int64_t rows, int64_t n);

@@ -15,10 +15,11 @@
 #include <omp.h>
 
 enum {
-    BLOCK = 1 << 16,  // values of a packed block of B, about: it stays in the cache
+    WIDE = 1 << 21,   // bytes of a packed B that is not cut
+    BLOCK = 1 << 19,  // bytes of a packed block of B, about
     COLUMNS = 384,    // most of a block
     PANEL = 64,       // rows of a panel, about, where a sample has fewer
-    PANEL_MAX = 128,  // rows of a panel
+    PANEL_MAX = 48,   // rows of a panel that is a sample or a part of one
     PANEL_SINGLE = 8, // rows of a panel where a sample is one row
     TILE_M = 128,     // of a weight gradient
     TILE_N = 256,     //
@@ -49,7 +50,9 @@ struct product {
     struct cut m, n;
     struct dr_gemm_prim *prim[SHAPES];
     struct room room;
+    size_t block; // bytes of a packed block
     char *memory;
+    char *packed; // rows: all of B, block after block of columns
     bool failed;
 };
 
@@ -68,19 +71,17 @@ DR_INLINE int64_t length(const struct cut *c, int64_t i) {
     return DR_MIN(c->step, c->size - i * c->step);
 }
 
-// Rows of a panel, of a layer that sees `rows` rows of each sample (0: unknown). Panels start where
-// samples do when a sample has between PANEL / 2 and PANEL_MAX rows.
+// Rows of a panel, of a layer that sees `rows` rows of each sample (0: unknown): whole samples
+// where they are short, equal parts of a long one, so that few rows are padding and one sample
+// occupies several threads.
 static int64_t panel_rows(int64_t rows) {
     if (rows == 1)
         return PANEL_SINGLE;
     if (rows <= 0)
         return PANEL;
     if (rows <= PANEL_MAX)
-        return rows * DR_MAX(PANEL / rows, (int64_t)1);
+        return rows * (PANEL / rows);
     int64_t parts = (rows + PANEL_MAX - 1) / PANEL_MAX;
-    for (int64_t p = parts; p <= 2 * parts; p++)
-        if (rows % p == 0)
-            return rows / p;
     return (rows + parts - 1) / parts;
 }
 
@@ -100,8 +101,9 @@ static size_t aligned(size_t n) {
     return (n + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
 }
 
-// The workspace of all threads, once the primitives are known. False: recorded as an error.
-static bool prepare(struct product *p, int64_t a, int64_t c) {
+// The workspace of all threads, once the primitives are known: A and C elements of each, and
+// `blocks` packed B that they share (0: one of its own per thread). False: recorded as an error.
+static bool prepare(struct product *p, int64_t a, int64_t c, int64_t blocks) {
     struct room *r = &p->room;
     size_t b = 0, scratch = 0;
     for (int i = 0; i < SHAPES; i++)
@@ -110,12 +112,16 @@ static bool prepare(struct product *p, int64_t a, int64_t c) {
             scratch = DR_MAX(scratch, dr_gemm_prim_scratch(p->prim[i]));
         }
     r->b = aligned((size_t)a * dr_sizeof(p->ab));
-    r->c = r->b + aligned(b);
+    p->block = aligned(b);
+    r->c = r->b + (blocks ? 0 : p->block);
     r->sum = r->c + aligned((size_t)c * sizeof(real));
     r->scratch = r->sum + (p->g.ta && p->g.ct == DR_BF16 ? aligned((size_t)c * sizeof(real)) : 0);
     r->total = r->scratch + aligned(scratch);
-    p->memory = dr_cpu_scratch(p->be, DR_WS_GEMM, r->total * (size_t)p->be->threads);
-    return p->memory != NULL;
+    p->packed = dr_cpu_scratch(p->be, DR_WS_GEMM,
+                               p->block * (size_t)blocks + r->total * (size_t)p->be->threads);
+    if (p->packed)
+        p->memory = p->packed + p->block * (size_t)blocks;
+    return p->packed != NULL;
 }
 
 // Shares units [0, count) among the threads in contiguous ranges: work(p, from, to, thread).
@@ -132,12 +138,12 @@ static void share(struct product *p, int64_t count, bool pays,
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN failed to run a matmul");
 }
 
-// C of the piece. a, c NULL: they are in the thread's memory.
+// C of the piece. a, b, c NULL: they are in the thread's memory.
 static const void *execute(struct product *p, struct dr_gemm_prim *prim, int t, const void *a,
-                           const real *bias, void *c) {
+                           const void *b, const real *bias, void *c) {
     char *mine = p->memory + p->room.total * (size_t)t;
     c = c ? c : mine + p->room.c;
-    if (!dr_gemm_prim_run(p->cache, prim, t, a ? a : mine, mine + p->room.b, bias, c,
+    if (!dr_gemm_prim_run(p->cache, prim, t, a ? a : mine, b ? b : mine + p->room.b, bias, c,
                           mine + p->room.scratch)) {
 #pragma omp atomic write
         p->failed = true;
@@ -148,10 +154,16 @@ static const void *execute(struct product *p, struct dr_gemm_prim *prim, int t, 
 // ---- rows
 // -----------------------------------------------------------------------------------------
 
-// Panel i of columns [n0, n0 + n), whose B is packed in this thread's memory.
-static void panel(struct product *p, int64_t i, int64_t n0, int64_t n, struct dr_gemm_prim *prim,
-                  int t) {
+static struct dr_gemm_prim *block_prim(const struct product *p, int64_t j) {
+    return p->prim[length(&p->n, j) < p->n.step];
+}
+
+// Panel i of block j of the columns.
+static void panel(struct product *p, int64_t i, int64_t j, int t) {
     const struct dr_gemm_args *g = &p->g;
+    struct dr_gemm_prim *prim = block_prim(p, j);
+    const void *b = p->packed + p->block * (size_t)j;
+    int64_t n0 = j * p->n.step, n = length(&p->n, j);
     char *mine = p->memory + p->room.total * (size_t)t;
     int64_t rows = length(&p->m, i), m0 = i * p->m.step;
     const void *a = dr_at(g->a, g->abt, m0 * g->lda);
@@ -165,43 +177,48 @@ static void panel(struct product *p, int64_t i, int64_t n0, int64_t n, struct dr
     void *c = dr_at_mut(g->c, g->ct, m0 * g->ldc + n0);
     const real *bias = g->bias ? g->bias + n0 : NULL;
     if (!p->direct)
-        dr_gemm_store(c, g->ct, g->ldc, execute(p, prim, t, a, NULL, NULL), rows, n, bias, g->acc);
+        dr_gemm_store(c, g->ct, g->ldc, execute(p, prim, t, a, b, NULL, NULL), rows, n, bias,
+                      g->acc);
     else if (rows == p->m.step)
-        execute(p, prim, t, a, bias, c);
+        execute(p, prim, t, a, b, bias, c);
     else
-        dr_gemm_copy(c, g->ct, g->ldc, execute(p, prim, t, a, bias, NULL), g->ct, g->ldc, rows, n);
+        dr_gemm_copy(c, g->ct, g->ldc, execute(p, prim, t, a, b, bias, NULL), g->ct, g->ldc, rows,
+                     n);
 }
 
-// Units are panels, one block of columns after another: B is packed where it is used, in the cache.
+// Each thread packs its part of every block; units are panels, one block of columns after another.
 static void rows_work(struct product *p, int64_t from, int64_t to, int t) {
     const struct dr_gemm_args *g = &p->g;
-    char *mine = p->memory + p->room.total * (size_t)t;
-    for (int64_t u = from; u < to; u++) {
-        int64_t j = u / p->m.count, n0 = j * p->n.step, n = length(&p->n, j);
-        struct dr_gemm_prim *prim = p->prim[n < p->n.step];
-        if (u == from || u % p->m.count == 0)
-            dr_gemm_pack(dr_gemm_prim_layout(prim), mine + p->room.b, p->ab,
-                         dr_at(g->b, g->abt, g->tb ? n0 * g->ldb : n0), g->abt, g->k, n, g->ldb,
-                         g->tb);
-        panel(p, u % p->m.count, n0, n, prim, t);
+    const int team = omp_get_num_threads();
+    for (int64_t j = 0; j < p->n.count; j++) {
+        int64_t n0 = j * p->n.step;
+        dr_gemm_pack(dr_gemm_prim_layout(block_prim(p, j)), p->packed + p->block * (size_t)j, p->ab,
+                     dr_at(g->b, g->abt, g->tb ? n0 * g->ldb : n0), g->abt, g->k, length(&p->n, j),
+                     g->ldb, g->tb, t, team);
     }
+#pragma omp barrier
+    for (int64_t u = from; u < to; u++)
+        panel(p, u % p->m.count, u / p->m.count, t);
 }
 
 static void by_rows(struct product *p) {
     const struct dr_gemm_args *g = &p->g;
     p->m.size = g->m;
-    p->direct = !g->acc && p->ab == g->abt && dr_gemm_direct_pays(p->cache);
     const int64_t unit = dr_gemm_row_unit(p->cache);
     p->m.step = (panel_rows(g->rows) + unit - 1) / unit * unit;
     p->m.count = (g->m + p->m.step - 1) / p->m.step;
-    int64_t columns = DR_MIN(BLOCK / g->k / 64 * 64, (int64_t)COLUMNS);
+    // oneDNN's best kernels write a C without gaps: B as a whole, or a copy of the block of C.
+    const int64_t column = g->k * (int64_t)dr_sizeof(p->ab);
+    p->direct = !g->acc && p->ab == g->abt && g->ldc == g->n && column * g->n <= WIDE &&
+                dr_gemm_direct_pays(p->cache);
+    int64_t columns = p->direct ? g->n : DR_MIN(BLOCK / column / 64 * 64, (int64_t)COLUMNS);
     p->n = cut_evenly(g->n, DR_MAX(columns, (int64_t)64), 32);
     int64_t lda = p->ab != g->abt ? g->k : g->lda;
     p->prim[0] = get(p, p->m.step, p->n.step, g->k, lda);
     p->prim[1] = get(p, p->m.step, length(&p->n, p->n.count - 1), g->k, lda);
     if (!p->prim[0] || !p->prim[1])
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
-    else if (prepare(p, p->m.step * lda, p->m.step * (p->direct ? g->ldc : p->n.step)))
+    else if (prepare(p, p->m.step * lda, p->m.step * (p->direct ? g->ldc : p->n.step), p->n.count))
         share(p, p->m.count * p->n.count, g->m * g->n * g->k >= PAYS, rows_work);
 }
 
@@ -230,8 +247,8 @@ static void tile(struct product *p, int64_t i, int64_t j, int64_t k0, int t) {
     const struct dr_gemm_layout rows = {
         .unit = 1, .k_units = p->m.step, .n_block = k, .ld = k + GAP, .k_blocks = 1, .n_blocks = 1};
     dr_gemm_pack(&rows, mine, p->ab, dr_at(g->a, g->abt, k0 * g->lda + m0), g->abt, m,
-                 DR_MIN(k, g->k - k0), g->lda, true);
-    const real *c = execute(p, tile_prim(p, j, k0), t, NULL, NULL, NULL);
+                 DR_MIN(k, g->k - k0), g->lda, true, 0, 1);
+    const real *c = execute(p, tile_prim(p, j, k0), t, NULL, NULL, NULL, NULL);
     if (g->ct == DR_F32)
         dr_gemm_store((real *)g->c + m0 * g->ldc + n0, DR_F32, g->ldc, c, m, n,
                       g->bias && k0 == 0 ? g->bias + n0 : NULL, g->acc || k0);
@@ -251,7 +268,7 @@ static void tiles_work(struct product *p, int64_t from, int64_t to, int t) {
         for (int64_t k0 = 0; k0 < g->k; k0 += piece(p, k0)) {
             dr_gemm_pack(dr_gemm_prim_layout(tile_prim(p, j, k0)), mine + p->room.b, p->ab,
                          dr_at(g->b, g->abt, g->tb ? n0 * g->ldb + k0 : k0 * g->ldb + n0), g->abt,
-                         DR_MIN(piece(p, k0), g->k - k0), n, g->ldb, g->tb);
+                         DR_MIN(piece(p, k0), g->k - k0), n, g->ldb, g->tb, 0, 1);
             for (int64_t i = i0; i < i1; i++)
                 tile(p, i, j, k0, t);
         }
@@ -277,7 +294,7 @@ static void by_tiles(struct product *p) {
     }
     if (!whole)
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
-    else if (prepare(p, p->m.step * (K_PIECE + GAP), p->m.step * p->n.step))
+    else if (prepare(p, p->m.step * (K_PIECE + GAP), p->m.step * p->n.step, 0))
         share(p, p->m.count * p->n.count, g->m * g->n * g->k >= PAYS, tiles_work);
 }
 

@@ -178,13 +178,16 @@ static void pack_block(void *dst, const struct source *s, const struct dr_gemm_l
 }
 
 void dr_gemm_pack(const struct dr_gemm_layout *l, void *dst, enum dr_dtype dt, const void *src,
-                  enum dr_dtype st, int64_t k, int64_t n, int64_t ld, bool trans) {
+                  enum dr_dtype st, int64_t k, int64_t n, int64_t ld, bool trans, int part,
+                  int parts) {
     const struct source s = {
         .p = src, .st = st, .dt = dt, .k = k, .n = n, .ld = ld, .trans = trans};
-    for (int64_t j = 0; j < l->n_blocks; j++)
-        for (int64_t i = 0; i < l->k_blocks; i++)
-            pack_block(dr_at_mut(dst, dt, i * l->k_stride + j * l->n_stride), &s, l,
-                       i * l->k_units * l->unit, j * l->n_block);
+    const int64_t blocks = l->n_blocks * l->k_blocks;
+    for (int64_t u = blocks * part / parts; u < blocks * (part + 1) / parts; u++) {
+        int64_t j = u / l->k_blocks, i = u % l->k_blocks;
+        pack_block(dr_at_mut(dst, dt, i * l->k_stride + j * l->n_stride), &s, l,
+                   i * l->k_units * l->unit, j * l->n_block);
+    }
 }
 
 void dr_gemm_copy(void *dst, enum dr_dtype dt, int64_t ldd, const void *src, enum dr_dtype st,
