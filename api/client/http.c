@@ -141,7 +141,8 @@ void ctl_allow_time(struct ctl *c, double seconds) {
 CURL *ctl_handle(struct ctl *c, const char *path, struct curl_slist **headers) {
     CURL *h = curl_easy_init();
     struct ctl_buf url = {0};
-    if (!h || ctl_buf_add(&url, c->url, strlen(c->url)) || ctl_buf_add(&url, path, strlen(path))) {
+    if (!h || !path || ctl_buf_add(&url, c->url, strlen(c->url)) ||
+        ctl_buf_add(&url, path, strlen(path))) {
         curl_easy_cleanup(h);
         free(url.s);
         return NULL;

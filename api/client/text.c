@@ -90,7 +90,6 @@ const char *ctl_fit(const char *s, int max, int *columns) {
         if (width + w > max) {
             b->n = at;
             ctl_buf_add(b, "\xe2\x80\xa6", 3);
-            width = max; // at most: a wide character may have left a column free
             break;
         }
         ctl_buf_add(b, ok ? s : "?", ok ? n : 1);

@@ -128,7 +128,7 @@ static bool find_group(const char *root, const char *controller, struct group *g
     char *own = own_path(root, controller), *save;
     char *text = own ? read_text(root, "/proc/self/mountinfo") : NULL;
     *g = (struct group){0};
-    for (char *line = text ? strtok_r(text, "\n", &save) : NULL; line && !g->mount;
+    for (char *line = text ? strtok_r(text, "\n", &save) : NULL; line;
          line = strtok_r(NULL, "\n", &save)) {
         char *rest = strstr(line, " - "), part[2][1024], kind[32], options[512];
         if (!rest || sscanf(line, "%*s %*s %*s %1023s %1023s", part[0], part[1]) != 2 ||
@@ -141,6 +141,7 @@ static bool find_group(const char *root, const char *controller, struct group *g
         bool below = !strncmp(own, part[0], n) && (own[n] == '/' || !own[n]);
         g->mount = strdup(part[1]);
         g->path = strdup(below && strcmp(own, "/") ? own + n : "");
+        break;
     }
     free(own);
     free(text);

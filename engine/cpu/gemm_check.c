@@ -32,6 +32,10 @@ static void rows_product(const struct check *c, int64_t from, int64_t m, int64_t
                                           .rows = rows});
 }
 
+static bool same(const void *a, const void *b, int64_t n) {
+    return !memcmp(a, b, (size_t)n * sizeof(real));
+}
+
 // Whether rows are the same at every place of a panel and in products of other sizes.
 static bool rows_hold(const struct check *c, int64_t rows) {
     static const int64_t sizes[] = {1, 3, PART, M - PART};
@@ -39,7 +43,7 @@ static bool rows_hold(const struct check *c, int64_t rows) {
     for (size_t i = 0; i < DR_COUNT(sizes); i++)
         for (int64_t from = 0; from < PART; from += DR_MAX(sizes[i], (int64_t)5)) {
             rows_product(c, from, sizes[i], rows, c->part);
-            if (memcmp(c->whole + from * N, c->part, (size_t)(sizes[i] * N) * sizeof(real)))
+            if (!same(c->whole + from * N, c->part, sizes[i] * N))
                 return false;
         }
     return true;
@@ -61,7 +65,7 @@ static bool gradient_holds(const struct check *c) {
                                               .ta = true,
                                               .abt = c->t});
     }
-    return !memcmp(c->whole, c->part, (size_t)(N * K) * sizeof(real));
+    return same(c->whole, c->part, N * K);
 }
 
 static void fill(const struct check *c, void *to, int64_t n) {
@@ -74,11 +78,11 @@ static void fill(const struct check *c, void *to, int64_t n) {
 
 bool dr_gemm_self_check(struct dr_backend *be, dr_gemm_fn *gemm, char *why, size_t size) {
     struct check c = {.be = be, .gemm = gemm};
-    char *memory = malloc((size_t)(M * K + N * K + 2 * M * N) * sizeof(real));
+    real *memory = malloc((size_t)(M * K + N * K + 2 * M * N) * sizeof(real));
     const char *fault = memory ? NULL : "there is no memory to check products";
     if (memory) {
         c.a = memory;
-        c.whole = (real *)(void *)memory + M * K;
+        c.whole = memory + M * K;
         c.part = c.whole + M * N;
         c.b = c.part + M * N;
     }
