@@ -116,6 +116,8 @@ static int claim(sqlite3 *db, void *arg, struct dr_err *err) {
     sqlite3_finalize(st);
     if (!c->found)
         return 0;
+    // Before the commit takes it out of the queue: whoever counts both never misses the job.
+    dd_job_set_running(c->job->queue, c->job->id, c->job->cfg.name);
     return dd_sql_run(db, err,
                       "UPDATE jobs SET state='running', error=NULL, attempts=attempts+1,"
                       " ended_us=NULL, started_us=coalesce(started_us,?) WHERE id=?",
@@ -131,7 +133,6 @@ static bool next_job(struct dd_jobs *j, struct dd_job *job, char error[512]) {
         struct dr_err err = {0};
         if (!atomic_load(&j->device_lost) && !dd_store_do(j->env.store, claim, &c, &err) &&
             c.found) {
-            dd_job_set_running(j, job->id, job->cfg.name);
             j->wish = DD_WISH_NONE;
             j->pausing = false;
             atomic_store(&j->step, 0);
@@ -141,6 +142,8 @@ static bool next_job(struct dd_jobs *j, struct dd_job *job, char error[512]) {
             pthread_mutex_unlock(&j->lock);
             return true;
         }
+        if (c.found) // the claim was rolled back
+            dd_job_set_running(j, 0, "");
         // after a failure of the store, ask again
         dd_cond_wait_until(&j->wake, &j->lock, dd_now_ns() + 5 * (int64_t)1000000000);
     }
