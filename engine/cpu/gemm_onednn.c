@@ -127,6 +127,9 @@ static bool prepare(struct product *p, int64_t a, int64_t c, int64_t blocks) {
 // Shares units [0, count) among the threads in contiguous ranges: work(p, from, to, thread).
 static void share(struct product *p, int64_t count, bool pays,
                   void (*work)(struct product *, int64_t, int64_t, int)) {
+#ifdef __SANITIZE_THREAD__
+    pays = false; // ThreadSanitizer does not see libgomp's barriers
+#endif
 #pragma omp parallel num_threads(p->be->threads) if (pays && p->be->threads > 1 && count > 1)
     {
         int threads = omp_get_num_threads(), t = omp_get_thread_num(), was = omp_get_max_threads();
