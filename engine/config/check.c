@@ -236,6 +236,11 @@ int dr_config_check(const struct dr_config *c, struct dr_err *err) {
     int rc = check_kind(c, err);
     if (!rc)
         rc = check_data(&c->data, err);
+    if (!rc && !confined(c->init_from))
+        rc = FAIL("init_from",
+                  "init_from is \"%.100s\"; expected the id of a checkpoint or a relative path "
+                  "without `..`, below the data directory",
+                  c->init_from);
     if (rc)
         return rc;
     if (c->kind == DR_RECIPE_ENCODER)
