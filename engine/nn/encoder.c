@@ -34,7 +34,7 @@ int dr_encoder_net(const struct dr_config *cfg, struct dr_net **out, struct dr_e
     for (int i = 0; i < DR_RESNET_STAGES; i++)
         c.blocks[i] = i < e->stages ? (int64_t)e->blocks[i] : 0;
     c.groups = e->groups;
-    c.stride = e->stem_stride;
+    c.stride = e->stride;
     c.head = head[e->objective];
     int rc = dr_resnet_create(&c, out, err);
     if (rc)
