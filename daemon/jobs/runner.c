@@ -30,7 +30,7 @@ struct run {
     struct dr_trainer *t;
     struct dd_grid *grid;   // sampler for the sample grids, made when first needed
     struct dd_watch *watch; // of encoders; NULL: a generator is trained
-    int64_t saved_step;   // step of the newest checkpoint, -1: none
+    int64_t saved_step;     // step of the newest checkpoint, -1: none
     double saved_at, published_at, publish_cost, field_at;
     bool collapsed, save_failing;
 };

@@ -1,6 +1,7 @@
 // One training job of any kind of recipe from start to end: data set, trainer, resume, steps,
-// checkpoints with rotation, sample grids, alerts, published EMA snapshots (of generators only). No SQLite, no HTTP: `driftd run` and the job kinds
-// give it hooks. The caller's thread becomes the trainer's thread (method.md 1).
+// checkpoints with rotation, sample grids, alerts, published EMA snapshots (of generators only). No
+// SQLite, no HTTP: `driftd run` and the job kinds give it hooks. The caller's thread becomes the
+// trainer's thread (method.md 1).
 #pragma once
 
 #include "daemon/base/util.h"

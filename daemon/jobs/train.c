@@ -1,5 +1,5 @@
-// The kind `train`, and what `encoder` shares with it: the runner (runner.h) with hooks that write to the store, the metrics ring, the
-// event log and the live snapshot. Job thread.
+// The kind `train`, and what `encoder` shares with it: the runner (runner.h) with hooks that write
+// to the store, the metrics ring, the event log and the live snapshot. Job thread.
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/jobs/jobs_priv.h"

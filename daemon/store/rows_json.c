@@ -168,9 +168,9 @@ json_t *dd_ckpt_to_json(const struct dd_ckpt_row *r, int64_t active) {
     json_t *job = r->job ? json_sprintf("%lld", (long long)r->job) : json_null();
     json_t *config = r->config ? json_loads(r->config, 0, NULL) : NULL;
     return json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:b, s:o, s:o, s:o}", "id", r->id,
-                     "job", job, "name", r->name, "kind", r->kind, "step", (json_int_t)r->step, "bytes",
-                     (json_int_t)r->bytes, "sha256", r->sha256, "state", r->state, "active",
-                     !strcmp(act, r->id), "created", dd_json_time(r->created_us), "model",
+                     "job", job, "name", r->name, "kind", r->kind, "step", (json_int_t)r->step,
+                     "bytes", (json_int_t)r->bytes, "sha256", r->sha256, "state", r->state,
+                     "active", !strcmp(act, r->id), "created", dd_json_time(r->created_us), "model",
                      config ? config : json_null(), "net", net_kind(r->config));
 }
 

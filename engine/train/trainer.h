@@ -1,6 +1,6 @@
-// One training run, of a generator (method.md 1): sampling of labels, alpha, noise and reals, forward,
-// drifting loss, backward, clipping, AdamW, EMA; or of an encoder or judge (method.md 7; `kind:
-// encoder`). Metrics; checkpoints and exact resume.
+// One training run, of a generator (method.md 1): sampling of labels, alpha, noise and reals,
+// forward, drifting loss, backward, clipping, AdamW, EMA; or of an encoder or judge (method.md 7;
+// `kind: encoder`). Metrics; checkpoints and exact resume.
 //
 // A trainer belongs to one thread, the one that enters its backend; dr_trainer_snapshot's result
 // may go anywhere. Nothing here opens sockets or makes policy.
