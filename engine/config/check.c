@@ -100,10 +100,34 @@ static int check_data(const struct dr_data_config *d, struct dr_err *err) {
     return 0;
 }
 
+static int check_encoder_features(const struct dr_config *c, struct dr_err *err) {
+    const struct dr_feature_config *f = &c->features;
+    if (has_points(c))
+        return FAIL("features.kind",
+                    "features.kind encoder works on images; the set %s has points in two "
+                    "dimensions",
+                    sets[c->data.set].name);
+    if (!f->encoder[0])
+        return FAIL("features.encoder",
+                    "features.encoder is empty; the kind encoder needs a recipe that trains one, "
+                    "checkpoint:ID, or a safetensors file");
+    if (!f->map_global && (f->pool == DR_FEATURE_POOL_GLOBAL ||
+                           !(f->map_locations || f->map_quadrants || f->map_patch2 ||
+                             f->map_patch4)))
+        return FAIL("features.map_global",
+                    "no feature of the encoder's maps is on; set features.map_global, or another "
+                    "one with features.pool all");
+    return 0;
+}
+
 static int check_features(const struct dr_config *c, struct dr_err *err) {
     const struct dr_feature_config *f = &c->features;
     long long size = c->data.size;
-    if (!f->image && !f->quadrants && !f->patch2 && !f->patch4 && f->rms <= 0)
+    if (f->kind == DR_FEATURE_ENCODER) {
+        int rc = check_encoder_features(c, err);
+        if (rc || f->pixel_weight <= 0)
+            return rc;
+    } else if (!f->image && !f->quadrants && !f->patch2 && !f->patch4 && f->rms <= 0)
         return FAIL("features.image",
                     "no feature is on; set at least one of features.image, features.quadrants, "
                     "features.patch2, features.patch4, features.rms");

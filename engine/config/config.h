@@ -60,6 +60,7 @@ enum dr_feature_space {
     DR_FEATURES(X)
 #undef X
 };
+enum dr_feature_pool { DR_FEATURE_POOL_ALL, DR_FEATURE_POOL_GLOBAL };
 enum dr_negatives { DR_NEG_SELF_MASKED, DR_NEG_INDEPENDENT };
 enum dr_sampler_kind { DR_SAMPLER_EXACT, DR_SAMPLER_QUEUE };
 enum dr_precision { DR_FP32, DR_PREC_BF16 };
@@ -85,6 +86,12 @@ struct dr_feature_config {
     bool image, quadrants, patch2, patch4;
     double rms; // weight, 0: off
     double rms_gain;
+    // kind encoder
+    char encoder[256], maps[128];
+    int pool; // enum dr_feature_pool
+    int64_t grid, cache_mb, keep_mb;
+    bool map_locations, map_global, map_quadrants, map_patch2, map_patch4, map_std;
+    double pixel_weight; // of image, quadrants and patches; 0: off
 };
 struct dr_loss_config {
     int field, kernel, normalize, negatives;

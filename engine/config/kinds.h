@@ -12,5 +12,7 @@
 #define DR_FIELD_WORDS (&(DR_FIELDS(DR_KIND_TEXT))[1])
 
 // features.kind: engine/loss/feature_NAME.c defines dr_feature_NAME (engine/loss/features.h)
-#define DR_FEATURES(X) X(PIXEL, pixel, "pixel")
+#define DR_FEATURES(X)                                                                             \
+    X(PIXEL, pixel, "pixel")                                                                       \
+    X(ENCODER, encoder, "encoder")
 #define DR_FEATURE_WORDS (&(DR_FEATURES(DR_KIND_TEXT))[1])
