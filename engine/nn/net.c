@@ -11,6 +11,7 @@ int dr_net_new(const struct dr_net_type *type, struct dr_net **out, struct dr_er
     if (!*out)
         return dr_fail(err, DR_ENOMEM, "out of memory for a network");
     (*out)->type = type;
+    (*out)->kind = type->kind;
     return 0;
 }
 
@@ -67,7 +68,7 @@ const char *dr_net_name(const struct dr_net *net) {
     return net->type->name;
 }
 enum dr_net_kind dr_net_kind(const struct dr_net *net) {
-    return net->type->kind;
+    return net->kind;
 }
 const char *dr_net_kind_word(enum dr_net_kind kind) {
     static const char *const word[] = {"generator", "encoder", "judge"};
@@ -94,8 +95,32 @@ int dr_net_outputs(const struct dr_net *net) {
 struct dr_net_shape dr_net_output(const struct dr_net *net, int i) {
     return net->output[i];
 }
+const char *dr_net_output_name(const struct dr_net *net, int i) {
+    return net->output_name[i];
+}
+int dr_net_output_find(const struct dr_net *net, const char *name) {
+    for (int i = 0; i < net->outputs; i++)
+        if (!strcmp(net->output_name[i], name))
+            return i;
+    return -1;
+}
 int64_t dr_net_tables_count(const struct dr_net *net) {
     return net->tables;
+}
+
+int dr_net_encoder(const struct dr_net *net, int64_t side, struct dr_net **out,
+                   struct dr_err *err) {
+    *out = NULL;
+    if (!net->type->encoder)
+        return dr_fail_at(err, DR_EINVAL, "encoder",
+                          "the %s \"%s\" has no encoder; expected a network whose feature maps can "
+                          "be taken",
+                          dr_net_kind_word(net->kind), net->type->name);
+    int rc = dr_net_new(net->type, out, err);
+    if (rc)
+        return rc;
+    rc = net->type->encoder(net, side, *out, err);
+    return dr_net_finish(out, rc, err);
 }
 
 bool dr_net_same(const struct dr_net *a, const struct dr_net *b) {
@@ -104,10 +129,10 @@ bool dr_net_same(const struct dr_net *a, const struct dr_net *b) {
 
 int dr_net_expect(const struct dr_net *net, enum dr_net_kind kind, const char *what,
                   struct dr_err *err) {
-    if (net->type->kind == kind)
+    if (net->kind == kind)
         return 0;
     return dr_fail(err, DR_EINVAL, "%.200s holds the %s \"%s\"; expected a %s", what,
-                   dr_net_kind_word(net->type->kind), net->type->name, dr_net_kind_word(kind));
+                   dr_net_kind_word(net->kind), net->type->name, dr_net_kind_word(kind));
 }
 
 int64_t dr_net_parameters(const struct dr_net *net) {
