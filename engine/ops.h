@@ -61,12 +61,17 @@ struct dr_copy4_args {
 };
 // dst[i,:] = row idx[i] of a data set: pixels as p / 127.5 - 1, or points as they are; one of the
 // two is NULL. Rows hold `count` values. idx: [n] in range (the caller checked), NULL: row i.
+// view: [n,3], how sample i is seen, {dy, dx, mirror}: of planes [h,w],
+//   dst[y,x] = row[r(y + dy), r(mirror ? w - 1 - x - dx : x + dx)]
+// with r reflecting at the edges without repeating them (|dy| < h, |dx| < w). NULL: as stored.
 struct dr_gather_args {
     real *dst;
     const uint8_t *pixels;
     const real *points;
     const int64_t *idx;
     int64_t n, count;
+    const int32_t *view;
+    int64_t h, w; // with view; count is a multiple of h w
 };
 struct dr_colsum_args { // out[n] (+)= sum_m x[m,n]; x rows are ld apart (0: n)
     real *out;

@@ -30,7 +30,7 @@ struct dr_set_facts {
 // The row of a set; NULL: there is no such set.
 const struct dr_set_facts *dr_set_facts(int set);
 
-enum dr_fit { DR_FIT_PAD, DR_FIT_RESIZE };
+enum dr_fit { DR_FIT_PAD, DR_FIT_RESIZE, DR_FIT_CROP, DR_FIT_FIT };
 #define NETWORK(word)
 #define GENERATOR(ID, word, needs) DR_ARCH_##ID,
 enum dr_arch {
@@ -68,8 +68,10 @@ enum dr_schedule { DR_LR_CONSTANT, DR_LR_COSINE };
 
 struct dr_data_config {
     int set, fit;
-    char path[256];
-    int64_t size, channels, classes, count, limit, seed;
+    char path[256], background[8];
+    int64_t size, channels, classes, count, limit, seed, crop;
+    double test_share;
+    bool flip, refuse_bad;
 };
 // The generator's shape. kind, size, channels and classes repeat the data section (config.c copies
 // them), so that a model can be built, and its samples shown, from this struct alone.

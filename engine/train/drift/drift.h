@@ -10,7 +10,8 @@ struct drift_inputs {
     int32_t *cls;               // [B]
     uint64_t *seed, *index;     // [B]
     int64_t *pos_ids, *unc_ids; // [nclass * P], [U] rows of the data set
-    void *rows; // the reals themselves, pos then unc, where the data set is not on the device
+    int32_t *view; // [nclass * P + U, 3] how they are seen, pos then unc; NULL: as stored
+    void *rows;    // the reals themselves, pos then unc, where the data set is not on the device
 };
 
 // The reals on the device; reals.c.
