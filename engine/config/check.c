@@ -123,9 +123,9 @@ static int check_encoder_features(const struct dr_config *c, struct dr_err *err)
         return FAIL("features.encoder",
                     "features.encoder is empty; the kind encoder needs a recipe that trains one, "
                     "checkpoint:ID, or a safetensors file");
-    if (!f->map_global && (f->pool == DR_FEATURE_POOL_GLOBAL ||
-                           !(f->map_locations || f->map_quadrants || f->map_patch2 ||
-                             f->map_patch4)))
+    if (!f->map_global &&
+        (f->pool == DR_FEATURE_POOL_GLOBAL ||
+         !(f->map_locations || f->map_quadrants || f->map_patch2 || f->map_patch4)))
         return FAIL("features.map_global",
                     "no feature of the encoder's maps is on; set features.map_global, or another "
                     "one with features.pool all");

@@ -136,8 +136,7 @@ static int create(const struct dr_feature_config *cfg, struct dr_map_dim image,
     struct encoder *e = *impl = calloc(1, sizeof *e);
     if (!e)
         return dr_fail(err, DR_ENOMEM, "out of memory for an encoder");
-    *e = (struct encoder){
-        .net = given.net, .weights = given.weights, .image = image, .pixels = -1};
+    *e = (struct encoder){.net = given.net, .weights = given.weights, .image = image, .pixels = -1};
     int rc = check_net(e, err);
     if (!rc)
         rc = choose_maps(e, cfg->maps, err);
@@ -155,9 +154,8 @@ static int create(const struct dr_feature_config *cfg, struct dr_map_dim image,
                           "features.map_global");
     if (cfg->pixel_weight > 0 || cfg->rms > 0)
         e->pixels = dr_features_add_map(f, image);
-    return e->pixels < 0
-               ? 0
-               : dr_features_add_pixels(cfg, image, f, e->pixels, cfg->pixel_weight, err);
+    return e->pixels < 0 ? 0
+                         : dr_features_add_pixels(cfg, image, f, e->pixels, cfg->pixel_weight, err);
 }
 
 static void destroy(void *impl) {
@@ -214,6 +212,7 @@ static void backward(struct dr_ctx *cx, const void *impl, const struct dr_weight
 }
 
 const struct dr_feature_kind dr_feature_encoder = {.name = "encoder",
+                                                   .network = true,
                                                    .create = create,
                                                    .destroy = destroy,
                                                    .params = params,

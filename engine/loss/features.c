@@ -103,28 +103,30 @@ int dr_features_load(const struct dr_features *f, real *host, struct dr_err *err
 
 // ---- maps
 
-// Bytes of cx->keep that one chunk's extraction takes, by a dry run.
+// Bytes of cx->keep that one chunk's extraction takes, by a dry run. Weights of zero: kinds may
+// look at them.
 static int kept_bytes(const struct dr_features *f, int64_t images, enum dr_dtype act, void *saved,
                       size_t *bytes, struct dr_err *err) {
     const struct dr_params *layout = f->kind->params(f->impl);
     struct dr_arena keep, tmp;
-    struct dr_backend *null;
-    int rc = dr_backend_null(&null, err);
-    if (rc)
-        return rc;
-    dr_arena_measure(&keep);
-    dr_arena_measure(&tmp);
-    struct dr_ctx cx = {.be = null, .keep = &keep, .tmp = &tmp, .act = act};
-    const struct dr_weights w = {.layout = layout,
-                                 .w = dr_alloc(&tmp, (size_t)layout->total * sizeof(real)),
-                                 .w16 = dr_alloc(&tmp, (size_t)layout->total * sizeof(dr_bf16))};
-    real *at[DR_MAX_MAPS], *x = dr_alloc(&tmp, sizeof *x);
-    for (int k = 0; k < f->maps; k++)
-        at[k] = dr_alloc(&tmp, sizeof(real));
-    f->kind->extract(&cx, f->impl, &w, x, images, at, saved);
+    struct dr_backend *null = NULL;
+    real *zero = calloc((size_t)DR_MAX(layout->total, 1), sizeof *zero);
+    int rc = zero ? dr_backend_null(&null, err)
+                  : dr_fail(err, DR_ENOMEM, "out of memory for an encoder's weights");
+    if (!rc) {
+        dr_arena_measure(&keep);
+        dr_arena_measure(&tmp);
+        struct dr_ctx cx = {.be = null, .keep = &keep, .tmp = &tmp, .act = act};
+        const struct dr_weights w = {.layout = layout, .w = zero, .w16 = (const void *)zero};
+        real *at[DR_MAX_MAPS], *x = dr_alloc(&tmp, sizeof *x);
+        for (int k = 0; k < f->maps; k++)
+            at[k] = dr_alloc(&tmp, sizeof(real));
+        f->kind->extract(&cx, f->impl, &w, x, images, at, saved);
+        *bytes = keep.peak;
+    }
     dr_backend_free(null);
-    *bytes = keep.peak;
-    return 0;
+    free(zero);
+    return rc;
 }
 
 int dr_maps_init(const struct dr_features *f, int64_t images, int64_t chunk, size_t budget,

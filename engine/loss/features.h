@@ -99,6 +99,7 @@ enum dr_pool {
 
 struct dr_feature_kind {
     const char *name; // features.kind
+    bool network;     // runs the network of dr_features_create_on
     // Adds maps and features to f for images [C,H,W]; *impl is the kind's own.
     int (*create)(const struct dr_feature_config *cfg, struct dr_map_dim image,
                   struct dr_features *f, void **impl, struct dr_err *err);

@@ -49,9 +49,8 @@ void dr_cells_forward(struct dr_ctx *cx, const struct dr_pooling *t, struct dr_m
     const bool plain = t->p == 1 && t->pool != DR_POOL_CELLS_STD;
     struct dr_copy4_args args = gather_cells(t, d, groups, n, plain ? d.c : 2 * d.c);
     args.dst = out;
-    args.src = plain ? x
-                     : cell_stats(cx, t, d, x, groups * n) +
-                           (t->pool == DR_POOL_CELLS_STD ? d.c : 0);
+    args.src =
+        plain ? x : cell_stats(cx, t, d, x, groups * n) + (t->pool == DR_POOL_CELLS_STD ? d.c : 0);
     cx->be->op.copy4(cx->be, &args);
 }
 

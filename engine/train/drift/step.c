@@ -45,7 +45,10 @@ static real *unc_vectors(struct drift *t, struct dr_ctx *cx, int f, const struct
                          struct dr_feature_dim d) {
     const int64_t n = d.locations * t->U * d.s;
     real *one = dr_alloc(cx->tmp, (size_t)n * sizeof(real));
-    dr_features_vectors(cx, t->features, f, m, true, one, NULL);
+    if (t->cache.on)
+        drift_cache_vectors(t, cx, f, t->nclass * t->P, 1, t->U, one);
+    else
+        dr_features_vectors(cx, t->features, f, m, true, one, NULL);
     if (d.locations == 1)
         return one;
     real *all = dr_alloc(cx->tmp, (size_t)(t->nclass * n) * sizeof(real));
@@ -77,7 +80,10 @@ static void feature_loss(struct drift *t, struct dr_ctx *cx, const struct dr_ste
     real *pos = dr_alloc(cx->tmp, (size_t)(groups * t->P * d.s) * sizeof(real));
     real *neg = t->neg ? dr_alloc(cx->tmp, (size_t)gen_n * sizeof(real)) : NULL;
     dr_features_vectors(cx, t->features, f, &c->x, false, gen, norm);
-    dr_features_vectors(cx, t->features, f, &c->pos, true, pos, NULL);
+    if (t->cache.on)
+        drift_cache_vectors(t, cx, f, 0, t->nclass, t->P, pos);
+    else
+        dr_features_vectors(cx, t->features, f, &c->pos, true, pos, NULL);
     if (neg)
         dr_features_vectors(cx, t->features, f, &c->neg, false, neg, NULL);
     const struct dr_drift_in in = {.gen = gen,
@@ -109,8 +115,11 @@ static void losses(struct drift *t, struct dr_ctx *cx, const struct dr_step *s) 
     struct compared c = {.x = t->kept};
     c.neg.chunk = c.pos.chunk = c.unc.chunk = t->chunk;
     dr_features_extract(cx, t->features, w, t->x, t->nclass, t->N, &c.x);
-    dr_features_extract(cx, t->features, w, t->pos, t->nclass, t->P, &c.pos);
-    if (t->U)
+    if (t->cache.on)
+        drift_cache_fill(t, cx, w);
+    else
+        dr_features_extract(cx, t->features, w, t->pos, t->nclass, t->P, &c.pos);
+    if (t->U && !t->cache.on)
         dr_features_extract(cx, t->features, w, t->unc, 1, t->U, &c.unc);
     if (t->neg)
         dr_features_extract(cx, t->features, w, t->neg, t->nclass, t->N, &c.neg);
