@@ -5,6 +5,7 @@
 #include "daemon/base/recipe.h"
 #include "daemon/base/util.h"
 #include "daemon/jobs/jobs_priv.h"
+#include "daemon/store/checkpoints.h"
 
 #include <ftw.h>
 #include <stdio.h>
@@ -71,6 +72,9 @@ int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, 
                    struct dr_err *err) {
     struct create c = {.in = in};
     int rc = dd_job_kind_find(j->env.kinds, in->kind, &c.kind, err);
+    if (!rc && in->cfg->init_from[0])
+        rc = dd_ckpt_find(j->env.store, j->env.opt->data_dir, in->cfg->init_from,
+                          (char[DD_PATH_MAX]){0}, err);
     if (rc)
         return rc;
     char *json = dr_config_to_json(in->cfg);
@@ -112,7 +116,7 @@ int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err)
         return 0;
     int64_t id;
     bool replayed;
-    struct dd_job_new in = {.cfg = &cfg, .recipe = name, .kind = dd_kind_train.name};
+    struct dd_job_new in = {.cfg = &cfg, .recipe = name, .kind = dr_recipe_word(cfg.kind)};
     return dd_jobs_create(j, &in, &id, &replayed, err);
 }
 

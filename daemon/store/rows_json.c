@@ -3,6 +3,7 @@
 #include "daemon/store/rows_json.h"
 #include "daemon/base/util.h"
 #include "daemon/store/checkpoints.h"
+#include "engine/nn/net.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -151,16 +152,26 @@ json_t *dd_jobs_json(struct dd_store *s, const char *state, const char *cursor, 
 
 // --- checkpoints, samples and evaluations ---
 
+// "generator", "encoder" or "judge"; null: a network that this build does not know.
+static json_t *net_kind(const char *config) {
+    struct dr_net *net;
+    if (!config || dr_net_parse(config, strlen(config), NULL, &net, NULL))
+        return json_null();
+    json_t *word = json_string(dr_net_kind_word(dr_net_kind(net)));
+    dr_net_free(net);
+    return word;
+}
+
 json_t *dd_ckpt_to_json(const struct dd_ckpt_row *r, int64_t active) {
     char act[24];
     snprintf(act, sizeof act, "%lld", (long long)active);
     json_t *job = r->job ? json_sprintf("%lld", (long long)r->job) : json_null();
     json_t *config = r->config ? json_loads(r->config, 0, NULL) : NULL;
-    return json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:b, s:o, s:o}", "id", r->id, "job",
-                     job, "name", r->name, "kind", r->kind, "step", (json_int_t)r->step, "bytes",
+    return json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:b, s:o, s:o, s:o}", "id", r->id,
+                     "job", job, "name", r->name, "kind", r->kind, "step", (json_int_t)r->step, "bytes",
                      (json_int_t)r->bytes, "sha256", r->sha256, "state", r->state, "active",
                      !strcmp(act, r->id), "created", dd_json_time(r->created_us), "model",
-                     config ? config : json_null());
+                     config ? config : json_null(), "net", net_kind(r->config));
 }
 
 static json_t *ckpt_row(sqlite3_stmt *st, int64_t active) {

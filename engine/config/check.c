@@ -223,10 +223,64 @@ static int check_train(const struct dr_config *c, struct dr_err *err) {
     return check_reals(c, err);
 }
 
+// A key of another kind of recipe would do nothing: whoever sets one has forgotten `kind`, or
+// started from the wrong recipe.
+static int check_kind(const struct dr_config *c, struct dr_err *err) {
+    struct dr_config plain;
+    int n;
+    const struct dr_config_field *f = dr_config_fields(&n);
+    dr_config_defaults(&plain);
+    for (int i = 0; i < n; i++) {
+        const int kind = dr_config_key_kind(f[i].path);
+        if (kind < 0 || kind == c->kind || dr_config_same_value(&f[i], c, &plain))
+            continue;
+        return FAIL(f[i].path,
+                    "%s is a key of recipes of kind %s, and this one is of kind %s: remove it, or "
+                    "set `kind` to %s",
+                    f[i].path, dr_recipe_word(kind), dr_recipe_word(c->kind), dr_recipe_word(kind));
+    }
+    return 0;
+}
+
+static int check_encoder(const struct dr_config *c, struct dr_err *err) {
+    const struct dr_encoder_config *e = &c->encoder;
+    const long long size = c->data.size;
+    if (has_points(c))
+        return FAIL("data.set", "data.set is %s, which has points; an encoder needs images",
+                    sets[c->data.set].name);
+    for (int i = 0; i < e->stages; i++)
+        if (e->blocks[i] != (double)(int)e->blocks[i])
+            return FAIL("encoder.blocks", "encoder.blocks holds %g; expected whole numbers",
+                        e->blocks[i]);
+    if (e->objective != DR_ENCODER_AUTOENCODE && c->data.classes < 2)
+        return FAIL("encoder.objective",
+                    "encoder.objective needs two classes or more to tell apart, and data.classes "
+                    "is %lld; use autoencode",
+                    (long long)c->data.classes);
+    if (e->objective != DR_ENCODER_CLASSIFY && size % e->mask_patch)
+        return FAIL("encoder.mask_patch",
+                    "encoder.mask_patch is %lld; expected a divisor of data.size (%lld)",
+                    (long long)e->mask_patch, size);
+    if (e->crop_padding >= size)
+        return FAIL("encoder.crop_padding",
+                    "encoder.crop_padding is %lld; expected less than data.size (%lld)",
+                    (long long)e->crop_padding, size);
+    return 0;
+}
+
 int dr_config_check(const struct dr_config *c, struct dr_err *err) {
-    int rc = check_data(&c->data, err);
+    int rc = check_kind(c, err);
+    if (!rc)
+        rc = check_data(&c->data, err);
+    if (!rc && !confined(c->init_from))
+        rc = FAIL("init_from",
+                  "init_from is \"%.100s\"; expected the id of a checkpoint or a relative path "
+                  "without `..`, below the data directory",
+                  c->init_from);
     if (rc)
         return rc;
+    if (c->kind == DR_RECIPE_ENCODER)
+        return check_encoder(c, err);
     const char *set = sets[c->data.set].name;
     const bool points = dr_arch_needs(c->model.arch) & DR_ARCH_POINTS;
     if (has_points(c) && !points)

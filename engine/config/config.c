@@ -299,6 +299,10 @@ int dr_model_config_parse(const char *json, size_t len, const char *where,
         rc = whole ? merge_object(&c, root, err) : parse_model_object(root, &c, err);
     }
     json_decref(root);
+    if (!rc && c.kind != DR_RECIPE_TRAIN)
+        rc = dr_fail_at(err, DR_ECONFIG, "kind",
+                        "kind is %s; expected the configuration of a generator",
+                        dr_recipe_word(c.kind));
     if (rc)
         return where ? dr_fail_prefix(err, rc, where) : rc;
     *out = c.model;

@@ -64,7 +64,14 @@ enum dr_feature_pool { DR_FEATURE_POOL_ALL, DR_FEATURE_POOL_GLOBAL };
 enum dr_negatives { DR_NEG_SELF_MASKED, DR_NEG_INDEPENDENT };
 enum dr_sampler_kind { DR_SAMPLER_EXACT, DR_SAMPLER_QUEUE };
 enum dr_precision { DR_FP32, DR_PREC_BF16 };
-enum dr_schedule { DR_LR_CONSTANT, DR_LR_COSINE };
+enum dr_schedule { DR_LR_CONSTANT, DR_LR_COSINE, DR_LR_ONE_CYCLE };
+enum dr_recipe_kind {
+#define X(ID, name, text) DR_RECIPE_##ID,
+    DR_RECIPES(X)
+#undef X
+        DR_RECIPE_KINDS
+};
+enum dr_encoder_objective { DR_ENCODER_CLASSIFY, DR_ENCODER_AUTOENCODE, DR_ENCODER_BOTH };
 
 struct dr_data_config {
     int set, fit;
@@ -82,6 +89,15 @@ struct dr_model_config {
     int64_t dim, depth, heads, patch, registers, latent_dim, style_tokens, codebook, head_width;
     double mlp_ratio, label_dropout, out_std, out_bias;
     bool rope, qk_norm, pos_embed, null_class;
+};
+// An encoder or judge and how it is trained (kind encoder; method.md 7).
+struct dr_encoder_config {
+    int arch, objective;
+    double blocks[4];
+    int stages;
+    int64_t width, groups, stride, batch, mask_patch, classify_ramp, crop_padding;
+    double label_smoothing, mask_probability, classify_weight, crop_area, jitter;
+    bool flip;
 };
 struct dr_feature_config {
     int kind, norm;
@@ -123,7 +139,7 @@ struct dr_checkpoint_config {
     double every_seconds;
 };
 struct dr_metrics_config {
-    int64_t every, spread_every;
+    int64_t every, spread_every, test_every, test_count, probe_every;
     double collapse_below;
 };
 struct dr_samples_config {
@@ -131,9 +147,11 @@ struct dr_samples_config {
     double cfg;
 };
 struct dr_config {
-    char name[64], about[256];
+    char name[64], about[256], init_from[256];
+    int kind; // enum dr_recipe_kind
     struct dr_data_config data;
     struct dr_model_config model;
+    struct dr_encoder_config encoder;
     struct dr_feature_config features;
     struct dr_loss_config loss;
     struct dr_train_config train;
@@ -162,8 +180,9 @@ int dr_config_set(struct dr_config *c, const char *assignment, struct dr_err *er
 // Several at once, checked after the last one. On an error *c is unchanged.
 int dr_config_set_all(struct dr_config *c, const char *const *assignments, int n,
                       struct dr_err *err);
-// The complete configuration as JSON, keys in config.def's order; it reads back exactly. malloc'd;
-// NULL: out of memory, or a name that is not UTF-8.
+// The configuration as JSON, keys in config.def's order: every key of its kind, but `kind` and
+// `init_from` only where they differ from the default. It reads back exactly. malloc'd; NULL: out
+// of memory, or a name that is not UTF-8.
 char *dr_config_to_json(const struct dr_config *c);
 // Only the model section with size, channels and classes, as stored for each checkpoint and read
 // from a foreign file's metadata `driftd.config` (either this object or a whole configuration). Has
@@ -177,7 +196,10 @@ bool dr_model_config_equal(const struct dr_model_config *a, const struct dr_mode
 // How samples of a kind with so many channels are shown: planes for latents, and for images that
 // are neither grey nor rgb (four channels are not RGBA).
 enum dr_show dr_show(int kind, int64_t channels);
-// JSON description of every key (path, type, default, min, max, values, doc), for forms and docs.
+// The word of a recipe's kind: "train", "encoder".
+const char *dr_recipe_word(int kind);
+// JSON description of every key (path, type, default, min, max, values, doc, and `kind` where only
+// recipes of that kind have it), for forms and docs.
 // malloc'd.
 char *dr_config_schema_json(void);
 // Samples of a step: classes per step times generated.

@@ -169,7 +169,7 @@ int dr_config_unknown(const char *path, struct dr_err *err) {
         return dr_fail_at(err, DR_ECONFIG, path, "unknown key `%.80s`; keys of `%.*s` are %s", path,
                           section - 1, path, keys);
     return dr_fail_at(err, DR_ECONFIG, path,
-                      "unknown key `%.80s`; the sections are data, model, features, loss, train, "
+                      "unknown key `%.80s`; the sections are data, model, encoder, features, loss, train, "
                       "optim, ema, checkpoint, metrics and samples",
                       path);
 }

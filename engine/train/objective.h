@@ -106,12 +106,15 @@ struct dr_objective {
     struct dr_drift_field *(*field)(void *o, int64_t step); // dr_trainer_field; NULL: none
 };
 
-extern const struct dr_objective dr_objective_drift;
+extern const struct dr_objective dr_objective_drift, dr_objective_classify,
+    dr_objective_autoencode, dr_objective_both;
+// What a configuration trains with: by its kind and, for encoders, encoder.objective.
+const struct dr_objective *dr_objective_of(const struct dr_config *cfg);
 const struct dr_objective *dr_objective_find(const char *name); // NULL: none of that name
 
 // dr_trainer_create with parts given directly rather than by the configuration's words.
 struct dr_trainer_parts {
-    const struct dr_objective *objective; // NULL: drift
+    const struct dr_objective *objective; // NULL: dr_objective_of
     const struct dr_field_def *field;     // NULL: loss.field
     const struct dr_feature_kind *kind;   // NULL: features.kind
     struct dr_comm *comm;                 // NULL: one process

@@ -224,7 +224,7 @@ int dr_trainer_create_of(const struct dr_trainer_parts *parts, const struct dr_c
     t->cfg = *cfg;
     t->be = be;
     t->data = data;
-    t->objective = parts->objective ? parts->objective : &dr_objective_drift;
+    t->objective = parts->objective ? parts->objective : dr_objective_of(cfg);
     int rc = set_up(t, parts, err);
     if (rc)
         dr_trainer_free(t);
