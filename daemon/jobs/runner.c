@@ -30,7 +30,7 @@ struct run {
     struct dr_trainer *t;
     struct dd_grid *grid;   // sampler for the sample grids, made when first needed
     struct dd_watch *watch; // of encoders; NULL: a generator is trained
-    int64_t saved_step;   // step of the newest checkpoint, -1: none
+    int64_t saved_step;     // step of the newest checkpoint, -1: none
     double saved_at, published_at, publish_cost, field_at;
     bool collapsed, save_failing;
 };
@@ -38,7 +38,8 @@ struct run {
 static int create_trainer(struct run *r, struct dr_err *err) {
     dr_trainer_free(r->t);
     r->t = NULL;
-    return dr_trainer_create(r->spec->cfg, r->be, r->data, &r->t, err);
+    const struct dr_trainer_files files = {.encoder = r->spec->encoder};
+    return dr_trainer_create_from(&files, r->spec->cfg, r->be, r->data, &r->t, err);
 }
 
 // Newest first; a refused file leaves a fresh trainer behind, so that nothing of it stays.

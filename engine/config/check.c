@@ -1,6 +1,7 @@
 // Checks across keys: what a single key's range cannot say. Called by config.c after every change.
 // Each error carries the key to change as its field.
 #include "engine/config/field.h"
+#include "engine/ops.h"
 
 #include <string.h>
 
@@ -220,6 +221,10 @@ static int check_train(const struct dr_config *c, struct dr_err *err) {
                     "train.unconditional is %lld; the field kernel-l2 has no unconditional "
                     "negatives: set it to 0",
                     (long long)t->unconditional);
+    if (c->loss.normalize == DR_NORM_SINKHORN_SPLIT && c->loss.negatives != DR_NEG_INDEPENDENT)
+        return FAIL("loss.negatives",
+                    "loss.negatives is self-masked; loss.normalize sinkhorn-split has a plan to a "
+                    "second generated batch: set it to independent");
     return check_reals(c, err);
 }
 

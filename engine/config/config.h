@@ -50,6 +50,8 @@ enum dr_mlp_kind { DR_MLP_SWIGLU, DR_MLP_GELU };
 enum dr_noise_kind { DR_NOISE_IMAGE, DR_NOISE_LATENT };
 enum dr_head_kind { DR_HEAD_LINEAR, DR_HEAD_CONV };
 enum dr_feature_norm { DR_FEATURE_NORM_NONE, DR_FEATURE_NORM_SPHERE };
+enum dr_feature_standardize { DR_STANDARDIZE_NONE, DR_STANDARDIZE_BATCH };
+enum dr_bias { DR_BIAS_NONE, DR_BIAS_ABC };
 enum dr_field {
 #define X(ID, name, text) DR_FIELD_##ID,
     DR_FIELDS(X)
@@ -100,7 +102,7 @@ struct dr_encoder_config {
     bool flip;
 };
 struct dr_feature_config {
-    int kind, norm;
+    int kind, norm, standardize;
     bool image, quadrants, patch2, patch4;
     double rms; // weight, 0: off
     double rms_gain;
@@ -112,11 +114,12 @@ struct dr_feature_config {
     double pixel_weight; // of image, quadrants and patches; 0: off
 };
 struct dr_loss_config {
-    int field, kernel, normalize, negatives;
+    int field, kernel, normalize, negatives, bias;
     int64_t sinkhorn_iterations;
     double tau[DR_MAX_TAU];
     int ntau;
     double floor;
+    double max_velocity; // 0: no limit
 };
 struct dr_train_config {
     int64_t steps, classes, generated, positives, unconditional;

@@ -22,7 +22,7 @@ struct dr_features {
     struct dr_pooling f[DR_MAX_FEATURES];
     int maps, count;
     struct dr_feature_net net;
-    bool sphere;
+    bool sphere, standardize;
     real rms_gain;
 };
 
@@ -68,6 +68,7 @@ int dr_features_create_on(const struct dr_feature_kind *kind, const struct dr_fe
     f->image = image;
     f->net = net ? *net : (struct dr_feature_net){0};
     f->sphere = cfg->norm == DR_FEATURE_NORM_SPHERE;
+    f->standardize = cfg->standardize == DR_STANDARDIZE_BATCH;
     f->rms_gain = (real)cfg->rms_gain;
     const int rc = kind->create(cfg, image, f, &f->impl, err);
     if (rc)
@@ -237,7 +238,7 @@ void dr_features_vectors(struct dr_ctx *cx, const struct dr_features *f, int i,
     const struct dr_pooling *t = &f->f[i];
     const struct dr_map_dim d = f->map[t->map];
     const real *x = m->map[t->map];
-    if (!f->sphere || t->pool == DR_POOL_RMS) {
+    if (!f->sphere || f->standardize || t->pool == DR_POOL_RMS) {
         dr_pool_forward(cx, t, d, x, m->groups, m->n, reals ? f->rms_gain : 1, out);
         return;
     }
@@ -258,7 +259,7 @@ void dr_features_vectors_backward(struct dr_ctx *cx, const struct dr_features *f
                                   const real *dout, const struct dr_maps *dm) {
     const struct dr_pooling *t = &f->f[i];
     const size_t mark = dr_mark(cx->tmp);
-    if (f->sphere && t->pool != DR_POOL_RMS) {
+    if (f->sphere && !f->standardize && t->pool != DR_POOL_RMS) {
         const int64_t rows = m->groups * m->n * t->dim.locations;
         real *draw = alloc_reals(cx, rows * t->dim.s);
         DR_OP(cx->be, l2norm_bwd, .dx = draw, .dy = dout, .y = out, .norm = norm, .m = rows,
@@ -266,5 +267,61 @@ void dr_features_vectors_backward(struct dr_ctx *cx, const struct dr_features *f
         dout = draw;
     }
     dr_pool_backward(cx, t, f->map[t->map], m->map[t->map], m->groups, m->n, dout, dm->map[t->map]);
+    dr_release(cx->tmp, mark);
+}
+
+// ---- standardisation
+
+#define STANDARD_EPS 1e-6 // of the variance, as in every std of the features
+
+// x [B,n,S], or [n,S] for all groups, as it enters the loss. norm NULL: no gradient is wanted.
+static real *standardized(struct dr_ctx *cx, const struct dr_features *f,
+                          const struct dr_standard *st, const real *x, const struct dr_drift_in *in,
+                          int64_t n, bool shared, real *norm) {
+    if (!x)
+        return NULL;
+    const int64_t rows = in->B * n;
+    real *y = alloc_reals(cx, rows * in->S);
+    DR_OP(cx->be, standardize, .y = y, .x = x, .mean = st->mean, .rstd = st->rstd, .b = in->B,
+          .n = n, .s = in->S, .shared = shared);
+    if (!f->sphere)
+        return y;
+    real *unit = alloc_reals(cx, rows * in->S);
+    DR_OP(cx->be, l2norm_fwd, .y = unit, .norm = norm ? norm : alloc_reals(cx, rows), .x = y,
+          .m = rows, .n = in->S, .eps = DR_SPHERE_EPS);
+    return unit;
+}
+
+void dr_features_standardize(struct dr_ctx *cx, const struct dr_features *f, int i,
+                             struct dr_drift_in *in, real *norm, struct dr_standard *st) {
+    *st = (struct dr_standard){0};
+    if (!f->standardize || f->f[i].pool == DR_POOL_RMS)
+        return;
+    real *mean = alloc_reals(cx, in->B * in->S), *rstd = alloc_reals(cx, in->B * in->S);
+    DR_OP(cx->be, column_stats, .mean = mean, .rstd = rstd, .x = in->gen, .y = in->pos, .b = in->B,
+          .n = in->N, .m = in->P, .s = in->S, .eps = (real)STANDARD_EPS);
+    *st = (struct dr_standard){.mean = mean, .rstd = rstd};
+    in->gen = standardized(cx, f, st, in->gen, in, in->N, false, norm);
+    in->neg = standardized(cx, f, st, in->neg, in, in->N, false, NULL);
+    in->pos = standardized(cx, f, st, in->pos, in, in->P, false, NULL);
+    in->unc = in->U ? standardized(cx, f, st, in->unc, in, in->U, in->unc_shared, NULL) : NULL;
+    in->unc_shared = false;
+}
+
+void dr_features_standardize_backward(struct dr_ctx *cx, const struct dr_features *f,
+                                      const struct dr_drift_in *in, const real *norm,
+                                      const struct dr_standard *st, real *dgen) {
+    const size_t mark = dr_mark(cx->tmp);
+    const real *dy = dgen;
+    if (!st->rstd)
+        return;
+    if (f->sphere) {
+        real *draw = alloc_reals(cx, in->B * in->N * in->S);
+        DR_OP(cx->be, l2norm_bwd, .dx = draw, .dy = dgen, .y = in->gen, .norm = norm,
+              .m = in->B * in->N, .n = in->S, .eps = DR_SPHERE_EPS);
+        dy = draw;
+    }
+    DR_OP(cx->be, standardize, .y = dgen, .x = dy, .rstd = st->rstd, .b = in->B, .n = in->N,
+          .s = in->S);
     dr_release(cx->tmp, mark);
 }

@@ -13,6 +13,7 @@
 
 #include "engine/config/config.h"
 #include "engine/core/backend.h"
+#include "engine/loss/drift.h"
 #include "engine/nn/params.h"
 
 #define DR_MAX_FEATURES 320
@@ -70,6 +71,22 @@ void dr_features_extract(struct dr_ctx *cx, const struct dr_features *f, const s
 // [groups*T*n] norms for the backward pass, used with `sphere`; NULL when no gradient is wanted.
 void dr_features_vectors(struct dr_ctx *cx, const struct dr_features *f, int i,
                          const struct dr_maps *m, bool reals, real *out, real *norm);
+// What features.standardize subtracts and multiplies by, [groups*T, S] each; rstd NULL: nothing.
+struct dr_standard {
+    const real *mean, *rstd;
+};
+// With features.standardize, to call with every set of vectors of feature i: replaces in's pointers
+// by vectors in cx->tmp, of which each dimension has mean 0 and variance 1 (1e-6 under the root)
+// over the group's generated and positive samples together, then on the sphere where that is on;
+// dr_features_vectors then gives vectors before either. Without, and of `rms`, it does nothing.
+// norm: as in dr_features_vectors.
+void dr_features_standardize(struct dr_ctx *cx, const struct dr_features *f, int i,
+                             struct dr_drift_in *in, real *norm, struct dr_standard *st);
+// dgen [groups*T, n, S]: the gradient by in->gen on entry, by what dr_features_vectors gave on
+// return. The statistics are constants. in, norm, st: as dr_features_standardize left them.
+void dr_features_standardize_backward(struct dr_ctx *cx, const struct dr_features *f,
+                                      const struct dr_drift_in *in, const real *norm,
+                                      const struct dr_standard *st, real *dgen);
 // Gradients of m's maps, all zero, in cx->tmp; of the image itself: dx, which is zeroed.
 void dr_features_zero_gradients(struct dr_ctx *cx, const struct dr_features *f,
                                 const struct dr_maps *m, real *dx, struct dr_maps *dm);

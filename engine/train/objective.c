@@ -4,7 +4,7 @@
 #include <string.h>
 
 static const struct dr_objective *const table[] = {&dr_objective_drift, &dr_objective_classify,
-                                                  &dr_objective_autoencode, &dr_objective_both};
+                                                   &dr_objective_autoencode, &dr_objective_both};
 
 const struct dr_objective *dr_objective_find(const char *name) {
     for (size_t i = 0; i < DR_COUNT(table); i++)

@@ -106,8 +106,8 @@ struct dr_objective {
     struct dr_drift_field *(*field)(void *o, int64_t step); // dr_trainer_field; NULL: none
 };
 
-extern const struct dr_objective dr_objective_drift, dr_objective_classify,
-    dr_objective_autoencode, dr_objective_both;
+extern const struct dr_objective dr_objective_drift, dr_objective_classify, dr_objective_autoencode,
+    dr_objective_both;
 // What a configuration trains with: by its kind and, for encoders, encoder.objective.
 const struct dr_objective *dr_objective_of(const struct dr_config *cfg);
 const struct dr_objective *dr_objective_find(const char *name); // NULL: none of that name

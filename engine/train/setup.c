@@ -236,7 +236,7 @@ int dr_trainer_create_of(const struct dr_trainer_parts *parts, const struct dr_c
 int dr_trainer_create_from(const struct dr_trainer_files *files, const struct dr_config *cfg,
                            struct dr_backend *be, const struct dr_dataset *data,
                            struct dr_trainer **out, struct dr_err *err) {
-    const struct dr_trainer_parts parts = {.encoder = files->encoder};
+    const struct dr_trainer_parts parts = {.encoder = files ? files->encoder : NULL};
     return dr_trainer_create_of(&parts, cfg, be, data, out, err);
 }
 

@@ -1,6 +1,6 @@
-// One training run, of a generator (method.md 1): sampling of labels, alpha, noise and reals, forward,
-// drifting loss, backward, clipping, AdamW, EMA; or of an encoder or judge (method.md 7; `kind:
-// encoder`). Metrics; checkpoints and exact resume.
+// One training run, of a generator (method.md 1): sampling of labels, alpha, noise and reals,
+// forward, drifting loss, backward, clipping, AdamW, EMA; or of an encoder or judge (method.md 7;
+// `kind: encoder`). Metrics; checkpoints and exact resume.
 //
 // A trainer belongs to one thread, the one that enters its backend; dr_trainer_snapshot's result
 // may go anywhere. Nothing here opens sockets or makes policy.
@@ -42,7 +42,7 @@ static inline size_t dr_drift_field_bytes(const struct dr_drift_field *f) {
 // The data set must outlive the trainer. Allocates everything a step needs (dry run first).
 int dr_trainer_create(const struct dr_config *cfg, struct dr_backend *be,
                       const struct dr_dataset *data, struct dr_trainer **out, struct dr_err *err);
-// Files that a configuration names in words which only its user can look up.
+// Files that a configuration names in words which only its user can look up; NULL: none.
 struct dr_trainer_files {
     const char *encoder; // of features.encoder; NULL: that is the path
 };

@@ -50,6 +50,7 @@ static void kept_features_change_nothing(void **state) {
     static const char *const all[][5] = {
         {NULL},
         {"data.flip=true", NULL},
+        {"features.standardize=batch", "features.rms=0", NULL},
         {"features.norm=none", "features.maps=stage1,-1", "features.pixel_weight=0.5", NULL},
         {"train.sampler=queue", "train.queue_class=20", "train.queue_global=40", NULL}};
     (void)state;

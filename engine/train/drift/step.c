@@ -86,23 +86,26 @@ static void feature_loss(struct drift *t, struct dr_ctx *cx, const struct dr_ste
         dr_features_vectors(cx, t->features, f, &c->pos, true, pos, NULL);
     if (neg)
         dr_features_vectors(cx, t->features, f, &c->neg, false, neg, NULL);
-    const struct dr_drift_in in = {.gen = gen,
-                                   .neg = neg,
-                                   .pos = pos,
-                                   .unc = t->U ? unc_vectors(t, cx, f, &c->unc, d) : NULL,
-                                   .unc_weight = t->U ? unc_weights(t, cx, d.locations) : NULL,
-                                   .B = groups,
-                                   .N = t->N,
-                                   .U = t->U,
-                                   .P = t->P,
-                                   .S = d.s,
-                                   .groups = drift_groups(t, d.locations),
-                                   .unc_shared = t->U && d.locations == 1,
-                                   .weight = d.weight / (real)share};
+    struct dr_drift_in in = {.gen = gen,
+                             .neg = neg,
+                             .pos = pos,
+                             .unc = t->U ? unc_vectors(t, cx, f, &c->unc, d) : NULL,
+                             .unc_weight = t->U ? unc_weights(t, cx, d.locations) : NULL,
+                             .B = groups,
+                             .N = t->N,
+                             .U = t->U,
+                             .P = t->P,
+                             .S = d.s,
+                             .groups = drift_groups(t, d.locations),
+                             .unc_shared = t->U && d.locations == 1,
+                             .weight = d.weight / (real)share};
+    struct dr_standard standard;
+    dr_features_standardize(cx, t->features, f, &in, norm, &standard);
     real *rep = s->report + drift_report(t, f);
     const struct dr_drift_out out = {
         .dgen = dgen, .loss = s->loss, .v2 = rep, .stats = rep + t->cfg->loss.ntau, .field = t->v};
     t->field->loss(cx, &t->cfg->loss, t->field->params ? &s->group[1].gradients : NULL, &in, &out);
+    dr_features_standardize_backward(cx, t->features, &in, norm, &standard, dgen);
     dr_features_vectors_backward(cx, t->features, f, &c->x, gen, norm, dgen, &c->dx);
     dr_release(cx->tmp, mark);
 }
