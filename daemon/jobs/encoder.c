@@ -1,5 +1,5 @@
-// The kind `encoder`: the runner as for `train` (train.c), which follows the configuration's kind. Its
-// checkpoints are of this kind too, and are never served.
+// The kind `encoder`: the runner as for `train` (train.c), which follows the configuration's kind.
+// Its checkpoints are of this kind too, and are never served.
 #include "daemon/jobs/jobs_priv.h"
 
 const struct dd_job_kind dd_kind_encoder = {.name = "encoder",

@@ -28,7 +28,7 @@ void dr_config_link(struct dr_config *c) {
     c->model.kind = sets[c->data.set].kind;
     c->model.size = points ? 1 : c->data.size;
     c->model.channels = points ? 2 : c->data.channels;
-    c->model.classes = c->data.classes;
+    c->model.classes = DR_MAX(c->data.classes, 1); // none is one
 }
 
 enum dr_show dr_show(int kind, int64_t channels) {
@@ -90,8 +90,8 @@ static int check_data(const struct dr_data_config *d, struct dr_err *err) {
     if (f->folder && !d->path[0])
         return FAIL("data.path", "data.path is empty; the set %s needs the folder of its files",
                     f->name);
-    if (f->classes && d->classes != f->classes)
-        return FAIL("data.classes", "data.classes is %lld; the set %s has %lld",
+    if (f->classes && d->classes && d->classes != f->classes)
+        return FAIL("data.classes", "data.classes is %lld; the set %s has %lld (0: without labels)",
                     (long long)d->classes, f->name, (long long)f->classes);
     if (f->channels && d->channels != f->channels)
         return FAIL("data.channels", "data.channels is %lld; the set %s has %lld",
@@ -189,11 +189,11 @@ static int check_reals(const struct dr_config *c, struct dr_err *err) {
     int64_t n = c->data.count;
     if (c->data.limit > 0 && c->data.limit < n)
         n = c->data.limit;
-    if (t->positives > n / c->data.classes)
+    if (t->positives > n / c->model.classes)
         return FAIL("train.positives",
                     "train.positives is %lld; the set has %lld images per class (data.count, "
                     "data.limit)",
-                    (long long)t->positives, (long long)(n / c->data.classes));
+                    (long long)t->positives, (long long)(n / c->model.classes));
     if (t->unconditional > n)
         return FAIL("train.unconditional",
                     "train.unconditional is %lld; the set has %lld images (data.count, "
@@ -204,10 +204,10 @@ static int check_reals(const struct dr_config *c, struct dr_err *err) {
 
 static int check_train(const struct dr_config *c, struct dr_err *err) {
     const struct dr_train_config *t = &c->train;
-    if (t->classes > c->data.classes)
+    if (t->classes > c->model.classes)
         return FAIL("train.classes",
                     "train.classes is %lld; expected at most data.classes (%lld), or 0 for all",
-                    (long long)t->classes, (long long)c->data.classes);
+                    (long long)t->classes, (long long)c->model.classes);
     if (t->alpha_min > t->alpha_max)
         return FAIL("train.alpha_min",
                     "train.alpha_min is %g; expected at most train.alpha_max (%g)", t->alpha_min,

@@ -10,7 +10,7 @@
 
 // Classes of this step: all of them, or a sample without replacement.
 static void draw_classes(struct drift *t, int64_t done) {
-    const int32_t all = (int32_t)t->cfg->data.classes;
+    const int32_t all = (int32_t)t->cfg->model.classes;
     if (t->classes == all) {
         for (int32_t c = 0; c < all; c++)
             t->class[c] = c;

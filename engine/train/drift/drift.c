@@ -11,7 +11,7 @@
 
 static void take_sizes(struct drift *t) {
     const struct dr_train_config *c = &t->cfg->train;
-    const int64_t all = t->cfg->data.classes, ranks = dr_ranks(t->comm);
+    const int64_t all = t->cfg->model.classes, ranks = dr_ranks(t->comm);
     t->classes = c->classes > 0 && c->classes < all ? c->classes : all;
     t->first = t->classes * dr_rank(t->comm) / ranks; // whole classes: no sample crosses processes
     t->nclass = t->classes * (dr_rank(t->comm) + 1) / ranks - t->first;
