@@ -113,7 +113,7 @@ int dr_dataset_reals(const struct dr_dataset *d, const int64_t *ids, int64_t n, 
     return rc;
 }
 
-static uint64_t fnv1a(uint64_t h, const void *data, size_t n) {
+uint64_t dr_fnv1a(uint64_t h, const void *data, size_t n) {
     const uint8_t *p = data;
     for (size_t i = 0; i < n; i++)
         h = (h ^ p[i]) * 0x100000001b3u;
@@ -121,11 +121,13 @@ static uint64_t fnv1a(uint64_t h, const void *data, size_t n) {
 }
 
 static int fingerprint(struct dr_dataset *d, struct dr_err *err) {
+    if (d->fingerprint) // the set knows it
+        return 0;
     const int64_t shape[] = {d->n, d->c, d->h, d->w, d->classes};
     const size_t row = dr_dataset_row_bytes(d);
-    uint64_t h = fnv1a(0xcbf29ce484222325u, shape, sizeof shape);
+    uint64_t h = dr_fnv1a(DR_FNV1A_START, shape, sizeof shape);
     if (dr_dataset_all(d)) {
-        h = fnv1a(h, dr_dataset_all(d), (size_t)d->n * row);
+        h = dr_fnv1a(h, dr_dataset_all(d), (size_t)d->n * row);
     } else {
         char *buf = malloc(FINGERPRINT_ROWS * row);
         int rc = buf ? 0 : dr_fail(err, DR_ENOMEM, "no memory for %d samples", FINGERPRINT_ROWS);
@@ -134,13 +136,13 @@ static int fingerprint(struct dr_dataset *d, struct dr_err *err) {
             for (int64_t k = 0; k < n; k++)
                 ids[k] = i + k;
             rc = d->rows(d, ids, n, buf, err);
-            h = rc ? h : fnv1a(h, buf, (size_t)n * row);
+            h = rc ? h : dr_fnv1a(h, buf, (size_t)n * row);
         }
         free(buf);
         if (rc)
             return rc;
     }
-    d->fingerprint = fnv1a(h, d->label, (size_t)d->n * sizeof *d->label);
+    d->fingerprint = dr_fnv1a(h, d->label, (size_t)d->n * sizeof *d->label);
     return 0;
 }
 

@@ -62,7 +62,7 @@ struct dr_import_skip {
 };
 #define DR_IMPORT_SKIPS 1000 // named at most
 struct dr_import_report {
-    char *source;                  // "folder", "zip", "tar", "cifar10 (binary)", ...
+    char *source;                  // "folder", "zip" or "tar", after "CIFAR, " where it is that
     int64_t size, channels;        // of the picture file
     int fit;                       // enum dr_fit
     int64_t classes;               // length of `class`
