@@ -41,10 +41,6 @@ void dd_watch_free(struct dd_watch *w) {
     free(w);
 }
 
-bool dd_watch_tests(const struct dd_watch *w) {
-    return w->test != NULL;
-}
-
 static bool test_due(const struct dd_watch *w, int64_t step, bool last) {
     const int64_t every = w->cfg->metrics.test_every;
     return w->cfg->encoder.objective != DR_ENCODER_AUTOENCODE &&

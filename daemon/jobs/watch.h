@@ -10,8 +10,7 @@ struct dd_watch;
 // split.
 int dd_watch_new(const struct dr_config *cfg, struct dr_backend *be, const struct dr_dataset *train,
                  const char *data_dir, struct dd_watch **out, struct dr_err *err);
-void dd_watch_free(struct dd_watch *w);        // NULL is fine
-bool dd_watch_tests(const struct dd_watch *w); // there is a test split
+void dd_watch_free(struct dd_watch *w); // NULL is fine
 // Whether something is to be measured after this step.
 bool dd_watch_due(const struct dd_watch *w, int64_t step, bool last);
 // Adds test_accuracy and probe_accuracy to *m where they are due; the averaged weights are judged.

@@ -12,7 +12,8 @@ struct dd_ckpt_row {
     int64_t job, step, bytes, created_us; // job 0: imported
     char path[DD_PATH_MAX];               // absolute in what is read
     char sha256[65], kind[16], name[201], state[16];
-    char *config; // what dr_net_parse reads, of generators the model section; malloc'd unless borrowed
+    char *config; // what dr_net_parse reads, of generators the model section; malloc'd unless
+                  // borrowed
     bool config_borrowed;
 };
 void dd_ckpt_row_free(struct dd_ckpt_row *r);

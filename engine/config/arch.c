@@ -1,5 +1,5 @@
-// Words of the tables: `model.arch` and what each generator needs, from engine/nn/nets.def; the kinds
-// of recipes and which keys only one of them has.
+// Words of the tables: `model.arch` and what each generator needs, from engine/nn/nets.def; the
+// kinds of recipes and which keys only one of them has.
 #include "engine/config/field.h"
 
 #include <string.h>

@@ -5,8 +5,8 @@
 #include "engine/config/config.h"
 #include "engine/core/rng.h"
 
-// What is done to one image: output pixel (y, x) shows the source at (y0 + y sy, x0 + x sx), between
-// pixels bilinearly, mirrored at the borders; then the colours.
+// What is done to one image: output pixel (y, x) shows the source at (y0 + y sy, x0 + x sx),
+// between pixels bilinearly, mirrored at the borders; then the colours.
 struct dr_augment {
     double y0, x0, sy, sx;
     double brightness, contrast, saturation; // 0, 1, 1: unchanged

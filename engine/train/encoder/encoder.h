@@ -21,9 +21,9 @@ struct encoder {
     struct dr_backend *be;
     struct dr_comm *comm;
     struct dr_net *net;
-    struct dr_net_saved *saved;    // of one chunk
-    int logits, reconstruction;    // outputs, -1: none
-    int64_t all, first, B, chunk;  // images of a step, those before this process's, its own
+    struct dr_net_saved *saved;   // of one chunk
+    int logits, reconstruction;   // outputs, -1: none
+    int64_t all, first, B, chunk; // images of a step, those before this process's, its own
     int64_t image, c, h, w, p, classes;
     struct encoder_inputs in[TRAINER_PLACES];
     real *tables; // device

@@ -25,7 +25,8 @@ static real *classify(struct encoder *t, struct dr_ctx *cx, const struct dr_step
     real *d = device_reals(cx->tmp, n * t->classes);
     DR_OP(cx->be, softmax_xent, .loss = loss, .correct = correct, .dlogits = d, .logits = logits,
           .labels = t->in[TRAINER_DEVICE].label + at, .m = n, .n = t->classes,
-          .smoothing = (real)t->cfg->encoder.label_smoothing, .scale = (real)(1.0 / (double)t->all));
+          .smoothing = (real)t->cfg->encoder.label_smoothing,
+          .scale = (real)(1.0 / (double)t->all));
     add_sum(cx, s->report + ENCODER_XENT, loss, n);
     add_sum(cx, s->report + ENCODER_CORRECT, correct, n);
     return d;
