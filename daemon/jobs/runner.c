@@ -38,7 +38,8 @@ struct run {
 static int create_trainer(struct run *r, struct dr_err *err) {
     dr_trainer_free(r->t);
     r->t = NULL;
-    return dr_trainer_create(r->spec->cfg, r->be, r->data, &r->t, err);
+    const struct dr_trainer_files files = {.encoder = r->spec->encoder};
+    return dr_trainer_create_from(&files, r->spec->cfg, r->be, r->data, &r->t, err);
 }
 
 // Newest first; a refused file leaves a fresh trainer behind, so that nothing of it stays.

@@ -3,6 +3,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/jobs/jobs_priv.h"
+#include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"
 #include "daemon/store/metric_store.h"
 #include "engine/nn/encoder.h"
@@ -192,14 +193,17 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
                                .resume = job->resume,
                                .threads = (int)job->env->opt->threads};
     struct dd_run_result res = {0};
-    char init[DD_PATH_MAX];
+    char init[DD_PATH_MAX], encoder[DD_PATH_MAX];
     hooks.ctx = job;
     int rc = describe(job, err);
     if (!rc && job->cfg.init_from[0]) {
         rc = dd_ckpt_find(job->env->store, spec.data_dir, job->cfg.init_from, init, err);
         spec.init_from = init;
     }
+    if (!rc)
+        rc = dd_needs_encoder(job, encoder, err);
     if (!rc) {
+        spec.encoder = encoder[0] ? encoder : NULL;
         rc = dd_run(&spec, &hooks, &res, err);
         *outcome = res.outcome;
     }

@@ -79,7 +79,22 @@ static json_t *read_page(struct dd_store *s, const struct page *p, const char *c
 #define JOB_COLUMNS                                                                                \
     "SELECT id, name, notes, kind, recipe, state, priority, created_us, started_us, ended_us, "    \
     "step,"                                                                                        \
-    " steps_total, seconds, attempts, error, data_name, config, class_names FROM jobs "
+    " steps_total, seconds, attempts, error, data_name, config, class_names, needs,"               \
+    " (SELECT name FROM jobs n WHERE n.id=jobs.needs),"                                            \
+    " (SELECT state FROM jobs n WHERE n.id=jobs.needs) FROM jobs "
+
+// The job that one needs, and whether it waits for it; null: none.
+static void add_needs(json_t *j, sqlite3_stmt *st) {
+    const int64_t id = sqlite3_column_int64(st, 18);
+    const char *state = text(st, 20);
+    const bool waits = id && !strcmp(text(st, 5), "queued") && strcmp(state, "completed") != 0;
+    json_object_set_new(j, "needs", id ? json_sprintf("%lld", (long long)id) : json_null());
+    json_object_set_new(j, "waits_for",
+                        waits ? json_pack("{s:o, s:s, s:s}", "id",
+                                          json_sprintf("%lld", (long long)id), "name", text(st, 19),
+                                          "state", *state ? state : "removed")
+                              : json_null());
+}
 
 static json_t *job_row(sqlite3_stmt *st, int64_t with_config) {
     int64_t step = sqlite3_column_int64(st, 10), total = sqlite3_column_int64(st, 11);
@@ -102,6 +117,7 @@ static json_t *job_row(sqlite3_stmt *st, int64_t with_config) {
                             : json_null());
     json_object_set_new(j, "error", *text(st, 14) ? json_string(text(st, 14)) : json_null());
     json_object_set_new(j, "data", *text(st, 15) ? json_string(text(st, 15)) : json_null());
+    add_needs(j, st);
     if (with_config) {
         json_object_set_new(j, "config", json_loads(text(st, 16), 0, NULL));
         json_t *names = *text(st, 17) ? json_loads(text(st, 17), 0, NULL) : NULL;

@@ -50,6 +50,8 @@ enum dr_mlp_kind { DR_MLP_SWIGLU, DR_MLP_GELU };
 enum dr_noise_kind { DR_NOISE_IMAGE, DR_NOISE_LATENT };
 enum dr_head_kind { DR_HEAD_LINEAR, DR_HEAD_CONV };
 enum dr_feature_norm { DR_FEATURE_NORM_NONE, DR_FEATURE_NORM_SPHERE };
+enum dr_feature_standardize { DR_STANDARDIZE_NONE, DR_STANDARDIZE_BATCH };
+enum dr_bias { DR_BIAS_NONE, DR_BIAS_ABC };
 enum dr_field {
 #define X(ID, name, text) DR_FIELD_##ID,
     DR_FIELDS(X)
@@ -60,6 +62,7 @@ enum dr_feature_space {
     DR_FEATURES(X)
 #undef X
 };
+enum dr_feature_pool { DR_FEATURE_POOL_ALL, DR_FEATURE_POOL_GLOBAL };
 enum dr_negatives { DR_NEG_SELF_MASKED, DR_NEG_INDEPENDENT };
 enum dr_sampler_kind { DR_SAMPLER_EXACT, DR_SAMPLER_QUEUE };
 enum dr_precision { DR_FP32, DR_PREC_BF16 };
@@ -99,17 +102,24 @@ struct dr_encoder_config {
     bool flip;
 };
 struct dr_feature_config {
-    int kind, norm;
+    int kind, norm, standardize;
     bool image, quadrants, patch2, patch4;
     double rms; // weight, 0: off
     double rms_gain;
+    // kind encoder
+    char encoder[256], maps[128];
+    int pool; // enum dr_feature_pool
+    int64_t grid, cache_mb, keep_mb;
+    bool map_locations, map_global, map_quadrants, map_patch2, map_patch4, map_std;
+    double pixel_weight; // of image, quadrants and patches; 0: off
 };
 struct dr_loss_config {
-    int field, kernel, normalize, negatives;
+    int field, kernel, normalize, negatives, bias;
     int64_t sinkhorn_iterations;
     double tau[DR_MAX_TAU];
     int ntau;
     double floor;
+    double max_velocity; // 0: no limit
 };
 struct dr_train_config {
     int64_t steps, classes, generated, positives, unconditional;

@@ -42,6 +42,13 @@ static inline size_t dr_drift_field_bytes(const struct dr_drift_field *f) {
 // The data set must outlive the trainer. Allocates everything a step needs (dry run first).
 int dr_trainer_create(const struct dr_config *cfg, struct dr_backend *be,
                       const struct dr_dataset *data, struct dr_trainer **out, struct dr_err *err);
+// Files that a configuration names in words which only its user can look up; NULL: none.
+struct dr_trainer_files {
+    const char *encoder; // of features.encoder; NULL: that is the path
+};
+int dr_trainer_create_from(const struct dr_trainer_files *files, const struct dr_config *cfg,
+                           struct dr_backend *be, const struct dr_dataset *data,
+                           struct dr_trainer **out, struct dr_err *err);
 void dr_trainer_free(struct dr_trainer *t);
 // Before the first step: weights and averages become those of a checkpoint or another safetensors
 // file (the served average of a checkpoint), found by name. A tensor of another shape is an error

@@ -11,7 +11,7 @@ static int check(const struct dr_config *c, const struct dr_dataset *d, struct d
     if (d->kind == DR_KIND_POINTS)
         return dr_fail(err, DR_ECONFIG, "the data set %s has points; an encoder needs images",
                        d->name);
-    if (d->classes != c->data.classes)
+    if (d->classes != DR_MAX(c->data.classes, 1))
         return dr_fail(err, DR_ECONFIG, "data.classes is %lld but the data set %s has %lld",
                        (long long)c->data.classes, d->name, (long long)d->classes);
     if (d->c != c->data.channels || d->h != c->data.size || d->w != c->data.size)
