@@ -21,6 +21,7 @@
 #include "engine/config/config.h"  // configurations
 #include "engine/core/machine.h"   // threads and memory that this process may use
 #include "engine/data/data.h"      // data sets
+#include "engine/data/pictures.h"  // folders and archives of pictures
 #include "engine/io/image.h"       // PNG, npy
 #include "engine/io/safetensors.h" // checkpoint files
 #include "engine/io/sha256.h"      // digests of files

@@ -61,12 +61,17 @@ struct dr_copy4_args {
 };
 // dst[i,:] = row idx[i] of a data set: pixels as p / 127.5 - 1, or points as they are; one of the
 // two is NULL. Rows hold `count` values. idx: [n] in range (the caller checked), NULL: row i.
+// view: [n,3], how sample i is seen, {dy, dx, mirror}: of planes [h,w],
+//   dst[y,x] = row[r(y + dy), r(mirror ? w - 1 - x - dx : x + dx)]
+// with r reflecting at the edges without repeating them (|dy| < h, |dx| < w). NULL: as stored.
 struct dr_gather_args {
     real *dst;
     const uint8_t *pixels;
     const real *points;
     const int64_t *idx;
     int64_t n, count;
+    const int32_t *view;
+    int64_t h, w; // with view; count is a multiple of h w
 };
 struct dr_colsum_args { // out[n] (+)= sum_m x[m,n]; x rows are ld apart (0: n)
     real *out;
@@ -442,6 +447,22 @@ struct dr_patch_stats_bwd_args { // dx accumulates; out is the forward result
     const real *dout, *out, *x;
     int64_t b, h, w, c, p;
 };
+// Per group and column, over the n rows of x and the m rows of y together: mean, and rstd =
+// 1 / sqrt(var + eps). Sums in double.
+struct dr_column_stats_args {
+    real *mean, *rstd; // [b,s]
+    const real *x, *y; // [b,n,s], [b,m,s]
+    int64_t b, n, m, s;
+    real eps;
+};
+// y = (x - mean) rstd by column. x: [b,n,s], or [n,s] for every group with `shared`; y may alias x
+// unless shared. mean NULL: y = x rstd, which is the gradient.
+struct dr_standardize_args {
+    real *y;                     // [b,n,s]
+    const real *x, *mean, *rstd; // mean, rstd: [b,s]
+    int64_t b, n, s;
+    bool shared;
+};
 // d[b,i,j] = sqrt(max(|x_i - y_j|^2, 1e-8)). x: [b,n,s], y: [b,m,s], d: [b,n,m].
 struct dr_pair_dist_args {
     real *d;
@@ -464,10 +485,20 @@ struct dr_drift_scale_args {
 // Kernels of D~ and tau, both lengths: exp(-D~ / tau) and exp(-D~^2 / (2 tau^2)).
 enum dr_kernel { DR_KERNEL_LAPLACE, DR_KERNEL_GAUSSIAN };
 // Affinities before the floor: sqrt(softmax_j softmax_i), softmax_j, the kernel itself, or Sinkhorn
-// potentials by rounds of rows (to 1) then columns (to n / m), started from the kernel. The floor
-// is A = max(A, sqrt(floor)) in all of them.
-enum dr_normalize { DR_NORM_BOTH, DR_NORM_Y, DR_NORM_NONE, DR_NORM_SINKHORN };
-// Coefficients of one temperature: [c- ; c+] of method.md 2, columns ordered gen, unc, pos.
+// potentials by rounds of rows (to 1) then columns (to n / m), started from the kernel. SPLIT: one
+// such plan of the n_neg negatives and one of the p positives, each with weighted row sums (sum_j
+// w_j A_ij to 1) and columns to n / sum(w) of its side. The floor is A = max(A, sqrt(floor)) in all
+// of them.
+enum dr_normalize {
+    DR_NORM_BOTH,
+    DR_NORM_Y,
+    DR_NORM_NONE,
+    DR_NORM_SINKHORN,
+    DR_NORM_SINKHORN_SPLIT
+};
+// Coefficients of one temperature: [c- ; c+] of method.md 2, columns ordered gen, unc, pos. abc:
+// the bias correction; with a_j = A_ij w_j over its sum on one side, each coefficient of that side
+// is multiplied by 1 - sum a^2 + a_j. A side whose row sum is 0 has coefficients 0.
 struct dr_drift_coef_args {
     real *coef;        // [b,n,m], m = n_neg + p
     const real *d, *w; // distances [b,n,m], weights [b,m] (NULL: ones)
@@ -478,6 +509,7 @@ struct dr_drift_coef_args {
     enum dr_kernel kernel;
     enum dr_normalize normalize;
     int sinkhorn_iterations;
+    bool abc;
 };
 // v = (coef y - rowsum(coef) x) / max(s / sqrt(S), 1e-3); sumsq = sum v^2 over everything ([1]), or
 // per group ([b]) with per_group.
@@ -504,12 +536,12 @@ struct dr_drift_accumulate_args {
     bool per_group, l2, acc;
 };
 // loss[0] += weight sum(V^2) / (groups n s); dx = -2 weight V / (groups n s) / max(s / sqrt(S),
-// 1e-3).
+// 1e-3). With max_rms, V is a row of total times min(1, max_rms / sqrt(mean_s total^2)).
 struct dr_drift_grad_args {
     real *dx, *loss;
     const real *total, *scale; // scale NULL: 1
     int64_t b, n, s, groups;   // groups: of all processes, b of them here
-    real weight;
+    real weight, max_rms;      // max_rms 0: V is total
 };
 
 // ---- optimiser

@@ -66,6 +66,8 @@ static const char *const steps[] = {
     "(28,'drift_norm_15');",
     // 3: paths relative to the state folder; before, they were as the command line had named it.
     "UPDATE checkpoints SET path=state_path(path); UPDATE samples SET path=state_path(path);",
+    // 4: jobs that need jobs: the one whose encoder a job trains with
+    "ALTER TABLE jobs ADD COLUMN needs INTEGER;",
 };
 enum { VERSION = (int)(sizeof steps / sizeof *steps) };
 

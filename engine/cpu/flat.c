@@ -91,11 +91,34 @@ DR_HOT static void row_pixels(real *restrict y, const uint8_t *restrict p, int64
         y[i] = (real)p[i] / (real)127.5 - 1;
 }
 
+// Without repeating the edge: -1 is 1, n is n - 2.
+static int64_t reflect(int64_t i, int64_t n) {
+    i = i < 0 ? -i : i;
+    return i < n ? i : 2 * (n - 1) - i;
+}
+
+// Row `from` seen as view says (ops.h).
+static void gather_view(const struct dr_gather_args *a, const int32_t *view, int64_t from,
+                        real *dst) {
+    const int64_t plane = a->h * a->w;
+    for (int64_t c = 0; c < a->count / plane; c++)
+        for (int64_t y = 0; y < a->h; y++) {
+            const int64_t line = from + c * plane + reflect(y + view[0], a->h) * a->w;
+            for (int64_t x = 0; x < a->w; x++) {
+                const int64_t at =
+                    line + reflect(view[2] ? a->w - 1 - x - view[1] : x + view[1], a->w);
+                *dst++ = a->pixels ? (real)a->pixels[at] / (real)127.5 - 1 : a->points[at];
+            }
+        }
+}
+
 void dr_cpu_gather(struct dr_backend *be, const struct dr_gather_args *a) {
     DR_PARALLEL_FOR(be, a->n * a->count >= DR_PAYS)
     for (int64_t i = 0; i < a->n; i++) {
         const int64_t from = (a->idx ? a->idx[i] : i) * a->count;
-        if (a->pixels)
+        if (a->view)
+            gather_view(a, a->view + 3 * i, from, a->dst + i * a->count);
+        else if (a->pixels)
             row_pixels(a->dst + i * a->count, a->pixels + from, a->count);
         else
             memcpy(a->dst + i * a->count, a->points + from, (size_t)a->count * sizeof(real));

@@ -55,6 +55,8 @@
     X(l2norm_bwd)                                                                                  \
     X(patch_stats_fwd)                                                                             \
     X(patch_stats_bwd)                                                                             \
+    X(column_stats)                                                                                \
+    X(standardize)                                                                                 \
     X(pair_dist)                                                                                   \
     X(drift_sums)                                                                                  \
     X(drift_scale)                                                                                 \

@@ -118,19 +118,32 @@ void dr_cuda_copy4(struct dr_backend *be, const struct dr_copy4_args *a) {
     DR_FOR_DTYPE(a->dt, D, DR_FOR_DTYPE(a->st, S, (copy4<D, S>(be, a))));
 }
 
+// Without repeating the edge: -1 is 1, n is n - 2.
+__device__ inline int64_t reflect(int64_t i, int64_t n) {
+    i = i < 0 ? -i : i;
+    return i < n ? i : 2 * (n - 1) - i;
+}
+
 struct gather_f {
     struct dr_gather_args a;
-    divisor by_count;
+    divisor by_count, by_h, by_w;
     template <int V> __device__ void run(int64_t i) const {
-        int64_t at;
+        int64_t at, x, y;
         const int64_t row = by_count.split(i, &at);
+        if (a.view) { // `at` of the row as it is seen, to that of the row as it is stored
+            const int32_t *v = a.view + 3 * row;
+            const int64_t plane = by_h.split(by_w.split(at, &x), &y);
+            x = reflect(v[2] ? a.w - 1 - x - v[1] : x + v[1], a.w);
+            at = (plane * a.h + reflect(y + v[0], a.h)) * a.w + x;
+        }
         const int64_t from = (a.idx ? a.idx[row] : row) * a.count + at;
         a.dst[i] = a.pixels ? (float)a.pixels[from] / 127.5f - 1 : a.points[from];
     }
 };
 
 void dr_cuda_gather(struct dr_backend *be, const struct dr_gather_args *a) {
-    const gather_f f = {*a, divisor(a->count)};
+    const gather_f f = {*a, divisor(a->count), divisor(a->view ? a->h : 1),
+                        divisor(a->view ? a->w : 1)};
     DR_FLAT(be, f, a->n * a->count, false);
 }
 

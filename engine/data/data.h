@@ -63,6 +63,12 @@ void dr_reals_free(struct dr_reals *r);
 // pos: [nclass, P] sample numbers of the classes asked for; unc: [U]. Advances queues.
 void dr_reals_draw(struct dr_reals *r, uint64_t step, const int32_t *classes, int64_t nclass,
                    int64_t *pos, int64_t *unc);
+// How n reals of a step are seen: random mirroring and shifts of cfg->flip and cfg->crop as the op
+// gather takes them (ops.h), view [n,3]. A function of (seed, step, first + i): sample i of this
+// call is the step's number first + i.
+bool dr_reals_have_views(const struct dr_data_config *cfg);
+void dr_reals_views(const struct dr_data_config *cfg, uint64_t seed, uint64_t step, int64_t first,
+                    int64_t n, int32_t *view);
 size_t dr_reals_state_size(const struct dr_reals *r); // bytes; 0 for exact
 void dr_reals_state_get(const struct dr_reals *r, void *out);
 int dr_reals_state_set(struct dr_reals *r, const void *in, size_t bytes, struct dr_err *err);

@@ -15,7 +15,8 @@ struct dr_set_query {
 };
 // The function of a row in sets.def. d comes with kind, name and classes set, the rest zero; it
 // gets n, c, h, w, label [n] (malloc'd), and either pixels or points or rows, with own and release
-// as they need; class names by dr_dataset_name. On an error dr_dataset_free frees what is there.
+// as they need; class names by dr_dataset_name; fingerprint where it is known, else that is taken
+// over all values. On an error dr_dataset_free frees what is there.
 typedef int dr_set_open(struct dr_dataset *d, const struct dr_set_query *q, struct dr_err *err);
 
 #define DR_SET(id, open, ...) dr_set_open open;
@@ -35,7 +36,13 @@ int64_t dr_made_count(const struct dr_set_query *q);
 int dr_dataset_alloc(struct dr_dataset *d, void **values, struct dr_err *err);
 // Names class k; all classes are to be named, or none. UTF-8 of any length.
 int dr_dataset_name(struct dr_dataset *d, int64_t k, const char *name, struct dr_err *err);
+// Whether data.path stays below the data directory: relative, without "..".
+bool dr_path_is_below(const char *path);
+// FNV-1a, as the fingerprint of a data set.
+uint64_t dr_fnv1a(uint64_t h, const void *data, size_t n);
+#define DR_FNV1A_START UINT64_C(0xcbf29ce484222325)
 // Whether data.fit can bring images of h x w to data.size; then one plane [h,w] to [size,size].
+// Fails without memory only.
 int dr_fit_check(const struct dr_data_config *cfg, int64_t h, int64_t w, struct dr_err *err);
-void dr_fit_plane(const struct dr_data_config *cfg, const uint8_t *in, int64_t h, int64_t w,
-                  uint8_t *out);
+int dr_fit_plane(const struct dr_data_config *cfg, const uint8_t *in, int64_t h, int64_t w,
+                 uint8_t *out, struct dr_err *err);

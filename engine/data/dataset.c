@@ -113,7 +113,7 @@ int dr_dataset_reals(const struct dr_dataset *d, const int64_t *ids, int64_t n, 
     return rc;
 }
 
-static uint64_t fnv1a(uint64_t h, const void *data, size_t n) {
+uint64_t dr_fnv1a(uint64_t h, const void *data, size_t n) {
     const uint8_t *p = data;
     for (size_t i = 0; i < n; i++)
         h = (h ^ p[i]) * 0x100000001b3u;
@@ -121,11 +121,13 @@ static uint64_t fnv1a(uint64_t h, const void *data, size_t n) {
 }
 
 static int fingerprint(struct dr_dataset *d, struct dr_err *err) {
+    if (d->fingerprint) // the set knows it
+        return 0;
     const int64_t shape[] = {d->n, d->c, d->h, d->w, d->classes};
     const size_t row = dr_dataset_row_bytes(d);
-    uint64_t h = fnv1a(0xcbf29ce484222325u, shape, sizeof shape);
+    uint64_t h = dr_fnv1a(DR_FNV1A_START, shape, sizeof shape);
     if (dr_dataset_all(d)) {
-        h = fnv1a(h, dr_dataset_all(d), (size_t)d->n * row);
+        h = dr_fnv1a(h, dr_dataset_all(d), (size_t)d->n * row);
     } else {
         char *buf = malloc(FINGERPRINT_ROWS * row);
         int rc = buf ? 0 : dr_fail(err, DR_ENOMEM, "no memory for %d samples", FINGERPRINT_ROWS);
@@ -134,13 +136,13 @@ static int fingerprint(struct dr_dataset *d, struct dr_err *err) {
             for (int64_t k = 0; k < n; k++)
                 ids[k] = i + k;
             rc = d->rows(d, ids, n, buf, err);
-            h = rc ? h : fnv1a(h, buf, (size_t)n * row);
+            h = rc ? h : dr_fnv1a(h, buf, (size_t)n * row);
         }
         free(buf);
         if (rc)
             return rc;
     }
-    d->fingerprint = fnv1a(h, d->label, (size_t)d->n * sizeof *d->label);
+    d->fingerprint = dr_fnv1a(h, d->label, (size_t)d->n * sizeof *d->label);
     return 0;
 }
 
@@ -148,7 +150,7 @@ static int fingerprint(struct dr_dataset *d, struct dr_err *err) {
 // own.
 static int check_config(const struct dr_data_config *cfg, const struct dr_set_facts *f,
                         struct dr_err *err) {
-    if (f->classes && cfg->classes != f->classes)
+    if (f->classes && cfg->classes && cfg->classes != f->classes)
         return dr_fail_at(err, DR_ECONFIG, "data.classes",
                           "data.classes is %" PRId64 ", but %s has %" PRId64, cfg->classes, f->name,
                           f->classes);
@@ -156,11 +158,26 @@ static int check_config(const struct dr_data_config *cfg, const struct dr_set_fa
         return dr_fail_at(err, DR_ECONFIG, "data.channels",
                           "data.channels is %" PRId64 ", but %s has %" PRId64, cfg->channels,
                           f->name, f->channels);
-    if (cfg->classes < 1 || cfg->size < 1 || cfg->count < 1 || cfg->limit < 0)
-        return dr_fail_at(err, DR_ECONFIG, "data",
-                          "data.classes, data.size and data.count must be positive and data.limit "
-                          "not negative");
+    if (cfg->classes < 0 || cfg->size < 1 || cfg->count < 1 || cfg->limit < 0)
+        return dr_fail_at(
+            err, DR_ECONFIG, "data",
+            "data.size and data.count must be positive, data.classes and data.limit not "
+            "negative");
     return 0;
+}
+
+static void free_names(struct dr_dataset *d) {
+    for (int64_t k = 0; d->class_name && k < d->classes; k++)
+        free(d->class_name[k]);
+    free((void *)(uintptr_t)d->class_name);
+    d->class_name = NULL;
+}
+
+// data.classes 0: all samples are one group.
+static void forget_labels(struct dr_dataset *d) {
+    free_names(d);
+    d->classes = 1;
+    memset(d->label, 0, (size_t)d->n * sizeof *d->label);
 }
 
 int dr_dataset_open(dr_set_open *open, const struct dr_set_facts *facts,
@@ -174,8 +191,10 @@ int dr_dataset_open(dr_set_open *open, const struct dr_set_facts *facts,
         return dr_fail(err, DR_ENOMEM, "no memory for a data set");
     d->kind = facts->kind;
     d->name = facts->name;
-    d->classes = q->cfg->classes;
+    d->classes = q->cfg->classes ? q->cfg->classes : facts->classes ? facts->classes : 1;
     rc = open(d, q, err);
+    if (!rc && !q->cfg->classes)
+        forget_labels(d);
     if (!rc)
         rc = index_classes(d, err);
     if (!rc)
@@ -208,9 +227,7 @@ void dr_dataset_free(struct dr_dataset *d) {
         return;
     if (d->release)
         d->release(d);
-    for (int64_t k = 0; d->class_name && k < d->classes; k++)
-        free(d->class_name[k]);
-    free((void *)(uintptr_t)d->class_name);
+    free_names(d);
     free(d->label);
     free(d->class_start);
     free(d->by_class);

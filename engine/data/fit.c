@@ -1,5 +1,5 @@
 // Images of another size brought to data.size. Called by the sets that read files.
-#include "engine/data/data_priv.h"
+#include "engine/data/pictures_priv.h"
 
 #include <string.h>
 
@@ -39,7 +39,14 @@ int dr_fit_check(const struct dr_data_config *cfg, int64_t h, int64_t w, struct 
                       (long long)cfg->size, (long long)h, (long long)w, (long long)DR_MAX(h, w));
 }
 
-void dr_fit_plane(const struct dr_data_config *cfg, const uint8_t *in, int64_t h, int64_t w,
-                  uint8_t *out) {
+int dr_fit_plane(const struct dr_data_config *cfg, const uint8_t *in, int64_t h, int64_t w,
+                 uint8_t *out, struct dr_err *err) {
+    if (cfg->fit == DR_FIT_CROP || cfg->fit == DR_FIT_FIT) { // as pictures are, on black
+        const struct dr_import_options o = {.size = cfg->size, .channels = 1, .fit = cfg->fit};
+        const struct dr_picture p = {
+            .w = w, .h = h, .c = 1, .full_w = w, .full_h = h, .pixels = (uint8_t *)(uintptr_t)in};
+        return import_fit(&o, &p, out, err);
+    }
     (cfg->fit == DR_FIT_PAD ? pad : resize)(in, h, w, out, cfg->size);
+    return 0;
 }

@@ -179,7 +179,7 @@ static bool foreign_folder(const char *root, const char *set) {
     return false;
 }
 
-static bool path_is_below(const char *path) {
+bool dr_path_is_below(const char *path) {
     if (path[0] == '/')
         return false;
     for (const char *p = path; p; p = strchr(p, '/'), p = p ? p + 1 : NULL)
@@ -196,7 +196,7 @@ static int find_folder(const struct dr_set_query *q, const char *images, char **
     const char *root[2] = {env && *env ? env : NULL,
                            q->data_dir && *q->data_dir ? q->data_dir : NULL};
     char tried[240] = "";
-    if (!path_is_below(path))
+    if (!dr_path_is_below(path))
         return dr_fail_at(err, DR_ECONFIG, "data.path",
                           "data.path '%.200s' must be a folder below the data directory", path);
     for (int i = 0; i < 2; i++) {
@@ -276,8 +276,8 @@ static int fit_pair(struct dr_dataset *d, const struct dr_data_config *cfg, cons
     if (!rc)
         rc = dr_dataset_alloc(d, &values, err);
     for (int64_t i = 0; i < d->n && !rc; i++) {
-        dr_fit_plane(cfg, p->pixels + i * p->h * p->w, p->h, p->w,
-                     (uint8_t *)values + i * size * size);
+        rc = dr_fit_plane(cfg, p->pixels + i * p->h * p->w, p->h, p->w,
+                          (uint8_t *)values + i * size * size, err);
         d->label[i] = p->label[i];
     }
     return rc;
@@ -292,7 +292,7 @@ static int open_named(struct dr_dataset *d, const struct dr_set_query *q,
     int rc = find_folder(q, images, &dir, err);
     if (rc)
         return rc;
-    rc = read_pair(dir, images, labels, q->cfg->classes, &p, err);
+    rc = read_pair(dir, images, labels, q->cfg->classes ? q->cfg->classes : 256, &p, err);
     if (!rc)
         rc = fit_pair(d, q->cfg, &p, err);
     for (int k = 0; names && k < 10 && !rc; k++)

@@ -214,6 +214,22 @@ void dr_reals_draw(struct dr_reals *r, uint64_t step, const int32_t *classes, in
          r->queued ? r->global.item : NULL, unc);
 }
 
+bool dr_reals_have_views(const struct dr_data_config *cfg) {
+    return cfg->flip || cfg->crop > 0;
+}
+
+void dr_reals_views(const struct dr_data_config *cfg, uint64_t seed, uint64_t step, int64_t first,
+                    int64_t n, int32_t *view) {
+    const int32_t most = (int32_t)cfg->crop;
+    for (int64_t i = 0; i < n; i++, view += 3) {
+        uint32_t r[4]; // a block per sample
+        dr_philox(seed, (uint32_t)(first + i), DR_STREAM_AUGMENT, step, r);
+        for (int k = 0; k < 2; k++)
+            view[k] = (int32_t)(((uint64_t)r[k] * (2 * (uint64_t)most + 1)) >> 32) - most;
+        view[2] = cfg->flip ? (int32_t)(r[2] >> 31) : 0;
+    }
+}
+
 // State: eight words, then head and item[cap] of the global ring and of each class. The rings are
 // always full after the fill, so their lengths need no place.
 #define WORDS 8

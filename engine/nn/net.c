@@ -1,5 +1,6 @@
 // Networks of every kind: made from a description, asked, run through their type's table. See
 // net.h; the types are in the files of the networks.
+#include "engine/nn/encoder.h"
 #include "engine/nn/layers.h"
 
 #include <jansson.h>
@@ -44,8 +45,30 @@ static const struct dr_net_type *type_of(const char *json, size_t len) {
     return t ? t : dr_net_type_of_arch(0);
 }
 
+// Whether this is a whole configuration of kind `encoder`.
+static bool of_encoder(const char *json, size_t len) {
+    json_t *root = json_loadb(json, len, 0, NULL);
+    const char *kind = json_string_value(json_object_get(root, "kind"));
+    const bool yes = kind && !strcmp(kind, dr_recipe_word(DR_RECIPE_ENCODER));
+    json_decref(root);
+    return yes;
+}
+
+static int parse_encoder(const char *json, size_t len, const char *where, struct dr_net **out,
+                         struct dr_err *err) {
+    struct dr_config c;
+    int rc = dr_config_parse(json, len, where, &c, err);
+    if (rc)
+        return rc;
+    rc = dr_encoder_net(&c, out, err);
+    return rc && where ? dr_fail_prefix(err, rc, where) : rc;
+}
+
 int dr_net_parse(const char *json, size_t len, const char *where, struct dr_net **out,
                  struct dr_err *err) {
+    *out = NULL;
+    if (of_encoder(json, len))
+        return parse_encoder(json, len, where, out, err);
     const struct dr_net_type *type = type_of(json, len);
     int rc = dr_net_new(type, out, err);
     if (rc)

@@ -134,6 +134,59 @@ void case_sumsq(struct t *t) {
         }
 }
 
+// Row `at` of planes [h,w] as view has it: dr_gather_args says how.
+static double seen(const double *from, bool bytes, const int32_t *view, int64_t row, int64_t count,
+                   int64_t h, int64_t w, int64_t at) {
+    int64_t x = at % w, y = at / w % h;
+    if (view[2])
+        x = w - 1 - x;
+    x += view[2] ? -view[1] : view[1];
+    y += view[0];
+    while (x < 0 || x >= w)
+        x = x < 0 ? -x : 2 * w - 2 - x;
+    while (y < 0 || y >= h)
+        y = y < 0 ? -y : 2 * h - 2 - y;
+    const double v = from[row * count + at / (h * w) * h * w + y * w + x];
+    return bytes ? v / 127.5 - 1 : v;
+}
+
+static void gather_seen(struct t *t, int64_t n, int64_t c, int64_t h, int64_t w, bool bytes) {
+    enum { ROWS = 5, MOST = ROWS * 3 * 9 * 8 };
+    const int64_t count = c * h * w;
+    int32_t view[3 * 40];
+    uint64_t id[40];
+    uint8_t pixel[MOST];
+    for (int64_t i = 0; i < n; i++) {
+        id[i] = t_rand(t) % ROWS;
+        view[3 * i] = (int32_t)(t_rand(t) % (uint64_t)(2 * h - 1)) - (int32_t)h + 1;
+        view[3 * i + 1] = (int32_t)(t_rand(t) % (uint64_t)(2 * w - 1)) - (int32_t)w + 1;
+        view[3 * i + 2] = (int32_t)(t_rand(t) & 1);
+    }
+    for (int64_t i = 0; i < ROWS * count; i++)
+        pixel[i] = (uint8_t)t_rand(t);
+    struct tbuf *from = bytes ? t_u8(t, ROWS * count, pixel) : t_normal(t, DR_F32, ROWS * count, 1);
+    struct tbuf *idx = t_u64(t, n, id), *as = t_i32(t, 3 * n, view);
+    struct tbuf *dst = t_out(t, DR_F32, n * count);
+    double *want = t_tmp(t, n * count), *value = t_tmp(t, ROWS * count);
+    for (int64_t i = 0; i < ROWS * count; i++)
+        value[i] = bytes ? pixel[i] : from->v[i];
+    for (int64_t i = 0; i < n * count; i++)
+        want[i] = seen(value, bytes, view + 3 * (i / count), (int64_t)id[i / count], count, h, w,
+                       i % count);
+    T_RUN(t, gather, .dst = dst->p, .pixels = bytes ? from->p : NULL,
+          .points = bytes ? NULL : from->p, .idx = idx->p, .n = n, .count = count, .view = as->p,
+          .h = h, .w = w);
+    t_check(t, "dst", dst, want, bytes ? t_tol(t, DR_F32) : 0);
+}
+
+static void gather_views(struct t *t) {
+    for (int bytes = 0; bytes < 2; bytes++) {
+        gather_seen(t, 1, 1, 1, 1, bytes);
+        gather_seen(t, 7, 1, 2, 3, bytes);
+        gather_seen(t, 40, 3, 9, 8, bytes);
+    }
+}
+
 void case_gather(struct t *t) {
     enum { ROWS = 7 };
     static const int64_t shapes[][2] = {{1, 1}, {5, 2}, {ROWS, 33}, {300, 1024}}; // n, count
@@ -160,6 +213,7 @@ void case_gather(struct t *t) {
               .count = count);
         t_check(t, "dst", dst, want, bytes ? t_tol(t, DR_F32) : 0);
     }
+    gather_views(t);
 }
 
 // What the guard forbids is not written at all.

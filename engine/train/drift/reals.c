@@ -7,7 +7,7 @@ int drift_kind(const struct drift *t) {
 }
 
 static int check(const struct dr_config *c, const struct dr_dataset *d, struct dr_err *err) {
-    if (d->classes != c->data.classes)
+    if (d->classes != c->model.classes)
         return dr_fail(err, DR_ECONFIG, "data.classes is %lld but the data set %s has %lld",
                        (long long)c->data.classes, d->name, (long long)d->classes);
     const int64_t want = c->model.channels * c->model.size * c->model.size;
@@ -57,6 +57,7 @@ void drift_reals_close(struct drift *t) {
 
 void drift_lay_out_rows(struct drift *t, struct drift_inputs *in, struct dr_arena *a) {
     const size_t rows = (size_t)(t->nclass * t->P + t->U);
+    in->view = dr_reals_have_views(&t->cfg->data) ? dr_alloc(a, rows * 3 * sizeof(int32_t)) : NULL;
     in->rows = t->reals.streamed ? dr_alloc(a, rows * dr_dataset_row_bytes(t->reals.data)) : NULL;
 }
 
@@ -77,6 +78,7 @@ static void gather(struct drift *t, struct dr_ctx *cx, real *dst, const int64_t 
     const uint8_t *pixels = t->reals.pixels;
     const real *points = t->reals.points;
     const void *rows = drift_device(t)->rows;
+    const int32_t *view = drift_device(t)->view;
     if (t->reals.streamed) {
         ids = NULL;
         const bool images = t->reals.data->kind == DR_KIND_IMAGES;
@@ -85,7 +87,8 @@ static void gather(struct drift *t, struct dr_ctx *cx, real *dst, const int64_t 
     }
     if (n)
         DR_OP(cx->be, gather, .dst = dst, .pixels = pixels, .points = points, .idx = ids, .n = n,
-              .count = t->image);
+              .count = t->image, .view = view ? view + 3 * from : NULL, .h = t->reals.data->h,
+              .w = t->reals.data->w);
 }
 
 void drift_gather(struct drift *t, struct dr_ctx *cx) {
