@@ -2,6 +2,7 @@
 // event log and the live snapshot. Job thread.
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
+#include "daemon/datasets/datasets.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/store/checkpoints.h"
 #include "daemon/store/metric_store.h"
@@ -165,11 +166,16 @@ static int run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err)
                                             .alert = on_alert,
                                             .protect = on_protect};
     struct dd_run_hooks hooks = all;
+    char data_dir[DD_PATH_MAX];
+    int rc =
+        dd_dataset_dir(job->env->store, &job->cfg.data, job->env->opt->data_dir, data_dir, err);
+    if (rc)
+        return rc;
     char *ckpt = dd_job_folder(job, "checkpoints"), *samples = dd_job_folder(job, "samples"),
          id[24];
     snprintf(id, sizeof id, "%lld", (long long)job->id);
     struct dd_run_spec spec = {.cfg = &job->cfg,
-                               .data_dir = job->env->opt->data_dir,
+                               .data_dir = data_dir,
                                .device = job->env->device,
                                .checkpoint_dir = ckpt,
                                .sample_dir = samples,
@@ -179,7 +185,7 @@ static int run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err)
     struct dd_run_result res = {0};
     hooks.ctx = job;
     job->own = dr_model_config_to_json(&job->cfg.model);
-    int rc = dd_run(&spec, &hooks, &res, err);
+    rc = dd_run(&spec, &hooks, &res, err);
     *outcome = res.outcome;
     free(job->own);
     job->own = NULL;
