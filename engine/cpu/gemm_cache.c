@@ -33,6 +33,7 @@ struct dr_gemm_cache {
     bool bf16; // oneDNN multiplies bf16 natively
     bool avx512;
     int used;
+    struct dr_gemm_kept *kept;
     struct dr_gemm_prim slot[CACHE_SLOTS];
 };
 
@@ -60,9 +61,13 @@ static bool has(dnnl_cpu_isa_t isa) {
 int dr_gemm_cache_new(int threads, struct dr_gemm_cache **out, struct dr_err *err) {
     struct dr_gemm_cache *g = calloc(1, sizeof *g);
     *out = NULL;
-    if (g)
+    if (g) {
         g->stream = calloc((size_t)threads, sizeof(dnnl_stream_t));
-    if (!g || !g->stream) {
+        g->kept = dr_gemm_kept_new();
+    }
+    if (!g || !g->stream || !g->kept) {
+        free(g ? g->kept : NULL);
+        free(g ? g->stream : NULL);
         free(g);
         return dr_fail(err, DR_ENOMEM, "cannot allocate the cache of matrix products");
     }
@@ -84,6 +89,7 @@ void dr_gemm_cache_free(struct dr_gemm_cache *g) {
     if (!g)
         return;
     cache_clear(g);
+    dr_gemm_kept_free(g->kept);
     for (int t = 0; t < g->threads; t++)
         if (g->stream[t])
             dnnl_stream_destroy(g->stream[t]);
@@ -91,6 +97,10 @@ void dr_gemm_cache_free(struct dr_gemm_cache *g) {
     if (g->engine)
         dnnl_engine_destroy(g->engine);
     free(g);
+}
+
+struct dr_gemm_kept *dr_gemm_kept(struct dr_gemm_cache *g) {
+    return g->kept;
 }
 
 bool dr_gemm_native_bf16(const struct dr_gemm_cache *g) {

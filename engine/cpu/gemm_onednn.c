@@ -53,6 +53,7 @@ struct product {
     size_t block; // bytes of a packed block
     char *memory;
     char *packed; // rows: all of B, block after block of columns
+    bool ready;   // `packed` holds B already
     bool failed;
 };
 
@@ -189,19 +190,46 @@ static void panel(struct product *p, int64_t i, int64_t j, int t) {
                      n);
 }
 
-// Each thread packs its part of every block; units are panels, one block of columns after another.
+// Each thread packs its part of every block, unless that was done before; units are panels, one
+// block of columns after another.
 static void rows_work(struct product *p, int64_t from, int64_t to, int t) {
     const struct dr_gemm_args *g = &p->g;
     const int team = omp_get_num_threads();
-    for (int64_t j = 0; j < p->n.count; j++) {
+    for (int64_t j = 0; j < p->n.count && !p->ready; j++) {
         int64_t n0 = j * p->n.step;
         dr_gemm_pack(dr_gemm_prim_layout(block_prim(p, j)), p->packed + p->block * (size_t)j, p->ab,
                      dr_at(g->b, g->abt, g->tb ? n0 * g->ldb : n0), g->abt, g->k, length(&p->n, j),
                      g->ldb, g->tb, t, team);
     }
+    if (!p->ready) {
 #pragma omp barrier
+    }
     for (int64_t u = from; u < to; u++)
         panel(p, u % p->m.count, u / p->m.count, t);
+}
+
+// Weights whose values have a version are packed into memory that outlives the product. NULL: B is
+// packed into the workspace.
+static struct dr_gemm_copy *kept_copy(struct product *p) {
+    const struct dr_gemm_args *g = &p->g;
+    struct dr_gemm_copy *copy = NULL;
+    if (!g->version)
+        return NULL;
+    const struct dr_gemm_operand of = {
+        .b = g->b,
+        .k = g->k,
+        .n = g->n,
+        .ld = g->ldb,
+        .step = p->n.step,
+        .trans = g->tb,
+        .type = g->abt,
+        .packed_type = p->ab,
+        .layout = {*dr_gemm_prim_layout(p->prim[0]), *dr_gemm_prim_layout(p->prim[1])}};
+    void *kept = dr_gemm_kept_find(dr_gemm_kept(p->cache), &of, g->version,
+                                   p->block * (size_t)p->n.count, &copy, &p->ready);
+    if (kept)
+        p->packed = kept;
+    return copy;
 }
 
 static void by_rows(struct product *p) {
@@ -221,8 +249,13 @@ static void by_rows(struct product *p) {
     p->prim[1] = get(p, p->m.step, length(&p->n, p->n.count - 1), g->k, lda);
     if (!p->prim[0] || !p->prim[1])
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
-    else if (prepare(p, p->m.step * lda, p->m.step * (p->direct ? g->ldc : p->n.step), p->n.count))
+    else if (prepare(p, p->m.step * lda, p->m.step * (p->direct ? g->ldc : p->n.step),
+                     p->n.count)) {
+        struct dr_gemm_copy *copy = kept_copy(p);
         share(p, p->m.count * p->n.count, g->m * g->n * g->k >= PAYS, rows_work);
+        if (copy)
+            dr_gemm_kept_written(copy, g->version);
+    }
 }
 
 // ---- weight gradients
