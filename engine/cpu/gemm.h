@@ -13,8 +13,15 @@ struct dr_gemm_key {
     int64_t lda, ldc; // ldc 0: n elements per row
     int64_t form;     // DR_GEMM_*
 };
-// bf16: A and B. Direct: C is the product's own, with its type and its bias, rounded once.
-enum { DR_GEMM_BF16 = 1, DR_GEMM_DIRECT = 2, DR_GEMM_C_BF16 = 4, DR_GEMM_BIAS = 8 };
+// bf16: A and B. Direct: C is the product's own, with its type and its bias, rounded once; sum: the
+// product is added to it.
+enum {
+    DR_GEMM_BF16 = 1,
+    DR_GEMM_DIRECT = 2,
+    DR_GEMM_C_BF16 = 4,
+    DR_GEMM_BIAS = 8,
+    DR_GEMM_SUM = 16,
+};
 
 // How a primitive wants its B packed: blocks [k_units][n_block] of units of `unit` neighbours along
 // k; block (i, j) starts at element i k_stride + j n_stride, and its rows are `ld` units apart.

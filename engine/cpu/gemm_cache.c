@@ -193,6 +193,7 @@ static dnnl_status_t describe(struct dr_gemm_cache *g, const struct dr_gemm_key 
     dnnl_dims_t dims = {q->k, q->n};
     dnnl_matmul_desc_t op;
     dnnl_primitive_attr_t attr = NULL;
+    dnnl_post_ops_t sum = NULL;
     dnnl_status_t s = strided(&d[ARG_A], ab, q->m, q->k, q->lda);
     if (!s)
         s = any ? dnnl_memory_desc_init_by_tag(&d[ARG_B], 2, dims, ab, dnnl_format_tag_any)
@@ -208,8 +209,16 @@ static dnnl_status_t describe(struct dr_gemm_cache *g, const struct dr_gemm_key 
         s = dnnl_primitive_attr_create(&attr);
     if (!s)
         s = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
+    if (!s && q->form & DR_GEMM_SUM)
+        s = dnnl_post_ops_create(&sum);
+    if (!s && sum)
+        s = dnnl_post_ops_append_sum(sum, 1);
+    if (!s && sum)
+        s = dnnl_primitive_attr_set_post_ops(attr, sum);
     if (!s)
         s = dnnl_primitive_desc_create(pd, &op, attr, g->engine, NULL);
+    if (sum)
+        dnnl_post_ops_destroy(sum);
     if (attr)
         dnnl_primitive_attr_destroy(attr);
     if (s)
