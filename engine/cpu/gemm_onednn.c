@@ -93,7 +93,7 @@ static struct dr_gemm_prim *get(const struct product *p, int64_t m, int64_t n, i
     if (p->direct) {
         key.ldc = p->g.ldc;
         key.form |= DR_GEMM_DIRECT | (p->g.ct == DR_BF16 ? DR_GEMM_C_BF16 : 0) |
-                    (p->g.bias ? DR_GEMM_BIAS : 0) | (p->g.acc ? DR_GEMM_SUM : 0);
+                    (p->g.bias ? DR_GEMM_BIAS : 0) | (p->g.ta ? DR_GEMM_SUM : 0);
     }
     return dr_gemm_prim(p->cache, &key);
 }
@@ -301,6 +301,8 @@ static void tile(struct product *p, int64_t i, int64_t j, int64_t k0, int t) {
     dr_gemm_pack(&rows, mine, p->ab, dr_at(g->a, g->abt, k0 * g->lda + m0), g->abt, m,
                  DR_MIN(k, g->k - k0), g->lda, true, 0, 1);
     real *own = p->direct ? (real *)g->c + m0 * g->ldc + n0 : NULL;
+    if (own && !g->acc && k0 == 0)
+        memset(own, 0, (size_t)(m * g->ldc) * sizeof *own);
     const real *c = execute(p, tile_prim(p, j, k0), t, NULL, NULL, NULL, own);
     if (own)
         return;
@@ -341,7 +343,7 @@ static void by_tiles(struct product *p) {
     p->m = cut_in(g->m, g->m < TILE_M / 2 ? 1 : (g->m + 2 * TILE_M - 1) / (2 * TILE_M) * 2, 8);
     p->n = cut_evenly(g->n, TILE_N, 32);
     // Whole tiles as wide as C are added by the primitives themselves.
-    p->direct = g->acc && g->ct == DR_F32 && p->n.count == 1 && g->ldc == g->n &&
+    p->direct = !g->bias && g->ct == DR_F32 && p->n.count == 1 && g->ldc == g->n &&
                 p->m.count * p->m.step == g->m && dr_gemm_direct_pays(p->cache);
     cut_pieces(p);
     bool whole = true;
