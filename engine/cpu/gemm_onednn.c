@@ -23,10 +23,9 @@ enum {
     PANEL_SINGLE = 8, // rows of a panel where a sample is one row
     TILE_M = 128,     // of a weight gradient
     TILE_N = 256,     //
-    K_PIECE = 512,    // tokens of a piece of a weight gradient
-    K_SHORT = 128,    // of the pieces of the rest
-    K_SINGLE = 64,    // of all pieces where a sample is one row
-    GAP = 16,         // between rows of packed A: a power of two apart they would share cache sets
+    K_PIECE = 512,    // tokens of a piece of a weight gradient, where samples are unknown or long
+    K_MOST = 800,     // where a piece is whole samples
+    K_SINGLE = 64,    // where a sample is one row
     PAYS = 1 << 19,   // multiply-adds from which on a second thread helps
     SHAPES = 4,       // most primitives of one product
 };
@@ -49,11 +48,13 @@ struct product {
     enum dr_dtype ab;                  // as multiplied: fp32 where bf16 is widened
     bool direct;                       // the primitives write to C itself
     struct cut m, n;
+    int64_t k_long, k_short; // pieces of k and of the rest
     struct dr_gemm_prim *prim[SHAPES];
     struct room room;
     size_t block; // bytes of a packed block
     char *memory;
     char *packed; // rows: all of B, block after block of columns
+    bool ready;   // `packed` holds B already
     bool failed;
 };
 
@@ -93,7 +94,7 @@ static struct dr_gemm_prim *get(const struct product *p, int64_t m, int64_t n, i
     if (p->direct) {
         key.ldc = p->g.ldc;
         key.form |= DR_GEMM_DIRECT | (p->g.ct == DR_BF16 ? DR_GEMM_C_BF16 : 0) |
-                    (p->g.bias ? DR_GEMM_BIAS : 0);
+                    (p->g.bias ? DR_GEMM_BIAS : 0) | (p->g.ta ? DR_GEMM_SUM : 0);
     }
     return dr_gemm_prim(p->cache, &key);
 }
@@ -217,23 +218,50 @@ static void panel(struct product *p, int64_t i, int64_t j, bool fresh, int t) {
                      n);
 }
 
-// Each thread packs its part of every block; units are panels, one block of columns after another,
-// or, of a source, the blocks of one panel after another: it is filled once.
+// Each thread packs its part of every block, unless that was done before; units are panels, one
+// block of columns after another, or, of a source, the blocks of one panel after another: it is
+// filled once.
 static void rows_work(struct product *p, int64_t from, int64_t to, int t) {
     const struct dr_gemm_args *g = &p->g;
     const int team = omp_get_num_threads();
-    for (int64_t j = 0; j < p->n.count; j++) {
+    for (int64_t j = 0; j < p->n.count && !p->ready; j++) {
         int64_t n0 = j * p->n.step;
         dr_gemm_pack(dr_gemm_prim_layout(block_prim(p, j)), p->packed + p->block * (size_t)j, p->ab,
                      dr_at(g->b, g->abt, g->tb ? n0 * g->ldb : n0), g->abt, g->k, length(&p->n, j),
                      g->ldb, g->tb, t, team);
     }
+    if (!p->ready) {
 #pragma omp barrier
+    }
     for (int64_t u = from; u < to; u++)
         if (p->from)
             panel(p, u / p->n.count, u % p->n.count, u == from || u % p->n.count == 0, t);
         else
             panel(p, u % p->m.count, u / p->m.count, true, t);
+}
+
+// Weights whose values have a version are packed into memory that outlives the product. NULL: B is
+// packed into the workspace.
+static struct dr_gemm_copy *kept_copy(struct product *p) {
+    const struct dr_gemm_args *g = &p->g;
+    struct dr_gemm_copy *copy = NULL;
+    if (!g->version)
+        return NULL;
+    const struct dr_gemm_operand of = {
+        .b = g->b,
+        .k = g->k,
+        .n = g->n,
+        .ld = g->ldb,
+        .step = p->n.step,
+        .trans = g->tb,
+        .type = g->abt,
+        .packed_type = p->ab,
+        .layout = {*dr_gemm_prim_layout(p->prim[0]), *dr_gemm_prim_layout(p->prim[1])}};
+    void *kept = dr_gemm_kept_find(dr_gemm_kept(p->cache), &of, g->version,
+                                   p->block * (size_t)p->n.count, &copy, &p->ready);
+    if (kept)
+        p->packed = kept;
+    return copy;
 }
 
 static void by_rows(struct product *p) {
@@ -254,8 +282,12 @@ static void by_rows(struct product *p) {
     if (!p->prim[0] || !p->prim[1])
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
     else if (prepare(p, p->m.step * lda, p->m.step * (p->direct ? g->ldc : p->n.step),
-                     p->from && p->ab != g->abt ? p->m.step * lda : 0, p->n.count))
+                     p->from && p->ab != g->abt ? p->m.step * lda : 0, p->n.count)) {
+        struct dr_gemm_copy *copy = kept_copy(p);
         share(p, p->m.count * p->n.count, g->m * g->n * g->k >= PAYS, rows_work);
+        if (copy)
+            dr_gemm_kept_written(copy, g->version);
+    }
 }
 
 // ---- weight gradients
@@ -265,12 +297,28 @@ enum { SHORT_N = 1, SHORT_K = 2 }; // which primitive of a product
 
 // Length of the piece of k that starts at `at`.
 static int64_t piece(const struct product *p, int64_t at) {
-    return p->g.rows == 1 ? K_SINGLE : p->g.k - at >= K_PIECE ? K_PIECE : K_SHORT;
+    return p->g.k - at >= p->k_long ? p->k_long : p->k_short;
+}
+
+// Where the rows of a sample are known, pieces are whole samples, a power of two of them, so that a
+// batch rarely leaves a rest.
+static void cut_pieces(struct product *p) {
+    const int64_t rows = p->g.rows;
+    if (rows <= 0 || rows > K_MOST) {
+        p->k_long = K_PIECE;
+        p->k_short = K_PIECE / 4;
+        return;
+    }
+    int64_t samples = 1;
+    while (2 * samples * rows <= (rows == 1 ? K_SINGLE : K_MOST))
+        samples *= 2;
+    p->k_long = samples * rows;
+    p->k_short = DR_MAX(samples / 4, (int64_t)1) * rows;
 }
 
 static struct dr_gemm_prim *tile_prim(const struct product *p, int64_t j, int64_t k0) {
     return p->prim[(length(&p->n, j) < p->n.step ? SHORT_N : 0) |
-                   (piece(p, k0) == K_PIECE ? 0 : SHORT_K)];
+                   (piece(p, k0) == p->k_long ? 0 : SHORT_K)];
 }
 
 // The piece of k at k0 of the tile (i, j), whose B is packed in this thread's memory, is added to C
@@ -281,10 +329,15 @@ static void tile(struct product *p, int64_t i, int64_t j, int64_t k0, int t) {
     int64_t m0 = i * p->m.step, n0 = j * p->n.step, k = piece(p, k0);
     int64_t m = length(&p->m, i), n = length(&p->n, j);
     const struct dr_gemm_layout rows = {
-        .unit = 1, .k_units = p->m.step, .n_block = k, .ld = k + GAP, .k_blocks = 1, .n_blocks = 1};
+        .unit = 1, .k_units = p->m.step, .n_block = k, .ld = k, .k_blocks = 1, .n_blocks = 1};
     dr_gemm_pack(&rows, mine, p->ab, dr_at(g->a, g->abt, k0 * g->lda + m0), g->abt, m,
                  DR_MIN(k, g->k - k0), g->lda, true, 0, 1);
-    const real *c = execute(p, tile_prim(p, j, k0), t, NULL, NULL, NULL, NULL);
+    real *own = p->direct ? (real *)g->c + m0 * g->ldc + n0 : NULL;
+    if (own && !g->acc && k0 == 0)
+        memset(own, 0, (size_t)(m * g->ldc) * sizeof *own);
+    const real *c = execute(p, tile_prim(p, j, k0), t, NULL, NULL, NULL, own);
+    if (own)
+        return;
     if (g->ct == DR_F32)
         dr_gemm_store((real *)g->c + m0 * g->ldc + n0, DR_F32, g->ldc, c, m, n,
                       g->bias && k0 == 0 ? g->bias + n0 : NULL, g->acc || k0);
@@ -333,17 +386,20 @@ static void by_tiles(struct product *p) {
     // An even number of tiles, so that two threads have the same work.
     p->m = cut_in(g->m, g->m < TILE_M / 2 ? 1 : (g->m + 2 * TILE_M - 1) / (2 * TILE_M) * 2, 8);
     p->n = cut_evenly(g->n, TILE_N, 32);
+    // Whole tiles as wide as C are added by the primitives themselves.
+    p->direct = !g->bias && g->ct == DR_F32 && p->n.count == 1 && g->ldc == g->n &&
+                p->m.count * p->m.step == g->m && dr_gemm_direct_pays(p->cache);
+    cut_pieces(p);
     bool whole = true;
-    for (int i = 0; i < SHAPES && whole; i++) {
+    for (int i = 0; i < SHAPES && whole; i++) { // all of them, whatever k is
         int64_t n = i & SHORT_N ? length(&p->n, p->n.count - 1) : p->n.step;
-        int64_t k = i & SHORT_K ? g->rows == 1 ? K_SINGLE : K_SHORT : K_PIECE;
-        if (i & SHORT_K || g->rows != 1) // all of them, whatever k is
-            whole = (p->prim[i] = get(p, p->m.step, n, k, k + GAP)) != NULL;
+        int64_t k = i & SHORT_K ? p->k_short : p->k_long;
+        whole = (p->prim[i] = get(p, p->m.step, n, k, k)) != NULL;
     }
     if (!whole)
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
-    else if (prepare(p, p->m.step * (K_PIECE + GAP), p->m.step * p->n.step,
-                     p->from ? K_PIECE * p->n.step : 0, 0))
+    else if (prepare(p, p->m.step * p->k_long, p->m.step * p->n.step,
+                     p->from ? p->k_long * p->n.step : 0, 0))
         share(p, p->m.count * p->n.count, g->m * g->n * g->k >= PAYS, tiles_work);
 }
 
