@@ -36,7 +36,10 @@ static const char combinations[] =
     "  `train.unconditional` at most `train.queue_global`.\n"
     "- `loss.field: kernel-l2` has no unconditional negatives: `train.unconditional` is 0.\n"
     "- With a `data.size` under that of the files' images `data.fit` is `resize`. `idx` needs\n"
-    "  `data.path`, which is relative and without `..`.\n"
+    "  `data.path`, which is relative and without `..`, and so does `folder`: a folder, an archive or\n"
+    "  a picture file there (docs/data.md).\n"
+    "- `data.crop` is less than `data.size`; it and `data.flip` need images. `data.background`,\n"
+    "  `data.test_share` and `data.refuse_bad` are for `cifar10`, `cifar100` and `folder`.\n"
     "- Points in two dimensions have `model.arch: mlp` and `features.image` alone, and only they "
     "do.\n";
 
