@@ -14,7 +14,9 @@ static inline void import_input(const char *source) {
     struct dr_dataset *d;
     struct dr_err err = {0};
     char out[80];
-    snprintf(out, sizeof out, "/tmp/driftd-fuzz-%ld", (long)getpid());
+    // In memory where there is such a place: a picture file is synced to its disk.
+    snprintf(out, sizeof out, "%s/driftd-fuzz-%ld", access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm",
+             (long)getpid());
     dr_log_set(DR_LOG_ERROR, NULL);
     dr_import_defaults(&o);
     o.size = 4;
