@@ -325,7 +325,8 @@ static void interleave(struct pic_entry *e, int64_t n) {
 static int lay_out_pictures(struct dr_import *im) {
     struct paths p = {.e = im->list.e};
     struct names c = {0};
-    qsort(p.e, (size_t)im->list.n, sizeof *p.e, by_path);
+    if (im->list.n)
+        qsort(p.e, (size_t)im->list.n, sizeof *p.e, by_path);
     while (p.n < im->list.n && p.e[p.n].slot >= 0)
         p.n++;
     const struct dr_import_report *r = im->report;
@@ -376,7 +377,8 @@ int layout(struct dr_import *im) {
     int rc = im->cifar ? lay_out_cifar(im) : lay_out_pictures(im);
     if (rc)
         return rc;
-    qsort(im->list.e, (size_t)im->list.n, sizeof *im->list.e, by_order);
+    if (im->list.n)
+        qsort(im->list.e, (size_t)im->list.n, sizeof *im->list.e, by_order);
     while (im->list.n && im->list.e[im->list.n - 1].slot < 0)
         free(im->list.e[--im->list.n].path);
     for (int64_t i = 0; i < im->list.n; i++) {

@@ -259,7 +259,7 @@ static struct made pickle_part(int part, int rows) {
                      "cnumpy\ndtype\nq\x06U\x02u1K\0K\x01\x87Rq\x07"
                      "(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89T";
     struct made m = {malloc(sizeof head + (size_t)rows * (ROW + 4) + 100), 0};
-    for (size_t i = 0; i + 4 < sizeof head; i++) // the shape's first number
+    for (size_t i = 0; i + 7 < sizeof head; i++) // the shape's first number
         if (!memcmp(head + i, "K\x01K\0M\0\x0c", 7))
             head[i + 3] = (uint8_t)rows;
     memcpy(m.p, head, sizeof head - 1);
