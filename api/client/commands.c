@@ -53,7 +53,6 @@ static const struct ctl_opt sweep_opts[] = {
 const struct ctl_command ctl_commands[] = {
     {"train", "CONFIG", "start a training job from a recipe or a JSON file", 1, 1, OPTS(TRAIN_OPTS),
      ctl_cmd_train},
-    {"mae", "CONFIG", "start an encoder's pre-training job", 1, 1, OPTS(TRAIN_OPTS), ctl_cmd_mae},
     {"jobs", "", "list jobs", 0, 0,
      OPTS({"state", 's', "STATE", "only jobs in this state"},
           {"limit", 'l', "N", "at most N (50)", WHOLE(1, 1000)}, {"all", 0, NULL, "all pages"}),

@@ -1,4 +1,4 @@
-// Commands on jobs: train, mae, jobs, job, follow, stop, pause, resume, checkpoint, remove, eval.
+// Commands on jobs: train, jobs, job, follow, stop, pause, resume, checkpoint, remove, eval.
 #include "api/client/ctl.h"
 
 #include <stdlib.h>
@@ -37,14 +37,14 @@ static int add_override(json_t *set, const char *text) {
     return rc ? CTL_USAGE : 0;
 }
 
-static int job_body(struct ctl *c, const char *kind, json_t **out) {
+static int job_body(struct ctl *c, json_t **out) {
     json_t *config = read_config(c->arg[0]), *set = json_object();
     const char *name = ctl_get(c, "name");
     if (!config) {
         json_decref(set);
         return CTL_USAGE;
     }
-    *out = json_pack("{s:o, s:s}", "config", config, "kind", kind);
+    *out = json_pack("{s:o}", "config", config); // which says what kind of job it is for
     for (int i = 0; i < c->nopt; i++)
         if (!strcmp(c->opt[i].name, "set") && add_override(set, c->opt[i].value)) {
             json_decref(set);
@@ -90,10 +90,10 @@ static int create(struct ctl *c, const json_t *body, struct ctl_reply *r) {
     return CTL_REFUSED;
 }
 
-static int submit(struct ctl *c, const char *kind) {
+int ctl_cmd_train(struct ctl *c) {
     struct ctl_reply r = {0};
     json_t *body = NULL;
-    int rc = job_body(c, kind, &body);
+    int rc = job_body(c, &body);
     if (rc)
         return rc;
     rc = create(c, body, &r);
@@ -115,14 +115,6 @@ static int submit(struct ctl *c, const char *kind) {
     rc = follow ? ctl_follow(c, id) : CTL_OK;
     free(id);
     return rc;
-}
-
-int ctl_cmd_train(struct ctl *c) {
-    return submit(c, "train");
-}
-
-int ctl_cmd_mae(struct ctl *c) {
-    return submit(c, "mae");
 }
 
 int ctl_list(struct ctl *c, const char *what, const char *filter, const char *const *columns) {

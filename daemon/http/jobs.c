@@ -56,6 +56,21 @@ static int build_config(struct dd *d, const struct api_job_create *in, struct dr
     return dd_http_fail(p, DR_ECONFIG, &err);
 }
 
+// The configuration says what kind of job it is for; a request may repeat it.
+static int choose_kind(const struct api_job_create *in, const struct dr_config *cfg,
+                       const struct dd_job_kind **kind, struct dr_err *err) {
+    const char *of_config = dr_recipe_word(cfg->kind);
+    bool recipes = false; // the kind asked for is one that configurations name
+    for (int i = 0; in->kind && i < DR_RECIPE_KINDS; i++)
+        recipes |= !strcmp(in->kind, dr_recipe_word(i));
+    if (recipes && strcmp(in->kind, of_config))
+        return dr_fail_at(err, DR_EINVAL, "kind",
+                          "kind: %.40s, but the configuration is one of kind %s; leave `kind` out "
+                          "or choose a recipe of that kind",
+                          in->kind, of_config);
+    return dd_job_kind_find(NULL, in->kind && !recipes ? in->kind : of_config, kind, err);
+}
+
 static int job_create(void *ctx, const struct api_job_create *in, struct api_reply *out) {
     struct dd *d = ctx;
     struct dr_config cfg;
@@ -63,11 +78,13 @@ static int job_create(void *ctx, const struct api_job_create *in, struct api_rep
     const struct dd_job_kind *kind;
     char recipe[64];
     int64_t id;
-    int rc = dd_job_kind_find(NULL, in->kind ? in->kind : dd_job_kinds[0]->name, &kind, &err);
+    int rc = in->kind ? dd_job_kind_find(NULL, in->kind, &kind, &err) : 0;
     if (rc)
         return dd_http_fail(&out->problem, rc, &err);
     if (build_config(d, in, &cfg, recipe, sizeof recipe, &out->problem))
         return -1;
+    if ((rc = choose_kind(in, &cfg, &kind, &err)))
+        return dd_http_fail(&out->problem, rc, &err);
     struct dd_job_new n = {.cfg = &cfg,
                            .recipe = recipe,
                            .name = in->name,
@@ -215,6 +232,7 @@ static void add_recipe(void *ctx, const char *name, const struct dr_config *cfg,
     json_t *j = json_pack("{s:s}", "name", name);
     if (cfg) {
         json_object_set_new(j, "about", json_string(cfg->about));
+        json_object_set_new(j, "kind", json_string(dr_recipe_word(cfg->kind)));
         json_object_set_new(j, "steps", json_integer(cfg->train.steps));
         json_object_set_new(j, "minutes", json_real(cfg->train.minutes));
         json_object_set_new(j, "size", json_integer(cfg->data.size));

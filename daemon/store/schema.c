@@ -66,7 +66,9 @@ static const char *const steps[] = {
     "(28,'drift_norm_15');",
     // 3: paths relative to the state folder; before, they were as the command line had named it.
     "UPDATE checkpoints SET path=state_path(path); UPDATE samples SET path=state_path(path);",
-    // 4: data sets that users own; their files lie below datasets/NAME of the state folder
+    // 4: jobs that need jobs: the one whose encoder a job trains with
+    "ALTER TABLE jobs ADD COLUMN needs INTEGER;",
+    // 5: data sets that users own; their files lie below datasets/NAME of the state folder
     "CREATE TABLE datasets(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,"
     " kind TEXT NOT NULL, state TEXT NOT NULL CHECK(state IN"
     " ('uploading','importing','ready','failed')), source TEXT NOT NULL, upload INTEGER NOT NULL,"

@@ -254,7 +254,7 @@ static int check_classes(const struct dr_set_query *q, const char *source, const
                          struct dr_err *err) {
     struct dr_import_report r;
     int rc = dr_pictures_info(file, &r, err);
-    if (!rc && r.classes != q->cfg->classes)
+    if (!rc && q->cfg->classes && r.classes != q->cfg->classes)
         rc = dr_fail_at(err, DR_ECONFIG, "data.classes",
                         "data.classes is %lld, but %.200s has %lld (%.60s%s%.60s%s)",
                         (long long)q->cfg->classes, source, (long long)r.classes, r.class[0].name,

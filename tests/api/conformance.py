@@ -89,7 +89,7 @@ def test_document_and_server():
         doc = d.get("/openapi.json").json()
         assert doc["openapi"].startswith("3.1")
         kind = doc["components"]["schemas"]["JobCreate"]["properties"]["kind"]
-        assert kind["enum"] == ["train", "mae", "judge", "eval"], kind  # the daemon's table
+        assert kind["enum"] == ["train", "encoder", "eval"], kind  # the daemon's table
         listed = {(m.upper(), path) for path, ops in doc["paths"].items() for m in ops}
         assert listed == promised, listed ^ promised
         for _, path in promised:
@@ -231,7 +231,7 @@ def unprocessable(d):
             ({"config": "tiny", "kind": "trian"}, "kind", "`train`"),
             ({"confg": "tiny"}, "confg", "`config`")]:
         problem(d.ask("POST", "/v1/jobs", body), 422, None, field, word)
-    for kind in ("mae", "judge", "eval"):
+    for kind in ("eval",):
         problem(d.ask("POST", "/v1/jobs", {"config": "tiny", "kind": kind}), 501, None, "kind", "train")
     problem(d.ask("PATCH", "/v1/jobs/1", {"priority": 1}), 422, None, "priority", "name, notes")
 

@@ -37,6 +37,13 @@ static const char combinations[] =
     "- `loss.field: kernel-l2` has no unconditional negatives: `train.unconditional` is 0.\n"
     "- With a `data.size` under that of the files' images `data.fit` is `resize`. `idx` needs\n"
     "  `data.path`, which is relative and without `..`.\n"
+    "- A recipe of `kind: encoder` has the section `encoder`, and neither `model`, `features`, "
+    "`loss`\n"
+    "  nor the other keys of generators; a generator's recipe has no `encoder`. A key of the "
+    "other\n"
+    "  kind that is not at its default is an error.\n"
+    "- `encoder.mask_patch` divides `data.size` where masked pixels are predicted; `classify` and\n"
+    "  `both` need two classes or more.\n"
     "- Points in two dimensions have `model.arch: mlp` and `features.image` alone, and only they "
     "do.\n";
 
