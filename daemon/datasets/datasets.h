@@ -53,7 +53,8 @@ int dd_datasets_remove(struct dd_datasets *d, const char *name, struct dr_err *e
 json_t *dd_datasets_list(struct dd_datasets *d, struct dr_err *err);
 json_t *dd_datasets_get(struct dd_datasets *d, const char *name, struct dr_err *err);
 // A grid as PNG of the pictures as training sees them: a row per class with n pictures, at most 16
-// rows; cls (a number or a name): of this class alone, in rows of 8; NULL: all.
+// rows; cls (a number or a name): of this class alone, in rows of 8; NULL: all. Large
+// pictures: fewer of them.
 int dd_datasets_samples(struct dd_datasets *d, const char *name, const char *cls, int n,
                         struct dr_bytes *png, struct dr_err *err);
 
