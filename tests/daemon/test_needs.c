@@ -53,12 +53,15 @@ static void write_recipe(const char *name, const char *text) {
         fail_msg("%s", err.msg);
 }
 
+static void find_recipes(void) {
+    free(w.opt.config_dir);
+    w.opt.config_dir = dd_printf("%s/recipes", w.dir);
+}
+
 static int setup(void **state) {
-    static char configs[300];
     (void)state;
     world_open_kinds(&w, NULL, table);
-    snprintf(configs, sizeof configs, "%s/recipes", w.dir);
-    w.opt.config_dir = configs;
+    find_recipes();
     write_recipe("small-encoder",
                  "{\"kind\": \"encoder\", \"data\": {\"size\": 16}, \"train\": {\"steps\": 7}}");
     write_recipe("no-encoder", "{\"data\": {\"size\": 16}}");
@@ -175,12 +178,12 @@ static void removal_is_refused_while_others_need_it(void **state) {
 static void they_wait_over_a_restart(void **state) {
     (void)state;
     int64_t a;
-    char dir[256], *configs = w.opt.config_dir;
+    char dir[256];
     assert_int_equal(submit("small-encoder", &a), 0);
     snprintf(dir, sizeof dir, "%s", w.dir);
     world_close(&w);
     world_open_kinds(&w, dir, table);
-    w.opt.config_dir = configs;
+    find_recipes();
     start();
     world_wait(&w, a, "completed");
     assert_non_null(strstr(seen, "/checkpoints/1/enc"));
