@@ -200,6 +200,7 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
                                .threads = (int)job->env->opt->threads};
     struct dd_run_result res = {0};
     char init[DD_PATH_MAX], encoder[DD_PATH_MAX];
+    const char *word;
     hooks.ctx = job;
     rc = describe(job, err);
     if (!rc && job->cfg.init_from[0]) {
@@ -210,6 +211,7 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
         rc = dd_needs_encoder(job, encoder, err);
     if (!rc) {
         spec.encoder = encoder[0] ? encoder : NULL;
+        spec.encoder_of_recipe = dd_encoder_ref(&job->cfg, &word) == DD_ENCODER_RECIPE;
         rc = dd_run(&spec, &hooks, &res, err);
         *outcome = res.outcome;
     }

@@ -300,7 +300,9 @@ static int run(struct run_cmd *c, const struct dd_options *o, struct dr_config *
     take_hooks(c, &hooks);
     struct dd_run_result res = {.outcome = DD_RUN_STOPPED};
     int rc = find_encoder(c, o, cfg, out, encoder, &stopped, err);
+    const char *word;
     spec.encoder = encoder[0] ? encoder : NULL;
+    spec.encoder_of_recipe = dd_encoder_ref(cfg, &word) == DD_ENCODER_RECIPE;
     if (!rc && !stopped)
         rc = dd_run(&spec, &hooks, &res, err);
     if (!rc && c->grid && res.last_good[0])

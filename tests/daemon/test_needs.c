@@ -4,8 +4,11 @@
 #include "tests/daemon/kind_count.h"
 
 #include "daemon/base/util.h"
+#include "daemon/jobs/encoder_data.h"
 #include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"
+#include "engine/drift.h"
+#include "engine/io/safetensors.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +17,8 @@
 static struct world w;
 static struct dr_err err;
 
-// Stands for both kinds: "encoder" writes a file that counts as its checkpoint, unless it is told
-// to fail; "train" asks for its encoder's file and ends.
+// Stands for both kinds: "encoder" writes a file that counts as its checkpoint, unless it has to
+// fail; "train" asks for its encoder's file and ends.
 static bool fails;
 static char seen[DD_PATH_MAX]; // the encoder's file as the generator got it
 
@@ -210,6 +213,48 @@ static void bad_names(void **state) {
     expect("SELECT count(*) FROM jobs", 0);
 }
 
+// An encoder file that says what it was trained on.
+static void write_encoder(const char *path, const struct dr_config *cfg, const char *fingerprint) {
+    struct dr_st_writer *st;
+    const float one = 1;
+    const int64_t dim = 1;
+    char *json = dr_config_to_json(cfg);
+    if (dr_st_writer_new(&st, &err) || dr_st_add(st, "x", DR_ST_F32, 1, &dim, &one, &err) ||
+        dr_st_add_meta(st, "driftd.config", json, &err) ||
+        dr_st_add_meta(st, "driftd.data_fingerprint", fingerprint, &err) ||
+        dr_st_finish(st, path, NULL, NULL, &err))
+        fail_msg("%s", err.msg);
+    free(json);
+}
+
+static void data_that_changed(void **state) {
+    (void)state;
+    struct dr_config c, own;
+    struct dr_dataset *d;
+    char path[600], now[32];
+    dr_config_defaults(&c);
+    c.data.size = 16;
+    c.data.count = 100;
+    dr_config_defaults(&own);
+    own.kind = DR_RECIPE_ENCODER;
+    own.data = c.data;
+    own.data.flip = true; // while training only
+    snprintf(path, sizeof path, "%s/e.safetensors", w.dir);
+    if (dr_dataset_load(&c.data, NULL, false, &d, &err))
+        fail_msg("%s", err.msg);
+    snprintf(now, sizeof now, "%016llx", (unsigned long long)d->fingerprint);
+    write_encoder(path, &own, now);
+    assert_int_equal(dd_encoder_data(path, &c, d, &err), 0);
+    write_encoder(path, &own, "0123456789abcdef");
+    assert_int_equal(dd_encoder_data(path, &c, d, &err), DR_ECONFLICT);
+    assert_non_null(strstr(err.msg, "0123456789abcdef"));
+    assert_string_equal(err.field, "features.encoder");
+    own.data.seed = 77; // another set by intent
+    write_encoder(path, &own, "0123456789abcdef");
+    assert_int_equal(dd_encoder_data(path, &c, d, &err), 0);
+    dr_dataset_free(d);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(one_encoder_for_all, setup, teardown),
@@ -218,6 +263,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(removal_is_refused_while_others_need_it, setup, teardown),
         cmocka_unit_test_setup_teardown(they_wait_over_a_restart, setup, teardown),
         cmocka_unit_test_setup_teardown(bad_names, setup, teardown),
+        cmocka_unit_test_setup_teardown(data_that_changed, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
