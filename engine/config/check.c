@@ -266,10 +266,6 @@ static int check_encoder(const struct dr_config *c, struct dr_err *err) {
         return FAIL("encoder.mask_patch",
                     "encoder.mask_patch is %lld; expected a divisor of data.size (%lld)",
                     (long long)e->mask_patch, size);
-    if (e->crop_padding >= size)
-        return FAIL("encoder.crop_padding",
-                    "encoder.crop_padding is %lld; expected less than data.size (%lld)",
-                    (long long)e->crop_padding, size);
     return 0;
 }
 

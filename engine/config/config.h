@@ -97,9 +97,8 @@ struct dr_encoder_config {
     int arch, objective;
     double blocks[4];
     int stages;
-    int64_t width, groups, stride, batch, mask_patch, classify_ramp, crop_padding;
+    int64_t width, groups, stride, batch, mask_patch, classify_ramp;
     double label_smoothing, mask_probability, classify_weight, crop_area, jitter;
-    bool flip;
 };
 struct dr_feature_config {
     int kind, norm, standardize;

@@ -495,7 +495,6 @@ static void encoders(void **state) {
     refuse("{\"kind\": \"encoder\", \"encoder\": {\"objective\": \"autoencode\","
            "\"mask_patch\": 3}}",
            "encoder.mask_patch", "divisor", NULL);
-    refuse("{\"kind\": \"encoder\", \"encoder\": {\"crop_padding\": 40}}", "crop_padding", NULL);
     refuse("{\"kind\": \"encoder\", \"data\": {\"set\": \"toy-swiss-roll\", \"classes\": 1}}",
            "data.set", "needs images", NULL);
     refuse("{\"init_from\": \"../x\"}", "init_from", "relative path", NULL);
