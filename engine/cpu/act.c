@@ -1,5 +1,8 @@
 // SiLU, GELU and SwiGLU, forward and backward. Called through the op table by nn/.
 // Element-wise, one pass; formulas are at the argument structs in ops.h.
+#ifdef DR_DOUBLE // GCC does not see at -O1 that loops over the lanes fill a vector
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include "engine/cpu/fn.h"
 
 #define BLOCK 4096 // elements of one share of work
