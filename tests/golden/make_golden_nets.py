@@ -163,7 +163,8 @@ def nhwc(x):
 
 def prepared(m, x):
     if m.get("imagenet"):
-        mean, std = torch.tensor([0.485, 0.456, 0.406]).double(), torch.tensor([0.229, 0.224, 0.225]).double()
+        mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64)
+        std = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64)
         x = ((x + 1) / 2 - mean[:, None, None]) / std[:, None, None]
     if m.get("resize"):
         x = F.interpolate(x, size=m["resize"], mode="bilinear", align_corners=False)
