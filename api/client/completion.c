@@ -7,13 +7,14 @@
 // What may stand behind a command besides options; NULL: anything.
 static const char *words(const struct ctl_command *k) {
     return !strcmp(k->name, "fetch")        ? "mnist fashion-mnist cifar10"
+           : !strcmp(k->name, "data")       ? "add list show remove samples train"
            : !strcmp(k->name, "db")         ? "backup"
            : !strcmp(k->name, "completion") ? "bash zsh fish"
                                             : NULL;
 }
 
 static bool takes_recipe(const struct ctl_command *k) {
-    return !strcmp(k->name, "train") || !strcmp(k->name, "mae") || !strcmp(k->name, "configs");
+    return !strcmp(k->name, "train") || !strcmp(k->name, "configs");
 }
 
 static bool takes_job(const struct ctl_command *k) {
@@ -61,7 +62,7 @@ static void bash(FILE *out) {
     fprintf(out, "  esac\n"
                  "  case $cmd:$cur in\n"
                  "  :*|*:-*) ;;\n"
-                 "  train:*|mae:*|configs:*) w+=\" $(driftctl configs --json 2>/dev/null |\n"
+                 "  train:*|configs:*) w+=\" $(driftctl configs --json 2>/dev/null |\n"
                  "      sed -n 's/^ *\"name\": \"\\([^\"]*\\)\".*/\\1/p')\" ;;\n"
                  "  esac\n"
                  "  COMPREPLY=($(compgen -W \"$w $common\" -- \"$cur\"))\n"

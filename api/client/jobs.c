@@ -1,4 +1,4 @@
-// Commands on jobs: train, mae, jobs, job, follow, stop, pause, resume, checkpoint, remove, eval.
+// Commands on jobs: train, jobs, job, follow, stop, pause, resume, checkpoint, remove, eval.
 #include "api/client/ctl.h"
 
 #include <stdlib.h>
@@ -37,14 +37,14 @@ static int add_override(json_t *set, const char *text) {
     return rc ? CTL_USAGE : 0;
 }
 
-static int job_body(struct ctl *c, const char *kind, json_t **out) {
+static int job_body(struct ctl *c, json_t **out) {
     json_t *config = read_config(c->arg[0]), *set = json_object();
     const char *name = ctl_get(c, "name");
     if (!config) {
         json_decref(set);
         return CTL_USAGE;
     }
-    *out = json_pack("{s:o, s:s}", "config", config, "kind", kind);
+    *out = json_pack("{s:o}", "config", config); // which says what kind of job it is for
     for (int i = 0; i < c->nopt; i++)
         if (!strcmp(c->opt[i].name, "set") && add_override(set, c->opt[i].value)) {
             json_decref(set);
@@ -90,10 +90,10 @@ static int create(struct ctl *c, const json_t *body, struct ctl_reply *r) {
     return CTL_REFUSED;
 }
 
-static int submit(struct ctl *c, const char *kind) {
+int ctl_cmd_train(struct ctl *c) {
     struct ctl_reply r = {0};
     json_t *body = NULL;
-    int rc = job_body(c, kind, &body);
+    int rc = job_body(c, &body);
     if (rc)
         return rc;
     rc = create(c, body, &r);
@@ -117,12 +117,19 @@ static int submit(struct ctl *c, const char *kind) {
     return rc;
 }
 
-int ctl_cmd_train(struct ctl *c) {
-    return submit(c, "train");
-}
-
-int ctl_cmd_mae(struct ctl *c) {
-    return submit(c, "mae");
+// In the column of errors: what a queued job waits for.
+static void note_waiting(json_t *jobs) {
+    size_t i;
+    json_t *j;
+    json_array_foreach(jobs, i, j) {
+        const json_t *w = json_object_get(j, "waits_for");
+        const char *id = json_string_value(json_object_get(w, "id")),
+                   *name = json_string_value(json_object_get(w, "name")),
+                   *state = json_string_value(json_object_get(w, "state"));
+        if (id && name && state)
+            json_object_set_new(
+                j, "error", json_sprintf("waits for job %s (%s), which is %s", id, name, state));
+    }
 }
 
 int ctl_list(struct ctl *c, const char *what, const char *filter, const char *const *columns) {
@@ -134,6 +141,8 @@ int ctl_list(struct ctl *c, const char *what, const char *filter, const char *co
     free(path.s);
     if (rc)
         return rc;
+    if (!c->json && !strcmp(what, "jobs"))
+        note_waiting(json_object_get(o, what));
     if (c->json)
         ctl_json(c, o);
     else

@@ -152,8 +152,10 @@ static int read_info(struct dd_models *m, int64_t id, struct dd_model_info *out,
     memcpy(out->path, row.path, sizeof out->path);
     memcpy(out->sha256, row.sha256, sizeof out->sha256);
     memcpy(out->state, row.state, sizeof out->state);
-    rc = dr_model_config_parse(row.config, strlen(row.config), "the checkpoint's row", &out->model,
-                               err);
+    rc = dd_ckpt_expect_generator(&row, err);
+    if (!rc)
+        rc = dr_model_config_parse(row.config, strlen(row.config), "the checkpoint's row",
+                                   &out->model, err);
     dd_ckpt_row_free(&row);
     if (!rc)
         out->names =

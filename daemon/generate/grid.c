@@ -68,6 +68,11 @@ static int64_t png_be32(const uint8_t *p) {
     return (int64_t)p[0] << 24 | (int64_t)p[1] << 16 | (int64_t)p[2] << 8 | p[3];
 }
 
+struct dd_grid_file dd_grid_size(const uint8_t *png, size_t n) {
+    return (struct dd_grid_file){
+        .bytes = (int64_t)n, .width = png_be32(png + 16), .height = png_be32(png + 20)};
+}
+
 int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, double cfg,
                   const char *path, struct dd_grid_file *info, struct dr_err *err) {
     const struct dr_model_config *m = dr_gen_config(s->net);
@@ -97,8 +102,7 @@ int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, d
     if (!rc)
         rc = dd_write_file(path, png.p, png.n, err);
     if (!rc)
-        *info = (struct dd_grid_file){
-            .bytes = (int64_t)png.n, .width = png_be32(png.p + 16), .height = png_be32(png.p + 20)};
+        *info = dd_grid_size(png.p, png.n);
     dr_bytes_free(&png);
     free(plot);
     free(x);

@@ -20,30 +20,55 @@ static int build_config(struct dd *d, const struct api_job_create *in, struct dr
                         char *recipe, size_t recipe_size, struct api_problem *p) {
     struct dr_err err = {0};
     int rc;
-    if (json_is_string(in->config)) {
-        const char *name = json_string_value(in->config);
+    const char *name = json_string_value(in->config);
+    // What is left out is taken from the data set, over that of a recipe.
+    json_t *keys = dd_glue_fill(d, name, name ? in->overrides : in->config, &rc, &err);
+    const json_t *overrides = !name ? in->overrides : json_object_size(keys) ? keys : NULL;
+    if (rc) {
+        json_decref(keys);
+        return dd_http_fail(p, rc, &err);
+    }
+    if (name) {
         rc = dd_recipe_named(d->opt.config_dir, name, cfg, &err);
     } else {
-        char *text = json_dumps(in->config, JSON_COMPACT);
+        char *text = json_dumps(keys, JSON_COMPACT);
         rc = dr_config_parse(text ? text : "", text ? strlen(text) : 0, "config", cfg, &err);
         free(text);
     }
     snprintf(recipe, recipe_size, "%s", rc ? "" : cfg->name[0] ? cfg->name : "custom");
     const char *field = "config";
     bool keyed = json_is_object(in->config); // what a recipe's file says is not the client's fault
-    if (!rc && in->overrides) { // nested or dotted; checked together, since one may need another
+    if (!rc && overrides) { // nested or dotted; checked together, since one may need another
         field = "overrides";
         keyed = true;
-        char *text = json_dumps(in->overrides, JSON_COMPACT);
+        char *text = json_dumps(overrides, JSON_COMPACT);
         rc = dr_config_merge(cfg, text ? text : "", text ? strlen(text) : 0, NULL, &err);
         free(text);
     }
+    json_decref(keys);
+    if (!rc)
+        rc = dd_glue_fits(d, cfg, &err);
     if (!rc)
         return 0;
     char key[sizeof err.field]; // below the member of the body: "overrides.optim.lr"
     snprintf(key, sizeof key, "%s", err.field);
     snprintf(err.field, sizeof err.field, keyed && *key ? "%s.%.80s" : "%s", field, key);
     return dd_http_fail(p, DR_ECONFIG, &err);
+}
+
+// The configuration says what kind of job it is for; a request may repeat it.
+static int choose_kind(const struct api_job_create *in, const struct dr_config *cfg,
+                       const struct dd_job_kind **kind, struct dr_err *err) {
+    const char *of_config = dr_recipe_word(cfg->kind);
+    bool recipes = false; // the kind asked for is one that configurations name
+    for (int i = 0; in->kind && i < DR_RECIPE_KINDS; i++)
+        recipes |= !strcmp(in->kind, dr_recipe_word(i));
+    if (recipes && strcmp(in->kind, of_config))
+        return dr_fail_at(err, DR_EINVAL, "kind",
+                          "kind: %.40s, but the configuration is one of kind %s; leave `kind` out "
+                          "or choose a recipe of that kind",
+                          in->kind, of_config);
+    return dd_job_kind_find(NULL, in->kind && !recipes ? in->kind : of_config, kind, err);
 }
 
 static int job_create(void *ctx, const struct api_job_create *in, struct api_reply *out) {
@@ -53,11 +78,13 @@ static int job_create(void *ctx, const struct api_job_create *in, struct api_rep
     const struct dd_job_kind *kind;
     char recipe[64];
     int64_t id;
-    int rc = dd_job_kind_find(NULL, in->kind ? in->kind : dd_job_kinds[0]->name, &kind, &err);
+    int rc = in->kind ? dd_job_kind_find(NULL, in->kind, &kind, &err) : 0;
     if (rc)
         return dd_http_fail(&out->problem, rc, &err);
     if (build_config(d, in, &cfg, recipe, sizeof recipe, &out->problem))
         return -1;
+    if ((rc = choose_kind(in, &cfg, &kind, &err)))
+        return dd_http_fail(&out->problem, rc, &err);
     struct dd_job_new n = {.cfg = &cfg,
                            .recipe = recipe,
                            .name = in->name,
@@ -205,6 +232,7 @@ static void add_recipe(void *ctx, const char *name, const struct dr_config *cfg,
     json_t *j = json_pack("{s:s}", "name", name);
     if (cfg) {
         json_object_set_new(j, "about", json_string(cfg->about));
+        json_object_set_new(j, "kind", json_string(dr_recipe_word(cfg->kind)));
         json_object_set_new(j, "steps", json_integer(cfg->train.steps));
         json_object_set_new(j, "minutes", json_real(cfg->train.minutes));
         json_object_set_new(j, "size", json_integer(cfg->data.size));
@@ -282,6 +310,14 @@ const struct api_callbacks dd_callbacks = {
     .config_schema = config_schema,
     .sample_list = dd_glue_sample_list,
     .sample_png = dd_glue_sample_png,
+    .dataset_list = dd_glue_dataset_list,
+    .dataset_get = dd_glue_dataset_get,
+    .dataset_create = dd_glue_dataset_create,
+    .dataset_append = dd_glue_dataset_append,
+    .dataset_import = dd_glue_dataset_import,
+    .dataset_remove = dd_glue_dataset_remove,
+    .dataset_samples = dd_glue_dataset_samples,
+    .dataset_recipe = dd_glue_dataset_recipe,
     .eval_list = dd_glue_eval_list,
     .eval_get = dd_glue_eval_get,
     .eval_create = eval_create,

@@ -63,7 +63,9 @@ int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out
         return -1;
     int rc = strcmp(row.state, "ok")
                  ? dr_fail(&err, DR_EGONE, "checkpoint %s is %s", row.id, row.state)
-                 : dd_ckpt_activate(d->store, strtoll(row.id, NULL, 10), &err);
+                 : dd_ckpt_expect_generator(&row, &err);
+    if (!rc)
+        rc = dd_ckpt_activate(d->store, strtoll(row.id, NULL, 10), &err);
     if (rc == DR_EGONE)
         dd_http_fail_as(&out->problem, rc, &err, "checkpoint-gone");
     else if (rc)
@@ -135,6 +137,9 @@ int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api
     int rc = 0;
     if (in->config)
         rc = dd_recipe_named(d->opt.config_dir, in->config, &cfg, &err);
+    if (!rc && in->config && cfg.kind != DR_RECIPE_TRAIN)
+        rc = dr_fail(&err, DR_EINVAL, "%s is a recipe of kind %s; expected that of a generator",
+                     in->config, dr_recipe_word(cfg.kind));
     if (rc) { // no such recipe, or one that is broken
         snprintf(err.field, sizeof err.field, "config");
         dd_http_fail(&out->problem, DR_EINVAL, &err);

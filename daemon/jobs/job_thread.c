@@ -3,6 +3,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/jobs/jobs_priv.h"
+#include "daemon/jobs/needs.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,10 +105,11 @@ static void read_job(sqlite3_stmt *st, struct claim *c) {
 static int claim(sqlite3 *db, void *arg, struct dr_err *err) {
     struct claim *c = arg;
     c->found = false;
-    sqlite3_stmt *st = dd_sql_prepare(db, err,
-                                      "SELECT id, config, resume, attempts, kind FROM jobs WHERE "
-                                      "state='queued' ORDER BY priority DESC, id LIMIT 1",
-                                      "");
+    sqlite3_stmt *st =
+        dd_sql_prepare(db, err,
+                       "SELECT id, config, resume, attempts, kind FROM jobs WHERE "
+                       "state='queued' AND " DD_NEEDS_READY " ORDER BY priority DESC, id LIMIT 1",
+                       "");
     if (!st)
         return DR_EIO;
     c->found = sqlite3_step(st) == SQLITE_ROW;
@@ -131,6 +133,11 @@ static bool next_job(struct dd_jobs *j, struct dd_job *job, char error[512]) {
     while (!j->closing) {
         struct claim c = {.job = job};
         struct dr_err err = {0};
+        pthread_mutex_unlock(&j->lock);
+        dd_needs_settle(j);
+        pthread_mutex_lock(&j->lock);
+        if (j->closing)
+            break;
         if (!atomic_load(&j->device_lost) && !dd_store_do(j->env.store, claim, &c, &err) &&
             c.found) {
             j->wish = DD_WISH_NONE;

@@ -30,6 +30,11 @@ struct dd_jobs {
 
 void *dd_job_thread(void *jobs);
 
+// --- train.c: what every kind that trains has in common ---
+
+int64_t dd_train_steps(const struct dr_config *cfg);
+int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err);
+
 // --- states.c ---
 
 struct dd_job_change {

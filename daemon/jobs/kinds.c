@@ -5,11 +5,9 @@
 #include <string.h>
 
 // Reserved: named in the API, not yet in this build.
-static const struct dd_job_kind mae = {.name = "mae", .about = "Pre-trains an encoder."};
-static const struct dd_job_kind judge = {.name = "judge", .about = "Trains a judge of images."};
 static const struct dd_job_kind eval = {.name = "eval", .about = "Evaluates checkpoints."};
 
-const struct dd_job_kind *const dd_job_kinds[] = {&dd_kind_train, &mae, &judge, &eval, NULL};
+const struct dd_job_kind *const dd_job_kinds[] = {&dd_kind_train, &dd_kind_encoder, &eval, NULL};
 
 int dd_job_kind_find(const struct dd_job_kind *const *table, const char *name,
                      const struct dd_job_kind **out, struct dr_err *err) {

@@ -61,4 +61,4 @@ void dd_job_alert(struct dd_job *job, const char *kind, int64_t step, const char
 char *dd_job_folder(const struct dd_job *job, const char *what);
 
 // The rows, each in a file of its own.
-extern const struct dd_job_kind dd_kind_train;
+extern const struct dd_job_kind dd_kind_train, dd_kind_encoder;

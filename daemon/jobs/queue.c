@@ -5,6 +5,8 @@
 #include "daemon/base/recipe.h"
 #include "daemon/base/util.h"
 #include "daemon/jobs/jobs_priv.h"
+#include "daemon/jobs/needs.h"
+#include "daemon/store/checkpoints.h"
 
 #include <ftw.h>
 #include <stdio.h>
@@ -28,6 +30,13 @@ struct create {
     const char *json;
     int64_t id;
     bool replayed;
+    // The recipe of an encoder that the job needs; json NULL: none.
+    struct need {
+        struct dr_config cfg;
+        char *json;
+        int64_t id;
+        bool made; // queued with the job
+    } need;
 };
 
 static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
@@ -48,47 +57,108 @@ static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
     return rc;
 }
 
+static int insert(sqlite3 *db, const struct dd_job_new *in, const char *json, int64_t steps,
+                  int64_t needs, int64_t *id, struct dr_err *err) {
+    int rc = dd_sql_run(
+        db, err,
+        "INSERT INTO jobs(name,kind,recipe,config,state,priority,created_us,steps_total,needs)"
+        " VALUES(?,?,?,?,'queued',?,?,?,nullif(?,0))",
+        "ttttiiii", in->name ? in->name : in->recipe, in->kind, in->recipe, json,
+        (int64_t)in->priority, dd_wall_us(), steps, needs);
+    *id = sqlite3_last_insert_rowid(db);
+    return rc;
+}
+
+// The job that trains the encoder: one that has it or will, else a new one.
+static int find_need(sqlite3 *db, struct need *n, int priority, struct dr_err *err) {
+    int rc = dd_needs_find(db, &n->cfg, &n->id, err);
+    if (rc || n->id)
+        return rc;
+    const char *name = n->cfg.name[0] ? n->cfg.name : "encoder";
+    const struct dd_job_new in = {
+        .cfg = &n->cfg, .recipe = name, .kind = dr_recipe_word(n->cfg.kind), .priority = priority};
+    n->made = true;
+    return insert(db, &in, n->json, n->cfg.train.steps, 0, &n->id, err);
+}
+
 static int create(sqlite3 *db, void *arg, struct dr_err *err) {
     struct create *c = arg;
     const struct dd_job_new *in = c->in;
     int rc = in->key ? known_key(db, c, err) : 0;
     if (rc || c->replayed)
         return rc;
-    rc = dd_sql_run(
-        db, err,
-        "INSERT INTO jobs(name,kind,recipe,config,state,priority,created_us,steps_total)"
-        " VALUES(?,?,?,?,'queued',?,?,?)",
-        "ttttiii", in->name ? in->name : in->recipe, c->kind->name, in->recipe, c->json,
-        (int64_t)in->priority, dd_wall_us(), c->kind->steps ? c->kind->steps(in->cfg) : 0);
-    c->id = sqlite3_last_insert_rowid(db);
+    if (c->need.json)
+        rc = find_need(db, &c->need, in->priority, err);
+    if (!rc)
+        rc = insert(db, in, c->json, c->kind->steps ? c->kind->steps(in->cfg) : 0, c->need.id,
+                    &c->id, err);
     if (!rc && in->key)
         rc = dd_sql_run(db, err, "INSERT INTO idempotency VALUES(?,?,?,?)", "ttii", in->key,
                         in->fingerprint ? in->fingerprint : "", c->id, dd_wall_us());
     return rc;
 }
 
+// The recipe that cfg's encoder is trained by, into n; json stays NULL where none is named.
+static int read_need(struct dd_jobs *j, const struct dr_config *cfg, struct need *n,
+                     struct dr_err *err) {
+    const char *word;
+    const struct dd_job_kind *kind;
+    if (dd_encoder_ref(cfg, &word) != DD_ENCODER_RECIPE)
+        return 0;
+    int rc = dd_encoder_recipe(j->env.opt->config_dir, cfg, &n->cfg, err);
+    if (!rc)
+        rc = dd_job_kind_find(j->env.kinds, dr_recipe_word(n->cfg.kind), &kind, err);
+    if (!rc && !(n->json = dr_config_to_json(&n->cfg)))
+        rc = dr_fail(err, DR_ENOMEM, "no memory for the configuration");
+    return rc;
+}
+
+// What a configuration refers to is there.
+static int check_refs(struct dd_jobs *j, const struct dr_config *cfg, struct dr_err *err) {
+    char path[DD_PATH_MAX];
+    const char *word, *data_dir = j->env.opt->data_dir;
+    struct dr_err why = {0};
+    int rc =
+        cfg->init_from[0] ? dd_ckpt_find(j->env.store, data_dir, cfg->init_from, path, err) : 0;
+    const enum dd_encoder_ref ref = dd_encoder_ref(cfg, &word);
+    if (rc || ref == DD_ENCODER_NONE || ref == DD_ENCODER_RECIPE)
+        return rc;
+    rc = dd_ckpt_find(j->env.store, data_dir, word, path, &why);
+    return rc ? dr_fail_at(err, rc, "features.encoder", "features.encoder: %.400s", why.msg) : 0;
+}
+
+static void wake(struct dd_jobs *j) {
+    pthread_mutex_lock(&j->lock);
+    pthread_cond_signal(&j->wake);
+    pthread_mutex_unlock(&j->lock);
+}
+
 int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, bool *replayed,
                    struct dr_err *err) {
     struct create c = {.in = in};
     int rc = dd_job_kind_find(j->env.kinds, in->kind, &c.kind, err);
+    if (!rc)
+        rc = check_refs(j, in->cfg, err);
+    if (!rc)
+        rc = read_need(j, in->cfg, &c.need, err);
     if (rc)
         return rc;
     char *json = dr_config_to_json(in->cfg);
-    if (!json)
-        return dr_fail(err, DR_ENOMEM, "no memory for the configuration");
     c.json = json;
-    rc = dd_store_do(j->env.store, create, &c, err);
+    rc = json ? dd_store_do(j->env.store, create, &c, err)
+              : dr_fail(err, DR_ENOMEM, "no memory for the configuration");
     free(json);
+    free(c.need.json);
     if (rc)
         return rc;
     *id = c.id;
     *replayed = c.replayed;
-    if (!c.replayed) {
-        dd_job_event(j, c.id, "", "queued", NULL);
-        pthread_mutex_lock(&j->lock);
-        pthread_cond_signal(&j->wake);
-        pthread_mutex_unlock(&j->lock);
-    }
+    if (c.replayed)
+        return 0;
+    if (c.need.made)
+        dd_job_event(j, c.need.id, "", "queued", NULL);
+    dd_job_event(j, c.id, "", "queued", NULL);
+    wake(j);
     return 0;
 }
 
@@ -112,20 +182,73 @@ int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err)
         return 0;
     int64_t id;
     bool replayed;
-    struct dd_job_new in = {.cfg = &cfg, .recipe = name, .kind = dd_kind_train.name};
+    struct dd_job_new in = {.cfg = &cfg, .recipe = name, .kind = dr_recipe_word(cfg.kind)};
     return dd_jobs_create(j, &in, &id, &replayed, err);
 }
 
 // --- actions ---
 
+struct resume {
+    struct dd_job_change change;
+    struct need need;
+    bool changed; // what it needs has been queued again, or is another job now
+    char old[16];
+};
+
+// The configuration of a job, for the recipe that it names.
+static int config_of(struct dd_jobs *j, int64_t id, struct dr_config *cfg, struct dr_err *err) {
+    sqlite3 *db = dd_store_reader(j->env.store, err);
+    sqlite3_stmt *st =
+        db ? dd_sql_prepare(db, err, "SELECT config FROM jobs WHERE id=?", "i", id) : NULL;
+    int rc = st ? DR_ENOENT : DR_EIO;
+    if (st && sqlite3_step(st) == SQLITE_ROW) {
+        const char *json = (const char *)sqlite3_column_text(st, 0);
+        rc = dr_config_parse(json, strlen(json), NULL, cfg, err);
+    }
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    return rc;
+}
+
+static int resume(sqlite3 *db, void *arg, struct dr_err *err) {
+    struct resume *r = arg;
+    bool missing;
+    int64_t woken;
+    int rc = dd_job_change(db, &r->change, err);
+    if (!rc)
+        rc = dd_needs_resume(db, r->change.id, &woken, &missing, r->old, err);
+    if (rc || (!missing && !woken))
+        return rc;
+    r->changed = true;
+    r->need.id = woken;
+    if (!missing)
+        return 0;
+    if (!r->need.json)
+        return dr_fail(err, DR_ECONFLICT, "job %lld needs an encoder whose job has been removed",
+                       (long long)r->change.id);
+    snprintf(r->old, sizeof r->old, "%s", "");
+    rc = find_need(db, &r->need, 0, err);
+    return rc ? rc
+              : dd_sql_run(db, err, "UPDATE jobs SET needs=? WHERE id=?", "ii", r->need.id,
+                           r->change.id);
+}
+
 static int resume_job(struct dd_jobs *j, int64_t id, struct dr_err *err) {
     static const char *const from[] = {"paused", "stopped", "failed", "interrupted", NULL};
-    struct dd_job_change c = {.id = id, .state = "queued", .from = from, .verb = "resumed"};
-    int rc = set_state(j, &c, err);
-    pthread_mutex_lock(&j->lock);
-    pthread_cond_signal(&j->wake);
-    pthread_mutex_unlock(&j->lock);
-    return rc;
+    struct resume r = {.change = {.id = id, .state = "queued", .from = from, .verb = "resumed"}};
+    struct dr_config cfg;
+    struct dr_err why;
+    if (!config_of(j, id, &cfg, &why)) // a recipe that is gone matters only where it is needed
+        read_need(j, &cfg, &r.need, &why);
+    int rc = dd_store_do(j->env.store, resume, &r, err);
+    free(r.need.json);
+    if (rc)
+        return rc;
+    if (r.changed && (r.need.made || r.old[0]))
+        dd_job_event(j, r.need.id, r.old, "queued", NULL);
+    dd_job_event(j, id, r.change.old, "queued", NULL);
+    wake(j);
+    return 0;
 }
 
 // For jobs that are not running.
@@ -139,7 +262,9 @@ static int stop_waiting(struct dd_jobs *j, int64_t id, enum dd_job_action a, str
             .id = id, .state = "paused", .from = pause_from, .verb = "paused"};
     if (a == DD_JOB_CHECKPOINT)
         c = (struct dd_job_change){.id = id, .from = nothing, .verb = "checkpointed"};
-    return set_state(j, &c, err);
+    int rc = set_state(j, &c, err);
+    wake(j); // others may have waited for it
+    return rc;
 }
 
 int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct dr_err *err) {
@@ -214,6 +339,8 @@ static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
         return dr_fail(err, DR_ECONFLICT,
                        "job %lld is %s; only a job that has ended can be removed", (long long)c->id,
                        c->old);
+    if ((rc = dd_needs_check_drop(db, c->id, err)))
+        return rc;
     // Without it `live` would be another model from one request to the next.
     int64_t active = dd_sql_one(db, 0,
                                 "SELECT id FROM checkpoints WHERE job=? AND state='ok' AND id="

@@ -5,6 +5,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/generate/grid.h"
+#include "daemon/jobs/watch.h"
 #include "daemon/store/ckpt_files.h"
 
 #include <math.h>
@@ -27,8 +28,9 @@ struct run {
     struct dr_backend *be;
     struct dr_dataset *data;
     struct dr_trainer *t;
-    struct dd_grid *grid; // sampler for the sample grids, made when first needed
-    int64_t saved_step;   // step of the newest checkpoint, -1: none
+    struct dd_grid *grid;   // sampler for the sample grids, made when first needed
+    struct dd_watch *watch; // of encoders; NULL: a generator is trained
+    int64_t saved_step;     // step of the newest checkpoint, -1: none
     double saved_at, published_at, publish_cost, field_at;
     bool collapsed, save_failing;
 };
@@ -36,7 +38,8 @@ struct run {
 static int create_trainer(struct run *r, struct dr_err *err) {
     dr_trainer_free(r->t);
     r->t = NULL;
-    return dr_trainer_create(r->spec->cfg, r->be, r->data, &r->t, err);
+    const struct dr_trainer_files files = {.encoder = r->spec->encoder};
+    return dr_trainer_create_from(&files, r->spec->cfg, r->be, r->data, &r->t, err);
 }
 
 // Newest first; a refused file leaves a fresh trainer behind, so that nothing of it stays.
@@ -113,7 +116,7 @@ static bool save_due(const struct run *r) {
 
 // At most 10 Hz and at most 1 % of the time.
 static void publish(struct run *r, bool force) {
-    if (!r->hooks->snapshot)
+    if (!r->hooks->snapshot || r->watch) // an encoder makes no images: it is never served
         return;
     double now = dd_seconds();
     double wait = fmax(0.1, PUBLISH_SHARE * r->publish_cost);
@@ -141,10 +144,18 @@ static void show_field(struct run *r, bool force) {
         r->hooks->field(r->hooks->ctx, f);
 }
 
-static void sample_grid(struct run *r) {
+static int write_grid(struct run *r, struct dr_snapshot *s, const char *path,
+                      struct dd_grid_file *f, struct dr_err *err) {
     const struct dr_samples_config *sc = &r->spec->cfg->samples;
+    if (r->watch)
+        return dd_watch_grid(r->watch, s, path, f, err);
+    int rc = r->grid ? 0 : dd_grid_new(r->be, r->spec->cfg->train.precision, &r->grid, err);
+    return rc ? rc : dd_grid_write(r->grid, s, sc->per_class, sc->cfg, path, f, err);
+}
+
+static void sample_grid(struct run *r) {
     int64_t step = dr_trainer_steps_done(r->t);
-    if (!r->spec->sample_dir)
+    if (!r->spec->sample_dir || (r->watch && !dd_watch_draws(r->watch)))
         return;
     struct dr_err why = {0};
     char path[DD_PATH_MAX];
@@ -152,12 +163,10 @@ static void sample_grid(struct run *r) {
     snprintf(path, sizeof path, "%s/step-%08lld.png", r->spec->sample_dir, (long long)step);
     struct dr_snapshot *s = dr_trainer_snapshot(r->t, 0);
     int rc = s ? 0 : dr_fail(&why, DR_ENOMEM, "no memory for a sample grid");
-    if (!rc && !r->grid)
-        rc = dd_grid_new(r->be, r->spec->cfg->train.precision, &r->grid, &why);
     if (!rc)
         rc = dd_mkdirs(r->spec->sample_dir, &why);
     if (!rc)
-        rc = dd_grid_write(r->grid, s, sc->per_class, sc->cfg, path, &f, &why);
+        rc = write_grid(r, s, path, &f, &why);
     dr_snapshot_unref(s);
     if (rc) {
         char q[600];
@@ -185,16 +194,30 @@ static void watch_spread(struct run *r, const struct dr_metrics *m) {
     r->collapsed = low;
 }
 
-static void report(struct run *r, const struct dr_metrics *m) {
+// What is measured of an encoder after this step. A failure costs the measurement and not the run.
+static bool test(struct run *r, bool last, struct dr_metrics *m) {
+    struct dr_err why = {0};
+    if (!r->watch || !dd_watch_due(r->watch, m->step, last))
+        return false;
+    if (!dd_watch_measure(r->watch, r->t, last, m, &why))
+        return true;
+    char q[600];
+    dd_log(DR_LOG_WARN, "encoder.test", "job=%s step=%lld reason=%s", r->spec->id,
+           (long long)m->step, dd_log_quote(why.msg, q, sizeof q));
+    return false;
+}
+
+static void report(struct run *r, struct dr_metrics *m) {
     const bool last = m->step == dr_trainer_steps_done(r->t) && dr_trainer_finished(r->t);
     if (!m->step)
         return;
-    if (m->step % r->spec->cfg->metrics.every == 0 || last || !isnan(m->spread))
+    const bool tested = test(r, last, m);
+    if (m->step % r->spec->cfg->metrics.every == 0 || last || tested || !isnan(m->spread))
         CALL(r, step, m, dr_trainer_seconds(r->t), dr_trainer_steps_total(r->t));
     watch_spread(r, m);
 }
 
-static int stepped(struct run *r, int rc, const struct dr_metrics *m, struct dr_err *err) {
+static int stepped(struct run *r, int rc, struct dr_metrics *m, struct dr_err *err) {
     if (!rc)
         report(r, m);
     if (rc != DR_ENONFINITE)
@@ -256,6 +279,17 @@ static int loop(struct run *r, struct dr_err *err) {
     return 0;
 }
 
+// Weights of another run, for one that has no steps of its own yet.
+static int init(struct run *r, struct dr_err *err) {
+    char note[400];
+    if (!r->spec->init_from || dr_trainer_steps_done(r->t) > 0)
+        return 0;
+    int rc = dr_trainer_init_from(r->t, r->spec->init_from, note, err);
+    if (!rc && note[0])
+        CALL(r, alert, "init_from", 0, note);
+    return rc;
+}
+
 static int prepare(struct run *r, struct dr_err *err) {
     const struct dd_run_spec *s = r->spec;
     int rc = dr_dataset_load(&s->cfg->data, s->data_dir, false, &r->data, err);
@@ -270,6 +304,10 @@ static int prepare(struct run *r, struct dr_err *err) {
     rc = create_trainer(r, err);
     if (!rc)
         rc = s->resume ? resume(r, err) : dd_ckpt_set_aside(s->checkpoint_dir, err);
+    if (!rc)
+        rc = init(r, err);
+    if (!rc && s->cfg->kind == DR_RECIPE_ENCODER)
+        rc = dd_watch_new(s->cfg, r->be, r->data, s->data_dir, &r->watch, err);
     if (rc)
         return rc;
     r->saved_at = dd_seconds();
@@ -297,6 +335,7 @@ int dd_run(const struct dd_run_spec *spec, const struct dd_run_hooks *hooks,
         res->saved = r.saved_step == res->step;
     }
     dd_grid_free(r.grid);
+    dd_watch_free(r.watch);
     dr_trainer_free(r.t);
     dr_backend_free(r.be);
     dr_dataset_free(r.data);

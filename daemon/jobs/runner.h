@@ -1,6 +1,7 @@
-// One training job from start to end: data set, trainer, resume, steps, checkpoints with rotation,
-// sample grids, alerts, published EMA snapshots. No SQLite, no HTTP: `driftd run` and the job kind
-// `train` give it hooks. The caller's thread becomes the trainer's thread (method.md 1).
+// One training job of any kind of recipe from start to end: data set, trainer, resume, steps,
+// checkpoints with rotation, sample grids, alerts, published EMA snapshots (of generators only). No
+// SQLite, no HTTP: `driftd run` and the job kinds give it hooks. The caller's thread becomes the
+// trainer's thread (method.md 1).
 #pragma once
 
 #include "daemon/base/util.h"
@@ -42,6 +43,8 @@ struct dd_run_spec {
     const struct dr_config *cfg;
     const char *data_dir, *device, *checkpoint_dir, *sample_dir; // sample_dir NULL: no grids
     const char *id;                                              // for logs and snapshot ids
+    const char *init_from; // safetensors file whose weights a fresh run starts from; NULL: none
+    const char *encoder;   // file of features.encoder; NULL: that is its path
     int threads;
     bool resume; // continue from the newest good checkpoint of checkpoint_dir; else those there
                  // are moved out of the way

@@ -1,10 +1,13 @@
-// The kind `train`: the runner (runner.h) with hooks that write to the store, the metrics ring, the
-// event log and the live snapshot. Job thread.
+// The kind `train`, and what `encoder` shares with it: the runner (runner.h) with hooks that write
+// to the store, the metrics ring, the event log and the live snapshot. Job thread.
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
+#include "daemon/datasets/datasets.h"
 #include "daemon/jobs/jobs_priv.h"
+#include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"
 #include "daemon/store/metric_store.h"
+#include "engine/nn/encoder.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -13,9 +16,23 @@
 
 enum { BUSY_TRIES = 6, MOST_NUMBERS = 64 };
 
-// The model's section as JSON, which rows of checkpoints hold.
+// The network's description as JSON, which rows of checkpoints hold.
 static char *model_json(const struct dd_job *job) {
     return job->own;
+}
+
+static int describe(struct dd_job *job, struct dr_err *err) {
+    struct dr_net *net;
+    if (job->cfg.kind == DR_RECIPE_TRAIN) {
+        job->own = dr_model_config_to_json(&job->cfg.model);
+        return 0;
+    }
+    int rc = dr_encoder_net(&job->cfg, &net, err);
+    if (rc)
+        return rc;
+    job->own = dd_xstrdup(dr_net_description(net));
+    dr_net_free(net);
+    return 0;
 }
 
 // JSON; NULL where the numbers alone would be more than anyone reads.
@@ -145,11 +162,11 @@ static bool on_protect(void *ctx, const char *path) {
     return dd_ckpt_is_active(job->env->store, path);
 }
 
-static int64_t steps(const struct dr_config *cfg) {
+int64_t dd_train_steps(const struct dr_config *cfg) {
     return cfg->train.steps;
 }
 
-static int run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err) {
+int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err) {
     static const struct dd_run_hooks all = {.wish = on_wish,
                                             .started = on_started,
                                             .step = on_step,
@@ -165,11 +182,16 @@ static int run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err)
                                             .alert = on_alert,
                                             .protect = on_protect};
     struct dd_run_hooks hooks = all;
+    char data_dir[DD_PATH_MAX];
+    int rc =
+        dd_dataset_dir(job->env->store, &job->cfg.data, job->env->opt->data_dir, data_dir, err);
+    if (rc)
+        return rc;
     char *ckpt = dd_job_folder(job, "checkpoints"), *samples = dd_job_folder(job, "samples"),
          id[24];
     snprintf(id, sizeof id, "%lld", (long long)job->id);
     struct dd_run_spec spec = {.cfg = &job->cfg,
-                               .data_dir = job->env->opt->data_dir,
+                               .data_dir = data_dir,
                                .device = job->env->device,
                                .checkpoint_dir = ckpt,
                                .sample_dir = samples,
@@ -177,10 +199,20 @@ static int run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err)
                                .resume = job->resume,
                                .threads = (int)job->env->opt->threads};
     struct dd_run_result res = {0};
+    char init[DD_PATH_MAX], encoder[DD_PATH_MAX];
     hooks.ctx = job;
-    job->own = dr_model_config_to_json(&job->cfg.model);
-    int rc = dd_run(&spec, &hooks, &res, err);
-    *outcome = res.outcome;
+    rc = describe(job, err);
+    if (!rc && job->cfg.init_from[0]) {
+        rc = dd_ckpt_find(job->env->store, job->env->opt->data_dir, job->cfg.init_from, init, err);
+        spec.init_from = init;
+    }
+    if (!rc)
+        rc = dd_needs_encoder(job, encoder, err);
+    if (!rc) {
+        spec.encoder = encoder[0] ? encoder : NULL;
+        rc = dd_run(&spec, &hooks, &res, err);
+        *outcome = res.outcome;
+    }
     free(job->own);
     job->own = NULL;
     free(ckpt);
@@ -191,6 +223,6 @@ static int run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err)
 const struct dd_job_kind dd_kind_train = {.name = "train",
                                           .about = "Trains a generator.",
                                           .section = "train",
-                                          .steps = steps,
-                                          .run = run,
+                                          .steps = dd_train_steps,
+                                          .run = dd_train_run,
                                           .resumes = true};

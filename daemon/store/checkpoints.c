@@ -118,8 +118,9 @@ int dd_ckpt_get(struct dd_store *s, int64_t id, struct dd_ckpt_row *out, struct 
 }
 
 int dd_ckpt_latest(struct dd_store *s, struct dd_ckpt_row *out, struct dr_err *err) {
-    int rc = get_one(s, COLUMNS "WHERE state='ok' ORDER BY created_us DESC, id DESC LIMIT 1", 0,
-                     NULL, out, err);
+    int rc = get_one(
+        s, COLUMNS "WHERE state='ok' AND kind<>'encoder' ORDER BY created_us DESC, id DESC LIMIT 1",
+        0, NULL, out, err);
     return rc == DR_ENOENT ? dr_fail(err, rc, "there is no checkpoint yet") : rc;
 }
 

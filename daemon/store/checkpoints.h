@@ -12,7 +12,8 @@ struct dd_ckpt_row {
     int64_t job, step, bytes, created_us; // job 0: imported
     char path[DD_PATH_MAX];               // absolute in what is read
     char sha256[65], kind[16], name[201], state[16];
-    char *config; // the model section as JSON; malloc'd unless borrowed
+    char *config; // what dr_net_parse reads, of generators the model section; malloc'd unless
+                  // borrowed
     bool config_borrowed;
 };
 void dd_ckpt_row_free(struct dd_ckpt_row *r);
@@ -25,7 +26,13 @@ int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char
                    const char *model_json, struct dr_err *err);
 // By id. DR_ENOENT when unknown; the state is the caller's to judge.
 int dd_ckpt_get(struct dd_store *s, int64_t id, struct dd_ckpt_row *out, struct dr_err *err);
-// The newest good one. DR_ENOENT: there is none.
+// EINVAL with a sentence unless the row's network is a generator.
+int dd_ckpt_expect_generator(const struct dd_ckpt_row *r, struct dr_err *err);
+// The file that a configuration names: the id of a good checkpoint, or a safetensors file below
+// the data directory (relative, may not leave it). EINVAL at the field init_from.
+int dd_ckpt_find(struct dd_store *s, const char *data_dir, const char *what, char path[DD_PATH_MAX],
+                 struct dr_err *err);
+// The newest good generator. DR_ENOENT: there is none.
 int dd_ckpt_latest(struct dd_store *s, struct dd_ckpt_row *out, struct dr_err *err);
 // Serving a chosen checkpoint as `live` until the next activation; 0: back to the default.
 int dd_ckpt_activate(struct dd_store *s, int64_t id, struct dr_err *err);

@@ -119,14 +119,13 @@ static int keep(struct dd_store *s, struct import *m, struct dd_ckpt_row *out, s
     char *model = m->in->model ? dr_model_config_to_json(m->in->model) : NULL;
     int rc = dr_snapshot_load(m->part, model, &snap, err);
     free(model);
-    if (!rc && (rc = dr_net_expect(snap->net, DR_NET_GENERATOR, m->part, err)))
-        dr_snapshot_unref(snap);
     if (rc) {
         name_source(err, m->part, m->shown);
         return rc;
     }
     out->config = dd_xstrdup(dr_net_description(snap->net));
     out->step = snap->step;
+    const bool generator = dr_net_kind(snap->net) == DR_NET_GENERATOR;
     dr_snapshot_unref(snap);
     dr_sha256_hex(&m->sha, out->sha256);
     rc = dd_path(dir, err, "%s/checkpoints/import", dd_store_root(s));
@@ -141,7 +140,7 @@ static int keep(struct dd_store *s, struct import *m, struct dd_ckpt_row *out, s
         return dr_fail(err, DR_EIO, "cannot store %s: %s", m->shown, strerror(errno));
     m->part[0] = 0;
     out->bytes = m->bytes;
-    snprintf(out->kind, sizeof out->kind, "import");
+    snprintf(out->kind, sizeof out->kind, generator ? "import" : "encoder");
     snprintf(out->name, sizeof out->name, "%s", m->in->name ? m->in->name : "");
     return dd_ckpt_record(s, out, err);
 }

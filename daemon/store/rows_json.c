@@ -3,6 +3,7 @@
 #include "daemon/store/rows_json.h"
 #include "daemon/base/util.h"
 #include "daemon/store/checkpoints.h"
+#include "engine/nn/net.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,7 +79,22 @@ static json_t *read_page(struct dd_store *s, const struct page *p, const char *c
 #define JOB_COLUMNS                                                                                \
     "SELECT id, name, notes, kind, recipe, state, priority, created_us, started_us, ended_us, "    \
     "step,"                                                                                        \
-    " steps_total, seconds, attempts, error, data_name, config, class_names FROM jobs "
+    " steps_total, seconds, attempts, error, data_name, config, class_names, needs,"               \
+    " (SELECT name FROM jobs n WHERE n.id=jobs.needs),"                                            \
+    " (SELECT state FROM jobs n WHERE n.id=jobs.needs) FROM jobs "
+
+// The job that one needs, and whether it waits for it; null: none.
+static void add_needs(json_t *j, sqlite3_stmt *st) {
+    const int64_t id = sqlite3_column_int64(st, 18);
+    const char *state = text(st, 20);
+    const bool waits = id && !strcmp(text(st, 5), "queued") && strcmp(state, "completed") != 0;
+    json_object_set_new(j, "needs", id ? json_sprintf("%lld", (long long)id) : json_null());
+    json_object_set_new(j, "waits_for",
+                        waits ? json_pack("{s:o, s:s, s:s}", "id",
+                                          json_sprintf("%lld", (long long)id), "name", text(st, 19),
+                                          "state", *state ? state : "removed")
+                              : json_null());
+}
 
 static json_t *job_row(sqlite3_stmt *st, int64_t with_config) {
     int64_t step = sqlite3_column_int64(st, 10), total = sqlite3_column_int64(st, 11);
@@ -101,6 +117,7 @@ static json_t *job_row(sqlite3_stmt *st, int64_t with_config) {
                             : json_null());
     json_object_set_new(j, "error", *text(st, 14) ? json_string(text(st, 14)) : json_null());
     json_object_set_new(j, "data", *text(st, 15) ? json_string(text(st, 15)) : json_null());
+    add_needs(j, st);
     if (with_config) {
         json_object_set_new(j, "config", json_loads(text(st, 16), 0, NULL));
         json_t *names = *text(st, 17) ? json_loads(text(st, 17), 0, NULL) : NULL;
@@ -151,16 +168,26 @@ json_t *dd_jobs_json(struct dd_store *s, const char *state, const char *cursor, 
 
 // --- checkpoints, samples and evaluations ---
 
+// "generator", "encoder" or "judge"; null: a network that this build does not know.
+static json_t *net_kind(const char *config) {
+    struct dr_net *net;
+    if (!config || dr_net_parse(config, strlen(config), NULL, &net, NULL))
+        return json_null();
+    json_t *word = json_string(dr_net_kind_word(dr_net_kind(net)));
+    dr_net_free(net);
+    return word;
+}
+
 json_t *dd_ckpt_to_json(const struct dd_ckpt_row *r, int64_t active) {
     char act[24];
     snprintf(act, sizeof act, "%lld", (long long)active);
     json_t *job = r->job ? json_sprintf("%lld", (long long)r->job) : json_null();
     json_t *config = r->config ? json_loads(r->config, 0, NULL) : NULL;
-    return json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:b, s:o, s:o}", "id", r->id, "job",
-                     job, "name", r->name, "kind", r->kind, "step", (json_int_t)r->step, "bytes",
-                     (json_int_t)r->bytes, "sha256", r->sha256, "state", r->state, "active",
-                     !strcmp(act, r->id), "created", dd_json_time(r->created_us), "model",
-                     config ? config : json_null());
+    return json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:b, s:o, s:o, s:o}", "id", r->id,
+                     "job", job, "name", r->name, "kind", r->kind, "step", (json_int_t)r->step,
+                     "bytes", (json_int_t)r->bytes, "sha256", r->sha256, "state", r->state,
+                     "active", !strcmp(act, r->id), "created", dd_json_time(r->created_us), "model",
+                     config ? config : json_null(), "net", net_kind(r->config));
 }
 
 static json_t *ckpt_row(sqlite3_stmt *st, int64_t active) {

@@ -7,6 +7,7 @@
 #include "daemon/base/recipe.h"
 #include "daemon/base/util.h"
 #include "daemon/generate/grid.h"
+#include "daemon/jobs/needs.h"
 #include "daemon/jobs/runner.h"
 #include "daemon/verbs/verbs.h"
 
@@ -16,6 +17,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static volatile sig_atomic_t stops; // SIGINT, SIGTERM and SIGHUP so far
 static volatile sig_atomic_t save_wanted;
@@ -30,6 +32,7 @@ struct run_cmd {
     int64_t first_step;
     double grid_cfg;
     int64_t per_class;
+    const struct dr_trainer *trainer; // while it runs
 };
 
 static void on_signal(int sig) {
@@ -92,6 +95,7 @@ static void on_started(void *ctx, const struct dr_trainer *t, const struct dr_da
                        int64_t step) {
     struct run_cmd *c = ctx;
     c->started_at = dd_seconds();
+    c->trainer = t;
     c->first_step = step;
     printf("data %s: %lld images; memory %.1f MiB; %lld steps%s\n", d->name, (long long)d->n,
            (double)dr_trainer_memory(t) / 1048576, (long long)dr_trainer_steps_total(t),
@@ -101,15 +105,31 @@ static void on_started(void *ctx, const struct dr_trainer *t, const struct dr_da
     flush_progress(c);
 }
 
+// Whether this step's metrics hold a measurement that is worth its line.
+static bool tested(const struct run_cmd *c, const struct dr_metrics *m) {
+    return !isnan(dr_metric(c->trainer, m, "test_accuracy")) ||
+           !isnan(dr_metric(c->trainer, m, "probe_accuracy"));
+}
+
 static void on_step(void *ctx, const struct dr_metrics *m, double seconds, int64_t total) {
+    static const struct {
+        const char *name, *word;
+    } shown[] = {{"accuracy", "accuracy"}, {"test_accuracy", "test"}, {"probe_accuracy", "probe"}};
     struct run_cmd *c = ctx;
     double now = dd_seconds();
-    if (c->quiet || c->mute || (now - c->printed_at < 1 && m->step != total && m->step != 1))
+    if (c->quiet || c->mute ||
+        (now - c->printed_at < 1 && m->step != total && m->step != 1 && !tested(c, m)))
         return;
     c->printed_at = now;
     double rate = (double)(m->step - c->first_step) / fmax(now - c->started_at, 1e-9);
-    printf("step %lld/%lld loss %.5f drift %.4f", (long long)m->step, (long long)total, m->loss,
-           m->ntau ? m->drift_norm[0] : 0.0);
+    printf("step %lld/%lld loss %.5f", (long long)m->step, (long long)total, m->loss);
+    if (m->ntau)
+        printf(" drift %.4f", m->drift_norm[0]);
+    for (size_t i = 0; i < DR_COUNT(shown); i++) {
+        const double v = dr_metric(c->trainer, m, shown[i].name);
+        if (!isnan(v))
+            printf(" %s %.4f", shown[i].word, v);
+    }
     if (!isnan(m->spread))
         printf(" spread %.3f min %.3f", m->spread, m->spread_min);
     printf(" grad %.3g lr %.3g step %.3fs time %.0fs eta %.0fs\n", m->grad_norm, m->lr,
@@ -172,8 +192,97 @@ static int write_grid(const struct run_cmd *c, const struct dd_options *o, const
     return rc;
 }
 
+// The file that init_from names: as it is, else below the data directory. NULL: there is none.
+static char *find_init(const struct dd_options *o, const struct dr_config *cfg,
+                       struct dr_err *err) {
+    if (!access(cfg->init_from, R_OK))
+        return dd_xstrdup(cfg->init_from);
+    char *path = dd_printf("%s/%s", o->data_dir ? o->data_dir : ".", cfg->init_from);
+    if (!access(path, R_OK))
+        return path;
+    dr_fail_at(err, DR_ENOENT, "init_from",
+               "init_from is \"%.100s\", which is no file here or below the data directory; ids of "
+               "checkpoints are known to the daemon only",
+               cfg->init_from);
+    free(path);
+    return NULL;
+}
+
+static void take_hooks(struct run_cmd *c, struct dd_run_hooks *h) {
+    *h = (struct dd_run_hooks){.ctx = c,
+                               .wish = on_wish,
+                               .started = on_started,
+                               .step = on_step,
+                               .checkpoint = on_checkpoint,
+                               .checkpoint_failed = on_checkpoint_failed,
+                               .checkpoint_refused = on_refused,
+                               .alert = on_alert};
+}
+
+// Trains the encoder of a recipe in OUT/encoder, or goes on with the one that is there; one that is
+// complete is taken as it is. *stopped: by a signal, before its end.
+static int train_encoder(struct run_cmd *c, const struct dd_options *o, const struct dr_config *cfg,
+                         const char *out, char path[DD_PATH_MAX], bool *stopped,
+                         struct dr_err *err) {
+    struct dr_config encoder;
+    int rc = dd_encoder_recipe(o->config_dir, cfg, &encoder, err);
+    if (rc)
+        return rc;
+    char *folder = dd_printf("%s/encoder", out);
+    const struct dd_run_spec spec = {.cfg = &encoder,
+                                     .data_dir = o->data_dir,
+                                     .device = o->device,
+                                     .checkpoint_dir = folder,
+                                     .id = encoder.name,
+                                     .threads = (int)o->threads,
+                                     .resume = true};
+    struct dd_run_hooks hooks;
+    struct dd_run_result res;
+    take_hooks(c, &hooks);
+    printf("encoder %s in %s\n", encoder.name, folder);
+    rc = dd_run(&spec, &hooks, &res, err);
+    *stopped = !rc && res.outcome != DD_RUN_COMPLETED;
+    if (!rc && !*stopped)
+        rc = dd_path(path, err, "%s", res.last_good);
+    free(folder);
+    return rc;
+}
+
+// The file of the encoder that cfg names; empty: it names none.
+static int find_encoder(struct run_cmd *c, const struct dd_options *o, const struct dr_config *cfg,
+                        const char *out, char path[DD_PATH_MAX], bool *stopped,
+                        struct dr_err *err) {
+    const char *word;
+    const enum dd_encoder_ref ref = dd_encoder_ref(cfg, &word);
+    path[0] = 0;
+    if (ref == DD_ENCODER_NONE)
+        return 0;
+    if (ref == DD_ENCODER_RECIPE)
+        return train_encoder(c, o, cfg, out, path, stopped, err);
+    if (ref == DD_ENCODER_FILE && !access(word, R_OK))
+        return dd_path(path, err, "%s", word);
+    int rc = dd_path(path, err, "%s/%s", o->data_dir ? o->data_dir : ".", word);
+    if (!rc && ref == DD_ENCODER_FILE && !access(path, R_OK))
+        return 0;
+    return rc ? rc
+              : dr_fail_at(err, DR_ENOENT, "features.encoder",
+                           "features.encoder is \"%.100s\", which is no file here or below the "
+                           "data directory; ids of checkpoints are known to the daemon only",
+                           cfg->features.encoder);
+}
+
+static int check(const struct run_cmd *c, const struct dr_config *cfg, struct dr_err *err) {
+    if (c->grid && cfg->kind != DR_RECIPE_TRAIN)
+        return dr_fail(err, DR_EINVAL, "--grid: a recipe of kind %s makes no samples",
+                       dr_recipe_word(cfg->kind));
+    return 0;
+}
+
 static int run(struct run_cmd *c, const struct dd_options *o, struct dr_config *cfg,
                struct dr_err *err) {
+    char *init = cfg->init_from[0] ? find_init(o, cfg, err) : NULL;
+    if (cfg->init_from[0] && !init)
+        return 1;
     char *out = c->out ? dd_xstrdup(c->out)
                        : dd_printf("%s/run/%s", o->state_dir, cfg->name[0] ? cfg->name : "unnamed");
     struct dd_run_spec spec = {.cfg = cfg,
@@ -181,24 +290,29 @@ static int run(struct run_cmd *c, const struct dd_options *o, struct dr_config *
                                .device = o->device,
                                .checkpoint_dir = out,
                                .id = cfg->name,
+                               .init_from = init,
                                .threads = (int)o->threads,
                                .resume = c->resume,
                                .strict_resume = true};
-    struct dd_run_hooks hooks = {.ctx = c,
-                                 .wish = on_wish,
-                                 .started = on_started,
-                                 .step = on_step,
-                                 .checkpoint = on_checkpoint,
-                                 .checkpoint_failed = on_checkpoint_failed,
-                                 .checkpoint_refused = on_refused,
-                                 .alert = on_alert};
-    struct dd_run_result res;
-    int rc = dd_run(&spec, &hooks, &res, err);
+    struct dd_run_hooks hooks;
+    char encoder[DD_PATH_MAX];
+    bool stopped = false;
+    take_hooks(c, &hooks);
+    struct dd_run_result res = {.outcome = DD_RUN_STOPPED};
+    int rc = find_encoder(c, o, cfg, out, encoder, &stopped, err);
+    spec.encoder = encoder[0] ? encoder : NULL;
+    if (!rc && !stopped)
+        rc = dd_run(&spec, &hooks, &res, err);
     if (!rc && c->grid && res.last_good[0])
         rc = write_grid(c, o, res.last_good, err);
     free(out);
+    free(init);
     if (rc)
         return 1;
+    if (stopped)
+        printf("stopped while the encoder was being trained; the same command goes on with it\n");
+    if (stopped)
+        return 3;
     if (res.outcome == DD_RUN_STOPPED && stops == 1 && !res.saved) {
         dr_fail(err, DR_EIO, "stopped at step %lld, but its checkpoint could not be written",
                 (long long)res.step);
@@ -226,6 +340,8 @@ int dd_run_main(int argc, char **argv) {
                           : dr_fail(&err, DR_EINVAL, "expected one recipe: a name or a file");
     if (!rc)
         rc = dr_config_set_all(&cfg, (const char *const *)c.set, c.nset, &err);
+    if (!rc)
+        rc = check(&c, &cfg, &err);
     if (!rc) {
         c.per_class = cfg.samples.per_class;
         c.grid_cfg = cfg.samples.cfg;

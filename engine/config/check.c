@@ -1,6 +1,7 @@
 // Checks across keys: what a single key's range cannot say. Called by config.c after every change.
 // Each error carries the key to change as its field.
 #include "engine/config/field.h"
+#include "engine/ops.h"
 
 #include <string.h>
 
@@ -27,7 +28,7 @@ void dr_config_link(struct dr_config *c) {
     c->model.kind = sets[c->data.set].kind;
     c->model.size = points ? 1 : c->data.size;
     c->model.channels = points ? 2 : c->data.channels;
-    c->model.classes = c->data.classes;
+    c->model.classes = DR_MAX(c->data.classes, 1); // none is one
 }
 
 enum dr_show dr_show(int kind, int64_t channels) {
@@ -109,8 +110,8 @@ static int check_data(const struct dr_data_config *d, struct dr_err *err) {
     if (f->folder && !d->path[0])
         return FAIL("data.path", "data.path is empty; the set %s needs the folder of its files",
                     f->name);
-    if (f->classes && d->classes != f->classes)
-        return FAIL("data.classes", "data.classes is %lld; the set %s has %lld",
+    if (f->classes && d->classes && d->classes != f->classes)
+        return FAIL("data.classes", "data.classes is %lld; the set %s has %lld (0: without labels)",
                     (long long)d->classes, f->name, (long long)f->classes);
     if (f->channels && d->channels != f->channels)
         return FAIL("data.channels", "data.channels is %lld; the set %s has %lld",
@@ -124,10 +125,34 @@ static int check_data(const struct dr_data_config *d, struct dr_err *err) {
     return check_pictures(d, err);
 }
 
+static int check_encoder_features(const struct dr_config *c, struct dr_err *err) {
+    const struct dr_feature_config *f = &c->features;
+    if (has_points(c))
+        return FAIL("features.kind",
+                    "features.kind encoder works on images; the set %s has points in two "
+                    "dimensions",
+                    sets[c->data.set].name);
+    if (!f->encoder[0])
+        return FAIL("features.encoder",
+                    "features.encoder is empty; the kind encoder needs a recipe that trains one, "
+                    "checkpoint:ID, or a safetensors file");
+    if (!f->map_global &&
+        (f->pool == DR_FEATURE_POOL_GLOBAL ||
+         !(f->map_locations || f->map_quadrants || f->map_patch2 || f->map_patch4)))
+        return FAIL("features.map_global",
+                    "no feature of the encoder's maps is on; set features.map_global, or another "
+                    "one with features.pool all");
+    return 0;
+}
+
 static int check_features(const struct dr_config *c, struct dr_err *err) {
     const struct dr_feature_config *f = &c->features;
     long long size = c->data.size;
-    if (!f->image && !f->quadrants && !f->patch2 && !f->patch4 && f->rms <= 0)
+    if (f->kind == DR_FEATURE_ENCODER) {
+        int rc = check_encoder_features(c, err);
+        if (rc || f->pixel_weight <= 0)
+            return rc;
+    } else if (!f->image && !f->quadrants && !f->patch2 && !f->patch4 && f->rms <= 0)
         return FAIL("features.image",
                     "no feature is on; set at least one of features.image, features.quadrants, "
                     "features.patch2, features.patch4, features.rms");
@@ -176,11 +201,11 @@ static int check_reals(const struct dr_config *c, struct dr_err *err) {
     int64_t n = c->data.count;
     if (c->data.limit > 0 && c->data.limit < n)
         n = c->data.limit;
-    if (t->positives > n / c->data.classes)
+    if (t->positives > n / c->model.classes)
         return FAIL("train.positives",
                     "train.positives is %lld; the set has %lld images per class (data.count, "
                     "data.limit)",
-                    (long long)t->positives, (long long)(n / c->data.classes));
+                    (long long)t->positives, (long long)(n / c->model.classes));
     if (t->unconditional > n)
         return FAIL("train.unconditional",
                     "train.unconditional is %lld; the set has %lld images (data.count, "
@@ -191,10 +216,10 @@ static int check_reals(const struct dr_config *c, struct dr_err *err) {
 
 static int check_train(const struct dr_config *c, struct dr_err *err) {
     const struct dr_train_config *t = &c->train;
-    if (t->classes > c->data.classes)
+    if (t->classes > c->model.classes)
         return FAIL("train.classes",
                     "train.classes is %lld; expected at most data.classes (%lld), or 0 for all",
-                    (long long)t->classes, (long long)c->data.classes);
+                    (long long)t->classes, (long long)c->model.classes);
     if (t->alpha_min > t->alpha_max)
         return FAIL("train.alpha_min",
                     "train.alpha_min is %g; expected at most train.alpha_max (%g)", t->alpha_min,
@@ -208,13 +233,71 @@ static int check_train(const struct dr_config *c, struct dr_err *err) {
                     "train.unconditional is %lld; the field kernel-l2 has no unconditional "
                     "negatives: set it to 0",
                     (long long)t->unconditional);
+    if (c->loss.normalize == DR_NORM_SINKHORN_SPLIT && c->loss.negatives != DR_NEG_INDEPENDENT)
+        return FAIL("loss.negatives",
+                    "loss.negatives is self-masked; loss.normalize sinkhorn-split has a plan to a "
+                    "second generated batch: set it to independent");
     return check_reals(c, err);
 }
 
+// A key of another kind of recipe would do nothing: whoever sets one has forgotten `kind`, or
+// started from the wrong recipe.
+static int check_kind(const struct dr_config *c, struct dr_err *err) {
+    struct dr_config plain;
+    int n;
+    const struct dr_config_field *f = dr_config_fields(&n);
+    dr_config_defaults(&plain);
+    for (int i = 0; i < n; i++) {
+        const int kind = dr_config_key_kind(f[i].path);
+        if (kind < 0 || kind == c->kind || dr_config_same_value(&f[i], c, &plain))
+            continue;
+        return FAIL(f[i].path,
+                    "%s is a key of recipes of kind %s, and this one is of kind %s: remove it, or "
+                    "set `kind` to %s",
+                    f[i].path, dr_recipe_word(kind), dr_recipe_word(c->kind), dr_recipe_word(kind));
+    }
+    return 0;
+}
+
+static int check_encoder(const struct dr_config *c, struct dr_err *err) {
+    const struct dr_encoder_config *e = &c->encoder;
+    const long long size = c->data.size;
+    if (has_points(c))
+        return FAIL("data.set", "data.set is %s, which has points; an encoder needs images",
+                    sets[c->data.set].name);
+    for (int i = 0; i < e->stages; i++)
+        if (e->blocks[i] != (double)(int)e->blocks[i])
+            return FAIL("encoder.blocks", "encoder.blocks holds %g; expected whole numbers",
+                        e->blocks[i]);
+    if (e->objective != DR_ENCODER_AUTOENCODE && c->data.classes < 2)
+        return FAIL("encoder.objective",
+                    "encoder.objective needs two classes or more to tell apart, and data.classes "
+                    "is %lld; use autoencode",
+                    (long long)c->data.classes);
+    if (e->objective != DR_ENCODER_CLASSIFY && size % e->mask_patch)
+        return FAIL("encoder.mask_patch",
+                    "encoder.mask_patch is %lld; expected a divisor of data.size (%lld)",
+                    (long long)e->mask_patch, size);
+    if (e->crop_padding >= size)
+        return FAIL("encoder.crop_padding",
+                    "encoder.crop_padding is %lld; expected less than data.size (%lld)",
+                    (long long)e->crop_padding, size);
+    return 0;
+}
+
 int dr_config_check(const struct dr_config *c, struct dr_err *err) {
-    int rc = check_data(&c->data, err);
+    int rc = check_kind(c, err);
+    if (!rc)
+        rc = check_data(&c->data, err);
+    if (!rc && !confined(c->init_from))
+        rc = FAIL("init_from",
+                  "init_from is \"%.100s\"; expected the id of a checkpoint or a relative path "
+                  "without `..`, below the data directory",
+                  c->init_from);
     if (rc)
         return rc;
+    if (c->kind == DR_RECIPE_ENCODER)
+        return check_encoder(c, err);
     const char *set = sets[c->data.set].name;
     const bool points = dr_arch_needs(c->model.arch) & DR_ARCH_POINTS;
     if (has_points(c) && !points)

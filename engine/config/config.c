@@ -283,7 +283,7 @@ static int parse_model_object(json_t *root, struct dr_config *c, struct dr_err *
     }
     c->model.size = c->data.size;
     c->model.channels = c->data.channels;
-    c->model.classes = c->data.classes;
+    c->model.classes = DR_MAX(c->data.classes, 1);
     c->model.kind = kind < 0 ? dr_model_implied_kind(&c->model) : kind;
     return dr_model_config_check(&c->model, err);
 }
@@ -299,6 +299,10 @@ int dr_model_config_parse(const char *json, size_t len, const char *where,
         rc = whole ? merge_object(&c, root, err) : parse_model_object(root, &c, err);
     }
     json_decref(root);
+    if (!rc && c.kind != DR_RECIPE_TRAIN)
+        rc = dr_fail_at(err, DR_ECONFIG, "kind",
+                        "kind is %s; expected the configuration of a generator",
+                        dr_recipe_word(c.kind));
     if (rc)
         return where ? dr_fail_prefix(err, rc, where) : rc;
     *out = c.model;
@@ -306,7 +310,7 @@ int dr_model_config_parse(const char *json, size_t len, const char *where,
 }
 
 int64_t dr_config_batch(const struct dr_config *c) {
-    return (c->train.classes ? c->train.classes : c->data.classes) * c->train.generated;
+    return (c->train.classes ? c->train.classes : c->model.classes) * c->train.generated;
 }
 
 struct dr_guidance_range dr_config_guidance_range(const struct dr_config *c) {

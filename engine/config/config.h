@@ -50,6 +50,8 @@ enum dr_mlp_kind { DR_MLP_SWIGLU, DR_MLP_GELU };
 enum dr_noise_kind { DR_NOISE_IMAGE, DR_NOISE_LATENT };
 enum dr_head_kind { DR_HEAD_LINEAR, DR_HEAD_CONV };
 enum dr_feature_norm { DR_FEATURE_NORM_NONE, DR_FEATURE_NORM_SPHERE };
+enum dr_feature_standardize { DR_STANDARDIZE_NONE, DR_STANDARDIZE_BATCH };
+enum dr_bias { DR_BIAS_NONE, DR_BIAS_ABC };
 enum dr_field {
 #define X(ID, name, text) DR_FIELD_##ID,
     DR_FIELDS(X)
@@ -60,10 +62,18 @@ enum dr_feature_space {
     DR_FEATURES(X)
 #undef X
 };
+enum dr_feature_pool { DR_FEATURE_POOL_ALL, DR_FEATURE_POOL_GLOBAL };
 enum dr_negatives { DR_NEG_SELF_MASKED, DR_NEG_INDEPENDENT };
 enum dr_sampler_kind { DR_SAMPLER_EXACT, DR_SAMPLER_QUEUE };
 enum dr_precision { DR_FP32, DR_PREC_BF16 };
-enum dr_schedule { DR_LR_CONSTANT, DR_LR_COSINE };
+enum dr_schedule { DR_LR_CONSTANT, DR_LR_COSINE, DR_LR_ONE_CYCLE };
+enum dr_recipe_kind {
+#define X(ID, name, text) DR_RECIPE_##ID,
+    DR_RECIPES(X)
+#undef X
+        DR_RECIPE_KINDS
+};
+enum dr_encoder_objective { DR_ENCODER_CLASSIFY, DR_ENCODER_AUTOENCODE, DR_ENCODER_BOTH };
 
 struct dr_data_config {
     int set, fit;
@@ -82,18 +92,34 @@ struct dr_model_config {
     double mlp_ratio, label_dropout, out_std, out_bias;
     bool rope, qk_norm, pos_embed, null_class;
 };
+// An encoder or judge and how it is trained (kind encoder; method.md 7).
+struct dr_encoder_config {
+    int arch, objective;
+    double blocks[4];
+    int stages;
+    int64_t width, groups, stride, batch, mask_patch, classify_ramp, crop_padding;
+    double label_smoothing, mask_probability, classify_weight, crop_area, jitter;
+    bool flip;
+};
 struct dr_feature_config {
-    int kind, norm;
+    int kind, norm, standardize;
     bool image, quadrants, patch2, patch4;
     double rms; // weight, 0: off
     double rms_gain;
+    // kind encoder
+    char encoder[256], maps[128];
+    int pool; // enum dr_feature_pool
+    int64_t grid, cache_mb, keep_mb;
+    bool map_locations, map_global, map_quadrants, map_patch2, map_patch4, map_std;
+    double pixel_weight; // of image, quadrants and patches; 0: off
 };
 struct dr_loss_config {
-    int field, kernel, normalize, negatives;
+    int field, kernel, normalize, negatives, bias;
     int64_t sinkhorn_iterations;
     double tau[DR_MAX_TAU];
     int ntau;
     double floor;
+    double max_velocity; // 0: no limit
 };
 struct dr_train_config {
     int64_t steps, classes, generated, positives, unconditional;
@@ -116,7 +142,7 @@ struct dr_checkpoint_config {
     double every_seconds;
 };
 struct dr_metrics_config {
-    int64_t every, spread_every;
+    int64_t every, spread_every, test_every, test_count, probe_every;
     double collapse_below;
 };
 struct dr_samples_config {
@@ -124,9 +150,11 @@ struct dr_samples_config {
     double cfg;
 };
 struct dr_config {
-    char name[64], about[256];
+    char name[64], about[256], init_from[256];
+    int kind; // enum dr_recipe_kind
     struct dr_data_config data;
     struct dr_model_config model;
+    struct dr_encoder_config encoder;
     struct dr_feature_config features;
     struct dr_loss_config loss;
     struct dr_train_config train;
@@ -155,8 +183,9 @@ int dr_config_set(struct dr_config *c, const char *assignment, struct dr_err *er
 // Several at once, checked after the last one. On an error *c is unchanged.
 int dr_config_set_all(struct dr_config *c, const char *const *assignments, int n,
                       struct dr_err *err);
-// The complete configuration as JSON, keys in config.def's order; it reads back exactly. malloc'd;
-// NULL: out of memory, or a name that is not UTF-8.
+// The configuration as JSON, keys in config.def's order: every key of its kind, but `kind` and
+// `init_from` only where they differ from the default. It reads back exactly. malloc'd; NULL: out
+// of memory, or a name that is not UTF-8.
 char *dr_config_to_json(const struct dr_config *c);
 // Only the model section with size, channels and classes, as stored for each checkpoint and read
 // from a foreign file's metadata `driftd.config` (either this object or a whole configuration). Has
@@ -170,7 +199,10 @@ bool dr_model_config_equal(const struct dr_model_config *a, const struct dr_mode
 // How samples of a kind with so many channels are shown: planes for latents, and for images that
 // are neither grey nor rgb (four channels are not RGBA).
 enum dr_show dr_show(int kind, int64_t channels);
-// JSON description of every key (path, type, default, min, max, values, doc), for forms and docs.
+// The word of a recipe's kind: "train", "encoder".
+const char *dr_recipe_word(int kind);
+// JSON description of every key (path, type, default, min, max, values, doc, and `kind` where only
+// recipes of that kind have it), for forms and docs.
 // malloc'd.
 char *dr_config_schema_json(void);
 // Samples of a step: classes per step times generated.

@@ -53,6 +53,17 @@ static char *dump(json_t *root, bool ok) {
     return text;
 }
 
+// Keys of another kind of recipe have their defaults (check.c). So do kind and init_from in most
+// recipes: without them, older builds read the text as well.
+static bool wanted(const struct dr_config_field *f, const struct dr_config *c) {
+    const int kind = dr_config_key_kind(f->path);
+    if (!strcmp(f->path, "kind"))
+        return c->kind != DR_RECIPE_TRAIN;
+    if (!strcmp(f->path, "init_from"))
+        return c->init_from[0];
+    return kind < 0 || kind == c->kind;
+}
+
 char *dr_config_to_json(const struct dr_config *c) {
     int n;
     bool ok = true;
@@ -61,6 +72,8 @@ char *dr_config_to_json(const struct dr_config *c) {
     for (int i = 0; i < n && ok; i++) {
         const char *dot = strchr(f[i].path, '.');
         json_t *section = root;
+        if (!wanted(&f[i], c))
+            continue;
         if (dot) {
             char name[64];
             snprintf(name, sizeof name, "%.*s", (int)(dot - f[i].path), f[i].path);
@@ -103,6 +116,14 @@ static bool same_value(const struct dr_config_field *f, const void *a, const voi
     if (f->type == DR_F_NUM)
         return *(const double *)a == *(const double *)b;
     return memcmp(a, b, f->size) == 0;
+}
+
+bool dr_config_same_value(const struct dr_config_field *f, const struct dr_config *a,
+                          const struct dr_config *b) {
+    const char *x = (const char *)a, *y = (const char *)b;
+    if (f->type == DR_F_LIST && memcmp(x + f->count_offset, y + f->count_offset, sizeof(int)))
+        return false;
+    return same_value(f, x + f->offset, y + f->offset);
 }
 
 bool dr_model_config_equal(const struct dr_model_config *a, const struct dr_model_config *b) {
@@ -159,6 +180,9 @@ char *dr_config_schema_json(void) {
         json_t *key = json_pack("{s:s, s:s, s:o}", "path", f[i].path, "type", type[f[i].type],
                                 "default", value_of(&f[i], &c));
         add_range(key, &f[i]);
+        if (dr_config_key_kind(f[i].path) >= 0)
+            json_object_set_new(key, "kind",
+                                json_string(dr_recipe_word(dr_config_key_kind(f[i].path))));
         json_object_set_new(key, "doc", json_string(f[i].doc));
         ok = !json_array_append_new(list, key);
     }

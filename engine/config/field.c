@@ -168,10 +168,11 @@ int dr_config_unknown(const char *path, struct dr_err *err) {
     if (nsame && section)
         return dr_fail_at(err, DR_ECONFIG, path, "unknown key `%.80s`; keys of `%.*s` are %s", path,
                           section - 1, path, keys);
-    return dr_fail_at(err, DR_ECONFIG, path,
-                      "unknown key `%.80s`; the sections are data, model, features, loss, train, "
-                      "optim, ema, checkpoint, metrics and samples",
-                      path);
+    return dr_fail_at(
+        err, DR_ECONFIG, path,
+        "unknown key `%.80s`; the sections are data, model, encoder, features, loss, train, "
+        "optim, ema, checkpoint, metrics and samples",
+        path);
 }
 
 // ---- values ----

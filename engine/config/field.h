@@ -38,6 +38,11 @@ extern const char dr_arch_words[];
 
 // Copies kind, size, channels and classes of the data section into the model section.
 void dr_config_link(struct dr_config *c);
+// The kind of recipe that alone has this key (enum dr_recipe_kind); -1: every recipe has it.
+int dr_config_key_kind(const char *path);
+// Whether both configurations have the same value of this key.
+bool dr_config_same_value(const struct dr_config_field *f, const struct dr_config *a,
+                          const struct dr_config *b);
 // Cross-key checks of everything, and of the model section alone.
 int dr_config_check(const struct dr_config *c, struct dr_err *err);
 int dr_model_config_check(const struct dr_model_config *m, struct dr_err *err);

@@ -12,5 +12,13 @@
 #define DR_FIELD_WORDS (&(DR_FIELDS(DR_KIND_TEXT))[1])
 
 // features.kind: engine/loss/feature_NAME.c defines dr_feature_NAME (engine/loss/features.h)
-#define DR_FEATURES(X) X(PIXEL, pixel, "pixel")
+#define DR_FEATURES(X)                                                                             \
+    X(PIXEL, pixel, "pixel")                                                                       \
+    X(ENCODER, encoder, "encoder")
 #define DR_FEATURE_WORDS (&(DR_FEATURES(DR_KIND_TEXT))[1])
+
+// kind: what a recipe's job trains. The names of job kinds (daemon/jobs/kinds.c).
+#define DR_RECIPES(X)                                                                              \
+    X(TRAIN, train, "train")                                                                       \
+    X(ENCODER, encoder, "encoder")
+#define DR_RECIPE_WORDS (&(DR_RECIPES(DR_KIND_TEXT))[1])

@@ -21,6 +21,7 @@ enum dr_stream {
     DR_STREAM_DATA,         // synthetic data sets; index = image number
     DR_STREAM_TRAIN_NOISE2, // second generated batch (negatives: independent)
     DR_STREAM_TRAIN_STYLE2,
+    DR_STREAM_MASK, // masked squares of an autoencoder; index = step * batch + row
 };
 
 // One block of four uint32.

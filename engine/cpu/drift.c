@@ -299,6 +299,11 @@ void DR_ISA_FN(drift_accumulate)(struct dr_backend *be, const struct dr_drift_ac
 // ---- loss and gradient
 // ---------------------------------------------------------------------------
 
+// What brings a drift of this mean square down to `most`, 0: as long as it likes. A NaN stays one.
+static double shortening(double mean_square, double most) {
+    return most > 0 && mean_square > most * most ? most / sqrt(mean_square) : 1;
+}
+
 void DR_ISA_FN(drift_grad)(struct dr_backend *be, const struct dr_drift_grad_args *a) {
     int64_t rows = a->b * a->n;
     double *part = dr_cpu_scratch(be, DR_WS_OP, (size_t)rows * sizeof *part);
@@ -308,8 +313,10 @@ void DR_ISA_FN(drift_grad)(struct dr_backend *be, const struct dr_drift_grad_arg
     double f = -2 * (double)a->weight / count / (double)feature_divisor(a->scale, a->s);
     DR_PARALLEL_FOR(be, rows * a->s > DR_PAYS)
     for (int64_t r = 0; r < rows; r++) {
-        part[r] = row_sumsq(a->total + r * a->s, a->s);
-        accumulate_row(a->dx + r * a->s, a->total + r * a->s, (real)f, a->s, false);
+        const double square = row_sumsq(a->total + r * a->s, a->s);
+        const double k = shortening(square / (double)a->s, (double)a->max_rms);
+        part[r] = square * (k * k);
+        accumulate_row(a->dx + r * a->s, a->total + r * a->s, (real)(f * k), a->s, false);
     }
     double sum = 0;
     for (int64_t r = 0; r < rows; r++)

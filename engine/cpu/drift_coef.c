@@ -43,18 +43,20 @@ DR_INLINE real exp_(real x) {
 struct coef_group {
     real *coef;          // [n,m]
     const real *d;       // [n,m]
-    const real *w;       // [m]
+    const real *w;       // [m], on the affinities; NULL: ones
+    const real *mass;    // [m], on the row sums of a Sinkhorn plan; NULL: ones
     real *row, *e;       // [mp] costs of the current row, and a temporary
     real *cmin, *csum;   // [mp] by column: smallest cost, then sum or potential
     real *rmin, *rsum;   // [n] the same by row
     real diag, k, floor; // added to the diagonal's D; 1 / temperature of a cost; sqrt(floor)
     int64_t n, m, mp, n_neg;
-    bool gaussian;
+    int64_t ld; // from one row of d to the next
+    bool gaussian, abc;
 };
 
 // Costs of row i: D, or D^2 with the Gaussian kernel, the self mask included.
 DR_INLINE void load_costs(const struct coef_group *g, int64_t i) {
-    memcpy(g->row, g->d + i * g->m, (size_t)g->m * sizeof *g->row);
+    memcpy(g->row, g->d + i * g->ld, (size_t)g->m * sizeof *g->row);
     g->row[DR_MIN(i, g->m - 1)] += g->diag; // 0 where there is no mask
     if (g->gaussian)
         for (int64_t j = 0; j < g->m; j++)
@@ -106,8 +108,8 @@ static void column_pass(const struct coef_group *g) {
     }
 }
 
-// Sinkhorn potentials in the log domain: rows sum to 1, columns to n / m. rsum holds f, csum holds
-// g, the affinity is exp(f_i + g_j - k u_ij).
+// Sinkhorn potentials in the log domain: rows sum to 1 (weighted by mass), columns to
+// exp(log_column). rsum holds f, csum holds g, the affinity is exp(f_i + g_j - k u_ij).
 static void sinkhorn_round(const struct coef_group *g, real log_column) {
     real *restrict e = g->e, *restrict top = g->cmin, *restrict gj = g->csum;
     const real *u = g->row;
@@ -118,6 +120,9 @@ static void sinkhorn_round(const struct coef_group *g, real log_column) {
         real low = lanes_min(e, g->mp);
         for (int64_t j = 0; j < g->mp; j++)
             e[j] = exp_(low - e[j]);
+        if (g->mass)
+            for (int64_t j = 0; j < g->m; j++)
+                e[j] *= g->mass[j];
         g->rsum[i] = low - (real)log((double)dr_sum(e, g->m));
     }
     for (int64_t j = 0; j < g->mp; j++)
@@ -157,29 +162,100 @@ DR_INLINE void affinities(const struct coef_group *g, int64_t i, enum dr_normali
             e[j] = exp_(-u[j] * k);
         break;
     case DR_NORM_SINKHORN:
+    case DR_NORM_SINKHORN_SPLIT:
         for (int64_t j = 0; j < g->mp; j++)
             e[j] = exp_(r + csum[j] - u[j] * k);
         break;
     }
 }
 
-// c- = -A- rowsum(A+), c+ = A+ rowsum(A-), with the floor under A and the weights on it.
+// The factors 1 - sum a^2 + a_j of `abc` into a; a_j = e_j / sum, squared as such: sum^2
+// underflows.
+static void bias_factors(real *restrict a, const real *restrict e, real sum, int64_t n) {
+    for (int64_t j = 0; j < n; j++)
+        a[j] = sum == 0 ? 0 : e[j] / sum;
+    const real rest = 1 - dr_dot(a, a, n);
+    for (int64_t j = 0; j < n; j++)
+        a[j] += rest;
+}
+
+// c- = -A- rowsum(A+), c+ = A+ rowsum(A-), with the floor under A and the weights on it. A: the row
+// in g->e.
+DR_INLINE void emit_row(const struct coef_group *g, int64_t i) {
+    real *restrict e = g->e, *restrict out = g->coef + i * g->m;
+    const int64_t p = g->m - g->n_neg;
+    for (int64_t j = 0; j < g->m; j++)
+        e[j] = e[j] < g->floor ? g->floor : e[j];
+    if (g->w)
+        for (int64_t j = 0; j < g->m; j++)
+            e[j] *= g->w[j];
+    real neg = dr_sum(e, g->n_neg), pos = dr_sum(e + g->n_neg, p);
+    for (int64_t j = 0; j < g->n_neg; j++)
+        out[j] = -e[j] * pos;
+    for (int64_t j = g->n_neg; j < g->m; j++)
+        out[j] = e[j] * neg;
+    if (!g->abc)
+        return;
+    bias_factors(g->row, e, neg, g->n_neg); // the costs have served
+    bias_factors(g->row + g->n_neg, e + g->n_neg, pos, p);
+    for (int64_t j = 0; j < g->m; j++)
+        out[j] *= g->row[j];
+}
+
 static void emit_rows(const struct coef_group *g, enum dr_normalize how) {
-    real *restrict e = g->e;
     for (int64_t i = 0; i < g->n; i++) {
         load_costs(g, i);
         affinities(g, i, how);
-        for (int64_t j = 0; j < g->m; j++)
-            e[j] = e[j] < g->floor ? g->floor : e[j];
-        if (g->w)
-            for (int64_t j = 0; j < g->m; j++)
-                e[j] *= g->w[j];
-        real neg = dr_sum(e, g->n_neg), pos = dr_sum(e + g->n_neg, g->m - g->n_neg);
-        real *restrict out = g->coef + i * g->m;
-        for (int64_t j = 0; j < g->n_neg; j++)
-            out[j] = -e[j] * pos;
-        for (int64_t j = g->n_neg; j < g->m; j++)
-            out[j] = e[j] * neg;
+        emit_row(g, i);
+    }
+}
+
+static void sinkhorn(const struct coef_group *g, int iterations) {
+    double columns = 0;
+    for (int64_t j = 0; j < g->m; j++)
+        columns += g->mass ? (double)g->mass[j] : 1;
+    for (int64_t j = 0; j < g->mp; j++)
+        g->csum[j] = 0;
+    for (int t = 0; t < iterations; t++)
+        sinkhorn_round(g, (real)log((double)g->n / columns));
+}
+
+static int64_t padded(int64_t n) {
+    return (n + PAD - 1) / PAD * PAD;
+}
+
+// One plan of g's columns [from, from + m), with temporaries at t; returns their end.
+static real *side_of(const struct coef_group *g, int64_t from, int64_t m, real *t,
+                     struct coef_group *side) {
+    const int64_t mp = padded(m);
+    *side = *g;
+    side->d = g->d + from;
+    side->mass = g->w ? g->w + from : NULL;
+    side->m = m;
+    side->mp = mp;
+    side->row = t;
+    side->e = t + mp;
+    side->cmin = t + 2 * mp;
+    side->csum = t + 3 * mp;
+    side->rsum = t + 4 * mp;
+    return t + 4 * mp + padded(g->n);
+}
+
+// Two plans, of the negatives and of the positives. t: 4 (mp + PAD) + 2 np temporaries.
+static void split_run(const struct coef_group *g, int iterations, real *t) {
+    struct coef_group side[2];
+    t = side_of(g, 0, g->n_neg, t, &side[0]);
+    side_of(g, g->n_neg, g->m - g->n_neg, t, &side[1]);
+    side[1].diag = 0;
+    for (int k = 0; k < 2; k++)
+        sinkhorn(&side[k], iterations);
+    for (int64_t i = 0; i < g->n; i++) {
+        for (int k = 0; k < 2; k++) {
+            load_costs(&side[k], i);
+            affinities(&side[k], i, DR_NORM_SINKHORN_SPLIT);
+            memcpy(g->e + (k ? g->n_neg : 0), side[k].e, (size_t)side[k].m * sizeof *g->e);
+        }
+        emit_row(g, i);
     }
 }
 
@@ -196,17 +272,15 @@ static void coef_group_run(struct coef_group *g, enum dr_normalize how, int iter
         for (int64_t i = 0; i < g->n; i++)
             g->rsum[i] = 1 / g->rsum[i];
     } else if (how == DR_NORM_SINKHORN) {
-        for (int64_t j = 0; j < g->mp; j++)
-            g->csum[j] = 0;
-        for (int t = 0; t < iterations; t++)
-            sinkhorn_round(g, (real)log((double)g->n / (double)g->m));
+        sinkhorn(g, iterations);
     }
     emit_rows(g, how);
 }
 
 void DR_ISA_FN(drift_coef)(struct dr_backend *be, const struct dr_drift_coef_args *a) {
-    int64_t m = a->n_neg + a->p, mp = (m + PAD - 1) / PAD * PAD, np = (a->n + PAD - 1) / PAD * PAD;
-    int64_t size = 4 * mp + 2 * np; // of a group's temporaries
+    const int64_t m = a->n_neg + a->p, mp = padded(m), np = padded(a->n), own = 4 * mp + 2 * np;
+    const bool split = a->normalize == DR_NORM_SINKHORN_SPLIT;
+    const int64_t size = own + (split ? 4 * (mp + PAD) + 2 * np : 0); // of a group's temporaries
     real *ws = dr_cpu_scratch(be, DR_WS_OP, (size_t)(a->b * size) * sizeof *ws);
     if (!ws)
         return;
@@ -235,8 +309,13 @@ void DR_ISA_FN(drift_coef)(struct dr_backend *be, const struct dr_drift_coef_arg
             .m = m,
             .mp = mp,
             .n_neg = a->n_neg,
+            .ld = m,
             .gaussian = gaussian,
+            .abc = a->abc,
         };
-        coef_group_run(&g, a->normalize, a->sinkhorn_iterations);
+        if (split)
+            split_run(&g, a->sinkhorn_iterations, t + own);
+        else
+            coef_group_run(&g, a->normalize, a->sinkhorn_iterations);
     }
 }

@@ -298,6 +298,13 @@ __global__ void __launch_bounds__(128) k_drift_grad(struct dr_drift_grad_args a,
         sum += (double)v * (double)v;
     }
     sum = block_sum(sum, s);
+    const double most = (double)a.max_rms * (double)a.max_rms * (double)a.s;
+    if (a.max_rms > 0 && sum > most) { // to that length; a NaN stays one
+        const float k = (float)sqrt(most / sum);
+        for (int64_t i = threadIdx.x; i < a.s; i += blockDim.x)
+            a.dx[at + i] *= k; // its own lane's values
+        sum *= most / sum;
+    }
     if (threadIdx.x == 0)
         part[blockIdx.x] = sum;
 }

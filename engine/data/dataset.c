@@ -150,7 +150,7 @@ static int fingerprint(struct dr_dataset *d, struct dr_err *err) {
 // own.
 static int check_config(const struct dr_data_config *cfg, const struct dr_set_facts *f,
                         struct dr_err *err) {
-    if (f->classes && cfg->classes != f->classes)
+    if (f->classes && cfg->classes && cfg->classes != f->classes)
         return dr_fail_at(err, DR_ECONFIG, "data.classes",
                           "data.classes is %" PRId64 ", but %s has %" PRId64, cfg->classes, f->name,
                           f->classes);
@@ -158,11 +158,26 @@ static int check_config(const struct dr_data_config *cfg, const struct dr_set_fa
         return dr_fail_at(err, DR_ECONFIG, "data.channels",
                           "data.channels is %" PRId64 ", but %s has %" PRId64, cfg->channels,
                           f->name, f->channels);
-    if (cfg->classes < 1 || cfg->size < 1 || cfg->count < 1 || cfg->limit < 0)
-        return dr_fail_at(err, DR_ECONFIG, "data",
-                          "data.classes, data.size and data.count must be positive and data.limit "
-                          "not negative");
+    if (cfg->classes < 0 || cfg->size < 1 || cfg->count < 1 || cfg->limit < 0)
+        return dr_fail_at(
+            err, DR_ECONFIG, "data",
+            "data.size and data.count must be positive, data.classes and data.limit not "
+            "negative");
     return 0;
+}
+
+static void free_names(struct dr_dataset *d) {
+    for (int64_t k = 0; d->class_name && k < d->classes; k++)
+        free(d->class_name[k]);
+    free((void *)(uintptr_t)d->class_name);
+    d->class_name = NULL;
+}
+
+// data.classes 0: all samples are one group.
+static void forget_labels(struct dr_dataset *d) {
+    free_names(d);
+    d->classes = 1;
+    memset(d->label, 0, (size_t)d->n * sizeof *d->label);
 }
 
 int dr_dataset_open(dr_set_open *open, const struct dr_set_facts *facts,
@@ -176,8 +191,10 @@ int dr_dataset_open(dr_set_open *open, const struct dr_set_facts *facts,
         return dr_fail(err, DR_ENOMEM, "no memory for a data set");
     d->kind = facts->kind;
     d->name = facts->name;
-    d->classes = q->cfg->classes;
+    d->classes = q->cfg->classes ? q->cfg->classes : facts->classes ? facts->classes : 1;
     rc = open(d, q, err);
+    if (!rc && !q->cfg->classes)
+        forget_labels(d);
     if (!rc)
         rc = index_classes(d, err);
     if (!rc)
@@ -210,9 +227,7 @@ void dr_dataset_free(struct dr_dataset *d) {
         return;
     if (d->release)
         d->release(d);
-    for (int64_t k = 0; d->class_name && k < d->classes; k++)
-        free(d->class_name[k]);
-    free((void *)(uintptr_t)d->class_name);
+    free_names(d);
     free(d->label);
     free(d->class_start);
     free(d->by_class);

@@ -292,7 +292,7 @@ static int open_named(struct dr_dataset *d, const struct dr_set_query *q,
     int rc = find_folder(q, images, &dir, err);
     if (rc)
         return rc;
-    rc = read_pair(dir, images, labels, q->cfg->classes, &p, err);
+    rc = read_pair(dir, images, labels, q->cfg->classes ? q->cfg->classes : 256, &p, err);
     if (!rc)
         rc = fit_pair(d, q->cfg, &p, err);
     for (int k = 0; names && k < 10 && !rc; k++)

@@ -223,6 +223,14 @@ static int find_source(const struct dr_set_query *q, const char *const *names, c
         return dr_fail_at(err, DR_ECONFIG, "data.path",
                           "data.path '%.200s' must be a path below the data directory",
                           q->cfg->path);
+    // A picture file of this name in the data directory was put there for it (a user's data set of
+    // the daemon): it goes before what happens to have the name elsewhere.
+    if (!names && q->data_dir &&
+        asprintf(source, "%s/%s" DR_PICTURES_SUFFIX, q->data_dir, q->cfg->path) >= 0) {
+        if (dr_pictures_is_file(*source))
+            return 0;
+        free(*source);
+    }
     for (int i = 0; i < 2; i++) {
         if (!root[i] || !*root[i])
             continue;
@@ -246,7 +254,7 @@ static int check_classes(const struct dr_set_query *q, const char *source, const
                          struct dr_err *err) {
     struct dr_import_report r;
     int rc = dr_pictures_info(file, &r, err);
-    if (!rc && r.classes != q->cfg->classes)
+    if (!rc && q->cfg->classes && r.classes != q->cfg->classes)
         rc = dr_fail_at(err, DR_ECONFIG, "data.classes",
                         "data.classes is %lld, but %.200s has %lld (%.60s%s%.60s%s)",
                         (long long)q->cfg->classes, source, (long long)r.classes, r.class[0].name,

@@ -28,10 +28,11 @@ struct dr_drift_out {
     real *field; // [temperatures,B,N,S] V_tau itself, before normalisation; NULL: not wanted
 };
 // By the field that cfg names (field.h). cfg: field, temperatures, kernel, normalize,
-// sinkhorn_iterations, floor (whether negatives are independent is in->neg). `sphere` features are
-// the caller's (features.h); kernel-l2 normalises by itself, the gradient included, takes no
-// unconditional negatives (U is ignored) and no floor. Non-finite features end in a non-finite
-// loss. Uses cx->tmp only; sums over the groups go over all processes of cx->comm.
+// sinkhorn_iterations, bias, floor, max_velocity (whether negatives are independent is in->neg).
+// `sphere` and `standardize` are the caller's (features.h); kernel-l2 normalises by itself, the
+// gradient included, takes no unconditional negatives (U is ignored) and no floor. Non-finite
+// features end in a non-finite loss. Uses cx->tmp only; sums over the groups go over all processes
+// of cx->comm.
 void dr_drift_loss(struct dr_ctx *cx, const struct dr_loss_config *cfg,
                    const struct dr_drift_in *in, const struct dr_drift_out *out);
 

@@ -13,7 +13,8 @@
 
 #include <stdio.h>
 
-static int add_patches(struct dr_features *f, struct dr_map_dim d, int p, struct dr_err *err) {
+static int add_patches(struct dr_features *f, struct dr_map_dim d, int map, int p, double weight,
+                       struct dr_err *err) {
     char name[24];
     if (d.h % p || d.w % p)
         return dr_fail(err, DR_ECONFIG,
@@ -21,31 +22,38 @@ static int add_patches(struct dr_features *f, struct dr_map_dim d, int p, struct
                        "%lldx%lld",
                        p, p, (long long)d.h, (long long)d.w);
     snprintf(name, sizeof name, "patch%d.mean", p);
-    dr_features_add(f, 0, DR_POOL_MEAN, p, 1, name);
+    dr_features_add(f, map, DR_POOL_MEAN, p, weight, name);
     snprintf(name, sizeof name, "patch%d.std", p);
-    dr_features_add(f, 0, DR_POOL_STD, p, 1, name);
+    dr_features_add(f, map, DR_POOL_STD, p, weight, name);
     return 0;
+}
+
+int dr_features_add_pixels(const struct dr_feature_config *cfg, struct dr_map_dim d,
+                           struct dr_features *f, int map, double weight, struct dr_err *err) {
+    const bool on = weight > 0;
+    int rc = 0;
+    if (on && cfg->image)
+        dr_features_add(f, map, DR_POOL_WHOLE, 0, weight, "image");
+    if (on && cfg->quadrants && (d.h % 2 || d.w % 2))
+        return dr_fail(err, DR_ECONFIG,
+                       "features.quadrants needs an even height and width, the image is %lldx%lld",
+                       (long long)d.h, (long long)d.w);
+    if (on && cfg->quadrants)
+        dr_features_add(f, map, DR_POOL_QUADRANTS, 0, weight, "quadrants");
+    if (on && cfg->patch2)
+        rc = add_patches(f, d, map, 2, weight, err);
+    if (!rc && on && cfg->patch4)
+        rc = add_patches(f, d, map, 4, weight, err);
+    if (!rc && cfg->rms > 0)
+        dr_features_add(f, map, DR_POOL_RMS, 0, cfg->rms, "rms");
+    return rc;
 }
 
 static int create(const struct dr_feature_config *cfg, struct dr_map_dim d, struct dr_features *f,
                   void **impl, struct dr_err *err) {
-    int rc = 0;
     *impl = NULL;
-    dr_features_add_map(f, d);
-    if (cfg->image)
-        dr_features_add(f, 0, DR_POOL_WHOLE, 0, 1, "image");
-    if (cfg->quadrants && (d.h % 2 || d.w % 2))
-        return dr_fail(err, DR_ECONFIG,
-                       "features.quadrants needs an even height and width, the image is %lldx%lld",
-                       (long long)d.h, (long long)d.w);
-    if (cfg->quadrants)
-        dr_features_add(f, 0, DR_POOL_QUADRANTS, 0, 1, "quadrants");
-    if (cfg->patch2)
-        rc = add_patches(f, d, 2, err);
-    if (!rc && cfg->patch4)
-        rc = add_patches(f, d, 4, err);
-    if (!rc && cfg->rms > 0)
-        dr_features_add(f, 0, DR_POOL_RMS, 0, cfg->rms, "rms");
+    const int map = dr_features_add_map(f, d);
+    int rc = dr_features_add_pixels(cfg, d, f, map, 1, err);
     if (!rc && !dr_features_count(f))
         rc = dr_fail(err, DR_ECONFIG,
                      "features: none is on; set at least one of features.image, "

@@ -13,18 +13,26 @@
 
 #include "engine/config/config.h"
 #include "engine/core/backend.h"
+#include "engine/loss/drift.h"
 #include "engine/nn/params.h"
 
-#define DR_MAX_FEATURES 64
-#define DR_MAX_MAPS 32
+#define DR_MAX_FEATURES 320
+#define DR_MAX_MAPS 40
 
 struct dr_feature_dim {
     int64_t locations, s; // T location vectors of width S
     real weight;
-    char name[24]; // "image", "quadrants", "patch2.mean", ...
+    char name[48]; // "image", "quadrants", "patch2.mean", "stage2.locations", ...
 };
 struct dr_map_dim {
-    int64_t c, h, w; // a map of n images: [n,c,h,w]
+    int64_t c, h, w; // a map of n images: [n,c,h,w], with `last` [n,h,w,c]
+    bool last;       // channels last: what encoders put out
+};
+// The frozen network of a kind that runs one. Borrowed: outlives the features.
+struct dr_net;
+struct dr_feature_net {
+    const struct dr_net *net; // an encoder, for images of the data's shape
+    const real *weights;      // host, its layout; read by dr_features_load
 };
 struct dr_features; // immutable description
 
@@ -44,10 +52,14 @@ struct dr_maps {
     int64_t chunk;          // images that are extracted at a time; 0: all
     void **saved;           // one per chunk; NULL: nothing is kept
     int nsaved;
+    bool again; // the backward pass computes what it needs once more: `saved` has one entry
+    real *x;    // the images
 };
-// Host memory for what extraction keeps of `images` images; reusable, freed by dr_maps_free.
-int dr_maps_init(const struct dr_features *f, int64_t images, int64_t chunk, struct dr_maps *m,
-                 struct dr_err *err);
+// Host memory for what extraction keeps of `images` images; reusable, freed by dr_maps_free. Where
+// that would take more than `budget` bytes of cx->keep at the precision `act`, the backward pass
+// computes it again, chunk by chunk.
+int dr_maps_init(const struct dr_features *f, int64_t images, int64_t chunk, size_t budget,
+                 enum dr_dtype act, struct dr_maps *m, struct dr_err *err);
 void dr_maps_free(const struct dr_features *f, struct dr_maps *m);
 
 // x: [groups,n,C,H,W], which stays in place as long as the maps are used. m: chunk and saved are
@@ -59,6 +71,22 @@ void dr_features_extract(struct dr_ctx *cx, const struct dr_features *f, const s
 // [groups*T*n] norms for the backward pass, used with `sphere`; NULL when no gradient is wanted.
 void dr_features_vectors(struct dr_ctx *cx, const struct dr_features *f, int i,
                          const struct dr_maps *m, bool reals, real *out, real *norm);
+// What features.standardize subtracts and multiplies by, [groups*T, S] each; rstd NULL: nothing.
+struct dr_standard {
+    const real *mean, *rstd;
+};
+// With features.standardize, to call with every set of vectors of feature i: replaces in's pointers
+// by vectors in cx->tmp, of which each dimension has mean 0 and variance 1 (1e-6 under the root)
+// over the group's generated and positive samples together, then on the sphere where that is on;
+// dr_features_vectors then gives vectors before either. Without, and of `rms`, it does nothing.
+// norm: as in dr_features_vectors.
+void dr_features_standardize(struct dr_ctx *cx, const struct dr_features *f, int i,
+                             struct dr_drift_in *in, real *norm, struct dr_standard *st);
+// dgen [groups*T, n, S]: the gradient by in->gen on entry, by what dr_features_vectors gave on
+// return. The statistics are constants. in, norm, st: as dr_features_standardize left them.
+void dr_features_standardize_backward(struct dr_ctx *cx, const struct dr_features *f,
+                                      const struct dr_drift_in *in, const real *norm,
+                                      const struct dr_standard *st, real *dgen);
 // Gradients of m's maps, all zero, in cx->tmp; of the image itself: dx, which is zeroed.
 void dr_features_zero_gradients(struct dr_ctx *cx, const struct dr_features *f,
                                 const struct dr_maps *m, real *dx, struct dr_maps *dm);
@@ -74,10 +102,21 @@ void dr_features_backward(struct dr_ctx *cx, const struct dr_features *f,
 // ---- what a kind is made of
 
 // What is taken of a map as location vectors; features.c.
-enum dr_pool { DR_POOL_WHOLE, DR_POOL_QUADRANTS, DR_POOL_MEAN, DR_POOL_STD, DR_POOL_RMS };
+enum dr_pool {
+    DR_POOL_WHOLE,
+    DR_POOL_QUADRANTS,
+    DR_POOL_MEAN,
+    DR_POOL_STD,
+    DR_POOL_RMS,
+    // Of maps with channels last. p x p cells tile the map; p divides both sides.
+    DR_POOL_CELLS,      // the mean of each cell, a location each, of width C; p 1: the map itself
+    DR_POOL_CELLS_STD,  // its std, sqrt(var + 1e-6)
+    DR_POOL_CELLS_WHOLE // the means of all cells as one vector
+};
 
 struct dr_feature_kind {
     const char *name; // features.kind
+    bool network;     // runs the network of dr_features_create_on
     // Adds maps and features to f for images [C,H,W]; *impl is the kind's own.
     int (*create)(const struct dr_feature_config *cfg, struct dr_map_dim image,
                   struct dr_features *f, void **impl, struct dr_err *err);
@@ -90,19 +129,29 @@ struct dr_feature_kind {
     // x: [n,C,H,W] -> every map [n,c,h,w]. saved NULL: nothing is kept.
     void (*extract)(struct dr_ctx *cx, const void *impl, const struct dr_weights *w, const real *x,
                     int64_t n, real *const *map, void *saved);
-    // dx: [n,C,H,W] is overwritten.
-    void (*backward)(struct dr_ctx *cx, const void *impl, const struct dr_weights *w, int64_t n,
-                     real *const *dmap, const void *saved, real *dx);
+    // Of the images x that were extracted with `saved`, which may be overwritten. dx: [n,C,H,W] is
+    // overwritten.
+    void (*backward)(struct dr_ctx *cx, const void *impl, const struct dr_weights *w, const real *x,
+                     int64_t n, real *const *dmap, void *saved, real *dx);
 };
 const struct dr_feature_kind *dr_feature_kind(int kind); // enum dr_feature_space
 // dr_features_create with a kind that need not be in the table.
 int dr_features_create_as(const struct dr_feature_kind *kind, const struct dr_feature_config *cfg,
                           struct dr_map_dim image, struct dr_features **out, struct dr_err *err);
+// The same with a network for kinds that run one; net NULL or net->net NULL: none is there.
+int dr_features_create_on(const struct dr_feature_kind *kind, const struct dr_feature_config *cfg,
+                          struct dr_map_dim image, const struct dr_feature_net *net,
+                          struct dr_features **out, struct dr_err *err);
 
-// For create. A map's number; a feature of that map. p: patch size (DR_POOL_MEAN, DR_POOL_STD).
+// For create. A map's number; a feature of that map. p: side of a patch or cell.
 int dr_features_add_map(struct dr_features *f, struct dr_map_dim dim);
 void dr_features_add(struct dr_features *f, int map, enum dr_pool pool, int64_t p, double weight,
                      const char *name);
+struct dr_feature_net dr_features_net(const struct dr_features *f); // both NULL: none was given
+// The features of the image itself that cfg turns on, of map number `map`, which is an image
+// [C,H,W]; feature_pixel.c. weight: of all but rms, 0: none of them.
+int dr_features_add_pixels(const struct dr_feature_config *cfg, struct dr_map_dim image,
+                           struct dr_features *f, int map, double weight, struct dr_err *err);
 
 #define X(ID, name, text) extern const struct dr_feature_kind dr_feature_##name;
 DR_FEATURES(X)

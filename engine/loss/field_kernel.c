@@ -36,7 +36,8 @@ struct dr_drift_coef_args dr_drift_coef_of(const struct dr_loss_config *cfg,
                                        .p = in->P,
                                        .kernel = cfg->kernel,
                                        .normalize = cfg->normalize,
-                                       .sinkhorn_iterations = (int)cfg->sinkhorn_iterations};
+                                       .sinkhorn_iterations = (int)cfg->sinkhorn_iterations,
+                                       .abc = cfg->bias == DR_BIAS_ABC};
 }
 
 void dr_drift_keep(struct dr_ctx *cx, real *dst, const real *src, int64_t n) {
@@ -97,7 +98,8 @@ static void kernel_loss(struct dr_ctx *cx, const struct dr_loss_config *cfg,
               .s = S, .acc = t > 0);
     }
     DR_OP(be, drift_grad, .dx = out->dgen, .loss = out->loss, .total = total, .scale = scale,
-          .b = B, .n = N, .s = S, .groups = groups, .weight = in->weight);
+          .b = B, .n = N, .s = S, .groups = groups, .weight = in->weight,
+          .max_rms = (real)cfg->max_velocity);
     dr_release(cx->tmp, mark);
 }
 

@@ -61,7 +61,7 @@ static void kernel_l2_loss(struct dr_ctx *cx, const struct dr_loss_config *cfg,
         mean_of_groups(cx, group_v2, B, groups, out->v2 + t);
     }
     DR_OP(be, drift_grad, .dx = v, .loss = out->loss, .total = total, .b = B, .n = N, .s = S,
-          .groups = groups, .weight = in->weight);
+          .groups = groups, .weight = in->weight, .max_rms = (real)cfg->max_velocity);
     DR_OP(be, l2norm_bwd, .dx = out->dgen, .dy = v, .y = x, .norm = norm, .m = B * N, .n = S,
           .eps = EPS); // through the normalisation
     dr_release(cx->tmp, mark);

@@ -14,6 +14,11 @@ struct dr_feature_dim dr_pool_dim(enum dr_pool pool, int64_t p, struct dr_map_di
         return (struct dr_feature_dim){.locations = 1, .s = d.c * (d.h / p) * (d.w / p)};
     case DR_POOL_RMS:
         return (struct dr_feature_dim){.locations = 1, .s = d.c};
+    case DR_POOL_CELLS:
+    case DR_POOL_CELLS_STD:
+        return (struct dr_feature_dim){.locations = (d.h / p) * (d.w / p), .s = d.c};
+    case DR_POOL_CELLS_WHOLE:
+        return (struct dr_feature_dim){.locations = 1, .s = d.c * (d.h / p) * (d.w / p)};
     default:
         return (struct dr_feature_dim){.locations = 1, .s = d.c * d.h * d.w};
     }
@@ -111,6 +116,11 @@ void dr_pool_forward(struct dr_ctx *cx, const struct dr_pooling *t, struct dr_ma
     case DR_POOL_RMS:
         extract_rms(cx, d, x, len, gain, out);
         break;
+    case DR_POOL_CELLS:
+    case DR_POOL_CELLS_STD:
+    case DR_POOL_CELLS_WHOLE:
+        dr_cells_forward(cx, t, d, x, groups, n, out);
+        break;
     }
     dr_release(cx->tmp, mark);
 }
@@ -138,6 +148,11 @@ void dr_pool_backward(struct dr_ctx *cx, const struct dr_pooling *t, struct dr_m
     }
     case DR_POOL_RMS:
         scatter_rms(cx, d, x, len, dout, dx);
+        break;
+    case DR_POOL_CELLS:
+    case DR_POOL_CELLS_STD:
+    case DR_POOL_CELLS_WHOLE:
+        dr_cells_backward(cx, t, d, x, groups, n, dout, dx);
         break;
     }
     dr_release(cx->tmp, mark);

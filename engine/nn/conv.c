@@ -1,5 +1,8 @@
-// Convolution layers on [b,h,w,c] activations. Used by the heads of generators. See layers.h.
+// Convolution layers on [b,h,w,c] activations. Used by the heads of generators, the
+// resnets and the U-Net. See layers.h.
 #include "engine/nn/layers.h"
+
+#include <math.h>
 
 struct dr_conv dr_conv_add(struct dr_params *ps, struct dr_conv shape, enum dr_init init,
                            double arg, const char *name) {
@@ -7,6 +10,15 @@ struct dr_conv dr_conv_add(struct dr_params *ps, struct dr_conv shape, enum dr_i
     l.w = dr_params_add(ps, DR_PARAM_DECAY, init, arg, 4, (int64_t[]){l.co, l.ci, l.k, l.k},
                         "%s.weight", name);
     l.b = dr_params_add(ps, 0, init, arg, 1, &l.co, "%s.bias", name);
+    return l;
+}
+
+struct dr_conv dr_conv_add_plain(struct dr_params *ps, struct dr_conv shape, const char *name) {
+    struct dr_conv l = shape;
+    const double std = sqrt(2 / (double)(l.co * l.k * l.k));
+    l.w = dr_params_add(ps, DR_PARAM_DECAY, DR_INIT_NORMAL, std, 4,
+                        (int64_t[]){l.co, l.ci, l.k, l.k}, "%s.weight", name);
+    l.b = -1;
     return l;
 }
 

@@ -50,8 +50,8 @@ static inline void *dr_alloc_act(struct dr_arena *a, const struct dr_ctx *cx, in
 
 // ---- conv.c ----
 
-// 2-D convolution with zero padding and a bias, on [b,height,width,channels] activations of
-// cx->act. w, b: parameter numbers (w -1: not there). W: [co,ci,k,k], as PyTorch's.
+// 2-D convolution with zero padding and a bias (b -1: none), on [b,height,width,channels]
+// activations of cx->act. w, b: parameter numbers (w -1: not there). W: [co,ci,k,k], as PyTorch's.
 struct dr_conv {
     int w, b;
     int64_t ci, co, k, stride, pad;
@@ -59,6 +59,12 @@ struct dr_conv {
 // Adds NAME.weight and NAME.bias, both with this initialisation. shape: all but w and b.
 struct dr_conv dr_conv_add(struct dr_params *ps, struct dr_conv shape, enum dr_init init,
                            double arg, const char *name);
+// The same without a bias, Kaiming-normal for a ReLU behind it (fan out, as torchvision's ResNets).
+struct dr_conv dr_conv_add_plain(struct dr_params *ps, struct dr_conv shape, const char *name);
+// Side of the output for a side of the input.
+static inline int64_t dr_conv_side(const struct dr_conv *l, int64_t side) {
+    return (side + 2 * l->pad - l->k) / l->stride + 1;
+}
 // x: [b,height,width,ci]; y: [b,ho,wo,co], ho = (height + 2 pad - k) / stride + 1.
 void dr_conv_forward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_conv *l,
                      const void *x, int64_t b, int64_t height, int64_t width, void *y);
@@ -69,6 +75,63 @@ void dr_conv_backward(struct dr_ctx *cx, const struct dr_weights *w, const struc
 // dx: [b,height,width,ci], overwritten with the transposed convolution of dy.
 void dr_conv_backward_input(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_conv *l,
                             const void *dy, int64_t b, int64_t height, int64_t width, void *dx);
+
+// ---- cnorm.c ----
+
+// Normalisation of [b,n,c] activations of cx->act by channel, n pixels per sample: a GroupNorm, or
+// a BatchNorm that applies stored statistics and is never trained (groups 0).
+struct dr_cnorm {
+    int weight, bias; // parameter numbers
+    int64_t c, groups;
+    int64_t at, all; // BatchNorm: place of its channels among those of all, and their number
+};
+struct dr_cnorm_saved {
+    real *mean, *rstd; // GroupNorm: [b,groups]
+};
+// The BatchNorms of a network. Their parameters lie one after the other, so that a handful of ops
+// per forward pass turns all of them into scales and shifts.
+struct dr_bnorms {
+    int weight, bias, mean, var; // numbers of the first of each; -1: there are none
+    int64_t channels;            // of all
+};
+#define DR_CNORM_EPS 1e-5
+// Groups of c channels: the largest divisor of c that is at most `most` and leaves two channels to
+// a group where it can.
+int64_t dr_cnorm_groups(int64_t c, int64_t most);
+// Adds NAME.weight (one) and NAME.bias (zero) of a GroupNorm.
+struct dr_cnorm dr_cnorm_add(struct dr_params *ps, int64_t c, int64_t groups, const char *name);
+// Adds n BatchNorms at once: NAME.weight, NAME.bias, NAME.running_mean, NAME.running_var of each.
+// norm[i].c is given; the rest of norm[i] is filled.
+void dr_bnorms_add(struct dr_params *ps, struct dr_cnorm *const norm[], const char (*name)[64],
+                   int n, struct dr_bnorms *out);
+// Scales and shifts of all BatchNorms, [2,channels] in `ar`: for dr_cnorm_forward and _backward.
+// NULL where there are none.
+const real *dr_bnorms_fold(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_weights *w,
+                           const struct dr_bnorms *k);
+// y = fn(norm(x) + r); r NULL: nothing. y may be x or r. fold: of dr_bnorms_fold.
+void dr_cnorm_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_weights *w,
+                      const struct dr_cnorm *l, const real *fold, int64_t b, int64_t n,
+                      const void *x, const void *r, enum dr_fn fn, void *y,
+                      struct dr_cnorm_saved *s);
+// dx by x, dr by r (NULL: not wanted) from dy; x and r as they were in the forward pass. Either of
+// dx and dr may be dy. Parameters' gradients accumulate, but for BatchNorms, which have none.
+void dr_cnorm_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_cnorm *l,
+                       const real *fold, int64_t b, int64_t n, const void *x, const void *r,
+                       enum dr_fn fn, const struct dr_cnorm_saved *s, const void *dy, void *dx,
+                       void *dr);
+
+// ---- image.c ----
+
+// Image [b,c,s,s] real to [b,s,s,c] of type t, and back; with acc added to the image.
+void dr_to_nhwc(struct dr_ctx *cx, int64_t b, int64_t c, int64_t side, const real *image, void *out,
+                enum dr_dtype t);
+void dr_from_nhwc(struct dr_ctx *cx, int64_t b, int64_t c, int64_t side, const void *in,
+                  enum dr_dtype t, real *image, bool acc);
+// out = [a ; b] per pixel, `rows` pixels of ca and cb channels, all cx->act; and the reverse.
+void dr_concat(struct dr_ctx *cx, int64_t rows, const void *a, int64_t ca, const void *b,
+               int64_t cb, void *out);
+void dr_split(struct dr_ctx *cx, int64_t rows, const void *in, void *a, int64_t ca, void *b,
+              int64_t cb);
 
 // ---- form ----
 

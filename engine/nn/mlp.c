@@ -10,6 +10,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct dr_mlp {
     struct dr_gen gen;
@@ -48,6 +49,7 @@ static int build(struct dr_net *net, struct dr_err *err) {
     k->out.b = dr_params_add(ps, 0, DR_INIT_CONST, m->out_bias, 1, &two, "out.bias");
     net->outputs = 1;
     net->output[0] = (struct dr_net_shape){two, 1, 1};
+    strcpy(net->output_name[0], "image");
     net->input = m->latent_dim;
     net->saved_bytes = sizeof(struct saved) + (size_t)m->depth * sizeof(real *);
     return 0;

@@ -1,5 +1,6 @@
 // Networks of every kind: made from a description, asked, run through their type's table. See
 // net.h; the types are in the files of the networks.
+#include "engine/nn/encoder.h"
 #include "engine/nn/layers.h"
 
 #include <jansson.h>
@@ -11,6 +12,7 @@ int dr_net_new(const struct dr_net_type *type, struct dr_net **out, struct dr_er
     if (!*out)
         return dr_fail(err, DR_ENOMEM, "out of memory for a network");
     (*out)->type = type;
+    (*out)->kind = type->kind;
     return 0;
 }
 
@@ -43,8 +45,30 @@ static const struct dr_net_type *type_of(const char *json, size_t len) {
     return t ? t : dr_net_type_of_arch(0);
 }
 
+// Whether this is a whole configuration of kind `encoder`.
+static bool of_encoder(const char *json, size_t len) {
+    json_t *root = json_loadb(json, len, 0, NULL);
+    const char *kind = json_string_value(json_object_get(root, "kind"));
+    const bool yes = kind && !strcmp(kind, dr_recipe_word(DR_RECIPE_ENCODER));
+    json_decref(root);
+    return yes;
+}
+
+static int parse_encoder(const char *json, size_t len, const char *where, struct dr_net **out,
+                         struct dr_err *err) {
+    struct dr_config c;
+    int rc = dr_config_parse(json, len, where, &c, err);
+    if (rc)
+        return rc;
+    rc = dr_encoder_net(&c, out, err);
+    return rc && where ? dr_fail_prefix(err, rc, where) : rc;
+}
+
 int dr_net_parse(const char *json, size_t len, const char *where, struct dr_net **out,
                  struct dr_err *err) {
+    *out = NULL;
+    if (of_encoder(json, len))
+        return parse_encoder(json, len, where, out, err);
     const struct dr_net_type *type = type_of(json, len);
     int rc = dr_net_new(type, out, err);
     if (rc)
@@ -67,7 +91,7 @@ const char *dr_net_name(const struct dr_net *net) {
     return net->type->name;
 }
 enum dr_net_kind dr_net_kind(const struct dr_net *net) {
-    return net->type->kind;
+    return net->kind;
 }
 const char *dr_net_kind_word(enum dr_net_kind kind) {
     static const char *const word[] = {"generator", "encoder", "judge"};
@@ -94,8 +118,32 @@ int dr_net_outputs(const struct dr_net *net) {
 struct dr_net_shape dr_net_output(const struct dr_net *net, int i) {
     return net->output[i];
 }
+const char *dr_net_output_name(const struct dr_net *net, int i) {
+    return net->output_name[i];
+}
+int dr_net_output_find(const struct dr_net *net, const char *name) {
+    for (int i = 0; i < net->outputs; i++)
+        if (!strcmp(net->output_name[i], name))
+            return i;
+    return -1;
+}
 int64_t dr_net_tables_count(const struct dr_net *net) {
     return net->tables;
+}
+
+int dr_net_encoder(const struct dr_net *net, int64_t side, struct dr_net **out,
+                   struct dr_err *err) {
+    *out = NULL;
+    if (!net->type->encoder)
+        return dr_fail_at(err, DR_EINVAL, "encoder",
+                          "the %s \"%s\" has no encoder; expected a network whose feature maps can "
+                          "be taken",
+                          dr_net_kind_word(net->kind), net->type->name);
+    int rc = dr_net_new(net->type, out, err);
+    if (rc)
+        return rc;
+    rc = net->type->encoder(net, side, *out, err);
+    return dr_net_finish(out, rc, err);
 }
 
 bool dr_net_same(const struct dr_net *a, const struct dr_net *b) {
@@ -104,10 +152,10 @@ bool dr_net_same(const struct dr_net *a, const struct dr_net *b) {
 
 int dr_net_expect(const struct dr_net *net, enum dr_net_kind kind, const char *what,
                   struct dr_err *err) {
-    if (net->type->kind == kind)
+    if (net->kind == kind)
         return 0;
     return dr_fail(err, DR_EINVAL, "%.200s holds the %s \"%s\"; expected a %s", what,
-                   dr_net_kind_word(net->type->kind), net->type->name, dr_net_kind_word(kind));
+                   dr_net_kind_word(net->kind), net->type->name, dr_net_kind_word(kind));
 }
 
 int64_t dr_net_parameters(const struct dr_net *net) {

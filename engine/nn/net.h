@@ -3,14 +3,14 @@
 // each with a dr_ctx and weights of its own. Snapshots, checkpoints and caches know only this.
 //
 // Three kinds. A generator turns noise and conditioning into an image in one forward pass
-// (method.md 6; paper A.2); an encoder turns an image into feature maps; a judge turns it into
-// logits. engine/nn/nets.def lists them all; type.h says how to write one.
+// (method.md 6; paper A.2); an encoder turns an image into feature maps (or into the image again);
+// a judge turns it into logits. engine/nn/nets.def lists them all; type.h says how to write one.
 #pragma once
 
 #include "engine/config/config.h"
 
 enum dr_net_kind { DR_NET_GENERATOR, DR_NET_ENCODER, DR_NET_JUDGE };
-enum { DR_NET_OUTPUTS = 16 };
+enum { DR_NET_OUTPUTS = 32 };
 
 struct dr_net;
 struct dr_ctx;     // core/backend.h
@@ -41,6 +41,13 @@ bool dr_net_same(const struct dr_net *a, const struct dr_net *b);
 int dr_net_expect(const struct dr_net *net, enum dr_net_kind kind, const char *what,
                   struct dr_err *err);
 
+// The bare encoder inside a network that has one (the body of a classifier or of an autoencoder):
+// feature maps, with the parameter names of `net`, for images of this side (0: that of `net`; the
+// weights do not depend on it). Its weights come by dr_params_copy_named (params.h). EINVAL, at
+// the field "encoder", for a network without an encoder or a side it does not take. *out is NULL
+// on failure; the caller frees it.
+int dr_net_encoder(const struct dr_net *net, int64_t side, struct dr_net **out, struct dr_err *err);
+
 const struct dr_params *dr_net_params(const struct dr_net *net);
 int64_t dr_net_parameters(const struct dr_net *net); // numbers that training may change
 size_t dr_net_bytes(const struct dr_net *net);       // size of one set of weights
@@ -64,6 +71,9 @@ struct dr_net_shape {
 int64_t dr_net_input(const struct dr_net *net); // reals per sample of struct dr_net_in's x
 int dr_net_outputs(const struct dr_net *net);   // 1 to DR_NET_OUTPUTS
 struct dr_net_shape dr_net_output(const struct dr_net *net, int i);
+// "image" of a generator, "stage1.block2", "stage1", ... of an encoder, "logits" of a judge.
+const char *dr_net_output_name(const struct dr_net *net, int i);
+int dr_net_output_find(const struct dr_net *net, const char *name); // -1: none of that name
 
 // Constant tables on a device (RoPE), one set per backend instance, owned by the caller.
 int64_t dr_net_tables_count(const struct dr_net *net); // reals, 0: none
@@ -84,13 +94,15 @@ struct dr_net_saved;
 struct dr_net_saved *dr_net_saved_new(const struct dr_net *net);
 void dr_net_saved_free(struct dr_net_saved *s); // NULL is fine
 
-// y[i]: output i of every sample, real, overwritten. saved NULL: inference, nothing is kept
+// y[i]: output i of every sample, real, overwritten; of networks with several outputs NULL: not
+// wanted. saved NULL: inference, nothing is kept
 // (ctx->keep may be NULL).
 void dr_net_forward(struct dr_ctx *cx, const struct dr_net *net, const struct dr_weights *w,
                     const struct dr_net_in *in, real *const y[], struct dr_net_saved *saved);
-// dy[i]: gradient of the loss by output i. Accumulates the gradients of the weights into w->g
-// (NULL: the network is frozen) and overwrites dx [b, input], the gradient by in->x (NULL: not
-// wanted). Once per forward pass: activations named by `saved` are overwritten.
+// dy[i]: gradient of the loss by output i; of networks with several outputs NULL: zero, and the
+// only choice for an output that forward was not asked for. Accumulates the gradients of the
+// weights into w->g (NULL: the network is frozen) and overwrites dx [b, input], the gradient by
+// in->x (NULL: not wanted). Once per forward pass: activations named by `saved` are overwritten.
 void dr_net_backward(struct dr_ctx *cx, const struct dr_net *net, const struct dr_weights *w,
                      const struct dr_net_in *in, struct dr_net_saved *saved, const real *const dy[],
                      real *dx);

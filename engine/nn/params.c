@@ -67,6 +67,30 @@ int dr_params_find(const struct dr_params *ps, const char *name) {
     return -1;
 }
 
+static bool same_shape(const struct dr_param *a, const struct dr_param *b) {
+    return a->ndim == b->ndim && !memcmp(a->dim, b->dim, (size_t)a->ndim * sizeof *a->dim);
+}
+
+int dr_params_copy_named(const struct dr_params *to, real *dst, const struct dr_params *from,
+                         const real *src, struct dr_err *err) {
+    for (int i = 0; i < to->n; i++) {
+        const int j = dr_params_find(from, to->p[i].name);
+        if (j < 0)
+            return dr_fail(err, DR_EINVAL, "the weights have no parameter \"%s\"", to->p[i].name);
+        if (!same_shape(&to->p[i], &from->p[j]))
+            return dr_fail(err, DR_EINVAL,
+                           "the parameter \"%s\" has %lld values in the weights; expected %lld in "
+                           "%d dimensions",
+                           to->p[i].name, (long long)from->p[j].count, (long long)to->p[i].count,
+                           to->p[i].ndim);
+    }
+    memset(dst, 0, (size_t)to->total * sizeof *dst);
+    for (int i = 0; i < to->n; i++)
+        memcpy(dst + to->p[i].offset, src + from->p[dr_params_find(from, to->p[i].name)].offset,
+               (size_t)to->p[i].count * sizeof *dst);
+    return 0;
+}
+
 static void fill_uniform(real *out, int64_t n, double bound, uint64_t seed, int number) {
     struct dr_rng g;
     dr_rng_init(&g, seed, DR_STREAM_INIT, (uint64_t)number);

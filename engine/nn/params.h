@@ -47,6 +47,11 @@ int dr_params_add(struct dr_params *ps, unsigned flags, enum dr_init init, doubl
 void dr_params_finish(struct dr_params *ps);
 void dr_params_free(struct dr_params *ps);
 int dr_params_find(const struct dr_params *ps, const char *name); // -1: none
+// Copies the parameters of `to` from those of the same name in another layout's weights, which may
+// have more. EINVAL, naming the first one that is missing or of another shape; nothing is copied
+// then. The padding of dst is set to zero.
+int dr_params_copy_named(const struct dr_params *to, real *dst, const struct dr_params *from,
+                         const real *src, struct dr_err *err);
 // Fills host[total]; a function of (layout, seed). Philox stream INIT, index = parameter number.
 void dr_params_init(const struct dr_params *ps, uint64_t seed, real *host);
 

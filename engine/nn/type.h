@@ -8,6 +8,7 @@
 // The part every network has. A network's struct begins with it; `build` fills it.
 struct dr_net {
     const struct dr_net_type *type;
+    enum dr_net_kind kind;   // the type's, unless `build` says otherwise
     char *description;       // by type->describe, once
     struct dr_params params; // finished by the caller of build
     int64_t input;           // reals per sample
@@ -15,6 +16,7 @@ struct dr_net {
     size_t saved_bytes;      // of what forward keeps on the host for backward
     int outputs;
     struct dr_net_shape output[DR_NET_OUTPUTS];
+    char output_name[DR_NET_OUTPUTS][24];
 };
 
 struct dr_net_type {
@@ -29,6 +31,10 @@ struct dr_net_type {
                  struct dr_err *err);
     // Checks the configuration and fills struct dr_net; whatever it allocates, `clear` frees.
     int (*build)(struct dr_net *net, struct dr_err *err);
+    // Configures `encoder` (of the same type, zeroed) as the bare encoder inside `net`, for images
+    // of this side; `build` follows. NULL: there is none.
+    int (*encoder)(const struct dr_net *net, int64_t side, struct dr_net *encoder,
+                   struct dr_err *err);
     void (*clear)(struct dr_net *net);           // NULL: nothing to free
     char *(*describe)(const struct dr_net *net); // malloc'd JSON for `parse`; NULL: no memory
     void (*fill)(const struct dr_net *, real *); // the constant tables; NULL: none

@@ -93,6 +93,37 @@ static char *class_names(const struct dr_dataset *d) {
     return text;
 }
 
+static bool identity(const struct dr_trainer *t, struct dr_identity *id, char key[2][64]) {
+    if (!t->objective->identity || !t->objective->identity(t->o, id))
+        return false;
+    snprintf(key[0], sizeof key[0], "driftd.%s", id->name);
+    snprintf(key[1], sizeof key[1], "driftd.%s_sha256", id->name);
+    return true;
+}
+
+static int add_identity(const struct dr_trainer *t, struct dr_st_writer *w, struct dr_err *err) {
+    struct dr_identity id;
+    char key[2][64];
+    if (!identity(t, &id, key))
+        return 0;
+    int rc = dr_st_add_meta(w, key[0], id.description, err);
+    return rc ? rc : dr_st_add_meta(w, key[1], id.sha256, err);
+}
+
+static int check_identity(const struct dr_trainer *t, const struct dr_st_file *f, const char *path,
+                          struct dr_err *err) {
+    struct dr_identity id;
+    char key[2][64];
+    if (!identity(t, &id, key))
+        return 0;
+    const char *theirs = dr_st_meta(f, key[1]);
+    if (theirs && !strcmp(theirs, id.sha256))
+        return 0;
+    return dr_fail(err, DR_EINVAL, "%s: trained with %s%.12s, this run has the %s %.12s", path,
+                   theirs ? "the frozen encoder of sha256 " : "no frozen encoder",
+                   theirs ? theirs : "", id.name, id.sha256);
+}
+
 static int add_meta(struct dr_trainer *t, struct dr_st_writer *w, struct dr_err *err) {
     char step[32], seconds[32], fingerprint[32];
     snprintf(step, sizeof step, "%lld", (long long)t->step);
@@ -111,6 +142,8 @@ static int add_meta(struct dr_trainer *t, struct dr_st_writer *w, struct dr_err 
         rc = dr_st_add_meta(w, kv[i][0], kv[i][1], err);
     if (!rc && t->objective != &dr_objective_drift)
         rc = dr_st_add_meta(w, "driftd.objective", t->objective->name, err);
+    if (!rc)
+        rc = add_identity(t, w, err);
     char *names = class_names(t->data);
     if (!rc && names)
         rc = dr_st_add_meta(w, "driftd.classes", names, err);
@@ -205,6 +238,8 @@ static int check_same_run(struct dr_trainer *t, const struct dr_st_file *f, cons
     if (c.train.seed != t->cfg.train.seed)
         return dr_fail(err, DR_EINVAL, "%s: the checkpoint's train.seed is %lld, this run's %lld",
                        path, (long long)c.train.seed, (long long)t->cfg.train.seed);
+    if ((rc = check_identity(t, f, path, err)))
+        return rc;
     char fingerprint[32];
     snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, t->data->fingerprint);
     if (strcmp(fingerprint, data))

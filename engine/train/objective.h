@@ -41,6 +41,7 @@ struct dr_objective_env {
     struct dr_comm *comm;               // NULL: one process
     const struct dr_field_def *field;   // NULL: the one that loss.field names
     const struct dr_feature_kind *kind; // NULL: the one that features.kind names
+    const char *encoder;                // file of the frozen encoder; NULL: features.encoder is it
 };
 
 // What device_step writes to, all zero on entry. Device pointers.
@@ -48,6 +49,12 @@ struct dr_step {
     struct dr_group *group; // gradients accumulate in group[i].g
     real *loss;             // [1] this process's share
     real *report;           // [report_count]
+};
+
+struct dr_identity {
+    const char *name;        // "encoder"
+    const char *description; // JSON
+    const char *sha256;      // 64 hex digits
 };
 
 struct dr_objective {
@@ -85,6 +92,10 @@ struct dr_objective {
     // Whether a checkpoint of the configuration `theirs` continues this run; NULL: always.
     int (*same)(const void *o, const struct dr_config *theirs, const char *path,
                 struct dr_err *err);
+    // What the weights depend on beside configuration and data, as two words: metadata NAME and
+    // NAME_sha256 of checkpoints, and a run of another sha256 does not continue them. False:
+    // nothing.
+    bool (*identity)(const void *o, struct dr_identity *out);
     // State beside parameters and step, a tensor of bytes of this name; size 0: none. NULL: none.
     const char *state_name;
     size_t (*state_size)(const void *o);
@@ -95,15 +106,19 @@ struct dr_objective {
     struct dr_drift_field *(*field)(void *o, int64_t step); // dr_trainer_field; NULL: none
 };
 
-extern const struct dr_objective dr_objective_drift;
+extern const struct dr_objective dr_objective_drift, dr_objective_classify, dr_objective_autoencode,
+    dr_objective_both;
+// What a configuration trains with: by its kind and, for encoders, encoder.objective.
+const struct dr_objective *dr_objective_of(const struct dr_config *cfg);
 const struct dr_objective *dr_objective_find(const char *name); // NULL: none of that name
 
 // dr_trainer_create with parts given directly rather than by the configuration's words.
 struct dr_trainer_parts {
-    const struct dr_objective *objective; // NULL: drift
+    const struct dr_objective *objective; // NULL: dr_objective_of
     const struct dr_field_def *field;     // NULL: loss.field
     const struct dr_feature_kind *kind;   // NULL: features.kind
     struct dr_comm *comm;                 // NULL: one process
+    const char *encoder;                  // file of features.encoder; NULL: that is its path
 };
 int dr_trainer_create_of(const struct dr_trainer_parts *parts, const struct dr_config *cfg,
                          struct dr_backend *be, const struct dr_dataset *data,

@@ -17,6 +17,11 @@ static double learning_rate(const struct dr_trainer *t) {
     if (o->schedule == DR_LR_CONSTANT)
         return o->lr;
     const double at = progress(t);
+    if (o->schedule == DR_LR_ONE_CYCLE) { // from 1 at the end of the warm-up to lr_end
+        const double warm = fmin(1, (double)o->warmup / (double)t->cfg.train.steps);
+        const double left = fmin(1, fmax(0, 1 - at) / fmax(1e-9, 1 - warm));
+        return o->lr * (o->lr_end + (1 - o->lr_end) * left);
+    }
     if (at <= o->cosine_start)
         return o->lr;
     double u = fmin(1, (at - o->cosine_start) / fmax(1e-9, 1 - o->cosine_start));

@@ -194,7 +194,8 @@ static int set_up(struct dr_trainer *t, const struct dr_trainer_parts *parts, st
                                          .be = t->be,
                                          .comm = parts->comm,
                                          .field = parts->field,
-                                         .kind = parts->kind};
+                                         .kind = parts->kind,
+                                         .encoder = parts->encoder};
     int rc = t->objective->create(&env, &t->o, err);
     if (rc)
         return rc;
@@ -223,13 +224,20 @@ int dr_trainer_create_of(const struct dr_trainer_parts *parts, const struct dr_c
     t->cfg = *cfg;
     t->be = be;
     t->data = data;
-    t->objective = parts->objective ? parts->objective : &dr_objective_drift;
+    t->objective = parts->objective ? parts->objective : dr_objective_of(cfg);
     int rc = set_up(t, parts, err);
     if (rc)
         dr_trainer_free(t);
     else
         *out = t;
     return rc;
+}
+
+int dr_trainer_create_from(const struct dr_trainer_files *files, const struct dr_config *cfg,
+                           struct dr_backend *be, const struct dr_dataset *data,
+                           struct dr_trainer **out, struct dr_err *err) {
+    const struct dr_trainer_parts parts = {.encoder = files ? files->encoder : NULL};
+    return dr_trainer_create_of(&parts, cfg, be, data, out, err);
 }
 
 int dr_trainer_create(const struct dr_config *cfg, struct dr_backend *be,

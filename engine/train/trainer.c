@@ -73,6 +73,18 @@ double dr_metric(const struct dr_trainer *t, const struct dr_metrics *m, const c
     return NAN;
 }
 
+bool dr_metric_put(const struct dr_trainer *t, struct dr_metrics *m, const char *name,
+                   double value) {
+    int n;
+    const struct dr_metric_def *def = dr_trainer_metrics(t, &n);
+    for (int i = 0; i < DR_MIN(n, m->n); i++)
+        if (!strcmp(def[i].name, name)) {
+            dr_metric_set(m, i, value);
+            return true;
+        }
+    return false;
+}
+
 static void read_report(const struct dr_trainer *t, const struct trainer_slot *s,
                         struct dr_metrics *m) {
     *m = (struct dr_metrics){.step = s->step,

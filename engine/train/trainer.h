@@ -1,5 +1,6 @@
-// One training run (method.md 1): sampling of labels, alpha, noise and reals, forward, drifting
-// loss, backward, clipping, AdamW, EMA; metrics; checkpoints and exact resume.
+// One training run, of a generator (method.md 1): sampling of labels, alpha, noise and reals,
+// forward, drifting loss, backward, clipping, AdamW, EMA; or of an encoder or judge (method.md 7;
+// `kind: encoder`). Metrics; checkpoints and exact resume.
 //
 // A trainer belongs to one thread, the one that enters its backend; dr_trainer_snapshot's result
 // may go anywhere. Nothing here opens sockets or makes policy.
@@ -41,12 +42,28 @@ static inline size_t dr_drift_field_bytes(const struct dr_drift_field *f) {
 // The data set must outlive the trainer. Allocates everything a step needs (dry run first).
 int dr_trainer_create(const struct dr_config *cfg, struct dr_backend *be,
                       const struct dr_dataset *data, struct dr_trainer **out, struct dr_err *err);
+// Files that a configuration names in words which only its user can look up; NULL: none.
+struct dr_trainer_files {
+    const char *encoder; // of features.encoder; NULL: that is the path
+};
+int dr_trainer_create_from(const struct dr_trainer_files *files, const struct dr_config *cfg,
+                           struct dr_backend *be, const struct dr_dataset *data,
+                           struct dr_trainer **out, struct dr_err *err);
 void dr_trainer_free(struct dr_trainer *t);
+// Before the first step: weights and averages become those of a checkpoint or another safetensors
+// file (the served average of a checkpoint), found by name. A tensor of another shape is an error
+// that names it, and so is a file without any of this network's tensors; `note` names those that
+// are missing and keep their initial values, "" when there are none.
+int dr_trainer_init_from(struct dr_trainer *t, const char *path, char note[400],
+                         struct dr_err *err);
 const struct dr_config *dr_trainer_config(const struct dr_trainer *t);
 // The metrics of this run's steps; *n: how many. The table is constant and outlives the trainer.
 const struct dr_metric_def *dr_trainer_metrics(const struct dr_trainer *t, int *n);
 // The value of the metric called `name`; NAN where m has none or did not measure it.
 double dr_metric(const struct dr_trainer *t, const struct dr_metrics *m, const char *name);
+// Sets the metric called `name`, for what is measured between steps; false: this run has none.
+bool dr_metric_put(const struct dr_trainer *t, struct dr_metrics *m, const char *name,
+                   double value);
 int64_t dr_trainer_steps_done(const struct dr_trainer *t);  // or started
 int64_t dr_trainer_steps_total(const struct dr_trainer *t); // estimate when train.minutes rules
 double

@@ -40,6 +40,13 @@ static const char combinations[] =
     "  a picture file there (docs/data.md).\n"
     "- `data.crop` is less than `data.size`; it and `data.flip` need images. `data.background`,\n"
     "  `data.test_share` and `data.refuse_bad` are for `cifar10`, `cifar100` and `folder`.\n"
+    "- A recipe of `kind: encoder` has the section `encoder`, and neither `model`, `features`, "
+    "`loss`\n"
+    "  nor the other keys of generators; a generator's recipe has no `encoder`. A key of the "
+    "other\n"
+    "  kind that is not at its default is an error.\n"
+    "- `encoder.mask_patch` divides `data.size` where masked pixels are predicted; `classify` and\n"
+    "  `both` need two classes or more.\n"
     "- Points in two dimensions have `model.arch: mlp` and `features.image` alone, and only they "
     "do.\n";
 

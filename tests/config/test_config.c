@@ -469,6 +469,47 @@ static void guidance(void **state) {
     assert_true(dr_config_guidance_range(&c).lo == 1);
 }
 
+// Recipes of kind encoder: keys of the other kind are refused in both, the text reads back.
+static void encoders(void **state) {
+    (void)state;
+    struct dr_config c, back;
+    accept("{\"kind\": \"encoder\", \"encoder\": {\"blocks\": [1, 2, 1], \"width\": 16,"
+           "\"objective\": \"both\"}, \"optim.schedule\": \"one-cycle\", \"data.size\": 30,"
+           "\"init_from\": \"12\"}",
+           &c);
+    assert_int_equal(c.kind, DR_RECIPE_ENCODER);
+    assert_int_equal(c.encoder.stages, 3);
+    assert_string_equal(dr_recipe_word(c.kind), "encoder");
+    char *text = dr_config_to_json(&c);
+    accept(text, &back);
+    assert_memory_equal(&c, &back, sizeof c);
+    assert_non_null(strstr(text, "\"encoder\":{"));
+    assert_null(strstr(text, "\"model\":{"));
+    assert_null(strstr(text, "\"temperatures\""));
+    struct dr_model_config m;
+    struct dr_err err = {0};
+    assert_int_equal(dr_model_config_parse(text, strlen(text), NULL, &m, &err), DR_ECONFIG);
+    assert_non_null(strstr(err.msg, "generator"));
+    free(text);
+    dr_config_defaults(&c);
+    text = dr_config_to_json(&c); // a generator's has neither kind nor encoder, as before
+    assert_null(strstr(text, "encoder"));
+    assert_null(strstr(text, "init_from"));
+    free(text);
+    refuse("{\"encoder\": {\"width\": 16}}", "encoder.width", "kind encoder", "kind train", NULL);
+    refuse("{\"kind\": \"encoder\", \"model\": {\"dim\": 64}}", "model.dim", "kind train", NULL);
+    refuse("{\"kind\": \"encoder\", \"train\": {\"generated\": 64}}", "train.generated", NULL);
+    refuse("{\"kind\": \"encoders\"}", "kind", "did you mean `encoder`", NULL);
+    refuse("{\"kind\": \"encoder\", \"encoder\": {\"blocks\": [1.5]}}", "whole numbers", NULL);
+    refuse("{\"kind\": \"encoder\", \"encoder\": {\"objective\": \"autoencode\","
+           "\"mask_patch\": 3}}",
+           "encoder.mask_patch", "divisor", NULL);
+    refuse("{\"kind\": \"encoder\", \"encoder\": {\"crop_padding\": 40}}", "crop_padding", NULL);
+    refuse("{\"kind\": \"encoder\", \"data\": {\"set\": \"toy-swiss-roll\", \"classes\": 1}}",
+           "data.set", "needs images", NULL);
+    refuse("{\"init_from\": \"../x\"}", "init_from", "relative path", NULL);
+}
+
 static void schema(void **state) {
     (void)state;
     char *text = dr_config_schema_json();
@@ -566,23 +607,15 @@ static void files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults),
-        cmocka_unit_test(values),
-        cmocka_unit_test(unknown_keys),
-        cmocka_unit_test(wrong_values),
-        cmocka_unit_test(malformed),
-        cmocka_unit_test(cross_checks),
-        cmocka_unit_test(assignments),
-        cmocka_unit_test(merge),
-        cmocka_unit_test(round_trip),
-        cmocka_unit_test(model_section),
-        cmocka_unit_test(schema),
-        cmocka_unit_test(nearest),
-        cmocka_unit_test(files),
-        cmocka_unit_test(guidance),
-        cmocka_unit_test(fields),
-        cmocka_unit_test(older_text),
-        cmocka_unit_test(sentences_are_plain),
+        cmocka_unit_test(defaults),     cmocka_unit_test(values),
+        cmocka_unit_test(unknown_keys), cmocka_unit_test(wrong_values),
+        cmocka_unit_test(malformed),    cmocka_unit_test(cross_checks),
+        cmocka_unit_test(assignments),  cmocka_unit_test(merge),
+        cmocka_unit_test(round_trip),   cmocka_unit_test(model_section),
+        cmocka_unit_test(encoders),     cmocka_unit_test(schema),
+        cmocka_unit_test(nearest),      cmocka_unit_test(files),
+        cmocka_unit_test(guidance),     cmocka_unit_test(fields),
+        cmocka_unit_test(older_text),   cmocka_unit_test(sentences_are_plain),
         cmocka_unit_test(kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -53,23 +53,38 @@ static double lse(const double *x, int64_t n, int64_t stride) {
     return top + log(sum);
 }
 
-// Logits L [n,m] to affinities in place.
-static void normalise(const struct dr_loss_config *cfg, double *L, int64_t n, int64_t m,
-                      double floor) {
-    double *row = zeros(n), *col = zeros(m);
-    if (cfg->normalize == DR_NORM_SINKHORN) {
-        for (int64_t t = 0; t < cfg->sinkhorn_iterations; t++) {
-            for (int64_t i = 0; i < n; i++) {
-                double z = lse(L + i * m, m, 1);
-                for (int64_t j = 0; j < m; j++)
-                    L[i * m + j] -= z;
-            }
-            for (int64_t j = 0; j < m; j++) {
-                double z = lse(L + j, n, m) - log((double)n / (double)m);
-                for (int64_t i = 0; i < n; i++)
-                    L[i * m + j] -= z;
-            }
+// Rounds of Sinkhorn on logits L [n,m], whose rows are ld apart: sum_j w_j exp(L_ij) = 1 by row,
+// sum_i exp(L_ij) = n / sum(w) by column. w NULL: ones.
+static void plan(double *L, int64_t ld, int64_t n, int64_t m, const double *w, int64_t rounds) {
+    double mass = 0, *row = zeros(m);
+    for (int64_t j = 0; j < m; j++)
+        mass += w ? w[j] : 1;
+    for (int64_t t = 0; t < rounds; t++) {
+        for (int64_t i = 0; i < n; i++) {
+            for (int64_t j = 0; j < m; j++)
+                row[j] = L[i * ld + j] + log(w ? w[j] : 1);
+            double z = lse(row, m, 1);
+            for (int64_t j = 0; j < m; j++)
+                L[i * ld + j] -= z;
         }
+        for (int64_t j = 0; j < m; j++) {
+            double z = lse(L + j, n, ld) - log((double)n / mass);
+            for (int64_t i = 0; i < n; i++)
+                L[i * ld + j] -= z;
+        }
+    }
+    free(row);
+}
+
+// Logits L [n,m] to affinities in place, the first n_neg columns those of the negatives.
+static void normalise(const struct dr_loss_config *cfg, double *L, int64_t n, int64_t m,
+                      int64_t n_neg, const double *w, double floor) {
+    double *row = zeros(n), *col = zeros(m);
+    if (cfg->normalize == DR_NORM_SINKHORN)
+        plan(L, m, n, m, NULL, cfg->sinkhorn_iterations);
+    if (cfg->normalize == DR_NORM_SINKHORN_SPLIT) {
+        plan(L, m, n, n_neg, w, cfg->sinkhorn_iterations);
+        plan(L + n_neg, m, n, m - n_neg, w + n_neg, cfg->sinkhorn_iterations);
     }
     for (int64_t i = 0; i < n; i++)
         row[i] = lse(L + i * m, m, 1);
@@ -88,10 +103,24 @@ static void normalise(const struct dr_loss_config *cfg, double *L, int64_t n, in
     free(col);
 }
 
-// V_tau of one group, [N,S], from its distances D [N,M].
+// Element k of the centroid of m targets y with weights A, whose sum is `sum`.
+static double centroid(const struct dr_loss_config *cfg, const double *A, double sum,
+                       const double *y, int64_t m, int64_t S, int64_t k) {
+    double first = 0, second = 0, h = 0;
+    for (int64_t j = 0; j < m; j++) {
+        double a = A[j] / sum;
+        first += a * y[j * S + k];
+        second += a * a * y[j * S + k];
+        h += a * a;
+    }
+    return cfg->bias == DR_BIAS_ABC ? (1 - h) * first + second : first;
+}
+
+// V_tau of one group, [N,S], from its distances D [N,M]: the way from the centroid of the negatives
+// to that of the positives.
 static void field(const struct dr_loss_config *cfg, const struct dr_drift_in *in, int64_t U,
                   double tau, double smax, double f, double diag, double floor, const double *D,
-                  const double *x, const double *y, const double *w, double *V) {
+                  const double *y, const double *w, double *V) {
     int64_t N = in->N, P = in->P, S = in->S, M = N + U + P;
     double *A = zeros(N * M);
     for (int64_t i = 0; i < N; i++)
@@ -99,20 +128,32 @@ static void field(const struct dr_loss_config *cfg, const struct dr_drift_in *in
             double d = D[i * M + j] / smax + (i == j ? diag : 0);
             A[i * M + j] = cfg->kernel == DR_KERNEL_GAUSSIAN ? -d * d / (2 * tau * tau) : -d / tau;
         }
-    normalise(cfg, A, N, M, floor);
+    normalise(cfg, A, N, M, N + U, w, floor);
     for (int64_t i = 0; i < N; i++) {
-        double pos = 0, neg = 0;
+        double pos = 0, neg = 0, *a = A + i * M;
         for (int64_t j = 0; j < M; j++) {
-            A[i * M + j] *= w[j];
-            *(j < N + U ? &neg : &pos) += A[i * M + j];
+            a[j] *= w[j];
+            *(j < N + U ? &neg : &pos) += a[j];
         }
-        for (int64_t j = 0; j < M; j++) {
-            double c = j < N + U ? -A[i * M + j] * pos : A[i * M + j] * neg;
-            for (int64_t k = 0; k < S; k++)
-                V[i * S + k] += c * (y[j * S + k] - x[i * S + k]) / f;
-        }
+        for (int64_t k = 0; k < S; k++)
+            V[i * S + k] = pos == 0 || neg == 0
+                               ? pos + neg - pos - neg // nothing, or a NaN
+                               : pos * neg / f *
+                                     (centroid(cfg, a + N + U, pos, y + (N + U) * S, P, S, k) -
+                                      centroid(cfg, a, neg, y, N + U, S, k));
     }
     free(A);
+}
+
+// To the RMS of cfg->max_velocity, row by row.
+static void shorten(const struct dr_loss_config *cfg, double *V, int64_t rows, int64_t S) {
+    for (int64_t r = 0; r < rows && cfg->max_velocity > 0; r++) {
+        double sq = 0;
+        for (int64_t k = 0; k < S; k++)
+            sq += V[r * S + k] * V[r * S + k] / (double)S;
+        for (int64_t k = 0; k < S && sqrt(sq) > cfg->max_velocity; k++)
+            V[r * S + k] *= cfg->max_velocity / sqrt(sq);
+    }
 }
 
 // Loads every group and takes its distances: x, y, w and D, and their statistics.
@@ -154,7 +195,7 @@ void ref_drift(const struct dr_loss_config *cfg, const struct dr_drift_in *in,
         memset(V, 0, (size_t)(B * N * S) * sizeof *V);
         for (int64_t b = 0; b < B; b++)
             field(cfg, in, U, cfg->tau[t], smax, out->f, diag, l2 ? 0 : cfg->floor, D + b * N * M,
-                  x + b * N * S, y + b * M * S, w + b * M, V + b * N * S);
+                  y + b * M * S, w + b * M, V + b * N * S);
         memcpy(out->raw + t * B * N * S, V, (size_t)(B * N * S) * sizeof *V);
         double all = 0;
         for (int64_t i = 0; i < B * N * S; i++)
@@ -169,6 +210,7 @@ void ref_drift(const struct dr_loss_config *cfg, const struct dr_drift_in *in,
                 total[b * N * S + i] += V[b * N * S + i] / rms;
         }
     }
+    shorten(cfg, total, B * N, S);
     // The target, and the gradient of weight mean((x~ - target)^2) through x~.
     out->dgen = zeros(B * N * S);
     out->target = V;

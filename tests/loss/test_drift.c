@@ -75,9 +75,10 @@ static void agree(struct rig *r, const struct dr_loss_config *cfg, const struct 
     double rel = sqrt(TOL), nmse = ref_nmse(eng.dgen, ref.dgen, in->B * in->N * in->S);
     char what[160];
     snprintf(what, sizeof what,
-             "field %d kernel %d normalize %d floor %g tau0 %g B %d N %d U %d P %d S %d neg %d",
-             cfg->field, cfg->kernel, cfg->normalize, cfg->floor, cfg->tau[0], (int)in->B,
-             (int)in->N, (int)in->U, (int)in->P, (int)in->S, in->neg != NULL);
+             "field %d kernel %d normalize %d bias %d floor %g tau0 %g B %d N %d U %d P %d S %d "
+             "neg %d",
+             cfg->field, cfg->kernel, cfg->normalize, cfg->bias, cfg->floor, cfg->tau[0],
+             (int)in->B, (int)in->N, (int)in->U, (int)in->P, (int)in->S, in->neg != NULL);
     if (!(nmse <= TOL))
         fail_msg("gradient NMSE %.3g over %g: %s", nmse, TOL, what);
     near(what, (double)eng.loss, ref.loss, rel);
@@ -97,19 +98,23 @@ static void agree(struct rig *r, const struct dr_loss_config *cfg, const struct 
     ref_free(&ref);
 }
 
-// Every combination of field, kernel, normalisation, floor, negatives and guidance rows, on sizes
-// that are not multiples of anything.
+// Every combination of field, kernel, normalisation, bias, floor, negatives and guidance rows, on
+// sizes that are not multiples of anything. Every third one has its drift shortened.
 static void every_option_agrees(void **state) {
     (void)state;
     struct rig r;
     rig_open(&r, 2);
     uint64_t seed = 1;
-    for (int how = DR_NORM_BOTH; how <= DR_NORM_SINKHORN; how++)
+    for (int how = DR_NORM_BOTH; how <= DR_NORM_SINKHORN_SPLIT; how++)
         for (int kernel = 0; kernel < 2; kernel++)
-            for (int bits = 0; bits < 16; bits++, seed += 5) {
+            for (int bits = 0; bits < 32; bits++, seed += 5) {
                 bool l2 = bits & 8;
+                if (how == DR_NORM_SINKHORN_SPLIT && !(bits & 4))
+                    continue; // has a second batch
                 struct dr_loss_config cfg = config(l2 ? DR_FIELD_KERNEL_L2 : DR_FIELD_KERNEL,
                                                    kernel, how, bits & 1 ? 1e-6 : 0);
+                cfg.bias = bits & 16 ? DR_BIAS_ABC : DR_BIAS_NONE;
+                cfg.max_velocity = seed % 3 ? 0 : 0.9;
                 // Without a softmax, or squared, the smallest temperatures leave nothing in fp32.
                 if (how == DR_NORM_NONE || kernel == DR_KERNEL_GAUSSIAN)
                     cfg.tau[0] = 0.3, cfg.tau[1] = 0.5, cfg.tau[2] = 1;
@@ -137,6 +142,12 @@ static void sizes_agree(void **state) {
                 continue; // the sphere of width 1 has two points
             struct data d = make(100 + i, z[0], z[1], z[2], z[3], z[4], false, i & 1);
             agree(&r, &cfg, &d.in);
+            cfg.bias = DR_BIAS_ABC;
+            agree(&r, &cfg, &d.in);
+            drop(&d);
+            d = make(100 + i, z[0], z[1], z[2], z[3], z[4], true, i & 1);
+            cfg.normalize = DR_NORM_SINKHORN_SPLIT;
+            agree(&r, &cfg, &d.in);
             drop(&d);
         }
     rig_close(&r);
@@ -147,9 +158,12 @@ static void gradient_is_that_of_the_loss(void **state) {
     (void)state;
     struct rig r;
     rig_open(&r, 1);
-    for (int field = 0; field < 2; field++) {
+    for (int k = 0; k < 4; k++) {
+        const int field = k % 2, bias = k / 2;
         struct dr_loss_config cfg = config(field, DR_KERNEL_LAPLACE, DR_NORM_BOTH, 1e-6);
         struct data d = make(7, 2, 4, 3, 5, 6, false, true);
+        cfg.bias = bias;
+        cfg.max_velocity = bias ? 0.8 : 0;
         struct ref_out ref;
         struct eng_out eng;
         ref_drift(&cfg, &d.in, &ref);
@@ -187,9 +201,10 @@ static void field_is_antisymmetric(void **state) {
     (void)state;
     struct rig r;
     rig_open(&r, 2);
-    for (int field = 0; field < 2; field++)
-        for (int how = DR_NORM_BOTH; how <= DR_NORM_SINKHORN; how++) {
-            struct dr_loss_config cfg = config(field, DR_KERNEL_LAPLACE, how, 0);
+    for (int k = 0; k < 4; k++)
+        for (int how = DR_NORM_BOTH; how <= DR_NORM_SINKHORN_SPLIT; how++) {
+            struct dr_loss_config cfg = config(k % 2, DR_KERNEL_LAPLACE, how, 0);
+            cfg.bias = k / 2;
             if (how == DR_NORM_NONE)
                 cfg.tau[0] = 0.3, cfg.tau[1] = 0.5, cfg.tau[2] = 1;
             struct data d = make(40, 2, 12, 0, 12, 20, true, false);
@@ -216,8 +231,9 @@ static void equal_sets_do_not_drift(void **state) {
     (void)state;
     struct rig r;
     rig_open(&r, 1);
-    for (int how = DR_NORM_BOTH; how <= DR_NORM_SINKHORN; how++) {
-        struct dr_loss_config cfg = config(DR_FIELD_KERNEL, DR_KERNEL_LAPLACE, how, 1e-6);
+    for (int k = 0; k < 2 * (DR_NORM_SINKHORN_SPLIT + 1); k++) {
+        struct dr_loss_config cfg = config(DR_FIELD_KERNEL, DR_KERNEL_LAPLACE, k / 2, 1e-6);
+        cfg.bias = k % 2;
         struct data d = make(50, 2, 9, 0, 9, 24, true, false);
         d.in.pos = d.in.neg;
         struct eng_out e;
@@ -269,13 +285,16 @@ static void non_finite_input_shows(void **state) {
     rig_open(&r, 2);
     static const double bad[] = {NAN, INFINITY, -INFINITY};
     for (int field = 0; field < 2; field++)
-        for (int how = DR_NORM_BOTH; how <= DR_NORM_SINKHORN; how++)
+        for (int how = DR_NORM_BOTH; how <= DR_NORM_SINKHORN_SPLIT; how++)
             for (int which = 0; which < 4; which++)
                 for (size_t k = 0; k < DR_COUNT(bad); k++) {
                     if (field == DR_FIELD_KERNEL_L2 && which == 2)
                         continue; // takes no unconditional negatives
                     struct dr_loss_config cfg = config(field, DR_KERNEL_LAPLACE, how, 1e-6);
-                    struct data d = make(70, 2, 5, 4, 6, 18, which == 1, false);
+                    const bool split = how == DR_NORM_SINKHORN_SPLIT;
+                    cfg.bias = which % 2 ? DR_BIAS_ABC : DR_BIAS_NONE;
+                    cfg.max_velocity = k ? 0.5 : 0;
+                    struct data d = make(70, 2, 5, 4, 6, 18, which == 1 || split, false);
                     d.buf[which][19] = (real)bad[k];
                     struct eng_out e;
                     eng_drift(&r, &cfg, &d.in, &e);
@@ -310,6 +329,119 @@ static void threads_do_not_matter(void **state) {
             free(e[t].dgen);
         drop(&d);
     }
+}
+
+// A sample that is too far from everything for any affinity stays where it is: no 0 / 0.
+static void lonely_samples_stay(void **state) {
+    (void)state;
+    struct rig r;
+    rig_open(&r, 1);
+    struct dr_loss_config cfg = config(DR_FIELD_KERNEL, DR_KERNEL_GAUSSIAN, DR_NORM_NONE, 0);
+    cfg.bias = DR_BIAS_ABC;
+    cfg.tau[0] = 0.5, cfg.ntau = 1;
+    struct data d = make(95, 1, 6, 3, 8, 20, true, false);
+    for (int k = 0; k < 20; k++)
+        d.buf[0][k] = 1000; // of all distances: many times their mean
+    struct eng_out e;
+    eng_drift(&r, &cfg, &d.in, &e);
+    assert_true(isfinite((double)e.loss) && e.loss > 0);
+    for (int k = 0; k < 20; k++)
+        assert_true(e.dgen[k] == 0);
+    agree(&r, &cfg, &d.in);
+    free(e.dgen);
+    drop(&d);
+    rig_close(&r);
+}
+
+// No sample's drift is longer than allowed, none that was shorter changes, and none turns.
+static void velocity_has_a_limit(void **state) {
+    (void)state;
+    struct rig r;
+    rig_open(&r, 2);
+    enum { ROWS = 3 * 8, S = 30 };
+    for (int field = 0; field < 2; field++) {
+        struct dr_loss_config cfg = config(field, DR_KERNEL_LAPLACE, DR_NORM_BOTH, 0);
+        struct data d = make(96, 3, 8, 0, 9, S, false, false);
+        const double unit = 2 * 0.75 / (ROWS * S); // dgen is -unit V / f, on the sphere its tangent
+        struct eng_out free_, held;
+        eng_drift(&r, &cfg, &d.in, &free_);
+        cfg.max_velocity = 2;
+        eng_drift(&r, &cfg, &d.in, &held);
+        const double f = field ? 1 : (double)held.stats[0] / sqrt(S);
+        int shortened = 0;
+        for (int row = 0; row < ROWS; row++) {
+            double a = 0, b = 0, ab = 0;
+            for (int k = row * S; k < (row + 1) * S; k++) {
+                a += pow((double)free_.dgen[k], 2), b += pow((double)held.dgen[k], 2);
+                ab += (double)free_.dgen[k] * (double)held.dgen[k];
+            }
+            assert_true(ab >= (1 - 1e-6) * sqrt(a * b));
+            assert_true(field || sqrt(b / S) * f / unit <= 2 * (1 + 1e-5));
+            assert_true(b <= a * (1 + 1e-6));
+            shortened += b < 0.99 * a;
+        }
+        assert_true(shortened > 0 && shortened < ROWS);
+        assert_true(held.loss < free_.loss);
+        free(free_.dgen), free(held.dgen);
+        drop(&d);
+    }
+    rig_close(&r);
+}
+
+// Weight 0 takes an unconditional negative out of its plan altogether.
+static void split_plans_weigh_their_columns(void **state) {
+    (void)state;
+    struct rig r;
+    rig_open(&r, 1);
+    struct dr_loss_config cfg =
+        config(DR_FIELD_KERNEL, DR_KERNEL_LAPLACE, DR_NORM_SINKHORN_SPLIT, 1e-6);
+    struct data d = make(97, 2, 9, 4, 7, 12, true, false);
+    struct eng_out with, without;
+    d.buf[4][0] = d.buf[4][1] = 0;
+    eng_drift(&r, &cfg, &d.in, &with);
+    for (int k = 0; k < 2 * 4 * 12; k++) // elsewhere, as near on average
+        d.buf[2][k] = -d.buf[2][k];
+    eng_drift(&r, &cfg, &d.in, &without);
+    assert_true(ref_nmse2(with.dgen, without.dgen, 2 * 9 * 12) < TOL);
+    free(with.dgen), free(without.dgen);
+    drop(&d);
+    rig_close(&r);
+}
+
+// The centroid that coefficients of one side stand for, of one group without y's.
+static double centroid_of(const real *coef, const real *y, int n) {
+    double sum = 0, at = 0;
+    for (int j = 0; j < n; j++)
+        sum += (double)coef[j], at += (double)coef[j] * (double)y[j];
+    return at / sum;
+}
+
+// The Gaussian kernel's centroid at x under N(0, 1) is x / (1 + tau^2). Over n samples it is off by
+// O(1/n) on average, with the correction by less than a third of that.
+static void abc_lowers_the_bias(void **state) {
+    (void)state;
+    enum { SETS = 20000, POS = 8, M = 1 + POS };
+    struct rig r;
+    rig_open(&r, 1);
+    const double tau = 0.5, x = 1.2, want = x / (1 + tau * tau);
+    real *y = test_normals(98, SETS * POS, 0, 1), *d = malloc(SETS * M * sizeof *d);
+    real *coef = malloc(SETS * M * sizeof *coef);
+    double bias[2] = {0};
+    for (int b = 0; b < SETS; b++)
+        for (int j = 0; j < M; j++)
+            d[b * M + j] = j ? (real)fabs(x - (double)y[b * POS + j - 1]) : 1;
+    for (int abc = 0; abc < 2; abc++) {
+        DR_OP(r.be, drift_coef, .coef = coef, .d = d, .b = SETS, .n = 1, .n_neg = 1, .p = POS,
+              .tau = (real)tau, .kernel = DR_KERNEL_GAUSSIAN, .normalize = DR_NORM_NONE,
+              .abc = abc);
+        for (int b = 0; b < SETS; b++)
+            bias[abc] += (centroid_of(coef + b * M + 1, y + b * POS, POS) - want) / SETS;
+    }
+    printf("  bias of a centroid over %d samples: %.4f, with abc %.4f\n", POS, bias[0], bias[1]);
+    assert_true(fabs(bias[0]) > 0.03);
+    assert_true(fabs(bias[1]) < fabs(bias[0]) / 3);
+    free(y), free(d), free(coef);
+    rig_close(&r);
 }
 
 static void loss_accumulates(void **state) {
@@ -401,6 +533,10 @@ int main(void) {
         cmocka_unit_test(guidance_weight_repels),
         cmocka_unit_test(non_finite_input_shows),
         cmocka_unit_test(threads_do_not_matter),
+        cmocka_unit_test(lonely_samples_stay),
+        cmocka_unit_test(velocity_has_a_limit),
+        cmocka_unit_test(split_plans_weigh_their_columns),
+        cmocka_unit_test(abc_lowers_the_bias),
         cmocka_unit_test(loss_accumulates),
         cmocka_unit_test(energy_distance_is_right),
     };

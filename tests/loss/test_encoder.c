@@ -19,6 +19,7 @@ struct fixture {
     void *block;
     struct dr_features *f;
     real w[64];
+    size_t budget; // for what is kept; 0: extraction runs again
     struct dr_weights weights;
 };
 
@@ -48,7 +49,7 @@ static double functional(struct fixture *t, real *x, const real *weights, int64_
     struct dr_err err = {0};
     real out[LEN], norm[G * N * 4];
     double sum = 0;
-    if (dx && dr_maps_init(t->f, G * N, chunk, &m, &err))
+    if (dx && dr_maps_init(t->f, G * N, chunk, t->budget, DR_F32, &m, &err))
         fail_msg("%s", err.msg);
     m.chunk = chunk;
     dr_features_extract(cx, t->f, &t->weights, x, G, N, &m);

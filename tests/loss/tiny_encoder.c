@@ -83,9 +83,10 @@ static void extract(struct dr_ctx *cx, const void *impl, const struct dr_weights
     dr_release(cx->tmp, mark);
 }
 
-static void backward(struct dr_ctx *cx, const void *impl, const struct dr_weights *w, int64_t n,
-                     real *const *dmap, const void *saved, real *dx) {
+static void backward(struct dr_ctx *cx, const void *impl, const struct dr_weights *w, const real *x,
+                     int64_t n, real *const *dmap, void *saved, real *dx) {
     const struct encoder *e = impl;
+    (void)x;
     const int64_t plane = e->d.h * e->d.w, image = e->d.c * plane;
     const size_t mark = dr_mark(cx->tmp);
     real *d = dr_alloc(cx->tmp, (size_t)(n * plane) * sizeof(real));

@@ -33,6 +33,7 @@ static int build(struct dr_net *net, struct dr_err *err) {
     net->input = k->channels * k->size * k->size;
     net->outputs = 1;
     net->output[0] = (struct dr_net_shape){k->classes, 1, 1};
+    strcpy(net->output_name[0], "logits");
     k->linear =
         dr_linear_add(&net->params, net->input, k->classes, DR_INIT_XAVIER, 0, true, "linear");
     return 0;

@@ -1,5 +1,6 @@
-// Cases of the drifting loss's ops: pair_dist, drift_sums, drift_scale, drift_coef, drift_combine,
-// drift_mean, drift_accumulate, drift_grad. The whole loss against method.md is in tests/loss.
+// Cases of the drifting loss's ops: column_stats, standardize, pair_dist, drift_sums, drift_scale,
+// drift_coef, drift_combine, drift_mean, drift_accumulate, drift_grad. The whole loss against
+// method.md is in tests/loss.
 #include "tests/ops/harness.h"
 
 // Strict for fp32: distances and coefficients meet tau = 0.02.
@@ -15,6 +16,49 @@ static double at_least(double x, double low) {
 }
 static double divisor(double scale, int64_t s) {
     return at_least(scale / sqrt((double)s), 1e-3);
+}
+
+void case_column_stats(struct t *t) {
+    for (size_t i = 0; i < DR_COUNT(sizes); i++) {
+        int64_t B = sizes[i][0], N = sizes[i][1], M = sizes[i][2], S = sizes[i][3];
+        struct tbuf *x = t_normal(t, DR_F32, B * N * S, 1),
+                    *y = t_uniform(t, DR_F32, B * M * S, 3, 9);
+        struct tbuf *mean = t_out(t, DR_F32, B * S), *rstd = t_out(t, DR_F32, B * S);
+        double *want = t_tmp(t, B * S), *want2 = t_tmp(t, B * S), eps = 1.0 / 1024;
+        for (int64_t r = 0; r < B * S; r++) {
+            const int64_t b = r / S, k = r % S;
+            for (int64_t j = 0; j < N + M; j++)
+                want[r] += (j < N ? x->v[(b * N + j) * S + k] : y->v[(b * M + j - N) * S + k]) /
+                           (double)(N + M);
+            for (int64_t j = 0; j < N + M; j++) {
+                double e = j < N ? x->v[(b * N + j) * S + k] : y->v[(b * M + j - N) * S + k];
+                want2[r] += (e - want[r]) * (e - want[r]) / (double)(N + M);
+            }
+            want2[r] = 1 / sqrt(want2[r] + eps);
+        }
+        T_RUN(t, column_stats, .mean = mean->p, .rstd = rstd->p, .x = x->p, .y = y->p, .b = B,
+              .n = N, .m = M, .s = S, .eps = (real)eps);
+        t_check(t, "mean", mean, want, TOL);
+        t_check(t, "rstd", rstd, want2, TOL);
+    }
+}
+
+void case_standardize(struct t *t) {
+    for (size_t i = 0; i < DR_COUNT(sizes) * 4; i++) {
+        int64_t B = sizes[i / 4][0], N = sizes[i / 4][1], S = sizes[i / 4][3];
+        const bool shared = i % 2, gradient = i / 2 % 2;
+        struct tbuf *x = t_normal(t, DR_F32, (shared ? 1 : B) * N * S, 1);
+        struct tbuf *mean = t_normal(t, DR_F32, B * S, 1);
+        struct tbuf *rstd = t_uniform(t, DR_F32, B * S, 0.5, 2), *y = t_out(t, DR_F32, B * N * S);
+        double *want = t_tmp(t, B * N * S);
+        for (int64_t r = 0; r < B * N * S; r++) {
+            const int64_t c = r / (N * S) * S + r % S;
+            want[r] = (x->v[shared ? r % (N * S) : r] - (gradient ? 0 : mean->v[c])) * rstd->v[c];
+        }
+        T_RUN(t, standardize, .y = y->p, .x = x->p, .mean = gradient ? NULL : mean->p,
+              .rstd = rstd->p, .b = B, .n = N, .s = S, .shared = shared);
+        t_check(t, "y", y, want, TOL);
+    }
 }
 
 void case_pair_dist(struct t *t) {
@@ -97,6 +141,40 @@ static void shift_columns(double *L, int64_t n, int64_t m, double log_sum) {
     }
 }
 
+// A plan of columns [from, to) of L: its exponentials times w sum to 1 by row, unweighted to n over
+// the sum of w by column.
+static void plan_of(double *L, int64_t n, int64_t m, int64_t from, int64_t to, const double *w,
+                    int rounds) {
+    double mass = 0;
+    for (int64_t j = from; j < to; j++)
+        mass += w ? w[j] : 1;
+    for (int k = 0; k < rounds; k++) {
+        for (int64_t i = 0; i < n; i++) {
+            double sum = 0, top = L[i * m + from];
+            for (int64_t j = from; j < to; j++)
+                top = at_least(L[i * m + j], top);
+            for (int64_t j = from; j < to; j++)
+                sum += (w ? w[j] : 1) * exp(L[i * m + j] - top);
+            for (int64_t j = from; j < to; j++)
+                L[i * m + j] -= top + log(sum);
+        }
+        for (int64_t j = from; j < to; j++) {
+            double z = lse(L + j, n, m) - log((double)n / mass);
+            for (int64_t i = 0; i < n; i++)
+                L[i * m + j] -= z;
+        }
+    }
+}
+
+// The coefficients of n targets, c, times what the bias correction makes of their shares of `sum`.
+static void correct(double *c, const double *A, int64_t n, double sum) {
+    double h = 0;
+    for (int64_t j = 0; j < n; j++)
+        h += A[j] / sum * (A[j] / sum);
+    for (int64_t j = 0; j < n; j++)
+        c[j] *= 1 - h + A[j] / sum;
+}
+
 // One group's coefficients from its distances, by the definition.
 static void coef_ref(double *want, double *rows, double *columns, const double *d, const double *w,
                      const struct dr_drift_coef_args *a, double s) {
@@ -114,6 +192,10 @@ static void coef_ref(double *want, double *rows, double *columns, const double *
             shift_rows(want, n, m);
             shift_columns(want, n, m, log((double)n / (double)m));
         }
+    if (a->normalize == DR_NORM_SINKHORN_SPLIT) {
+        plan_of(want, n, m, 0, a->n_neg, w, a->sinkhorn_iterations);
+        plan_of(want, n, m, a->n_neg, m, w, a->sinkhorn_iterations);
+    }
     for (int64_t i = 0; i < n; i++) {
         double neg = 0, pos = 0;
         for (int64_t j = 0; j < m; j++) {
@@ -125,8 +207,14 @@ static void coef_ref(double *want, double *rows, double *columns, const double *
             *v = at_least(exp(*v), sqrt((double)a->floor)) * (w ? w[j] : 1);
             *(j < a->n_neg ? &neg : &pos) += *v;
         }
-        for (int64_t j = 0; j < m; j++)
+        for (int64_t j = 0; j < m; j++) {
+            rows[j] = want[i * m + j];
             want[i * m + j] *= j < a->n_neg ? -pos : neg;
+        }
+        if (a->abc) {
+            correct(want + i * m, rows, a->n_neg, neg);
+            correct(want + i * m + a->n_neg, rows + a->n_neg, a->p, pos);
+        }
     }
 }
 
@@ -153,6 +241,7 @@ static void coef_case(struct t *t, int64_t b, int64_t n, int64_t n_neg, int64_t 
         .kernel = gaussian ? DR_KERNEL_GAUSSIAN : DR_KERNEL_LAPLACE,
         .normalize = how,
         .sinkhorn_iterations = 3,
+        .abc = bits & 32,
     };
     double *want = t_tmp(t, b * n * m), *rows = t_tmp(t, n * m), *columns = t_tmp(t, n * m);
     for (int64_t g = 0; g < b; g++)
@@ -162,13 +251,36 @@ static void coef_case(struct t *t, int64_t b, int64_t n, int64_t n_neg, int64_t 
     t_check(t, "coef", coef, want, TOL);
 }
 
+// Rows without any affinity, on one side and on both: coefficients 0, corrected or not.
+static void coef_nothing(struct t *t) {
+    enum { N = 3, NEG = 5, P = 4, M = NEG + P };
+    double d[N * M], want[N * M] = {0};
+    for (int k = 0; k < N * M; k++)
+        d[k] = k / M == 0 || (k / M == 1 && k % M < NEG) ? 900 : 1;
+    const double a = exp(-2.0), h = 1.0 / P; // of the last row, whose shares are equal
+    for (int j = 0; j < M; j++)
+        want[2 * M + j] =
+            j < NEG ? -a * P * a * (1 - 1.0 / NEG + 1.0 / NEG) : a * NEG * a * (1 - h + h);
+    for (int abc = 0; abc < 2; abc++) {
+        struct tbuf *in = t_values(t, DR_F32, N * M, d), *coef = t_out(t, DR_F32, N * M);
+        T_RUN(t, drift_coef, .coef = coef->p, .d = in->p, .b = 1, .n = N, .n_neg = NEG, .p = P,
+              .tau = (real)0.5, .normalize = DR_NORM_NONE, .abc = abc);
+        t_check(t, "nothing", coef, want, TOL);
+        const double *got = t_read(t, coef);
+        for (int k = 0; k < 2 * M; k++)
+            if (got[k] != 0)
+                t_fail(t, "coefficient %d of a row without affinities is %g", k, got[k]);
+    }
+}
+
 void case_drift_coef(struct t *t) {
-    for (int how = DR_NORM_BOTH; how <= DR_NORM_SINKHORN; how++)
-        for (int bits = 0; bits < 32; bits++) {
+    for (int how = DR_NORM_BOTH; how <= DR_NORM_SINKHORN_SPLIT; how++)
+        for (int bits = 0; bits < 64; bits++) {
             coef_case(t, 1, 2, 2, 1, bits, how);
             coef_case(t, 3, 7, 12, 9, bits, how);
             coef_case(t, 2, 33, 33, 31, bits, how);
         }
+    coef_nothing(t);
 }
 
 void case_drift_combine(struct t *t) {
@@ -230,25 +342,30 @@ void case_drift_accumulate(struct t *t) {
 }
 
 void case_drift_grad(struct t *t) {
-    for (size_t i = 0; i < DR_COUNT(sizes) * 2; i++) {
-        const int64_t *z = sizes[i / 2];
+    for (size_t i = 0; i < DR_COUNT(sizes) * 4; i++) {
+        const int64_t *z = sizes[i / 4];
         int64_t B = z[0], N = z[1], S = z[3];
         bool scaled = i % 2;
+        const double most = i / 2 % 2 ? 0.9 : 0;
         double s = 2.5, weight = 0.75;
         struct tbuf *total = t_normal(t, DR_F32, B * N * S, 1);
         struct tbuf *scale = t_values(t, DR_F32, 1, &s);
         struct tbuf *dx = t_out(t, DR_F32, B * N * S);
         struct tbuf *loss = t_inout(t_uniform(t, DR_F32, 1, 1, 2));
-        const int64_t groups = B + (int64_t)(i / 2 % 3); // some of another process
+        const int64_t groups = B + (int64_t)(i / 4 % 3); // some of another process
         double *want = t_tmp(t, B * N * S), want_loss = loss->v[0],
                count = (double)(groups * N * S);
         for (int64_t r = 0; r < B * N * S; r++) {
-            want_loss += weight * total->v[r] * total->v[r] / count;
-            want[r] = -2 * weight * total->v[r] / count / (scaled ? divisor(s, S) : 1);
+            double square = 0, v = total->v[r];
+            for (int64_t k = r / S * S; k < (r / S + 1) * S; k++)
+                square += total->v[k] * total->v[k] / (double)S;
+            v *= most > 0 && sqrt(square) > most ? most / sqrt(square) : 1;
+            want_loss += weight * v * v / count;
+            want[r] = -2 * weight * v / count / (scaled ? divisor(s, S) : 1);
         }
         T_RUN(t, drift_grad, .dx = dx->p, .loss = loss->p, .total = total->p,
               .scale = scaled ? scale->p : NULL, .b = B, .n = N, .s = S, .groups = groups,
-              .weight = (real)weight);
+              .weight = (real)weight, .max_rms = (real)most);
         t_check(t, "dx", dx, want, TOL);
         t_check(t, "loss", loss, &want_loss, TOL);
     }

@@ -4,7 +4,7 @@ import { get, post } from './api.js';
 import { remember } from './state.js';
 import { h, fill, toast, field, text, int } from './ui.js';
 
-const common = ['train.steps', 'train.minutes', 'train.seed', 'optim.lr', 'loss.temperatures', 'train.alpha_max', 'samples.every'];
+const common = ['train.steps', 'train.minutes', 'train.seed', 'optim.lr', 'loss.temperatures', 'train.alpha_max', 'encoder.objective', 'encoder.batch', 'samples.every'];
 const at = (o, path) => path.split('.').reduce((v, k) => v?.[k], o);
 
 function control(f, value, changed) {
@@ -68,7 +68,7 @@ export async function openForm() {
       controls.set(f.path, { f, el });
       return field(f.path, el, f.doc);
     };
-    const shown = schema.filter((f) => f.path !== 'name' && f.path !== 'about');
+    const shown = schema.filter((f) => !['name', 'about', 'kind'].includes(f.path) && (f.kind ?? config.kind ?? 'train') === (config.kind ?? 'train'));
     fill(basics, common.map((p) => shown.find((f) => f.path === p)).filter(Boolean).map(make));
     const groups = new Map();
     for (const f of shown.filter((x) => !common.includes(x.path))) {

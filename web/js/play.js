@@ -171,7 +171,7 @@ export function mount(root, params) {
   // ---- what can be asked ----
 
   async function describe() {
-    const list = (await get('/v1/checkpoints?limit=100')).checkpoints.filter((c) => c.state === 'ok');
+    const list = (await get('/v1/checkpoints?limit=100')).checkpoints.filter((c) => c.state === 'ok' && (c.net ?? 'generator') === 'generator');
     const option = (v, t) => h('option', { value: v, selected: v === s.checkpoint }, t);
     if (s.checkpoint !== 'live' && s.checkpoint !== 'latest' && !list.some((c) => c.id === s.checkpoint)) s.checkpoint = 'live';
     fill(checkpoint, option('live', 'live – what is served now'), option('latest', 'latest – newest on disk'),

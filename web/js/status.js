@@ -28,10 +28,10 @@ export function mount(root) {
     let list;
     try { if (!jobs.size) await loadJobs(); list = (await get('/v1/checkpoints?limit=50')).checkpoints; } catch (e) { toast(e.message, true); return; }
     if (!list.length) { fill(table, h('p.sub.pad', null, 'None yet; a run writes its first after a minute or 500 steps.')); return; }
-    fill(table, h('table', null, h('thead', null, h('tr', null, ['id', 'run', 'step', 'size', 'written', 'state', ''].map((c) => h('th', { scope: 'col' }, c || h('span.sr', null, 'actions'))))),
+    fill(table, h('table', null, h('thead', null, h('tr', null, ['id', 'run', 'network', 'step', 'size', 'written', 'state', ''].map((c) => h('th', { scope: 'col' }, c || h('span.sr', null, 'actions'))))),
       h('tbody', null, list.map((c) => h('tr', null, h('th', { scope: 'row' }, c.id), h('td', null, c.job ? `${c.job} ${jobs.get(c.job)?.name ?? ''}` : c.name || 'imported'),
-        h('td', null, int(c.step)), h('td', null, bytes(c.bytes)), h('td', null, ago(c.created)), h('td', null, c.active ? 'served' : c.state),
-        h('td.row-actions', null, c.state === 'ok' && !c.active ? h('button.quiet', { type: 'button', 'aria-label': `Serve checkpoint ${c.id}`, onclick: async () => {
+        h('td', null, c.net ?? '–'), h('td', null, int(c.step)), h('td', null, bytes(c.bytes)), h('td', null, ago(c.created)), h('td', null, c.active ? 'served' : c.state),
+        h('td.row-actions', null, c.state === 'ok' && !c.active && (c.net ?? 'generator') === 'generator' ? h('button.quiet', { type: 'button', 'aria-label': `Serve checkpoint ${c.id}`, onclick: async () => {
           try { await post(`/v1/checkpoints/${c.id}/activate`); toast(`Checkpoint ${c.id} is served.`); checkpoints(); load(); } catch (e) { toast(e.message, true); }
         } }, 'Serve') : null, h('a.button.quiet', { href: at(`/v1/checkpoints/${c.id}/file`), 'aria-label': `Download checkpoint ${c.id}` }, 'Download')))))));
   }

@@ -10,7 +10,7 @@
 
 // Classes of this step: all of them, or a sample without replacement.
 static void draw_classes(struct drift *t, int64_t done) {
-    const int32_t all = (int32_t)t->cfg->data.classes;
+    const int32_t all = (int32_t)t->cfg->model.classes;
     if (t->classes == all) {
         for (int32_t c = 0; c < all; c++)
             t->class[c] = c;
@@ -86,6 +86,7 @@ int drift_draw(void *o, int64_t done, int slot, struct dr_err *err) {
     dr_reals_draw(t->reals.draw, (uint64_t)done, t->class, t->classes, t->ids, in->unc_ids);
     memcpy(in->pos_ids, t->ids + t->first * t->P, (size_t)(t->nclass * t->P) * sizeof *in->pos_ids);
     draw_views(t, done, in);
+    drift_cache_rows(t, in);
     for (int64_t i = 0; i < t->B; i++) {
         in->seed[i] = (uint64_t)t->cfg->train.seed;
         in->index[i] = (uint64_t)((done * t->classes + t->first) * t->N + i);

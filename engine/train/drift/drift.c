@@ -11,7 +11,7 @@
 
 static void take_sizes(struct drift *t) {
     const struct dr_train_config *c = &t->cfg->train;
-    const int64_t all = t->cfg->data.classes, ranks = dr_ranks(t->comm);
+    const int64_t all = t->cfg->model.classes, ranks = dr_ranks(t->comm);
     t->classes = c->classes > 0 && c->classes < all ? c->classes : all;
     t->first = t->classes * dr_rank(t->comm) / ranks; // whole classes: no sample crosses processes
     t->nclass = t->classes * (dr_rank(t->comm) + 1) / ranks - t->first;
@@ -52,8 +52,18 @@ static int open_field(struct drift *t, struct dr_err *err) {
     return rc;
 }
 
+static int open_features(struct drift *t, const struct dr_objective_env *env, struct dr_err *err) {
+    const struct dr_dataset *d = env->data;
+    const struct dr_feature_kind *kind =
+        env->kind ? env->kind : dr_feature_kind(t->cfg->features.kind);
+    const char *path = env->encoder ? env->encoder : t->cfg->features.encoder;
+    int rc = kind->network ? drift_encoder_open(&t->frozen, path, d->h, err) : 0;
+    const struct dr_feature_net net = {.net = t->frozen.net, .weights = t->frozen.weights};
+    const struct dr_map_dim image = {.c = d->c, .h = d->h, .w = d->w};
+    return rc ? rc : dr_features_create_on(kind, &t->cfg->features, image, &net, &t->features, err);
+}
+
 static int create(const struct dr_objective_env *env, void **o, struct dr_err *err) {
-    const struct dr_dataset *data = env->data;
     struct drift *t = *o = calloc(1, sizeof *t);
     if (!t)
         return dr_fail(err, DR_ENOMEM, "out of memory for a trainer");
@@ -63,9 +73,7 @@ static int create(const struct dr_objective_env *env, void **o, struct dr_err *e
     t->field = env->field ? env->field : dr_field(t->cfg->loss.field);
     int rc = dr_gen_create(&t->cfg->model, &t->gen, err);
     if (!rc)
-        rc = dr_features_create_as(
-            env->kind ? env->kind : dr_feature_kind(t->cfg->features.kind), &t->cfg->features,
-            (struct dr_map_dim){data->c, data->h, data->w}, &t->features, err);
+        rc = open_features(t, env, err);
     if (!rc)
         rc = open_field(t, err);
     if (!rc) {
@@ -75,7 +83,9 @@ static int create(const struct dr_objective_env *env, void **o, struct dr_err *e
                          (long long)t->classes, dr_ranks(t->comm));
     }
     if (!rc)
-        rc = drift_reals_open(t, data, err);
+        rc = drift_reals_open(t, env->data, err);
+    if (!rc)
+        rc = drift_cache_open(t, err);
     return rc ? rc : allocate_host(t, err);
 }
 
@@ -95,11 +105,13 @@ static void destroy(void *o) {
         free_chunks(t);
     for (int i = 0; i < TRAINER_SLOTS; i++)
         t->be->host_free(t->be, t->slot[i].x);
+    drift_cache_close(t);
     drift_reals_close(t);
     free(t->class);
     free(t->ids);
     free(t->real_rows);
     dr_features_free(t->features);
+    drift_encoder_close(&t->frozen);
     dr_params_free(&t->field_params);
     dr_net_free(t->gen);
     free(t);
@@ -133,7 +145,11 @@ static int cut(void *o, int64_t chunk, struct dr_err *err) {
     if (failed)
         return dr_fail(err, DR_ENOMEM, "out of memory for a batch of %lld samples",
                        (long long)t->B);
-    return dr_maps_init(t->features, t->B, chunk, &t->kept, err);
+    const bool bf16 = t->cfg->train.precision == DR_PREC_BF16;
+    const size_t asked = (size_t)t->cfg->features.keep_mb << 20;
+    return dr_maps_init(t->features, t->B, chunk,
+                        t->be->host_memory ? asked : DR_MAX(asked, t->be->mem_left(t->be) / 2),
+                        bf16 ? DR_BF16 : DR_F32, &t->kept, err);
 }
 
 static void lay_out(void *o, struct dr_arena *a) {
@@ -166,6 +182,8 @@ static void lay_out_inputs(void *o, int place, struct dr_arena *a) {
     in->index = dr_alloc(a, B * sizeof(uint64_t));
     in->pos_ids = dr_alloc(a, (size_t)(t->nclass * t->P) * sizeof(int64_t));
     in->unc_ids = dr_alloc(a, (size_t)t->U * sizeof(int64_t));
+    in->cached =
+        t->cache.on ? dr_alloc(a, (size_t)(t->nclass * t->P + t->U) * sizeof(int64_t)) : NULL;
     drift_lay_out_rows(t, in, a);
 }
 
@@ -186,12 +204,14 @@ static int start(void *o, struct dr_err *err) {
     if (!rc && t->encoder16)
         DR_OP(t->be, cast, .dst = t->encoder16, .src = t->encoder, .dt = DR_BF16, .st = DR_F32,
               .n = encoder->total);
+    drift_encoder_loaded(&t->frozen);
     free(host);
     return rc;
 }
 
 static size_t memory(const void *o) {
-    return ((const struct drift *)o)->reals.bytes;
+    const struct drift *t = o;
+    return t->reals.bytes + t->cache.bytes;
 }
 
 // ---- metrics
@@ -209,6 +229,7 @@ enum {
     ALPHA_MEAN,
     SPREAD,
     SPREAD_MIN,
+    ENCODER_SECONDS,
     NORM0
 };
 #define ROW_OF(k)                                                                                  \
@@ -237,6 +258,9 @@ static const struct dr_metric_def defs[] = {
                 "within-class spread of generated over real samples; near 0 is collapse",
                 DR_METRIC_LINEAR},
     [SPREAD_MIN] = {"spread_min", "", "spread of the class where it is lowest", DR_METRIC_LINEAR},
+    [ENCODER_SECONDS] = {"encoder_seconds", "s",
+                         "time of the frozen encoder within loss_seconds; CPU only",
+                         DR_METRIC_LINEAR},
     [NORM0] = ROW_OF(0),
     ROW_OF(1),
     ROW_OF(2),
@@ -295,6 +319,8 @@ static void read_report(void *o, int slot, const real *report, bool ok, struct d
     dr_metric_set(m, ALPHA_MEAN, m->alpha_mean = t->slot[slot].alpha_mean);
     if (t->be->host_memory)
         dr_metric_set(m, LOSS_SECONDS, m->loss_seconds = t->loss_seconds);
+    if (t->be->host_memory && t->frozen.net)
+        dr_metric_set(m, ENCODER_SECONDS, t->encoder_seconds);
     if (!ok || !t->slot[slot].spread)
         return;
     if (!drift_spread(t, slot, m))
@@ -311,6 +337,15 @@ static int same(const void *o, const struct dr_config *theirs, const char *path,
     if (!dr_model_config_equal(&theirs->model, &t->cfg->model))
         return dr_fail(err, DR_EINVAL, "%s: the checkpoint's model differs from this run's", path);
     return 0;
+}
+
+static bool identity(const void *o, struct dr_identity *out) {
+    const struct drift_encoder *e = &((const struct drift *)o)->frozen;
+    if (!e->net)
+        return false;
+    *out = (struct dr_identity){
+        .name = "encoder", .description = dr_net_description(e->net), .sha256 = e->sha256};
+    return true;
 }
 
 static size_t state_size(const void *o) {
@@ -354,6 +389,7 @@ const struct dr_objective dr_objective_drift = {
     .read = read_report,
     .memory = memory,
     .same = same,
+    .identity = identity,
     .state_name = "driftd/sampler_state",
     .state_size = state_size,
     .state_get = state_get,

@@ -10,8 +10,9 @@ struct drift_inputs {
     int32_t *cls;               // [B]
     uint64_t *seed, *index;     // [B]
     int64_t *pos_ids, *unc_ids; // [nclass * P], [U] rows of the data set
-    int32_t *view; // [nclass * P + U, 3] how they are seen, pos then unc; NULL: as stored
-    void *rows;    // the reals themselves, pos then unc, where the data set is not on the device
+    int32_t *view;   // [nclass * P + U, 3] how they are seen, pos then unc; NULL: as stored
+    int64_t *cached; // [nclass * P + U] their rows in the cache, pos then unc; NULL: there is none
+    void *rows;      // the reals themselves, pos then unc, where the data set is not on the device
 };
 
 // The reals on the device; reals.c.
@@ -25,6 +26,24 @@ struct drift_reals {
     size_t bytes; // of images
 };
 
+// The network that a feature kind runs; encoder.c. All NULL where it runs none.
+struct drift_encoder {
+    struct dr_net *net;
+    real *weights; // host, until they are on the device
+    char sha256[65];
+};
+
+// The features of reals that have been drawn before; cache.c.
+struct drift_cache {
+    bool on;
+    int64_t variants; // rows per real: as it is, and mirrored
+    void *block;
+    size_t bytes;
+    real **feature;   // [features] of [n * variants, T, S]
+    uint8_t *have;    // [n * variants]
+    int64_t *missing; // [nclass * P + U] scratch
+};
+
 struct drift {
     const struct dr_config *cfg;
     struct dr_backend *be;
@@ -33,6 +52,8 @@ struct drift {
     struct dr_params field_params; // field->params; else empty
     struct dr_net *gen;
     struct dr_features *features;
+    struct drift_encoder frozen;
+    struct drift_cache cache;
     struct dr_net_saved **saved; // one per chunk
     struct dr_maps kept;         // of the generated images
     struct drift_reals reals;
@@ -52,10 +73,10 @@ struct drift {
     int32_t *style;
 
     // host
-    int32_t *class;  // [classes]
-    int64_t *ids;    // [classes * P]
-    real *real_rows; // scratch of the spread: [max(N, 32), image]
-    double loss_seconds;
+    int32_t *class;                       // [classes]
+    int64_t *ids;                         // [classes * P]
+    real *real_rows;                      // scratch of the spread: [max(N, 32), image]
+    double loss_seconds, encoder_seconds; // the latter are part of the former
     struct {
         real *x; // [B * image] for the spread, page-locked; NULL: never measured
         double alpha_mean;
@@ -81,6 +102,19 @@ int drift_kind(const struct drift *t); // enum dr_kind of the samples
 void drift_lay_out_rows(struct drift *t, struct drift_inputs *in, struct dr_arena *a);
 int drift_copy_rows(const struct drift *t, const struct drift_inputs *in, struct dr_err *err);
 void drift_gather(struct drift *t, struct dr_ctx *cx); // into t->pos and t->unc
+// encoder.c. side: of the images. Errors carry the field features.encoder.
+int drift_encoder_open(struct drift_encoder *e, const char *path, int64_t side, struct dr_err *err);
+void drift_encoder_loaded(struct drift_encoder *e); // the device has the weights
+void drift_encoder_close(struct drift_encoder *e);
+// cache.c
+int drift_cache_open(struct drift *t, struct dr_err *err); // leaves it off where it does not pay
+void drift_cache_close(struct drift *t);
+void drift_cache_rows(const struct drift *t, const struct drift_inputs *in); // fills in->cached
+// Extracts those of t->pos and t->unc that are not there yet.
+void drift_cache_fill(struct drift *t, struct dr_ctx *cx, const struct dr_weights *w);
+// As dr_features_vectors, of the step's reals [from, from + groups * n), pos then unc.
+void drift_cache_vectors(struct drift *t, struct dr_ctx *cx, int f, int64_t from, int64_t groups,
+                         int64_t n, real *out);
 // draw.c
 int drift_draw(void *o, int64_t done, int slot, struct dr_err *err);
 // Noise and style indices of the generated batch (second: the independent negatives).

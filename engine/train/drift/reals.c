@@ -7,7 +7,7 @@ int drift_kind(const struct drift *t) {
 }
 
 static int check(const struct dr_config *c, const struct dr_dataset *d, struct dr_err *err) {
-    if (d->classes != c->data.classes)
+    if (d->classes != c->model.classes)
         return dr_fail(err, DR_ECONFIG, "data.classes is %lld but the data set %s has %lld",
                        (long long)c->data.classes, d->name, (long long)d->classes);
     const int64_t want = c->model.channels * c->model.size * c->model.size;

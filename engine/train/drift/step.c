@@ -45,7 +45,10 @@ static real *unc_vectors(struct drift *t, struct dr_ctx *cx, int f, const struct
                          struct dr_feature_dim d) {
     const int64_t n = d.locations * t->U * d.s;
     real *one = dr_alloc(cx->tmp, (size_t)n * sizeof(real));
-    dr_features_vectors(cx, t->features, f, m, true, one, NULL);
+    if (t->cache.on)
+        drift_cache_vectors(t, cx, f, t->nclass * t->P, 1, t->U, one);
+    else
+        dr_features_vectors(cx, t->features, f, m, true, one, NULL);
     if (d.locations == 1)
         return one;
     real *all = dr_alloc(cx->tmp, (size_t)(t->nclass * n) * sizeof(real));
@@ -77,26 +80,32 @@ static void feature_loss(struct drift *t, struct dr_ctx *cx, const struct dr_ste
     real *pos = dr_alloc(cx->tmp, (size_t)(groups * t->P * d.s) * sizeof(real));
     real *neg = t->neg ? dr_alloc(cx->tmp, (size_t)gen_n * sizeof(real)) : NULL;
     dr_features_vectors(cx, t->features, f, &c->x, false, gen, norm);
-    dr_features_vectors(cx, t->features, f, &c->pos, true, pos, NULL);
+    if (t->cache.on)
+        drift_cache_vectors(t, cx, f, 0, t->nclass, t->P, pos);
+    else
+        dr_features_vectors(cx, t->features, f, &c->pos, true, pos, NULL);
     if (neg)
         dr_features_vectors(cx, t->features, f, &c->neg, false, neg, NULL);
-    const struct dr_drift_in in = {.gen = gen,
-                                   .neg = neg,
-                                   .pos = pos,
-                                   .unc = t->U ? unc_vectors(t, cx, f, &c->unc, d) : NULL,
-                                   .unc_weight = t->U ? unc_weights(t, cx, d.locations) : NULL,
-                                   .B = groups,
-                                   .N = t->N,
-                                   .U = t->U,
-                                   .P = t->P,
-                                   .S = d.s,
-                                   .groups = drift_groups(t, d.locations),
-                                   .unc_shared = t->U && d.locations == 1,
-                                   .weight = d.weight / (real)share};
+    struct dr_drift_in in = {.gen = gen,
+                             .neg = neg,
+                             .pos = pos,
+                             .unc = t->U ? unc_vectors(t, cx, f, &c->unc, d) : NULL,
+                             .unc_weight = t->U ? unc_weights(t, cx, d.locations) : NULL,
+                             .B = groups,
+                             .N = t->N,
+                             .U = t->U,
+                             .P = t->P,
+                             .S = d.s,
+                             .groups = drift_groups(t, d.locations),
+                             .unc_shared = t->U && d.locations == 1,
+                             .weight = d.weight / (real)share};
+    struct dr_standard standard;
+    dr_features_standardize(cx, t->features, f, &in, norm, &standard);
     real *rep = s->report + drift_report(t, f);
     const struct dr_drift_out out = {
         .dgen = dgen, .loss = s->loss, .v2 = rep, .stats = rep + t->cfg->loss.ntau, .field = t->v};
     t->field->loss(cx, &t->cfg->loss, t->field->params ? &s->group[1].gradients : NULL, &in, &out);
+    dr_features_standardize_backward(cx, t->features, &in, norm, &standard, dgen);
     dr_features_vectors_backward(cx, t->features, f, &c->x, gen, norm, dgen, &c->dx);
     dr_release(cx->tmp, mark);
 }
@@ -108,16 +117,23 @@ static void losses(struct drift *t, struct dr_ctx *cx, const struct dr_step *s) 
     const struct dr_weights *w = encoder.layout ? &encoder : NULL;
     struct compared c = {.x = t->kept};
     c.neg.chunk = c.pos.chunk = c.unc.chunk = t->chunk;
+    const double start = dr_seconds();
     dr_features_extract(cx, t->features, w, t->x, t->nclass, t->N, &c.x);
-    dr_features_extract(cx, t->features, w, t->pos, t->nclass, t->P, &c.pos);
-    if (t->U)
+    if (t->cache.on)
+        drift_cache_fill(t, cx, w);
+    else
+        dr_features_extract(cx, t->features, w, t->pos, t->nclass, t->P, &c.pos);
+    if (t->U && !t->cache.on)
         dr_features_extract(cx, t->features, w, t->unc, 1, t->U, &c.unc);
     if (t->neg)
         dr_features_extract(cx, t->features, w, t->neg, t->nclass, t->N, &c.neg);
+    const double extracted = dr_seconds();
     dr_features_zero_gradients(cx, t->features, &c.x, t->dx, &c.dx);
     for (int f = 0; f < dr_features_count(t->features); f++)
         feature_loss(t, cx, s, &c, f);
+    const double back = dr_seconds();
     dr_features_backward(cx, t->features, w, &c.x, &c.dx, t->dx);
+    t->encoder_seconds = dr_seconds() - back + extracted - start;
     dr_release(cx->tmp, mark);
 }
 

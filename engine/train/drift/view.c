@@ -8,8 +8,9 @@
 
 bool drift_has_view(const struct drift *t) {
     return drift_kind(t) == DR_KIND_POINTS && t->field->plain &&
-           t->cfg->features.norm != DR_FEATURE_NORM_SPHERE && dr_features_count(t->features) == 1 &&
-           dr_features_dim(t->features, 0).locations == 1;
+           t->cfg->features.norm != DR_FEATURE_NORM_SPHERE &&
+           t->cfg->features.standardize == DR_STANDARDIZE_NONE &&
+           dr_features_count(t->features) == 1 && dr_features_dim(t->features, 0).locations == 1;
 }
 
 // The loss works on x / divisor, which follows from the feature scale.

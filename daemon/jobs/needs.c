@@ -1,0 +1,258 @@
+// Jobs that need jobs (needs.h): what a configuration names, which job has it, and what becomes of
+// those that wait.
+#include "daemon/jobs/needs.h"
+
+#include "daemon/base/recipe.h"
+#include "daemon/base/util.h"
+#include "daemon/jobs/jobs_priv.h"
+#include "daemon/store/checkpoints.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KEY "features.encoder"
+enum { FALLEN = 32 }; // ended by one round
+
+// --- what is named ---
+
+static const char *after(const char *text, const char *prefix) {
+    const size_t n = strlen(prefix);
+    return strncmp(text, prefix, n) ? NULL : text + n;
+}
+
+enum dd_encoder_ref dd_encoder_ref(const struct dr_config *cfg, const char **word) {
+    const char *s = cfg->features.encoder, *rest;
+    const size_t n = strlen(s);
+    *word = s;
+    if (cfg->kind != DR_RECIPE_TRAIN || cfg->features.kind != DR_FEATURE_ENCODER)
+        return DD_ENCODER_NONE;
+    if ((rest = after(s, "recipe:"))) {
+        *word = rest;
+        return DD_ENCODER_RECIPE;
+    }
+    if ((rest = after(s, "checkpoint:"))) {
+        *word = rest;
+        return DD_ENCODER_CHECKPOINT;
+    }
+    if (!s[strspn(s, "0123456789")])
+        return DD_ENCODER_CHECKPOINT;
+    return strchr(s, '/') || (n > 12 && !strcmp(s + n - 12, ".safetensors")) ? DD_ENCODER_FILE
+                                                                             : DD_ENCODER_RECIPE;
+}
+
+// The generator's pictures are the encoder's: where both name the same set, its folder, size and
+// the rest are taken over, but for labels that the generator does without. Without two classes to
+// tell apart the encoder learns by reconstruction.
+static int take_data(const struct dr_config *cfg, struct dr_config *encoder, struct dr_err *err) {
+    const struct dr_data_config own = encoder->data;
+    if (own.set == cfg->data.set) {
+        encoder->data = cfg->data;
+        encoder->data.flip = own.flip;
+        encoder->data.crop = own.crop;
+        if (!cfg->data.classes)
+            encoder->data.classes = own.classes;
+    }
+    if (encoder->data.classes < 2)
+        encoder->encoder.objective = DR_ENCODER_AUTOENCODE;
+    char *json = dr_config_to_json(encoder);
+    int rc = json ? dr_config_parse(json, strlen(json), NULL, encoder, err)
+                  : dr_fail(err, DR_ENOMEM, "no memory for a configuration");
+    free(json);
+    return rc;
+}
+
+int dd_encoder_recipe(const char *config_dir, const struct dr_config *cfg, struct dr_config *out,
+                      struct dr_err *err) {
+    struct dr_err why = {0};
+    const char *name;
+    dd_encoder_ref(cfg, &name);
+    int rc = dd_recipe_named(config_dir, name, out, &why);
+    if (rc)
+        return dr_fail_at(err, DR_ECONFIG, KEY, KEY ": %.400s", why.msg);
+    if (out->kind != DR_RECIPE_ENCODER)
+        return dr_fail_at(err, DR_ECONFIG, KEY,
+                          KEY " names the recipe %.60s, which is of kind %s; expected one of kind "
+                              "encoder",
+                          name, dr_recipe_word(out->kind));
+    if (out->data.set != cfg->data.set && out->data.channels != cfg->data.channels)
+        return dr_fail_at(err, DR_ECONFIG, KEY,
+                          KEY " names the recipe %.60s, whose images have %lld channels; those of "
+                              "this configuration have %lld",
+                          name, (long long)out->data.channels, (long long)cfg->data.channels);
+    if ((rc = take_data(cfg, out, &why)))
+        return dr_fail_at(err, DR_ECONFIG, KEY, KEY ", the recipe %.60s with this data: %.300s",
+                          name, why.msg);
+    return 0;
+}
+
+// --- which job has it ---
+
+// The text of a configuration without what changes no weight.
+static char *meaning(const struct dr_config *cfg) {
+    struct dr_config c = *cfg;
+    memset(c.name, 0, sizeof c.name);
+    memset(c.about, 0, sizeof c.about);
+    return dr_config_to_json(&c);
+}
+
+static bool same_meaning(const char *json, const char *want) {
+    struct dr_config c;
+    if (dr_config_parse(json, strlen(json), NULL, &c, NULL))
+        return false;
+    char *have = meaning(&c);
+    const bool same = have && !strcmp(have, want);
+    free(have);
+    return same;
+}
+
+int dd_needs_find(sqlite3 *db, const struct dr_config *encoder, int64_t *id, struct dr_err *err) {
+    char *want = meaning(encoder);
+    if (!want)
+        return dr_fail(err, DR_ENOMEM, "no memory for a configuration");
+    sqlite3_stmt *st = dd_sql_prepare(
+        db, err,
+        "SELECT id, config FROM jobs WHERE kind='encoder' AND"
+        " (state IN ('queued','running','paused','interrupted') OR (state='completed' AND"
+        "  EXISTS(SELECT 1 FROM checkpoints c WHERE c.job=jobs.id AND c.state='ok')))"
+        " ORDER BY state='completed' DESC, id DESC",
+        "");
+    *id = 0;
+    while (st && !*id && sqlite3_step(st) == SQLITE_ROW)
+        if (same_meaning((const char *)sqlite3_column_text(st, 1), want))
+            *id = sqlite3_column_int64(st, 0);
+    sqlite3_finalize(st);
+    free(want);
+    return st ? 0 : DR_EIO;
+}
+
+int dd_needs_check_drop(sqlite3 *db, int64_t id, struct dr_err *err) {
+    const int64_t other = dd_sql_one(db, 0,
+                                     "SELECT id FROM jobs WHERE needs=? AND state IN"
+                                     " ('queued','running','stopping','paused','interrupted')",
+                                     "i", id);
+    return other ? dr_fail(err, DR_ECONFLICT,
+                           "job %lld needs the encoder of job %lld; stop or remove that job first",
+                           (long long)other, (long long)id)
+                 : 0;
+}
+
+int dd_needs_resume(sqlite3 *db, int64_t id, int64_t *woken, bool *missing, char old[16],
+                    struct dr_err *err) {
+    static const char *const idle[] = {"paused", "stopped", "failed", "interrupted", NULL};
+    const int64_t need = dd_sql_one(db, 0, "SELECT needs FROM jobs WHERE id=?", "i", id);
+    *woken = 0;
+    *missing = false;
+    if (!need)
+        return 0;
+    if (dd_job_state(db, need, old, NULL)) {
+        *missing = true;
+        return 0;
+    }
+    if (!dd_one_of(old, idle))
+        return 0;
+    *woken = need;
+    return dd_sql_run(
+        db, err, "UPDATE jobs SET state='queued', error=NULL, ended_us=NULL, resume=1 WHERE id=?",
+        "i", need);
+}
+
+// --- those that wait ---
+
+struct settle {
+    int n;
+    struct fallen {
+        int64_t id, need;
+        char state[16], error[600];
+    } fallen[FALLEN];
+};
+
+// A stopped need stops those that wait for it, so that resuming them goes on with both.
+static void judge(struct fallen *f, sqlite3_stmt *st) {
+    const char *state = (const char *)sqlite3_column_text(st, 2),
+               *name = (const char *)sqlite3_column_text(st, 3),
+               *why = (const char *)sqlite3_column_text(st, 4);
+    f->id = sqlite3_column_int64(st, 0);
+    f->need = sqlite3_column_int64(st, 1);
+    snprintf(f->state, sizeof f->state, "%s",
+             state && !strcmp(state, "stopped") ? "stopped" : "failed");
+    if (!state)
+        snprintf(f->error, sizeof f->error,
+                 "job %lld, which was to train the encoder, has been removed; resume this job to "
+                 "train it anew",
+                 (long long)f->need);
+    else if (!strcmp(state, "stopped"))
+        snprintf(f->error, sizeof f->error,
+                 "job %lld (%s), which trains the encoder, was stopped; resume this job to go on "
+                 "with both",
+                 (long long)f->need, name);
+    else
+        snprintf(f->error, sizeof f->error,
+                 "job %lld (%.60s), which trains the encoder, failed%s%.400s", (long long)f->need,
+                 name, why ? ": " : "", why ? why : "");
+}
+
+static int settle(sqlite3 *db, void *arg, struct dr_err *err) {
+    struct settle *s = arg;
+    sqlite3_stmt *st = dd_sql_prepare(
+        db, err,
+        "SELECT j.id, j.needs, n.state, n.name, n.error FROM jobs j LEFT JOIN jobs n ON"
+        " n.id=j.needs WHERE j.state='queued' AND j.needs IS NOT NULL AND"
+        " (n.id IS NULL OR n.state IN ('failed','stopped')) LIMIT ?",
+        "i", (int64_t)FALLEN);
+    s->n = 0;
+    while (st && sqlite3_step(st) == SQLITE_ROW)
+        judge(&s->fallen[s->n++], st);
+    sqlite3_finalize(st);
+    int rc = st ? 0 : DR_EIO;
+    for (int i = 0; i < s->n && !rc; i++)
+        rc = dd_sql_run(db, err, "UPDATE jobs SET state=?, error=?, ended_us=? WHERE id=?", "ttii",
+                        s->fallen[i].state, s->fallen[i].error, dd_wall_us(), s->fallen[i].id);
+    return rc;
+}
+
+void dd_needs_settle(struct dd_jobs *j) {
+    struct settle *s = dd_xcalloc(1, sizeof *s);
+    struct dr_err err = {0};
+    sqlite3 *db = dd_store_reader(j->env.store, &err); // mostly there is nothing to write
+    const int64_t waiting =
+        db ? dd_sql_one(db, 0, "SELECT 1 FROM jobs WHERE state='queued' AND needs IS NOT NULL", "")
+           : 0;
+    sqlite3_close(db);
+    if (waiting && !dd_store_do(j->env.store, settle, s, &err))
+        for (int i = 0; i < s->n; i++)
+            dd_job_event(j, s->fallen[i].id, "queued", s->fallen[i].state, s->fallen[i].error);
+    free(s);
+}
+
+// The newest checkpoint of the job that this one has waited for.
+static int of_need(struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *err) {
+    struct dd_store *store = job->env->store;
+    sqlite3 *db = dd_store_reader(store, err);
+    if (!db)
+        return DR_EIO;
+    const int64_t need = dd_sql_one(db, 0, "SELECT needs FROM jobs WHERE id=?", "i", job->id);
+    const int64_t ckpt = dd_sql_one(db, 0,
+                                    "SELECT id FROM checkpoints WHERE job=? AND state='ok'"
+                                    " ORDER BY step DESC, id DESC LIMIT 1",
+                                    "i", need);
+    sqlite3_close(db);
+    char id[24];
+    snprintf(id, sizeof id, "%lld", (long long)ckpt);
+    return ckpt ? dd_ckpt_find(store, NULL, id, path, err)
+                : dr_fail(err, DR_ENOENT, "job %lld has no checkpoint of the encoder",
+                          (long long)need);
+}
+
+int dd_needs_encoder(struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *err) {
+    const char *word;
+    const enum dd_encoder_ref ref = dd_encoder_ref(&job->cfg, &word);
+    struct dr_err why = {0};
+    path[0] = 0;
+    if (ref == DD_ENCODER_NONE)
+        return 0;
+    int rc = ref == DD_ENCODER_RECIPE
+                 ? of_need(job, path, &why)
+                 : dd_ckpt_find(job->env->store, job->env->opt->data_dir, word, path, &why);
+    return rc ? dr_fail_at(err, rc, KEY, KEY ": %.400s", why.msg) : 0;
+}

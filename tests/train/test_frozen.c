@@ -1,0 +1,235 @@
+// Training on the features of a frozen encoder read from a file: kept features of reals change no
+// bit, nor does computing activations again; a run resumes exactly, and only with its own encoder;
+// files that are no encoder for this run are refused with the reason.
+#include "tests/train/util.h"
+
+#include "engine/train/objective.h"
+#include "tests/train/frozen.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static char encoder[512];
+
+static int open_files(void **state) {
+    (void)state;
+    snprintf(encoder, sizeof encoder, "%s", scratch_path("frozen.safetensors"));
+    frozen_write(encoder, 16, 1, 4, "classifier", 5);
+    return 0;
+}
+static int close_files(void **state) {
+    (void)state;
+    return unlink(encoder);
+}
+
+static void configure(struct dr_config *c, const char *const *more) {
+    struct dr_err err = {0};
+    config_of(c, tiny_digits);
+    const char *set[] = {"features.kind=encoder", "features.encoder=frozen.safetensors",
+                         "features.norm=sphere",  "features.grid=4",
+                         "features.rms=1",        "train.micro_batch=7"};
+    if (dr_config_set_all(c, set, (int)DR_COUNT(set), &err))
+        fail_msg("%s", err.msg);
+    for (; more && *more; more++)
+        if (dr_config_set(c, *more, &err))
+            fail_msg("%s", err.msg);
+}
+
+static void losses_of(const struct dr_config *c, int n, double *loss) {
+    const struct dr_trainer_parts parts = {.encoder = encoder};
+    struct run r;
+    run_open_of(&r, c, &parts);
+    run_steps(&r, n, loss);
+    run_close(&r);
+}
+
+static void kept_features_change_nothing(void **state) {
+    static const char *const all[][5] = {
+        {NULL},
+        {"data.flip=true", NULL},
+        {"features.standardize=batch", "features.rms=0", NULL},
+        {"features.norm=none", "features.maps=stage1,-1", "features.pixel_weight=0.5", NULL},
+        {"train.sampler=queue", "train.queue_class=20", "train.queue_global=40", NULL}};
+    (void)state;
+    for (size_t i = 0; i < DR_COUNT(all); i++) {
+        struct dr_config c;
+        double kept[12], plain[12];
+        configure(&c, all[i]);
+        losses_of(&c, 12, kept);
+        c.features.cache_mb = 0;
+        losses_of(&c, 12, plain);
+        assert_memory_equal(kept, plain, sizeof kept);
+    }
+}
+
+static void too_little_memory_keeps_nothing(void **state) {
+    (void)state;
+    struct dr_config c;
+    const struct dr_trainer_parts parts = {.encoder = encoder};
+    struct run r;
+    size_t bytes[2];
+    for (int i = 0; i < 2; i++) {
+        configure(&c, NULL);
+        c.data.size = c.model.size = 16;
+        c.features.cache_mb = i ? 1024 : 1; // 600 digits take more than a MiB
+        run_open_of(&r, &c, &parts);
+        bytes[i] = dr_trainer_memory(r.t);
+        run_close(&r);
+    }
+    assert_true(bytes[1] > bytes[0] + ((size_t)1 << 20));
+}
+
+static void activations_again_change_nothing(void **state) {
+    (void)state;
+    struct dr_config c;
+    double kept[6], again[6];
+    const struct dr_trainer_parts parts = {.encoder = encoder};
+    struct run r;
+    configure(&c, NULL);
+    run_open_of(&r, &c, &parts);
+    const size_t much = dr_trainer_memory(r.t);
+    run_steps(&r, 6, kept);
+    run_close(&r);
+    c.features.keep_mb = 0;
+    run_open_of(&r, &c, &parts);
+    assert_true(dr_trainer_memory(r.t) < much);
+    run_steps(&r, 6, again);
+    run_close(&r);
+    assert_memory_equal(kept, again, sizeof kept);
+}
+
+// sqrt(mean x^2) of samples, and of the data.
+static double length_of(struct run *r, bool real_ones) {
+    enum { N = 32, IMAGE = 256 };
+    real x[N * IMAGE];
+    int64_t ids[N];
+    struct dr_err err;
+    double sum = 0;
+    for (int64_t i = 0; i < N; i++)
+        ids[i] = i;
+    if (!real_ones)
+        run_sample(r, 3, N, x);
+    else if (dr_dataset_reals(r->data, ids, N, x, &err))
+        fail_msg("%s", err.msg);
+    for (int i = 0; i < N * IMAGE; i++)
+        sum += (double)x[i] * (double)x[i];
+    return sqrt(sum / (N * IMAGE));
+}
+
+static void it_learns(void **state) {
+    (void)state;
+    struct dr_config c;
+    const struct dr_trainer_parts parts = {.encoder = encoder};
+    struct run r;
+    configure(&c, NULL);
+    run_open_of(&r, &c, &parts);
+    const double before = length_of(&r, false), want = length_of(&r, true);
+    const struct dr_metrics m = run_steps(&r, 60, NULL);
+    const double after = length_of(&r, false);
+    assert_true(m.grad_norm > 0);
+    if (!(fabs(want - after) < 0.7 * fabs(want - before)))
+        fail_msg("the images' length went from %g to %g; that of the reals is %g", before, after,
+                 want);
+    run_close(&r);
+}
+
+static void it_resumes_with_its_own_encoder_only(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err = {0};
+    double whole[6], tail[3];
+    struct run r;
+    char path[512], other[512];
+    struct dr_trainer_parts parts = {.encoder = encoder};
+    snprintf(path, sizeof path, "%s", scratch_path("frozen-run.safetensors"));
+    snprintf(other, sizeof other, "%s", scratch_path("frozen-other.safetensors"));
+    frozen_write(other, 16, 1, 4, "classifier", 6);
+    configure(&c, NULL);
+    run_open_of(&r, &c, &parts);
+    run_steps(&r, 3, whole);
+    if (dr_trainer_save(r.t, path, NULL, NULL, &err))
+        fail_msg("%s", err.msg);
+    run_steps(&r, 3, whole + 3);
+    run_close(&r);
+    run_open_of(&r, &c, &parts);
+    if (dr_trainer_load(r.t, path, &err))
+        fail_msg("%s", err.msg);
+    run_steps(&r, 3, tail);
+    assert_memory_equal(whole + 3, tail, sizeof tail);
+    run_close(&r);
+
+    parts.encoder = other;
+    run_open_of(&r, &c, &parts);
+    assert_int_equal(dr_trainer_load(r.t, path, &err), DR_EINVAL);
+    assert_non_null(strstr(err.msg, "frozen encoder"));
+    run_close(&r);
+
+    struct dr_snapshot *s; // the generator alone, without the encoder
+    unlink(other);
+    if (dr_snapshot_load(path, NULL, &s, &err))
+        fail_msg("%s", err.msg);
+    assert_string_equal(dr_net_name(s->net), "driftdit");
+    dr_snapshot_unref(s);
+    unlink(path);
+}
+
+static void refused(const struct dr_config *c, const char *file, const char *field,
+                    const char *words) {
+    struct dr_err err = {0};
+    struct dr_backend *be;
+    struct dr_dataset *data;
+    struct dr_trainer *t = NULL;
+    const struct dr_trainer_parts parts = {.encoder = file};
+    if (dr_backend_open("cpu", 1, &be, &err) || dr_dataset_load(&c->data, NULL, false, &data, &err))
+        fail_msg("%s", err.msg);
+    dr_backend_enter(be);
+    assert_int_not_equal(dr_trainer_create_of(&parts, c, be, data, &t, &err), 0);
+    assert_null(t);
+    if (strcmp(err.field, field) || !strstr(err.msg, words))
+        fail_msg("at %s: %s; expected \"%s\" at %s", err.field, err.msg, words, field);
+    dr_dataset_free(data);
+    dr_backend_free(be);
+}
+
+static void wrong_files_are_refused(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct run r;
+    struct dr_err err = {0};
+    char path[512];
+    snprintf(path, sizeof path, "%s", scratch_path("frozen-wrong.safetensors"));
+    configure(&c, NULL);
+    refused(&c, "/nonexistent/encoder.safetensors", "features.encoder", "nonexistent");
+    FILE *f = fopen(path, "w");
+    fputs("not a safetensors file, but long enough for a header", f);
+    fclose(f);
+    refused(&c, path, "features.encoder", "frozen-wrong");
+    frozen_write(path, 16, 3, 4, "none", 1);
+    refused(&c, path, "features.encoder", "takes images of 768 values");
+    config_of(&c, tiny_digits); // a generator's checkpoint
+    run_open(&r, &c);
+    if (dr_trainer_save(r.t, path, NULL, NULL, &err))
+        fail_msg("%s", err.msg);
+    run_close(&r);
+    configure(&c, NULL);
+    refused(&c, path, "features.encoder", "no encoder");
+    const char *const maps[] = {"features.maps=stage1,stage9", NULL};
+    configure(&c, maps);
+    refused(&c, encoder, "features.maps", "no map \"stage9\"");
+    unlink(path);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(kept_features_change_nothing),
+        cmocka_unit_test(too_little_memory_keeps_nothing),
+        cmocka_unit_test(activations_again_change_nothing),
+        cmocka_unit_test(it_learns),
+        cmocka_unit_test(it_resumes_with_its_own_encoder_only),
+        cmocka_unit_test(wrong_files_are_refused),
+    };
+    return cmocka_run_group_tests(tests, open_files, close_files);
+}
