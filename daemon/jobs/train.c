@@ -2,6 +2,7 @@
 // to the store, the metrics ring, the event log and the live snapshot. Job thread.
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
+#include "daemon/datasets/datasets.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"
@@ -183,11 +184,16 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
                                             .alert = on_alert,
                                             .protect = on_protect};
     struct dd_run_hooks hooks = all;
+    char data_dir[DD_PATH_MAX];
+    int rc =
+        dd_dataset_dir(job->env->store, &job->cfg.data, job->env->opt->data_dir, data_dir, err);
+    if (rc)
+        return rc;
     char *ckpt = dd_job_folder(job, "checkpoints"), *samples = dd_job_folder(job, "samples"),
          id[24];
     snprintf(id, sizeof id, "%lld", (long long)job->id);
     struct dd_run_spec spec = {.cfg = &job->cfg,
-                               .data_dir = job->env->opt->data_dir,
+                               .data_dir = data_dir,
                                .device = job->env->device,
                                .checkpoint_dir = ckpt,
                                .sample_dir = samples,
@@ -197,9 +203,9 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
     struct dd_run_result res = {0};
     char init[DD_PATH_MAX], encoder[DD_PATH_MAX];
     hooks.ctx = job;
-    int rc = describe(job, err);
+    rc = describe(job, err);
     if (!rc && job->cfg.init_from[0]) {
-        rc = dd_ckpt_find(job->env->store, spec.data_dir, job->cfg.init_from, init, err);
+        rc = dd_ckpt_find(job->env->store, job->env->opt->data_dir, job->cfg.init_from, init, err);
         spec.init_from = init;
     }
     if (!rc)

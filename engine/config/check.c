@@ -112,6 +112,26 @@ static bool colour(const char *text) {
     return text[0] == '#' && strlen(text) == 7 && strspn(text + 1, "0123456789abcdefABCDEF") == 6;
 }
 
+static int check_pictures(const struct dr_data_config *d, struct dr_err *err) {
+    const struct dr_set_facts *f = &sets[d->set];
+    if (d->set == DR_DATA_FOLDER && d->channels != 1 && d->channels != 3)
+        return FAIL("data.channels",
+                    "data.channels is %lld; the pictures of a folder have 1 (grey) or 3 (rgb)",
+                    (long long)d->channels);
+    if (d->flip && f->kind != DR_KIND_IMAGES)
+        return FAIL("data.flip", "data.flip is on; the set %s has no images to mirror", f->name);
+    if (d->crop && f->kind != DR_KIND_IMAGES)
+        return FAIL("data.crop", "data.crop is %lld; the set %s has no images to move",
+                    (long long)d->crop, f->name);
+    if (d->crop >= d->size)
+        return FAIL("data.crop", "data.crop is %lld; expected less than data.size (%lld)",
+                    (long long)d->crop, (long long)d->size);
+    if (!colour(d->background))
+        return FAIL("data.background", "data.background is \"%s\"; expected a colour as #rrggbb",
+                    d->background);
+    return 0;
+}
+
 static int check_data(const struct dr_data_config *d, struct dr_err *err) {
     const struct dr_set_facts *f = &sets[d->set];
     if (!confined(d->path))
@@ -128,21 +148,13 @@ static int check_data(const struct dr_data_config *d, struct dr_err *err) {
     if (f->channels && d->channels != f->channels)
         return FAIL("data.channels", "data.channels is %lld; the set %s has %lld",
                     (long long)d->channels, f->name, (long long)f->channels);
-    if (d->crop >= d->size || ((d->crop || d->flip) && f->kind != DR_KIND_IMAGES))
-        return FAIL(d->crop ? "data.crop" : "data.flip",
-                    "data.crop is %lld; the reals of %s cannot be moved by that or mirrored: "
-                    "expected images, and less than data.size (%lld)",
-                    (long long)d->crop, f->name, (long long)d->size);
-    if (!colour(d->background))
-        return FAIL("data.background", "data.background is \"%s\"; expected a colour as #rrggbb",
-                    d->background);
     if (f->side && d->fit == DR_FIT_PAD && d->size < f->side)
         return FAIL("data.size",
                     "data.size is %lld; images of %s are %lldx%lld and cannot be padded to that: "
                     "use %lld or more, or data.fit resize",
                     (long long)d->size, f->name, (long long)f->side, (long long)f->side,
                     (long long)f->side);
-    return 0;
+    return check_pictures(d, err);
 }
 
 static int check_encoder_features(const struct dr_config *c, struct dr_err *err) {
