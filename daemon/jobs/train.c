@@ -7,7 +7,6 @@
 #include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"
 #include "daemon/store/metric_store.h"
-#include "engine/nn/encoder.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -27,7 +26,10 @@ static int describe(struct dd_job *job, struct dr_err *err) {
         job->own = dr_model_config_to_json(&job->cfg.model);
         return 0;
     }
-    int rc = dr_encoder_net(&job->cfg, &net, err);
+    char *json = dr_config_to_json(&job->cfg);
+    int rc = json ? dr_net_parse(json, strlen(json), NULL, &net, err)
+                  : dr_fail(err, DR_ENOMEM, "no memory for a configuration");
+    free(json);
     if (rc)
         return rc;
     job->own = dd_xstrdup(dr_net_description(net));

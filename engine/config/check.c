@@ -3,6 +3,7 @@
 #include "engine/config/field.h"
 #include "engine/ops.h"
 
+#include <math.h>
 #include <string.h>
 
 #define FAIL(key, ...) dr_fail_at(err, DR_ECONFIG, key, __VA_ARGS__)
@@ -39,6 +40,35 @@ enum dr_show dr_show(int kind, int64_t channels) {
     return kind == DR_KIND_IMAGES && channels == 3 ? DR_SHOW_RGB : DR_SHOW_PLANES;
 }
 
+int64_t dr_model_width(const struct dr_model_config *m, int level) {
+    return DR_MAX((int64_t)lround((double)m->dim * m->widths[level]), (int64_t)1);
+}
+
+int dr_model_levels_check(const struct dr_model_config *m, struct dr_err *err) {
+    if (m->depth < 1 || m->depth > 16)
+        return FAIL("model.depth",
+                    "model.depth is %lld; model.arch unet takes 1 to 16 blocks per level",
+                    (long long)m->depth);
+    if (m->nwidths < 1 || m->nwidths > DR_MAX_LEVELS)
+        return FAIL("model.widths", "model.widths lists %d levels; model.arch unet takes 1 to %d",
+                    m->nwidths, DR_MAX_LEVELS);
+    int64_t side = m->size;
+    for (int l = 0; l < m->nwidths; l++) {
+        const int64_t c = dr_model_width(m, l);
+        if (l && side == 1)
+            return FAIL("model.widths",
+                        "model.widths lists %d levels; images of data.size %lld have at most %d",
+                        m->nwidths, (long long)m->size, l);
+        side = l ? (side + 1) / 2 : side;
+        if (side <= m->attention && (m->heads < 1 || c % m->heads))
+            return FAIL("model.heads",
+                        "model.heads is %lld; expected a divisor of the %lld channels of level "
+                        "%d, which has attention (model.attention, model.widths)",
+                        (long long)m->heads, (long long)c, l + 1);
+    }
+    return 0;
+}
+
 int dr_model_config_check(const struct dr_model_config *m, struct dr_err *err) {
     if (m->label_dropout > 0 && !m->null_class)
         return FAIL("model.label_dropout",
@@ -46,6 +76,8 @@ int dr_model_config_check(const struct dr_model_config *m, struct dr_err *err) {
                     "need the null class",
                     m->label_dropout);
     const unsigned needs = dr_arch_needs(m->arch);
+    if (needs & DR_ARCH_LEVELS)
+        return dr_model_levels_check(m, err);
     if (!(needs & DR_ARCH_PATCHES))
         return 0;
     if (m->dim % m->heads != 0)
@@ -278,10 +310,6 @@ static int check_encoder(const struct dr_config *c, struct dr_err *err) {
         return FAIL("encoder.mask_patch",
                     "encoder.mask_patch is %lld; expected a divisor of data.size (%lld)",
                     (long long)e->mask_patch, size);
-    if (e->crop_padding >= size)
-        return FAIL("encoder.crop_padding",
-                    "encoder.crop_padding is %lld; expected less than data.size (%lld)",
-                    (long long)e->crop_padding, size);
     return 0;
 }
 
@@ -305,7 +333,7 @@ int dr_config_check(const struct dr_config *c, struct dr_err *err) {
     if (!has_points(c) && points)
         return FAIL("model.arch",
                     "model.arch mlp makes points in two dimensions; the set %s has images: use "
-                    "driftdit or lightningdit",
+                    "driftdit, lightningdit or unet",
                     set);
     if ((rc = dr_model_config_check(&c->model, err)) || (rc = check_features(c, err)))
         return rc;
