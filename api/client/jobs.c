@@ -117,6 +117,21 @@ int ctl_cmd_train(struct ctl *c) {
     return rc;
 }
 
+// In the column of errors: what a queued job waits for.
+static void note_waiting(json_t *jobs) {
+    size_t i;
+    json_t *j;
+    json_array_foreach(jobs, i, j) {
+        const json_t *w = json_object_get(j, "waits_for");
+        const char *id = json_string_value(json_object_get(w, "id")),
+                   *name = json_string_value(json_object_get(w, "name")),
+                   *state = json_string_value(json_object_get(w, "state"));
+        if (id && name && state)
+            json_object_set_new(
+                j, "error", json_sprintf("waits for job %s (%s), which is %s", id, name, state));
+    }
+}
+
 int ctl_list(struct ctl *c, const char *what, const char *filter, const char *const *columns) {
     struct ctl_buf path = ctl_path("/v1/", what, "");
     json_t *o;
@@ -126,6 +141,8 @@ int ctl_list(struct ctl *c, const char *what, const char *filter, const char *co
     free(path.s);
     if (rc)
         return rc;
+    if (!c->json && !strcmp(what, "jobs"))
+        note_waiting(json_object_get(o, what));
     if (c->json)
         ctl_json(c, o);
     else

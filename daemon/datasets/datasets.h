@@ -53,7 +53,8 @@ int dd_datasets_remove(struct dd_datasets *d, const char *name, struct dr_err *e
 json_t *dd_datasets_list(struct dd_datasets *d, struct dr_err *err);
 json_t *dd_datasets_get(struct dd_datasets *d, const char *name, struct dr_err *err);
 // A grid as PNG of the pictures as training sees them: a row per class with n pictures, at most 16
-// rows; cls (a number or a name): of this class alone, in rows of 8; NULL: all.
+// rows; cls (a number or a name): of this class alone, in rows of 8; NULL: all. Large
+// pictures: fewer of them.
 int dd_datasets_samples(struct dd_datasets *d, const char *name, const char *cls, int n,
                         struct dr_bytes *png, struct dr_err *err);
 
@@ -66,8 +67,8 @@ struct dd_dataset_facts {
 // Of a set that is ready. DR_ENOENT: no user owns a set of that name; DR_ECONFLICT: not ready.
 int dd_dataset_facts(struct dd_store *s, const char *name, struct dd_dataset_facts *out,
                      struct dr_err *err);
-// A configuration fitted to a set that is ready: the recipe `folder`, or the build's for a small
-// CPU, with the set's size, channels and classes, and train.minutes.
+// A configuration fitted to a set that is ready: from half an hour on the recipe `folder`, else the
+// build's for a small CPU, with the set's size, channels and classes, and train.minutes.
 int dd_dataset_recipe(struct dd_store *s, const char *config_dir, const char *name, double minutes,
                       struct dr_config *out, struct dr_err *err);
 // The folder in which the engine finds data.path: STATE_DIR/datasets for a set that a user owns,

@@ -1,5 +1,6 @@
-// A recipe fitted to a data set: the recipe `folder` of the configuration folder, or the build's
-// for a small CPU, with what the set dictates changed. Any thread.
+// A recipe fitted to a data set: the recipe `folder` of the configuration folder where there is
+// time for the encoder that it asks for, else the build's for a small CPU, with what the set
+// dictates changed. Any thread.
 #include "daemon/datasets/datasets_priv.h"
 
 #include "daemon/base/recipe.h"
@@ -9,6 +10,7 @@
 #include <string.h>
 
 enum { MAX_TOKENS_SIDE = 8, MIN_TOKENS_SIDE = 4, ALL_CLASSES = 16, SOME_CLASSES = 10 };
+enum { ENCODER_WORTH = 30 }; // minutes, from which on an encoder is trained first
 
 // A patch that leaves at most 8 x 8 tokens, or 16 x 16 where that leaves fewer than 4 x 4.
 static int64_t patch_for(int64_t size) {
@@ -37,9 +39,10 @@ static void set(json_t *root, const char *path, json_t *value) {
 }
 
 // The text of the recipe to start from; malloc'd.
-static char *base_text(const char *config_dir, bool *own) {
+static char *base_text(const char *config_dir, double minutes, bool *own) {
     char path[DD_PATH_MAX], *text = NULL;
-    *own = config_dir && !dd_path(path, NULL, "%s/folder.json", config_dir) &&
+    *own = config_dir && minutes >= ENCODER_WORTH &&
+           !dd_path(path, NULL, "%s/folder.json", config_dir) &&
            !dd_read_file(path, 1 << 20, &text, NULL, NULL);
     if (*own)
         return text;
@@ -87,7 +90,7 @@ int dd_dataset_recipe(struct dd_store *s, const char *config_dir, const char *na
     int rc = dd_dataset_facts(s, name, &f, err);
     if (rc)
         return rc;
-    char *text = base_text(config_dir, &own);
+    char *text = base_text(config_dir, minutes, &own);
     json_t *root = text ? json_loads(text, JSON_REJECT_DUPLICATES, NULL) : NULL;
     free(text);
     if (!json_is_object(root)) {

@@ -7,6 +7,7 @@
 #include <string.h>
 
 enum { MAX_ROWS = 16, CLASS_COLUMNS = 8, GAP = 2, SMALL = 64, BIG_PIXELS = 4 };
+enum { MAX_VALUES = 1 << 24 }; // of a grid, 64 MiB
 
 // --- JSON ---
 
@@ -132,6 +133,12 @@ static int grid(const struct dr_dataset *d, const char *cls, int64_t n, struct d
         return rc;
     if (cls)
         rows = 1;
+    while (rows * n * one > MAX_VALUES && rows * n > 1) { // large pictures: fewer of them
+        if (n > 1)
+            n = (n + 1) / 2;
+        else
+            rows = (rows + 1) / 2;
+    }
     real *x = calloc((size_t)(rows * n * one), sizeof *x); // 0: mid grey, where a class has fewer
     if (!x)
         return dr_fail(err, DR_ENOMEM, "no memory for a grid of %lld pictures",

@@ -41,6 +41,27 @@ enum dd_encoder_ref dd_encoder_ref(const struct dr_config *cfg, const char **wor
                                                                              : DD_ENCODER_RECIPE;
 }
 
+// The generator's pictures are the encoder's: where both name the same set, its folder, size and
+// the rest are taken over, but for labels that the generator does without. Without two classes to
+// tell apart the encoder learns by reconstruction.
+static int take_data(const struct dr_config *cfg, struct dr_config *encoder, struct dr_err *err) {
+    const struct dr_data_config own = encoder->data;
+    if (own.set == cfg->data.set) {
+        encoder->data = cfg->data;
+        encoder->data.flip = own.flip;
+        encoder->data.crop = own.crop;
+        if (!cfg->data.classes)
+            encoder->data.classes = own.classes;
+    }
+    if (encoder->data.classes < 2)
+        encoder->encoder.objective = DR_ENCODER_AUTOENCODE;
+    char *json = dr_config_to_json(encoder);
+    int rc = json ? dr_config_parse(json, strlen(json), NULL, encoder, err)
+                  : dr_fail(err, DR_ENOMEM, "no memory for a configuration");
+    free(json);
+    return rc;
+}
+
 int dd_encoder_recipe(const char *config_dir, const struct dr_config *cfg, struct dr_config *out,
                       struct dr_err *err) {
     struct dr_err why = {0};
@@ -54,11 +75,14 @@ int dd_encoder_recipe(const char *config_dir, const struct dr_config *cfg, struc
                           KEY " names the recipe %.60s, which is of kind %s; expected one of kind "
                               "encoder",
                           name, dr_recipe_word(out->kind));
-    if (out->data.channels != cfg->data.channels)
+    if (out->data.set != cfg->data.set && out->data.channels != cfg->data.channels)
         return dr_fail_at(err, DR_ECONFIG, KEY,
                           KEY " names the recipe %.60s, whose images have %lld channels; those of "
                               "this configuration have %lld",
                           name, (long long)out->data.channels, (long long)cfg->data.channels);
+    if ((rc = take_data(cfg, out, &why)))
+        return dr_fail_at(err, DR_ECONFIG, KEY, KEY ", the recipe %.60s with this data: %.300s",
+                          name, why.msg);
     return 0;
 }
 

@@ -13,8 +13,8 @@
 enum dd_encoder_ref { DD_ENCODER_NONE, DD_ENCODER_RECIPE, DD_ENCODER_CHECKPOINT, DD_ENCODER_FILE };
 // What kind of thing a configuration's encoder is; *word: its name without the prefix.
 enum dd_encoder_ref dd_encoder_ref(const struct dr_config *cfg, const char **word);
-// The recipe of an encoder, checked against the configuration that names it. Errors are at
-// features.encoder.
+// The recipe of an encoder, checked against the configuration that names it and with its data
+// section where both are of the same set. Errors are at features.encoder.
 int dd_encoder_recipe(const char *config_dir, const struct dr_config *cfg, struct dr_config *out,
                       struct dr_err *err);
 

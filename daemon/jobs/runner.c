@@ -5,6 +5,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/generate/grid.h"
+#include "daemon/jobs/encoder_data.h"
 #include "daemon/jobs/watch.h"
 #include "daemon/store/ckpt_files.h"
 
@@ -298,6 +299,9 @@ static int prepare(struct run *r, struct dr_err *err) {
     if (rc)
         return rc;
     dr_backend_enter(r->be);
+    if (s->encoder && s->encoder_of_recipe &&
+        (rc = dd_encoder_data(s->encoder, s->cfg, r->data, err)))
+        return rc;
     dd_ckpt_sweep(s->checkpoint_dir);
     if (s->sample_dir)
         dd_ckpt_sweep(s->sample_dir);

@@ -43,8 +43,9 @@ struct dd_run_spec {
     const struct dr_config *cfg;
     const char *data_dir, *device, *checkpoint_dir, *sample_dir; // sample_dir NULL: no grids
     const char *id;                                              // for logs and snapshot ids
-    const char *init_from; // safetensors file whose weights a fresh run starts from; NULL: none
-    const char *encoder;   // file of features.encoder; NULL: that is its path
+    const char *init_from;  // safetensors file whose weights a fresh run starts from; NULL: none
+    const char *encoder;    // file of features.encoder; NULL: that is its path
+    bool encoder_of_recipe; // it was trained for this run: on other data it is refused
     int threads;
     bool resume; // continue from the newest good checkpoint of checkpoint_dir; else those there
                  // are moved out of the way

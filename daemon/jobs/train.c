@@ -7,7 +7,6 @@
 #include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"
 #include "daemon/store/metric_store.h"
-#include "engine/nn/encoder.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -27,7 +26,10 @@ static int describe(struct dd_job *job, struct dr_err *err) {
         job->own = dr_model_config_to_json(&job->cfg.model);
         return 0;
     }
-    int rc = dr_encoder_net(&job->cfg, &net, err);
+    char *json = dr_config_to_json(&job->cfg);
+    int rc = json ? dr_net_parse(json, strlen(json), NULL, &net, err)
+                  : dr_fail(err, DR_ENOMEM, "no memory for a configuration");
+    free(json);
     if (rc)
         return rc;
     job->own = dd_xstrdup(dr_net_description(net));
@@ -200,6 +202,7 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
                                .threads = (int)job->env->opt->threads};
     struct dd_run_result res = {0};
     char init[DD_PATH_MAX], encoder[DD_PATH_MAX];
+    const char *word;
     hooks.ctx = job;
     rc = describe(job, err);
     if (!rc && job->cfg.init_from[0]) {
@@ -210,6 +213,7 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
         rc = dd_needs_encoder(job, encoder, err);
     if (!rc) {
         spec.encoder = encoder[0] ? encoder : NULL;
+        spec.encoder_of_recipe = dd_encoder_ref(&job->cfg, &word) == DD_ENCODER_RECIPE;
         rc = dd_run(&spec, &hooks, &res, err);
         *outcome = res.outcome;
     }

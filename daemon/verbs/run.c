@@ -7,6 +7,7 @@
 #include "daemon/base/recipe.h"
 #include "daemon/base/util.h"
 #include "daemon/generate/grid.h"
+#include "daemon/jobs/needs.h"
 #include "daemon/jobs/runner.h"
 #include "daemon/verbs/verbs.h"
 
@@ -207,6 +208,69 @@ static char *find_init(const struct dd_options *o, const struct dr_config *cfg,
     return NULL;
 }
 
+static void take_hooks(struct run_cmd *c, struct dd_run_hooks *h) {
+    *h = (struct dd_run_hooks){.ctx = c,
+                               .wish = on_wish,
+                               .started = on_started,
+                               .step = on_step,
+                               .checkpoint = on_checkpoint,
+                               .checkpoint_failed = on_checkpoint_failed,
+                               .checkpoint_refused = on_refused,
+                               .alert = on_alert};
+}
+
+// Trains the encoder of a recipe in OUT/encoder, or goes on with the one that is there; one that is
+// complete is taken as it is. *stopped: by a signal, before its end.
+static int train_encoder(struct run_cmd *c, const struct dd_options *o, const struct dr_config *cfg,
+                         const char *out, char path[DD_PATH_MAX], bool *stopped,
+                         struct dr_err *err) {
+    struct dr_config encoder;
+    int rc = dd_encoder_recipe(o->config_dir, cfg, &encoder, err);
+    if (rc)
+        return rc;
+    char *folder = dd_printf("%s/encoder", out);
+    const struct dd_run_spec spec = {.cfg = &encoder,
+                                     .data_dir = o->data_dir,
+                                     .device = o->device,
+                                     .checkpoint_dir = folder,
+                                     .id = encoder.name,
+                                     .threads = (int)o->threads,
+                                     .resume = true};
+    struct dd_run_hooks hooks;
+    struct dd_run_result res;
+    take_hooks(c, &hooks);
+    printf("encoder %s in %s\n", encoder.name, folder);
+    rc = dd_run(&spec, &hooks, &res, err);
+    *stopped = !rc && res.outcome != DD_RUN_COMPLETED;
+    if (!rc && !*stopped)
+        rc = dd_path(path, err, "%s", res.last_good);
+    free(folder);
+    return rc;
+}
+
+// The file of the encoder that cfg names; empty: it names none.
+static int find_encoder(struct run_cmd *c, const struct dd_options *o, const struct dr_config *cfg,
+                        const char *out, char path[DD_PATH_MAX], bool *stopped,
+                        struct dr_err *err) {
+    const char *word;
+    const enum dd_encoder_ref ref = dd_encoder_ref(cfg, &word);
+    path[0] = 0;
+    if (ref == DD_ENCODER_NONE)
+        return 0;
+    if (ref == DD_ENCODER_RECIPE)
+        return train_encoder(c, o, cfg, out, path, stopped, err);
+    if (ref == DD_ENCODER_FILE && !access(word, R_OK))
+        return dd_path(path, err, "%s", word);
+    int rc = dd_path(path, err, "%s/%s", o->data_dir ? o->data_dir : ".", word);
+    if (!rc && ref == DD_ENCODER_FILE && !access(path, R_OK))
+        return 0;
+    return rc ? rc
+              : dr_fail_at(err, DR_ENOENT, "features.encoder",
+                           "features.encoder is \"%.100s\", which is no file here or below the "
+                           "data directory; ids of checkpoints are known to the daemon only",
+                           cfg->features.encoder);
+}
+
 static int check(const struct run_cmd *c, const struct dr_config *cfg, struct dr_err *err) {
     if (c->grid && cfg->kind != DR_RECIPE_TRAIN)
         return dr_fail(err, DR_EINVAL, "--grid: a recipe of kind %s makes no samples",
@@ -230,22 +294,27 @@ static int run(struct run_cmd *c, const struct dd_options *o, struct dr_config *
                                .threads = (int)o->threads,
                                .resume = c->resume,
                                .strict_resume = true};
-    struct dd_run_hooks hooks = {.ctx = c,
-                                 .wish = on_wish,
-                                 .started = on_started,
-                                 .step = on_step,
-                                 .checkpoint = on_checkpoint,
-                                 .checkpoint_failed = on_checkpoint_failed,
-                                 .checkpoint_refused = on_refused,
-                                 .alert = on_alert};
-    struct dd_run_result res;
-    int rc = dd_run(&spec, &hooks, &res, err);
+    struct dd_run_hooks hooks;
+    char encoder[DD_PATH_MAX];
+    bool stopped = false;
+    take_hooks(c, &hooks);
+    struct dd_run_result res = {.outcome = DD_RUN_STOPPED};
+    int rc = find_encoder(c, o, cfg, out, encoder, &stopped, err);
+    const char *word;
+    spec.encoder = encoder[0] ? encoder : NULL;
+    spec.encoder_of_recipe = dd_encoder_ref(cfg, &word) == DD_ENCODER_RECIPE;
+    if (!rc && !stopped)
+        rc = dd_run(&spec, &hooks, &res, err);
     if (!rc && c->grid && res.last_good[0])
         rc = write_grid(c, o, res.last_good, err);
     free(out);
     free(init);
     if (rc)
         return 1;
+    if (stopped)
+        printf("stopped while the encoder was being trained; the same command goes on with it\n");
+    if (stopped)
+        return 3;
     if (res.outcome == DD_RUN_STOPPED && stops == 1 && !res.saved) {
         dr_fail(err, DR_EIO, "stopped at step %lld, but its checkpoint could not be written",
                 (long long)res.step);

@@ -84,11 +84,12 @@ static int number(struct dr_pickle *k, int bytes, uint64_t *v) {
 
 // Up to a line's end, which is taken as well.
 static int line(struct dr_pickle *k, const uint8_t **p, size_t *n) {
-    const uint8_t *nl = k->p < k->end ? memchr(k->p, '\n', (size_t)(k->end - k->p)) : NULL;
     *p = k->p;
-    *n = nl ? (size_t)(nl - k->p) : 0;
+    *n = 0;
+    const uint8_t *nl = k->p < k->end ? memchr(k->p, '\n', (size_t)(k->end - k->p)) : NULL;
     if (!nl)
         return fail(k, "it ends too early");
+    *n = (size_t)(nl - k->p);
     k->p = nl + 1;
     return 0;
 }

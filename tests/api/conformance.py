@@ -229,6 +229,7 @@ def unprocessable(d):
             ({"config": {"trian": {}}}, "config.trian", "train"),
             ({"config": "tiny", "priority": 5000}, "priority", "1000"),
             ({"config": "tiny", "kind": "trian"}, "kind", "`train`"),
+            ({"config": "tiny", "kind": "encoder"}, "kind", "kind train"),
             ({"confg": "tiny"}, "confg", "`config`")]:
         problem(d.ask("POST", "/v1/jobs", body), 422, None, field, word)
     for kind in ("eval",):

@@ -204,6 +204,26 @@ def test_what_a_configuration_leaves_out():
         problem(d.ask("POST", "/v1/jobs", {"config": small("later")}), 409, None, None, "uploading")
 
 
+def test_recipe_with_an_encoder():
+    """From half an hour on: the recipe `folder`, whose encoder is trained on the same pictures."""
+    configs = pathlib.Path(__file__).parent.parent.parent / "configs"
+    with daemon() as d:
+        for name in ("folder.json", "folder-encoder.json"):
+            shutil.copy(configs / name, d.dir / "recipes" / name)
+        assert upload(d, "few", tarred(FEW), size=16)["state"] == "ready"
+        config = d.get("/v1/datasets/few/recipe?minutes=45").json()["config"]
+        assert config["features"]["kind"] == "encoder" and config["train"]["minutes"] == 45, config
+        job = d.job(config)
+        jobs = {j["kind"]: j["id"] for j in d.get("/v1/jobs").json()["jobs"]}
+        data = d.get(f"/v1/jobs/{jobs['encoder']}").json()["config"]["data"]
+        assert jobs["train"] == job and (data["path"], data["size"], data["classes"]) == ("few", 16, 2), data
+        d.wait(jobs["encoder"], "running")
+        problem(d.ask("DELETE", "/v1/datasets/few"), 409, None, None, jobs["encoder"])
+        for j in (job, jobs["encoder"]):
+            d.ask("POST", f"/v1/jobs/{j}/stop?mode=now")
+            d.wait(j, "stopped", "failed")
+
+
 def test_by_path():
     with tempfile.TemporaryDirectory() as tmp:
         folder(f"{tmp}/data/mine", FEW)
@@ -497,7 +517,8 @@ def test_driftctl_resumes():
 
 
 if __name__ == "__main__":
-    tests = [test_upload_look_train, test_what_a_configuration_leaves_out, test_by_path, test_refusals,
+    tests = [test_upload_look_train, test_what_a_configuration_leaves_out,
+             test_recipe_with_an_encoder, test_by_path, test_refusals,
              test_two_uploads_and_a_resume, test_bad_archives, test_full_disk,
              test_disk_budget, test_kills, test_old_leftovers,
              test_driftctl, test_driftctl_resumes]

@@ -103,13 +103,19 @@ static int by_seconds(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
+static double phase[2]; // seconds of all steps: features with their losses, the encoder within them
+
 static double run(struct dr_trainer *t, int64_t steps) {
     struct dr_err err = {0};
     struct dr_metrics m;
     const double start = now();
-    for (int64_t i = 0; i < steps; i++)
+    phase[0] = phase[1] = 0;
+    for (int64_t i = 0; i < steps; i++) {
         if (dr_trainer_step(t, &m, &err))
             stop(&err);
+        phase[0] += fmax(0, dr_metric(t, &m, "loss_seconds")); // NAN: not measured
+        phase[1] += fmax(0, dr_metric(t, &m, "encoder_seconds"));
+    }
     if (dr_trainer_wait(t, &m, &err))
         stop(&err);
     return (now() - start) / (double)steps;
@@ -144,6 +150,17 @@ static double steps_of(const char *device, const struct dr_config *c, int64_t st
     return each;
 }
 
+// Of a step undisturbed, on devices that tell the time of its parts.
+static void print_phases(double each, double losses, double encoder) {
+    if (losses <= 0)
+        return;
+    printf("%-44s %8s %10.4f %6.1f%%\n", "  generator and optimiser", "", 1e3 * (each - losses),
+           100 * (1 - losses / each));
+    printf("%-44s %8s %10.4f %6.1f%%\n", "  encoder", "", 1e3 * encoder, 100 * encoder / each);
+    printf("%-44s %8s %10.4f %6.1f%%\n", "  features and drifting losses", "",
+           1e3 * (losses - encoder), 100 * (losses - encoder) / each);
+}
+
 int main(int argc, char **argv) {
     struct dr_config c;
     struct dr_err err = {0};
@@ -157,6 +174,7 @@ int main(int argc, char **argv) {
         stop(&err);
     c.metrics.spread_every = 0;
     const double each = steps_of(argv[1], &c, steps, false);
+    const double losses = phase[0] / (double)steps, encoder = phase[1] / (double)steps;
     setenv("DRIFTD_GRAPHS", "0", 1);
     steps_of(argv[1], &c, steps, true);
     qsort(lines, (size_t)nlines, sizeof *lines, by_seconds);
@@ -170,5 +188,6 @@ int main(int argc, char **argv) {
                100 * lines[i].seconds / (double)steps / sum);
     printf("%-44s %8s %10.4f\n%-44s %8s %10.4f\n", "sum", "", sum * 1e3, "a step undisturbed", "",
            each * 1e3);
+    print_phases(each, losses, encoder);
     return 0;
 }

@@ -21,13 +21,16 @@ RECIPE = {"name": "small", "data": {"set": "digits", "count": 100, "size": 8, "f
           "model": {"dim": 8, "depth": 1, "heads": 1, "patch": 4, "registers": 0, "style_tokens": 0},
           "train": {"steps": 10**9, "classes": 2, "generated": 4, "positives": 4},
           "checkpoint": {"every": 0, "every_seconds": 0, "keep_last": 100}, "metrics": {"spread_every": 0}}
+ENCODER = {"name": "small", "kind": "encoder", "data": {"set": "digits", "count": 100, "size": 8},
+           "encoder": {"objective": "autoencode", "width": 4, "blocks": [1, 1], "groups": 2, "batch": 16},
+           "train": {"steps": 12}, "metrics": {"test_every": 5}, "checkpoint": {"every": 0, "every_seconds": 0}}
 
 
 class Run:
-    def __init__(self, *flags, before=None, stdout=subprocess.PIPE):
+    def __init__(self, *flags, before=None, stdout=subprocess.PIPE, recipe=RECIPE):
         self.scratch = tempfile.TemporaryDirectory(prefix="driftd-run-")
         self.dir = pathlib.Path(self.scratch.name)
-        (self.dir / "r.json").write_text(json.dumps(RECIPE))
+        (self.dir / "r.json").write_text(json.dumps(recipe))
 
         def child():
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -137,6 +140,23 @@ def test_set_together():
     assert status == 2 and "heads" in err, (status, err)
 
 
+def test_encoder():
+    """Encoders train by their recipe alone, and one starts from another's file."""
+    first = Run(recipe=ENCODER)
+    status, out, err = first.end()
+    assert status == 0 and re.search(r"^step 12/12 loss \S+ probe \S+", out, re.M) and "drift" not in out, (out, err)
+    file = next(first.dir.glob("out/*.safetensors"))
+    r = Run("--set", "encoder.objective=both", "--set", f"init_from={file.name}", "--data-dir", str(file.parent),
+            recipe=ENCODER)
+    status, out, err = r.end()
+    assert status == 0 and re.search(r"^step 12/12 .* accuracy \S+ test \S+", out, re.M), (out, err)
+    assert "fc.weight" in err, err  # what the file does not have is named
+    for flags, word in ((["--grid", "x.png"], "makes no samples"), (["--set", "init_from=7"], "init_from"),
+                        (["--set", "model.dim=64"], "model.dim"), (["--set", "kind=train"], "encoder.")):
+        status, out, err = Run(*flags, recipe=ENCODER).end()
+        assert status in (1, 2) and word in err, (flags, status, err)
+
+
 def png_rows(data):
     """Width, height, channels and the bytes of a PNG of 8 bits that is grey or rgb."""
     at, idat = 8, b""
@@ -183,7 +203,7 @@ def test_colour():
 
 
 for test in (test_stop, test_checkpoint_and_go_on, test_nobody_reads, test_file_size_limit, test_nohup, test_set_together,
-             test_colour):
+             test_colour, test_encoder):
     start = time.monotonic()
     print(f"{test.__name__} ...", end=" ", flush=True)
     test()

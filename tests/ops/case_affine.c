@@ -33,13 +33,27 @@ struct group {
     enum dr_fn fn;
     bool r, weight;
     double mean; // of x; far from 0 it takes digits from the variance
+    bool own;    // a weight and bias per sample
 };
 static const struct group groups[] = {
-    {1, 1, 1, 1, DR_FN_NONE, false, false, 0},    {2, 6, 8, 2, DR_FN_RELU, true, true, 0},
-    {3, 35, 20, 4, DR_FN_SILU, true, true, 1},    {2, 49, 66, 3, DR_FN_NONE, true, false, -2},
-    {1, 300, 64, 32, DR_FN_RELU, false, true, 5}, {5, 16, 96, 8, DR_FN_SILU, false, true, 0},
-    {2, 17, 33, 33, DR_FN_RELU, true, true, 0},   {2, 64, 256, 32, DR_FN_RELU, true, true, 100},
+    {1, 1, 1, 1, DR_FN_NONE, false, false, 0},
+    {2, 6, 8, 2, DR_FN_RELU, true, true, 0},
+    {3, 35, 20, 4, DR_FN_SILU, true, true, 1},
+    {2, 49, 66, 3, DR_FN_NONE, true, false, -2},
+    {1, 300, 64, 32, DR_FN_RELU, false, true, 5},
+    {5, 16, 96, 8, DR_FN_SILU, false, true, 0},
+    {2, 17, 33, 33, DR_FN_RELU, true, true, 0},
+    {2, 64, 256, 32, DR_FN_RELU, true, true, 100},
+    {3, 19, 24, 4, DR_FN_SILU, false, true, 1, true},
+    {2, 5, 33, 3, DR_FN_RELU, true, true, 0, true},
 };
+// Place of element i's weight: of its channel, or of its sample and channel.
+static int64_t weight_of(const struct group *k, int64_t i) {
+    return k->own ? i / (k->n * k->c) * k->c + i % k->c : i % k->c;
+}
+static int64_t weights(const struct group *k) {
+    return k->own ? k->b * k->c : k->c;
+}
 #define EPS 1e-2 // large, so that leaving it out would show
 
 struct group_data {
@@ -54,8 +68,8 @@ static struct group_data group_data(struct t *t, const struct group *k, enum dr_
         v[i] = v[i] * (1 + (double)(i % k->c % 3)) + k->mean;
     struct group_data o = {.x = t_values(t, type, k->b * size, v)};
     o.r = k->r ? t_normal(t, type, k->b * size, 1) : NULL;
-    o.weight = k->weight ? t_uniform(t, DR_F32, k->c, 0.5, 2) : NULL;
-    o.bias = k->weight ? t_normal(t, DR_F32, k->c, 1) : NULL;
+    o.weight = k->weight ? t_uniform(t, DR_F32, weights(k), 0.5, 2) : NULL;
+    o.bias = k->weight ? t_normal(t, DR_F32, weights(k), 1) : NULL;
     o.mean = t_tmp(t, k->b * k->groups), o.rstd = t_tmp(t, k->b * k->groups);
     o.xh = t_tmp(t, k->b * size), o.pre = t_tmp(t, k->b * size);
     const double count = (double)(k->n * width);
@@ -72,7 +86,8 @@ static struct group_data group_data(struct t *t, const struct group *k, enum dr_
     for (int64_t i = 0; i < k->b * size; i++) {
         const int64_t c = i % k->c, g = i / size * k->groups + c / width;
         o.xh[i] = (o.x->v[i] - o.mean[g]) * o.rstd[g];
-        o.pre[i] = o.xh[i] * V(o.weight, c, 1) + V(o.bias, c, 0) + V(o.r, i, 0);
+        const int64_t w = weight_of(k, i);
+        o.pre[i] = o.xh[i] * V(o.weight, w, 1) + V(o.bias, w, 0) + V(o.r, i, 0);
     }
     return o;
 }
@@ -90,8 +105,9 @@ void case_groupnorm_fwd(struct t *t) {
             for (int64_t i = 0; i < n; i++)
                 want[i] = fn(k->fn, o.pre[i]);
             T_RUN(t, groupnorm_fwd, .y = y->p, .mean = P(mean), .rstd = P(rstd), .x = o.x->p,
-                  .r = P(o.r), .t = type, .weight = P(o.weight), .bias = P(o.bias), .b = k->b,
-                  .n = k->n, .c = k->c, .groups = k->groups, .fn = k->fn, .eps = (real)EPS);
+                  .r = P(o.r), .t = type, .weight = P(o.weight), .bias = P(o.bias),
+                  .stride = k->own ? k->c : 0, .b = k->b, .n = k->n, .c = k->c, .groups = k->groups,
+                  .fn = k->fn, .eps = (real)EPS);
             t_check(t, "y", y, want, t_tol(t, type));
             if (mean) {
                 t_check(t, "mean", mean, o.mean, t_tol(t, DR_F32));
@@ -109,28 +125,31 @@ static void group_bwd(struct t *t, const struct group *k, enum dr_dtype type, in
     struct tbuf *dy = t_values(t, type, n, v);
     struct tbuf *dx = option == 1 ? t_inout(dy) : t_out(t, type, n);
     struct tbuf *dr = option == 2 ? t_inout(dy) : option ? NULL : t_out(t, type, n);
-    struct tbuf *dw = option == 1 ? NULL : t_inout(t_normal(t, DR_F32, k->c, 1));
-    struct tbuf *db = option == 1 ? NULL : t_inout(t_normal(t, DR_F32, k->c, 1));
+    struct tbuf *dw = option == 1 ? NULL : t_inout(t_normal(t, DR_F32, weights(k), 1));
+    struct tbuf *db = option == 1 ? NULL : t_inout(t_normal(t, DR_F32, weights(k), 1));
     double *wdx = t_tmp(t, n), *wdr = t_tmp(t, n), *sums = t_tmp(t, 2 * k->b * k->groups);
     double *ww = dw ? kept(t, dw) : NULL, *wb = db ? kept(t, db) : NULL;
+    for (int64_t i = 0; dw && k->own && i < weights(k); i++) // overwritten
+        ww[i] = wb[i] = 0;
     for (int64_t i = 0; i < n; i++) {
-        const int64_t c = i % k->c, g = i / size * k->groups + c / width;
+        const int64_t c = i % k->c, g = i / size * k->groups + c / width, w = weight_of(k, i);
         const double d = wdr[i] = dy->v[i] * slope(k->fn, o.pre[i]);
-        sums[2 * g] += d * V(o.weight, c, 1) / (double)(k->n * width);
-        sums[2 * g + 1] += d * V(o.weight, c, 1) * o.xh[i] / (double)(k->n * width);
+        sums[2 * g] += d * V(o.weight, w, 1) / (double)(k->n * width);
+        sums[2 * g + 1] += d * V(o.weight, w, 1) * o.xh[i] / (double)(k->n * width);
         if (dw)
-            ww[c] += d * o.xh[i], wb[c] += d;
+            ww[w] += d * o.xh[i], wb[w] += d;
     }
     for (int64_t i = 0; i < n; i++) {
         const int64_t c = i % k->c, g = i / size * k->groups + c / width;
-        wdx[i] = o.rstd[g] * (wdr[i] * V(o.weight, c, 1) - sums[2 * g] - o.xh[i] * sums[2 * g + 1]);
+        wdx[i] = o.rstd[g] * (wdr[i] * V(o.weight, weight_of(k, i), 1) - sums[2 * g] -
+                              o.xh[i] * sums[2 * g + 1]);
     }
     struct tbuf *mean = t_values(t, DR_F32, k->b * k->groups, o.mean);
     struct tbuf *rstd = t_values(t, DR_F32, k->b * k->groups, o.rstd);
     T_RUN(t, groupnorm_bwd, .dx = dx->p, .dr = P(dr), .dweight = P(dw), .dbias = P(db), .dy = dy->p,
           .x = o.x->p, .r = P(o.r), .t = type, .mean = mean->p, .rstd = rstd->p,
-          .weight = P(o.weight), .bias = P(o.bias), .b = k->b, .n = k->n, .c = k->c,
-          .groups = k->groups, .fn = k->fn);
+          .weight = P(o.weight), .bias = P(o.bias), .stride = k->own ? k->c : 0, .b = k->b,
+          .n = k->n, .c = k->c, .groups = k->groups, .fn = k->fn);
     // one pixel and channel per group has no gradient but rounding
     if (k->n * width > 1)
         t_check(t, "dx", dx, wdx, t_tol(t, type));

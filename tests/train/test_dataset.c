@@ -135,8 +135,31 @@ static void every_class_name_is_kept(void **state) {
     run_close(&r);
 }
 
+// data.classes 0: one group of all samples, a network of one class.
+static void labels_can_be_done_without(void **state) {
+    (void)state;
+    static const char *const set[] = {"data.classes=0", "train.generated=12", "train.positives=40"};
+    struct dr_config c;
+    struct dr_err err = {0};
+    struct run r;
+    real x[2 * 256];
+    config_of(&c, tiny_digits);
+    if (dr_config_set_all(&c, set, (int)DR_COUNT(set), &err))
+        fail_msg("%s", err.msg);
+    assert_int_equal(dr_config_batch(&c), 12);
+    assert_int_equal(c.model.classes, 1);
+    run_open(&r, &c);
+    assert_int_equal(r.data->classes, 1);
+    assert_int_equal(r.data->class_start[1], 600);
+    assert_null(r.data->class_name);
+    run_steps(&r, 3, NULL);
+    run_sample(&r, 0, 2, x);
+    run_close(&r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(labels_can_be_done_without),
         cmocka_unit_test(rows_travel_with_the_steps),
         cmocka_unit_test(reals_are_mirrored_and_moved),
         cmocka_unit_test(every_class_name_is_kept),

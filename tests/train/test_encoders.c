@@ -22,7 +22,7 @@ static const char *const small[] = {"kind=encoder",
                                     "encoder.blocks=[1, 1, 1]",
                                     "encoder.groups=4",
                                     "encoder.batch=40",
-                                    "encoder.crop_padding=1",
+                                    "data.crop=1",
                                     "encoder.classify_ramp=10",
                                     "encoder.classify_weight=0.4",
                                     "train.micro_batch=16",
@@ -195,7 +195,7 @@ static void threads_change_nothing(void **state) {
     struct run r;
     double a[4], b[4];
     configure(&c, "both");
-    c.encoder.flip = true;
+    c.data.flip = true;
     c.encoder.crop_area = 0.5;
     c.encoder.jitter = 0.3;
     run_open(&r, &c);
@@ -302,18 +302,18 @@ static void draws_stay_in_the_image(void **state) {
     (void)state;
     struct dr_config c;
     configure(&c, "classify");
-    c.encoder.crop_padding = 0;
+    c.data.crop = 0;
     c.encoder.crop_area = 0.2;
-    c.encoder.flip = true;
+    c.data.flip = true;
     double smallest = 1;
     int mirrored = 0;
     for (uint64_t i = 0; i < 2000; i++) {
         struct dr_augment a, again;
         struct dr_rng g;
         dr_rng_init(&g, 7, DR_STREAM_AUGMENT, i);
-        dr_augment_draw(&c.encoder, 32, 32, &g, &a);
+        dr_augment_draw(&c, 32, 32, &g, &a);
         dr_rng_init(&g, 7, DR_STREAM_AUGMENT, i);
-        dr_augment_draw(&c.encoder, 32, 32, &g, &again);
+        dr_augment_draw(&c, 32, 32, &g, &again);
         assert_memory_equal(&a, &again, sizeof a);
         const double left = fmin(a.x0, a.x0 + 31 * a.sx), right = fmax(a.x0, a.x0 + 31 * a.sx);
         assert_true(left > -0.5 && right < 31.5 && a.y0 > -0.5 && a.y0 + 31 * a.sy < 31.5);

@@ -229,6 +229,7 @@ enum {
     ALPHA_MEAN,
     SPREAD,
     SPREAD_MIN,
+    ENCODER_SECONDS,
     NORM0
 };
 #define ROW_OF(k)                                                                                  \
@@ -257,6 +258,9 @@ static const struct dr_metric_def defs[] = {
                 "within-class spread of generated over real samples; near 0 is collapse",
                 DR_METRIC_LINEAR},
     [SPREAD_MIN] = {"spread_min", "", "spread of the class where it is lowest", DR_METRIC_LINEAR},
+    [ENCODER_SECONDS] = {"encoder_seconds", "s",
+                         "time of the frozen encoder within loss_seconds; CPU only",
+                         DR_METRIC_LINEAR},
     [NORM0] = ROW_OF(0),
     ROW_OF(1),
     ROW_OF(2),
@@ -315,6 +319,8 @@ static void read_report(void *o, int slot, const real *report, bool ok, struct d
     dr_metric_set(m, ALPHA_MEAN, m->alpha_mean = t->slot[slot].alpha_mean);
     if (t->be->host_memory)
         dr_metric_set(m, LOSS_SECONDS, m->loss_seconds = t->loss_seconds);
+    if (t->be->host_memory && t->frozen.net)
+        dr_metric_set(m, ENCODER_SECONDS, t->encoder_seconds);
     if (!ok || !t->slot[slot].spread)
         return;
     if (!drift_spread(t, slot, m))

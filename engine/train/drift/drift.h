@@ -73,10 +73,10 @@ struct drift {
     int32_t *style;
 
     // host
-    int32_t *class;  // [classes]
-    int64_t *ids;    // [classes * P]
-    real *real_rows; // scratch of the spread: [max(N, 32), image]
-    double loss_seconds;
+    int32_t *class;                       // [classes]
+    int64_t *ids;                         // [classes * P]
+    real *real_rows;                      // scratch of the spread: [max(N, 32), image]
+    double loss_seconds, encoder_seconds; // the latter are part of the former
     struct {
         real *x; // [B * image] for the spread, page-locked; NULL: never measured
         double alpha_mean;

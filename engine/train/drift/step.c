@@ -117,6 +117,7 @@ static void losses(struct drift *t, struct dr_ctx *cx, const struct dr_step *s) 
     const struct dr_weights *w = encoder.layout ? &encoder : NULL;
     struct compared c = {.x = t->kept};
     c.neg.chunk = c.pos.chunk = c.unc.chunk = t->chunk;
+    const double start = dr_seconds();
     dr_features_extract(cx, t->features, w, t->x, t->nclass, t->N, &c.x);
     if (t->cache.on)
         drift_cache_fill(t, cx, w);
@@ -126,10 +127,13 @@ static void losses(struct drift *t, struct dr_ctx *cx, const struct dr_step *s) 
         dr_features_extract(cx, t->features, w, t->unc, 1, t->U, &c.unc);
     if (t->neg)
         dr_features_extract(cx, t->features, w, t->neg, t->nclass, t->N, &c.neg);
+    const double extracted = dr_seconds();
     dr_features_zero_gradients(cx, t->features, &c.x, t->dx, &c.dx);
     for (int f = 0; f < dr_features_count(t->features); f++)
         feature_loss(t, cx, s, &c, f);
+    const double back = dr_seconds();
     dr_features_backward(cx, t->features, w, &c.x, &c.dx, t->dx);
+    t->encoder_seconds = dr_seconds() - back + extracted - start;
     dr_release(cx->tmp, mark);
 }
 

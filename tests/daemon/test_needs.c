@@ -1,0 +1,269 @@
+// Jobs that need jobs: an encoder's job is queued with the first generator that asks for it, once;
+// generators wait for it, say so, and follow what becomes of it, over a restart of the daemon too.
+#include "tests/daemon/helper.h"
+#include "tests/daemon/kind_count.h"
+
+#include "daemon/base/util.h"
+#include "daemon/jobs/encoder_data.h"
+#include "daemon/jobs/needs.h"
+#include "daemon/store/checkpoints.h"
+#include "engine/drift.h"
+#include "engine/io/safetensors.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct world w;
+static struct dr_err err;
+
+// Stands for both kinds: "encoder" writes a file that counts as its checkpoint, unless it has to
+// fail; "train" asks for its encoder's file and ends.
+static bool fails;
+static char seen[DD_PATH_MAX]; // the encoder's file as the generator got it
+
+static int run_encoder(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *e) {
+    char *folder = dd_job_folder(job, "checkpoints"), *file = dd_printf("%s/enc", folder);
+    struct dd_ckpt_row row = {.job = job->id, .step = 1, .config = "{}", .config_borrowed = true};
+    dd_job_started(job, 0, 1, NULL, NULL);
+    int rc = fails ? dr_fail(e, DR_EIO, "the encoder's disk is gone") : dd_mkdir_for(file, e);
+    if (!rc)
+        rc = dd_write_file(file, "x", 1, e);
+    snprintf(row.path, sizeof row.path, "%s", file);
+    snprintf(row.kind, sizeof row.kind, "encoder");
+    if (!rc)
+        rc = dd_ckpt_record(job->env->store, &row, e);
+    free(file);
+    free(folder);
+    *outcome = DD_RUN_COMPLETED;
+    return rc;
+}
+static int run_train(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *e) {
+    dd_job_started(job, 0, 1, NULL, NULL);
+    *outcome = DD_RUN_COMPLETED;
+    return dd_needs_encoder(job, seen, e);
+}
+static const struct dd_job_kind encoder = {.name = "encoder",
+                                           .about = "Stands in.",
+                                           .run = run_encoder},
+                                train = {.name = "train", .about = "Stands in.", .run = run_train};
+static const struct dd_job_kind *const table[] = {&train, &encoder, NULL};
+
+static void write_recipe(const char *name, const char *text) {
+    char path[600];
+    snprintf(path, sizeof path, "%s/%s.json", w.opt.config_dir, name);
+    if (dd_mkdir_for(path, &err) || dd_write_file(path, text, strlen(text), &err))
+        fail_msg("%s", err.msg);
+}
+
+static void find_recipes(void) {
+    free(w.opt.config_dir);
+    w.opt.config_dir = dd_printf("%s/recipes", w.dir);
+}
+
+static int setup(void **state) {
+    (void)state;
+    world_open_kinds(&w, NULL, table);
+    find_recipes();
+    write_recipe("small-encoder",
+                 "{\"kind\": \"encoder\", \"data\": {\"size\": 16}, \"train\": {\"steps\": 7}}");
+    write_recipe("no-encoder", "{\"data\": {\"size\": 16}}");
+    write_recipe("colour-encoder",
+                 "{\"kind\": \"encoder\", \"data\": {\"set\": \"folder\", \"path\": "
+                 "\"x\", \"channels\": 3, \"size\": 16}}");
+    fails = false;
+    seen[0] = 0;
+    return 0;
+}
+static int teardown(void **state) {
+    (void)state;
+    world_close(&w);
+    test_rmdir(w.dir);
+    return 0;
+}
+
+static int submit(const char *name, int64_t *id) {
+    struct dr_config c;
+    bool replayed;
+    test_tiny(&c, 5);
+    c.features.kind = DR_FEATURE_ENCODER;
+    snprintf(c.features.encoder, sizeof c.features.encoder, "%s", name);
+    struct dd_job_new in = {.cfg = &c, .recipe = "gen", .kind = "train", .priority = 3};
+    return dd_jobs_create(w.jobs, &in, id, &replayed, &err);
+}
+static void start(void) {
+    assert_int_equal(dd_jobs_start(w.jobs, &err), 0);
+}
+static void expect(const char *sql, int64_t want) {
+    if (world_count(&w, sql) != want)
+        fail_msg("%s: %lld, expected %lld", sql, (long long)world_count(&w, sql), (long long)want);
+}
+
+static void one_encoder_for_all(void **state) {
+    (void)state;
+    int64_t a, b, c;
+    assert_int_equal(submit("small-encoder", &a), 0);
+    assert_int_equal(submit("recipe:small-encoder", &b), 0);
+    expect("SELECT count(*) FROM jobs WHERE kind='encoder'", 1);
+    expect("SELECT priority FROM jobs WHERE kind='encoder'", 3);
+    json_t *j = dd_job_json(w.store, a, true, &err);
+    const json_t *waits = json_object_get(j, "waits_for");
+    assert_string_equal(json_string_value(json_object_get(waits, "id")), "1");
+    assert_string_equal(json_string_value(json_object_get(waits, "name")), "small-encoder");
+    assert_string_equal(json_string_value(json_object_get(waits, "state")), "queued");
+    json_decref(j);
+    start();
+    world_wait(&w, a, "completed");
+    world_wait(&w, b, "completed");
+    assert_non_null(strstr(seen, "/checkpoints/1/enc"));
+    j = dd_job_json(w.store, a, true, &err);
+    assert_true(json_is_null(json_object_get(j, "waits_for")));
+    assert_string_equal(json_string_value(json_object_get(j, "needs")), "1");
+    json_decref(j);
+    assert_int_equal(submit("small-encoder", &c), 0); // a finished one is used again
+    world_wait(&w, c, "completed");
+    expect("SELECT count(*) FROM jobs WHERE kind='encoder'", 1);
+    expect("SELECT started_us < (SELECT min(started_us) FROM jobs WHERE kind='train') FROM jobs "
+           "WHERE kind='encoder'",
+           1);
+    write_recipe("small-encoder", // other settings are another encoder
+                 "{\"kind\": \"encoder\", \"data\": {\"size\": 16}, \"train\": {\"steps\": 8}}");
+    assert_int_equal(submit("small-encoder", &c), 0);
+    world_wait(&w, c, "completed");
+    expect("SELECT count(*) FROM jobs WHERE kind='encoder'", 2);
+}
+
+static void its_failure_is_theirs(void **state) {
+    (void)state;
+    int64_t a;
+    fails = true;
+    assert_int_equal(submit("small-encoder", &a), 0);
+    start();
+    world_wait(&w, a, "failed");
+    json_t *j = dd_job_json(w.store, a, false, &err);
+    const char *why = json_string_value(json_object_get(j, "error"));
+    assert_non_null(strstr(why, "job 1 (small-encoder)"));
+    assert_non_null(strstr(why, "the encoder's disk is gone"));
+    json_decref(j);
+    fails = false; // resuming the generator resumes both
+    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_RESUME, &err), 0);
+    world_wait(&w, a, "completed");
+    expect("SELECT count(*) FROM jobs WHERE kind='encoder' AND state='completed'", 1);
+}
+
+static void stopping_and_removing(void **state) {
+    (void)state;
+    int64_t a;
+    assert_int_equal(submit("small-encoder", &a), 0);
+    assert_int_equal(dd_jobs_action(w.jobs, 1, DD_JOB_PAUSE, &err), 0);
+    start();
+    char now[16];
+    world_state(&w, a, now);
+    assert_string_equal(now, "queued"); // a paused need is waited for
+    assert_int_equal(dd_jobs_action(w.jobs, 1, DD_JOB_STOP, &err), 0);
+    world_wait(&w, a, "stopped");
+    assert_int_equal(dd_jobs_remove(w.jobs, 1, &err), 0); // nothing waits for it now
+    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_RESUME, &err), 0);
+    world_wait(&w, a, "completed"); // with an encoder of its own
+    expect("SELECT count(*) FROM jobs WHERE kind='encoder' AND id>1 AND state='completed'", 1);
+}
+
+static void removal_is_refused_while_others_need_it(void **state) {
+    (void)state;
+    int64_t a;
+    assert_int_equal(submit("small-encoder", &a), 0);
+    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_PAUSE, &err), 0);
+    assert_int_equal(dd_jobs_action(w.jobs, 1, DD_JOB_STOP, &err), 0);
+    assert_int_equal(dd_jobs_remove(w.jobs, 1, &err), DR_ECONFLICT);
+    assert_non_null(strstr(err.msg, "job 2 needs the encoder of job 1"));
+}
+
+static void they_wait_over_a_restart(void **state) {
+    (void)state;
+    int64_t a;
+    char dir[256];
+    assert_int_equal(submit("small-encoder", &a), 0);
+    snprintf(dir, sizeof dir, "%s", w.dir);
+    world_close(&w);
+    world_open_kinds(&w, dir, table);
+    find_recipes();
+    start();
+    world_wait(&w, a, "completed");
+    assert_non_null(strstr(seen, "/checkpoints/1/enc"));
+}
+
+static void bad_names(void **state) {
+    static const struct {
+        const char *name, *words;
+    } bad[] = {{"smal-encoder", "did you mean small-encoder"},
+               {"no-encoder", "of kind train; expected one of kind encoder"},
+               {"colour-encoder", "have 3 channels"},
+               {"checkpoint:99", "checkpoint"},
+               {"../etc/passwd", "etc/passwd"},
+               {"there-is-none.safetensors", "there-is-none"}};
+    (void)state;
+    int64_t a;
+    for (size_t i = 0; i < DR_COUNT(bad); i++) {
+        err = (struct dr_err){0};
+        assert_int_not_equal(submit(bad[i].name, &a), 0);
+        assert_string_equal(err.field, "features.encoder");
+        if (!strstr(err.msg, bad[i].words))
+            fail_msg("%s: %s", bad[i].name, err.msg);
+    }
+    expect("SELECT count(*) FROM jobs", 0);
+}
+
+// An encoder file that says what it was trained on.
+static void write_encoder(const char *path, const struct dr_config *cfg, const char *fingerprint) {
+    struct dr_st_writer *st;
+    const float one = 1;
+    const int64_t dim = 1;
+    char *json = dr_config_to_json(cfg);
+    if (dr_st_writer_new(&st, &err) || dr_st_add(st, "x", DR_ST_F32, 1, &dim, &one, &err) ||
+        dr_st_add_meta(st, "driftd.config", json, &err) ||
+        dr_st_add_meta(st, "driftd.data_fingerprint", fingerprint, &err) ||
+        dr_st_finish(st, path, NULL, NULL, &err))
+        fail_msg("%s", err.msg);
+    free(json);
+}
+
+static void data_that_changed(void **state) {
+    (void)state;
+    struct dr_config c, own;
+    struct dr_dataset *d;
+    char path[600], now[32];
+    dr_config_defaults(&c);
+    c.data.size = 16;
+    c.data.count = 100;
+    dr_config_defaults(&own);
+    own.kind = DR_RECIPE_ENCODER;
+    own.data = c.data;
+    own.data.flip = true; // while training only
+    snprintf(path, sizeof path, "%s/e.safetensors", w.dir);
+    if (dr_dataset_load(&c.data, NULL, false, &d, &err))
+        fail_msg("%s", err.msg);
+    snprintf(now, sizeof now, "%016llx", (unsigned long long)d->fingerprint);
+    write_encoder(path, &own, now);
+    assert_int_equal(dd_encoder_data(path, &c, d, &err), 0);
+    write_encoder(path, &own, "0123456789abcdef");
+    assert_int_equal(dd_encoder_data(path, &c, d, &err), DR_ECONFLICT);
+    assert_non_null(strstr(err.msg, "0123456789abcdef"));
+    assert_string_equal(err.field, "features.encoder");
+    own.data.seed = 77; // another set by intent
+    write_encoder(path, &own, "0123456789abcdef");
+    assert_int_equal(dd_encoder_data(path, &c, d, &err), 0);
+    dr_dataset_free(d);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(one_encoder_for_all, setup, teardown),
+        cmocka_unit_test_setup_teardown(its_failure_is_theirs, setup, teardown),
+        cmocka_unit_test_setup_teardown(stopping_and_removing, setup, teardown),
+        cmocka_unit_test_setup_teardown(removal_is_refused_while_others_need_it, setup, teardown),
+        cmocka_unit_test_setup_teardown(they_wait_over_a_restart, setup, teardown),
+        cmocka_unit_test_setup_teardown(bad_names, setup, teardown),
+        cmocka_unit_test_setup_teardown(data_that_changed, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
