@@ -7,12 +7,14 @@
 // with a stride, pixels of dst whose coordinates leave the same remainder use the same taps: each
 // such class is a product of its own, so that no patch has holes.
 //   Towards few channels patches cost more than they give. There, one product of the source pixels
-// with all taps, then each dst pixel gathers its sums. A side with very few goes to conv_thin.c.
-// Rows of products do not depend on the number of rows and taps are added in a fixed order, so a
-// sample does not depend on the batch.
+// with all taps, then each line of dst gathers what reaches it. A side with very few goes to
+// conv_thin.c. Rows of products do not depend on the number of rows and taps are added in a fixed
+// order, so a sample does not depend on the batch.
 #include "engine/cpu/conv.h"
 
 #include "engine/cpu/vec.h"
+
+#include <omp.h>
 
 enum { MOST = 31, FEW = 16, BLOCK_BYTES = 1 << 20 };
 
@@ -123,10 +125,17 @@ static void fill(const void *ctx, void *out, int64_t ld, int64_t row, int64_t ro
 DR_INLINE void arrange_as(char *out, enum dr_dtype t, const real *w, int64_t b, int64_t all,
                           int64_t kw, const struct view *v, int64_t step) {
     for (int64_t i = 0; i < v->y.count * v->x.count; i++) {
-        const int64_t tap = v->y.tap[i / v->x.count] * kw + v->x.tap[i % v->x.count];
+        const real *from = w + v->y.tap[i / v->x.count] * kw + v->x.tap[i % v->x.count];
         char *to = out + (size_t)(i * step) * dr_sizeof(t);
-        for (int64_t j = 0; j < b; j++)
-            dr_put(to, t, j, w[j * all + tap]);
+#define STEP(j, n)                                                                                 \
+    do {                                                                                           \
+        vreal x = {0};                                                                             \
+        for (int64_t l = 0; l < (n); l++)                                                          \
+            x[l] = from[((j) + l) * all];                                                          \
+        vst(to, t, j, n, x);                                                                       \
+    } while (0)
+        V_LOOP(b, STEP);
+#undef STEP
     }
 }
 
@@ -155,6 +164,17 @@ struct class {
     int64_t fy, fx, step;
 };
 
+// `count` values from `line` to element `at` of out.
+static void store_line(void *out, enum dr_dtype t, int64_t at, const real *line, int64_t count) {
+    if (t == DR_BF16) {
+#define STEP(i, n) vst(out, DR_BF16, at + (i), n, vld(line, DR_F32, i, n))
+        V_LOOP(count, STEP);
+#undef STEP
+    } else {
+        memcpy((real *)out + at, line, (size_t)count * sizeof *line);
+    }
+}
+
 // Values of the class into their places in dst.
 static void store(const void *ctx, const real *sum, int64_t row, int64_t rows, int64_t col,
                   int64_t cols) {
@@ -163,14 +183,7 @@ static void store(const void *ctx, const real *sum, int64_t row, int64_t rows, i
     for (int64_t r = row; r < row + rows; r++, sum += cols) {
         const int64_t x = r % k->v.gw, y = r / k->v.gw % k->v.gh, n = r / k->v.gw / k->v.gh;
         const int64_t at = (n * g->dh + k->fy + y * k->step) * g->dw + k->fx + x * k->step;
-        void *to = dr_at_mut(k->a->dst, k->a->t, at * k->a->cd + col);
-        if (k->a->t == DR_BF16) {
-#define STEP(i, n) vst(to, DR_BF16, i, n, vld(sum, DR_F32, i, n))
-            V_LOOP(cols, STEP);
-#undef STEP
-        } else {
-            memcpy(to, sum, (size_t)cols * sizeof *sum);
-        }
+        store_line(k->a->dst, k->a->t, at * k->a->cd + col, sum, cols);
     }
 }
 
@@ -240,84 +253,75 @@ static void apply_patches(struct dr_backend *be, const struct conv_apply *a) {
 // ---- towards few channels
 // --------------------------------------------------------------------------------
 
-// The taps of the pixels of each remainder, of both axes.
-struct gather {
-    struct taps *y, *x; // [step]
-    int64_t step, stride;
+// Source pixel p reaches destination pixels p step - pad + tap, backward and (with a stride of 1
+// and mirrored taps) forward.
+struct reach {
+    int64_t step, pady, padx;
 };
 
-// Adds the taps of one line: out[dw][cd] (+ bias) from sums[sh][sw][kh][kw][cd] of the same sample.
-DR_INLINE void gather_line_as(void *out, enum dr_dtype t, int64_t at, const real *sums,
-                              const real *bias, const struct geo *g, const struct gather *k,
-                              int64_t y, int64_t cd) {
-    const struct taps *ty = &k->y[y % k->step];
-    for (int64_t x = 0; x < g->dw; x++) {
-        const struct taps *tx = &k->x[x % k->step];
-        real acc[FEW] = {0};
-        for (int64_t c = 0; bias && c < cd; c++)
-            acc[c] = bias[c];
-        for (int64_t i = 0; i < ty->count; i++) {
-            const int64_t sy = y / k->step * k->stride + ty->off[i];
-            for (int64_t j = 0; sy >= 0 && sy < g->sh && j < tx->count; j++) {
-                const int64_t sx = x / k->step * k->stride + tx->off[j];
-                if (sx < 0 || sx >= g->sw)
-                    continue;
-                const int64_t tap = ty->tap[i] * g->kw + tx->tap[j];
-                const real *s = sums + ((sy * g->sw + sx) * g->kh * g->kw + tap) * cd;
-                for (int64_t c = 0; c < cd; c++)
-                    acc[c] += s[c];
+// out[kh][kw][cd][cs], the taps mirrored going forward, from weight[co][ci][kh][kw].
+static void arrange_taps(void *out, const struct conv_apply *a) {
+    const int64_t taps = a->g.kh * a->g.kw;
+    for (int64_t d = 0; d < a->cd; d++)
+        for (int64_t s = 0; s < a->cs; s++)
+            for (int64_t i = 0; i < taps; i++) {
+                const real *w = a->weight + (a->g.back ? s * a->cd + d : d * a->cs + s) * taps;
+                dr_put(out, a->t, (i * a->cd + d) * a->cs + s, w[a->g.back ? i : taps - 1 - i]);
+            }
+}
+
+// line[dw][cd] = bias + what the source pixels of a sample, sums[sh][sw][kh][kw][cd], give line y.
+static void gather_line(real *line, const real *sums, const struct conv_apply *a,
+                        const struct reach *k, int64_t y) {
+    const struct geo *g = &a->g;
+    const int64_t cd = a->cd, wide = g->kw * cd;
+    for (int64_t i = 0; i < g->dw * cd; i++)
+        line[i] = a->bias ? a->bias[i % cd] : 0;
+    for (int64_t tap = 0; tap < g->kh; tap++) {
+        const int64_t at = y + k->pady - tap, sy = at / k->step;
+        if (at < 0 || at % k->step || sy >= g->sh)
+            continue;
+        for (int64_t sx = 0; sx < g->sw; sx++) {
+            const real *from = sums + ((sy * g->sw + sx) * g->kh + tap) * wide;
+            const int64_t to = (sx * k->step - k->padx) * cd;
+            const int64_t lo = DR_MAX(-to, (int64_t)0), hi = DR_MIN(g->dw * cd - to, wide);
+            for (int64_t i = lo; i < hi; i += VL) {
+                const int64_t n = DR_MIN(hi - i, (int64_t)VL);
+                const vreal v = vld(from, DR_F32, i, n) + vld(line, DR_F32, to + i, n);
+                vst(line, DR_F32, to + i, n, v);
             }
         }
-        for (int64_t c = 0; c < cd; c++)
-            dr_put(out, t, at + x * cd + c, acc[c]);
     }
 }
 
-static void gather_line(void *out, enum dr_dtype t, int64_t at, const real *sums, const real *bias,
-                        const struct geo *g, const struct gather *k, int64_t y, int64_t cd) {
-    if (t == DR_BF16)
-        gather_line_as(out, DR_BF16, at, sums, bias, g, k, y, cd);
-    else
-        gather_line_as(out, DR_F32, at, sums, bias, g, k, y, cd);
-}
-
-// out[taps][cd][cs] from weight[co][ci][taps].
-static void arrange_taps(void *out, const struct conv_apply *a, int64_t taps) {
-    for (int64_t d = 0; d < a->cd; d++)
-        for (int64_t s = 0; s < a->cs; s++)
-            for (int64_t tap = 0; tap < taps; tap++)
-                dr_put(out, a->t, (tap * a->cd + d) * a->cs + s,
-                       a->weight[(a->g.back ? s * a->cd + d : d * a->cs + s) * taps + tap]);
+static size_t aligned(size_t n) {
+    return (n + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
 }
 
 static void apply_taps(struct dr_backend *be, const struct conv_apply *a) {
     const struct geo *g = &a->g;
-    const int64_t step = g->back ? g->stride : 1, taps = g->kh * g->kw, wide = taps * a->cd;
+    const int64_t wide = g->kh * g->kw * a->cd, row = g->dw * a->cd;
     const int64_t pixels = g->sh * g->sw, unit = pixels * wide * (int64_t)sizeof(real);
     const int64_t block = DR_MAX(DR_MIN((int64_t)BLOCK_BYTES / unit, g->b), (int64_t)1);
-    const size_t each = (size_t)step * sizeof(struct taps);
-    const size_t weight_at = (2 * each + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
-    const size_t weights = (size_t)(wide * a->cs) * dr_sizeof(a->t);
-    const size_t sums_at = weight_at + (weights + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
-    char *room = dr_cpu_scratch(be, DR_WS_CONV, sums_at + (size_t)(block * unit));
+    const size_t each = aligned((size_t)row * sizeof(real));
+    const size_t weights = aligned((size_t)(wide * a->cs) * dr_sizeof(a->t));
+    char *room = dr_cpu_scratch(be, DR_WS_CONV,
+                                weights + each * (size_t)be->threads + (size_t)(block * unit));
     if (!room)
         return;
-    struct gather k = {.y = (struct taps *)(void *)room, .step = step};
-    k.x = k.y + step;
-    k.stride = g->back ? 1 : g->stride;
-    for (int64_t i = 0; i < step; i++) {
-        k.y[i] = taps_of(g->kh, g->padh, g->dil, step, g->back, i);
-        k.x[i] = taps_of(g->kw, g->padw, g->dil, step, g->back, i);
-    }
-    real *sums = (real *)(void *)(room + sums_at);
-    arrange_taps(room + weight_at, a, taps);
+    char *lines = room + weights;
+    real *sums = (real *)(void *)(lines + each * (size_t)be->threads);
+    const struct reach k = {.step = g->back ? g->stride : 1,
+                            .pady = g->back ? g->padh : g->kh - 1 - g->padh,
+                            .padx = g->back ? g->padw : g->kw - 1 - g->padw};
+    arrange_taps(room, a);
     for (int64_t from = 0; from < g->b; from += block) {
         const int64_t samples = DR_MIN(block, g->b - from);
         dr_cpu_gemm(be, &(struct dr_gemm_args){.m = samples * pixels,
                                                .n = wide,
                                                .k = a->cs,
                                                .a = dr_at(a->src, a->t, from * pixels * a->cs),
-                                               .b = room + weight_at,
+                                               .b = room,
                                                .c = sums,
                                                .lda = a->cs,
                                                .ldb = a->cs,
@@ -327,10 +331,18 @@ static void apply_taps(struct dr_backend *be, const struct conv_apply *a) {
                                                .ct = DR_F32,
                                                .rows = pixels});
         DR_PARALLEL_FOR(be, samples * pixels * wide >= DR_PAYS / 4)
-        for (int64_t i = 0; i < samples * g->dh; i++)
-            gather_line(a->dst, a->t, (from * g->dh + i) * g->dw * a->cd,
-                        sums + i / g->dh * pixels * wide, a->bias, g, &k, i % g->dh, a->cd);
+        for (int64_t i = 0; i < samples * g->dh; i++) {
+            real *line = (real *)(void *)(lines + each * (size_t)omp_get_thread_num());
+            gather_line(line, sums + i / g->dh * pixels * wide, a, &k, i % g->dh);
+            store_line(a->dst, a->t, (from * g->dh + i) * row, line, row);
+        }
     }
+}
+
+// Where patches would be copied for little: the product's width is a few channels.
+static bool taps_pay(const struct geo *g, int64_t cs, int64_t cd) {
+    const bool reaches = g->dil == 1 && (g->back || g->stride == 1);
+    return reaches && g->kh * g->kw > 1 && cd < FEW && 2 * g->sh * g->sw * cd < g->dh * g->dw * cs;
 }
 
 // ---- the ops
@@ -350,7 +362,7 @@ static void apply(struct dr_backend *be, const struct conv_apply *a) {
         return;
     if (dr_conv_thin(g, a->cs, a->cd))
         dr_conv_thin_apply(be, a);
-    else if (g->kh * g->kw > 1 && a->cd < FEW && 2 * g->sh * g->sw * a->cd < g->dh * g->dw * a->cs)
+    else if (taps_pay(g, a->cs, a->cd))
         apply_taps(be, a);
     else
         apply_patches(be, a);

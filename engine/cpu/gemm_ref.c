@@ -90,8 +90,10 @@ void dr_cpu_gemm_from(struct dr_backend *be, const struct dr_gemm_args *a,
     const size_t size = (size_t)(SOURCE_ROWS * cols) * sizeof(real);
     char *block =
         dr_cpu_scratch(be, DR_WS_FROM, size + (size_t)(SOURCE_ROWS * a->n) * sizeof(real));
+    if (!block)
+        return;
     real *sum = (real *)(void *)(block + size);
-    for (int64_t at = 0; block && at < rows; at += SOURCE_ROWS) {
+    for (int64_t at = 0; at < rows; at += SOURCE_ROWS) {
         struct dr_gemm_args g = *a;
         const int64_t n = DR_MIN((int64_t)SOURCE_ROWS, rows - at);
         from->fill(from->ctx, block, cols, at, n, 0, cols);

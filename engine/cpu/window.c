@@ -7,6 +7,27 @@
 
 typedef uint8_t vbyte __attribute__((vector_size(VL)));
 
+// n whole numbers to bytes, and back; those past n are 0.
+DR_INLINE void put_bytes(uint8_t *to, vint x, int64_t n) {
+#if V_INTEL && VBYTES == 64
+    const vbyte b = (vbyte)_mm512_cvtepi32_epi8((__m512i)x);
+#else
+    const vbyte b = __builtin_convertvector(x, vbyte);
+#endif
+    memcpy(to, &b, (size_t)n);
+}
+DR_INLINE vint get_bytes(const uint8_t *from, int64_t n) {
+    vbyte b = {0};
+    memcpy(&b, from, (size_t)n);
+#if V_INTEL && VBYTES == 64
+    return (vint)_mm512_cvtepu8_epi32((__m128i)b);
+#elif V_INTEL
+    return (vint)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)&b));
+#else
+    return __builtin_convertvector(b, vint);
+#endif
+}
+
 // ---- pooling
 // --------------------------------------------------------------------------------------
 
@@ -82,10 +103,8 @@ DR_INLINE void pool_fwd_as(const struct dr_pool_fwd_args *a, const struct pool *
                 }                                                                                  \
             }                                                                                      \
         vst(a->y, t, out + (i), lanes, a->max ? best : best * share);                              \
-        if (a->taken) {                                                                            \
-            const vbyte bytes = __builtin_convertvector(where, vbyte);                             \
-            memcpy(a->taken + out + (i), &bytes, (size_t)(lanes));                                 \
-        }                                                                                          \
+        if (a->taken)                                                                              \
+            put_bytes(a->taken + out + (i), where, lanes);                                         \
     } while (0)
         V_LOOP(c, STEP);
 #undef STEP
@@ -127,9 +146,7 @@ DR_INLINE void pool_bwd_as(const struct dr_pool_bwd_args *a, const struct pool *
                 }                                                                                  \
                 const int64_t tap =                                                                \
                     (sy + p->pad - oy * p->stride) * p->kw + sx + p->pad - ox * p->stride;         \
-                vbyte bytes = {0};                                                                 \
-                memcpy(&bytes, a->taken + at, (size_t)(lanes));                                    \
-                sum += vsel(__builtin_convertvector(bytes, vint) == (v_int)tap, d, vset(0));       \
+                sum += vsel(get_bytes(a->taken + at, lanes) == (v_int)tap, d, vset(0));            \
             }                                                                                      \
         vst(a->dx, t, (line * p->w + sx) * c + (i), lanes, sum);                                   \
     } while (0)
@@ -158,20 +175,26 @@ void DR_ISA_FN(pool_bwd)(struct dr_backend *be, const struct dr_pool_bwd_args *a
 // -------------------------------------------------------------------------------------
 
 // Output p of an axis is (1 - part) of source pixel `low` and `part` of pixel `high`; source pixel
-// s is used by the outputs [from[s], to[s]).
+// s is used by the outputs [from[s], to[s]), which take weight[first[s]], ... of it.
 struct axis {
-    int32_t *low, *high, *from, *to;
-    real *part;
+    int32_t *low, *high, *from, *to, *first;
+    real *part, *weight;
 };
+
+static real weight_of(const struct axis *a, int64_t p, int64_t s) {
+    return (a->low[p] == s ? 1 - a->part[p] : 0) + (a->high[p] == s ? a->part[p] : 0);
+}
 
 // The axis of `in` to `out` pixels in *room, which moves past it.
 static struct axis axis_of(int64_t in, int64_t out, bool nearest, char **room) {
     struct axis a = {.part = (real *)(void *)*room};
-    a.low = (int32_t *)(a.part + out);
+    a.weight = a.part + out;
+    a.low = (int32_t *)(a.weight + 2 * out + in);
     a.high = a.low + out;
     a.from = a.high + out;
     a.to = a.from + in;
-    *room += (size_t)out * (sizeof(real) + 2 * sizeof(int32_t)) + (size_t)in * 2 * sizeof(int32_t);
+    a.first = a.to + in;
+    *room = (char *)(a.first + in);
     *room += -(uintptr_t)*room % sizeof(real);
     for (int64_t s = 0; s < in; s++)
         a.from[s] = (int32_t)out, a.to[s] = 0;
@@ -188,6 +211,12 @@ static struct axis axis_of(int64_t in, int64_t out, bool nearest, char **room) {
             a.to[ends[e]] = (int32_t)p + 1;
         }
     }
+    int32_t at = 0;
+    for (int64_t s = 0; s < in; s++) {
+        a.first[s] = at;
+        for (int64_t p = a.from[s]; p < a.to[s]; p++)
+            a.weight[at++] = weight_of(&a, p, s);
+    }
     return a;
 }
 
@@ -199,7 +228,7 @@ struct resize {
 // False: out of memory, already recorded.
 static bool resize_of(struct dr_backend *be, struct resize *r, int64_t h, int64_t w, int64_t c,
                       int64_t ho, int64_t wo, bool nearest) {
-    char *room = dr_cpu_scratch(be, DR_WS_OP, (size_t)(h + w + ho + wo + 4) * 24);
+    char *room = dr_cpu_scratch(be, DR_WS_OP, (size_t)(h + w + ho + wo + 4) * 40);
     *r = (struct resize){.h = h, .w = w, .c = c, .ho = ho, .wo = wo};
     if (!room)
         return false;
@@ -244,24 +273,21 @@ void DR_ISA_FN(resize_fwd)(struct dr_backend *be, const struct dr_resize_fwd_arg
         resize_fwd_line(a, &r, line);
 }
 
-// What output p takes from source pixel s.
-static real weight_of(const struct axis *a, int64_t p, int64_t s) {
-    return (a->low[p] == s ? 1 - a->part[p] : 0) + (a->high[p] == s ? a->part[p] : 0);
-}
-
 DR_INLINE void resize_bwd_as(const struct dr_resize_bwd_args *a, const struct resize *r,
                              enum dr_dtype t, int64_t line) {
-    const int64_t out = line / r->h * r->ho * r->wo, sy = line % r->h, c = r->c;
+    const int64_t sy = line % r->h, c = r->c, ys = r->y.to[sy] - r->y.from[sy];
+    const int64_t out = (line / r->h * r->ho + r->y.from[sy]) * r->wo;
+    const real *wy = r->y.weight + r->y.first[sy];
     for (int64_t sx = 0; sx < r->w; sx++) {
+        const int64_t at = (out + r->x.from[sx]) * c, xs = r->x.to[sx] - r->x.from[sx];
+        const real *wx = r->x.weight + r->x.first[sx];
 #define STEP(i, n)                                                                                 \
     do {                                                                                           \
         vreal sum = {0};                                                                           \
-        for (int64_t oy = r->y.from[sy]; oy < r->y.to[sy]; oy++) {                                 \
-            const real wy = weight_of(&r->y, oy, sy);                                              \
-            for (int64_t ox = r->x.from[sx]; ox < r->x.to[sx]; ox++)                               \
-                sum = vfma(vset(wy * weight_of(&r->x, ox, sx)),                                    \
-                           vld(a->dy, t, (out + oy * r->wo + ox) * c + (i), n), sum);              \
-        }                                                                                          \
+        for (int64_t y = 0; y < ys; y++)                                                           \
+            for (int64_t x = 0; x < xs; x++)                                                       \
+                sum = vfma(vset(wy[y] * wx[x]), vld(a->dy, t, at + (y * r->wo + x) * c + (i), n),  \
+                           sum);                                                                   \
         vst(a->dx, t, (line * r->w + sx) * c + (i), n, sum);                                       \
     } while (0)
         V_LOOP(c, STEP);

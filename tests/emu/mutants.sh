@@ -28,6 +28,9 @@ attn_mma_bwd.cu|attn_bwd|no barrier before the keys' walk|attn_mma_bwd.cu|s/__sy
 attn_mma_bwd.cu|attn_bwd|a lane's wait for its warp removed|attn_mma_bwd.cu|/stage\[lane \/ 4/,/__syncwarp/s/__syncwarp();//
 attn_mma_bwd.cu|attn_bwd|shared memory for half of lse and delta|attn_mma_bwd.cu|s/(2 \* t16 + warps/(t16 + warps/
 flat.cu|copy4|quotients one too small|divide.h|s/(uint64_t)by - 1) \/ (uint64_t)by/0) \/ (uint64_t)by/
+affine.cu|groupnorm_bwd|no barrier before the warps' sums are added|affine.cu|/s\[256 + warp \* 32 + lane\] = sumx/,/__syncthreads/s/__syncthreads();//
+window.cu|pool_bwd|the first window of a pixel left out|window.cu|s/first > 0 ? (first + stride - 1)/first > 0 ? (first + stride)/
+target.cu|softmax_xent|a barrier in block_max removed|target.cu|/inline float block_max/,/^}/{0,/__syncthreads();/s///}
 END
 }
 

@@ -120,6 +120,31 @@ static void drift(void **state) {
     done(loss, 1);
 }
 
+static void images(void **state) {
+    (void)state;
+    enum { B = 2, H = 4, W = 5, C = 36, N = B * H * W * C };
+    real *x = F(N), *dx = F(N), *stats = F(2 * B * 4), *per = F(4 * C), *loss = F(B);
+    const int32_t label[3] = {1, 0, -1};
+    int32_t *labels = (int32_t *)F(3);
+    be->upload(be, labels, label, sizeof label);
+    DR_OP(be, groupnorm_fwd, .y = dx, .mean = stats, .rstd = stats + B * 4, .x = x, .weight = per,
+          .bias = per + C, .b = B, .n = H * W, .c = C, .groups = 4, .eps = 1e-5f);
+    DR_OP(be, groupnorm_bwd, .dx = dx, .dweight = per + 2 * C, .dbias = per + 3 * C, .dy = dx,
+          .x = x, .mean = stats, .rstd = stats + B * 4, .weight = per, .bias = per + C, .b = B,
+          .n = H * W, .c = C, .groups = 4, .fn = DR_FN_SILU);
+    done(dx, N);
+    done(per, 4 * C);
+    DR_OP(be, channel_affine_bwd, .dx = dx, .dscale = per + 2 * C, .dshift = per + 3 * C, .dy = dx,
+          .x = x, .scale = per, .shift = per + C, .m = B * H * W, .c = C);
+    done(per, 4 * C);
+    DR_OP(be, masked_mse, .loss = loss, .dx = dx, .x = x, .y = dx, .b = B, .h = H, .w = W, .c = C,
+          .scale = 1);
+    done(loss, B);
+    DR_OP(be, softmax_xent, .loss = loss, .dlogits = dx, .logits = x, .labels = labels, .m = 2,
+          .n = 150, .scale = 1);
+    done(dx, 2 * 150);
+}
+
 static int open_emu(void **state) {
     (void)state;
     struct dr_err err = {0};
@@ -133,6 +158,7 @@ static int close_emu(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(sums), cmocka_unit_test(norms),
-                                       cmocka_unit_test(attention), cmocka_unit_test(drift)};
+                                       cmocka_unit_test(attention), cmocka_unit_test(drift),
+                                       cmocka_unit_test(images)};
     return cmocka_run_group_tests(tests, open_emu, close_emu);
 }
