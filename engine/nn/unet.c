@@ -127,7 +127,9 @@ static void add_up(struct builder *b, const int64_t side[DR_MAX_LEVELS]) {
     }
 }
 
-// Scales and shifts of all blocks: rows that lie one after the other.
+// Scales and shifts of all blocks: rows that lie one after the other. They follow the condition
+// from the start: with zeros here and a class table of std 0.02, all classes were still alike after
+// 150 steps on digits of 16x16; with these values each class had its digit.
 static void add_mods(struct dr_params *ps, struct dr_unet *k) {
     struct dr_linear *l = &k->mods;
     *l = (struct dr_linear){.w = -1, .b = -1, .in = k->cond_dim, .rows = 1};
@@ -138,10 +140,13 @@ static void add_mods(struct dr_params *ps, struct dr_unet *k) {
                 const int64_t co = k->step[i].co;
                 const unsigned flags =
                     (bias ? 0 : DR_PARAM_DECAY) | (*first >= 0 ? DR_PARAM_JOIN : 0);
+                const enum dr_init init = !bias   ? DR_INIT_NORMAL
+                                          : shift ? DR_INIT_ZERO
+                                                  : DR_INIT_ONE;
                 const int p =
-                    dr_params_add(ps, flags, bias && !shift ? DR_INIT_ONE : DR_INIT_ZERO, 0,
-                                  bias ? 1 : 2, (int64_t[]){co, k->cond_dim}, "%s.%s.%s",
-                                  k->name[i], shift ? "shift" : "scale", bias ? "bias" : "weight");
+                    dr_params_add(ps, flags, init, 0.5 / sqrt((double)k->cond_dim), bias ? 1 : 2,
+                                  (int64_t[]){co, k->cond_dim}, "%s.%s.%s", k->name[i],
+                                  shift ? "shift" : "scale", bias ? "bias" : "weight");
                 *first = *first < 0 ? p : *first;
                 if (bias)
                     continue;
@@ -159,6 +164,8 @@ static void lay_out(struct dr_unet *k) {
     k->latent.w = -1;
     wide.dim = k->cond_dim = 4 * m->dim;
     dr_cond_add(ps, &wide, &form, m->noise == DR_NOISE_LATENT, &k->cond);
+    if (k->cond.label >= 0)
+        ps->p[k->cond.label].init_arg = 1;
     if (m->noise == DR_NOISE_LATENT)
         k->latent =
             dr_linear_add(ps, m->latent_dim, m->channels * m->size * m->size, DR_INIT_NORMAL,

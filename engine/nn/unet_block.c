@@ -23,7 +23,7 @@ void dr_res_add(struct dr_params *ps, struct dr_res *k, int64_t ci, int64_t co, 
     k->skip.w = k->attn_norm.weight = -1;
     k->norm1 = dr_cnorm_add(ps, ci, 32, NAME("norm1"));
     k->conv1 = dr_unet_conv(ps, ci, co, 3, 1, 1 / sqrt(9.0 * (double)ci), NAME("conv1"));
-    k->conv2 = dr_unet_conv(ps, co, co, 3, 1, 0, NAME("conv2"));
+    k->conv2 = dr_unet_conv(ps, co, co, 3, 1, 0.5 / sqrt(9.0 * (double)co), NAME("conv2"));
     if (ci != co)
         k->skip = dr_unet_conv(ps, ci, co, 1, 1, 1 / sqrt((double)ci), NAME("skip"));
     if (!attention)
