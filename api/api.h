@@ -201,10 +201,21 @@ struct api_import {
     const char *config; // recipe's name for files without driftd.config, or NULL
 };
 
+struct api_dataset_create {
+    const char *name;
+    const char *path;      // of the server, to be confined by the daemon; NULL: to be uploaded
+    const char *source;    // of an upload: what it is, in the client's words; or NULL
+    const json_t *options; // borrowed: an object, or NULL
+};
+struct api_dataset_part {
+    const char *path; // a temporary file in upload_dir: the callback moves or deletes it
+    int64_t offset;   // of its first byte in the upload
+};
+
 // One event out of the log, for replay.
 struct api_event {
     uint64_t boot, seq;
-    const char *type; // "state", "checkpoint", "eval", "sample", "alert"
+    const char *type; // "state", "checkpoint", "eval", "sample", "alert", "dataset"
     const char *job;  // "" when it concerns no job
     const char *data; // JSON text without line breaks
 };
@@ -261,6 +272,20 @@ struct api_callbacks {
     int (*eval_list)(void *ctx, const struct api_page *page, struct api_reply *out);
     int (*eval_get)(void *ctx, const char *id, struct api_reply *out);
     int (*eval_create)(void *ctx, const json_t *body, struct api_reply *out);
+
+    // Data sets: {"datasets": [...]}; create: 201 + location. append: {"name", "received"}, 409
+    // `wrong-offset` when the upload has another length. import: 202. remove: 409 while jobs use
+    // it. samples: *bytes is malloc'ed PNG; cls NULL: every class. recipe: {"config": {...}}.
+    int (*dataset_list)(void *ctx, struct api_reply *out);
+    int (*dataset_get)(void *ctx, const char *name, struct api_reply *out);
+    int (*dataset_create)(void *ctx, const struct api_dataset_create *in, struct api_reply *out);
+    int (*dataset_append)(void *ctx, const char *name, const struct api_dataset_part *in,
+                          struct api_reply *out);
+    int (*dataset_import)(void *ctx, const char *name, int64_t bytes, struct api_reply *out);
+    int (*dataset_remove)(void *ctx, const char *name, struct api_reply *out);
+    int (*dataset_samples)(void *ctx, const char *name, const char *cls, int n, void **bytes,
+                           size_t *size, struct api_problem *problem);
+    int (*dataset_recipe)(void *ctx, const char *name, double minutes, struct api_reply *out);
 
     // status: any object. ready: 0 = ready, body {"checks": {...}}; -1 = 503 with the reason.
     // prometheus: malloc'ed exposition text (api appends its own families), NULL on failure.

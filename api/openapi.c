@@ -45,10 +45,14 @@ static json_t *body(const struct api_route *r) {
         ref = "#/components/schemas/JobPatch";
     else if (!strcmp(r->path, "/v1/checkpoints"))
         ref = "#/components/schemas/ImportByPath";
+    else if (!strcmp(r->path, "/v1/datasets"))
+        ref = "#/components/schemas/DatasetCreate";
     else if (!strcmp(r->path, "/v1/evals"))
         ref = "#/components/schemas/EvalCreate";
-    json_t *content = json_pack("{s:{s:{s:s}}}", "application/json", "schema", "$ref", ref);
-    if (r->body == API_BODY_UPLOAD)
+    json_t *content = r->body == API_BODY_BYTES
+                          ? json_object()
+                          : json_pack("{s:{s:{s:s}}}", "application/json", "schema", "$ref", ref);
+    if (r->body != API_BODY_JSON)
         json_object_set_new(
             content, "application/octet-stream",
             json_pack("{s:{s:s, s:s}}", "schema", "type", "string", "format", "binary"));
@@ -132,6 +136,15 @@ static const char components[] =
     "\"properties\":{\"kind\":{\"type\":\"string\"},\"checkpoint\":{\"type\":\"string\"},"
     "\"job\":{\"type\":\"string\"},\"settings\":{\"type\":\"object\"},"
     "\"skip_existing\":{\"type\":\"boolean\"}}},"
+    "\"DatasetCreate\":{\"type\":\"object\",\"required\":[\"name\"],"
+    "\"additionalProperties\":false,\"properties\":{\"name\":{\"type\":\"string\","
+    "\"maxLength\":63},\"path\":{\"type\":\"string\"},\"source\":{\"type\":\"string\"},\"options\":"
+    "{\"type\":\"object\","
+    "\"additionalProperties\":false,\"properties\":{\"size\":{\"type\":\"integer\"},"
+    "\"channels\":{\"type\":\"integer\",\"enum\":[0,1,3]},\"fit\":{\"type\":\"string\","
+    "\"enum\":[\"crop\",\"fit\",\"resize\",\"pad\"]},\"background\":{\"type\":\"string\"},"
+    "\"test_share\":{\"type\":\"number\"},\"seed\":{\"type\":\"integer\"},"
+    "\"refuse_bad\":{\"type\":\"boolean\"}}}}},"
     "\"ImportByPath\":{\"type\":\"object\",\"required\":[\"path\"],\"additionalProperties\":false,"
     "\"properties\":{\"path\":{\"type\":\"string\"},\"name\":{\"type\":\"string\"},"
     "\"config\":{\"type\":\"string\"}}}}}";

@@ -52,7 +52,7 @@ static const char page_js[] =
     "  const d = JSON.parse(e.data), row = d.rows[d.rows.length - 1];\n"
     "  live.textContent = `Job ${d.job} is training.`;\n"
     "  d.cols.forEach((c, i) => show(c, row[i]));\n});\n"
-    "for (const kind of ['state', 'checkpoint', 'sample', 'alert'])\n"
+    "for (const kind of ['state', 'checkpoint', 'sample', 'alert', 'dataset'])\n"
     "  es.addEventListener(kind, (e) => { live.textContent = `${kind}: ${e.data}`; });\n";
 
 struct builtin {

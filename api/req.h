@@ -16,7 +16,8 @@ struct api_param {
     const char *name, *type, *doc; // type: string, integer, number or "a|b|c"
 };
 
-enum api_body { API_BODY_NONE, API_BODY_JSON, API_BODY_UPLOAD };
+// UPLOAD: bytes for a file, or JSON; BYTES: bytes for a file alone.
+enum api_body { API_BODY_NONE, API_BODY_JSON, API_BODY_UPLOAD, API_BODY_BYTES };
 enum {
     API_PUBLIC = 1, // no token
     API_NO_HEAD = 2,

@@ -112,15 +112,17 @@ static int check_body(struct api_req *r, struct api_problem *p) {
                             : 0;
     if (!length && !chunked)
         return api_problem_set(p, 411, "length-required", "a body with Content-Length is required");
-    if (kind == API_BODY_UPLOAD && content_type_is(type, "application/octet-stream")) {
+    const bool bytes = content_type_is(type, "application/octet-stream");
+    if (bytes && (kind == API_BODY_UPLOAD || kind == API_BODY_BYTES)) {
         if (n > r->srv->cfg.max_upload)
             return api_problem_set(p, 413, "body-too-large", "an upload may have %llu bytes",
                                    (unsigned long long)r->srv->cfg.max_upload);
         return open_upload(r, p);
     }
-    if (!content_type_is(type, "application/json"))
+    if (kind == API_BODY_BYTES || !content_type_is(type, "application/json"))
         return api_problem_set(p, 415, "unsupported-media-type", "Content-Type must be %s",
-                               kind == API_BODY_UPLOAD
+                               kind == API_BODY_BYTES ? "application/octet-stream"
+                               : kind == API_BODY_UPLOAD
                                    ? "application/octet-stream or application/json"
                                    : "application/json");
     if (n > r->srv->cfg.max_body)
@@ -168,7 +170,7 @@ static enum MHD_Result on_headers(struct api_req *r, const char *version, bool *
         api_check_host(r, version, &p))
         return api_send_problem(r, &p);
     if (!strcmp(r->path, "*"))
-        return answer_options(r, "GET, HEAD, POST, PATCH, DELETE, OPTIONS");
+        return answer_options(r, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
     r->route = find_route(r, allow, sizeof allow);
     if (!strcmp(r->method, "OPTIONS") && *allow)
         return answer_options(r, allow);

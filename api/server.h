@@ -6,7 +6,7 @@
 //   conn, tls            connections and their limits; certificates
 //   req, params          one request: its data; its query and JSON body
 //   respond, file        answers
-//   handlers             jobs, checkpoints, metrics, generate, sse, info, page
+//   handlers             jobs, checkpoints, datasets, metrics, generate, sse, info, page
 //   routes, openapi      the table of handlers, and what follows from it
 //   target, security     the gate in front of the handlers
 //   later                handlers on threads of their own

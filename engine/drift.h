@@ -18,15 +18,16 @@
 // them (tests/lint/include-direction.sh).
 #pragma once
 
-#include "engine/config/config.h"  // configurations
-#include "engine/core/machine.h"   // threads and memory that this process may use
-#include "engine/data/data.h"      // data sets
-#include "engine/data/pictures.h"  // folders and archives of pictures
-#include "engine/io/image.h"       // PNG, npy
-#include "engine/io/safetensors.h" // checkpoint files
-#include "engine/io/sha256.h"      // digests of files
-#include "engine/measure.h"        // the rates of a device
-#include "engine/nn/net.h"         // networks
-#include "engine/open.h"           // devices
-#include "engine/sample/sampler.h" // snapshots, generation
-#include "engine/train/trainer.h"  // training
+#include "engine/config/config.h"       // configurations
+#include "engine/core/machine.h"        // threads and memory that this process may use
+#include "engine/data/data.h"           // data sets
+#include "engine/data/pictures.h"       // folders and archives of pictures
+#include "engine/io/image.h"            // PNG, npy
+#include "engine/io/safetensors.h"      // checkpoint files
+#include "engine/io/sha256.h"           // digests of files
+#include "engine/measure.h"             // the rates of a device
+#include "engine/nn/net.h"              // networks
+#include "engine/open.h"                // devices
+#include "engine/sample/sampler.h"      // snapshots, generation
+#include "engine/train/encoder/judge.h" // tests of encoders in training
+#include "engine/train/trainer.h"       // training

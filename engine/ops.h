@@ -292,6 +292,7 @@ struct dr_groupnorm_fwd_args {
     const void *x, *r; // r NULL: none
     enum dr_dtype t;
     const real *weight, *bias; // [c], NULL: ones, zeros
+    int64_t stride;            // 0, or that of a weight and bias per sample, [b,c]
     int64_t b, n, c, groups;
     enum dr_fn fn;
     real eps;
@@ -301,7 +302,8 @@ struct dr_groupnorm_fwd_args {
 // the forward pass took: x and r must still hold what they held then. Either dx or dr may alias dy.
 struct dr_groupnorm_bwd_args {
     void *dx, *dr;         // [b,n,c] t; dr NULL: not wanted
-    real *dweight, *dbias; // [c] accumulate; NULL: not wanted
+    real *dweight, *dbias; // [c] accumulate; with `stride` [b,c] overwritten; NULL: not wanted
+    int64_t stride;        // as above, of the gradients as well
     const void *dy, *x, *r;
     enum dr_dtype t;
     const real *mean, *rstd, *weight, *bias;

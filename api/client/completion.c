@@ -7,6 +7,7 @@
 // What may stand behind a command besides options; NULL: anything.
 static const char *words(const struct ctl_command *k) {
     return !strcmp(k->name, "fetch")        ? "mnist fashion-mnist cifar10"
+           : !strcmp(k->name, "data")       ? "add list show remove samples train"
            : !strcmp(k->name, "db")         ? "backup"
            : !strcmp(k->name, "completion") ? "bash zsh fish"
                                             : NULL;

@@ -114,6 +114,7 @@ size_t ctl_on_body(char *p, size_t size, size_t n, void *arg);
 int ctl_unreachable(const struct ctl *c, CURLcode rc, bool quiet);
 // For any handle: no proxy for loopback addresses and unix sockets, the environment's for others.
 void ctl_set_proxy(CURL *h, const char *url, bool is_unix);
+bool ctl_is_local(const struct ctl *c); // the server is on this machine
 // Requests of this command may take this many seconds unless --timeout says otherwise.
 void ctl_allow_time(struct ctl *c, double seconds);
 
@@ -172,6 +173,11 @@ bool ctl_interrupted(void);
 // fetch.c
 int ctl_md5_file(const char *path, bool inflate, char hex[33]);
 int ctl_sha256_file(const char *path, char hex[65]);
+// send.c: sends a file, or a folder as a tar stream, to the data set's upload from byte `received`
+// on; *sent: bytes that the server has in the end. CTL_*.
+int ctl_send(struct ctl *c, const char *name, const char *path, int64_t received, int64_t *sent);
+// Names a file or a folder with what tells it from another state of it; *bytes: about its size.
+int ctl_describe(const char *path, char out[300], int64_t *bytes);
 // unpack.c: writes the regular files of an archive (tar, tar.gz, zip; last path component only)
 // into dir. 0, or -1 with a sentence in err.
 int ctl_unpack(const char *archive, const char *dir, char *err, size_t n);
@@ -182,6 +188,6 @@ int ctl_cmd_train(struct ctl *c), ctl_cmd_jobs(struct ctl *c),
     ctl_cmd_checkpoint(struct ctl *c), ctl_cmd_remove(struct ctl *c), ctl_cmd_sample(struct ctl *c),
     ctl_cmd_sweep(struct ctl *c), ctl_cmd_eval(struct ctl *c), ctl_cmd_checkpoints(struct ctl *c),
     ctl_cmd_activate(struct ctl *c), ctl_cmd_export(struct ctl *c), ctl_cmd_import(struct ctl *c),
-    ctl_cmd_fetch(struct ctl *c), ctl_cmd_metrics(struct ctl *c), ctl_cmd_db(struct ctl *c),
-    ctl_cmd_status(struct ctl *c), ctl_cmd_configs(struct ctl *c),
+    ctl_cmd_fetch(struct ctl *c), ctl_cmd_data(struct ctl *c), ctl_cmd_metrics(struct ctl *c),
+    ctl_cmd_db(struct ctl *c), ctl_cmd_status(struct ctl *c), ctl_cmd_configs(struct ctl *c),
     ctl_cmd_completion(struct ctl *c), ctl_cmd_help(struct ctl *c);

@@ -33,7 +33,7 @@ struct follow {
     CURL *h;
     struct ctl_buf line; // of the stream, up to a newline
     char event[32];
-    double step, steps, seconds, minutes, loss, drift, rate;
+    double step, steps, seconds, minutes, loss, drift, accuracy, rate;
     double rate_step, rate_time, looked, printed, interrupted_at;
     double patience; // s that the server may take to answer
     bool ended, connected, missing, dirty, unreachable;
@@ -75,15 +75,18 @@ static void show(struct follow *f, bool force) {
     f->printed = t;
     if (isfinite(f->loss))
         snprintf(loss, sizeof loss, "%.4g", f->loss);
-    if (isfinite(f->drift))
-        snprintf(drift, sizeof drift, "%.4g", f->drift);
+    // An encoder's steps have an accuracy, a generator's a drift norm.
+    const double second = isfinite(f->accuracy) ? f->accuracy : f->drift;
+    if (isfinite(second))
+        snprintf(drift, sizeof drift, "%.4g", second);
     // Fixed columns keep the width of the bar beside them; 7 are enough for an ETA of hours.
     int digits = snprintf(total, sizeof total, "%.0f", f->steps);
     int decimals = f->rate < 10 ? 2 : f->rate < 100 ? 1 : 0;
-    int n = snprintf(tail, sizeof tail,
-                     "%3.0f%%  step %*.0f/%s  loss %-7s  drift %-7s  %5.*f/s  ETA %s",
-                     100 * fmin(progress(f), 1), digits, f->step, total, loss, drift, decimals,
-                     f->rate, ctl_duration(eta(f), a, sizeof a));
+    int n =
+        snprintf(tail, sizeof tail, "%3.0f%%  step %*.0f/%s  loss %-7s  %s %-7s  %5.*f/s  ETA %s",
+                 100 * fmin(progress(f), 1), digits, f->step, total, loss,
+                 isfinite(f->accuracy) ? "accuracy" : "drift", drift, decimals, f->rate,
+                 ctl_duration(eta(f), a, sizeof a));
     n += 7 - (int)strlen(a);
     if (!f->c->tty) {
         fprintf(f->c->out, "%s  %s\n", ctl_safe(f->state), tail);
@@ -192,6 +195,8 @@ static void on_metrics(struct follow *f, const json_t *d) {
             f->loss = x;
         else if (!strcmp(key, "drift_norm"))
             f->drift = x;
+        else if (!strcmp(key, "accuracy"))
+            f->accuracy = x;
     }
     if (f->rate_time == 0 || f->step < f->rate_step) {
         f->rate_time = t;
@@ -317,7 +322,7 @@ static int finish(struct follow *f, const char *job) {
 }
 
 int ctl_follow(struct ctl *c, const char *job) {
-    struct follow f = {.c = c, .loss = NAN, .drift = NAN, .patience = LOOK_S};
+    struct follow f = {.c = c, .loss = NAN, .drift = NAN, .accuracy = NAN, .patience = LOOK_S};
     struct sigaction sa = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
     bool lost = false;
     int failures = 0;

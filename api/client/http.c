@@ -123,6 +123,10 @@ static bool is_loopback(const char *url) {
     return yes;
 }
 
+bool ctl_is_local(const struct ctl *c) {
+    return c->unix_path || is_loopback(c->url);
+}
+
 void ctl_set_proxy(CURL *h, const char *url, bool is_unix) {
     if (is_unix || is_loopback(url))
         curl_easy_setopt(h, CURLOPT_NOPROXY, "*");

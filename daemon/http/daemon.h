@@ -3,6 +3,8 @@
 
 #include "api/api.h"
 #include "daemon/base/options.h"
+#include "daemon/base/recipe.h"
+#include "daemon/datasets/datasets.h"
 #include "daemon/generate/batcher.h"
 #include "daemon/http/errors.h"
 #include "daemon/jobs/jobs.h"
@@ -24,6 +26,7 @@ struct dd {
     struct dd_batcher *batcher;
     struct dd_jobs *jobs;
     struct dd_disk *disk;
+    struct dd_datasets *datasets;
     struct api_server *server;
     int64_t started_ns;
     int lock_fd;
@@ -49,6 +52,24 @@ int dd_glue_checkpoint_get(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_checkpoint_file(void *ctx, const char *id, struct api_file *out, struct api_problem *p);
 int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api_reply *out);
+int dd_glue_dataset_list(void *ctx, struct api_reply *out);
+int dd_glue_dataset_get(void *ctx, const char *name, struct api_reply *out);
+int dd_glue_dataset_create(void *ctx, const struct api_dataset_create *in, struct api_reply *out);
+int dd_glue_dataset_append(void *ctx, const char *name, const struct api_dataset_part *in,
+                           struct api_reply *out);
+int dd_glue_dataset_import(void *ctx, const char *name, int64_t bytes, struct api_reply *out);
+int dd_glue_dataset_remove(void *ctx, const char *name, struct api_reply *out);
+int dd_glue_dataset_samples(void *ctx, const char *name, const char *cls, int n, void **bytes,
+                            size_t *size, struct api_problem *p);
+int dd_glue_dataset_recipe(void *ctx, const char *name, double minutes, struct api_reply *out);
+// A copy of the keys that a client gives for a job (over `recipe`, or NULL), with data.size,
+// data.channels and data.classes where it leaves them out and names a user's data set. *rc: that
+// set is not ready.
+json_t *dd_glue_fill(struct dd *d, const char *recipe, const json_t *given, int *rc,
+                     struct dr_err *err);
+// DR_ECONFIG, with the key as field, where a configuration contradicts the user's set that it
+// names.
+int dd_glue_fits(struct dd *d, const struct dr_config *cfg, struct dr_err *err);
 int dd_glue_field(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_sample_list(void *ctx, const struct api_page *page, struct api_reply *out);
 int dd_glue_sample_png(void *ctx, const char *id, struct api_file *out, struct api_problem *p);

@@ -20,24 +20,34 @@ static int build_config(struct dd *d, const struct api_job_create *in, struct dr
                         char *recipe, size_t recipe_size, struct api_problem *p) {
     struct dr_err err = {0};
     int rc;
-    if (json_is_string(in->config)) {
-        const char *name = json_string_value(in->config);
+    const char *name = json_string_value(in->config);
+    // What is left out is taken from the data set, over that of a recipe.
+    json_t *keys = dd_glue_fill(d, name, name ? in->overrides : in->config, &rc, &err);
+    const json_t *overrides = !name ? in->overrides : json_object_size(keys) ? keys : NULL;
+    if (rc) {
+        json_decref(keys);
+        return dd_http_fail(p, rc, &err);
+    }
+    if (name) {
         rc = dd_recipe_named(d->opt.config_dir, name, cfg, &err);
     } else {
-        char *text = json_dumps(in->config, JSON_COMPACT);
+        char *text = json_dumps(keys, JSON_COMPACT);
         rc = dr_config_parse(text ? text : "", text ? strlen(text) : 0, "config", cfg, &err);
         free(text);
     }
     snprintf(recipe, recipe_size, "%s", rc ? "" : cfg->name[0] ? cfg->name : "custom");
     const char *field = "config";
     bool keyed = json_is_object(in->config); // what a recipe's file says is not the client's fault
-    if (!rc && in->overrides) { // nested or dotted; checked together, since one may need another
+    if (!rc && overrides) { // nested or dotted; checked together, since one may need another
         field = "overrides";
         keyed = true;
-        char *text = json_dumps(in->overrides, JSON_COMPACT);
+        char *text = json_dumps(overrides, JSON_COMPACT);
         rc = dr_config_merge(cfg, text ? text : "", text ? strlen(text) : 0, NULL, &err);
         free(text);
     }
+    json_decref(keys);
+    if (!rc)
+        rc = dd_glue_fits(d, cfg, &err);
     if (!rc)
         return 0;
     char key[sizeof err.field]; // below the member of the body: "overrides.optim.lr"
@@ -300,6 +310,14 @@ const struct api_callbacks dd_callbacks = {
     .config_schema = config_schema,
     .sample_list = dd_glue_sample_list,
     .sample_png = dd_glue_sample_png,
+    .dataset_list = dd_glue_dataset_list,
+    .dataset_get = dd_glue_dataset_get,
+    .dataset_create = dd_glue_dataset_create,
+    .dataset_append = dd_glue_dataset_append,
+    .dataset_import = dd_glue_dataset_import,
+    .dataset_remove = dd_glue_dataset_remove,
+    .dataset_samples = dd_glue_dataset_samples,
+    .dataset_recipe = dd_glue_dataset_recipe,
     .eval_list = dd_glue_eval_list,
     .eval_get = dd_glue_eval_get,
     .eval_create = eval_create,

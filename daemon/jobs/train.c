@@ -2,11 +2,11 @@
 // to the store, the metrics ring, the event log and the live snapshot. Job thread.
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
+#include "daemon/datasets/datasets.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"
 #include "daemon/store/metric_store.h"
-#include "engine/nn/encoder.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -26,7 +26,10 @@ static int describe(struct dd_job *job, struct dr_err *err) {
         job->own = dr_model_config_to_json(&job->cfg.model);
         return 0;
     }
-    int rc = dr_encoder_net(&job->cfg, &net, err);
+    char *json = dr_config_to_json(&job->cfg);
+    int rc = json ? dr_net_parse(json, strlen(json), NULL, &net, err)
+                  : dr_fail(err, DR_ENOMEM, "no memory for a configuration");
+    free(json);
     if (rc)
         return rc;
     job->own = dd_xstrdup(dr_net_description(net));
@@ -181,11 +184,16 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
                                             .alert = on_alert,
                                             .protect = on_protect};
     struct dd_run_hooks hooks = all;
+    char data_dir[DD_PATH_MAX];
+    int rc =
+        dd_dataset_dir(job->env->store, &job->cfg.data, job->env->opt->data_dir, data_dir, err);
+    if (rc)
+        return rc;
     char *ckpt = dd_job_folder(job, "checkpoints"), *samples = dd_job_folder(job, "samples"),
          id[24];
     snprintf(id, sizeof id, "%lld", (long long)job->id);
     struct dd_run_spec spec = {.cfg = &job->cfg,
-                               .data_dir = job->env->opt->data_dir,
+                               .data_dir = data_dir,
                                .device = job->env->device,
                                .checkpoint_dir = ckpt,
                                .sample_dir = samples,
@@ -196,9 +204,9 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
     char init[DD_PATH_MAX], encoder[DD_PATH_MAX];
     const char *word;
     hooks.ctx = job;
-    int rc = describe(job, err);
+    rc = describe(job, err);
     if (!rc && job->cfg.init_from[0]) {
-        rc = dd_ckpt_find(job->env->store, spec.data_dir, job->cfg.init_from, init, err);
+        rc = dd_ckpt_find(job->env->store, job->env->opt->data_dir, job->cfg.init_from, init, err);
         spec.init_from = init;
     }
     if (!rc)

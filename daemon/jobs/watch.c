@@ -3,7 +3,6 @@
 
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
-#include "engine/train/encoder/judge.h"
 
 #include <stdio.h>
 #include <stdlib.h>

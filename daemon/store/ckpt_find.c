@@ -58,6 +58,8 @@ static int by_file(const char *data_dir, const char *what, char path[DD_PATH_MAX
 int dd_ckpt_find(struct dd_store *s, const char *data_dir, const char *what, char path[DD_PATH_MAX],
                  struct dr_err *err) {
     struct dr_err why = {0};
+    if (!strncmp(what, "checkpoint:", 11))
+        what += 11;
     const bool number = what[strspn(what, "0123456789")] == 0;
     int rc = number ? by_id(s, what, path, &why) : by_file(data_dir, what, path, &why);
     if (!rc)

@@ -68,6 +68,15 @@ static const char *const steps[] = {
     "UPDATE checkpoints SET path=state_path(path); UPDATE samples SET path=state_path(path);",
     // 4: jobs that need jobs: the one whose encoder a job trains with
     "ALTER TABLE jobs ADD COLUMN needs INTEGER;",
+    // 5: data sets that users own; their files lie below datasets/NAME of the state folder
+    "CREATE TABLE datasets(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,"
+    " kind TEXT NOT NULL, state TEXT NOT NULL CHECK(state IN"
+    " ('uploading','importing','ready','failed')), source TEXT NOT NULL, upload INTEGER NOT NULL,"
+    " options TEXT NOT NULL, size INTEGER NOT NULL DEFAULT 0, channels INTEGER NOT NULL DEFAULT 0,"
+    " train INTEGER NOT NULL DEFAULT 0, test INTEGER NOT NULL DEFAULT 0,"
+    " bytes INTEGER NOT NULL DEFAULT 0, classes TEXT NOT NULL DEFAULT '[]',"
+    " report TEXT NOT NULL DEFAULT '{}', fingerprint TEXT NOT NULL DEFAULT '', error TEXT,"
+    " created_us INTEGER NOT NULL, ended_us INTEGER) STRICT;",
 };
 enum { VERSION = (int)(sizeof steps / sizeof *steps) };
 

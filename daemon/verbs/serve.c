@@ -221,6 +221,16 @@ static int build(struct dd *d, struct dd_listeners *l, struct dr_err *err) {
     d->events = dd_events_new(d->store);
     d->disk = dd_disk_start(d->store, d->events, d->opt.disk_budget);
     d->pump = dd_pump_start(d->store, d->events, d->opt.keep_metric_steps);
+    const struct dd_datasets_env ds = {.store = d->store,
+                                       .events = d->events,
+                                       .data_dir = d->opt.data_dir,
+                                       .roots = (const char *const *)d->opt.import_root.v,
+                                       .nroots = d->opt.import_root.n,
+                                       .max_upload = d->opt.max_upload_mb << 20,
+                                       .threads = (int)d->opt.threads};
+    rc = dd_datasets_start(&ds, &d->datasets, err);
+    if (rc)
+        return rc;
     struct dd_batcher_env be = {&d->opt, d->store, d->live, d->models};
     struct dd_jobs_env je = {&d->opt, d->store, d->events, d->pump, d->live, NULL};
     rc = dd_batcher_start(&be, &d->batcher, err);
@@ -248,6 +258,7 @@ static void take_down(struct dd *d, struct dd_listeners *l) {
     dd_batcher_stop(d->batcher);
     if (d->jobs)
         dd_jobs_stop(d->jobs);
+    dd_datasets_stop(d->datasets);
     dd_disk_stop(d->disk);
     dd_pump_stop(d->pump);
     dd_jobs_free(d->jobs);

@@ -3,6 +3,7 @@
 #include "engine/config/field.h"
 #include "engine/ops.h"
 
+#include <math.h>
 #include <string.h>
 
 #define FAIL(key, ...) dr_fail_at(err, DR_ECONFIG, key, __VA_ARGS__)
@@ -39,6 +40,35 @@ enum dr_show dr_show(int kind, int64_t channels) {
     return kind == DR_KIND_IMAGES && channels == 3 ? DR_SHOW_RGB : DR_SHOW_PLANES;
 }
 
+int64_t dr_model_width(const struct dr_model_config *m, int level) {
+    return DR_MAX((int64_t)lround((double)m->dim * m->widths[level]), (int64_t)1);
+}
+
+int dr_model_levels_check(const struct dr_model_config *m, struct dr_err *err) {
+    if (m->depth < 1 || m->depth > 16)
+        return FAIL("model.depth",
+                    "model.depth is %lld; model.arch unet takes 1 to 16 blocks per level",
+                    (long long)m->depth);
+    if (m->nwidths < 1 || m->nwidths > DR_MAX_LEVELS)
+        return FAIL("model.widths", "model.widths lists %d levels; model.arch unet takes 1 to %d",
+                    m->nwidths, DR_MAX_LEVELS);
+    int64_t side = m->size;
+    for (int l = 0; l < m->nwidths; l++) {
+        const int64_t c = dr_model_width(m, l);
+        if (l && side == 1)
+            return FAIL("model.widths",
+                        "model.widths lists %d levels; images of data.size %lld have at most %d",
+                        m->nwidths, (long long)m->size, l);
+        side = l ? (side + 1) / 2 : side;
+        if (side <= m->attention && (m->heads < 1 || c % m->heads))
+            return FAIL("model.heads",
+                        "model.heads is %lld; expected a divisor of the %lld channels of level "
+                        "%d, which has attention (model.attention, model.widths)",
+                        (long long)m->heads, (long long)c, l + 1);
+    }
+    return 0;
+}
+
 int dr_model_config_check(const struct dr_model_config *m, struct dr_err *err) {
     if (m->label_dropout > 0 && !m->null_class)
         return FAIL("model.label_dropout",
@@ -46,6 +76,8 @@ int dr_model_config_check(const struct dr_model_config *m, struct dr_err *err) {
                     "need the null class",
                     m->label_dropout);
     const unsigned needs = dr_arch_needs(m->arch);
+    if (needs & DR_ARCH_LEVELS)
+        return dr_model_levels_check(m, err);
     if (!(needs & DR_ARCH_PATCHES))
         return 0;
     if (m->dim % m->heads != 0)
@@ -80,6 +112,26 @@ static bool colour(const char *text) {
     return text[0] == '#' && strlen(text) == 7 && strspn(text + 1, "0123456789abcdefABCDEF") == 6;
 }
 
+static int check_pictures(const struct dr_data_config *d, struct dr_err *err) {
+    const struct dr_set_facts *f = &sets[d->set];
+    if (d->set == DR_DATA_FOLDER && d->channels != 1 && d->channels != 3)
+        return FAIL("data.channels",
+                    "data.channels is %lld; the pictures of a folder have 1 (grey) or 3 (rgb)",
+                    (long long)d->channels);
+    if (d->flip && f->kind != DR_KIND_IMAGES)
+        return FAIL("data.flip", "data.flip is on; the set %s has no images to mirror", f->name);
+    if (d->crop && f->kind != DR_KIND_IMAGES)
+        return FAIL("data.crop", "data.crop is %lld; the set %s has no images to move",
+                    (long long)d->crop, f->name);
+    if (d->crop >= d->size)
+        return FAIL("data.crop", "data.crop is %lld; expected less than data.size (%lld)",
+                    (long long)d->crop, (long long)d->size);
+    if (!colour(d->background))
+        return FAIL("data.background", "data.background is \"%s\"; expected a colour as #rrggbb",
+                    d->background);
+    return 0;
+}
+
 static int check_data(const struct dr_data_config *d, struct dr_err *err) {
     const struct dr_set_facts *f = &sets[d->set];
     if (!confined(d->path))
@@ -96,21 +148,13 @@ static int check_data(const struct dr_data_config *d, struct dr_err *err) {
     if (f->channels && d->channels != f->channels)
         return FAIL("data.channels", "data.channels is %lld; the set %s has %lld",
                     (long long)d->channels, f->name, (long long)f->channels);
-    if (d->crop >= d->size || ((d->crop || d->flip) && f->kind != DR_KIND_IMAGES))
-        return FAIL(d->crop ? "data.crop" : "data.flip",
-                    "data.crop is %lld; the reals of %s cannot be moved by that or mirrored: "
-                    "expected images, and less than data.size (%lld)",
-                    (long long)d->crop, f->name, (long long)d->size);
-    if (!colour(d->background))
-        return FAIL("data.background", "data.background is \"%s\"; expected a colour as #rrggbb",
-                    d->background);
     if (f->side && d->fit == DR_FIT_PAD && d->size < f->side)
         return FAIL("data.size",
                     "data.size is %lld; images of %s are %lldx%lld and cannot be padded to that: "
                     "use %lld or more, or data.fit resize",
                     (long long)d->size, f->name, (long long)f->side, (long long)f->side,
                     (long long)f->side);
-    return 0;
+    return check_pictures(d, err);
 }
 
 static int check_encoder_features(const struct dr_config *c, struct dr_err *err) {
@@ -266,10 +310,6 @@ static int check_encoder(const struct dr_config *c, struct dr_err *err) {
         return FAIL("encoder.mask_patch",
                     "encoder.mask_patch is %lld; expected a divisor of data.size (%lld)",
                     (long long)e->mask_patch, size);
-    if (e->crop_padding >= size)
-        return FAIL("encoder.crop_padding",
-                    "encoder.crop_padding is %lld; expected less than data.size (%lld)",
-                    (long long)e->crop_padding, size);
     return 0;
 }
 
@@ -293,7 +333,7 @@ int dr_config_check(const struct dr_config *c, struct dr_err *err) {
     if (!has_points(c) && points)
         return FAIL("model.arch",
                     "model.arch mlp makes points in two dimensions; the set %s has images: use "
-                    "driftdit or lightningdit",
+                    "driftdit, lightningdit or unet",
                     set);
     if ((rc = dr_model_config_check(&c->model, err)) || (rc = check_features(c, err)))
         return rc;

@@ -8,6 +8,7 @@
 
 #define DR_MAX_TAU 16
 #define DR_MAX_EMA 4
+#define DR_MAX_LEVELS 6
 
 // What a sample is: an image of uint8 pixels, a point in two dimensions, or an image of reals that
 // a decoder turns into pixels.
@@ -44,6 +45,7 @@ enum dr_arch_needs {
     DR_ARCH_PATCHES = 1,   // images in patches, attention: heads divide dim, patch divides size
     DR_ARCH_POSITIONS = 2, // always has the position embedding
     DR_ARCH_POINTS = 4,    // makes points in two dimensions, for the toys only
+    DR_ARCH_LEVELS = 8,    // maps of several sizes: widths, attention; heads divide what attends
 };
 unsigned dr_arch_needs(int arch); // 0 for a number that is none
 enum dr_mlp_kind { DR_MLP_SWIGLU, DR_MLP_GELU };
@@ -91,15 +93,17 @@ struct dr_model_config {
     int64_t dim, depth, heads, patch, registers, latent_dim, style_tokens, codebook, head_width;
     double mlp_ratio, label_dropout, out_std, out_bias;
     bool rope, qk_norm, pos_embed, null_class;
+    double widths[DR_MAX_LEVELS]; // of a level, over dim
+    int nwidths;
+    int64_t attention; // largest side of a map that attends
 };
 // An encoder or judge and how it is trained (kind encoder; method.md 7).
 struct dr_encoder_config {
     int arch, objective;
     double blocks[4];
     int stages;
-    int64_t width, groups, stride, batch, mask_patch, classify_ramp, crop_padding;
+    int64_t width, groups, stride, batch, mask_patch, classify_ramp;
     double label_smoothing, mask_probability, classify_weight, crop_area, jitter;
-    bool flip;
 };
 struct dr_feature_config {
     int kind, norm, standardize;
@@ -194,6 +198,9 @@ char *dr_config_to_json(const struct dr_config *c);
 char *dr_model_config_to_json(const struct dr_model_config *m);
 int dr_model_config_parse(const char *json, size_t len, const char *where,
                           struct dr_model_config *out, struct dr_err *err);
+// Channels of a level of a generator with levels, and whether its section fits the images.
+int64_t dr_model_width(const struct dr_model_config *m, int level);
+int dr_model_levels_check(const struct dr_model_config *m, struct dr_err *err);
 // Whether two model sections describe the same network.
 bool dr_model_config_equal(const struct dr_model_config *a, const struct dr_model_config *b);
 // How samples of a kind with so many channels are shown: planes for latents, and for images that

@@ -128,10 +128,20 @@ char *dr_model_config_to_json(const struct dr_model_config *m) {
     return dump(root, ok);
 }
 
-// By value, so that neither padding nor the sign of zero counts.
+// By value, so that neither padding nor the sign of zero counts, nor what follows a list's end.
 static bool same_value(const struct dr_config_field *f, const void *a, const void *b) {
     if (f->type == DR_F_NUM)
         return *(const double *)a == *(const double *)b;
+    if (f->type == DR_F_LIST) {
+        const ptrdiff_t count = (ptrdiff_t)f->count_offset - (ptrdiff_t)f->offset;
+        const int n = *(const int *)(const void *)((const char *)a + count);
+        if (n != *(const int *)(const void *)((const char *)b + count))
+            return false;
+        for (int i = 0; i < n; i++)
+            if (((const double *)a)[i] != ((const double *)b)[i])
+                return false;
+        return true;
+    }
     return memcmp(a, b, f->size) == 0;
 }
 

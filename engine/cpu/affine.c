@@ -134,6 +134,13 @@ static void add_parts(real *out, const real *part, int64_t parts, int64_t stride
             out[i] += part[p * stride + i];
 }
 
+// out[p,c] = part p; out NULL: not wanted.
+static void copy_parts(real *out, int64_t out_stride, const real *part, int64_t parts,
+                       int64_t stride, int64_t c) {
+    for (int64_t p = 0; out && p < parts; p++)
+        memcpy(out + p * out_stride, part + p * stride, (size_t)c * sizeof *out);
+}
+
 // ---- group normalisation
 // --------------------------------------------------------------------------
 
@@ -180,6 +187,11 @@ static void group_stats(const real *m, int64_t n, int64_t c, int64_t width, real
     *rstd = (real)(1 / sqrt(DR_MAX(square, 0.0) / count + (double)eps));
 }
 
+// A sample's own, or the one of all.
+static const real *of_sample(const real *p, int64_t stride, int64_t b) {
+    return p ? p + stride * b : NULL;
+}
+
 // A sample's statistics per channel, from those of its groups: [3][c], mean, mul and add.
 static void spread(real *per, const real *mean, const real *rstd, const real *weight,
                    const real *bias, int64_t c, int64_t groups) {
@@ -199,7 +211,8 @@ static void group_fwd_sample(const struct dr_groupnorm_fwd_args *a, int64_t b, r
     moments(a->x, a->t, b * a->n * c, a->n, c, room);
     for (int64_t g = 0; g < a->groups; g++)
         group_stats(room + g * width, a->n, c, width, a->eps, mean + g, rstd + g);
-    spread(room, mean, rstd, a->weight, a->bias, c, a->groups);
+    spread(room, mean, rstd, of_sample(a->weight, a->stride, b), of_sample(a->bias, a->stride, b),
+           c, a->groups);
     const struct affine f = {.x = a->x,
                              .r = a->r,
                              .mean = room,
@@ -243,7 +256,8 @@ static void group_bwd_sample(const struct dr_groupnorm_bwd_args *a, int64_t b, r
     const int64_t c = a->c, width = c / a->groups, from = b * a->n;
     const real *mean = a->mean + b * a->groups, *rstd = a->rstd + b * a->groups;
     real *sg = room, *sxh = room + c, *per = room + 2 * c, *off = room + 5 * c;
-    spread(per, mean, rstd, a->weight, a->bias, c, a->groups);
+    const real *weight = of_sample(a->weight, a->stride, b);
+    spread(per, mean, rstd, weight, of_sample(a->bias, a->stride, b), c, a->groups);
     const struct affine f = {
         .x = a->x, .r = a->r, .mean = per, .mul = per + c, .add = per + 2 * c, .c = c, .fn = a->fn};
     sums(&f, a->dy, a->t, a->t, from, a->n, sg, sxh);
@@ -251,8 +265,8 @@ static void group_bwd_sample(const struct dr_groupnorm_bwd_args *a, int64_t b, r
         sxh[i] *= rstd[i / width];
     for (int64_t g = 0; g < a->groups; g++) {
         const int64_t i = g * width;
-        group_slope(sg + i, sxh + i, a->weight ? a->weight + i : NULL, a->n, width, rstd[g],
-                    off + i, off + c + i);
+        group_slope(sg + i, sxh + i, weight ? weight + i : NULL, a->n, width, rstd[g], off + i,
+                    off + c + i);
     }
     rows_bwd(&f,
              &(struct back){.dx = a->dx, .dr = a->dr, .dy = a->dy, .off = off, .slant = off + c},
@@ -267,6 +281,11 @@ void DR_ISA_FN(groupnorm_bwd)(struct dr_backend *be, const struct dr_groupnorm_b
     DR_PARALLEL_FOR(be, a->b * a->n * a->c >= DR_PAYS)
     for (int64_t b = 0; b < a->b; b++)
         group_bwd_sample(a, b, room + b * each);
+    if (a->stride) {
+        copy_parts(a->dbias, a->stride, room, a->b, each, a->c);
+        copy_parts(a->dweight, a->stride, room + a->c, a->b, each, a->c);
+        return;
+    }
     add_parts(a->dbias, room, a->b, each, a->c);
     add_parts(a->dweight, room + a->c, a->b, each, a->c);
 }

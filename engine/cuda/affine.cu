@@ -40,21 +40,21 @@ template <typename T> struct group_fwd_f {
     T *y;
     const T *x, *r;
     const float *mean, *rstd, *weight, *bias;
-    int64_t groups;
+    int64_t groups, stride;
     enum dr_fn fn;
     divisor by_sample, by_c, by_width;
     template <int V> __device__ void run(int64_t i) const {
         float u[V], v[V] = {};
         int64_t c;
         by_c.split(i, &c);
-        const int64_t g = by_sample.of(i) * groups;
+        const int64_t b = by_sample.of(i), g = b * groups, at = b * stride;
         load(u, x + i);
         if (r)
             load(v, r + i);
         for (int k = 0; k < V; k++) {
             const int64_t j = g + by_width.of(c + k);
-            const float mul = rstd[j] * (weight ? weight[c + k] : 1);
-            u[k] = apply_fn(fn, (u[k] - mean[j]) * mul + (bias ? bias[c + k] : 0) + v[k]);
+            const float mul = rstd[j] * (weight ? weight[at + c + k] : 1);
+            u[k] = apply_fn(fn, (u[k] - mean[j]) * mul + (bias ? bias[at + c + k] : 0) + v[k]);
         }
         store(y + i, u);
     }
@@ -82,6 +82,7 @@ static void group_fwd(struct dr_backend *be, const struct dr_groupnorm_fwd_args 
                               a->weight,
                               a->bias,
                               a->groups,
+                              a->stride,
                               a->fn,
                               divisor(a->n * a->c),
                               divisor(a->c),
@@ -101,18 +102,19 @@ void dr_cuda_groupnorm_fwd(struct dr_backend *be, const struct dr_groupnorm_fwd_
 template <typename T, typename X> struct affine {
     const X *x;
     const T *r, *dy;
-    const float *mean, *rstd, *mul, *add; // [b,groups], [b,groups], [c], [c]
-    int64_t c, groups;
+    const float *mean, *rstd, *mul, *add; // [b,groups], [b,groups], [c] or [b,c], as mul
+    int64_t c, groups, stride;
     enum dr_fn fn;
     divisor by_width;
     // g = dy fn' of element i, in sample b and channel ch; *xh = (x - mean) rstd.
     __device__ float slope(int64_t i, int64_t b, int64_t ch, float *xh) const {
         const int64_t j = mean ? b * groups + by_width.of(ch) : 0;
-        const float inv = mean ? rstd[j] : 1, w = mul ? mul[ch] : 1;
+        const int64_t own = b * stride + ch;
+        const float inv = mean ? rstd[j] : 1, w = mul ? mul[own] : 1;
         const float v = to_f(x[i]) - (mean ? mean[j] : 0);
         *xh = v * inv;
         // as the forward pass computes it
-        const float pre = v * (inv * w) + (add ? add[ch] : 0) + (r ? to_f(r[i]) : 0);
+        const float pre = v * (inv * w) + (add ? add[own] : 0) + (r ? to_f(r[i]) : 0);
         return slope_fn(fn, pre, to_f(dy[i]));
     }
 };
@@ -154,6 +156,18 @@ static void add_parts(struct dr_backend *be, float *out, const float *part, int6
         dr_cuda_colsum(be, &sum);
 }
 
+// out[p,c] = part p of [2 parts][c]'s every second row.
+static void copy_parts(struct dr_backend *be, float *out, int64_t stride, const float *part,
+                       int64_t parts, int64_t c) {
+    struct dr_copy4_args copy = {};
+    copy.dst = out, copy.src = part;
+    copy.dim[0] = copy.dim[1] = 1, copy.dim[2] = parts, copy.dim[3] = c;
+    copy.dstride[2] = stride, copy.sstride[2] = 2 * c;
+    copy.dstride[3] = copy.sstride[3] = 1;
+    if (out)
+        dr_cuda_copy4(be, &copy);
+}
+
 // ---- group normalisation, backward
 // ----------------------------------------------------------------
 
@@ -161,12 +175,12 @@ static void add_parts(struct dr_backend *be, float *out, const float *part, int6
 struct group_along_f {
     float *along;
     const float *part, *weight;
-    int64_t n, c, groups;
+    int64_t n, c, groups, stride;
     template <int V> __device__ void run(int64_t i) const {
         const int64_t b = i / groups, width = c / groups, first = i % groups * width;
         float sum = 0, sumx = 0;
         for (int64_t k = first; k < first + width; k++) {
-            const float w = weight ? weight[k] : 1;
+            const float w = weight ? weight[b * stride + k] : 1;
             sum += w * part[b * 2 * c + k];
             sumx += w * part[b * 2 * c + c + k];
         }
@@ -189,8 +203,8 @@ template <typename T> struct group_bwd_f {
             float xh;
             const int64_t j = b * f.groups + f.by_width.of(c + k);
             g[k] = f.slope(i + k, b, c + k, &xh);
-            d[k] = f.rstd[j] *
-                   (g[k] * (f.mul ? f.mul[c + k] : 1) - along[2 * j] - xh * along[2 * j + 1]);
+            d[k] = f.rstd[j] * (g[k] * (f.mul ? f.mul[b * f.stride + c + k] : 1) - along[2 * j] -
+                                xh * along[2 * j + 1]);
         }
         store(dx + i, d);
         if (dr)
@@ -214,11 +228,12 @@ static void group_bwd(struct dr_backend *be, const struct dr_groupnorm_bwd_args 
                             a->bias,
                             c,
                             a->groups,
+                            a->stride,
                             a->fn,
                             divisor(c / a->groups)};
     const dim3 grid((unsigned)a->b, blocks_for(c, 32));
     DR_LAUNCH(be, (k_affine_sums<T, T>), grid, 256, 2048, f, part, a->b * a->n, a->n);
-    const group_along_f along = {part + parts, part, a->weight, a->n, c, a->groups};
+    const group_along_f along = {part + parts, part, a->weight, a->n, c, a->groups, a->stride};
     DR_FLAT(be, along, groups, false);
     const group_bwd_f<T> g = {f,
                               static_cast<T *>(a->dx),
@@ -227,6 +242,11 @@ static void group_bwd(struct dr_backend *be, const struct dr_groupnorm_bwd_args 
                               divisor(a->n * c),
                               divisor(c)};
     DR_FLAT(be, g, a->b * a->n * c, c % 4 == 0 && wide(g.dx, g.dr));
+    if (a->stride) {
+        copy_parts(be, a->dbias, a->stride, part, a->b, c);
+        copy_parts(be, a->dweight, a->stride, part + c, a->b, c);
+        return;
+    }
     add_parts(be, a->dbias, part, a->b, c);
     add_parts(be, a->dweight, part + c, a->b, c);
 }
@@ -309,6 +329,7 @@ static void affine_bwd(struct dr_backend *be, const struct dr_channel_affine_bwd
                             a->shift,
                             c,
                             1,
+                            0,
                             a->fn,
                             divisor(1)};
     if (a->dscale || a->dshift) {

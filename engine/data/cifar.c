@@ -1,6 +1,6 @@
 // CIFAR-10 and CIFAR-100 as their authors distribute them, the binary and the python version
 // (https://www.cs.toronto.edu/~kriz/cifar.html): 32x32 rgb, planes of red, green and blue. A file
-// is told by its name and its first bytes.
+// is known by its name and its first bytes.
 #include "engine/data/pictures_priv.h"
 
 #include "engine/data/pickle.h"
@@ -93,6 +93,9 @@ static int add_entries(struct dr_import *im, const struct part *part, const char
                        const struct rows *r) {
     const int64_t classes = part->head == 2 || (part->labels && part->labels[0] == 'f') ? 100 : 10;
     int rc = 0;
+    if (im->cifar_classes && im->cifar_classes != classes)
+        return dr_fail(im->err, DR_EFORMAT, "%.200s: CIFAR-10 and CIFAR-100 in one place", path);
+    im->cifar_classes = classes;
     for (int64_t i = 0; i < r->n && !rc; i++) {
         const int64_t label = label_of(r, i);
         if (label < 0 || label >= classes)

@@ -538,10 +538,6 @@ int dr_pictures_import(const char *source, const char *out, const struct dr_impo
     }
     if (!rc)
         rc = picture_file_write(&im, out);
-    if (rc == DR_EFORMAT && !im.at.pictures && im.bad && !o->refuse_bad && im.report->nskip)
-        rc = dr_fail(im.err, DR_EFORMAT,
-                     "%.200s: none of its %lld pictures could be read; %.60s: %.150s", source,
-                     (long long)im.bad, im.report->skip[0].name, im.report->skip[0].reason);
     free_batch(&im);
     pic_list_free(&im.list);
     pic_list_free(&im.folders);

@@ -325,11 +325,17 @@ static void interleave(struct pic_entry *e, int64_t n) {
 static int lay_out_pictures(struct dr_import *im) {
     struct paths p = {.e = im->list.e};
     struct names c = {0};
-    qsort(p.e, (size_t)im->list.n, sizeof *p.e, by_path);
+    if (im->list.n)
+        qsort(p.e, (size_t)im->list.n, sizeof *p.e, by_path);
     while (p.n < im->list.n && p.e[p.n].slot >= 0)
         p.n++;
+    const struct dr_import_report *r = im->report;
+    if (!p.n && r->nskip)
+        return dr_fail(im->err, DR_EFORMAT,
+                       "%.200s: none of its %lld files could be read as a picture; %.60s: %.150s",
+                       im->source, (long long)r->skipped, r->skip[0].name, r->skip[0].reason);
     if (!p.n)
-        return dr_fail(im->err, DR_EFORMAT, "no picture could be read");
+        return dr_fail(im->err, DR_EFORMAT, "%.300s: there is no picture in it", im->source);
     look(&p);
     im->report->own_test = p.test >= 0;
     int rc = assign(im, &p, &c);
@@ -353,15 +359,12 @@ static int lay_out_pictures(struct dr_import *im) {
 
 static int lay_out_cifar(struct dr_import *im) {
     struct dr_import_report *r = im->report;
-    int32_t most = 0;
     for (int64_t i = 0; i < im->list.n; i++) {
         struct pic_entry *e = &im->list.e[i];
         if (e->path)
             e->slot = -1; // beside CIFAR's files
-        else
-            most = DR_MAX(most, e->label);
     }
-    const int64_t classes = most < 10 ? 10 : 100;
+    const int64_t classes = im->cifar_classes;
     r->own_test = true;
     r->class = calloc((size_t)classes, sizeof *r->class);
     for (; r->class && r->classes < classes; r->classes++)
@@ -374,7 +377,8 @@ int layout(struct dr_import *im) {
     int rc = im->cifar ? lay_out_cifar(im) : lay_out_pictures(im);
     if (rc)
         return rc;
-    qsort(im->list.e, (size_t)im->list.n, sizeof *im->list.e, by_order);
+    if (im->list.n)
+        qsort(im->list.e, (size_t)im->list.n, sizeof *im->list.e, by_order);
     while (im->list.n && im->list.e[im->list.n - 1].slot < 0)
         free(im->list.e[--im->list.n].path);
     for (int64_t i = 0; i < im->list.n; i++) {

@@ -66,9 +66,9 @@ static struct dr_pk *top(struct dr_pickle *k) {
 }
 
 static int take(struct dr_pickle *k, size_t n, const uint8_t **p) {
+    *p = k->p;
     if (n > (size_t)(k->end - k->p))
         return fail(k, "it ends too early");
-    *p = k->p;
     k->p += n;
     return 0;
 }
@@ -84,10 +84,11 @@ static int number(struct dr_pickle *k, int bytes, uint64_t *v) {
 
 // Up to a line's end, which is taken as well.
 static int line(struct dr_pickle *k, const uint8_t **p, size_t *n) {
+    *p = k->p;
+    *n = 0;
     const uint8_t *nl = k->p < k->end ? memchr(k->p, '\n', (size_t)(k->end - k->p)) : NULL;
     if (!nl)
         return fail(k, "it ends too early");
-    *p = k->p;
     *n = (size_t)(nl - k->p);
     k->p = nl + 1;
     return 0;

@@ -223,6 +223,14 @@ static int find_source(const struct dr_set_query *q, const char *const *names, c
         return dr_fail_at(err, DR_ECONFIG, "data.path",
                           "data.path '%.200s' must be a path below the data directory",
                           q->cfg->path);
+    // A picture file of this name in the data directory was put there for it (a user's data set of
+    // the daemon): it goes before what happens to have the name elsewhere.
+    if (!names && q->data_dir &&
+        asprintf(source, "%s/%s" DR_PICTURES_SUFFIX, q->data_dir, q->cfg->path) >= 0) {
+        if (dr_pictures_is_file(*source))
+            return 0;
+        free(*source);
+    }
     for (int i = 0; i < 2; i++) {
         if (!root[i] || !*root[i])
             continue;

@@ -49,7 +49,7 @@ struct dr_import_progress {
     int64_t pictures, skipped;  // so far
     const char *now;            // the name of a file at hand, or ""
 };
-// Called on the importing thread, a few times a second. False cancels: the import fails with
+// Called on the importing thread, every 0.2 s or so. False cancels: the import fails with
 // DR_ECANCELED and leaves no file.
 typedef bool (*dr_import_progress_fn)(void *ctx, const struct dr_import_progress *p);
 

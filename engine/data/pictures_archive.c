@@ -40,6 +40,12 @@ static int broken(const struct walk *w, const char *name) {
         w->im->source, (long long)w->entries, name, said(w->a));
 }
 
+static int no_archive(const struct walk *w) {
+    return dr_fail(w->im->err, DR_EFORMAT,
+                   "%.300s: neither a folder nor a zip or tar archive that can be read: %.120s",
+                   w->im->source, said(w->a));
+}
+
 static int check_limits(const struct walk *w) {
     const struct dr_import_options *o = &w->im->o;
     const int64_t packed = DR_MAX(archive_filter_bytes(w->a, -1), 1);
@@ -218,10 +224,7 @@ static int each_entry(struct walk *w) {
         if (rc == ARCHIVE_EOF)
             return import_flush(w->im);
         if (rc == ARCHIVE_FATAL && !w->entries)
-            return dr_fail(w->im->err, DR_EFORMAT,
-                           "%.300s: neither a folder nor a zip or tar archive that can be read: "
-                           "%.120s",
-                           w->im->source, said(w->a));
+            return no_archive(w);
         if (rc == ARCHIVE_FATAL || rc == ARCHIVE_FAILED)
             return broken(w, "at the next entry");
         rc = take_entry(w, e);
@@ -246,7 +249,7 @@ int archive_walk(struct dr_import *im) {
         archive_read_support_format_tar(a);
         archive_read_support_format_zip(a);
         if (archive_read_open_fd(a, fd, BLOCK) != ARCHIVE_OK)
-            rc = dr_fail(im->err, DR_EFORMAT, "%.300s: %.200s", im->source, said(a));
+            rc = no_archive(w);
     }
     if (!rc)
         rc = each_entry(w);

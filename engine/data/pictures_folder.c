@@ -85,7 +85,8 @@ int folder_list(const char *source, int64_t max_files, struct pic_list *list, st
     if (!rc && errno)
         rc = dr_fail(err, DR_EIO, "%.300s: %s", source, strerror(errno));
     fts_close(fts);
-    qsort(list->e, (size_t)list->n, sizeof *list->e, by_name);
+    if (list->n)
+        qsort(list->e, (size_t)list->n, sizeof *list->e, by_name);
     return rc;
 }
 

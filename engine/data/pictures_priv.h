@@ -45,7 +45,8 @@ struct dr_import {
     bool probing;            // headers alone, to choose size and channels
     bool colour;             // probing: some picture has colour
     bool archive, cifar;
-    const char *format; // "folder", "zip" or "tar"
+    int64_t cifar_classes; // 10 or 100, once a part has been read
+    const char *format;    // "folder", "zip" or "tar"
     int spool;
     int64_t slots;
     size_t row; // bytes of a fitted picture

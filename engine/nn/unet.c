@@ -25,7 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STEPS = 512 };
+enum { STEPS = 256 }; // DR_MAX_LEVELS levels of 16 blocks take 211
 
 struct dr_unet {
     struct dr_gen gen;
@@ -43,7 +43,7 @@ struct saved {
     real *c, *silu_c, *mods;
     struct dr_cnorm_saved n;
     struct {
-        void *out, *cat, *wide; // act; cat NULL without skip; wide: resized input of an UP
+        void *out, *cat; // act: output; input of a step with a skip, and of the first
         struct dr_res_saved res;
     } step[];
 };
@@ -53,37 +53,6 @@ static const struct dr_form form = {.alpha_init = DR_INIT_XAVIER,
                                     .label = "label_embed.embedding_table.weight"};
 
 // ---- layout ----
-
-static int64_t width_of(const struct dr_model_config *m, int level) {
-    return DR_MAX((int64_t)lround((double)m->dim * m->widths[level]), (int64_t)1);
-}
-
-static int check(const struct dr_model_config *m, struct dr_err *err) {
-    if (m->depth < 1 || m->depth > 16)
-        return dr_fail_at(err, DR_ECONFIG, "model.depth",
-                          "model.depth is %lld; model.arch unet takes 1 to 16 blocks per level",
-                          (long long)m->depth);
-    if (m->nwidths < 1 || m->nwidths > DR_MAX_LEVELS)
-        return dr_fail_at(err, DR_ECONFIG, "model.widths",
-                          "model.widths lists %d levels; model.arch unet takes 1 to %d", m->nwidths,
-                          DR_MAX_LEVELS);
-    int64_t side = m->size;
-    for (int l = 0; l < m->nwidths; l++) {
-        const int64_t c = width_of(m, l);
-        if (l && side == 1)
-            return dr_fail_at(err, DR_ECONFIG, "model.widths",
-                              "model.widths lists %d levels; images of data.size %lld have at most "
-                              "%d",
-                              m->nwidths, (long long)m->size, l);
-        side = l ? (side + 1) / 2 : side;
-        if (side <= m->attention && (m->heads < 1 || c % m->heads))
-            return dr_fail_at(err, DR_ECONFIG, "model.heads",
-                              "model.heads %lld does not divide the %lld channels of level %d, "
-                              "which has attention",
-                              (long long)m->heads, (long long)c, l + 1);
-    }
-    return 0;
-}
 
 struct builder {
     struct dr_unet *k;
@@ -132,7 +101,7 @@ static void add_down(struct builder *b, int64_t side[DR_MAX_LEVELS]) {
         side[l] = b->side;
         for (int i = 0; i < (int)b->m->depth; i++) {
             snprintf(name, sizeof name, "down.%d.%d", l, i);
-            add_block(b, width_of(b->m, l), -1, b->side <= b->m->attention, name);
+            add_block(b, dr_model_width(b->m, l), -1, b->side <= b->m->attention, name);
             push(b);
         }
         if (l + 1 == levels)
@@ -148,7 +117,8 @@ static void add_up(struct builder *b, const int64_t side[DR_MAX_LEVELS]) {
     for (int l = b->m->nwidths - 1; l >= 0; l--) {
         for (int i = 0; i <= (int)b->m->depth; i++) {
             snprintf(name, sizeof name, "up.%d.%d", l, i);
-            add_block(b, width_of(b->m, l), b->skips[--b->n], b->side <= b->m->attention, name);
+            add_block(b, dr_model_width(b->m, l), b->skips[--b->n], b->side <= b->m->attention,
+                      name);
         }
         if (!l)
             continue;
@@ -168,10 +138,10 @@ static void add_mods(struct dr_params *ps, struct dr_unet *k) {
                 const int64_t co = k->step[i].co;
                 const unsigned flags =
                     (bias ? 0 : DR_PARAM_DECAY) | (*first >= 0 ? DR_PARAM_JOIN : 0);
-                const int p = dr_params_add(
-                    ps, flags, bias && !shift ? DR_INIT_ONE : DR_INIT_ZERO, 0, bias ? 1 : 2,
-                    (int64_t[]){co, k->cond_dim}, "%s.%s.%s", k->name[i],
-                    shift ? "shift" : "scale", bias ? "bias" : "weight");
+                const int p =
+                    dr_params_add(ps, flags, bias && !shift ? DR_INIT_ONE : DR_INIT_ZERO, 0,
+                                  bias ? 1 : 2, (int64_t[]){co, k->cond_dim}, "%s.%s.%s",
+                                  k->name[i], shift ? "shift" : "scale", bias ? "bias" : "weight");
                 *first = *first < 0 ? p : *first;
                 if (bias)
                     continue;
@@ -190,10 +160,10 @@ static void lay_out(struct dr_unet *k) {
     wide.dim = k->cond_dim = 4 * m->dim;
     dr_cond_add(ps, &wide, &form, m->noise == DR_NOISE_LATENT, &k->cond);
     if (m->noise == DR_NOISE_LATENT)
-        k->latent = dr_linear_add(ps, m->latent_dim, m->channels * m->size * m->size,
-                                  DR_INIT_NORMAL, 1 / sqrt((double)m->latent_dim), true,
-                                  "latent_embed");
-    add_conv(&b, DR_UNET_IN, width_of(m, 0), m->size, "conv_in");
+        k->latent =
+            dr_linear_add(ps, m->latent_dim, m->channels * m->size * m->size, DR_INIT_NORMAL,
+                          1 / sqrt((double)m->latent_dim), true, "latent_embed");
+    add_conv(&b, DR_UNET_IN, dr_model_width(m, 0), m->size, "conv_in");
     push(&b);
     add_down(&b, side);
     add_block(&b, b.c, -1, b.side <= m->attention, "mid.0");
@@ -201,15 +171,17 @@ static void lay_out(struct dr_unet *k) {
     add_up(&b, side);
     k->norm_out = dr_cnorm_add(ps, b.c, 32, "norm_out");
     k->conv_out = dr_unet_conv(ps, b.c, m->channels, 3, 1, m->out_std, "conv_out");
-    ps->p[k->conv_out.b].init = DR_INIT_CONST;
-    ps->p[k->conv_out.b].init_arg = m->out_bias;
+    if (k->conv_out.b >= 0) {
+        ps->p[k->conv_out.b].init = DR_INIT_CONST;
+        ps->p[k->conv_out.b].init_arg = m->out_bias;
+    }
     add_mods(ps, k);
 }
 
 static int build(struct dr_net *net, struct dr_err *err) {
     struct dr_unet *k = (struct dr_unet *)net;
     const struct dr_model_config *m = &k->gen.cfg;
-    int rc = check(m, err);
+    int rc = dr_model_levels_check(m, err);
     if (rc)
         return rc;
     lay_out(k);
@@ -454,8 +426,7 @@ static void condition_backward(const struct pass *p, real *dnoise) {
     const size_t mark = dr_mark(cx->tmp);
     real *dc = dr_alloc_real(cx->tmp, n);
     dr_linear_backward(cx, p->w, &p->k->mods, p->s->silu_c, p->mods.d, DR_F32, p->in->b, 0);
-    dr_linear_backward_input(cx, p->w, &p->k->mods, p->mods.d, DR_F32, p->in->b, dc, DR_F32,
-                             false);
+    dr_linear_backward_input(cx, p->w, &p->k->mods, p->mods.d, DR_F32, p->in->b, dc, DR_F32, false);
     DR_OP(cx->be, silu_bwd, .dx = dc, .x = p->s->c, .dy = dc, .n = n);
     dr_cond_backward(cx, p->w, &p->k->cond, p->in, &p->s->cond, dc, dnoise, true);
     dr_release(cx->tmp, mark);

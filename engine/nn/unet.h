@@ -6,7 +6,7 @@
 // A residual block: y = conv2(silu(scale norm(conv1(silu(norm1 x))) + shift)) + skip(x), scale and
 // shift per sample from the condition; then, with attention, y + proj(attention(qkv(norm y))).
 struct dr_res {
-    struct dr_cnorm norm1, attn_norm; // attn_norm.weight -1: no attention
+    struct dr_cnorm norm1, attn_norm;  // attn_norm.weight -1: no attention
     struct dr_conv conv1, conv2, skip; // skip.w -1: the input itself
     struct dr_linear qkv, proj;
     int64_t groups, heads, mod; // mod: place of scale and shift in a sample's modulation row

@@ -147,8 +147,7 @@ void dr_res_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct
         dr_conv_backward(cx, w, &k->conv1, a, dh, m->b, side, side);
     }
     dr_conv_backward_input(cx, w, &k->conv1, dh, m->b, side, side, a);
-    dr_cnorm_backward(cx, w, &k->norm1, NULL, m->b, n, s->x, NULL, DR_FN_SILU, &s->n1, a, dx,
-                      NULL);
+    dr_cnorm_backward(cx, w, &k->norm1, NULL, m->b, n, s->x, NULL, DR_FN_SILU, &s->n1, a, dx, NULL);
     if (k->skip.w >= 0) {
         dr_conv_backward(cx, w, &k->skip, s->x, dy, m->b, side, side);
         dr_conv_backward_input(cx, w, &k->skip, dy, m->b, side, side, a);

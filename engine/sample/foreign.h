@@ -4,6 +4,7 @@
 
 #include "engine/config/config.h"
 #include "engine/io/safetensors.h"
+#include "engine/nn/resnet.h"
 
 #define DR_PREFIX_MAX 64
 
@@ -21,3 +22,11 @@ int dr_foreign_prefix(const struct dr_st_file *f, const char *path, const char *
 // config.
 int dr_foreign_model(const struct dr_st_file *f, const char *path, const char *prefix,
                      struct dr_model_config *out, struct dr_err *err);
+// Whether the file has a ResNet under torchvision's names, behind any prefix.
+bool dr_foreign_is_resnet(const struct dr_st_file *f);
+// The prefix of that ResNet's weights and its network, from the shapes: with `fc.weight` the
+// classifier, else the bare encoder, for images of 32x32. A 7x7 stem is torchvision's for ImageNet:
+// stride 2, max pool, pixels enlarged to 64x64 and normalised. EFORMAT, at the field "config", for
+// bottleneck blocks. *net is the caller's.
+int dr_foreign_resnet(const struct dr_st_file *f, const char *path, char prefix[DR_PREFIX_MAX],
+                      struct dr_net **net, struct dr_err *err);

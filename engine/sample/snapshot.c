@@ -39,15 +39,17 @@ void dr_snapshot_unref(struct dr_snapshot *s) {
     free(s);
 }
 
-// Tensors that a usable file may hold besides the served weights: PyTorch's RoPE buffers and what
-// dr_trainer_save writes beside the EMA.
+// Tensors that a usable file may hold besides the served weights: PyTorch's RoPE buffers, its
+// BatchNorms' counters, and what dr_trainer_save writes beside the EMA.
 static bool harmless(const char *name) {
     static const char *const prefix[] = {"rope.", "train/", "opt.m/", "opt.v/",
                                          "ema1/", "ema2/",  "ema3/",  "driftd/"};
     for (size_t i = 0; i < DR_COUNT(prefix); i++)
         if (!strncmp(name, prefix[i], strlen(prefix[i])))
             return true;
-    return false;
+    static const char counter[] = ".num_batches_tracked";
+    const size_t len = strlen(name), tail = sizeof counter - 1;
+    return len > tail && !strcmp(name + len - tail, counter);
 }
 
 // Finds the network and the prefix of its weights. The file's own description wins; then `given`,
@@ -57,6 +59,8 @@ static int find_net(const struct dr_st_file *f, const char *path, const char *gi
     const char *json = dr_st_meta(f, "driftd.config");
     struct dr_model_config m;
     json = json ? json : given;
+    if (!json && dr_foreign_is_resnet(f))
+        return dr_foreign_resnet(f, path, prefix, net, err);
     int rc = json ? dr_net_parse(json, strlen(json), path, net, err) : 0;
     if (!rc)
         rc = dr_foreign_prefix(f, path, *net ? dr_net_anchor(*net) : NULL, prefix, err);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -304,6 +305,48 @@ static int reply_object(void *ctx, struct api_reply *out) {
     return 0;
 }
 
+// ---- data sets: the part of an upload is gone, a removal is refused
+
+static int dataset_create(void *ctx, const struct api_dataset_create *in, struct api_reply *out) {
+    (void)ctx;
+    out->body = json_pack("{s:s, s:b}", "name", in->name, "uploaded", !in->path);
+    snprintf(out->location, sizeof out->location, "/v1/datasets/%s", in->name);
+    return 0;
+}
+
+static int dataset_append(void *ctx, const char *name, const struct api_dataset_part *in,
+                          struct api_reply *out) {
+    struct stat st;
+    (void)ctx;
+    if (in->offset)
+        return api_problem_set(&out->problem, 409, "wrong-offset", "go on from 0");
+    out->body = json_pack("{s:s, s:I}", "name", name, "received",
+                          (json_int_t)(stat(in->path, &st) ? -1 : st.st_size));
+    unlink(in->path);
+    return 0;
+}
+
+static int dataset_import(void *ctx, const char *name, int64_t bytes, struct api_reply *out) {
+    (void)ctx;
+    out->body = json_pack("{s:s, s:I}", "name", name, "bytes", (json_int_t)bytes);
+    return 0;
+}
+
+static int dataset_samples(void *ctx, const char *name, const char *cls, int n, void **bytes,
+                           size_t *size, struct api_problem *p) {
+    char text[200];
+    (void)ctx, (void)p;
+    *size = (size_t)snprintf(text, sizeof text, "%s %s %d", name, cls ? cls : "-", n);
+    *bytes = strdup(text);
+    return 0;
+}
+
+static int dataset_recipe(void *ctx, const char *name, double minutes, struct api_reply *out) {
+    (void)ctx;
+    out->body = json_pack("{s:{s:s, s:f}}", "config", "name", name, "minutes", minutes);
+    return 0;
+}
+
 static int status(void *ctx, struct api_reply *out) {
     struct fake *f = ctx;
     if (atomic_load(&f->mode) == FAKE_BLOCK) {
@@ -356,6 +399,14 @@ void fake_start(struct fake *f, void (*edit)(struct api_config *c)) {
                                .config_list = reply_object,
                                .config_get = reply_id,
                                .config_schema = reply_object,
+                               .dataset_list = reply_object,
+                               .dataset_get = reply_id,
+                               .dataset_create = dataset_create,
+                               .dataset_append = dataset_append,
+                               .dataset_import = dataset_import,
+                               .dataset_remove = job_remove,
+                               .dataset_samples = dataset_samples,
+                               .dataset_recipe = dataset_recipe,
                                .sample_list = reply_list,
                                .sample_png = sample_png,
                                .status = status,

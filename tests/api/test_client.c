@@ -84,7 +84,7 @@ static void test_usage(void **state) {
 static void test_jobs(void **state) {
     (void)state;
     RUN("$D train digits --set optim.lr=0.5 --set data.set=mnist --name x --priority 3", 0, "j1\n");
-    assert_string_equal(f.last_job, "{\"config\":\"digits\",\"kind\":\"train\",\"name\":\"x\","
+    assert_string_equal(f.last_job, "{\"config\":\"digits\",\"name\":\"x\","
                                     "\"overrides\":{\"data.set\":\"mnist\",\"optim.lr\":0.5},"
                                     "\"priority\":3}");
     assert_non_null(strstr(f.last_key, "driftctl-"));

@@ -84,9 +84,11 @@ static void test_every_route(void **state) {
             continue; // test_sse.c
         const char *body = NULL, *type = NULL;
         if (r->body != API_BODY_NONE) {
-            type = "Content-Type: application/json\r\n";
+            type = r->body == API_BODY_BYTES ? "Content-Type: application/octet-stream\r\n"
+                                             : "Content-Type: application/json\r\n";
             body = !strcmp(target, "/v1/jobs")          ? "{\"config\":\"digits\"}"
                    : !strcmp(target, "/v1/checkpoints") ? "{\"path\":\"a\"}"
+                   : !strcmp(target, "/v1/datasets")    ? "{\"name\":\"a\"}"
                                                         : "{}";
         }
         struct reply got = http_do(&f, r->method, target, type, body);
@@ -429,6 +431,32 @@ static void test_import(void **state) {
     free(big);
 }
 
+static void test_datasets(void **state) {
+    static const char octets[] = "Content-Type: application/octet-stream\r\n";
+    (void)state;
+    struct reply r = http_do(&f, "PUT", "/v1/datasets/cats/upload", octets, "0123456789");
+    assert_non_null(strstr(r.body, "\"received\":10"));
+    expect(r, 200);
+    expect_problem(http_do(&f, "PUT", "/v1/datasets/cats/upload?offset=5", octets, "x"), 409,
+                   "wrong-offset");
+    expect_problem(http_do(&f, "PUT", "/v1/datasets/cats/upload?offset=-1", octets, "x"), 422,
+                   "invalid-value");
+    expect_problem(
+        http_do(&f, "PUT", "/v1/datasets/cats/upload", "Content-Type: application/json\r\n", "{}"),
+        415, "unsupported-media-type");
+    expect_problem(http_do(&f, "PUT", "/v1/datasets/cats", octets, "x"), 405, "method-not-allowed");
+    r = http_do(&f, "POST", "/v1/datasets/cats/import?bytes=10", NULL, NULL);
+    assert_non_null(strstr(r.body, "\"bytes\":10"));
+    expect(r, 202);
+    r = http_do(&f, "GET", "/v1/datasets/cats/samples?class=a%20b&n=3", NULL, NULL);
+    assert_string_equal(r.body, "cats a b 3");
+    expect(r, 200);
+    expect_problem(http_do(&f, "GET", "/v1/datasets/cats/samples?n=0", NULL, NULL), 422,
+                   "invalid-value");
+    expect_problem(http_do(&f, "GET", "/v1/datasets/cats/recipe?minutes=x", NULL, NULL), 422,
+                   "invalid-value");
+}
+
 static void test_metrics(void **state) {
     (void)state;
     struct reply r = http_do(&f, "GET", "/v1/jobs/j1/metrics", NULL, NULL);
@@ -536,15 +564,15 @@ static void test_idle_connections(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_route),      cmocka_unit_test(test_openapi_matches_routes),
-        cmocka_unit_test(test_methods),          cmocka_unit_test(test_query),
-        cmocka_unit_test(test_list_link),        cmocka_unit_test(test_job_create),
-        cmocka_unit_test(test_job_actions),      cmocka_unit_test(test_host_and_origin),
-        cmocka_unit_test(test_smuggling),        cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_slow_clients),     cmocka_unit_test(test_files),
-        cmocka_unit_test(test_import),           cmocka_unit_test(test_metrics),
-        cmocka_unit_test(test_page_and_text),    cmocka_unit_test(test_token),
-        cmocka_unit_test(test_idle_connections),
+        cmocka_unit_test(test_every_route),  cmocka_unit_test(test_openapi_matches_routes),
+        cmocka_unit_test(test_methods),      cmocka_unit_test(test_query),
+        cmocka_unit_test(test_list_link),    cmocka_unit_test(test_job_create),
+        cmocka_unit_test(test_job_actions),  cmocka_unit_test(test_host_and_origin),
+        cmocka_unit_test(test_smuggling),    cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_slow_clients), cmocka_unit_test(test_files),
+        cmocka_unit_test(test_import),       cmocka_unit_test(test_metrics),
+        cmocka_unit_test(test_datasets),     cmocka_unit_test(test_page_and_text),
+        cmocka_unit_test(test_token),        cmocka_unit_test(test_idle_connections),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

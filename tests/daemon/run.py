@@ -9,10 +9,12 @@ import re
 import resource
 import select
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 
 DRIFTD, RECIPES = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
 RECIPE = {"name": "small", "data": {"set": "digits", "count": 100, "size": 8, "fit": "resize"},
@@ -21,11 +23,16 @@ RECIPE = {"name": "small", "data": {"set": "digits", "count": 100, "size": 8, "f
           "checkpoint": {"every": 0, "every_seconds": 0, "keep_last": 100}, "metrics": {"spread_every": 0}}
 
 
+ENCODER = {"name": "small", "kind": "encoder", "data": {"set": "digits", "count": 100, "size": 8},
+           "encoder": {"objective": "autoencode", "width": 4, "blocks": [1, 1], "groups": 2, "batch": 16},
+           "train": {"steps": 12}, "metrics": {"test_every": 5}, "checkpoint": {"every": 0, "every_seconds": 0}}
+
+
 class Run:
-    def __init__(self, *flags, before=None, stdout=subprocess.PIPE):
+    def __init__(self, *flags, before=None, stdout=subprocess.PIPE, recipe=RECIPE):
         self.scratch = tempfile.TemporaryDirectory(prefix="driftd-run-")
         self.dir = pathlib.Path(self.scratch.name)
-        (self.dir / "r.json").write_text(json.dumps(RECIPE))
+        (self.dir / "r.json").write_text(json.dumps(recipe))
 
         def child():
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -135,7 +142,70 @@ def test_set_together():
     assert status == 2 and "heads" in err, (status, err)
 
 
-for test in (test_stop, test_checkpoint_and_go_on, test_nobody_reads, test_file_size_limit, test_nohup, test_set_together):
+def png_rows(data):
+    """Width, height, channels and the bytes of a PNG of 8 bits that is grey or rgb."""
+    at, idat = 8, b""
+    while at < len(data):
+        n, kind = struct.unpack(">I4s", data[at:at + 8])
+        body = data[at + 8:at + 8 + n]
+        if kind == b"IHDR":
+            width, height, bits, colour = struct.unpack(">IIBB", body[:10])
+        if kind == b"IDAT":
+            idat += body
+        at += 12 + n
+    c = {0: 1, 2: 3}[colour]
+    assert bits == 8
+    raw, rows, above = zlib.decompress(idat), [], bytes(width * c)
+    for y in range(height):
+        line = raw[y * (width * c + 1):(y + 1) * (width * c + 1)]
+        kind, row = line[0], bytearray(line[1:])
+        assert kind in (0, 2), kind  # a grid that is enlarged has no other
+        if kind == 2:
+            row = bytearray((a + b) & 255 for a, b in zip(row, above))
+        rows.append(row)
+        above = row
+    return width, height, c, rows
+
+
+def test_colour():
+    """A set of rgb images made by code gives sample grids in colour, the same in two runs."""
+    colour = ("data.set=shapes", "data.classes=8", "data.channels=3", "data.size=16", "data.flip=true", "data.crop=2",
+              "train.classes=8", "train.steps=12", "samples.per_class=2", "metrics.spread_every=4",
+              "features.rms=1")
+    grids = []
+    for _ in range(2):
+        r = Run("--grid", "grid.png", *(word for key in colour for word in ("--set", key)))
+        status, text, err = r.end()
+        assert status == 0, (status, text, err)
+        grids.append((r.dir / "grid.png").read_bytes())
+    assert grids[0] == grids[1]
+    width, height, c, rows = png_rows(grids[0])
+    assert (width, height, c) == (2 * (2 * 16) + 2, 8 * (2 * 16 + 2) - 2, 3), (width, height, c)
+    assert any(row[i] != row[i + 1] for row in rows for i in range(0, width * 3, 3)), "no colour"
+    r = Run("--set", "data.set=shapes", "--set", "data.classes=8")
+    status, _, err = r.end()
+    assert status == 2 and "data.channels is 1; the set shapes has 3" in err, (status, err)
+
+
+def test_encoder():
+    """Encoders train by their recipe alone, and one starts from another's file."""
+    first = Run(recipe=ENCODER)
+    status, out, err = first.end()
+    assert status == 0 and re.search(r"^step 12/12 loss \S+ probe \S+", out, re.M) and "drift" not in out, (out, err)
+    file = next(first.dir.glob("out/*.safetensors"))
+    r = Run("--set", "encoder.objective=both", "--set", f"init_from={file.name}", "--data-dir", str(file.parent),
+            recipe=ENCODER)
+    status, out, err = r.end()
+    assert status == 0 and re.search(r"^step 12/12 .* accuracy \S+ test \S+", out, re.M), (out, err)
+    assert "fc.weight" in err, err  # what the file does not have is named
+    for flags, word in ((["--grid", "x.png"], "makes no samples"), (["--set", "init_from=7"], "init_from"),
+                        (["--set", "model.dim=64"], "model.dim"), (["--set", "kind=train"], "encoder.")):
+        status, out, err = Run(*flags, recipe=ENCODER).end()
+        assert status in (1, 2) and word in err, (flags, status, err)
+
+
+for test in (test_stop, test_checkpoint_and_go_on, test_nobody_reads, test_file_size_limit, test_nohup, test_set_together,
+             test_encoder, test_colour):
     start = time.monotonic()
     print(f"{test.__name__} ...", end=" ", flush=True)
     test()

@@ -36,7 +36,9 @@ static int check(const struct dr_dataset *d, int64_t per_class) {
 }
 
 int main(int argc, char **argv) {
-    char cache[] = "/tmp/driftd-cifar-XXXXXX";
+    const char *tmp = getenv("TMPDIR");
+    char cache[200];
+    snprintf(cache, sizeof cache, "%s/driftd-cifar-XXXXXX", tmp && *tmp ? tmp : "/tmp");
     if (!mkdtemp(cache) || setenv("DRIFTD_CACHE", cache, 1))
         return 1;
     struct dr_dataset *train = NULL, *test = NULL;
@@ -52,7 +54,7 @@ int main(int argc, char **argv) {
     }
     dr_dataset_free(train);
     dr_dataset_free(test);
-    char clean[80];
+    char clean[240];
     snprintf(clean, sizeof clean, "rm -rf '%s'", cache);
     return system(clean) ? 1 : rc;
 }

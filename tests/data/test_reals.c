@@ -241,11 +241,50 @@ static void test_queue_holds_everything(void **state) {
     dr_reals_free(r);
 }
 
+// Mirroring is a fair coin, shifts are uniform and independent; a function of seed, step and place.
+static void test_views(void **state) {
+    (void)state;
+    enum { VIEWS = 9000 };
+    struct dr_data_config cfg = {.flip = true, .crop = 4};
+    int32_t view[3 * VIEWS], again[3 * VIEWS];
+    int mirrored = 0, count[9 * 9] = {0};
+    assert_true(dr_reals_have_views(&cfg));
+    dr_reals_views(&cfg, 5, 17, 100, VIEWS, view);
+    for (int i = 0; i < VIEWS; i++) {
+        const int dy = view[3 * i], dx = view[3 * i + 1];
+        assert_true(abs(dy) <= 4 && abs(dx) <= 4);
+        count[(dy + 4) * 9 + dx + 4]++;
+        mirrored += view[3 * i + 2];
+    }
+    double x = 0;
+    for (int k = 0; k < 81; k++)
+        x += (count[k] - VIEWS / 81.0) * (count[k] - VIEWS / 81.0) / (VIEWS / 81.0);
+    assert_true(fabs(x - 80) < 4.5 * sqrt(2 * 80));
+    assert_true(abs(mirrored - VIEWS / 2) < 4.5 * sqrt(VIEWS / 4.0));
+    dr_reals_views(&cfg, 5, 17, 107, VIEWS - 7, again); // processes draw their own part
+    assert_memory_equal(again, view + 21, (VIEWS - 7) * 3 * sizeof *view);
+    dr_reals_views(&cfg, 5, 18, 100, VIEWS, again);
+    assert_memory_not_equal(again, view, sizeof view);
+    cfg = (struct dr_data_config){.flip = true};
+    dr_reals_views(&cfg, 5, 17, 100, VIEWS, view);
+    for (int i = 0; i < VIEWS; i++)
+        assert_true(!view[3 * i] && !view[3 * i + 1]);
+    cfg = (struct dr_data_config){.crop = 1};
+    dr_reals_views(&cfg, 5, 17, 100, VIEWS, view);
+    for (int i = 0; i < VIEWS; i++)
+        assert_true(!view[3 * i + 2] && abs(view[3 * i]) <= 1);
+    assert_false(dr_reals_have_views(&(struct dr_data_config){0}));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exact_uniform), cmocka_unit_test(test_exact_is_a_function),
-        cmocka_unit_test(test_too_few),       cmocka_unit_test(test_queue_passes_all),
-        cmocka_unit_test(test_queue_state),   cmocka_unit_test(test_queue_holds_everything),
+        cmocka_unit_test(test_views),
+        cmocka_unit_test(test_exact_uniform),
+        cmocka_unit_test(test_exact_is_a_function),
+        cmocka_unit_test(test_too_few),
+        cmocka_unit_test(test_queue_passes_all),
+        cmocka_unit_test(test_queue_state),
+        cmocka_unit_test(test_queue_holds_everything),
     };
     build();
     return cmocka_run_group_tests(tests, NULL, NULL);

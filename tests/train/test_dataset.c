@@ -66,6 +66,35 @@ static void rows_travel_with_the_steps(void **state) {
     compare(&c);
 }
 
+static double first_loss(const struct dr_config *c) {
+    struct run r;
+    double loss;
+    run_open(&r, c);
+    run_steps(&r, 1, &loss);
+    run_close(&r);
+    return loss;
+}
+
+// Reals in colour, mirrored and moved: the same whether they are in memory or travel, and not what
+// they are without.
+static void reals_are_mirrored_and_moved(void **state) {
+    (void)state;
+    static const char *const colour[] = {"data.set=shapes", "data.channels=3", "data.classes=8",
+                                         "data.count=400"};
+    static const char *const moved[] = {"data.flip=true", "data.crop=3"};
+    struct dr_config c;
+    struct dr_err err = {0};
+    config_of(&c, tiny_digits);
+    if (dr_config_set_all(&c, colour, 4, &err))
+        fail_msg("%s", err.msg);
+    const double plain = first_loss(&c);
+    assert_true(first_loss(&c) == plain);
+    if (dr_config_set_all(&c, moved, 2, &err))
+        fail_msg("%s", err.msg);
+    assert_true(first_loss(&c) != plain);
+    compare(&c);
+}
+
 static void every_class_name_is_kept(void **state) {
     (void)state;
     enum { CLASSES = 70 };
@@ -132,6 +161,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(labels_can_be_done_without),
         cmocka_unit_test(rows_travel_with_the_steps),
+        cmocka_unit_test(reals_are_mirrored_and_moved),
         cmocka_unit_test(every_class_name_is_kept),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,11 +6,12 @@ import * as runs from './runs.js';
 import * as curves from './curves.js';
 import * as samples from './samples.js';
 import * as play from './play.js';
+import * as data from './data.js';
 import * as evals from './evals.js';
 import * as status from './status.js';
 
 const pages = [
-  ['runs', 'Runs', runs], ['curves', 'Curves', curves], ['samples', 'Samples', samples],
+  ['runs', 'Runs', runs], ['data', 'Data', data], ['curves', 'Curves', curves], ['samples', 'Samples', samples],
   ['play', 'Playground', play], ['evals', 'Evaluations', evals], ['status', 'Status', status],
 ];
 const main = document.getElementById('main');

@@ -134,6 +134,7 @@ export class Panel {
 
   // A metric without values is hidden once another one has some.
   isEmpty() {
+    if (this.spec.lineless && !this.lines.length) return true; // nothing of it in the runs shown
     return !!this.spec.optional && this.lines.every((l) => !l.series().n);
   }
 

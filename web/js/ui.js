@@ -35,6 +35,7 @@ const SVG = 'http://www.w3.org/2000/svg';
 const paths = {
   runs: 'M4 6h16M4 12h16M4 18h10',
   curves: 'M4 5v15h16M7 15c3-8 5 2 8-4 1-2 2-4 5-5',
+  data: 'M4 6c0-3 16-3 16 0v12c0 3-16 3-16 0zM4 6c0 3 16 3 16 0M4 12c0 3 16 3 16 0',
   samples: 'M4 4h7v7H4zM13 4h7v7h-7zM4 13h7v7H4zM13 13h7v7h-7z',
   play: 'M6 8h12M6 16h12M10 5.5v5M15 13.5v5',
   evals: 'M5 20V11M10 20V5M15 20v-7M20 20V8',

@@ -18,18 +18,18 @@ static void crop(double least, int64_t h, int64_t w, const double *u, struct dr_
     a->x0 = u[CROP_X] * ((double)w - cw) + (a->sx - 1) / 2;
 }
 
-void dr_augment_draw(const struct dr_encoder_config *cfg, int64_t h, int64_t w, struct dr_rng *g,
+void dr_augment_draw(const struct dr_config *cfg, int64_t h, int64_t w, struct dr_rng *g,
                      struct dr_augment *out) {
-    const double pad = (double)cfg->crop_padding, j = cfg->jitter;
+    const double pad = (double)cfg->data.crop, j = cfg->encoder.jitter;
     double u[DRAWS];
     for (int i = 0; i < DRAWS; i++)
         u[i] = dr_rng_uniform(g);
     *out = (struct dr_augment){.sy = 1, .sx = 1, .contrast = 1, .saturation = 1};
-    if (cfg->crop_area < 1)
-        crop(cfg->crop_area, h, w, u, out);
+    if (cfg->encoder.crop_area < 1)
+        crop(cfg->encoder.crop_area, h, w, u, out);
     out->y0 += floor(u[MOVE_Y] * (2 * pad + 1)) - pad;
     out->x0 += floor(u[MOVE_X] * (2 * pad + 1)) - pad;
-    if (cfg->flip && u[FLIP] < 0.5) {
+    if (cfg->data.flip && u[FLIP] < 0.5) {
         out->x0 += out->sx * (double)(w - 1);
         out->sx = -out->sx;
     }

@@ -37,7 +37,7 @@ static void prepare(const struct encoder *t, int64_t done, int64_t i,
     struct dr_augment a;
     struct dr_rng g;
     dr_rng_init(&g, seed, DR_STREAM_AUGMENT, number);
-    dr_augment_draw(&t->cfg->encoder, t->h, t->w, &g, &a);
+    dr_augment_draw(t->cfg, t->h, t->w, &g, &a);
     dr_augment_apply(&a, t->rows + i * t->image, t->c, t->h, t->w, x);
     in->label[i] = t->data->label[t->ids[i]];
     if (t->reconstruction < 0)

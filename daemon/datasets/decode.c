@@ -1,0 +1,177 @@
+// Options of an import, and the import itself: the engine's, with its report as the row keeps it.
+// Called by the thread of datasets.c; the options are checked on HTTP's.
+#include "daemon/datasets/datasets_priv.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_SIDE = 1024, REASONS = 100 };
+
+// In the order of enum dr_fit.
+static const char *const fits[] = {
+    [DR_FIT_PAD] = "pad", [DR_FIT_RESIZE] = "resize", [DR_FIT_CROP] = "crop", [DR_FIT_FIT] = "fit"};
+enum { NFITS = sizeof fits / sizeof *fits };
+
+static const char *const keys[] = {"size",       "channels", "fit",       "background",
+                                   "refuse_bad", "seed",     "test_share"};
+enum { NKEYS = sizeof keys / sizeof *keys };
+
+static int wrong(struct dr_err *err, const char *key, const char *expected) {
+    return dr_fail_at(err, DR_EINVAL, key, "%s: expected %s", key, expected);
+}
+
+static int fit_of(const char *word) {
+    for (int i = 0; word && i < NFITS; i++)
+        if (!strcmp(fits[i], word))
+            return i;
+    return -1;
+}
+
+static int known(const json_t *options, struct dr_err *err) {
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)options, key, v) {
+        bool found = false;
+        for (int i = 0; i < NKEYS; i++)
+            found |= !strcmp(keys[i], key);
+        const char *near = found ? NULL : dr_nearest(key, keys, NKEYS);
+        if (!found)
+            return dr_fail_at(err, DR_EINVAL, key, "options: there is no option %.40s%s%s%s", key,
+                              near ? "; did you mean `" : "", near ? near : "", near ? "`?" : "");
+    }
+    return 0;
+}
+
+// An integer within [lo, hi]; absent or null: *out stays.
+static int whole(const json_t *o, const char *key, int64_t lo, int64_t hi, int64_t *out,
+                 struct dr_err *err) {
+    const json_t *v = json_object_get(o, key);
+    char text[80];
+    if (!v || json_is_null(v))
+        return 0;
+    *out = json_integer_value(v);
+    snprintf(text, sizeof text, "a whole number from %lld to %lld", (long long)lo, (long long)hi);
+    return json_is_integer(v) && *out >= lo && *out <= hi ? 0 : wrong(err, key, text);
+}
+
+static int colour(const char *text, uint8_t out[3]) {
+    unsigned rgb;
+    char more;
+    if (!text || strlen(text) != 7 || text[0] != '#' ||
+        strspn(text + 1, "0123456789abcdefABCDEF") != 6 ||
+        sscanf(text + 1, "%x%c", &rgb, &more) != 1)
+        return -1;
+    out[0] = (uint8_t)(rgb >> 16);
+    out[1] = (uint8_t)(rgb >> 8);
+    out[2] = (uint8_t)rgb;
+    return 0;
+}
+
+static int read_options(const json_t *o, struct dr_import_options *out, struct dr_err *err) {
+    dr_import_defaults(out);
+    int64_t seed = (int64_t)out->seed;
+    const json_t *v;
+    int rc = known(o, err);
+    if (!rc)
+        rc = whole(o, "size", 0, MAX_SIDE, &out->size, err);
+    if (!rc)
+        rc = whole(o, "channels", 0, 3, &out->channels, err);
+    if (!rc && out->channels == 2)
+        rc = wrong(err, "channels", "1 (grey) or 3 (colour)");
+    if (!rc)
+        rc = whole(o, "seed", 0, (int64_t)1 << 53, &seed, err);
+    out->seed = (uint64_t)seed;
+    if (!rc && (v = json_object_get(o, "fit")) && (out->fit = fit_of(json_string_value(v))) < 0)
+        rc = wrong(err, "fit", "crop, fit, resize or pad");
+    if (!rc && (v = json_object_get(o, "background")) &&
+        colour(json_string_value(v), out->background))
+        rc = wrong(err, "background", "a colour as #rrggbb");
+    if (!rc && (v = json_object_get(o, "refuse_bad"))) {
+        out->refuse_bad = json_is_true(v);
+        rc = json_is_boolean(v) ? 0 : wrong(err, "refuse_bad", "true or false");
+    }
+    if (!rc && (v = json_object_get(o, "test_share"))) {
+        out->test_share = json_number_value(v);
+        rc = json_is_number(v) && out->test_share >= 0 && out->test_share <= 0.9
+                 ? 0
+                 : wrong(err, "test_share", "a number from 0 to 0.9");
+    }
+    return rc;
+}
+
+json_t *dd_dataset_options(const json_t *options, struct dr_err *err) {
+    struct dr_import_options o;
+    char colour_text[8];
+    if (options && !json_is_object(options)) {
+        wrong(err, "options", "an object");
+        return NULL;
+    }
+    if (read_options(options, &o, err))
+        return NULL;
+    snprintf(colour_text, sizeof colour_text, "#%02x%02x%02x", o.background[0], o.background[1],
+             o.background[2]);
+    return json_pack("{s:I, s:I, s:s, s:s, s:b, s:I, s:f}", "size", (json_int_t)o.size, "channels",
+                     (json_int_t)o.channels, "fit", fits[o.fit], "background", colour_text,
+                     "refuse_bad", o.refuse_bad, "seed", (json_int_t)o.seed, "test_share",
+                     o.test_share);
+}
+
+static bool on_progress(void *ctx, const struct dr_import_progress *p) {
+    const struct dd_decode *in = ctx;
+    // Of an archive only the bytes are known.
+    const bool files = p->stage == DR_IMPORT_WRITING || p->total > 0;
+    if (p->stage != DR_IMPORT_LISTING)
+        in->progress(in->arg, files ? p->done : p->bytes, files ? p->total : p->total_bytes);
+    return !atomic_load(in->cancel);
+}
+
+// What the dashboard and `data show` print: the engine's report with fewer names.
+static json_t *report_json(const struct dr_import_report *r) {
+    json_t *skipped = json_array(), *notes = json_array();
+    for (int64_t i = 0; i < r->nskip && i < REASONS; i++)
+        json_array_append_new(
+            skipped, json_pack("{s:s, s:s}", "file", r->skip[i].name, "reason", r->skip[i].reason));
+    for (int64_t i = 0; i < r->nnote && i < REASONS; i++)
+        json_array_append_new(notes, json_string(r->note[i]));
+    return json_pack("{s:s*, s:I, s:o, s:o, s:[I,I], s:[I,I], s:I, s:I, s:b, s:f}", "source",
+                     r->source, "skipped", (json_int_t)r->skipped, "reasons", skipped, "notes",
+                     notes, "smallest", (json_int_t)r->min_w, (json_int_t)r->min_h, "largest",
+                     (json_int_t)r->max_w, (json_int_t)r->max_h, "median_side",
+                     (json_int_t)r->median_side, "upscaled", (json_int_t)r->upscaled, "own_test",
+                     r->own_test, "seconds", round(r->seconds * 1000) / 1000);
+}
+
+static void fill_result(const struct dr_import_report *r, struct dd_dataset_result *out) {
+    out->size = r->size;
+    out->channels = r->channels;
+    out->train = r->train;
+    out->test = r->test;
+    out->bytes = r->file_bytes;
+    snprintf(out->fingerprint, sizeof out->fingerprint, "%016llx",
+             (unsigned long long)r->fingerprint);
+    out->classes = json_array();
+    for (int64_t k = 0; k < r->classes; k++)
+        json_array_append_new(out->classes, json_pack("{s:s, s:I, s:I}", "name", r->class[k].name,
+                                                      "train", (json_int_t)r->class[k].train,
+                                                      "test", (json_int_t)r->class[k].test));
+    out->report = report_json(r);
+}
+
+int dd_dataset_decode(const struct dd_decode *in, struct dd_dataset_result *out,
+                      struct dr_err *err) {
+    struct dr_import_options o;
+    struct dr_import_report r = {0};
+    *out = (struct dd_dataset_result){0};
+    int rc = read_options(in->options, &o, err);
+    if (!rc)
+        rc = dr_pictures_import(in->source, in->cache, &o, on_progress, (void *)(uintptr_t)in, &r,
+                                err);
+    if (!rc)
+        fill_result(&r, out);
+    else
+        out->report = report_json(&r); // what was skipped before it failed
+    dr_import_report_free(&r);
+    return rc;
+}

@@ -1,0 +1,169 @@
+// Files of data sets: where they are, room for them, uploads that grow, and what is swept away at
+// the start (datasets_priv.h).
+#include "daemon/datasets/datasets_priv.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+int dd_dataset_path(const struct dd_datasets *d, const char *name, const char *file,
+                    char out[DD_PATH_MAX], struct dr_err *err) {
+    return dd_path(out, err, "%s/%s%s%s", d->root, name, file ? "/" : "", file ? file : "");
+}
+
+int dd_dataset_file(const struct dd_datasets *d, const char *name, char out[DD_PATH_MAX],
+                    struct dr_err *err) {
+    return dd_path(out, err, "%s/%s/%s" DR_PICTURES_SUFFIX, d->root, name, name);
+}
+
+int64_t dd_file_size(const char *path) {
+    struct stat st;
+    return lstat(path, &st) || !S_ISREG(st.st_mode) ? -1 : (int64_t)st.st_size;
+}
+
+int dd_dataset_room(const struct dd_datasets *d, int64_t bytes, struct dr_err *err) {
+    struct statvfs v;
+    if (statvfs(d->root, &v))
+        return 0; // writing will tell
+    const int64_t left = (int64_t)(v.f_bavail * v.f_frsize) - DD_DATASET_MIN_FREE;
+    if (left >= bytes)
+        return 0;
+    return dr_fail(err, DR_ENOSPC,
+                   "the disk is full: %lld MiB more are needed, %lld MiB may be used; remove data "
+                   "sets or checkpoints",
+                   (long long)(bytes >> 20) + 1, (long long)(left < 0 ? 0 : left >> 20));
+}
+
+static int append_failed(struct dr_err *err) {
+    const int e = errno;
+    const bool full = e == ENOSPC || e == EDQUOT || e == EFBIG;
+    return dr_fail(err, full ? DR_ENOSPC : DR_EIO, "%s: %s",
+                   full ? "the disk is full" : "the upload cannot be stored", strerror(e));
+}
+
+static int copy(int from, int to, struct dr_err *err) {
+    char buf[1 << 16];
+    for (ssize_t n; (n = read(from, buf, sizeof buf)) != 0;) {
+        if (n < 0 && errno == EINTR)
+            continue;
+        for (ssize_t done = 0, w; n > 0 && done < n; done += w)
+            if ((w = write(to, buf + done, (size_t)(n - done))) < 0) {
+                if (errno != EINTR)
+                    return append_failed(err);
+                w = 0;
+            }
+        if (n < 0)
+            return append_failed(err);
+    }
+    return fsync(to) ? append_failed(err) : 0;
+}
+
+int dd_file_append(const char *part, const char *to, struct dr_err *err) {
+    const int64_t had = dd_file_size(to);
+    int in = open(part, O_RDONLY | O_CLOEXEC);
+    int out = open(to, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0640);
+    int rc = in < 0 || out < 0 ? append_failed(err) : copy(in, out, err);
+    if (rc && out >= 0 && ftruncate(out, had < 0 ? 0 : had))
+        rc = dr_fail(err, DR_EIO, "the upload cannot be stored: %s", strerror(errno));
+    if (in >= 0)
+        close(in);
+    if (out >= 0)
+        close(out);
+    return rc;
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *f) {
+    (void)st, (void)type, (void)f;
+    remove(path);
+    return 0;
+}
+
+void dd_remove_tree(const char *path) {
+    nftw(path, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+// --- where sets may be imported from ---
+
+// Whether `full` is `root` or lies below it.
+static bool below(const char *full, const char *root) {
+    char *r = root && *root ? realpath(root, NULL) : NULL;
+    const size_t n = r ? strlen(r) : 0;
+    const bool yes = r && !strncmp(full, r, n) && (!full[n] || full[n] == '/' || n == 1);
+    free(r);
+    return yes;
+}
+
+int dd_dataset_confine(const struct dd_datasets *d, const char *path, char out[DD_PATH_MAX],
+                       struct dr_err *err) {
+    static const char expected[] =
+        "a folder or an archive below the data directory or an import root";
+    const struct dd_datasets_env *e = &d->env;
+    char given[DD_PATH_MAX];
+    char *full = NULL;
+    bool ok = *path && (*path == '/' || e->data_dir) &&
+              !dd_path(given, NULL, "%s%s%s", *path == '/' ? "" : e->data_dir,
+                       *path == '/' ? "" : "/", path) &&
+              (full = realpath(given, NULL));
+    bool inside = ok && (below(full, e->data_dir) || below(full, getenv("DRIFTD_DATA")));
+    for (int i = 0; ok && i < e->nroots && !inside; i++)
+        inside = below(full, e->roots[i]);
+    // The state folder may lie below a root; what it holds is not for import.
+    if (inside && below(full, dd_store_root(d->env.store)) &&
+        !(e->data_dir && below(e->data_dir, dd_store_root(d->env.store)) &&
+          below(full, e->data_dir)))
+        inside = false;
+    int rc = inside ? dd_path(out, err, "%s", full)
+                    : dr_fail_at(err, DR_EINVAL, "path", "path: expected %s", expected);
+    free(full);
+    return rc;
+}
+
+// --- the start ---
+
+// Half-written files of a set: what an import that was cut off has left beside its target.
+static void sweep_set(const struct dd_datasets *d, const char *name) {
+    char dir[DD_PATH_MAX], file[DD_PATH_MAX];
+    if (dd_dataset_path(d, name, NULL, dir, NULL))
+        return;
+    const size_t n = strlen(name);
+    DIR *f = opendir(dir);
+    for (struct dirent *e; f && (e = readdir(f));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") ||
+            !strcmp(e->d_name, DD_DATASET_UPLOAD) ||
+            (!strncmp(e->d_name, name, n) && !strcmp(e->d_name + n, DR_PICTURES_SUFFIX)))
+            continue;
+        if (!dd_path(file, NULL, "%s/%s", dir, e->d_name))
+            dd_remove_tree(file);
+    }
+    if (f)
+        closedir(f);
+}
+
+int dd_dataset_sweep(struct dd_datasets *d, struct dr_err *err) {
+    char path[DD_PATH_MAX];
+    DIR *f = opendir(d->root);
+    if (!f)
+        return dr_fail(err, DR_EIO, "cannot read %s: %s", d->root, strerror(errno));
+    int rc = 0;
+    for (struct dirent *e; !rc && (e = readdir(f));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+            continue;
+        struct dd_dataset_row row;
+        rc = dd_dataset_row_get(d->env.store, e->d_name, &row, err);
+        if (!rc)
+            sweep_set(d, e->d_name);
+        else if (rc == DR_ENOENT && !dd_dataset_path(d, e->d_name, NULL, path, NULL))
+            dd_remove_tree(path);
+        rc = rc == DR_ENOENT ? 0 : rc;
+        dd_dataset_row_free(&row);
+    }
+    closedir(f);
+    return rc;
+}

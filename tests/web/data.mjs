@@ -1,0 +1,213 @@
+// The page Data in a real browser against a real daemon: 200 pictures of two classes, of wild sizes and
+// formats, all drawn here, are sent, looked at, trained on and generated. usage:
+//   data.mjs DRIFTD CONFIG_DIR NODE_MODULES [SCREENSHOT_DIR]
+// Exit 77: chromium or the packages are missing.
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { deflateSync } from 'node:zlib';
+import assert from 'node:assert/strict';
+import { Daemon, openPage, skip, tools, until } from './lib.mjs';
+
+const [driftd, configs, modules, shots] = process.argv.slice(2);
+const found = tools(modules);
+const daemon = new Daemon(driftd, configs);
+const api = (path) => daemon.get(path);
+const CLASSES = ['kreise', 'balken'];
+
+// ---- pictures ----
+
+let state = 7;
+const rnd = (n) => { state = (state * 1103515245 + 12345) % 2147483648; return Math.floor((state / 2147483648) * n); };
+
+function crc(buf) {
+  let c = ~0;
+  for (const b of buf) { c ^= b; for (let k = 0; k < 8; k++) c = (c >>> 1) ^ (c & 1 ? 0xedb88320 : 0); }
+  return ~c >>> 0;
+}
+function png(w, h, type, bits, row, palette) {
+  const chunk = (name, data) => {
+    const head = Buffer.alloc(4), body = Buffer.concat([Buffer.from(name, 'latin1'), data]), tail = Buffer.alloc(4);
+    head.writeUInt32BE(data.length);
+    tail.writeUInt32BE(crc(body));
+    return Buffer.concat([head, body, tail]);
+  };
+  const head = Buffer.alloc(13);
+  head.writeUInt32BE(w, 0);
+  head.writeUInt32BE(h, 4);
+  head[8] = bits;
+  head[9] = type;
+  const rows = [];
+  for (let y = 0; y < h; y++) rows.push(Buffer.from([0]), row(y));
+  return Buffer.concat([Buffer.from('\x89PNG\r\n\x1a\n', 'latin1'), chunk('IHDR', head), palette ? chunk('PLTE', Buffer.from(palette)) : Buffer.alloc(0),
+    chunk('IDAT', deflateSync(Buffer.concat(rows))), chunk('IEND', Buffer.alloc(0))]);
+}
+
+// A disc or an upright bar: its geometry and colours.
+function draw(k) {
+  const w = 20 + rnd(120), h = 20 + rnd(120), cx = w / 2 + rnd(7) - 3, cy = h / 2 + rnd(7) - 3, r = Math.min(w, h) * (0.22 + rnd(20) / 100);
+  const ink = k === 0 ? [190 + rnd(60), 30, 40] : [20, 60 + rnd(60), 200], ground = [235, 236 + rnd(12), 230];
+  return { w, h, cx, cy, r, k, ink, ground, at: (x, y) => (k === 0 ? (x - cx) ** 2 + (y - cy) ** 2 < r * r : Math.abs(x - cx) < r / 2.2) };
+}
+const forms = [
+  (d) => png(d.w, d.h, 3, 8, (y) => Buffer.from(Array.from({ length: d.w }, (_, x) => +d.at(x, y))), [...d.ground, ...d.ink]),
+  (d) => png(d.w, d.h, 0, 8, (y) => Buffer.from(Array.from({ length: d.w }, (_, x) => (d.at(x, y) ? 60 : 235)))),
+  (d) => png(d.w, d.h, 2, 16, (y) => { const b = Buffer.alloc(6 * d.w); for (let x = 0; x < d.w; x++) for (let c = 0; c < 3; c++) b.writeUInt16BE(257 * (d.at(x, y) ? d.ink : d.ground)[c], 6 * x + 2 * c); return b; }),
+  (d) => png(d.w, d.h, 6, 8, (y) => Buffer.from(Array.from({ length: d.w }, (_, x) => (d.at(x, y) ? [...d.ink, 255] : [0, 0, 0, 0])).flat())),
+];
+// JPEG and WebP, by the browser's own encoder.
+async function encode(page, list) {
+  return (await page.evaluate(async (all) => Promise.all(all.map(async ({ d, type }) => {
+    const c = document.createElement('canvas');
+    c.width = d.w;
+    c.height = d.h;
+    const g = c.getContext('2d'), rgb = (v) => `rgb(${v.join(' ')})`;
+    g.fillStyle = rgb(d.ground);
+    g.fillRect(0, 0, d.w, d.h);
+    g.fillStyle = rgb(d.ink);
+    g.beginPath();
+    if (d.k === 0) g.arc(d.cx, d.cy, d.r, 0, 7);
+    else g.rect(d.cx - d.r / 2.2, 0, d.r / 1.1, d.h);
+    g.fill();
+    const blob = await new Promise((ok) => { c.toBlob(ok, type, 0.9); });
+    return btoa(String.fromCharCode(...new Uint8Array(await blob.arrayBuffer())));
+  })), list)).map((s) => Buffer.from(s, 'base64'));
+}
+// An EXIF orientation put into a JPEG: turned by 180 degrees, which neither shape minds.
+function turned(jpeg) {
+  const exif = Buffer.from('ffe1002245786966000049492a0008000000010012010300010000000300000000000000', 'hex');
+  exif.writeUInt16BE(exif.length - 2, 2);
+  return Buffer.concat([jpeg.subarray(0, 2), exif, jpeg.subarray(2)]);
+}
+async function pictures(page, folder) {
+  const asked = [], names = [];
+  for (const c of CLASSES) mkdirSync(join(folder, c), { recursive: true });
+  for (let i = 0; i < 200; i++) {
+    const k = i % 2, d = draw(k), form = Math.floor(i / 2) % 6, name = join(folder, CLASSES[k], `bild ${i}`);
+    if (form < 4) writeFileSync(`${name}.png`, forms[form](d));
+    else { asked.push({ d: { ...d, at: undefined }, type: form === 4 ? 'image/jpeg' : 'image/webp' }); names.push(name); }
+  }
+  const made = await encode(page, asked);
+  made.forEach((b, i) => {
+    const jpeg = asked[i].type === 'image/jpeg';
+    writeFileSync(`${names[i]}${jpeg ? '.jpg' : '.webp'}`, jpeg && i % 3 === 0 ? turned(b) : b);
+  });
+  writeFileSync(join(folder, CLASSES[0], 'kaputt.jpg'), Buffer.from('ffd8ffe000104a464946', 'hex'));
+}
+
+// ---- the page ----
+
+let count = 0;
+async function check(name, f) {
+  const began = Date.now();
+  await f();
+  console.log(`ok ${++count} ${name} (${Date.now() - began} ms)`);
+}
+
+await daemon.up();
+const { base } = daemon;
+if (!(await (await fetch(`${base}/`)).text()).includes('app/main.js')) { await daemon.end(); skip('the daemon was built without the dashboard'); }
+const { browser, page, faults } = await openPage(found, base);
+const scratch = mkdtempSync(join(tmpdir(), 'driftd-pictures-'));
+
+async function audit(name) {
+  await page.evaluate(found.axe);
+  const bad = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ['violations'] }).then((r) => r.violations.map((v) => `${v.id}: ${v.nodes.slice(0, 3).map((n) => n.target.join(' ')).join(', ')}`)));
+  assert.deepEqual(bad, [], `axe on ${name}`);
+}
+const shot = (name) => (shots ? page.screenshot({ path: join(shots, `${name}.png`), fullPage: true }) : null);
+const loaded = () => page.evaluate(() => { const i = document.querySelector('.set-grid img'); return i?.complete ? i.naturalWidth : 0; });
+// Files and their names as if they had been dropped.
+const dropFiles = (files) => page.evaluate((list) => {
+  const t = new DataTransfer();
+  for (const [name, text] of list) t.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name));
+  document.querySelector('.drop').dispatchEvent(new DragEvent('drop', { bubbles: true, cancelable: true, dataTransfer: t }));
+}, files.map(([name, b]) => [name, b.toString('base64')]));
+
+let failed = false;
+try {
+  await check('the page lists the sets of the build', async () => {
+    await page.goto(`${base}/#/data`);
+    await page.waitForSelector('.set[data-set="digits"]');
+    await audit('the page without data sets of one\'s own');
+    await page.click('.set[data-set="digits"]');
+    await until('a grid of digits', async () => (await loaded()) > 100);
+    await pictures(page, join(scratch, 'Formen und Farben'));
+  });
+
+  await check('a folder of 200 pictures is sent and decoded', async () => {
+    await page.setInputFiles('#data-folder', join(scratch, 'Formen und Farben'));
+    assert.equal(await page.locator('.drop .field input').first().inputValue(), 'Formen-und-Farben');
+    await page.locator('.drop .field input').nth(0).fill('formen');
+    await page.locator('.drop .field input').nth(1).fill('16');
+    await shot('data-chosen');
+    await page.click('.drop button[type=submit]');
+    await until('it is ready', async () => ['ready', 'failed'].includes((await api('/v1/datasets/formen')).state));
+    const s = await api('/v1/datasets/formen');
+    assert.equal(s.state, 'ready', s.error);
+    assert.deepEqual(s.classes.map((c) => c.name), [...CLASSES].sort());
+    assert.equal(s.train + s.test, 200);
+    assert.equal(s.report.skipped, 1);
+    assert.equal(s.channels, 3);
+  });
+
+  await check('the set shows a grid, counts, and what was skipped and why', async () => {
+    await page.waitForSelector('.set[data-set="formen"][aria-expanded="true"]');
+    await until('its grid', async () => (await loaded()) > 100);
+    assert.match(await page.textContent('.skipped'), /kaputt\.jpg/);
+    for (const c of CLASSES) assert.match(await page.textContent('.set-counts'), new RegExp(c));
+    await audit('a data set');
+    await shot('data-1440-light');
+    await page.selectOption('.set-grid select', { label: 'balken' });
+    await until('its bars', () => page.evaluate(() => document.querySelector('.set-grid img').alt.includes('balken')));
+    await page.setViewportSize({ width: 390, height: 844 });
+    assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), 'no sideways scrolling on a phone');
+    await shot('data-390-light');
+    await audit('a data set on a phone');
+    await page.setViewportSize({ width: 1440, height: 900 });
+  });
+
+  await check('a name that is taken, an archive that is none', async () => {
+    await dropFiles([['formen.zip', Buffer.from('no archive')]]);
+    await page.waitForFunction(() => document.querySelector('.drop .field input').value === 'formen');
+    await page.click('.drop button[type=submit]');
+    await page.waitForSelector('.drop .error:not([hidden])');
+    assert.match(await page.textContent('.drop .error'), /already a data set/);
+    await page.locator('.drop .field input').first().fill('keins');
+    await page.click('.drop button[type=submit]');
+    await page.waitForSelector('.set[data-set="keins"] .badge[data-state="failed"]');
+    await page.waitForSelector('.set-detail .error');
+    await shot('data-failed');
+    page.once('dialog', (d) => d.accept());
+    await page.click('.set-detail button:has-text("Remove")');
+    await page.waitForFunction(() => !document.querySelector('.set[data-set="keins"]'));
+  });
+
+  await check('train on it from the page, and generate', async () => {
+    await page.click('.set[data-set="formen"]');
+    await page.waitForSelector('.set-actions input');
+    await page.fill('.set-actions input', '0.2');
+    await page.click('.set-actions button.primary');
+    await page.waitForFunction(() => location.hash.startsWith('#/samples?job='));
+    await until('the run has ended', async () => ['completed', 'failed'].includes((await api('/v1/jobs/1')).state), 240000);
+    const job = await api('/v1/jobs/1');
+    assert.equal(job.state, 'completed', job.error);
+    assert.equal(job.config.data.path, 'formen');
+    assert.deepEqual(job.class_names, [...CLASSES].sort());
+    await page.goto(`${base}/#/play?class=kreise`);
+    await page.waitForFunction(() => document.querySelector('.stage img')?.naturalWidth > 0);
+    await shot('data-generated');
+  });
+
+  await check('nothing broke on the way', async () => assert.deepEqual(faults.list, []));
+} catch (e) {
+  failed = true;
+  console.error(e);
+  console.error(daemon.log);
+  await page.screenshot({ path: join(tmpdir(), 'driftd-data-failed.png'), fullPage: true }).catch(() => {});
+} finally {
+  await browser.close();
+  await daemon.end();
+  rmSync(scratch, { recursive: true, force: true });
+}
+process.exit(failed ? 1 : 0);

@@ -1,0 +1,276 @@
+// The data page: a zip, a folder or pictures become a data set; a grid of what training will see,
+// what was skipped and why, and a button that trains on it.
+import { get, post, raw } from './api.js';
+import { on, remember } from './state.js';
+import { h, fill, text, toast, say, int, bytes, ago, badge, head, field } from './ui.js';
+import { tar, isArchive, dropped, chosen } from './tar.js';
+
+const PART = 4 << 20, TRIES = 6;
+const path = (name) => `/v1/datasets/${encodeURIComponent(name)}`;
+const wait = (ms) => new Promise((r) => { setTimeout(r, ms); });
+const uploads = new Map(); // by name, while this page sends them: {sent, size, stop}
+
+// Sends a Blob from what the server has on; after a lost connection it asks how far it came.
+async function send(name, blob, from, changed) {
+  const u = { sent: from, size: blob.size, stop: false };
+  uploads.set(name, u);
+  changed();
+  try {
+    for (let tries = 0; u.sent < blob.size;) {
+      if (u.stop) return false;
+      try {
+        const part = blob.slice(u.sent, Math.min(u.sent + PART, blob.size));
+        const r = await raw(`${path(name)}/upload?offset=${u.sent}`, { method: 'PUT', headers: { 'Content-Type': 'application/octet-stream' }, body: part });
+        u.sent = (await r.json()).received;
+        tries = 0;
+      } catch (e) {
+        if (u.stop) return false;
+        if (++tries === TRIES || (e.status && e.status !== 409 && e.status !== 503)) throw e;
+        await wait(200 * 2 ** tries);
+        u.sent = (await get(path(name)).catch(() => null))?.received ?? u.sent;
+      }
+      changed();
+    }
+    await post(`${path(name)}/import?bytes=${blob.size}`);
+    return true;
+  } finally {
+    uploads.delete(name);
+  }
+}
+
+const nameOf = (files) => {
+  const first = files[0].name.split('/'), base = files.length > 1 && first.length === 1 ? 'pictures' : first[0];
+  return base.replace(/\.(zip|tar|tgz|txz|gz|xz|zst|bz2)$/i, '').replace(/\.tar$/i, '').replace(/[^A-Za-z0-9._-]+/g, '-').replace(/^[.-]+/, '').slice(0, 63) || 'pictures';
+};
+
+export function mount(root, params) {
+  const off = [], pictures = new Map(); // object URLs by set and class
+  let sets = [], open = params.get('set') ?? '', closed = false, files = null, timer = 0;
+  const list = h('div.sets'), built = h('div.sets'), detail = h('section.card.set-detail', { hidden: true, 'aria-live': 'off' });
+
+  // ---- what is to be added ----
+  const error = h('p.error', { role: 'alert', hidden: true }), picked = h('p.sub', { 'aria-live': 'polite' }, 'A zip or tar, a folder, or pictures. Folders in it are the classes.');
+  const archive = h('input.sr', { type: 'file', multiple: true, id: 'data-files', onchange: () => take(chosen(archive.files)) });
+  const folder = h('input.sr', { type: 'file', webkitdirectory: '', multiple: true, id: 'data-folder', onchange: () => take(chosen(folder.files)) });
+  const name = h('input', { type: 'text', maxlength: '63', autocomplete: 'off', spellcheck: 'false' });
+  const size = h('input', { type: 'number', min: '1', max: '1024', step: '1', placeholder: 'automatic', inputmode: 'numeric' });
+  const fit = h('select', null, [['crop', 'crop the centre'], ['fit', 'whole picture, padded'], ['resize', 'stretch'], ['pad', 'as it is, padded']].map(([v, t]) => h('option', { value: v }, t)));
+  const channels = h('select', null, [['0', 'automatic'], ['3', 'colour'], ['1', 'grey']].map(([v, t]) => h('option', { value: v }, t)));
+  const add = h('button.primary', { type: 'submit', disabled: true }, 'Add data set');
+  const drop = h('form.card.drop', { 'aria-label': 'Add a data set', onsubmit: create },
+    h('div.drop-line', null, h('strong', null, 'Drop pictures here'), picked,
+      h('span.choose', null, h('label.button', { for: 'data-files' }, 'Choose files'), archive, h('label.button', { for: 'data-folder' }, 'Choose a folder'), folder)),
+    h('div.fields', null, field('Name', name), field('Height and width', size), field('Other shapes', fit), field('Colours', channels)),
+    error, h('div.line', null, h('span.spacer'), add));
+  fill(root, head('Data', 'Pictures to train on: yours, and those that come with driftd.'), drop, list, detail, h('h2.section', null, 'Built in'), built);
+
+  function take(found) {
+    files = found.length ? found : null;
+    add.disabled = !files;
+    error.hidden = true;
+    if (!files) { text(picked, 'Nothing usable was chosen.'); return; }
+    const total = files.reduce((a, f) => a + f.file.size, 0);
+    text(picked, files.length === 1 ? `${files[0].name}, ${bytes(total)}` : `${int(files.length)} files, ${bytes(total)}`);
+    if (!name.value) name.value = nameOf(files);
+    add.focus();
+  }
+  const over = (e) => { if (e.dataTransfer?.types.includes('Files')) { e.preventDefault(); drop.dataset.over = 'true'; } };
+  const leave = () => { delete drop.dataset.over; };
+  root.addEventListener('dragover', over);
+  root.addEventListener('dragleave', leave);
+  root.addEventListener('drop', async (e) => {
+    e.preventDefault();
+    leave();
+    try { take(await dropped(e.dataTransfer)); } catch (err) { toast(err.message, true); }
+  });
+
+  async function create(e) {
+    e.preventDefault();
+    if (!files) return;
+    error.hidden = true;
+    for (const c of [name, size]) c.removeAttribute('aria-invalid');
+    const sending = files, set = name.value.trim(), options = { fit: fit.value, channels: +channels.value };
+    if (size.value) options.size = +size.value;
+    const blob = sending.length === 1 && isArchive(sending[0].name) ? sending[0].file : tar(sending);
+    const source = `${sending.length === 1 ? sending[0].name : `${int(sending.length)} files`}, ${int(blob.size)} bytes`.slice(0, 300);
+    let from = 0;
+    add.disabled = true;
+    try {
+      try {
+        await post('/v1/datasets', { name: set, source, options });
+      } catch (err) { // the same upload, cut off before
+        const had = err.status === 409 ? await get(path(set)).catch(() => null) : null;
+        if (had?.state !== 'uploading' || had.source !== source || uploads.has(set)) throw err;
+        from = had.received;
+      }
+      name.value = size.value = archive.value = folder.value = '';
+      files = null;
+      text(picked, 'A zip or tar, a folder, or pictures. Folders in it are the classes.');
+      show(set);
+      await load();
+      await send(set, blob, from, paint);
+    } catch (err) {
+      error.hidden = false;
+      text(error, err.message);
+      const field = err.errors?.[0]?.field;
+      const control = field === 'name' ? name : field === 'size' ? size : null;
+      control?.setAttribute('aria-invalid', 'true');
+      control?.focus();
+    } finally {
+      add.disabled = !files;
+      load();
+    }
+  }
+
+  // ---- the list ----
+  function facts(s) {
+    if (s.state === 'uploading') return uploads.has(s.name) ? `sending, ${bytes(uploads.get(s.name).sent)} of ${bytes(uploads.get(s.name).size)}` : `upload cut off after ${bytes(s.received)}: drop the same files again to go on`;
+    if (s.state === 'importing') return s.progress === null ? 'waits for its turn' : `decoding, ${Math.round(100 * (s.progress ?? 0))} %`;
+    if (s.state === 'failed') return s.error;
+    if (s.state === 'missing') return 'its files are not in the data directory';
+    if (s.kind === 'points') return 'points in two dimensions';
+    const n = s.train ? `${int(s.train + s.test)} pictures` : s.kind === 'made' ? 'made by code' : 'pictures';
+    return [n, s.class_count ? `${int(s.class_count)} ${s.class_count === 1 ? 'class' : 'classes'}` : null, s.size ? `${s.size} × ${s.size}` : null, s.channels ? (s.channels === 1 ? 'grey' : 'colour') : null].filter(Boolean).join(' · ');
+  }
+  const busy = (s) => s.state === 'importing' || uploads.has(s.name);
+  const fraction = (s) => { const u = uploads.get(s.name); return u ? u.sent / Math.max(1, u.size) : s.progress ?? 0; };
+  const rows = new Map();
+  function row(s) {
+    if (!rows.has(s.name)) {
+      const title = h('span.set-name'), about = h('span.sub'), state = h('span.badge'), bar = h('progress', { max: '1', value: '0' });
+      const b = h('button.set', { type: 'button', data: { set: s.name }, onclick: () => show(open === s.name ? '' : s.name) }, h('span', null, title, about), state, bar);
+      rows.set(s.name, { b, title, about, state, bar });
+    }
+    const r = rows.get(s.name);
+    text(r.title, s.name);
+    text(r.about, facts(s));
+    text(r.state, s.own ? s.state : s.state === 'ready' ? 'built in' : s.state);
+    r.state.dataset.state = s.state === 'ready' ? 'completed' : s.state === 'failed' ? 'failed' : busy(s) ? 'running' : 'queued';
+    r.bar.hidden = !busy(s);
+    r.bar.value = fraction(s);
+    r.bar.setAttribute('aria-label', `Progress of ${s.name}`);
+    r.b.setAttribute('aria-expanded', String(open === s.name));
+    r.b.disabled = s.state === 'missing';
+    return r.b;
+  }
+  function paint() {
+    if (closed) return;
+    for (const [box, own] of [[list, true], [built, false]]) {
+      const order = sets.filter((s) => s.own === own).map(row), now = [...box.children];
+      if (order.length !== now.length || order.some((b, i) => b !== now[i])) fill(box, order);
+    }
+    list.hidden = !list.children.length;
+    // Below what it belongs to.
+    const after = sets.find((s) => s.name === open)?.own === false ? built : list;
+    if (after.nextSibling !== detail) after.after(detail);
+  }
+  function poll() {
+    clearTimeout(timer);
+    if (!closed && sets.some((s) => s.state === 'importing')) timer = setTimeout(load, 700);
+  }
+  async function load() {
+    try { sets = (await get('/v1/datasets')).datasets; } catch (e) { if (!closed) toast(e.message, true); return; }
+    if (closed) return;
+    paint();
+    const s = sets.find((x) => x.name === open);
+    if (open && s && detail.dataset.shown !== `${s.name} ${s.state}`) show(open);
+    poll();
+  }
+
+  // ---- one set ----
+  async function picture(s, cls) {
+    const key = `${s.name} ${s.fingerprint ?? ''} ${cls}`;
+    if (!pictures.has(key)) pictures.set(key, raw(`${path(s.name)}/samples?n=${cls === '' ? 8 : 32}${cls === '' ? '' : `&class=${cls}`}`).then((r) => r.blob()).then((b) => URL.createObjectURL(b)));
+    return pictures.get(key);
+  }
+  function grid(s) {
+    const img = h('img.grid-image', { alt: `Pictures of ${s.name}, one row per class` }), names = (s.classes ?? []).slice(0, 16);
+    const pick = h('select', { onchange: () => look(pick.value) }, h('option', { value: '' }, 'every class'), (s.classes ?? []).map((c, i) => h('option', { value: String(i) }, c.name)));
+    const labels = h('ol.row-names', { 'aria-hidden': 'true' }, names.map((c) => h('li', null, c.name)));
+    const look = async (cls) => {
+      try {
+        img.src = await picture(s, cls);
+        img.alt = cls === '' ? `Pictures of ${s.name}, one row per class` : `Pictures of ${s.name}, class ${s.classes[+cls].name}`;
+        labels.hidden = cls !== '';
+      } catch (e) { if (!closed) toast(e.message, true); }
+    };
+    look('');
+    return h('div.set-grid', null, s.classes?.length > 1 ? field('Show', pick) : null, h('div.rows', null, labels, img));
+  }
+  function report(s) {
+    const r = s.report ?? {}, reasons = r.reasons ?? [];
+    return [
+      (r.notes ?? []).map((n) => h('p.sub', null, n)),
+      r.skipped ? h('details.skipped', { open: r.skipped <= 5 }, h('summary', null, `${int(r.skipped)} ${r.skipped === 1 ? 'file was' : 'files were'} skipped`),
+        h('div.reasons', { tabindex: '0', role: 'region', 'aria-label': 'Skipped files' }, h('ul', null, reasons.map((x) => h('li', null, h('b', null, x.file), ` ${x.reason}`)), r.skipped > reasons.length ? h('li', null, `and ${int(r.skipped - reasons.length)} more`) : null))) : null];
+  }
+  function counts(s) {
+    const c = s.classes ?? [];
+    if (!c.length) return null;
+    return h('div.scroll.set-counts', { tabindex: '0', role: 'region', 'aria-label': 'Pictures per class' }, h('table', null,
+      h('thead', null, h('tr', null, ['class', 'to train on', 'to test with'].map((t) => h('th', { scope: 'col' }, t)))),
+      h('tbody', null, c.slice(0, 200).map((k) => h('tr', null, h('th', { scope: 'row' }, k.name), h('td', null, int(k.train)), h('td', null, int(k.test)))))));
+  }
+  async function train(s, minutes, button) {
+    button.disabled = true;
+    try {
+      const { config } = await get(`${path(s.name)}/recipe?minutes=${encodeURIComponent(minutes.value || 10)}`);
+      const job = await post('/v1/jobs', { config, name: s.name });
+      remember(job);
+      toast(`Run ${job.id} is ${job.state}.`);
+      location.hash = `#/samples?job=${job.id}`;
+    } catch (e) { toast(e.message, true); button.disabled = false; }
+  }
+  async function remove(s) {
+    if (!confirm(`Remove the data set ${s.name} and its files?`)) return;
+    const u = uploads.get(s.name);
+    if (u) u.stop = true;
+    try {
+      await raw(path(s.name), { method: 'DELETE' });
+      toast(`The data set ${s.name} is removed.`);
+      show('');
+      load();
+    } catch (e) { toast(e.message, true); }
+  }
+  function actions(s) {
+    const minutes = h('input', { type: 'number', min: '0.1', max: '100000', step: 'any', value: '10', inputmode: 'decimal' });
+    const go = h('button.primary', { type: 'button', onclick: () => train(s, minutes, go) }, `Train on ${s.name}`);
+    const again = s.state === 'failed' && h('button', { type: 'button', onclick: async () => { try { await post(`${path(s.name)}/import`); load(); } catch (e) { toast(e.message, true); } } }, 'Try again');
+    return h('div.set-actions', null, s.state === 'ready' && s.own ? [field('Minutes', minutes, 'from 30 on, an encoder is trained first'), go] : null, again || null, h('span.spacer'),
+      s.own ? h('button.quiet', { type: 'button', onclick: () => remove(s) }, 'Remove') : null);
+  }
+  async function show(which) {
+    open = which;
+    detail.hidden = !which;
+    detail.dataset.shown = '';
+    history.replaceState(null, '', `#/data${which ? `?set=${encodeURIComponent(which)}` : ''}`);
+    paint();
+    if (!which) { fill(detail); return; }
+    let s;
+    try { s = await get(path(which)); } catch (e) { if (e.status === 404) { show(''); return; } toast(e.message, true); return; }
+    if (closed || open !== which) return;
+    detail.dataset.shown = `${s.name} ${s.state}`;
+    detail.setAttribute('aria-label', `Data set ${s.name}`);
+    const r = s.report ?? {};
+    const about = s.state === 'ready' && r.largest ? `From ${r.smallest.join(' × ')} to ${r.largest.join(' × ')} pixels, now ${s.size} × ${s.size}; ${bytes(s.bytes)}; added ${ago(s.created)}${s.source ? `; ${s.source}` : ''}.` : s.source;
+    fill(detail, h('div.line', null, h('h2', null, s.name), s.own ? badge(s.state) : null), h('p.sub', null, about),
+      s.error ? h('p.error', null, s.error) : null, report(s),
+      s.state === 'ready' && s.kind !== 'points' ? grid(s) : null, s.state === 'ready' ? counts(s) : null, actions(s));
+  }
+
+  off.push(on('dataset', (d) => {
+    load();
+    if (d.state === 'ready' || d.state === 'failed') say(`Data set ${d.name} is ${d.state}.`, true);
+    if (d.state === 'failed') toast(`${d.name}: ${d.error}`, true);
+  }));
+  off.push(on('refetch', load));
+  load().then(() => {
+    if (open) show(open);
+  });
+  return () => {
+    closed = true;
+    clearTimeout(timer);
+    off.forEach((f) => f());
+    for (const p of pictures.values()) p.then((u) => URL.revokeObjectURL(u), () => {});
+  };
+}
