@@ -11,7 +11,7 @@
 // The job whose encoder a job of this configuration may use: one that is at work, waits, or is
 // complete with its checkpoint. 0: there is none.
 int dd_needs_find(sqlite3 *db, const struct dr_config *encoder, int64_t *id, struct dr_err *err);
-// EConflict when a job that has not ended needs this one.
+// ECONFLICT when a job that has not ended needs this one.
 int dd_needs_check_drop(sqlite3 *db, int64_t id, struct dr_err *err);
 // Queues what a job to be resumed needs as well, unless that is done or on its way. *woken: its id,
 // 0: nothing was done; *missing: it is gone.
