@@ -232,14 +232,17 @@ struct dr_unpatchify_args {
 // ---- images
 // ----------------------------------------------------------------------------------------
 
-// 2-D convolution, zero padding. x: [b,h,w,ci] t, y: [b,ho,wo,co] t, weight: [co,ci,k,k] real (the
-// PyTorch layout), bias: [co] or NULL. ho = (h + 2 pad - k) / stride + 1.
+// 2-D convolution, zero padding. x: [b,h,w,ci] t, y: [b,ho,wo,co] t, weight: [co,ci,kh,kw] real
+// (the PyTorch layout), bias: [co] or NULL. ho = (h + 2 padh - dil (kh - 1) - 1) / stride + 1, wo
+// alike. kh 0: square, kh = kw = k and padh = padw = pad; otherwise k and pad are ignored. dil 0
+// means 1. ho and wo must be at least 1 (the caller checked).
 struct dr_conv2d_fwd_args {
     void *y;
     const void *x;
     enum dr_dtype t;
     const real *weight, *bias;
     int64_t b, h, w, ci, co, k, stride, pad;
+    int64_t kh, kw, padh, padw, dil;
 };
 struct dr_conv2d_bwd_data_args {
     void *dx; // overwritten
@@ -247,12 +250,169 @@ struct dr_conv2d_bwd_data_args {
     enum dr_dtype t;
     const real *weight;
     int64_t b, h, w, ci, co, k, stride, pad; // h, w of x
+    int64_t kh, kw, padh, padw, dil;
 };
 struct dr_conv2d_bwd_weight_args {
     real *dweight, *dbias; // accumulate; dbias NULL: not wanted
     const void *x, *dy;
     enum dr_dtype t;
     int64_t b, h, w, ci, co, k, stride, pad;
+    int64_t kh, kw, padh, padw, dil;
+};
+// The sizes of a convolution with the shorthands resolved: dr_conv_dims_of(a) of any of the three.
+struct dr_conv_dims {
+    int64_t kh, kw, padh, padw, dil, ho, wo;
+};
+static inline struct dr_conv_dims dr_conv_dims(int64_t h, int64_t w, int64_t k, int64_t pad,
+                                               int64_t kh, int64_t kw, int64_t padh, int64_t padw,
+                                               int64_t dil, int64_t stride) {
+    struct dr_conv_dims d = {
+        kh ? kh : k, kh ? kw : k, kh ? padh : pad, kh ? padw : pad, dil ? dil : 1, 0, 0};
+    d.ho = (h + 2 * d.padh - d.dil * (d.kh - 1) - 1) / stride + 1;
+    d.wo = (w + 2 * d.padw - d.dil * (d.kw - 1) - 1) / stride + 1;
+    return d;
+}
+#define dr_conv_dims_of(a)                                                                         \
+    dr_conv_dims((a)->h, (a)->w, (a)->k, (a)->pad, (a)->kh, (a)->kw, (a)->padh, (a)->padw,         \
+                 (a)->dil, (a)->stride)
+
+// What a fused op applies last: nothing, max(x, 0), or x sigmoid(x).
+enum dr_fn { DR_FN_NONE, DR_FN_RELU, DR_FN_SILU };
+// Group normalisation (Wu & He 2018): y = fn(xh weight + bias + r), xh = (x - mean) rstd over the n
+// pixels and c / groups neighbouring channels of a group, rstd = 1 / sqrt(var + eps), var without
+// Bessel's correction. x, r, y: [b,n,c] t; y may alias x or r. groups divides c.
+struct dr_groupnorm_fwd_args {
+    void *y;
+    real *mean, *rstd; // [b,groups] kept for the backward pass, both NULL: not wanted
+    const void *x, *r; // r NULL: none
+    enum dr_dtype t;
+    const real *weight, *bias; // [c], NULL: ones, zeros
+    int64_t b, n, c, groups;
+    enum dr_fn fn;
+    real eps;
+};
+// With g = dy fn'(xh weight + bias + r): dr = g, dweight += sum g xh, dbias += sum g, and
+// dx = rstd (g weight - mean(g weight) - xh mean(g weight xh)), means over the group. Takes what
+// the forward pass took: x and r must still hold what they held then. Either dx or dr may alias dy.
+struct dr_groupnorm_bwd_args {
+    void *dx, *dr;         // [b,n,c] t; dr NULL: not wanted
+    real *dweight, *dbias; // [c] accumulate; NULL: not wanted
+    const void *dy, *x, *r;
+    enum dr_dtype t;
+    const real *mean, *rstd, *weight, *bias;
+    int64_t b, n, c, groups;
+    enum dr_fn fn;
+};
+// y = fn(x scale + shift + r) with a scale and a shift per channel: a BatchNorm at inference, or
+// the normalisation of images. x: [m,c] xt; r, y: [m,c] t. y may alias r, and x where the types
+// agree.
+struct dr_channel_affine_fwd_args {
+    void *y;
+    const void *x, *r; // r NULL: none
+    enum dr_dtype t, xt;
+    const real *scale, *shift; // [c], NULL: ones, zeros
+    int64_t m, c;
+    enum dr_fn fn;
+};
+// With g = dy fn'(x scale + shift + r): dx = g scale, dr = g, dscale += sum g x, dshift += sum g.
+// Either dx or dr may alias dy (dx: where the types agree).
+struct dr_channel_affine_bwd_args {
+    void *dx, *dr;          // [m,c] xt and t; NULL: not wanted
+    real *dscale, *dshift;  // [c] accumulate; NULL: not wanted
+    const void *dy, *x, *r; // [m,c] t, xt, t
+    enum dr_dtype t, xt;
+    const real *scale, *shift;
+    int64_t m, c;
+    enum dr_fn fn;
+};
+// y = fn(a + b), [n]; y may alias either. b NULL: y = fn(a).
+struct dr_add_act_fwd_args {
+    void *y;
+    const void *a, *b;
+    enum dr_dtype t;
+    int64_t n;
+    enum dr_fn fn;
+};
+// dx = dy fn'(a + b), the gradient of both a and b; dx may alias dy. With DR_FN_RELU the forward
+// pass's y may stand for a, with b NULL.
+struct dr_add_act_bwd_args {
+    void *dx;
+    const void *dy, *a, *b;
+    enum dr_dtype t;
+    int64_t n;
+    enum dr_fn fn;
+};
+// Maximum or mean of k x k windows of x: [b,h,w,c] t -> y: [b,ho,wo,c] t, ho = (h + 2 pad - k) /
+// stride + 1. Padding never is a maximum; means divide by the pixels that exist, with count_pad by
+// k^2. k 0: one window, the whole image (means only; stride and pad are ignored). 2 pad <= k, and
+// k <= 15 for maxima. Of equal maxima the first counts, line by line.
+struct dr_pool_fwd_args {
+    void *y;
+    uint8_t *taken; // maxima: [b,ho,wo,c], where in its window each was; NULL: not wanted
+    const void *x;
+    enum dr_dtype t;
+    int64_t b, h, w, c, k, stride, pad;
+    bool max, count_pad;
+};
+struct dr_pool_bwd_args {
+    void *dx;             // [b,h,w,c] t, overwritten
+    const uint8_t *taken; // of the forward pass, for maxima
+    const void *dy;
+    enum dr_dtype t;
+    int64_t b, h, w, c, k, stride, pad; // h, w of x
+    bool max, count_pad;
+};
+// x: [b,h,w,c] t -> y: [b,ho,wo,c] t. Bilinear between half-pixel centres, borders repeated
+// (PyTorch's align_corners=False, antialias=False), or the nearest pixel, floor(p h / ho) (its
+// `nearest`).
+struct dr_resize_fwd_args {
+    void *y;
+    const void *x;
+    enum dr_dtype t;
+    int64_t b, h, w, c, ho, wo;
+    bool nearest;
+};
+struct dr_resize_bwd_args { // the transposed map
+    void *dx;               // [b,h,w,c] t, overwritten
+    const void *dy;
+    enum dr_dtype t;
+    int64_t b, h, w, c, ho, wo;
+    bool nearest;
+};
+// A mask has one value per p x p patch of pixels: [b,hp,wp] real, hp = ceil(h / p), wp = ceil(w /
+// p). y = x mask, with `invert` x (1 - mask). x, y: [b,h,w,c] t; y may alias x.
+struct dr_mask_apply_args {
+    void *y;
+    const void *x;
+    enum dr_dtype t;
+    const real *mask;
+    int64_t b, h, w, c, p;
+    bool invert;
+};
+// Mean squared error where a mask is set, per sample: loss[i] = sum mask (x - y)^2 / D, and
+// dx = 2 scale mask (x - y) / D. D = c sum mask, or 1 where that is less: the number of masked
+// values of the sample where the mask is made of 0 and 1.
+struct dr_masked_mse_args {
+    real *loss;        // [b]
+    void *dx;          // [b,h,w,c] xt, NULL: not wanted; may alias x
+    const void *x, *y; // [b,h,w,c] xt, yt: prediction and target
+    enum dr_dtype xt, yt;
+    const real *mask; // [b,hp,wp] as above, NULL: ones
+    int64_t b, h, w, c, p;
+    real scale;
+};
+// Cross-entropy of softmax(logits) with targets q = (1 - smoothing) onehot(label) + smoothing / n:
+// loss = -sum q log p, dlogits = scale (p - q). A row whose label is negative counts for nothing:
+// its loss, prob, correct and dlogits are 0. Outputs may be NULL: not wanted.
+struct dr_softmax_xent_args {
+    real *loss, *prob; // [m]; prob: p of the label
+    real *correct; // [m]: 1 if no logit is greater than the label's and none before it equals it
+    void *dlogits; // [m,n] dt; may alias logits where the types agree
+    const void *logits; // [m,n] lt
+    enum dr_dtype lt, dt;
+    const int32_t *labels; // [m], below n (the caller checked)
+    int64_t m, n;
+    real smoothing, scale;
 };
 
 // ---- features and loss (method.md 2; paper Alg. 2, A.6, A.7)

@@ -31,10 +31,10 @@ static double flops_attn_bwd(const struct dr_attn_bwd_args *a) // without the re
 {
     return 8.0 * (double)(a->b * a->h) * (double)(a->t * a->t) * (double)a->hd;
 }
-#define CONV_FLOPS(a)                                                                              \
-    (2.0 * (double)(a)->b * (double)(((a)->h + 2 * (a)->pad - (a)->k) / (a)->stride + 1) *         \
-     (double)(((a)->w + 2 * (a)->pad - (a)->k) / (a)->stride + 1) * (double)((a)->ci * (a)->co) *  \
-     (double)((a)->k * (a)->k))
+static double conv_flops(struct dr_conv_dims d, int64_t b, int64_t ci, int64_t co) {
+    return 2.0 * (double)(b * d.ho * d.wo) * (double)(d.kh * d.kw) * (double)(ci * co);
+}
+#define CONV_FLOPS(a) conv_flops(dr_conv_dims_of(a), (a)->b, (a)->ci, (a)->co)
 static double flops_conv2d_fwd(const struct dr_conv2d_fwd_args *a) {
     return CONV_FLOPS(a);
 }
@@ -71,6 +71,19 @@ NO_FLOPS(embed_bwd)
 NO_FLOPS(fourier)
 NO_FLOPS(patchify)
 NO_FLOPS(unpatchify)
+NO_FLOPS(groupnorm_fwd)
+NO_FLOPS(groupnorm_bwd)
+NO_FLOPS(channel_affine_fwd)
+NO_FLOPS(channel_affine_bwd)
+NO_FLOPS(add_act_fwd)
+NO_FLOPS(add_act_bwd)
+NO_FLOPS(pool_fwd)
+NO_FLOPS(pool_bwd)
+NO_FLOPS(resize_fwd)
+NO_FLOPS(resize_bwd)
+NO_FLOPS(mask_apply)
+NO_FLOPS(masked_mse)
+NO_FLOPS(softmax_xent)
 NO_FLOPS(l2norm_fwd)
 NO_FLOPS(l2norm_bwd)
 NO_FLOPS(patch_stats_fwd)

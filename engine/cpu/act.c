@@ -1,20 +1,8 @@
 // SiLU, GELU and SwiGLU, forward and backward. Called through the op table by nn/.
 // Element-wise, one pass; formulas are at the argument structs in ops.h.
-#include "engine/cpu/vec.h"
+#include "engine/cpu/fn.h"
 
 #define BLOCK 4096 // elements of one share of work
-
-// Runs `call` with T a constant dtype, so that the loops inside specialise.
-#define FOR_DTYPE(t, T, call)                                                                      \
-    do {                                                                                           \
-        if ((t) == DR_BF16) {                                                                      \
-            const enum dr_dtype T = DR_BF16;                                                       \
-            call;                                                                                  \
-        } else {                                                                                   \
-            const enum dr_dtype T = DR_F32;                                                        \
-            call;                                                                                  \
-        }                                                                                          \
-    } while (0)
 
 // for each block [lo, hi) of n elements
 #define FOR_BLOCKS(be, n, call)                                                                    \

@@ -1,168 +1,324 @@
 // 2-D convolution as matrix products, forward, towards the data and towards the weights.
 //
-// Forward and backward-data are one operation: every pixel of dst sums, over the k x k taps, the
-// product of a pixel of src with that tap's matrix; only the map from (pixel, tap) to the source
-// pixel and the roles of the channels differ. Two ways, whichever moves less memory:
-//   patches: copy the source pixels of a block of lines side by side, one product with all taps;
-//   taps:    one product of the source pixels with all taps, then each dst pixel gathers its sums.
-// Both cut the work into blocks that stay in the cache. Rows of products do not depend on the
-// number of rows and taps are added in a fixed order, so a sample does not depend on the batch. A
-// side with few channels goes to conv_thin.c.
+// Forward and backward-data are one operation: every pixel of dst sums, over the taps, the product
+// of a pixel of src with that tap's matrix; only the map from (pixel, tap) to the source pixel and
+// the roles of the channels differ. The source pixels of a destination pixel side by side are its
+// patch; the product makes patches where it uses them (dr_gemm_source), never all of them. Backward
+// with a stride, pixels of dst whose coordinates leave the same remainder use the same taps: each
+// such class is a product of its own, so that no patch has holes.
+//   Towards few channels patches cost more than they give. There, one product of the source pixels
+// with all taps, then each dst pixel gathers its sums. A side with very few goes to conv_thin.c.
+// Rows of products do not depend on the number of rows and taps are added in a fixed order, so a
+// sample does not depend on the batch.
 #include "engine/cpu/conv.h"
 
-enum { BLOCK_BYTES = 1 << 20 };
+#include "engine/cpu/vec.h"
 
-struct block { // buffers of one call, in the workspace
-    void *cols, *weight;
-    int64_t lines; // lines of dst (patches) or samples (taps) in a block
+enum { MOST = 31, FEW = 16, BLOCK_BYTES = 1 << 20 };
+
+// The taps that pixels of an axis use: source pixel = at stride + off[i], where `at` counts the
+// pixels of a class; in ascending order of the source. tap: their numbers in the kernel.
+struct taps {
+    int64_t count;
+    int32_t off[MOST], tap[MOST];
 };
 
-// Source coordinate of destination coordinate p and tap, or -1.
-DR_INLINE int64_t source_of(const struct geo *g, int64_t p, int64_t tap, int64_t limit) {
-    int64_t s = g->back ? p + g->pad - tap : p * g->stride - g->pad + tap;
-    if (g->back && g->stride > 1) {
-        if (s < 0 || s % g->stride)
-            return -1;
-        s /= g->stride;
+// Taps of the pixels first, first + step, ... of an axis; step: 1 forward, the stride backward.
+static struct taps taps_of(int64_t k, int64_t pad, int64_t dil, int64_t step, bool back,
+                           int64_t first) {
+    struct taps a = {.count = 0};
+    for (int64_t i = 0; i < k; i++) {
+        const int64_t tap = back ? k - 1 - i : i, at = first + pad - dil * tap;
+        if (back && at % step)
+            continue;
+        a.off[a.count] = (int32_t)(back ? at / step : dil * tap - pad);
+        a.tap[a.count++] = (int32_t)tap;
     }
-    return s < 0 || s >= limit ? -1 : s;
+    return a;
 }
 
-// One line of patches: out[dw][k][k][c] from the image src[sh][sw][c].
-DR_INLINE void patch_line(char *restrict out, const char *restrict src, const struct geo *g,
-                          int64_t y, size_t pixel) {
-    for (int64_t x = 0; x < g->dw; x++)
-        for (int64_t ky = 0; ky < g->k; ky++) {
-            int64_t sy = source_of(g, y, ky, g->sh);
-            for (int64_t kx = 0; kx < g->k; kx++, out += pixel) {
-                int64_t sx = sy < 0 ? -1 : source_of(g, x, kx, g->sw);
-                if (sx < 0)
-                    memset(out, 0, pixel);
-                else
-                    memcpy(out, src + (size_t)(sy * g->sw + sx) * pixel, pixel);
-            }
+// ---- patches
+// --------------------------------------------------------------------------------------
+
+// The patches of the pixels of a class: rows [b gh gw] of [y.count][x.count][c].
+struct view {
+    const void *src;
+    int64_t sh, sw, c, gh, gw, stride;
+    size_t width; // bytes of an element
+    struct taps y, x;
+    bool side_by_side; // the source pixels of a line of taps
+};
+
+static bool side_by_side(const struct taps *x) {
+    for (int64_t i = 1; i < x->count; i++)
+        if (x->off[i] != x->off[i - 1] + 1)
+            return false;
+    return true;
+}
+
+// out = values [from, to) of a line that has `there` values from src on; zeros on both sides of it.
+DR_INLINE char *copy_clipped(char *out, const char *src, int64_t from, int64_t to, int64_t there,
+                             size_t width) {
+    const int64_t lo = DR_MIN(DR_MAX(from, (int64_t)0), to);
+    const int64_t hi = DR_MAX(DR_MIN(to, there), lo);
+    if (lo > from)
+        memset(out, 0, (size_t)(lo - from) * width);
+    if (hi > lo)
+        memcpy(out + (size_t)(lo - from) * width, src + (size_t)lo * width,
+               (size_t)(hi - lo) * width);
+    if (to > hi)
+        memset(out + (size_t)(hi - from) * width, 0, (size_t)(to - hi) * width);
+    return out + (size_t)(to - from) * width;
+}
+
+// Values [from, to) of the line of taps of a pixel whose first source pixel is x. line: the source
+// line, NULL outside of the image.
+DR_INLINE char *patch_line(const struct view *v, char *out, const char *line, int64_t x,
+                           int64_t from, int64_t to) {
+    const int64_t c = v->c;
+    if (!line) {
+        memset(out, 0, (size_t)(to - from) * v->width);
+        return out + (size_t)(to - from) * v->width;
+    }
+    if (v->side_by_side) {
+        const int64_t at = (x + v->x.off[0]) * c;
+        return copy_clipped(out, line, at + from, at + to, v->sw * c, v->width);
+    }
+    for (int64_t i = from / c; i * c < to; i++) {
+        const int64_t at = (x + v->x.off[i]) * c - i * c;
+        const int64_t lo = DR_MAX(from, i * c), hi = DR_MIN(to, (i + 1) * c);
+        out = copy_clipped(out, line, at + lo, at + hi, v->sw * c, v->width);
+    }
+    return out;
+}
+
+static void fill(const void *ctx, void *out, int64_t ld, int64_t row, int64_t rows, int64_t col,
+                 int64_t cols) {
+    const struct view *v = ctx;
+    const int64_t wide = v->x.count * v->c, first = col / wide, last = (col + cols - 1) / wide;
+    const size_t line = (size_t)(v->sw * v->c) * v->width;
+    int64_t gx = row % v->gw, gy = row / v->gw % v->gh, n = row / v->gw / v->gh;
+    for (int64_t r = 0; r < rows; r++) {
+        char *to = (char *)out + (size_t)(r * ld) * v->width;
+        const char *image = (const char *)v->src + (size_t)(n * v->sh) * line;
+        for (int64_t i = first; i <= last; i++) {
+            const int64_t sy = gy * v->stride + v->y.off[i];
+            to = patch_line(v, to, sy < 0 || sy >= v->sh ? NULL : image + (size_t)sy * line,
+                            gx * v->stride, DR_MAX(col - i * wide, (int64_t)0),
+                            DR_MIN(col + cols - i * wide, wide));
         }
-}
-
-// Pixels of one channel are the common small case: a constant size turns the copies into moves.
-static void patch_row(char *out, const char *src, const struct geo *g, int64_t y, size_t pixel) {
-    if (pixel == 4)
-        patch_line(out, src, g, y, 4);
-    else if (pixel == 2)
-        patch_line(out, src, g, y, 2);
-    else
-        patch_line(out, src, g, y, pixel);
-}
-
-// Lines [from, from + lines) of the b*dh lines of patches.
-static void patches(struct dr_backend *be, const struct geo *g, void *out, const void *src,
-                    int64_t c, enum dr_dtype t, int64_t from, int64_t lines) {
-    size_t pixel = (size_t)c * dr_sizeof(t), line = (size_t)(g->dw * g->k * g->k) * pixel;
-    DR_PARALLEL_FOR(be, lines * g->dw * g->k * g->k * c >= DR_PAYS / 4)
-    for (int64_t i = 0; i < lines; i++) {
-        int64_t n = (from + i) / g->dh, y = (from + i) % g->dh;
-        patch_row((char *)out + (size_t)i * line,
-                  (const char *)src + (size_t)(n * g->sh * g->sw) * pixel, g, y, pixel);
+        if (++gx == v->gw) {
+            gx = 0;
+            if (++gy == v->gh)
+                gy = 0, n++;
+        }
     }
 }
 
-// out[taps][cd][cs] or, with `rows_first`, out[cd][taps][cs], from weight[co][ci][taps].
-// `swap`: the destination's channels are ci.
-static void arrange_weight(void *out, enum dr_dtype t, const real *w, int64_t cd, int64_t cs,
-                           int64_t taps, bool swap, bool rows_first) {
-    for (int64_t d = 0; d < cd; d++)
-        for (int64_t tap = 0; tap < taps; tap++)
-            for (int64_t s = 0; s < cs; s++) {
-                int64_t to = rows_first ? (d * taps + tap) * cs + s : (tap * cd + d) * cs + s;
-                int64_t at = swap ? (s * cd + d) * taps + tap : (d * cs + s) * taps + tap;
-                dr_put(out, t, to, w[at]);
-            }
+// ---- weights
+// --------------------------------------------------------------------------------------
+
+// Taps of a class of pixels as [taps][b], for one index of the weight's first side: out, `step`
+// between taps, from w[b][kh][kw].
+DR_INLINE void arrange_as(char *out, enum dr_dtype t, const real *w, int64_t b, int64_t all,
+                          int64_t kw, const struct view *v, int64_t step) {
+    for (int64_t i = 0; i < v->y.count * v->x.count; i++) {
+        const int64_t tap = v->y.tap[i / v->x.count] * kw + v->x.tap[i % v->x.count];
+        char *to = out + (size_t)(i * step) * dr_sizeof(t);
+        for (int64_t j = 0; j < b; j++)
+            dr_put(to, t, j, w[j * all + tap]);
+    }
 }
 
-// Adds the taps of one line: out[dw][cd] (+ bias) from sums[sh][sw][taps][cd] of the same sample.
-static void gather_line(void *out, enum dr_dtype t, int64_t at, const real *sums, const real *bias,
-                        const struct geo *g, int64_t y, int64_t cd) {
-    int64_t taps = g->k * g->k;
-    for (int64_t x = 0; x < g->dw; x++)
-        for (int64_t c0 = 0; c0 < cd; c0 += 64) {
-            real acc[64];
-            int64_t n = DR_MIN((int64_t)64, cd - c0);
-            for (int64_t c = 0; c < n; c++)
-                acc[c] = bias ? bias[c0 + c] : 0;
-            for (int64_t tap = 0; tap < taps; tap++) {
-                int64_t sy = source_of(g, y, tap / g->k, g->sh);
-                int64_t sx = sy < 0 ? -1 : source_of(g, x, tap % g->k, g->sw);
-                if (sx < 0)
-                    continue;
-                const real *s = sums + ((sy * g->sw + sx) * taps + tap) * cd + c0;
-                for (int64_t c = 0; c < n; c++)
-                    acc[c] += s[c];
-            }
-            for (int64_t c = 0; c < n; c++)
-                dr_put(out, t, at + x * cd + c0 + c, acc[c]);
-        }
-}
-
-static bool block_alloc(struct dr_backend *be, struct block *k, size_t unit, int64_t units,
-                        size_t weight) {
-    k->lines = DR_MAX(DR_MIN((int64_t)(BLOCK_BYTES / DR_MAX(unit, 1)), units), (int64_t)1);
-    weight = (weight + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
-    k->weight = dr_cpu_scratch(be, DR_WS_CONV, weight + unit * (size_t)k->lines);
-    k->cols = (char *)k->weight + weight;
-    return k->weight != NULL;
+// Forward [co][taps][ci], backward [taps][co][ci], from weight [co][ci][kh][kw].
+static void arrange_weight(struct dr_backend *be, void *out, enum dr_dtype t, const real *w,
+                           const struct geo *g, int64_t co, int64_t ci, const struct view *v) {
+    const int64_t all = g->kh * g->kw, taps = v->y.count * v->x.count;
+    DR_PARALLEL_FOR(be, co * taps * ci >= DR_PAYS)
+    for (int64_t o = 0; o < co; o++) {
+        char *to = dr_at_mut(out, t, g->back ? o * ci : o * taps * ci);
+        const int64_t step = g->back ? co * ci : ci;
+        if (t == DR_BF16)
+            arrange_as(to, DR_BF16, w + o * ci * all, ci, all, g->kw, v, step);
+        else
+            arrange_as(to, DR_F32, w + o * ci * all, ci, all, g->kw, v, step);
+    }
 }
 
 // ---- forward and backward-data
 // ---------------------------------------------------------------------------
 
+// A class of pixels of dst: those at (fy + i step, fx + j step).
+struct class {
+    struct view v; // first: `fill` takes the class for it
+    const struct conv_apply *a;
+    int64_t fy, fx, step;
+};
+
+// Values of the class into their places in dst.
+static void store(const void *ctx, const real *sum, int64_t row, int64_t rows, int64_t col,
+                  int64_t cols) {
+    const struct class *k = ctx;
+    const struct geo *g = &k->a->g;
+    for (int64_t r = row; r < row + rows; r++, sum += cols) {
+        const int64_t x = r % k->v.gw, y = r / k->v.gw % k->v.gh, n = r / k->v.gw / k->v.gh;
+        const int64_t at = (n * g->dh + k->fy + y * k->step) * g->dw + k->fx + x * k->step;
+        void *to = dr_at_mut(k->a->dst, k->a->t, at * k->a->cd + col);
+        if (k->a->t == DR_BF16) {
+#define STEP(i, n) vst(to, DR_BF16, i, n, vld(sum, DR_F32, i, n))
+            V_LOOP(cols, STEP);
+#undef STEP
+        } else {
+            memcpy(to, sum, (size_t)cols * sizeof *sum);
+        }
+    }
+}
+
+// The product of a class; all of dst is one class where step is 1.
+static void apply_class(struct dr_backend *be, const struct class *k) {
+    const struct conv_apply *a = k->a;
+    const struct geo *g = &a->g;
+    const struct view *v = &k->v;
+    const int64_t depth = v->y.count * v->x.count * a->cs;
+    void *weight = dr_cpu_scratch(be, DR_WS_CONV, (size_t)(a->cd * depth) * dr_sizeof(a->t));
+    if (!weight)
+        return;
+    arrange_weight(be, weight, a->t, a->weight, g, g->back ? a->cs : a->cd, g->back ? a->cd : a->cs,
+                   v);
+    const struct dr_gemm_source from = {
+        .fill = fill, .store = k->step > 1 ? store : NULL, .ctx = k};
+    const struct dr_gemm_args m = {.m = g->b * v->gh * v->gw,
+                                   .n = a->cd,
+                                   .k = depth,
+                                   .a = a->src,
+                                   .b = weight,
+                                   .c = a->dst,
+                                   .lda = depth,
+                                   .ldb = g->back ? a->cd : depth,
+                                   .ldc = a->cd,
+                                   .tb = !g->back,
+                                   .abt = a->t,
+                                   .ct = a->t,
+                                   .bias = a->bias,
+                                   .rows = v->gh * v->gw};
+    // the image may be its own patches
+    const bool itself = depth == a->cs && v->stride == 1 && k->step == 1 && v->y.off[0] == 0 &&
+                        v->x.off[0] == 0 && g->sh == g->dh && g->sw == g->dw;
+    if (itself)
+        dr_cpu_gemm(be, &m);
+    else
+        dr_cpu_gemm_from(be, &m, &from);
+}
+
 static void apply_patches(struct dr_backend *be, const struct conv_apply *a) {
     const struct geo *g = &a->g;
-    int64_t taps = g->k * g->k, depth = taps * a->cs;
-    bool direct = taps == 1 && g->stride == 1 && g->pad == 0; // the image is its own patches
-    struct block k;
-    if (!block_alloc(be, &k, (size_t)(g->dw * depth) * dr_sizeof(a->t), g->b * g->dh,
-                     (size_t)(a->cd * depth) * dr_sizeof(a->t)))
-        return;
-    arrange_weight(k.weight, a->t, a->weight, a->cd, a->cs, taps, g->back, true);
-    if (direct)
-        k.lines = g->b * g->dh;
-    for (int64_t from = 0; from < g->b * g->dh; from += k.lines) {
-        int64_t lines = DR_MIN(k.lines, g->b * g->dh - from);
-        if (!direct)
-            patches(be, g, k.cols, a->src, a->cs, a->t, from, lines);
-        dr_cpu_gemm(be, &(struct dr_gemm_args){.m = lines * g->dw,
-                                               .n = a->cd,
-                                               .k = depth,
-                                               .a = direct ? a->src : k.cols,
-                                               .b = k.weight,
-                                               .c = dr_at_mut(a->dst, a->t, from * g->dw * a->cd),
-                                               .lda = depth,
-                                               .ldb = depth,
-                                               .ldc = a->cd,
-                                               .tb = true,
-                                               .abt = a->t,
-                                               .ct = a->t,
-                                               .bias = a->bias,
-                                               .rows = g->dw});
+    const int64_t step = g->back ? g->stride : 1;
+    if (step > g->kh || step > g->kw || (step > 1 && g->dil > 1)) // some pixels have no taps
+        memset(a->dst, 0, (size_t)(g->b * g->dh * g->dw * a->cd) * dr_sizeof(a->t));
+    for (int64_t i = 0; i < step * step; i++) {
+        const int64_t fy = i / step, fx = i % step;
+        struct class k = {.v = {.src = a->src,
+                                .sh = g->sh,
+                                .sw = g->sw,
+                                .c = a->cs,
+                                .gh = (g->dh - fy + step - 1) / step,
+                                .gw = (g->dw - fx + step - 1) / step,
+                                .stride = g->back ? 1 : g->stride,
+                                .width = dr_sizeof(a->t),
+                                .y = taps_of(g->kh, g->padh, g->dil, step, g->back, fy),
+                                .x = taps_of(g->kw, g->padw, g->dil, step, g->back, fx)},
+                          .a = a,
+                          .fy = fy,
+                          .fx = fx,
+                          .step = step};
+        k.v.side_by_side = side_by_side(&k.v.x);
+        if (k.v.gh > 0 && k.v.gw > 0 && k.v.y.count && k.v.x.count)
+            apply_class(be, &k);
     }
+}
+
+// ---- towards few channels
+// --------------------------------------------------------------------------------
+
+// The taps of the pixels of each remainder, of both axes.
+struct gather {
+    struct taps *y, *x; // [step]
+    int64_t step, stride;
+};
+
+// Adds the taps of one line: out[dw][cd] (+ bias) from sums[sh][sw][kh][kw][cd] of the same sample.
+DR_INLINE void gather_line_as(void *out, enum dr_dtype t, int64_t at, const real *sums,
+                              const real *bias, const struct geo *g, const struct gather *k,
+                              int64_t y, int64_t cd) {
+    const struct taps *ty = &k->y[y % k->step];
+    for (int64_t x = 0; x < g->dw; x++) {
+        const struct taps *tx = &k->x[x % k->step];
+        real acc[FEW] = {0};
+        for (int64_t c = 0; bias && c < cd; c++)
+            acc[c] = bias[c];
+        for (int64_t i = 0; i < ty->count; i++) {
+            const int64_t sy = y / k->step * k->stride + ty->off[i];
+            for (int64_t j = 0; sy >= 0 && sy < g->sh && j < tx->count; j++) {
+                const int64_t sx = x / k->step * k->stride + tx->off[j];
+                if (sx < 0 || sx >= g->sw)
+                    continue;
+                const int64_t tap = ty->tap[i] * g->kw + tx->tap[j];
+                const real *s = sums + ((sy * g->sw + sx) * g->kh * g->kw + tap) * cd;
+                for (int64_t c = 0; c < cd; c++)
+                    acc[c] += s[c];
+            }
+        }
+        for (int64_t c = 0; c < cd; c++)
+            dr_put(out, t, at + x * cd + c, acc[c]);
+    }
+}
+
+static void gather_line(void *out, enum dr_dtype t, int64_t at, const real *sums, const real *bias,
+                        const struct geo *g, const struct gather *k, int64_t y, int64_t cd) {
+    if (t == DR_BF16)
+        gather_line_as(out, DR_BF16, at, sums, bias, g, k, y, cd);
+    else
+        gather_line_as(out, DR_F32, at, sums, bias, g, k, y, cd);
+}
+
+// out[taps][cd][cs] from weight[co][ci][taps].
+static void arrange_taps(void *out, const struct conv_apply *a, int64_t taps) {
+    for (int64_t d = 0; d < a->cd; d++)
+        for (int64_t s = 0; s < a->cs; s++)
+            for (int64_t tap = 0; tap < taps; tap++)
+                dr_put(out, a->t, (tap * a->cd + d) * a->cs + s,
+                       a->weight[(a->g.back ? s * a->cd + d : d * a->cs + s) * taps + tap]);
 }
 
 static void apply_taps(struct dr_backend *be, const struct conv_apply *a) {
     const struct geo *g = &a->g;
-    int64_t taps = g->k * g->k, wide = taps * a->cd, pixels = g->sh * g->sw;
-    struct block k;
-    if (!block_alloc(be, &k, (size_t)(pixels * wide) * sizeof(real), g->b,
-                     (size_t)(wide * a->cs) * dr_sizeof(a->t)))
+    const int64_t step = g->back ? g->stride : 1, taps = g->kh * g->kw, wide = taps * a->cd;
+    const int64_t pixels = g->sh * g->sw, unit = pixels * wide * (int64_t)sizeof(real);
+    const int64_t block = DR_MAX(DR_MIN((int64_t)BLOCK_BYTES / unit, g->b), (int64_t)1);
+    const size_t each = (size_t)step * sizeof(struct taps);
+    const size_t weight_at = (2 * each + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
+    const size_t weights = (size_t)(wide * a->cs) * dr_sizeof(a->t);
+    const size_t sums_at = weight_at + (weights + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
+    char *room = dr_cpu_scratch(be, DR_WS_CONV, sums_at + (size_t)(block * unit));
+    if (!room)
         return;
-    arrange_weight(k.weight, a->t, a->weight, a->cd, a->cs, taps, g->back, false);
-    for (int64_t from = 0; from < g->b; from += k.lines) {
-        int64_t samples = DR_MIN(k.lines, g->b - from);
+    struct gather k = {.y = (struct taps *)(void *)room, .step = step};
+    k.x = k.y + step;
+    k.stride = g->back ? 1 : g->stride;
+    for (int64_t i = 0; i < step; i++) {
+        k.y[i] = taps_of(g->kh, g->padh, g->dil, step, g->back, i);
+        k.x[i] = taps_of(g->kw, g->padw, g->dil, step, g->back, i);
+    }
+    real *sums = (real *)(void *)(room + sums_at);
+    arrange_taps(room + weight_at, a, taps);
+    for (int64_t from = 0; from < g->b; from += block) {
+        const int64_t samples = DR_MIN(block, g->b - from);
         dr_cpu_gemm(be, &(struct dr_gemm_args){.m = samples * pixels,
                                                .n = wide,
                                                .k = a->cs,
                                                .a = dr_at(a->src, a->t, from * pixels * a->cs),
-                                               .b = k.weight,
-                                               .c = k.cols,
+                                               .b = room + weight_at,
+                                               .c = sums,
                                                .lda = a->cs,
                                                .ldb = a->cs,
                                                .ldc = wide,
@@ -173,139 +329,139 @@ static void apply_taps(struct dr_backend *be, const struct conv_apply *a) {
         DR_PARALLEL_FOR(be, samples * pixels * wide >= DR_PAYS / 4)
         for (int64_t i = 0; i < samples * g->dh; i++)
             gather_line(a->dst, a->t, (from * g->dh + i) * g->dw * a->cd,
-                        (const real *)k.cols + i / g->dh * pixels * wide, a->bias, g, i % g->dh,
-                        a->cd);
+                        sums + i / g->dh * pixels * wide, a->bias, g, &k, i % g->dh, a->cd);
     }
+}
+
+// ---- the ops
+// --------------------------------------------------------------------------------------
+
+// False: recorded as an error.
+static bool fits(struct dr_backend *be, const struct geo *g, const char *op) {
+    if (g->kh <= MOST && g->kw <= MOST && g->dh > 0 && g->dw > 0 && g->sh > 0 && g->sw > 0)
+        return true;
+    dr_cpu_error(be, DR_EINVAL, op, "a kernel of 1 to 31 pixels that fits into the padded image");
+    return false;
 }
 
 static void apply(struct dr_backend *be, const struct conv_apply *a) {
     const struct geo *g = &a->g;
-    if (dr_conv_thin(g->k, g->stride, a->cs, a->cd))
+    if (!fits(be, g, g->back ? "conv2d_bwd_data" : "conv2d_fwd"))
+        return;
+    if (dr_conv_thin(g, a->cs, a->cd))
         dr_conv_thin_apply(be, a);
-    else if (g->k > 1 && 2 * g->sh * g->sw * a->cd < g->dh * g->dw * a->cs)
+    else if (g->kh * g->kw > 1 && a->cd < FEW && 2 * g->sh * g->sw * a->cd < g->dh * g->dw * a->cs)
         apply_taps(be, a);
     else
         apply_patches(be, a);
 }
 
-static int64_t out_size(int64_t in, int64_t k, int64_t stride, int64_t pad) {
-    return (in + 2 * pad - k) / stride + 1;
+// From the forward pass's input to its output, or back.
+static struct geo geo_of(struct dr_conv_dims d, int64_t b, int64_t h, int64_t w, int64_t stride,
+                         bool back) {
+    return (struct geo){.b = b,
+                        .sh = back ? d.ho : h,
+                        .sw = back ? d.wo : w,
+                        .dh = back ? h : d.ho,
+                        .dw = back ? w : d.wo,
+                        .kh = d.kh,
+                        .kw = d.kw,
+                        .padh = d.padh,
+                        .padw = d.padw,
+                        .stride = stride,
+                        .dil = d.dil,
+                        .back = back};
 }
 
 void DR_ISA_FN(conv2d_fwd)(struct dr_backend *be, const struct dr_conv2d_fwd_args *a) {
-    apply(be, &(struct conv_apply){.g = {.b = a->b,
-                                         .sh = a->h,
-                                         .sw = a->w,
-                                         .dh = out_size(a->h, a->k, a->stride, a->pad),
-                                         .dw = out_size(a->w, a->k, a->stride, a->pad),
-                                         .k = a->k,
-                                         .stride = a->stride,
-                                         .pad = a->pad},
-                                   .dst = a->y,
-                                   .src = a->x,
-                                   .t = a->t,
-                                   .weight = a->weight,
-                                   .bias = a->bias,
-                                   .cs = a->ci,
-                                   .cd = a->co});
+    apply(be,
+          &(struct conv_apply){.g = geo_of(dr_conv_dims_of(a), a->b, a->h, a->w, a->stride, false),
+                               .dst = a->y,
+                               .src = a->x,
+                               .t = a->t,
+                               .weight = a->weight,
+                               .bias = a->bias,
+                               .cs = a->ci,
+                               .cd = a->co});
 }
 
 void DR_ISA_FN(conv2d_bwd_data)(struct dr_backend *be, const struct dr_conv2d_bwd_data_args *a) {
-    apply(be, &(struct conv_apply){.g = {.b = a->b,
-                                         .dh = a->h,
-                                         .dw = a->w,
-                                         .sh = out_size(a->h, a->k, a->stride, a->pad),
-                                         .sw = out_size(a->w, a->k, a->stride, a->pad),
-                                         .k = a->k,
-                                         .stride = a->stride,
-                                         .pad = a->pad,
-                                         .back = true},
-                                   .dst = a->dx,
-                                   .src = a->dy,
-                                   .t = a->t,
-                                   .weight = a->weight,
-                                   .cs = a->co,
-                                   .cd = a->ci});
+    apply(be,
+          &(struct conv_apply){.g = geo_of(dr_conv_dims_of(a), a->b, a->h, a->w, a->stride, true),
+                               .dst = a->dx,
+                               .src = a->dy,
+                               .t = a->t,
+                               .weight = a->weight,
+                               .cs = a->co,
+                               .cd = a->ci});
 }
 
 // ---- backward-weight
 // -------------------------------------------------------------------------------------
 
-// dweight[co][ci][taps] += sum[co][taps][ci], or sum[taps][co][ci] with taps_first.
-static void add_weight(real *dw, const real *sum, int64_t co, int64_t ci, int64_t taps,
-                       bool taps_first) {
+// dweight[co][ci][taps] += sum[co][taps][ci]
+static void add_weight(struct dr_backend *be, real *dw, const real *sum, int64_t co, int64_t ci,
+                       int64_t taps) {
+    DR_PARALLEL_FOR(be, co * ci * taps >= DR_PAYS)
     for (int64_t o = 0; o < co; o++)
         for (int64_t i = 0; i < ci; i++)
             for (int64_t tap = 0; tap < taps; tap++)
-                dw[(o * ci + i) * taps + tap] +=
-                    sum[taps_first ? (tap * co + o) * ci + i : (o * taps + tap) * ci + i];
+                dw[(o * ci + i) * taps + tap] += sum[(o * taps + tap) * ci + i];
 }
 
-// With patches of x: sum[co][taps ci] = dy' P(x). With patches of dy, when it has fewer values to
-// copy: sum[taps co][ci] = P(dy)' x.
-static void weight_by_patches(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a) {
-    int64_t ho = out_size(a->h, a->k, a->stride, a->pad),
-            wo = out_size(a->w, a->k, a->stride, a->pad);
-    int64_t taps = a->k * a->k;
-    bool of_dy = a->h * a->w * a->co < ho * wo * a->ci;
-    struct geo g = {.b = a->b,
-                    .sh = a->h,
-                    .sw = a->w,
-                    .dh = ho,
-                    .dw = wo,
-                    .k = a->k,
-                    .stride = a->stride,
-                    .pad = a->pad};
-    if (of_dy)
-        g = (struct geo){.b = a->b,
-                         .sh = ho,
-                         .sw = wo,
-                         .dh = a->h,
-                         .dw = a->w,
-                         .k = a->k,
-                         .stride = a->stride,
-                         .pad = a->pad,
-                         .back = true};
-    int64_t depth = taps * (of_dy ? a->co : a->ci), other = of_dy ? a->ci : a->co;
-    struct block k;
-    if (!block_alloc(be, &k, (size_t)(g.dw * depth) * dr_sizeof(a->t), g.b * g.dh,
-                     (size_t)(depth * other) * sizeof(real)))
+// sum[co][taps ci] = dy' P(x)
+static void weight_by_patches(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a,
+                              const struct geo *g) {
+    const int64_t taps = g->kh * g->kw, depth = taps * a->ci;
+    struct view v = {.src = a->x,
+                     .sh = g->sh,
+                     .sw = g->sw,
+                     .c = a->ci,
+                     .gh = g->dh,
+                     .gw = g->dw,
+                     .stride = g->stride,
+                     .width = dr_sizeof(a->t),
+                     .y = taps_of(g->kh, g->padh, g->dil, 1, false, 0),
+                     .x = taps_of(g->kw, g->padw, g->dil, 1, false, 0)};
+    v.side_by_side = side_by_side(&v.x);
+    real *sum = dr_cpu_scratch(be, DR_WS_CONV, (size_t)(a->co * depth) * sizeof *sum);
+    if (!sum || g->b < 1)
         return;
-    for (int64_t from = 0; from < g.b * g.dh; from += k.lines) {
-        int64_t lines = DR_MIN(k.lines, g.b * g.dh - from), pixels = lines * g.dw;
-        patches(be, &g, k.cols, of_dy ? a->dy : a->x, of_dy ? a->co : a->ci, a->t, from, lines);
-        const void *flat = dr_at(of_dy ? a->x : a->dy, a->t, from * g.dw * other);
-        dr_cpu_gemm(be, &(struct dr_gemm_args){.m = of_dy ? depth : other,
-                                               .n = of_dy ? other : depth,
-                                               .k = pixels,
-                                               .a = of_dy ? k.cols : flat,
-                                               .b = of_dy ? flat : k.cols,
-                                               .c = k.weight,
-                                               .lda = of_dy ? depth : other,
-                                               .ldb = of_dy ? other : depth,
-                                               .ldc = of_dy ? other : depth,
-                                               .ta = true,
-                                               .acc = from > 0,
-                                               .abt = a->t,
-                                               .ct = DR_F32,
-                                               .rows = g.dw});
-    }
-    add_weight(a->dweight, k.weight, a->co, a->ci, taps, of_dy);
+    const bool itself = taps == 1 && g->stride == 1 && g->padh == 0 && g->padw == 0;
+    const struct dr_gemm_args m = {.m = a->co,
+                                   .n = depth,
+                                   .k = g->b * g->dh * g->dw,
+                                   .a = a->dy,
+                                   .b = a->x,
+                                   .c = sum,
+                                   .lda = a->co,
+                                   .ldb = depth,
+                                   .ldc = depth,
+                                   .ta = true,
+                                   .abt = a->t,
+                                   .ct = DR_F32,
+                                   .rows = DR_MAX(g->dh * g->dw, (int64_t)2)};
+    if (itself)
+        dr_cpu_gemm(be, &m);
+    else
+        dr_cpu_gemm_from(be, &m, &(struct dr_gemm_source){.fill = fill, .ctx = &v});
+    add_weight(be, a->dweight, sum, a->co, a->ci, taps);
 }
 
 void DR_ISA_FN(conv2d_bwd_weight)(struct dr_backend *be,
                                   const struct dr_conv2d_bwd_weight_args *a) {
-    if (dr_conv_thin(a->k, a->stride, a->ci, a->co))
-        dr_conv_thin_weight(be, a);
+    const struct geo g = geo_of(dr_conv_dims_of(a), a->b, a->h, a->w, a->stride, false);
+    if (!fits(be, &g, "conv2d_bwd_weight"))
+        return;
+    if (dr_conv_thin(&g, a->ci, a->co))
+        dr_conv_thin_weight(be, a, &g);
     else
-        weight_by_patches(be, a);
-    int64_t ho = out_size(a->h, a->k, a->stride, a->pad),
-            wo = out_size(a->w, a->k, a->stride, a->pad);
+        weight_by_patches(be, a, &g);
     if (a->dbias)
         dr_cpu_colsum(be, &(struct dr_colsum_args){.out = a->dbias,
                                                    .x = a->dy,
                                                    .xt = a->t,
-                                                   .m = a->b * ho * wo,
+                                                   .m = a->b * g.dh * g.dw,
                                                    .n = a->co,
                                                    .acc = true});
 }

@@ -11,12 +11,12 @@
 
 struct geo {
     int64_t b, sh, sw, dh, dw; // source and destination pixels
-    int64_t k, stride, pad;
-    bool back; // source pixel = (p + pad - tap) / stride instead of p stride - pad + tap
+    int64_t kh, kw, padh, padw, stride, dil;
+    bool back; // source pixel = (p + pad - dil tap) / stride instead of p stride - pad + dil tap
 };
 
-// dst[b,dh,dw,cd] = bias + the taps of src[b,sh,sw,cs]. The weight is [co,ci,k,k]; forward: cs = ci
-// and cd = co, with g.back: cs = co and cd = ci.
+// dst[b,dh,dw,cd] = bias + the taps of src[b,sh,sw,cs]. The weight is [co,ci,kh,kw]; forward: cs =
+// ci and cd = co, with g.back: cs = co and cd = ci.
 struct conv_apply {
     struct geo g;
     void *dst;
@@ -26,8 +26,10 @@ struct conv_apply {
     int64_t cs, cd;
 };
 
-// Whether the direct loops are right for it: stride 1 and one side with few channels.
-bool dr_conv_thin(int64_t k, int64_t stride, int64_t cs, int64_t cd);
+// Whether the direct loops are right for it: a square kernel, stride 1, no dilation and one side
+// with few channels.
+bool dr_conv_thin(const struct geo *g, int64_t cs, int64_t cd);
 void dr_conv_thin_apply(struct dr_backend *be, const struct conv_apply *a);
-// dweight (+= only) of a stride-1 convolution.
-void dr_conv_thin_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a);
+// dweight (+= only) of such a convolution; g: of its forward pass.
+void dr_conv_thin_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a,
+                         const struct geo *g);

@@ -24,9 +24,10 @@ static int64_t round_up(int64_t n, int64_t to) {
     return (n + to - 1) / to * to;
 }
 
-bool dr_conv_thin(int64_t k, int64_t stride, int64_t cs, int64_t cd) {
-    int64_t few = DR_MIN(cs, cd);
-    return stride == 1 && k > 1 && few <= FEW && few * k * k <= DEPTH && DR_MAX(cs, cd) <= 512;
+bool dr_conv_thin(const struct geo *g, int64_t cs, int64_t cd) {
+    const int64_t few = DR_MIN(cs, cd), k = g->kh;
+    const bool plain = g->stride == 1 && g->dil == 1 && g->kw == k && g->padh == g->padw;
+    return plain && k > 1 && few <= FEW && few * k * k <= DEPTH && DR_MAX(cs, cd) <= 512;
 }
 
 // What a call needs: memory common to the threads, then `each` reals of every thread. All of it is
@@ -84,7 +85,7 @@ static void tap_places(int64_t at[DEPTH + TAPS], int64_t k, int64_t few, int64_t
 
 // Weight of (destination d, source s, tap), the taps mirrored going back.
 static real weight_at(const struct conv_apply *a, int64_t d, int64_t s, int64_t tap) {
-    int64_t taps = a->g.k * a->g.k;
+    int64_t taps = a->g.kh * a->g.kh;
     return a->g.back ? a->weight[(s * a->cd + d) * taps + taps - 1 - tap]
                      : a->weight[(d * a->cs + s) * taps + tap];
 }
@@ -148,14 +149,14 @@ static void spread_sample(const struct spread *f, const struct conv_apply *a, in
 static void spread(struct dr_backend *be, const struct conv_apply *a, int64_t pad) {
     const struct geo *g = &a->g;
     const int64_t row = (g->sw + 2 * pad) * a->cs, wide = round_up(a->cd, BLOCK);
-    struct spread f = {.depth = g->k * g->k * a->cs, .wide = wide, .cs = a->cs, .cd = a->cd};
+    struct spread f = {.depth = g->kh * g->kh * a->cs, .wide = wide, .cs = a->cs, .cd = a->cd};
     struct room r;
     // Blocks of pixels go past the end of the last line.
     if (!room_alloc(be, &r, (f.depth + 1) * wide, (g->sh + 2 * pad) * row + PX * a->cs))
         return;
     real *w = r.common, *bias = w + f.depth * wide;
     f.w = w, f.bias = bias;
-    tap_places(f.at, g->k, a->cs, row);
+    tap_places(f.at, g->kh, a->cs, row);
     for (int64_t d = 0; d < a->cd; d++) {
         bias[d] = a->bias ? a->bias[d] : 0;
         for (int64_t i = 0; i < f.depth; i++)
@@ -204,7 +205,7 @@ DR_INLINE void dots_block(real out[PX], const real *const *lines, int64_t x, int
 // One line of channel d of dst, its elements cd apart.
 static void dots_line(const struct dots *f, const struct conv_apply *a, int64_t d, int64_t at,
                       const real *const *lines) {
-    const int64_t k = a->g.k, cs = a->cs;
+    const int64_t k = a->g.kh, cs = a->cs;
     const real *w = f->w + d * k * f->len, bias = a->bias ? a->bias[d] : 0;
     for (int64_t x = 0; x < a->g.dw; x += PX) {
         const int64_t left = a->g.dw - x;
@@ -220,14 +221,14 @@ static void dots_sample(const struct dots *f, const struct conv_apply *a, int64_
                         real *held) {
     const struct geo *g = &a->g;
     const real *lines[DEPTH];
-    for (int64_t y = -pad; y < g->dh + g->k - 1 - pad; y++) {
-        const int64_t top = y - (g->k - 1);
+    for (int64_t y = -pad; y < g->dh + g->kh - 1 - pad; y++) {
+        const int64_t top = y - (g->kh - 1);
         if (y >= 0 && y < g->sh)
-            widen(held + y % g->k * f->row + pad * a->cs, a->src, a->t,
+            widen(held + y % g->kh * f->row + pad * a->cs, a->src, a->t,
                   (n * g->sh + y) * g->sw * a->cs, g->sw * a->cs);
-        for (int64_t ky = 0; ky < g->k; ky++) {
+        for (int64_t ky = 0; ky < g->kh; ky++) {
             const int64_t s = top + ky;
-            lines[ky] = held + (s >= 0 && s < g->sh ? s % g->k : g->k) * f->row;
+            lines[ky] = held + (s >= 0 && s < g->sh ? s % g->kh : g->kh) * f->row;
         }
         for (int64_t d = 0; top >= -pad && d < a->cd; d++)
             dots_line(f, a, d, (n * g->dh + top + pad) * g->dw * a->cd, lines);
@@ -236,24 +237,25 @@ static void dots_sample(const struct dots *f, const struct conv_apply *a, int64_
 
 static void dots(struct dr_backend *be, const struct conv_apply *a, int64_t pad) {
     const struct geo *g = &a->g;
-    struct dots f = {.len = round_up(g->k * a->cs, BLOCK),
+    struct dots f = {.len = round_up(g->kh * a->cs, BLOCK),
                      .row = round_up((g->sw + 2 * pad) * a->cs + BLOCK, BLOCK)};
     struct room r;
-    if (!room_alloc(be, &r, a->cd * g->k * f.len, (g->k + 1) * f.row))
+    if (!room_alloc(be, &r, a->cd * g->kh * f.len, (g->kh + 1) * f.row))
         return;
     f.w = r.common;
     for (int64_t d = 0; d < a->cd; d++)
-        for (int64_t tap = 0; tap < g->k * g->k; tap++)
+        for (int64_t tap = 0; tap < g->kh * g->kh; tap++)
             for (int64_t s = 0; s < a->cs; s++)
-                r.common[(d * g->k + tap / g->k) * f.len + tap % g->k * a->cs + s] =
+                r.common[(d * g->kh + tap / g->kh) * f.len + tap % g->kh * a->cs + s] =
                     weight_at(a, d, s, tap);
-    DR_PARALLEL_FOR(be, g->b * g->dh * g->dw * g->k * f.len * a->cd >= DR_PAYS)
+    DR_PARALLEL_FOR(be, g->b * g->dh * g->dw * g->kh * f.len * a->cd >= DR_PAYS)
     for (int64_t n = 0; n < g->b; n++)
         dots_sample(&f, a, n, pad, room_of_thread(&r));
 }
 
 void dr_conv_thin_apply(struct dr_backend *be, const struct conv_apply *a) {
-    int64_t pad = a->g.back ? a->g.k - 1 - a->g.pad : a->g.pad; // mirrored taps, mirrored padding
+    int64_t pad =
+        a->g.back ? a->g.kh - 1 - a->g.padh : a->g.padh; // mirrored taps, mirrored padding
     if (a->cs <= a->cd)
         spread(be, a, pad);
     else
@@ -315,24 +317,25 @@ static void outer_sample(const struct outer *o, int64_t n, real *image, real *su
     }
 }
 
-void dr_conv_thin_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a) {
-    const int64_t ho = a->h + 2 * a->pad - a->k + 1, wo = a->w + 2 * a->pad - a->k + 1;
+void dr_conv_thin_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a,
+                         const struct geo *g) {
+    const int64_t ho = g->dh, wo = g->dw, k = g->kh;
     const bool of_x = a->ci <= a->co;
-    struct outer o = {.k = a->k,
+    struct outer o = {.k = k,
                       .few = of_x ? a->ci : a->co,
                       .many = of_x ? a->co : a->ci,
                       .sh = of_x ? a->h : ho,
                       .sw = of_x ? a->w : wo,
                       .fh = of_x ? ho : a->h,
                       .fw = of_x ? wo : a->w,
-                      .pad = of_x ? a->pad : a->k - 1 - a->pad,
+                      .pad = of_x ? g->padh : k - 1 - g->padh,
                       .small = of_x ? a->x : a->dy,
                       .flat = of_x ? a->dy : a->x,
                       .t = a->t};
-    const int64_t row = (o.sw + 2 * o.pad) * o.few, taps = a->k * a->k;
+    const int64_t row = (o.sw + 2 * o.pad) * o.few, taps = k * k;
     o.wide = round_up(o.many, BLOCK);
     o.depth = round_up(taps * o.few, TAPS);
-    tap_places(o.at, a->k, o.few, row);
+    tap_places(o.at, k, o.few, row);
     struct room r;
     if (!room_alloc(be, &r, a->b * o.depth * o.wide, (o.sh + 2 * o.pad) * row + o.fw * o.wide))
         return;

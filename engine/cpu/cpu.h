@@ -42,7 +42,8 @@
 enum dr_cpu_slot {
     DR_WS_OP,   // the op's own temporaries
     DR_WS_GEMM, // gemm: packed operands, padded panels, the library's scratchpads
-    DR_WS_CONV, // convolution: patches and rearranged weights
+    DR_WS_CONV, // convolution: rearranged weights, sums of taps
+    DR_WS_FROM, // dr_cpu_gemm_from without oneDNN: a block of the source
     DR_WS_COUNT,
 };
 struct dr_gemm_cache;
@@ -64,6 +65,22 @@ void *dr_cpu_scratch(struct dr_backend *be, enum dr_cpu_slot slot, size_t bytes)
 // Records the sticky error, "op: what"; the first one wins.
 void dr_cpu_error(struct dr_backend *be, int code, const char *op, const char *what);
 
+// A large operand that is never stored as a whole: its elements are made where they are used.
+struct dr_gemm_source {
+    // out[rows][ld] = elements [col, col + cols) of rows [row, row + rows), of the product's type.
+    void (*fill)(const void *ctx, void *out, int64_t ld, int64_t row, int64_t rows, int64_t col,
+                 int64_t cols);
+    // NULL: C is stored as dr_gemm_args says. Otherwise c is ignored, and this takes columns
+    // [col, col + cols) of rows [row, row + rows) of it, `cols` sums per row, each element once.
+    void (*store)(const void *ctx, const real *sum, int64_t row, int64_t rows, int64_t col,
+                  int64_t cols);
+    const void *ctx;
+};
+// dr_cpu_gemm with an operand from a source: A [m,k], or with `ta` B [k,n]; that pointer, its
+// leading dimension, its transposition and `batch` are ignored. `store` only without `ta`, and
+// never with a bias or acc. fill and store run on any thread.
+void dr_cpu_gemm_from(struct dr_backend *be, const struct dr_gemm_args *a,
+                      const struct dr_gemm_source *from);
 // gemm_ref.c: plain C, any build; the rows do not depend on each other.
 void dr_gemm_ref(struct dr_backend *be, const struct dr_gemm_args *a);
 // gemm_cache.c: the state behind dr_cpu_gemm, for `threads` threads.

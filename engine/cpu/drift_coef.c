@@ -66,15 +66,15 @@ DR_INLINE void load_costs(const struct coef_group *g, int64_t i) {
 }
 
 DR_INLINE real lanes_min(const real *x, int64_t n) {
-    real lane[PAD];
+    real lane[PAD], low;
     memcpy(lane, x, sizeof lane);
     for (int64_t j = PAD; j < n; j += PAD)
         for (int l = 0; l < PAD; l++)
             lane[l] = x[j + l] < lane[l] ? x[j + l] : lane[l];
-    for (int half = PAD / 2; half; half /= 2)
-        for (int l = 0; l < half; l++)
-            lane[l] = lane[l + half] < lane[l] ? lane[l + half] : lane[l];
-    return lane[0];
+    low = lane[0];
+    for (int l = 1; l < PAD; l++)
+        low = lane[l] < low ? lane[l] : low;
+    return low;
 }
 
 // rmin, cmin and, for the normalisation over y, rsum = sum_j exp((rmin - u) k).

@@ -38,15 +38,16 @@ struct cut {
 
 // Memory of one thread, offsets into its share of the workspace.
 struct room {
-    size_t b, c, sum, scratch, total; // A at 0
+    size_t b, c, sum, stage, scratch, total; // A at 0; stage: of a source
 };
 
 struct product {
     struct dr_backend *be;
     struct dr_gemm_cache *cache;
     struct dr_gemm_args g;
-    enum dr_dtype ab; // as multiplied: fp32 where bf16 is widened
-    bool direct;      // the primitives write to C itself
+    const struct dr_gemm_source *from; // NULL: both operands are stored
+    enum dr_dtype ab;                  // as multiplied: fp32 where bf16 is widened
+    bool direct;                       // the primitives write to C itself
     struct cut m, n;
     struct dr_gemm_prim *prim[SHAPES];
     struct room room;
@@ -101,9 +102,10 @@ static size_t aligned(size_t n) {
     return (n + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
 }
 
-// The workspace of all threads, once the primitives are known: A and C elements of each, and
-// `blocks` packed B that they share (0: one of its own per thread). False: recorded as an error.
-static bool prepare(struct product *p, int64_t a, int64_t c, int64_t blocks) {
+// The workspace of all threads, once the primitives are known: A, C and source elements of each,
+// and `blocks` packed B that they share (0: one of its own per thread). False: recorded as an
+// error.
+static bool prepare(struct product *p, int64_t a, int64_t c, int64_t stage, int64_t blocks) {
     struct room *r = &p->room;
     size_t b = 0, scratch = 0;
     for (int i = 0; i < SHAPES; i++)
@@ -115,7 +117,8 @@ static bool prepare(struct product *p, int64_t a, int64_t c, int64_t blocks) {
     p->block = aligned(b);
     r->c = r->b + (blocks ? 0 : p->block);
     r->sum = r->c + aligned((size_t)c * sizeof(real));
-    r->scratch = r->sum + (p->g.ta && p->g.ct == DR_BF16 ? aligned((size_t)c * sizeof(real)) : 0);
+    r->stage = r->sum + (p->g.ta && p->g.ct == DR_BF16 ? aligned((size_t)c * sizeof(real)) : 0);
+    r->scratch = r->stage + aligned((size_t)stage * dr_sizeof(p->g.abt));
     r->total = r->scratch + aligned(scratch);
     p->packed = dr_cpu_scratch(p->be, DR_WS_GEMM,
                                p->block * (size_t)blocks + r->total * (size_t)p->be->threads);
@@ -161,21 +164,46 @@ static struct dr_gemm_prim *block_prim(const struct product *p, int64_t j) {
     return p->prim[length(&p->n, j) < p->n.step];
 }
 
-// Panel i of block j of the columns.
-static void panel(struct product *p, int64_t i, int64_t j, int t) {
+// `rows` rows of A at m0, made by the source, and zeros up to a whole panel.
+static void fill_panel(struct product *p, int64_t m0, int64_t rows, int t) {
+    const struct dr_gemm_args *g = &p->g;
+    char *mine = p->memory + p->room.total * (size_t)t;
+    char *to = p->ab == g->abt ? mine : mine + p->room.stage;
+    p->from->fill(p->from->ctx, to, g->k, m0, rows, 0, g->k);
+    if (to != mine)
+        dr_gemm_copy(mine, p->ab, g->k, to, g->abt, g->k, rows, g->k);
+    memset(dr_at_mut(mine, p->ab, rows * g->k), 0,
+           (size_t)((p->m.step - rows) * g->k) * dr_sizeof(p->ab));
+}
+
+// The same of a stored A, where oneDNN cannot read it in place. Returns where it is; NULL: copied.
+static const void *stored_panel(struct product *p, int64_t m0, int64_t rows, int t) {
+    const struct dr_gemm_args *g = &p->g;
+    char *mine = p->memory + p->room.total * (size_t)t;
+    const void *a = dr_at(g->a, g->abt, m0 * g->lda);
+    if (p->ab == g->abt && rows == p->m.step)
+        return a;
+    int64_t lda = p->ab != g->abt ? g->k : g->lda;
+    dr_gemm_copy(mine, p->ab, lda, a, g->abt, g->lda, rows, g->k);
+    for (int64_t r = rows; r < p->m.step; r++)
+        memset(dr_at_mut(mine, p->ab, r * lda), 0, (size_t)g->k * dr_sizeof(p->ab));
+    return NULL;
+}
+
+// Panel i of block j of the columns. fresh: this thread has not filled the panel yet.
+static void panel(struct product *p, int64_t i, int64_t j, bool fresh, int t) {
     const struct dr_gemm_args *g = &p->g;
     struct dr_gemm_prim *prim = block_prim(p, j);
-    const void *b = p->packed + p->block * (size_t)j;
+    const void *b = p->packed + p->block * (size_t)j, *a = NULL;
     int64_t n0 = j * p->n.step, n = length(&p->n, j);
-    char *mine = p->memory + p->room.total * (size_t)t;
     int64_t rows = length(&p->m, i), m0 = i * p->m.step;
-    const void *a = dr_at(g->a, g->abt, m0 * g->lda);
-    if (p->ab != g->abt || rows < p->m.step) {
-        int64_t lda = p->ab != g->abt ? g->k : g->lda;
-        dr_gemm_copy(mine, p->ab, lda, a, g->abt, g->lda, rows, g->k);
-        for (int64_t r = rows; r < p->m.step; r++)
-            memset(dr_at_mut(mine, p->ab, r * lda), 0, (size_t)g->k * dr_sizeof(p->ab));
-        a = NULL;
+    if (!p->from)
+        a = stored_panel(p, m0, rows, t);
+    else if (fresh)
+        fill_panel(p, m0, rows, t);
+    if (p->from && p->from->store) {
+        p->from->store(p->from->ctx, execute(p, prim, t, a, b, NULL, NULL), m0, rows, n0, n);
+        return;
     }
     void *c = dr_at_mut(g->c, g->ct, m0 * g->ldc + n0);
     const real *bias = g->bias ? g->bias + n0 : NULL;
@@ -189,7 +217,8 @@ static void panel(struct product *p, int64_t i, int64_t j, int t) {
                      n);
 }
 
-// Each thread packs its part of every block; units are panels, one block of columns after another.
+// Each thread packs its part of every block; units are panels, one block of columns after another,
+// or, of a source, the blocks of one panel after another: it is filled once.
 static void rows_work(struct product *p, int64_t from, int64_t to, int t) {
     const struct dr_gemm_args *g = &p->g;
     const int team = omp_get_num_threads();
@@ -201,7 +230,10 @@ static void rows_work(struct product *p, int64_t from, int64_t to, int t) {
     }
 #pragma omp barrier
     for (int64_t u = from; u < to; u++)
-        panel(p, u % p->m.count, u / p->m.count, t);
+        if (p->from)
+            panel(p, u / p->n.count, u % p->n.count, u == from || u % p->n.count == 0, t);
+        else
+            panel(p, u % p->m.count, u / p->m.count, true, t);
 }
 
 static void by_rows(struct product *p) {
@@ -212,16 +244,17 @@ static void by_rows(struct product *p) {
     p->m.count = (g->m + p->m.step - 1) / p->m.step;
     // oneDNN's best kernels write a C without gaps: B as a whole, or a copy of the block of C.
     const int64_t column = g->k * (int64_t)dr_sizeof(p->ab);
-    p->direct = !g->acc && p->ab == g->abt && g->ldc == g->n && column * g->n <= WIDE &&
-                dr_gemm_direct_pays(p->cache);
+    const bool whole = g->ldc == g->n && column * g->n <= WIDE && !(p->from && p->from->store);
+    p->direct = !g->acc && p->ab == g->abt && whole && dr_gemm_direct_pays(p->cache);
     int64_t columns = p->direct ? g->n : DR_MIN(BLOCK / column / 64 * 64, (int64_t)COLUMNS);
     p->n = cut_evenly(g->n, DR_MAX(columns, (int64_t)64), 32);
-    int64_t lda = p->ab != g->abt ? g->k : g->lda;
+    int64_t lda = p->from || p->ab != g->abt ? g->k : g->lda;
     p->prim[0] = get(p, p->m.step, p->n.step, g->k, lda);
     p->prim[1] = get(p, p->m.step, length(&p->n, p->n.count - 1), g->k, lda);
     if (!p->prim[0] || !p->prim[1])
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
-    else if (prepare(p, p->m.step * lda, p->m.step * (p->direct ? g->ldc : p->n.step), p->n.count))
+    else if (prepare(p, p->m.step * lda, p->m.step * (p->direct ? g->ldc : p->n.step),
+                     p->from && p->ab != g->abt ? p->m.step * lda : 0, p->n.count))
         share(p, p->m.count * p->n.count, g->m * g->n * g->k >= PAYS, rows_work);
 }
 
@@ -259,6 +292,20 @@ static void tile(struct product *p, int64_t i, int64_t j, int64_t k0, int t) {
         dr_gemm_store(mine + p->room.sum, DR_F32, n, c, m, n, NULL, k0 > 0);
 }
 
+// The piece of k at k0 of block j of B, packed in this thread's memory.
+static void pack_piece(const struct product *p, int64_t j, int64_t k0, int t) {
+    const struct dr_gemm_args *g = &p->g;
+    char *mine = p->memory + p->room.total * (size_t)t;
+    const int64_t n0 = j * p->n.step, n = length(&p->n, j), k = DR_MIN(piece(p, k0), g->k - k0);
+    const void *b = mine + p->room.stage;
+    if (p->from)
+        p->from->fill(p->from->ctx, mine + p->room.stage, n, k0, k, n0, n);
+    else
+        b = dr_at(g->b, g->abt, g->tb ? n0 * g->ldb + k0 : k0 * g->ldb + n0);
+    dr_gemm_pack(dr_gemm_prim_layout(tile_prim(p, j, k0)), mine + p->room.b, p->ab, b, g->abt, k, n,
+                 p->from ? n : g->ldb, g->tb && !p->from, 0, 1);
+}
+
 // Units are tiles, the rows of one block of columns after another. A piece of k goes through all
 // tiles of the range that share a block, so that its B is packed once.
 static void tiles_work(struct product *p, int64_t from, int64_t to, int t) {
@@ -269,9 +316,7 @@ static void tiles_work(struct product *p, int64_t from, int64_t to, int t) {
         int64_t i1 = g->ct == DR_F32 ? DR_MIN(p->m.count, i0 + to - from) : i0 + 1;
         int64_t n = length(&p->n, j), m0 = i0 * p->m.step;
         for (int64_t k0 = 0; k0 < g->k; k0 += piece(p, k0)) {
-            dr_gemm_pack(dr_gemm_prim_layout(tile_prim(p, j, k0)), mine + p->room.b, p->ab,
-                         dr_at(g->b, g->abt, g->tb ? n0 * g->ldb + k0 : k0 * g->ldb + n0), g->abt,
-                         DR_MIN(piece(p, k0), g->k - k0), n, g->ldb, g->tb, 0, 1);
+            pack_piece(p, j, k0, t);
             for (int64_t i = i0; i < i1; i++)
                 tile(p, i, j, k0, t);
         }
@@ -297,21 +342,27 @@ static void by_tiles(struct product *p) {
     }
     if (!whole)
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
-    else if (prepare(p, p->m.step * (K_PIECE + GAP), p->m.step * p->n.step, 0))
+    else if (prepare(p, p->m.step * (K_PIECE + GAP), p->m.step * p->n.step,
+                     p->from ? K_PIECE * p->n.step : 0, 0))
         share(p, p->m.count * p->n.count, g->m * g->n * g->k >= PAYS, tiles_work);
 }
 
 // ---- entry
 // ----------------------------------------------------------------------------------------
 
-void dr_cpu_gemm(struct dr_backend *be, const struct dr_gemm_args *a) {
+static struct product product_of(struct dr_backend *be, const struct dr_gemm_args *a) {
     struct dr_gemm_cache *cache = ((const struct dr_cpu *)be->impl)->gemm;
-    if (a->m <= 0 || a->n <= 0)
-        return;
     struct product p = {.be = be, .cache = cache, .g = *a, .ab = a->abt};
     if (a->abt == DR_BF16 && !dr_gemm_native_bf16(cache))
         p.ab = DR_F32;
     dr_gemm_make_room(cache, SHAPES);
+    return p;
+}
+
+void dr_cpu_gemm(struct dr_backend *be, const struct dr_gemm_args *a) {
+    if (a->m <= 0 || a->n <= 0)
+        return;
+    struct product p = product_of(be, a);
     for (int64_t i = 0; i < DR_MAX(a->batch, (int64_t)1); i++) {
         if (a->ta)
             by_tiles(&p);
@@ -321,4 +372,16 @@ void dr_cpu_gemm(struct dr_backend *be, const struct dr_gemm_args *a) {
         p.g.b = dr_at(p.g.b, a->abt, a->stride_b);
         p.g.c = dr_at_mut(p.g.c, a->ct, a->stride_c);
     }
+}
+
+void dr_cpu_gemm_from(struct dr_backend *be, const struct dr_gemm_args *a,
+                      const struct dr_gemm_source *from) {
+    if (a->m <= 0 || a->n <= 0)
+        return;
+    struct product p = product_of(be, a);
+    p.from = from;
+    if (a->ta)
+        by_tiles(&p);
+    else
+        by_rows(&p);
 }

@@ -82,6 +82,34 @@ void dr_cpu_gemm(struct dr_backend *be, const struct dr_gemm_args *g) {
     dr_gemm_ref(be, g);
 }
 
+enum { SOURCE_ROWS = 256 };
+
+void dr_cpu_gemm_from(struct dr_backend *be, const struct dr_gemm_args *a,
+                      const struct dr_gemm_source *from) {
+    const int64_t rows = a->ta ? a->k : a->m, cols = a->ta ? a->n : a->k;
+    const size_t size = (size_t)(SOURCE_ROWS * cols) * sizeof(real);
+    char *block =
+        dr_cpu_scratch(be, DR_WS_FROM, size + (size_t)(SOURCE_ROWS * a->n) * sizeof(real));
+    real *sum = (real *)(void *)(block + size);
+    for (int64_t at = 0; block && at < rows; at += SOURCE_ROWS) {
+        struct dr_gemm_args g = *a;
+        const int64_t n = DR_MIN((int64_t)SOURCE_ROWS, rows - at);
+        from->fill(from->ctx, block, cols, at, n, 0, cols);
+        if (a->ta) {
+            g.a = dr_at(a->a, a->abt, at * a->lda);
+            g.b = block, g.ldb = cols, g.tb = false, g.k = n, g.acc = a->acc || at;
+        } else {
+            g.a = block, g.lda = cols, g.m = n;
+            g.c = dr_at_mut(a->c, a->ct, at * a->ldc);
+            if (from->store)
+                g.c = sum, g.ct = DR_F32, g.ldc = a->n;
+        }
+        dr_gemm_ref(be, &g);
+        if (from->store)
+            from->store(from->ctx, sum, at, n, 0, a->n);
+    }
+}
+
 int dr_gemm_cache_new(int threads, struct dr_gemm_cache **out, struct dr_err *err) {
     (void)threads;
     (void)err;

@@ -38,6 +38,19 @@
     X(conv2d_fwd)                                                                                  \
     X(conv2d_bwd_data)                                                                             \
     X(conv2d_bwd_weight)                                                                           \
+    X(groupnorm_fwd)                                                                               \
+    X(groupnorm_bwd)                                                                               \
+    X(channel_affine_fwd)                                                                          \
+    X(channel_affine_bwd)                                                                          \
+    X(add_act_fwd)                                                                                 \
+    X(add_act_bwd)                                                                                 \
+    X(pool_fwd)                                                                                    \
+    X(pool_bwd)                                                                                    \
+    X(resize_fwd)                                                                                  \
+    X(resize_bwd)                                                                                  \
+    X(mask_apply)                                                                                  \
+    X(masked_mse)                                                                                  \
+    X(softmax_xent)                                                                                \
     X(l2norm_fwd)                                                                                  \
     X(l2norm_bwd)                                                                                  \
     X(patch_stats_fwd)                                                                             \

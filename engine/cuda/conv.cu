@@ -14,12 +14,15 @@ static const int64_t BLOCK_BYTES = (int64_t)64 << 20;
 
 struct geo {
     int64_t b, sh, sw, dh, dw; // source and destination pixels
-    int64_t k, stride, pad;
-    bool back; // source pixel = (p + pad - tap) / stride instead of p stride - pad + tap
+    struct dr_conv_dims d;
+    int64_t stride;
+    bool back; // source pixel = (p + pad - dil tap) / stride instead of p stride - pad + dil tap
 };
 
-__device__ inline int64_t source_of(const geo &g, int64_t p, int64_t tap, int64_t limit) {
-    int64_t s = g.back ? p + g.pad - tap : p * g.stride - g.pad + tap;
+__device__ inline int64_t source_of(const geo &g, int64_t p, int64_t tap, int64_t pad,
+                                    int64_t limit) {
+    const int64_t off = tap * g.d.dil - pad;
+    int64_t s = g.back ? p - off : p * g.stride + off;
     if (g.back && g.stride > 1) {
         if (s < 0 || s % g.stride)
             return -1;
@@ -34,15 +37,16 @@ template <typename T> struct patches_f {
     const T *src;
     geo g;
     int64_t c;
-    divisor by_c, by_k, by_w, by_h;
+    divisor by_c, by_kw, by_kh, by_w, by_h;
     patches_f(T *to, const T *from, const geo &shape, int64_t channels)
-        : out(to), src(from), g(shape), c(channels), by_c(channels), by_k(shape.k), by_w(shape.dw),
-          by_h(shape.dh) {}
+        : out(to), src(from), g(shape), c(channels), by_c(channels), by_kw(shape.d.kw),
+          by_kh(shape.d.kh), by_w(shape.dw), by_h(shape.dh) {}
     template <int V> __device__ void run(int64_t i) const {
         int64_t ch, tx, ty, x, y;
-        const int64_t pixel = by_k.split(by_k.split(by_c.split(i, &ch), &tx), &ty);
+        const int64_t pixel = by_kh.split(by_kw.split(by_c.split(i, &ch), &tx), &ty);
         const int64_t n = by_h.split(by_w.split(pixel, &x), &y);
-        const int64_t sy = source_of(g, y, ty, g.sh), sx = source_of(g, x, tx, g.sw);
+        const int64_t sy = source_of(g, y, ty, g.d.padh, g.sh);
+        const int64_t sx = source_of(g, x, tx, g.d.padw, g.sw);
         const bool there = sy >= 0 && sx >= 0;
         const T *from = src + ((n * g.sh + sy) * g.sw + sx) * c + ch;
         pack<T, V> v;
@@ -120,15 +124,15 @@ template <typename T> struct channel_bias_f {
 // x: the side of the forward pass's input, whichever of src and dst that is.
 static dnn_conv dnn_shape(const geo &g, int64_t cs, int64_t cd, enum dr_dtype t) {
     if (g.back)
-        return {g.b, g.dh, g.dw, cd, g.sh, g.sw, cs, g.k, g.stride, g.pad, t};
-    return {g.b, g.sh, g.sw, cs, g.dh, g.dw, cd, g.k, g.stride, g.pad, t};
+        return {g.b, g.dh, g.dw, cd, cs, g.stride, g.d, t};
+    return {g.b, g.sh, g.sw, cs, cd, g.stride, g.d, t};
 }
 
 // Forward or towards the data; false: this path does not apply.
 template <typename T>
 static bool conv2d_dnn(struct dr_backend *be, const apply &a, enum dr_dtype t) {
     const dnn_conv c = dnn_shape(a.g, a.cs, a.cd, t);
-    const int64_t taps = c.k * c.k, n = c.b * a.g.dh * a.g.dw * a.cd;
+    const int64_t taps = c.d.kh * c.d.kw, n = c.b * a.g.dh * a.g.dw * a.cd;
     work k;
     if (!dr_cuda_dnn_ready(be))
         return false;
@@ -146,10 +150,13 @@ static bool conv2d_dnn(struct dr_backend *be, const apply &a, enum dr_dtype t) {
     return true;
 }
 
+static bool its_own_patches(const geo &g) {
+    return g.d.kh * g.d.kw == 1 && g.stride == 1 && g.d.padh == 0 && g.d.padw == 0;
+}
+
 template <typename T> static void conv2d(struct dr_backend *be, const apply &a, enum dr_dtype t) {
-    const int64_t taps = a.g.k * a.g.k, depth = taps * a.cs, pixels = a.g.dh * a.g.dw;
-    const bool direct =
-        taps == 1 && a.g.stride == 1 && a.g.pad == 0; // the image is its own patches
+    const int64_t taps = a.g.d.kh * a.g.d.kw, depth = taps * a.cs, pixels = a.g.dh * a.g.dw;
+    const bool direct = its_own_patches(a.g);
     work k;
     if (a.g.b <= 0 || (!direct && conv2d_dnn<T>(be, a, t)))
         return;
@@ -175,20 +182,9 @@ template <typename T> static void conv2d(struct dr_backend *be, const apply &a, 
     }
 }
 
-static int64_t out_size(int64_t in, int64_t k, int64_t stride, int64_t pad) {
-    return (in + 2 * pad - k) / stride + 1;
-}
-
 template <typename A> static geo forward_geo(const A *a) {
-    return {a->b,
-            a->h,
-            a->w,
-            out_size(a->h, a->k, a->stride, a->pad),
-            out_size(a->w, a->k, a->stride, a->pad),
-            a->k,
-            a->stride,
-            a->pad,
-            false};
+    const struct dr_conv_dims d = dr_conv_dims_of(a);
+    return {a->b, a->h, a->w, d.ho, d.wo, d, a->stride, false};
 }
 
 void dr_cuda_conv2d_fwd(struct dr_backend *be, const struct dr_conv2d_fwd_args *a) {
@@ -198,7 +194,7 @@ void dr_cuda_conv2d_fwd(struct dr_backend *be, const struct dr_conv2d_fwd_args *
 
 void dr_cuda_conv2d_bwd_data(struct dr_backend *be, const struct dr_conv2d_bwd_data_args *a) {
     const geo f = forward_geo(a);
-    const geo g = {a->b, f.dh, f.dw, a->h, a->w, a->k, a->stride, a->pad, true};
+    const geo g = {a->b, f.dh, f.dw, a->h, a->w, f.d, a->stride, true};
     const apply k = {g, a->dx, a->dy, a->weight, NULL, a->co, a->ci};
     DR_FOR_DTYPE(a->t, T, conv2d<T>(be, k, a->t));
 }
@@ -207,21 +203,24 @@ void dr_cuda_conv2d_bwd_data(struct dr_backend *be, const struct dr_conv2d_bwd_d
 template <typename T>
 static void conv2d_bwd_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a) {
     const geo g = forward_geo(a);
-    const int64_t taps = a->k * a->k, depth = taps * a->ci, pixels = g.dh * g.dw;
+    const int64_t taps = g.d.kh * g.d.kw, depth = taps * a->ci, pixels = g.dh * g.dw;
+    const bool direct = its_own_patches(g);
     const dnn_conv c = dnn_shape(g, a->ci, a->co, a->t);
     work k;
     if (!work_for(be, &k, depth * a->co * (int64_t)sizeof(float),
-                  pixels * depth * (int64_t)sizeof(T), a->b))
+                  direct ? 0 : pixels * depth * (int64_t)sizeof(T), a->b))
         return;
     const bool by_dnn = a->b > 0 && dr_cuda_dnn_bwd_weight(be, c, k.weight, a->x, a->dy);
     for (int64_t from = 0; !by_dnn && from < a->b; from += k.samples) {
         const int64_t n = a->b - from < k.samples ? a->b - from : k.samples;
-        const patches_f<T> f(reinterpret_cast<T *>(k.cols),
-                             static_cast<const T *>(a->x) + from * a->h * a->w * a->ci, g, a->ci);
-        DR_FLAT(be, f, n * pixels * depth, a->ci % 4 == 0 && wide(f.out, f.src));
+        const T *x = static_cast<const T *>(a->x) + from * a->h * a->w * a->ci;
+        const patches_f<T> f(reinterpret_cast<T *>(k.cols), x, g, a->ci);
+        if (!direct)
+            DR_FLAT(be, f, n * pixels * depth, a->ci % 4 == 0 && wide(f.out, f.src));
         struct dr_gemm_args m = {};
         m.m = a->co, m.n = depth, m.k = n * pixels;
-        m.a = static_cast<const T *>(a->dy) + from * pixels * a->co, m.b = k.cols, m.c = k.weight;
+        m.a = static_cast<const T *>(a->dy) + from * pixels * a->co;
+        m.b = direct ? (const void *)x : k.cols, m.c = k.weight;
         m.lda = a->co, m.ldb = m.ldc = depth, m.ta = true, m.acc = from > 0;
         m.abt = a->t, m.ct = DR_F32;
         dr_cuda_gemm(be, &m);

@@ -117,12 +117,12 @@ static struct dnn *prepare(struct dr_backend *be, const dnn_conv &c) {
     const bool ok = !d->cudnnSetTensor4dDescriptor(d->x, CUDNN_TENSOR_NHWC, t, (int)c.b, (int)c.ci,
                                                    (int)c.h, (int)c.w) &&
                     !d->cudnnSetTensor4dDescriptor(d->y, CUDNN_TENSOR_NHWC, t, (int)c.b, (int)c.co,
-                                                   (int)c.ho, (int)c.wo) &&
+                                                   (int)c.d.ho, (int)c.d.wo) &&
                     !d->cudnnSetFilter4dDescriptor(d->w, t, CUDNN_TENSOR_NHWC, (int)c.co, (int)c.ci,
-                                                   (int)c.k, (int)c.k) &&
+                                                   (int)c.d.kh, (int)c.d.kw) &&
                     !d->cudnnSetConvolution2dDescriptor(
-                        d->conv, (int)c.pad, (int)c.pad, (int)c.stride, (int)c.stride, 1, 1,
-                        CUDNN_CROSS_CORRELATION, CUDNN_DATA_FLOAT) &&
+                        d->conv, (int)c.d.padh, (int)c.d.padw, (int)c.stride, (int)c.stride,
+                        (int)c.d.dil, (int)c.d.dil, CUDNN_CROSS_CORRELATION, CUDNN_DATA_FLOAT) &&
                     !d->cudnnSetConvolutionMathType(d->conv, math);
     return ok ? d : NULL;
 }

@@ -4,8 +4,9 @@
 
 #include "engine/cuda/launch.h"
 
-struct dnn_conv { // x: [b,h,w,ci], y: [b,ho,wo,co], weight: [co,k,k,ci]; all of type t
-    int64_t b, h, w, ci, ho, wo, co, k, stride, pad;
+struct dnn_conv { // x: [b,h,w,ci], y: [b,ho,wo,co], weight: [co,kh,kw,ci]; all of type t
+    int64_t b, h, w, ci, co, stride;
+    struct dr_conv_dims d;
     enum dr_dtype t;
 };
 

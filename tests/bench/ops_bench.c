@@ -1,7 +1,10 @@
 // Times the CPU ops of a training step in chunks of 16 samples and projects their sum over a step,
 // for DriftDiT-Tiny (320 samples, SwiGLU, RoPE) and for the mnist-cpu recipe (160 samples, GELU). A
-// tool for whoever tunes an op, not a test: ops_bench [threads]
+// tool for whoever tunes an op, not a test: ops_bench [threads [images]]. With `images`: the ops of
+// convolutional networks instead (ops_images.c).
 #include "engine/cpu/backend.h"
+
+#include "tests/bench/ops_images.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -186,7 +189,9 @@ int main(int argc, char **argv) {
     }
     d.be->enter(d.be);
     printf("%s\n", d.be->detail);
-    for (size_t i = 0; i < 2 * DR_COUNT(shapes); i++) {
+    if (argc > 2)
+        bench_images(d.be);
+    for (size_t i = 0; argc < 3 && i < 2 * DR_COUNT(shapes); i++) {
         d.s = shapes[i / 2];
         d.act = i % 2 ? DR_BF16 : DR_F32;
         d.tokens = B * d.s.t;

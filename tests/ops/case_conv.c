@@ -3,34 +3,64 @@
 
 struct conv {
     int64_t b, h, w, ci, co, k, stride, pad;
+    int64_t kh, kw, padh, padw, dil;
 };
 
 static const struct conv shapes[] = {
-    {2, 5, 7, 3, 4, 3, 1, 1},     {1, 28, 28, 1, 32, 3, 1, 1}, {3, 28, 28, 32, 1, 3, 1, 1},
-    {2, 9, 8, 5, 6, 3, 2, 1},     {2, 8, 6, 16, 4, 1, 1, 0},   {1, 8, 9, 8, 33, 1, 2, 0},
-    {2, 12, 11, 3, 8, 7, 2, 3},   {1, 6, 6, 70, 3, 3, 1, 1},   {2, 5, 5, 4, 67, 3, 1, 0},
-    {1, 16, 16, 64, 66, 3, 1, 1}, {2, 7, 6, 20, 3, 3, 1, 1},   {1, 6, 11, 2, 41, 5, 1, 2},
+    {2, 5, 7, 3, 4, 3, 1, 1},
+    {1, 28, 28, 1, 32, 3, 1, 1},
+    {3, 28, 28, 32, 1, 3, 1, 1},
+    {2, 9, 8, 5, 6, 3, 2, 1},
+    {2, 8, 6, 16, 4, 1, 1, 0},
+    {1, 8, 9, 8, 33, 1, 2, 0},
+    {2, 12, 11, 3, 8, 7, 2, 3},
+    {1, 6, 6, 70, 3, 3, 1, 1},
+    {2, 5, 5, 4, 67, 3, 1, 0},
+    {1, 16, 16, 64, 66, 3, 1, 1},
+    {2, 7, 6, 20, 3, 3, 1, 1},
+    {1, 6, 11, 2, 41, 5, 1, 2},
+    {2, 11, 9, 20, 24, 3, 2, 1},
+    {1, 4, 5, 40, 12, 1, 1, 1},
+    {2, 13, 12, 17, 19, 3, 3, 0},
+    {1, 9, 10, 70, 18, 2, 2, 0},
+    {2, 12, 13, 3, 64, 7, 2, 3},
+    {2, 9, 11, 18, 20, 3, 1, 2, .dil = 2},
+    {1, 14, 15, 3, 6, 3, 1, 2, .dil = 2},
+    {2, 11, 12, 20, 17, 3, 2, 2, .dil = 2},
+    {1, 12, 11, 19, 18, 3, 2, 3, .dil = 3},
+    {2, 9, 10, 24, 20, .stride = 1, .kh = 1, .kw = 7, .padh = 0, .padw = 3},
+    {1, 9, 10, 24, 20, .stride = 1, .kh = 7, .kw = 1, .padh = 3, .padw = 0},
+    {2, 8, 7, 3, 9, .stride = 2, .kh = 3, .kw = 2, .padh = 1, .padw = 0},
+    {1, 9, 9, 130, 300, 3, 1, 1}, // several blocks of columns
 };
+
+static struct conv_size { int64_t kh, kw, padh, padw, dil, ho, wo; } size_of(const struct conv *c) {
+    struct conv_size s = {c->k, c->k, c->pad, c->pad, c->dil ? c->dil : 1, 0, 0};
+    if (c->kh)
+        s.kh = c->kh, s.kw = c->kw, s.padh = c->padh, s.padw = c->padw;
+    s.ho = (c->h + 2 * s.padh - s.dil * (s.kh - 1) - 1) / c->stride + 1;
+    s.wo = (c->w + 2 * s.padw - s.dil * (s.kw - 1) - 1) / c->stride + 1;
+    return s;
+}
 
 // Calls f(context, y index, x index, weight index) for every product of the convolution.
 typedef void (*visit)(void *ctx, int64_t y, int64_t x, int64_t w);
 static void each_product(const struct conv *c, visit f, void *ctx) {
-    int64_t ho = (c->h + 2 * c->pad - c->k) / c->stride + 1;
-    int64_t wo = (c->w + 2 * c->pad - c->k) / c->stride + 1;
+    const struct conv_size s = size_of(c);
     for (int64_t n = 0; n < c->b; n++)
-        for (int64_t oy = 0; oy < ho; oy++)
-            for (int64_t ox = 0; ox < wo; ox++)
-                for (int64_t ky = 0; ky < c->k; ky++)
-                    for (int64_t kx = 0; kx < c->k; kx++) {
-                        int64_t iy = oy * c->stride + ky - c->pad,
-                                ix = ox * c->stride + kx - c->pad;
+        for (int64_t oy = 0; oy < s.ho; oy++)
+            for (int64_t ox = 0; ox < s.wo; ox++)
+                for (int64_t ky = 0; ky < s.kh; ky++)
+                    for (int64_t kx = 0; kx < s.kw; kx++) {
+                        int64_t iy = oy * c->stride + ky * s.dil - s.padh,
+                                ix = ox * c->stride + kx * s.dil - s.padw;
                         if (iy < 0 || ix < 0 || iy >= c->h || ix >= c->w)
                             continue;
                         for (int64_t i = 0; i < c->ci; i++)
                             for (int64_t o = 0; o < c->co; o++)
-                                f(ctx, ((n * ho + oy) * wo + ox) * c->co + o,
+                                f(ctx, ((n * s.ho + oy) * s.wo + ox) * c->co + o,
                                   ((n * c->h + iy) * c->w + ix) * c->ci + i,
-                                  ((o * c->ci + i) * c->k + ky) * c->k + kx);
+                                  ((o * c->ci + i) * s.kh + ky) * s.kw + kx);
                     }
 }
 
@@ -52,14 +82,13 @@ static void into_w(void *ctx, int64_t y, int64_t x, int64_t w) {
 }
 
 static int64_t y_size(const struct conv *c) {
-    return c->b * ((c->h + 2 * c->pad - c->k) / c->stride + 1) *
-           ((c->w + 2 * c->pad - c->k) / c->stride + 1) * c->co;
+    return c->b * size_of(c).ho * size_of(c).wo * c->co;
 }
 static int64_t x_size(const struct conv *c) {
     return c->b * c->h * c->w * c->ci;
 }
 static int64_t w_size(const struct conv *c) {
-    return c->co * c->ci * c->k * c->k;
+    return c->co * c->ci * size_of(c).kh * size_of(c).kw;
 }
 
 void case_conv2d_fwd(struct t *t) {
@@ -77,7 +106,8 @@ void case_conv2d_fwd(struct t *t) {
             each_product(c, into_y, &(struct terms){want, x->v, w->v});
             T_RUN(t, conv2d_fwd, .y = y->p, .x = x->p, .t = type, .weight = w->p,
                   .bias = bias ? bias->p : NULL, .b = c->b, .h = c->h, .w = c->w, .ci = c->ci,
-                  .co = c->co, .k = c->k, .stride = c->stride, .pad = c->pad);
+                  .co = c->co, .k = c->k, .stride = c->stride, .pad = c->pad, .kh = c->kh,
+                  .kw = c->kw, .padh = c->padh, .padw = c->padw, .dil = c->dil);
             t_check(t, "y", y, want, t_tol(t, type));
         }
 }
@@ -92,7 +122,8 @@ void case_conv2d_bwd_data(struct t *t) {
             each_product(c, into_x, &(struct terms){want, dy->v, w->v});
             T_RUN(t, conv2d_bwd_data, .dx = dx->p, .dy = dy->p, .t = type, .weight = w->p,
                   .b = c->b, .h = c->h, .w = c->w, .ci = c->ci, .co = c->co, .k = c->k,
-                  .stride = c->stride, .pad = c->pad);
+                  .stride = c->stride, .pad = c->pad, .kh = c->kh, .kw = c->kw, .padh = c->padh,
+                  .padw = c->padw, .dil = c->dil);
             t_check(t, "dx", dx, want, t_tol(t, type));
         }
 }
@@ -114,7 +145,8 @@ void case_conv2d_bwd_weight(struct t *t) {
                 want_b[i % c->co] += dy->v[i];
             T_RUN(t, conv2d_bwd_weight, .dweight = dw->p, .dbias = db ? db->p : NULL, .x = x->p,
                   .dy = dy->p, .t = type, .b = c->b, .h = c->h, .w = c->w, .ci = c->ci, .co = c->co,
-                  .k = c->k, .stride = c->stride, .pad = c->pad);
+                  .k = c->k, .stride = c->stride, .pad = c->pad, .kh = c->kh, .kw = c->kw,
+                  .padh = c->padh, .padw = c->padw, .dil = c->dil);
             t_check(t, "dweight", dw, want, t_tol(t, DR_F32));
             if (db)
                 t_check(t, "dbias", db, want_b, t_tol(t, DR_F32));
