@@ -66,7 +66,7 @@ DR_INLINE vreal gelu(vreal x, vreal u, vreal tail) {
 DR_INLINE void gelu_fwd(const struct dr_gelu_fwd_args *a, enum dr_dtype t, int64_t lo, int64_t hi) {
 #define STEP(i, n)                                                                                 \
     do {                                                                                           \
-        vreal density = {0}, x = vld(a->x, t, lo + (i), n), u = vmin(vset(V_FAR), vabs(x));        \
+        vreal density, x = vld(a->x, t, lo + (i), n), u = vmin(vset(V_FAR), vabs(x));              \
         vreal tail = vnormal_tail(u, &density);                                                    \
         vst(a->y, t, lo + (i), n, gelu(x, u, tail));                                               \
     } while (0)
@@ -85,7 +85,7 @@ void DR_ISA_FN(gelu_fwd)(struct dr_backend *be, const struct dr_gelu_fwd_args *a
 DR_INLINE void gelu_bwd(const struct dr_gelu_bwd_args *a, enum dr_dtype t, int64_t lo, int64_t hi) {
 #define STEP(i, n)                                                                                 \
     do {                                                                                           \
-        vreal density = {0}, x = vld(a->x, t, lo + (i), n), u = vmin(vset(V_FAR), vabs(x));        \
+        vreal density, x = vld(a->x, t, lo + (i), n), u = vmin(vset(V_FAR), vabs(x));              \
         vreal tail = vnormal_tail(u, &density), slope = vfma(-u, density, tail);                   \
         slope = vpositive(x, 1 - slope, slope);                                                    \
         vst(a->dx, t, lo + (i), n, vld(a->dy, t, lo + (i), n) * slope);                            \

@@ -331,7 +331,8 @@ DR_INLINE vreal vexp(vreal x) {
     return x;
 }
 DR_INLINE vreal vnormal_tail(vreal u, vreal *density) {
-    vreal tail;
+    vreal tail = {0};
+    *density = tail;
     for (int l = 0; l < VL; l++) {
         tail[l] = 0.5 * erfc(u[l] * M_SQRT1_2);
         (*density)[l] = exp(-0.5 * u[l] * u[l]) * (M_SQRT1_2 * M_2_SQRTPI * 0.5);

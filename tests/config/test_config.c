@@ -151,6 +151,11 @@ static void cross_checks(void **state) {
     refuse("{\"model\": {\"dim\": 12, \"heads\": 4}}", "model.rope", "even", NULL);
     refuse("{\"model\": {\"patch\": 5}}", "model.patch is 5", "data.size (32)", NULL);
     refuse("{\"model\": {\"label_dropout\": 0.1, \"null_class\": false}}", "label_dropout", NULL);
+    refuse("{\"loss\": {\"normalize\": \"sinkhorn-split\"}}", "loss.negatives is self-masked",
+           "independent", NULL);
+    struct dr_config split;
+    accept("{\"loss\": {\"normalize\": \"sinkhorn-split\", \"negatives\": \"independent\"}}",
+           &split);
     refuse("{\"train\": {\"alpha_min\": 4}}", "train.alpha_min is 4", "train.alpha_max (3)", NULL);
     refuse("{\"train\": {\"classes\": 11}}", "train.classes is 11", "(10)", NULL);
     refuse("{\"train\": {\"generated\": 65536, \"positives\": 1}, \"data\": {\"set\": \"idx\","

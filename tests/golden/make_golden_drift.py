@@ -30,8 +30,21 @@ def cloud(key, *shape):
 gen, neg, unc, pos = cloud(1, B, N, S), cloud(2, B, N, S), cloud(3, B, U, S), cloud(4, B, P, S)
 
 
-def affinity(logits, normalize, floor):
-    if normalize == "both":
+def plan(logits, w, rounds):
+    """exp of it times w has rows of 1; without w columns of n / sum(w)."""
+    for _ in range(rounds):
+        logits = logits - torch.logsumexp(logits + torch.log(w)[:, None], 2, keepdim=True)
+        mass = logits.shape[1] / w.sum(1)
+        logits = logits - torch.logsumexp(logits, 1, keepdim=True) + torch.log(mass)[:, None, None]
+    return logits
+
+
+def affinity(logits, normalize, floor, w, n_neg):
+    if normalize == "sinkhorn-split":
+        sides = [plan(logits[:, :, :n_neg], w[:, :n_neg], SINKHORN),
+                 plan(logits[:, :, n_neg:], w[:, n_neg:], SINKHORN)]
+        a = torch.exp(torch.cat(sides, 2))
+    elif normalize == "both":
         a = torch.sqrt(torch.softmax(logits, 2) * torch.softmax(logits, 1))
     elif normalize == "y":
         a = torch.softmax(logits, 2)
@@ -46,21 +59,30 @@ def affinity(logits, normalize, floor):
     return a.clamp(min=math.sqrt(floor))
 
 
-def drift(field, normalize="both", kernel="laplace", floor=0.0, independent=False):
+def drift(field, normalize="both", kernel="laplace", floor=0.0, independent=False, bias="none",
+          most=0.0):
     x = gen.clone().requires_grad_()
     negatives = neg if independent else None
     loss, s, raw = drift_loss(field, x, negatives, unc, pos, W_UNC, normalize, kernel, floor,
-                              taus_of(field == "kernel-l2", normalize, kernel))
+                              taus_of(field == "kernel-l2", normalize, kernel), bias, most)
     (WEIGHT * loss).backward()
     return WEIGHT * loss.item(), s, raw, x.grad
 
 
 def taus_of(l2, normalize, kernel):
-    wide = kernel == "gaussian" and (l2 or normalize in ("none", "sinkhorn"))
+    wide = kernel == "gaussian" and (l2 or normalize not in ("both", "y"))
     return WIDE if wide else TAUS
 
 
-def drift_loss(field, x, negatives, unc, pos, w_unc, normalize, kernel, floor, taus=TAUS):
+def corrected(a, y):
+    """Centroids without the leading term of their bias."""
+    a = a / a.sum(2, True)
+    h = (a**2).sum(2, True)
+    return (1 - h) * (a @ y) + a**2 @ y
+
+
+def drift_loss(field, x, negatives, unc, pos, w_unc, normalize, kernel, floor, taus=TAUS,
+               bias="none", most=0.0):
     """x [B,N,S] with gradient, negatives [B,N,S] or None, unc [B,U,S], pos [B,P,S], w_unc [B]."""
     l2 = field == "kernel-l2"
     unit = (lambda t: t / t.norm(dim=2, keepdim=True).clamp(min=1e-12)) if l2 else (lambda t: t)
@@ -82,10 +104,13 @@ def drift_loss(field, x, negatives, unc, pos, w_unc, normalize, kernel, floor, t
         total, raw = torch.zeros_like(x), []
         for tau in taus:
             logits = -dt / tau if kernel == "laplace" else -dt**2 / (2 * tau**2)
-            a = affinity(logits, normalize, floor) * w[:, None]
+            a = affinity(logits, normalize, floor, w, n_neg) * w[:, None]
             am, ap = a[:, :, :n_neg], a[:, :, n_neg:]
             c = torch.cat([-am * ap.sum(2, True), ap * am.sum(2, True)], 2)
             v = (c @ y - c.sum(2, True) * old) / feature
+            if bias == "abc":
+                both = am.sum(2, True) * ap.sum(2, True)
+                v = both * (corrected(ap, y[:, n_neg:]) - corrected(am, y[:, :n_neg])) / feature
             if l2:
                 v2 = (v**2).mean((1, 2), True)
                 total += v / (torch.sqrt(v2 + 1e-8) + 1e-8)
@@ -93,6 +118,8 @@ def drift_loss(field, x, negatives, unc, pos, w_unc, normalize, kernel, floor, t
                 v2 = (v**2).mean()
                 total += v / torch.sqrt(v2.clamp(min=1e-8))
             raw.append(v2.mean().item())
+        if most:
+            total *= (most / (total**2).mean(2, True).sqrt()).clamp(max=1)
         target = old / feature + total
     return ((unit(x) / feature - target) ** 2).mean(), s.item(), raw
 
@@ -158,6 +185,15 @@ CASES = [
     ("KERNEL_L2", "y", "laplace", 0.0, False),
     ("KERNEL_L2", "none", "gaussian", 0.0, True),
     ("KERNEL_L2", "sinkhorn", "laplace", 0.0, False),
+    # what came later: the bias correction, two plans, a limit to V
+    ("KERNEL", "both", "laplace", 1e-6, False, "abc"),
+    ("KERNEL", "y", "laplace", 0.0, False, "abc", 0.75),
+    ("KERNEL", "sinkhorn", "laplace", 0.0, True, "abc"),
+    ("KERNEL", "none", "gaussian", 0.0, True, "abc", 0.5),
+    ("KERNEL", "sinkhorn-split", "laplace", 0.0, True),
+    ("KERNEL", "sinkhorn-split", "gaussian", 1e-6, True, "abc", 0.5),
+    ("KERNEL_L2", "both", "laplace", 0.0, False, "abc", 0.75),
+    ("KERNEL_L2", "sinkhorn-split", "laplace", 0.0, True),
 ]
 
 
@@ -174,13 +210,16 @@ with open("drift_vectors.h", "w") as f:
     f.write(f"static const double golden_taus[] = {row(TAUS)}, golden_weight = {WEIGHT};\n")
     for name, t in [("gen", gen), ("neg", neg), ("unc", unc), ("pos", pos), ("w_unc", W_UNC)]:
         f.write(f"static const double golden_{name}[] = {row(t.flatten().tolist())};\n")
-    f.write("static const struct {\n    int field, normalize, kernel, independent;\n")
-    f.write(f"    double floor, tau[{len(TAUS)}], loss, s, v2[{len(TAUS)}], dgen[{gen.numel()}];\n")
+    f.write("static const struct {\n    int field, normalize, kernel, independent, bias;\n")
+    f.write(f"    double max_velocity, floor, tau[{len(TAUS)}], loss, s, v2[{len(TAUS)}], dgen[{gen.numel()}];\n")
     f.write("} golden[] = {\n")
-    for field, norm, kernel, floor, independent in CASES:
-        loss, s, raw, grad = drift(field.lower().replace("_", "-"), norm, kernel, floor, independent)
-        f.write(f"    {{DR_FIELD_{field}, DR_NORM_{norm.upper()}, DR_KERNEL_{kernel.upper()}, "
-                f"{int(independent)}, {floor!r}, {row(taus_of(field == 'KERNEL_L2', norm, kernel))}, {loss:.17g}, "
+    for case in CASES:
+        field, norm, kernel, floor, independent, bias, most = case + ("none", 0.0)[len(case) - 5:]
+        loss, s, raw, grad = drift(field.lower().replace("_", "-"), norm, kernel, floor, independent,
+                                   bias, most)
+        word = norm.upper().replace("-", "_")
+        f.write(f"    {{DR_FIELD_{field}, DR_NORM_{word}, DR_KERNEL_{kernel.upper()}, "
+                f"{int(independent)}, DR_BIAS_{bias.upper()}, {most!r}, {floor!r}, {row(taus_of(field == 'KERNEL_L2', norm, kernel))}, {loss:.17g}, "
                 f"{s:.17g}, {row(raw)},\n     "
                 f"{row(grad.flatten().tolist())}}},\n")
     f.write("};\n")

@@ -137,6 +137,31 @@ static void run_mlp(struct dr_backend *be, const struct tensors *o, int64_t b0, 
           .norm = o->rstd + b0 * o->s.t, .m = n * o->s.t, .n = d, .eps = (real)1e-12);
 }
 
+// Images of t pixels in one column, groups of hd channels.
+static void run_images(struct dr_backend *be, const struct tensors *o, int64_t b0, int64_t n) {
+    const int64_t t = o->s.t, d = o->s.h * o->s.hd, one = t * d, small = (t - 1) / 2 + 1;
+    real *mean = o->dmod + b0 * o->s.h, *rstd = o->dmod + (B + b0) * o->s.h, ignored[2][256] = {0};
+    const void *x = at(o->y, o->act, b0 * one), *r = at(o->qkv, o->act, b0 * one);
+    DR_OP(be, groupnorm_fwd, .y = at(o->out, o->act, b0 * one), .mean = mean, .rstd = rstd, .x = x,
+          .r = r, .t = o->act, .weight = o->weight, .bias = o->tables, .b = n, .n = t, .c = d,
+          .groups = o->s.h, .fn = DR_FN_SILU, .eps = (real)1e-5);
+    DR_OP(be, groupnorm_bwd, .dx = at(o->dqkv, o->act, b0 * one),
+          .dr = at(o->dqkv, o->act, (B + b0) * one), .dweight = ignored[0], .dbias = ignored[1],
+          .dy = x, .x = x, .r = r, .t = o->act, .mean = mean, .rstd = rstd, .weight = o->weight,
+          .bias = o->tables, .b = n, .n = t, .c = d, .groups = o->s.h, .fn = DR_FN_SILU);
+    DR_OP(be, pool_fwd, .y = at(o->dqkv, o->act, 2 * B * one + b0 * small * d), .x = x, .t = o->act,
+          .b = n, .h = t, .w = 1, .c = d, .k = 3, .stride = 2, .pad = 1, .max = true);
+    DR_OP(be, resize_fwd, .y = o->out32 + b0 * small * d, .x = o->x + b0 * one, .b = n, .h = t,
+          .w = 1, .c = d, .ho = small, .wo = 1);
+    DR_OP(be, resize_bwd, .dx = o->dx + b0 * one, .dy = o->x + b0 * small * d, .b = n, .h = t,
+          .w = 1, .c = d, .ho = small, .wo = 1);
+    DR_OP(be, masked_mse, .loss = o->rstd + b0, .x = x, .y = r, .xt = o->act, .yt = o->act, .b = n,
+          .h = t, .w = 1, .c = d);
+    DR_OP(be, channel_affine_bwd, .dx = at(o->dqkv, o->act, (B + b0) * one), .dy = x, .x = r,
+          .t = o->act, .xt = o->act, .scale = o->weight, .shift = o->tables, .m = n * t, .c = d,
+          .fn = DR_FN_RELU);
+}
+
 static void same(const void *a, const void *b, size_t bytes, const char *what) {
     if (memcmp(a, b, bytes))
         fail_msg("%s depends on the batch or the threads", what);
@@ -156,6 +181,7 @@ static void check(struct shape s, enum dr_dtype act, run_fn *run) {
         same(whole.out32, others[i]->out32, n * sizeof(real), "the fp32 output");
         same(whole.dqkv, others[i]->dqkv, 3 * n * sizeof(real), "dqkv");
         same(whole.dx, others[i]->dx, n * sizeof(real), "dx");
+        same(whole.rstd, others[i]->rstd, (size_t)(B * s.t) * sizeof(real), "a sum");
         same(whole.dmod, others[i]->dmod, (size_t)(B * 3 * s.h * s.hd) * sizeof(real), "dmod");
     }
     drop(&whole);
@@ -167,7 +193,7 @@ static void check(struct shape s, enum dr_dtype act, run_fn *run) {
 
 static void test_batch(void **state) {
     (void)state;
-    run_fn *const ops[] = {run_attn_fwd, run_attn_bwd, run_norm, run_gate, run_mlp};
+    run_fn *const ops[] = {run_attn_fwd, run_attn_bwd, run_norm, run_gate, run_mlp, run_images};
     for (size_t i = 0; i < DR_COUNT(shapes); i++)
         for (size_t k = 0; k < DR_COUNT(ops); k++)
             for (int act = DR_F32; act <= DR_BF16; act++)

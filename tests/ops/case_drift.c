@@ -235,7 +235,9 @@ static void coef_case(struct t *t, int64_t b, int64_t n, int64_t n_neg, int64_t 
         .n = n,
         .n_neg = n_neg,
         .p = p,
-        .tau = (real)(gaussian || how == DR_NORM_NONE ? 0.25 : 0.03125),
+        .tau = (real)(gaussian && how == DR_NORM_NONE   ? 0.75
+                      : gaussian || how == DR_NORM_NONE ? 0.25
+                                                        : 0.03125),
         .floor = (real)(bits & 8 ? 1.0 / (1 << 20) : 0),
         .diag = bits & 16 ? 100 : 0,
         .kernel = gaussian ? DR_KERNEL_GAUSSIAN : DR_KERNEL_LAPLACE,

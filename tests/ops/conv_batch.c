@@ -12,7 +12,7 @@
 enum { BATCH = 33 };
 
 struct shape {
-    int64_t h, w, ci, co, k, stride, pad;
+    int64_t h, w, ci, co, k, stride, pad, dil;
 };
 
 static void *converted(struct dr_backend *be, const real *v, enum dr_dtype t, int64_t n) {
@@ -24,27 +24,29 @@ static void *converted(struct dr_backend *be, const real *v, enum dr_dtype t, in
 static void run(struct dr_backend *be, const struct shape *s, bool back, enum dr_dtype t, void *out,
                 const void *in, const real *weight, int64_t from, int64_t b) {
     struct dr_err err = {0};
-    int64_t ho = (s->h + 2 * s->pad - s->k) / s->stride + 1;
-    int64_t wo = (s->w + 2 * s->pad - s->k) / s->stride + 1;
+    int64_t reach = DR_MAX(s->dil, (int64_t)1) * (s->k - 1) + 1;
+    int64_t ho = (s->h + 2 * s->pad - reach) / s->stride + 1;
+    int64_t wo = (s->w + 2 * s->pad - reach) / s->stride + 1;
     size_t x = (size_t)(from * s->h * s->w * s->ci) * dr_sizeof(t);
     size_t y = (size_t)(from * ho * wo * s->co) * dr_sizeof(t);
     be->enter(be);
     if (back)
         DR_OP(be, conv2d_bwd_data, .dx = (char *)out + x, .dy = (const char *)in + y, .t = t,
               .weight = weight, .b = b, .h = s->h, .w = s->w, .ci = s->ci, .co = s->co, .k = s->k,
-              .stride = s->stride, .pad = s->pad);
+              .stride = s->stride, .pad = s->pad, .dil = s->dil);
     else
         DR_OP(be, conv2d_fwd, .y = (char *)out + y, .x = (const char *)in + x, .t = t,
               .weight = weight, .bias = weight, .b = b, .h = s->h, .w = s->w, .ci = s->ci,
-              .co = s->co, .k = s->k, .stride = s->stride, .pad = s->pad);
+              .co = s->co, .k = s->k, .stride = s->stride, .pad = s->pad, .dil = s->dil);
     if (be->sync(be, &err))
         fail_msg("%s", err.msg);
 }
 
 static void samples_do_not_depend_on_the_batch(void **state) {
-    static const struct shape shapes[] = {{28, 28, 1, 32, 3, 1, 1},  {28, 28, 32, 1, 3, 1, 1},
-                                          {16, 16, 24, 40, 3, 1, 1}, {17, 16, 24, 40, 3, 2, 1},
-                                          {8, 8, 64, 32, 1, 2, 0},   {14, 14, 3, 64, 7, 2, 3}};
+    static const struct shape shapes[] = {
+        {28, 28, 1, 32, 3, 1, 1},  {28, 28, 32, 1, 3, 1, 1},     {16, 16, 24, 40, 3, 1, 1},
+        {17, 16, 24, 40, 3, 2, 1}, {8, 8, 64, 32, 1, 2, 0},      {14, 14, 3, 64, 7, 2, 3},
+        {6, 5, 130, 300, 3, 1, 1}, {12, 11, 30, 20, 3, 1, 2, 2}, {9, 9, 64, 8, 3, 1, 1}};
     struct dr_backend *be[2];
     struct dr_err err = {0};
     (void)state;

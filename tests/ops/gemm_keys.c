@@ -76,6 +76,9 @@ static void run_layers(struct dr_backend *be, enum dr_dtype t, int64_t rows, int
           .ci = c, .co = c, .k = 3, .stride = 1, .pad = 1);
     DR_OP(be, conv2d_bwd_weight, .dweight = w, .dy = y, .x = x, .t = t, .b = samples, .h = s,
           .w = s, .ci = c, .co = c, .k = 3, .stride = 1, .pad = 1);
+    // one product per class of pixels
+    DR_OP(be, conv2d_bwd_data, .dx = x, .dy = y, .t = t, .weight = w, .b = samples, .h = s, .w = s,
+          .ci = c, .co = c, .k = 3, .stride = 2, .pad = 1);
     free(x);
     free(y);
     free(w);
