@@ -2,7 +2,6 @@
 // those that wait.
 #include "daemon/jobs/needs.h"
 
-#include "daemon/base/recipe.h"
 #include "daemon/base/util.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/store/checkpoints.h"
@@ -13,78 +12,6 @@
 
 #define KEY "features.encoder"
 enum { FALLEN = 32 }; // ended by one round
-
-// --- what is named ---
-
-static const char *after(const char *text, const char *prefix) {
-    const size_t n = strlen(prefix);
-    return strncmp(text, prefix, n) ? NULL : text + n;
-}
-
-enum dd_encoder_ref dd_encoder_ref(const struct dr_config *cfg, const char **word) {
-    const char *s = cfg->features.encoder, *rest;
-    const size_t n = strlen(s);
-    *word = s;
-    if (cfg->kind != DR_RECIPE_TRAIN || cfg->features.kind != DR_FEATURE_ENCODER)
-        return DD_ENCODER_NONE;
-    if ((rest = after(s, "recipe:"))) {
-        *word = rest;
-        return DD_ENCODER_RECIPE;
-    }
-    if ((rest = after(s, "checkpoint:"))) {
-        *word = rest;
-        return DD_ENCODER_CHECKPOINT;
-    }
-    if (!s[strspn(s, "0123456789")])
-        return DD_ENCODER_CHECKPOINT;
-    return strchr(s, '/') || (n > 12 && !strcmp(s + n - 12, ".safetensors")) ? DD_ENCODER_FILE
-                                                                             : DD_ENCODER_RECIPE;
-}
-
-// The generator's pictures are the encoder's: where both name the same set, its folder, size and
-// the rest are taken over, but for labels that the generator does without. Without two classes to
-// tell apart the encoder learns by reconstruction.
-static int take_data(const struct dr_config *cfg, struct dr_config *encoder, struct dr_err *err) {
-    const struct dr_data_config own = encoder->data;
-    if (own.set == cfg->data.set) {
-        encoder->data = cfg->data;
-        encoder->data.flip = own.flip;
-        encoder->data.crop = own.crop;
-        if (!cfg->data.classes)
-            encoder->data.classes = own.classes;
-    }
-    if (encoder->data.classes < 2)
-        encoder->encoder.objective = DR_ENCODER_AUTOENCODE;
-    char *json = dr_config_to_json(encoder);
-    int rc = json ? dr_config_parse(json, strlen(json), NULL, encoder, err)
-                  : dr_fail(err, DR_ENOMEM, "no memory for a configuration");
-    free(json);
-    return rc;
-}
-
-int dd_encoder_recipe(const char *config_dir, const struct dr_config *cfg, struct dr_config *out,
-                      struct dr_err *err) {
-    struct dr_err why = {0};
-    const char *name;
-    dd_encoder_ref(cfg, &name);
-    int rc = dd_recipe_named(config_dir, name, out, &why);
-    if (rc)
-        return dr_fail_at(err, DR_ECONFIG, KEY, KEY ": %.400s", why.msg);
-    if (out->kind != DR_RECIPE_ENCODER)
-        return dr_fail_at(err, DR_ECONFIG, KEY,
-                          KEY " names the recipe %.60s, which is of kind %s; expected one of kind "
-                              "encoder",
-                          name, dr_recipe_word(out->kind));
-    if (out->data.set != cfg->data.set && out->data.channels != cfg->data.channels)
-        return dr_fail_at(err, DR_ECONFIG, KEY,
-                          KEY " names the recipe %.60s, whose images have %lld channels; those of "
-                              "this configuration have %lld",
-                          name, (long long)out->data.channels, (long long)cfg->data.channels);
-    if ((rc = take_data(cfg, out, &why)))
-        return dr_fail_at(err, DR_ECONFIG, KEY, KEY ", the recipe %.60s with this data: %.300s",
-                          name, why.msg);
-    return 0;
-}
 
 // --- which job has it ---
 

@@ -1,29 +1,17 @@
 // Jobs that need jobs: a generator on the features of an encoder (features.encoder) waits until
 // that encoder has been trained, by a job of its own that is queued with it, once, and used again
 // by every later job that asks for the same one.
-//
-// features.encoder names one of
-//   a recipe of kind encoder, with or without "recipe:" before it
-//   a checkpoint by its id, with or without "checkpoint:"
-//   a safetensors file: a path with a slash or ending in .safetensors
 #pragma once
 
+#include "daemon/jobs/encoder_data.h"
 #include "daemon/jobs/jobs.h"
-
-enum dd_encoder_ref { DD_ENCODER_NONE, DD_ENCODER_RECIPE, DD_ENCODER_CHECKPOINT, DD_ENCODER_FILE };
-// What kind of thing a configuration's encoder is; *word: its name without the prefix.
-enum dd_encoder_ref dd_encoder_ref(const struct dr_config *cfg, const char **word);
-// The recipe of an encoder, checked against the configuration that names it and with its data
-// section where both are of the same set. Errors are at features.encoder.
-int dd_encoder_recipe(const char *config_dir, const struct dr_config *cfg, struct dr_config *out,
-                      struct dr_err *err);
 
 // --- within closures of the store ---
 
 // The job whose encoder a job of this configuration may use: one that is at work, waits, or is
 // complete with its checkpoint. 0: there is none.
 int dd_needs_find(sqlite3 *db, const struct dr_config *encoder, int64_t *id, struct dr_err *err);
-// EConflict when a job that has not ended needs this one.
+// ECONFLICT when a job that has not ended needs this one.
 int dd_needs_check_drop(sqlite3 *db, int64_t id, struct dr_err *err);
 // Queues what a job to be resumed needs as well, unless that is done or on its way. *woken: its id,
 // 0: nothing was done; *missing: it is gone.

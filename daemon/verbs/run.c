@@ -7,7 +7,7 @@
 #include "daemon/base/recipe.h"
 #include "daemon/base/util.h"
 #include "daemon/generate/grid.h"
-#include "daemon/jobs/needs.h"
+#include "daemon/jobs/encoder_data.h"
 #include "daemon/jobs/runner.h"
 #include "daemon/verbs/verbs.h"
 

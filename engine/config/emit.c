@@ -53,14 +53,29 @@ static char *dump(json_t *root, bool ok) {
     return text;
 }
 
-// Keys of another kind of recipe have their defaults (check.c). So do kind and init_from in most
-// recipes: without them, older builds read the text as well.
-static bool wanted(const struct dr_config_field *f, const struct dr_config *c) {
+// Keys that only features.kind encoder has.
+static bool of_frozen_encoder(const char *path) {
+    static const char *const prefix[] = {
+        "features.encoder", "features.maps",         "features.map_",     "features.pool",
+        "features.grid",    "features.pixel_weight", "features.cache_mb", "features.keep_mb"};
+    for (size_t i = 0; i < DR_COUNT(prefix); i++)
+        if (!strncmp(path, prefix[i], strlen(prefix[i])))
+            return true;
+    return false;
+}
+
+// Keys of another kind of recipe have their defaults (check.c). So do kind, init_from and the
+// keys of frozen encoders in most recipes: without them, older builds read the text as well.
+static bool wanted(const struct dr_config_field *f, const struct dr_config *c,
+                   const struct dr_config *plain) {
     const int kind = dr_config_key_kind(f->path);
     if (!strcmp(f->path, "kind"))
         return c->kind != DR_RECIPE_TRAIN;
     if (!strcmp(f->path, "init_from"))
         return c->init_from[0];
+    if (c->features.kind != DR_FEATURE_ENCODER && of_frozen_encoder(f->path) &&
+        dr_config_same_value(f, c, plain))
+        return false;
     return kind < 0 || kind == c->kind;
 }
 
@@ -69,10 +84,12 @@ char *dr_config_to_json(const struct dr_config *c) {
     bool ok = true;
     const struct dr_config_field *f = dr_config_fields(&n);
     json_t *root = json_object();
+    struct dr_config plain;
+    dr_config_defaults(&plain);
     for (int i = 0; i < n && ok; i++) {
         const char *dot = strchr(f[i].path, '.');
         json_t *section = root;
-        if (!wanted(&f[i], c))
+        if (!wanted(&f[i], c, &plain))
             continue;
         if (dot) {
             char name[64];

@@ -52,13 +52,28 @@ __attribute__((noinline)) static void dist_chunk(real out[2][ROWS], const real *
         vsum4(out[0] + r, a[0] + r), vsum4(out[1] + r, a[1] + r);
 }
 
-static void dist_rows(real *d, const real *x, const real *y, int rows, int64_t m, int64_t s) {
+// Squares of vectors that are one chunk: the sum over the chunks is the chunk's own.
+static void dist_squares(real *d, const real *x, const real *y, int rows, int64_t m, int64_t s) {
+    const real *xr[ROWS];
+    for (int r = 0; r < ROWS; r++) // spare rows repeat the last one
+        xr[r] = x + DR_MIN(r, rows - 1) * s;
+    for (int64_t j = 0; j < m; j += 2) {
+        const int64_t k = DR_MIN(j + 1, m - 1);
+        real t[2][ROWS];
+        dist_chunk(t, xr, y + j * s, y + k * s, s);
+        for (int r = 0; r < rows; r++)
+            d[r * m + j] = t[0][r], d[r * m + k] = t[1][r];
+    }
+}
+
+static void dist_squares_long(real *d, const real *x, const real *y, int rows, int64_t m,
+                              int64_t s) {
     for (int64_t j = 0; j < m; j += 2) {
         const real *y0 = y + j * s, *y1 = y + DR_MIN(j + 1, m - 1) * s, *xr[ROWS];
         double sum[2][ROWS] = {{0}};
         for (int64_t c = 0; c < s; c += CHUNK) {
             real t[2][ROWS];
-            for (int r = 0; r < ROWS; r++) // spare rows repeat the last one
+            for (int r = 0; r < ROWS; r++)
                 xr[r] = x + DR_MIN(r, rows - 1) * s + c;
             dist_chunk(t, xr, y0 + c, y1 + c, DR_MIN(CHUNK, s - c));
             for (int r = 0; r < ROWS; r++)
@@ -68,6 +83,10 @@ static void dist_rows(real *d, const real *x, const real *y, int rows, int64_t m
             for (int q = 0; q < 2 && j + q < m; q++)
                 d[r * m + j + q] = (real)sum[q][r];
     }
+}
+
+static void dist_rows(real *d, const real *x, const real *y, int rows, int64_t m, int64_t s) {
+    (s <= CHUNK ? dist_squares : dist_squares_long)(d, x, y, rows, m, s);
 #define STEP(i, n) vst(d, DR_F32, i, n, vsqrt(vmax(vset((real)1e-8), vld(d, DR_F32, i, n))))
     V_LOOP(rows * m, STEP);
 #undef STEP
@@ -110,16 +129,31 @@ void DR_ISA_FN(pair_dist)(struct dr_backend *be, const struct dr_pair_dist_args 
 // ---- scale
 // ---------------------------------------------------------------------------------------
 
+// Eight columns at a time and what is left of a row: with a constant count the inner loops become
+// vectors.
+#define BY_EIGHT(m, STEP)                                                                          \
+    do {                                                                                           \
+        int64_t j = 0;                                                                             \
+        for (; j + 8 <= (m); j += 8)                                                               \
+            for (int l = 0; l < 8; l++)                                                            \
+                STEP;                                                                              \
+        for (int l = 0; j + l < (m); l++)                                                          \
+            STEP;                                                                                  \
+    } while (0)
+
+DR_INLINE void scale_terms(double *dw, double *s1, double *s2, double v, double w) {
+    *dw += v * w;
+    *s1 += v;
+    *s2 += v * v;
+}
+
 // {sum D w, sum D, sum D^2} of one row; w NULL: ones.
 static void scale_row(double out[3], const real *d, const real *w, int64_t m) {
     double dw[8] = {0}, s1[8] = {0}, s2[8] = {0};
-    for (int64_t j = 0; j < m; j += 8)
-        for (int64_t l = 0; l < DR_MIN(8, m - j); l++) {
-            double v = (double)d[j + l];
-            dw[l] += w ? v * (double)w[j + l] : v;
-            s1[l] += v;
-            s2[l] += v * v;
-        }
+    if (w)
+        BY_EIGHT(m, scale_terms(&dw[l], &s1[l], &s2[l], (double)d[j + l], (double)w[j + l]));
+    else
+        BY_EIGHT(m, scale_terms(&dw[l], &s1[l], &s2[l], (double)d[j + l], 1));
     out[0] = out[1] = out[2] = 0;
     for (int l = 0; l < 8; l++) {
         out[0] += dw[l];
@@ -168,9 +202,10 @@ static double row_sumsq(const real *x, int64_t n) {
 // sum_j c_j y_j, the elements of y `stride` apart; y NULL: ones.
 static double strided_dot(const real *c, const real *y, int64_t m, int64_t stride) {
     double acc[8] = {0};
-    for (int64_t j = 0; j < m; j += 8)
-        for (int64_t l = 0; l < DR_MIN(8, m - j); l++)
-            acc[l] += (double)c[j + l] * (y ? (double)y[(j + l) * stride] : 1);
+    if (y)
+        BY_EIGHT(m, acc[l] += (double)c[j + l] * (double)y[(j + l) * stride]);
+    else
+        BY_EIGHT(m, acc[l] += (double)c[j + l]);
     return ((acc[0] + acc[4]) + (acc[1] + acc[5])) + ((acc[2] + acc[6]) + (acc[3] + acc[7]));
 }
 

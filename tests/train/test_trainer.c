@@ -271,6 +271,42 @@ static void losses_of_features_are_joined(void **state) {
     }
 }
 
+// Every option of the field goes through whole steps, with quadrants (locations), unconditional
+// reals and the sphere; the limit to V limits the loss.
+static void options_of_the_field_train(void **state) {
+    (void)state;
+    static const char *const option[][3] = {
+        {NULL},
+        {"loss.bias=abc", NULL},
+        {"features.standardize=batch", NULL},
+        {"loss.max_velocity=0.25", NULL},
+        {"loss.negatives=independent", "loss.normalize=sinkhorn-split", NULL}};
+    double first[DR_COUNT(option)], loss[4];
+    for (size_t k = 0; k < DR_COUNT(option); k++) {
+        struct dr_config c;
+        struct dr_err err = {0};
+        struct run r;
+        config_of(&c, tiny_digits);
+        c.features.quadrants = true;
+        c.features.norm = DR_FEATURE_NORM_SPHERE;
+        c.features.rms = 0.25;
+        c.train.unconditional = 6;
+        c.loss.floor = 0;
+        const int n = !option[k][0] ? 0 : option[k][1] ? 2 : 1;
+        if (n && dr_config_set_all(&c, option[k], n, &err))
+            fail_msg("%s", err.msg);
+        run_open(&r, &c);
+        run_steps(&r, 4, loss);
+        run_close(&r);
+        for (int i = 0; i < 4; i++)
+            assert_true(isfinite(loss[i]) && loss[i] > 0);
+        first[k] = loss[0];
+        for (size_t q = 0; q < k; q++)
+            assert_true(first[q] != first[k]);
+    }
+    assert_true(first[3] <= 2.25 * 0.25 * 0.25 * (1 + 1e-5)); // image, quadrants, a quarter of rms
+}
+
 static void schedule_and_metrics(void **state) {
     (void)state;
     struct dr_config c;
@@ -336,6 +372,7 @@ int main(void) {
         cmocka_unit_test(metrics_have_names),
         cmocka_unit_test(bf16_follows_fp32),
         cmocka_unit_test(losses_of_features_are_joined),
+        cmocka_unit_test(options_of_the_field_train),
         cmocka_unit_test(schedule_and_metrics),
         cmocka_unit_test(minutes_bring_the_schedule_to_its_end),
     };
