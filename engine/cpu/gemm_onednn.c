@@ -24,6 +24,7 @@ enum {
     TILE_M = 128,     // rows of a tile of a weight gradient, about, where it is narrow
     TILE_FLAT = 64,   // and where it has TILE_WIDE columns or more
     TILE_WIDE = 512,
+    TILE_N = 256,       // its columns where a C without gaps does not pay
     TILE_B = 1 << 22,   // bytes of its packed B that is not cut
     TILE_OWN = 1 << 18, // bytes up to which each thread packs B for itself
     K_PIECE = 512,      // tokens of a piece of a weight gradient, where samples are unknown or long
@@ -350,7 +351,8 @@ static void by_tiles(struct product *p) {
     const struct dr_gemm_args *g = &p->g;
     const bool half = g->ct == DR_BF16;
     cut_pieces(p);
-    p->n = cut_evenly(g->n, TILE_B / (p->k_long * (int64_t)dr_sizeof(p->ab)) / 64 * 64, 32);
+    const int64_t columns = TILE_B / (p->k_long * (int64_t)dr_sizeof(p->ab)) / 64 * 64;
+    p->n = cut_evenly(g->n, dr_gemm_direct_pays(p->cache) ? columns : TILE_N, 32);
     // An even number of tiles, so that two threads have the same work.
     const int64_t most = p->n.step < TILE_WIDE ? TILE_M : TILE_FLAT;
     p->m = cut_in(g->m, g->m < TILE_M / 2 ? 1 : (g->m + 2 * most - 1) / (2 * most) * 2, 8);
