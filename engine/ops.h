@@ -31,6 +31,9 @@ struct dr_gemm_args {
     const dr_bf16 *bias16; // NULL, or bias rounded: backends may take it where C is bf16
     int64_t batch, stride_a, stride_b, stride_c;
     int64_t rows; // rows of a sample among the m (or, with ta, the k), 0: unknown; cuts follow it
+    // Of B's values (dr_next_version): equal versions at one address mean equal values, so a
+    // backend may keep what it made of them. 0: they may have changed.
+    uint64_t version;
 };
 struct dr_cast_args { // dst[n] = src[n], rounding to nearest even
     void *dst;

@@ -21,6 +21,7 @@ struct dr_backend {
     bool bf16;        // bf16 compute is native enough to be worth offering
     int threads;      // CPU threads of this instance
     void *impl;       // the backend's own state
+    uint64_t version; // of weights, the last one drawn
     double flops;     // null backend: multiply-adds * 2 of gemm, attention and convolution so far
 
     // Binds the instance to the calling thread (thread count, device). Call once, first.
@@ -59,6 +60,11 @@ struct dr_backend {
 #undef X
     } op;
 };
+
+// A version for weights that this instance multiplies, never drawn before (dr_gemm_args).
+static inline uint64_t dr_next_version(struct dr_backend *be) {
+    return ++be->version;
+}
 
 // Calls an op with designated initialisers: DR_OP(be, fill, .dst = p, .n = n, .value = 0).
 #define DR_OP(be, name, ...) ((be)->op.name((be), &(const struct dr_##name##_args){__VA_ARGS__}))

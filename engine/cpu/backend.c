@@ -10,13 +10,23 @@
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #define MIB 1048576.0
+enum { HUGE_PAGE = 2 << 20, LARGE_BYTES = 16 << 20 };
 enum { CHECKED_BYTES = 1 << 20 }; // smaller pieces are not worth a look at the limit
 
+// Large blocks lie on huge pages where the system has them: the weights and activations of a step
+// are many more pages than a TLB holds.
 static void *aligned_bytes(size_t bytes) {
-    size_t rounded = (bytes + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
-    return rounded < bytes ? NULL : aligned_alloc(DR_ALIGN, DR_MAX(rounded, (size_t)DR_ALIGN));
+    const size_t align = bytes >= LARGE_BYTES ? HUGE_PAGE : DR_ALIGN;
+    size_t rounded = (bytes + align - 1) / align * align;
+    if (rounded < bytes)
+        return NULL;
+    void *p = aligned_alloc(align, DR_MAX(rounded, align));
+    if (p && align == HUGE_PAGE)
+        madvise(p, rounded, MADV_HUGEPAGE); // without it the pages are small
+    return p;
 }
 
 static void cpu_enter(struct dr_backend *be) {

@@ -1,5 +1,6 @@
-// Shared by the three files of the matrix product: gemm_onednn.c cuts products, gemm_cache.c holds
-// the primitives, gemm_pack.c copies operands. Private to engine/cpu and the tests of products.
+// Shared by the files of the matrix product: gemm_onednn.c cuts products, gemm_cache.c holds the
+// primitives, gemm_pack.c copies operands, gemm_keep.c keeps packed weights. Private to engine/cpu
+// and the tests of products.
 #pragma once
 
 #include "engine/cpu/cpu.h"
@@ -12,8 +13,15 @@ struct dr_gemm_key {
     int64_t lda, ldc; // ldc 0: n elements per row
     int64_t form;     // DR_GEMM_*
 };
-// bf16: A and B. Direct: C is the product's own, with its type and its bias, rounded once.
-enum { DR_GEMM_BF16 = 1, DR_GEMM_DIRECT = 2, DR_GEMM_C_BF16 = 4, DR_GEMM_BIAS = 8 };
+// bf16: A and B. Direct: C is the product's own, with its type and its bias, rounded once; sum: the
+// product is added to it.
+enum {
+    DR_GEMM_BF16 = 1,
+    DR_GEMM_DIRECT = 2,
+    DR_GEMM_C_BF16 = 4,
+    DR_GEMM_BIAS = 8,
+    DR_GEMM_SUM = 16,
+};
 
 // How a primitive wants its B packed: blocks [k_units][n_block] of units of `unit` neighbours along
 // k; block (i, j) starts at element i k_stride + j n_stride, and its rows are `ld` units apart.
@@ -41,7 +49,32 @@ int64_t dr_gemm_row_unit(const struct dr_gemm_cache *g);
 // Drops all primitives if fewer than `room` more fit: no pointer to one may be in use.
 void dr_gemm_make_room(struct dr_gemm_cache *g, int room);
 
-// For tests: the keys of all primitives, sorted by their bytes; returns their number, of which the
+// ---- gemm_keep.c
+
+// An operand B and the way it is packed; compared byte by byte, so it has no gaps.
+struct dr_gemm_operand {
+    const void *b;
+    int64_t k, n, ld, step;           // step: columns of a block
+    int64_t trans, type, packed_type; // enum dr_dtype
+    struct dr_gemm_layout layout[2];  // of the blocks and of the last one
+};
+struct dr_gemm_kept;
+struct dr_gemm_copy;
+
+struct dr_gemm_kept *dr_gemm_kept_new(void); // NULL: out of memory
+void dr_gemm_kept_free(struct dr_gemm_kept *k);
+size_t dr_gemm_kept_bytes(const struct dr_gemm_kept *k);
+struct dr_gemm_kept *dr_gemm_kept(struct dr_gemm_cache *g); // the one of a cache
+// `bytes` of memory for the packed operand, NULL: there is no room for it. `ready`: it holds this
+// version (not 0); otherwise the caller writes it and then calls dr_gemm_kept_written(*out). Valid
+// until the next call.
+void *dr_gemm_kept_find(struct dr_gemm_kept *k, const struct dr_gemm_operand *of, uint64_t version,
+                        size_t bytes, struct dr_gemm_copy **out, bool *ready);
+void dr_gemm_kept_written(struct dr_gemm_copy *c, uint64_t version);
+
+// ---- for tests
+
+// The keys of all primitives, sorted by their bytes; returns their number, of which the
 // first `max` are written.
 int dr_gemm_keys(const struct dr_gemm_cache *g, struct dr_gemm_key *out, int max);
 

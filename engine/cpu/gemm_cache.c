@@ -33,6 +33,7 @@ struct dr_gemm_cache {
     bool bf16; // oneDNN multiplies bf16 natively
     bool avx512;
     int used;
+    struct dr_gemm_kept *kept;
     struct dr_gemm_prim slot[CACHE_SLOTS];
 };
 
@@ -60,9 +61,13 @@ static bool has(dnnl_cpu_isa_t isa) {
 int dr_gemm_cache_new(int threads, struct dr_gemm_cache **out, struct dr_err *err) {
     struct dr_gemm_cache *g = calloc(1, sizeof *g);
     *out = NULL;
-    if (g)
+    if (g) {
         g->stream = calloc((size_t)threads, sizeof(dnnl_stream_t));
-    if (!g || !g->stream) {
+        g->kept = dr_gemm_kept_new();
+    }
+    if (!g || !g->stream || !g->kept) {
+        free(g ? g->kept : NULL);
+        free(g ? g->stream : NULL);
         free(g);
         return dr_fail(err, DR_ENOMEM, "cannot allocate the cache of matrix products");
     }
@@ -84,6 +89,7 @@ void dr_gemm_cache_free(struct dr_gemm_cache *g) {
     if (!g)
         return;
     cache_clear(g);
+    dr_gemm_kept_free(g->kept);
     for (int t = 0; t < g->threads; t++)
         if (g->stream[t])
             dnnl_stream_destroy(g->stream[t]);
@@ -91,6 +97,10 @@ void dr_gemm_cache_free(struct dr_gemm_cache *g) {
     if (g->engine)
         dnnl_engine_destroy(g->engine);
     free(g);
+}
+
+struct dr_gemm_kept *dr_gemm_kept(struct dr_gemm_cache *g) {
+    return g->kept;
 }
 
 bool dr_gemm_native_bf16(const struct dr_gemm_cache *g) {
@@ -183,6 +193,7 @@ static dnnl_status_t describe(struct dr_gemm_cache *g, const struct dr_gemm_key 
     dnnl_dims_t dims = {q->k, q->n};
     dnnl_matmul_desc_t op;
     dnnl_primitive_attr_t attr = NULL;
+    dnnl_post_ops_t sum = NULL;
     dnnl_status_t s = strided(&d[ARG_A], ab, q->m, q->k, q->lda);
     if (!s)
         s = any ? dnnl_memory_desc_init_by_tag(&d[ARG_B], 2, dims, ab, dnnl_format_tag_any)
@@ -198,8 +209,16 @@ static dnnl_status_t describe(struct dr_gemm_cache *g, const struct dr_gemm_key 
         s = dnnl_primitive_attr_create(&attr);
     if (!s)
         s = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
+    if (!s && q->form & DR_GEMM_SUM)
+        s = dnnl_post_ops_create(&sum);
+    if (!s && sum)
+        s = dnnl_post_ops_append_sum(sum, 1);
+    if (!s && sum)
+        s = dnnl_primitive_attr_set_post_ops(attr, sum);
     if (!s)
         s = dnnl_primitive_desc_create(pd, &op, attr, g->engine, NULL);
+    if (sum)
+        dnnl_post_ops_destroy(sum);
     if (attr)
         dnnl_primitive_attr_destroy(attr);
     if (s)

@@ -21,14 +21,17 @@ enum {
     PANEL = 64,       // rows of a panel, about, where a sample has fewer
     PANEL_MAX = 48,   // rows of a panel that is a sample or a part of one
     PANEL_SINGLE = 8, // rows of a panel where a sample is one row
-    TILE_M = 128,     // of a weight gradient
-    TILE_N = 256,     //
-    K_PIECE = 512,    // tokens of a piece of a weight gradient
-    K_SHORT = 128,    // of the pieces of the rest
-    K_SINGLE = 64,    // of all pieces where a sample is one row
-    GAP = 16,         // between rows of packed A: a power of two apart they would share cache sets
-    PAYS = 1 << 19,   // multiply-adds from which on a second thread helps
-    SHAPES = 4,       // most primitives of one product
+    TILE_M = 128,     // rows of a tile of a weight gradient, about, where it is narrow
+    TILE_FLAT = 64,   // and where it has TILE_WIDE columns or more
+    TILE_WIDE = 512,
+    TILE_N = 256,       // its columns where a C without gaps does not pay
+    TILE_B = 1 << 22,   // bytes of its packed B that is not cut
+    TILE_OWN = 1 << 18, // bytes up to which each thread packs B for itself
+    K_PIECE = 512,      // tokens of a piece of a weight gradient, where samples are unknown or long
+    K_MOST = 800,       // where a piece is whole samples
+    K_SINGLE = 64,      // where a sample is one row
+    PAYS = 1 << 19,     // multiply-adds from which on a second thread helps
+    SHAPES = 4,         // most primitives of one product
 };
 
 // Blocks of `step`, the last one possibly shorter.
@@ -38,7 +41,7 @@ struct cut {
 
 // Memory of one thread, offsets into its share of the workspace.
 struct room {
-    size_t b, c, sum, stage, scratch, total; // A at 0; stage: of a source
+    size_t c, stage, scratch, total; // A at 0; stage: rows of a source before they are widened
 };
 
 struct product {
@@ -46,14 +49,21 @@ struct product {
     struct dr_gemm_cache *cache;
     struct dr_gemm_args g;
     const struct dr_gemm_source *from; // NULL: both operands are stored
-    enum dr_dtype ab;                  // as multiplied: fp32 where bf16 is widened
-    bool direct;                       // the primitives write to C itself
+    int64_t staged;   // elements of a source: rows, of each thread; tiles, a piece, of all of them
+    char *stage;      // tiles: that piece
+    enum dr_dtype ab; // as multiplied: fp32 where bf16 is widened
+    bool direct;      // the primitives write to C itself
     struct cut m, n;
+    int64_t k_long, k_short; // pieces of k and of the rest
     struct dr_gemm_prim *prim[SHAPES];
     struct room room;
     size_t block; // bytes of a packed block
     char *memory;
-    char *packed; // rows: all of B, block after block of columns
+    char *packed; // rows: all of B, block after block of columns; tiles: pieces of B
+    bool own;     // tiles: one for each thread, or two for all, in turn
+    real *sum;    // tiles: C, or what becomes C in fp32; rows ld apart
+    int64_t ld;
+    bool ready; // `packed` holds B already
     bool failed;
 };
 
@@ -90,7 +100,10 @@ static struct dr_gemm_prim *get(const struct product *p, int64_t m, int64_t n, i
                                 int64_t lda) {
     struct dr_gemm_key key = {
         .m = m, .n = n, .k = k, .lda = lda, .form = p->ab == DR_BF16 ? DR_GEMM_BF16 : 0};
-    if (p->direct) {
+    if (p->direct && p->g.ta) {
+        key.ldc = p->ld;
+        key.form |= DR_GEMM_DIRECT | DR_GEMM_SUM;
+    } else if (p->direct) {
         key.ldc = p->g.ldc;
         key.form |= DR_GEMM_DIRECT | (p->g.ct == DR_BF16 ? DR_GEMM_C_BF16 : 0) |
                     (p->g.bias ? DR_GEMM_BIAS : 0);
@@ -102,10 +115,9 @@ static size_t aligned(size_t n) {
     return (n + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
 }
 
-// The workspace of all threads, once the primitives are known: A, C and source elements of each,
-// and `blocks` packed B that they share (0: one of its own per thread). False: recorded as an
-// error.
-static bool prepare(struct product *p, int64_t a, int64_t c, int64_t stage, int64_t blocks) {
+// The workspace of all threads, once the primitives are known: A and C elements of each, and
+// `blocks` packed B and `sums` elements that they share. False: recorded as an error.
+static bool prepare(struct product *p, int64_t a, int64_t c, int64_t blocks, int64_t sums) {
     struct room *r = &p->room;
     size_t b = 0, scratch = 0;
     for (int i = 0; i < SHAPES; i++)
@@ -113,18 +125,22 @@ static bool prepare(struct product *p, int64_t a, int64_t c, int64_t stage, int6
             b = DR_MAX(b, dr_gemm_prim_layout(p->prim[i])->bytes);
             scratch = DR_MAX(scratch, dr_gemm_prim_scratch(p->prim[i]));
         }
-    r->b = aligned((size_t)a * dr_sizeof(p->ab));
     p->block = aligned(b);
-    r->c = r->b + (blocks ? 0 : p->block);
-    r->sum = r->c + aligned((size_t)c * sizeof(real));
-    r->stage = r->sum + (p->g.ta && p->g.ct == DR_BF16 ? aligned((size_t)c * sizeof(real)) : 0);
-    r->scratch = r->stage + aligned((size_t)stage * dr_sizeof(p->g.abt));
+    r->c = aligned((size_t)a * dr_sizeof(p->ab));
+    r->stage = r->c + aligned((size_t)c * sizeof(real));
+    const size_t staged = aligned((size_t)p->staged * dr_sizeof(p->g.abt));
+    r->scratch = r->stage + (p->g.ta ? 0 : staged);
     r->total = r->scratch + aligned(scratch);
-    p->packed = dr_cpu_scratch(p->be, DR_WS_GEMM,
-                               p->block * (size_t)blocks + r->total * (size_t)p->be->threads);
-    if (p->packed)
-        p->memory = p->packed + p->block * (size_t)blocks;
-    return p->packed != NULL;
+    const size_t summed = p->block * (size_t)blocks + aligned((size_t)sums * sizeof(real));
+    const size_t shared = summed + (p->g.ta ? staged : 0);
+    p->packed = dr_cpu_scratch(p->be, DR_WS_GEMM, shared + r->total * (size_t)p->be->threads);
+    if (!p->packed)
+        return false;
+    p->memory = p->packed + shared;
+    p->stage = p->packed + summed;
+    if (sums)
+        p->sum = (real *)(void *)(p->packed + p->block * (size_t)blocks);
+    return true;
 }
 
 // Shares units [0, count) among the threads in contiguous ranges: work(p, from, to, thread).
@@ -144,13 +160,12 @@ static void share(struct product *p, int64_t count, bool pays,
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN failed to run a matmul");
 }
 
-// C of the piece. a, b, c NULL: they are in the thread's memory.
+// C of the piece. a, c NULL: they are in the thread's memory.
 static const void *execute(struct product *p, struct dr_gemm_prim *prim, int t, const void *a,
                            const void *b, const real *bias, void *c) {
     char *mine = p->memory + p->room.total * (size_t)t;
     c = c ? c : mine + p->room.c;
-    if (!dr_gemm_prim_run(p->cache, prim, t, a ? a : mine, b ? b : mine + p->room.b, bias, c,
-                          mine + p->room.scratch)) {
+    if (!dr_gemm_prim_run(p->cache, prim, t, a ? a : mine, b, bias, c, mine + p->room.scratch)) {
 #pragma omp atomic write
         p->failed = true;
     }
@@ -217,23 +232,50 @@ static void panel(struct product *p, int64_t i, int64_t j, bool fresh, int t) {
                      n);
 }
 
-// Each thread packs its part of every block; units are panels, one block of columns after another,
-// or, of a source, the blocks of one panel after another: it is filled once.
+// Each thread packs its part of every block, unless that was done before; units are panels, one
+// block of columns after another, or, of a source, the blocks of one panel after another: it is
+// filled once.
 static void rows_work(struct product *p, int64_t from, int64_t to, int t) {
     const struct dr_gemm_args *g = &p->g;
     const int team = omp_get_num_threads();
-    for (int64_t j = 0; j < p->n.count; j++) {
+    for (int64_t j = 0; j < p->n.count && !p->ready; j++) {
         int64_t n0 = j * p->n.step;
         dr_gemm_pack(dr_gemm_prim_layout(block_prim(p, j)), p->packed + p->block * (size_t)j, p->ab,
                      dr_at(g->b, g->abt, g->tb ? n0 * g->ldb : n0), g->abt, g->k, length(&p->n, j),
                      g->ldb, g->tb, t, team);
     }
+    if (!p->ready) {
 #pragma omp barrier
+    }
     for (int64_t u = from; u < to; u++)
         if (p->from)
             panel(p, u / p->n.count, u % p->n.count, u == from || u % p->n.count == 0, t);
         else
             panel(p, u % p->m.count, u / p->m.count, true, t);
+}
+
+// Weights whose values have a version are packed into memory that outlives the product. NULL: B is
+// packed into the workspace.
+static struct dr_gemm_copy *kept_copy(struct product *p) {
+    const struct dr_gemm_args *g = &p->g;
+    struct dr_gemm_copy *copy = NULL;
+    if (!g->version)
+        return NULL;
+    const struct dr_gemm_operand of = {
+        .b = g->b,
+        .k = g->k,
+        .n = g->n,
+        .ld = g->ldb,
+        .step = p->n.step,
+        .trans = g->tb,
+        .type = g->abt,
+        .packed_type = p->ab,
+        .layout = {*dr_gemm_prim_layout(p->prim[0]), *dr_gemm_prim_layout(p->prim[1])}};
+    void *kept = dr_gemm_kept_find(dr_gemm_kept(p->cache), &of, g->version,
+                                   p->block * (size_t)p->n.count, &copy, &p->ready);
+    if (kept)
+        p->packed = kept;
+    return copy;
 }
 
 static void by_rows(struct product *p) {
@@ -249,13 +291,18 @@ static void by_rows(struct product *p) {
     int64_t columns = p->direct ? g->n : DR_MIN(BLOCK / column / 64 * 64, (int64_t)COLUMNS);
     p->n = cut_evenly(g->n, DR_MAX(columns, (int64_t)64), 32);
     int64_t lda = p->from || p->ab != g->abt ? g->k : g->lda;
+    p->staged = p->from && p->ab != g->abt ? p->m.step * lda : 0;
     p->prim[0] = get(p, p->m.step, p->n.step, g->k, lda);
     p->prim[1] = get(p, p->m.step, length(&p->n, p->n.count - 1), g->k, lda);
     if (!p->prim[0] || !p->prim[1])
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
-    else if (prepare(p, p->m.step * lda, p->m.step * (p->direct ? g->ldc : p->n.step),
-                     p->from && p->ab != g->abt ? p->m.step * lda : 0, p->n.count))
+    else if (prepare(p, p->m.step * lda, p->m.step * (p->direct ? g->ldc : p->n.step), p->n.count,
+                     0)) {
+        struct dr_gemm_copy *copy = kept_copy(p);
         share(p, p->m.count * p->n.count, g->m * g->n * g->k >= PAYS, rows_work);
+        if (copy)
+            dr_gemm_kept_written(copy, g->version);
+    }
 }
 
 // ---- weight gradients
@@ -265,86 +312,117 @@ enum { SHORT_N = 1, SHORT_K = 2 }; // which primitive of a product
 
 // Length of the piece of k that starts at `at`.
 static int64_t piece(const struct product *p, int64_t at) {
-    return p->g.rows == 1 ? K_SINGLE : p->g.k - at >= K_PIECE ? K_PIECE : K_SHORT;
+    return p->g.k - at >= p->k_long ? p->k_long : p->k_short;
+}
+
+// Where the rows of a sample are known, pieces are whole samples, a power of two of them, so that a
+// batch rarely leaves a rest.
+static void cut_pieces(struct product *p) {
+    const int64_t rows = p->g.rows;
+    if (rows <= 0 || rows > K_MOST) {
+        p->k_long = K_PIECE;
+        p->k_short = K_PIECE / 4;
+        return;
+    }
+    int64_t samples = 1;
+    while (2 * samples * rows <= (rows == 1 ? K_SINGLE : K_MOST))
+        samples *= 2;
+    p->k_long = samples * rows;
+    p->k_short = DR_MAX(samples / 4, (int64_t)1) * rows;
 }
 
 static struct dr_gemm_prim *tile_prim(const struct product *p, int64_t j, int64_t k0) {
     return p->prim[(length(&p->n, j) < p->n.step ? SHORT_N : 0) |
-                   (piece(p, k0) == K_PIECE ? 0 : SHORT_K)];
+                   (piece(p, k0) == p->k_long ? 0 : SHORT_K)];
 }
 
-// The piece of k at k0 of the tile (i, j), whose B is packed in this thread's memory, is added to C
-// or, if C is bf16, to the fp32 sums of the tile.
-static void tile(struct product *p, int64_t i, int64_t j, int64_t k0, int t) {
+// The piece of k at k0 of the tile (i, j) is added to the sums; b: packed.
+static void tile(struct product *p, int64_t i, int64_t j, int64_t k0, const void *b, int t) {
     const struct dr_gemm_args *g = &p->g;
-    char *mine = p->memory + p->room.total * (size_t)t;
     int64_t m0 = i * p->m.step, n0 = j * p->n.step, k = piece(p, k0);
     int64_t m = length(&p->m, i), n = length(&p->n, j);
     const struct dr_gemm_layout rows = {
-        .unit = 1, .k_units = p->m.step, .n_block = k, .ld = k + GAP, .k_blocks = 1, .n_blocks = 1};
-    dr_gemm_pack(&rows, mine, p->ab, dr_at(g->a, g->abt, k0 * g->lda + m0), g->abt, m,
-                 DR_MIN(k, g->k - k0), g->lda, true, 0, 1);
-    const real *c = execute(p, tile_prim(p, j, k0), t, NULL, NULL, NULL, NULL);
-    if (g->ct == DR_F32)
-        dr_gemm_store((real *)g->c + m0 * g->ldc + n0, DR_F32, g->ldc, c, m, n,
-                      g->bias && k0 == 0 ? g->bias + n0 : NULL, g->acc || k0);
-    else
-        dr_gemm_store(mine + p->room.sum, DR_F32, n, c, m, n, NULL, k0 > 0);
+        .unit = 1, .k_units = p->m.step, .n_block = k, .ld = k, .k_blocks = 1, .n_blocks = 1};
+    dr_gemm_pack(&rows, p->memory + p->room.total * (size_t)t, p->ab,
+                 dr_at(g->a, g->abt, k0 * g->lda + m0), g->abt, m, DR_MIN(k, g->k - k0), g->lda,
+                 true, 0, 1);
+    real *to = p->sum + m0 * p->ld + n0;
+    const bool first = k0 == 0 && (!g->acc || g->ct == DR_BF16);
+    if (!p->direct)
+        dr_gemm_store(to, DR_F32, p->ld, execute(p, tile_prim(p, j, k0), t, NULL, b, NULL, NULL), m,
+                      n, first && g->ct == DR_F32 && g->bias ? g->bias + n0 : NULL, !first);
+    else {
+        if (first)
+            memset(to, 0, (size_t)(m * p->ld) * sizeof *to);
+        execute(p, tile_prim(p, j, k0), t, NULL, b, NULL, to);
+    }
 }
 
-// The piece of k at k0 of block j of B, packed in this thread's memory.
-static void pack_piece(const struct product *p, int64_t j, int64_t k0, int t) {
+// This thread's part of the piece of k at k0 of block j of B, packed; of a source, made before.
+static void pack_piece(const struct product *p, char *to, int64_t j, int64_t k0, int t, int team) {
     const struct dr_gemm_args *g = &p->g;
-    char *mine = p->memory + p->room.total * (size_t)t;
     const int64_t n0 = j * p->n.step, n = length(&p->n, j), k = DR_MIN(piece(p, k0), g->k - k0);
-    const void *b = mine + p->room.stage;
-    if (p->from)
-        p->from->fill(p->from->ctx, mine + p->room.stage, n, k0, k, n0, n);
-    else
-        b = dr_at(g->b, g->abt, g->tb ? n0 * g->ldb + k0 : k0 * g->ldb + n0);
-    dr_gemm_pack(dr_gemm_prim_layout(tile_prim(p, j, k0)), mine + p->room.b, p->ab, b, g->abt, k, n,
-                 p->from ? n : g->ldb, g->tb && !p->from, 0, 1);
+    const struct dr_gemm_layout *l = dr_gemm_prim_layout(tile_prim(p, j, k0));
+    if (!p->from) {
+        const void *b = dr_at(g->b, g->abt, g->tb ? n0 * g->ldb + k0 : k0 * g->ldb + n0);
+        dr_gemm_pack(l, to, p->ab, b, g->abt, k, n, g->ldb, g->tb, t, team);
+        return;
+    }
+    const int64_t r0 = k * t / team, r1 = k * (t + 1) / team;
+    p->from->fill(p->from->ctx, dr_at_mut(p->stage, g->abt, r0 * n), n, k0 + r0, r1 - r0, n0, n);
+#pragma omp barrier
+    dr_gemm_pack(l, to, p->ab, p->stage, g->abt, k, n, n, false, t, team);
 }
 
-// Units are tiles, the rows of one block of columns after another. A piece of k goes through all
-// tiles of the range that share a block, so that its B is packed once.
+// Units are rows of tiles. All threads pack a piece of B together, unless it is small, and each
+// goes through its tiles; the next piece goes into the other block, so that nobody waits before
+// packing.
 static void tiles_work(struct product *p, int64_t from, int64_t to, int t) {
     const struct dr_gemm_args *g = &p->g;
-    char *mine = p->memory + p->room.total * (size_t)t;
-    while (from < to) {
-        int64_t j = from / p->m.count, i0 = from % p->m.count, n0 = j * p->n.step;
-        int64_t i1 = g->ct == DR_F32 ? DR_MIN(p->m.count, i0 + to - from) : i0 + 1;
-        int64_t n = length(&p->n, j), m0 = i0 * p->m.step;
+    const int team = omp_get_num_threads();
+    size_t turn = 0;
+    for (int64_t j = 0; j < p->n.count; j++)
         for (int64_t k0 = 0; k0 < g->k; k0 += piece(p, k0)) {
-            pack_piece(p, j, k0, t);
-            for (int64_t i = i0; i < i1; i++)
-                tile(p, i, j, k0, t);
+            char *b = p->packed + p->block * (p->own ? (size_t)t : turn++ % 2);
+            pack_piece(p, b, j, k0, p->own ? 0 : t, p->own ? 1 : team);
+            if (!p->own) {
+#pragma omp barrier
+            }
+            for (int64_t i = from; i < to; i++)
+                tile(p, i, j, k0, b, t);
         }
-        if (g->ct != DR_F32)
-            dr_gemm_store(dr_at_mut(g->c, g->ct, m0 * g->ldc + n0), g->ct, g->ldc,
-                          (const real *)(void *)(mine + p->room.sum), length(&p->m, i0), n,
-                          g->bias ? g->bias + n0 : NULL, g->acc);
-        from += i1 - i0;
-    }
+    for (int64_t i = from; i < to && g->ct == DR_BF16; i++)
+        dr_gemm_store(dr_at_mut(g->c, g->ct, i * p->m.step * g->ldc), g->ct, g->ldc,
+                      p->sum + i * p->m.step * p->ld, length(&p->m, i), g->n, g->bias, g->acc);
 }
 
 static void by_tiles(struct product *p) {
     const struct dr_gemm_args *g = &p->g;
+    const bool half = g->ct == DR_BF16;
+    cut_pieces(p);
+    const int64_t columns = TILE_B / (p->k_long * (int64_t)dr_sizeof(p->ab)) / 64 * 64;
+    p->n = cut_evenly(g->n, dr_gemm_direct_pays(p->cache) ? columns : TILE_N, 32);
     // An even number of tiles, so that two threads have the same work.
-    p->m = cut_in(g->m, g->m < TILE_M / 2 ? 1 : (g->m + 2 * TILE_M - 1) / (2 * TILE_M) * 2, 8);
-    p->n = cut_evenly(g->n, TILE_N, 32);
+    const int64_t most = p->n.step < TILE_WIDE ? TILE_M : TILE_FLAT;
+    p->m = cut_in(g->m, g->m < TILE_M / 2 ? 1 : (g->m + 2 * most - 1) / (2 * most) * 2, 8);
+    p->own = !p->from && p->k_long * p->n.step * (int64_t)dr_sizeof(p->ab) <= TILE_OWN;
+    p->staged = p->from ? p->k_long * p->n.step : 0;
+    p->sum = half ? NULL : g->c;
+    p->ld = half ? g->n : g->ldc;
+    // Whole tiles as wide as C are added by the primitives themselves.
+    p->direct = p->n.count == 1 && p->ld == g->n && p->m.count * p->m.step == g->m &&
+                (half || !g->bias) && dr_gemm_direct_pays(p->cache);
     bool whole = true;
-    for (int i = 0; i < SHAPES && whole; i++) {
+    for (int i = 0; i < SHAPES && whole; i++) { // all of them, whatever k is
         int64_t n = i & SHORT_N ? length(&p->n, p->n.count - 1) : p->n.step;
-        int64_t k = i & SHORT_K ? g->rows == 1 ? K_SINGLE : K_SHORT : K_PIECE;
-        if (i & SHORT_K || g->rows != 1) // all of them, whatever k is
-            whole = (p->prim[i] = get(p, p->m.step, n, k, k + GAP)) != NULL;
+        int64_t k = i & SHORT_K ? p->k_short : p->k_long;
+        whole = (p->prim[i] = get(p, p->m.step, n, k, k)) != NULL;
     }
     if (!whole)
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
-    else if (prepare(p, p->m.step * (K_PIECE + GAP), p->m.step * p->n.step,
-                     p->from ? K_PIECE * p->n.step : 0, 0))
-        share(p, p->m.count * p->n.count, g->m * g->n * g->k >= PAYS, tiles_work);
+    else if (prepare(p, p->m.step * p->k_long, p->m.step * p->n.step, p->own ? p->be->threads : 2,
+                     half ? g->m * g->n : 0))
+        share(p, p->m.count, g->m * g->n * g->k >= PAYS, tiles_work);
 }
 
 // ---- entry

@@ -66,9 +66,107 @@ AVX2 static void transpose8_half(dr_bf16 *dst, int64_t ldd, const dr_bf16 *src, 
     for (int i = 0; i < 8; i++)
         _mm_storeu_si128((__m128i *)(void *)(dst + i * ldd), t[i]);
 }
+
+// The same in blocks whose source rows are whole cache lines: 16 x 16 units of 32 bits, and 16 rows
+// of 32 bf16. The rows are far apart, so the next ones are asked for early.
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl")))
+enum { BLOCK_ROWS = 16 };
+
+static bool have_blocks(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl");
+}
+
+AVX512 DR_INLINE void load_lines(__m512i r[16], const char *src, int64_t stride) {
+    for (int i = 0; i < BLOCK_ROWS; i++) {
+        r[i] = _mm512_loadu_si512(src + i * stride);
+        __builtin_prefetch(src + (i + BLOCK_ROWS) * stride);
+    }
+}
+
+AVX512 static void transpose16(float *dst, int64_t ldd, const char *src, int64_t stride) {
+    __m512i r[16], t[16];
+    load_lines(r, src, stride);
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) // r[i + j]: column j of each 128 bits, of rows i to i + 3
+        for (int j = 0; j < 2; j++) {
+            r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+            r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+        }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        const __m512i a = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88),
+                      b = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd),
+                      c = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88),
+                      d = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
+        _mm512_storeu_si512(dst + j * ldd, _mm512_shuffle_i32x4(a, c, 0x88));
+        _mm512_storeu_si512(dst + (j + 4) * ldd, _mm512_shuffle_i32x4(b, d, 0x88));
+        _mm512_storeu_si512(dst + (j + 8) * ldd, _mm512_shuffle_i32x4(a, c, 0xdd));
+        _mm512_storeu_si512(dst + (j + 12) * ldd, _mm512_shuffle_i32x4(b, d, 0xdd));
+    }
+}
+
+// Three perfect shuffles of eight rows: r[j] then holds column j of each 128 bits.
+AVX512 DR_INLINE void shuffle_half(__m512i r[8]) {
+    __m512i t[8];
+#pragma GCC unroll 3
+    for (int round = 0; round < 3; round++) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            t[2 * i] = _mm512_unpacklo_epi16(r[i], r[i + 4]);
+            t[2 * i + 1] = _mm512_unpackhi_epi16(r[i], r[i + 4]);
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++)
+            r[i] = t[i];
+    }
+}
+
+AVX512 static void transpose32_half(dr_bf16 *dst, int64_t ldd, const char *src, int64_t stride) {
+    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
+                  high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    __m512i r[16];
+    load_lines(r, src, stride);
+    shuffle_half(r);
+    shuffle_half(r + 8);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++)
+        for (int half = 0; half < 2; half++) {
+            const __m512i v = _mm512_permutex2var_epi64(r[j], half ? high : low, r[8 + j]);
+            dr_bf16 *to = dst + (16 * half + j) * ldd;
+            _mm256_storeu_si256((__m256i *)(void *)to, _mm512_castsi512_si256(v));
+            _mm256_storeu_si256((__m256i *)(void *)(to + 8 * ldd), _mm512_extracti64x4_epi64(v, 1));
+        }
+}
+
+// Units [0, *full) and columns [0, *wide), both made multiples of whole blocks.
+static void transpose_blocks(void *dst, int64_t ldd, const char *src, int64_t stride, int64_t *full,
+                             int64_t *wide, bool half) {
+    const int64_t units = half ? 32 : 16;
+    *full = have_blocks() ? *full / units * units : 0;
+    *wide = *wide / BLOCK_ROWS * BLOCK_ROWS;
+    for (int64_t j = 0; j < *wide; j += BLOCK_ROWS)
+        for (int64_t u = 0; u < *full; u += units)
+            if (half)
+                transpose32_half((dr_bf16 *)dst + u * ldd + j, ldd, src + j * stride + u * 2,
+                                 stride);
+            else
+                transpose16((float *)dst + u * ldd + j, ldd, src + j * stride + u * 4, stride);
+}
 #else
 static bool have_transpose8(void) {
     return true;
+}
+
+static void transpose_blocks(void *dst, int64_t ldd, const char *src, int64_t stride, int64_t *full,
+                             int64_t *wide, bool half) {
+    (void)dst, (void)ldd, (void)src, (void)stride, (void)half;
+    *full = *wide = 0;
 }
 
 static void transpose8(float *dst, int64_t ldd, const char *src, int64_t stride) {
@@ -144,12 +242,15 @@ static void pack_rows(void *dst, const struct source *s, const struct dr_gemm_la
     }
 }
 
-// The same of a transposed one, by squares of 8 x 8: units of 32 bits, or single bf16.
+// The same of a transposed one, by blocks or by squares of 8 x 8: units of 32 bits, or single bf16.
 static void pack_columns(void *dst, const struct source *s, const struct dr_gemm_layout *l,
                          int64_t k0, int64_t n0, int64_t full, int64_t wide) {
     const bool half = l->unit == 1 && s->dt == DR_BF16, wider = s->st != s->dt;
+    int64_t done_full = wider ? 0 : full, done_wide = wider ? 0 : wide;
+    transpose_blocks(dst, l->ld, dr_at(s->p, s->st, n0 * s->ld + k0),
+                     s->ld * (int64_t)dr_sizeof(s->st), &done_full, &done_wide, half);
     for (int64_t j = 0; j < wide; j += 8)
-        for (int64_t u = 0; u < full; u += 8) {
+        for (int64_t u = j < done_wide ? done_full : 0; u < full; u += 8) {
             const void *from = dr_at(s->p, s->st, (n0 + j) * s->ld + k0 + u * l->unit);
             if (half)
                 transpose8_half((dr_bf16 *)dst + u * l->ld + j, l->ld, from, s->ld);

@@ -29,7 +29,8 @@ void dr_linear_forward(struct dr_ctx *cx, const struct dr_weights *w, const stru
     DR_OP(cx->be, gemm, .m = m, .n = l->out, .k = l->in, .a = x, .b = matrix(w, l->w, xt), .c = y,
           .lda = l->in, .ldb = l->in, .ldc = ldy ? ldy : l->out, .tb = true, .abt = xt, .ct = yt,
           .bias = dr_weight(w, l->b),
-          .bias16 = l->b >= 0 && xt == DR_BF16 ? matrix(w, l->b, DR_BF16) : NULL, .rows = l->rows);
+          .bias16 = l->b >= 0 && xt == DR_BF16 ? matrix(w, l->b, DR_BF16) : NULL, .rows = l->rows,
+          .version = w->version);
 }
 
 void dr_linear_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_linear *l,
@@ -50,5 +51,5 @@ void dr_linear_backward_input(struct dr_ctx *cx, const struct dr_weights *w,
                               void *dx, enum dr_dtype dxt, bool acc) {
     DR_OP(cx->be, gemm, .m = m, .n = l->in, .k = l->out, .a = dy, .b = matrix(w, l->w, t), .c = dx,
           .lda = l->out, .ldb = l->in, .ldc = l->in, .acc = acc, .abt = t, .ct = dxt,
-          .rows = l->rows);
+          .rows = l->rows, .version = w->version);
 }

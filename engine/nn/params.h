@@ -56,4 +56,7 @@ struct dr_weights {
     const real *w;      // [total]
     const dr_bf16 *w16; // [total] rounded copy, needed when ctx->act is DR_BF16, else NULL
     real *g;            // [total] gradients accumulate; NULL: input gradients only
+    // Of the values behind w and w16: whoever writes them draws another (dr_next_version). 0: none,
+    // nothing made of the weights is kept.
+    uint64_t version;
 };

@@ -32,6 +32,7 @@ struct dr_sampler {
     struct dr_arena tmp;
     real *w, *tables, *noise, *x;
     dr_bf16 *w16;
+    uint64_t version; // of w and w16
     int32_t *style;
     struct inputs in;
     struct dr_graph *graph[BUCKETS]; // of a pass of 1, 2, 4, ... samples
@@ -102,7 +103,8 @@ static void lay_out(struct dr_sampler *s, const struct dr_net *g, struct dr_aren
 
 static void forward(struct dr_sampler *s, const struct dr_net *g, struct dr_backend *be,
                     struct dr_arena *tmp, int64_t n) {
-    const struct dr_weights w = {.layout = dr_net_params(g), .w = s->w, .w16 = s->w16};
+    const struct dr_weights w = {
+        .layout = dr_net_params(g), .w = s->w, .w16 = s->w16, .version = s->version};
     const struct dr_net_in in = {.x = s->noise,
                                  .cls = s->in.cls,
                                  .alpha = s->in.alpha,
@@ -198,6 +200,7 @@ static int use_snapshot(struct dr_sampler *s, struct dr_snapshot *snap, struct d
         }
     }
     const int64_t total = dr_net_params(snap->net)->total;
+    s->version = dr_next_version(s->be);
     if (s->be->host_memory)
         s->w = snap->weights; // borrowed: the reference below keeps it alive
     else

@@ -38,6 +38,15 @@ static void update(struct dr_trainer *t, struct dr_ctx *cx) {
               .decay = t->hyper + hyper_ema(t) + i, .guard = t->guard, .n = served->layout->total);
 }
 
+// Weights hold still from the beginning of a step to its update: what backends make of them is of
+// use to all its passes and to nothing else.
+static void hold(struct dr_trainer *t, bool still) {
+    for (int k = 0; k < t->ngroups; k++) {
+        struct dr_group *g = &t->group[k];
+        g->weights.version = g->gradients.version = still ? dr_next_version(t->be) : 0;
+    }
+}
+
 void trainer_device_step(void *arg) {
     struct trainer_pass *pass = arg;
     struct dr_trainer *t = pass->t;
@@ -48,7 +57,9 @@ void trainer_device_step(void *arg) {
     DR_OP(cx->be, fill, .dst = t->report, .n = t->nreport, .value = 0);
     for (int k = 0; k < t->ngroups; k++)
         DR_OP(cx->be, fill, .dst = t->group[k].g, .n = t->group[k].layout->total, .value = 0);
+    hold(t, true);
     t->objective->device_step(t->o, cx, &s);
+    hold(t, false);
     dr_sum_reals(cx, t->report, 1);
     for (int k = 0; k < t->ngroups; k++) {
         const struct dr_group *g = &t->group[k];

@@ -32,42 +32,58 @@ static void *random_values(struct dr_backend *be, enum dr_dtype t, int64_t n) {
     return p;
 }
 
-// y = x W' in fp32 by OpenBLAS, if its library is there: paired runs, in turn; prints both best
-// rates and their ratio. OPENBLAS_CORETYPE=Haswell chooses its AVX2 kernels.
 typedef void sgemm_fn(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a,
                       int lda, const float *b, int ldb, float beta, float *c, int ldc);
 
-static void against_openblas(struct dr_backend *be, int64_t m, int64_t n, int64_t k) {
-    static void *lib;
-    if (!lib && !(lib = dlopen("libopenblas.so.0", RTLD_NOW))) {
-        printf("libopenblas.so.0 was not found: no comparison\n");
-        return;
+static sgemm_fn *openblas(int with_threads) {
+    void *lib = dlopen("libopenblas.so.0", RTLD_NOW);
+    sgemm_fn *sgemm = lib ? (sgemm_fn *)dlsym(lib, "cblas_sgemm") : NULL;
+    void (*set)(int) = lib ? (void (*)(int))dlsym(lib, "openblas_set_num_threads") : NULL;
+    if (!sgemm || !set) {
+        printf("%s: no comparison\n",
+               lib ? "libopenblas.so.0 has no cblas_sgemm" : "libopenblas.so.0 was not found");
+        return NULL;
     }
-    sgemm_fn *sgemm = (sgemm_fn *)dlsym(lib, "cblas_sgemm");
-    void (*set_threads)(int) = (void (*)(int))dlsym(lib, "openblas_set_num_threads");
-    if (!sgemm || !set_threads) {
-        printf("libopenblas.so.0 has no cblas_sgemm: no comparison\n");
-        return;
-    }
-    set_threads(be->threads);
-    float *a = random_values(be, DR_F32, m * k), *b = random_values(be, DR_F32, n * k);
-    float *c = random_values(be, DR_F32, m * n);
-    double best[2] = {1e9, 1e9}, flops = 2.0 * (double)m * (double)n * (double)k;
+    set(with_threads);
+    return sgemm;
+}
+
+// One product in fp32 by both, in turn; prints both best rates and their ratio.
+static void compare(struct dr_backend *be, sgemm_fn *sgemm, const char *what,
+                    struct dr_gemm_args g) {
+    double best[2] = {1e9, 1e9}, flops = 2.0 * (double)g.m * (double)g.n * (double)g.k;
+    const real *a = g.a = random_values(be, DR_F32, g.m * g.k);
+    const real *b = g.b = random_values(be, DR_F32, g.n * g.k);
+    real *c = g.c = random_values(be, DR_F32, g.m * g.n);
+    g.lda = g.ta ? g.m : g.k;
+    g.ldb = g.tb ? g.k : g.n;
+    g.ldc = g.n;
     for (int i = 0; i < 2 * ((int)(4e10 / flops) + 3); i++) {
         double t0 = now();
         if (i % 2)
-            sgemm(101, 111, 112, (int)m, (int)n, (int)k, 1, a, (int)k, b, (int)k, 0, c, (int)n);
+            sgemm(101, g.ta ? 112 : 111, g.tb ? 112 : 111, (int)g.m, (int)g.n, (int)g.k, 1, a,
+                  (int)g.lda, b, (int)g.ldb, g.acc, c, (int)g.ldc);
         else
-            DR_OP(be, gemm, .m = m, .n = n, .k = k, .a = a, .b = b, .c = c, .lda = k, .ldb = k,
-                  .ldc = n, .tb = true, .rows = 72);
+            be->op.gemm(be, &g);
         double t = now() - t0;
         best[i % 2] = t < best[i % 2] ? t : best[i % 2];
     }
-    printf("fp32 %5d %5d %5d: %.0f GFLOP/s, OpenBLAS %.0f, ratio %.2f\n", (int)m, (int)n, (int)k,
-           flops / best[0] * 1e-9, flops / best[1] * 1e-9, best[1] / best[0]);
-    be->mem_free(be, a);
-    be->mem_free(be, b);
+    printf("%-10s fp32 %5d %5d %5d: %.0f GFLOP/s, OpenBLAS %.0f, ratio %.2f\n", what, (int)g.m,
+           (int)g.n, (int)g.k, flops / best[0] * 1e-9, flops / best[1] * 1e-9, best[1] / best[0]);
+    be->mem_free(be, (void *)(uintptr_t)a);
+    be->mem_free(be, (void *)(uintptr_t)b);
     be->mem_free(be, c);
+}
+
+// The products of a layer against OpenBLAS, if its library is there. OPENBLAS_CORETYPE=Haswell
+// chooses its AVX2 kernels.
+static void against_openblas(struct dr_backend *be, sgemm_fn *sgemm, int64_t m, int64_t n,
+                             int64_t k, int64_t rows) {
+    compare(be, sgemm, "y = x W'",
+            (struct dr_gemm_args){.m = m, .n = n, .k = k, .tb = true, .rows = rows});
+    compare(be, sgemm, "dx = dy W", (struct dr_gemm_args){.m = m, .n = k, .k = n, .rows = rows});
+    compare(be, sgemm, "dW += dy'x",
+            (struct dr_gemm_args){.m = n, .n = k, .k = m, .ta = true, .acc = true, .rows = rows});
 }
 
 // Best of a few runs, in GFLOP/s.
@@ -94,7 +110,8 @@ static double rate(struct dr_backend *be, struct dr_gemm_args g) {
 
 int main(int argc, char **argv) {
     static const int64_t rows[] = {1152, 2304, 4608},
-                         shapes[][2] = {{768, 256}, {256, 256}, {2048, 256}, {256, 1024}};
+                         shapes[][2] = {{768, 256}, {256, 256}, {2048, 256}, {256, 1024}},
+                         small[][2] = {{288, 96}, {96, 96}, {384, 96}, {96, 384}}; // of mnist-cpu
     struct dr_backend *be;
     struct dr_err err = {0};
     threads = argc > 1 ? atoi(argv[1]) : 0;
@@ -107,9 +124,14 @@ int main(int argc, char **argv) {
     for (int t = 0; t < 2; t++)
         printf("%s square 1536: %.0f GFLOP/s\n", t ? "bf16" : "fp32",
                rate(be, (struct dr_gemm_args){.m = 1536, .n = 1536, .k = 1536, .abt = t}));
-    against_openblas(be, 1536, 1536, 1536);
-    for (size_t s = 0; s < DR_COUNT(shapes); s++)
-        against_openblas(be, 2304, shapes[s][0], shapes[s][1]);
+    sgemm_fn *sgemm = openblas(be->threads);
+    if (sgemm)
+        compare(be, sgemm, "square",
+                (struct dr_gemm_args){.m = 1536, .n = 1536, .k = 1536, .tb = true});
+    for (size_t s = 0; sgemm && s < DR_COUNT(shapes); s++)
+        against_openblas(be, sgemm, 1152, shapes[s][0], shapes[s][1], 72);
+    for (size_t s = 0; sgemm && s < DR_COUNT(small); s++)
+        against_openblas(be, sgemm, 1024, small[s][0], small[s][1], 16);
     printf("%5s %5s %5s  | fp32: y=xW' dx=dyW dW+=dy'x | bf16: y=xW' dx=dyW dW+=dy'x  (GFLOP/s)\n",
            "m", "n", "k");
     for (size_t r = 0; r < DR_COUNT(rows); r++)

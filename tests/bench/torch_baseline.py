@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""PyTorch on the same card: the same networks and the same loss, eager and compiled, in bf16.
+"""PyTorch on the same device: the same networks and the same loss, eager and compiled, in bf16 or fp32.
 
 Our own code, written from docs/method.md; measured beside driftd by tests/bench/gpu.sh. Reads lines of
 `gpu_bench config`, prints one JSON object a line, as gpu_bench does.
 
 usage: torch_baseline.py [--device cuda|cpu] [--small] [--modes eager,compile] [--seconds S]
+                         [--precision bf16|fp32] [--networks NAME,...] [--what train,sample]
                          [--budget S] <CONFIGS          what does not start in time is named, not measured
        torch_baseline.py --check tests/golden/NAME.safetensors...    the same network?
 
@@ -202,10 +203,10 @@ def drifting_loss(gen, pos, taus, floor=1e-6):
 
 
 class Trainer:
-    def __init__(self, cfg, device, compiled):
+    def __init__(self, cfg, device, compiled, autocast):
         m, t = cfg["model"], cfg["train"]
         self.classes, self.n, self.p, self.cfg, self.device = 10, t["generated"], t["positives"], cfg, device
-        self.batch = self.classes * self.n
+        self.batch, self.autocast = self.classes * self.n, autocast
         self.net = Generator(m).to(device)
         self.ema = [w.detach().clone() for w in self.net.parameters()]
         o = cfg["optim"]
@@ -218,7 +219,7 @@ class Trainer:
 
     def forward(self, noise, cls, alpha, style, pos):
         kind = "cuda" if self.device == "cuda" else "cpu"
-        with torch.autocast(kind, torch.bfloat16):
+        with torch.autocast(kind, torch.bfloat16, enabled=self.autocast):
             x = self.net(noise, cls, alpha, style)
         return drifting_loss(x.view(self.classes, self.n, -1), pos, self.cfg["loss"]["temperatures"],
                              self.cfg["loss"]["affinity_floor"])
@@ -252,14 +253,14 @@ def timed(call, device, seconds, warm):
     for _ in range(warm):
         call()
     wait(device)
-    rounds, spent = [], 0.0
+    rounds, spent, each = [], 0.0, 1 if device == "cpu" else 5
     while spent < seconds or len(rounds) < 3:
         start = time.perf_counter()
-        for _ in range(5):
+        for _ in range(each):
             call()
         wait(device)
-        rounds.append((time.perf_counter() - start) / 5)
-        spent += rounds[-1] * 5
+        rounds.append((time.perf_counter() - start) / each)
+        spent += rounds[-1] * each
     return statistics.median(rounds)
 
 
@@ -286,26 +287,28 @@ def in_time(options):
 
 
 def training(name, cfg, options, mode):
-    t = Trainer(cfg, options.device, mode == "compile")
-    s = timed(t.step, options.device, options.seconds, 2 if options.small else 10)
-    emit(what="train", torch=mode, network=name, precision="bf16", samples=t.batch, ms=s * 1e3)
+    t = Trainer(cfg, options.device, mode == "compile", options.precision == "bf16")
+    warm = 2 if options.small or options.device == "cpu" else 10
+    s = timed(t.step, options.device, options.seconds, warm)
+    emit(what="train", torch=mode, network=name, precision=options.precision, samples=t.batch, ms=s * 1e3)
 
 
 def sampling(name, cfg, options, mode):
     m, device = cfg["model"], options.device
-    net = Generator(m).to(device).to(torch.bfloat16).eval().requires_grad_(False)
+    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+    net = Generator(m).to(device).to(dtype).eval().requires_grad_(False)
     # every batch size has its own graph, as in driftd; compiling takes long
     run = torch.compile(net, mode="reduce-overhead", dynamic=False) if mode == "compile" else net
     batches = [1, 4] if options.small else [1, 256] if mode == "compile" else [1, 256, 2048]
     for b in batches:
         in_time(options)
-        kind = dict(device=device, dtype=torch.bfloat16)
+        kind = dict(device=device, dtype=dtype)
         args = [torch.randn(b, m["channels"], m["size"], m["size"], **kind),
                 torch.arange(b, device=device) % m["classes"], torch.full((b,), 1.5, **kind),
                 torch.randint(m["codebook"], (b, m["style_tokens"]), device=device)]
         with torch.no_grad():
             s = latency(lambda: run(*args), device, options.seconds, 5)
-        emit(what="sample", torch=mode, network=name, precision="bf16", batch=b, ms=s * 1e3, images_s=b / s)
+        emit(what="sample", torch=mode, network=name, precision=options.precision, batch=b, ms=s * 1e3, images_s=b / s)
 
 
 def measure(options):
@@ -313,14 +316,17 @@ def measure(options):
     for mode in options.modes.split(","):
         for row in networks:
             name, cfg = row["network"], row["config"]
+            if options.networks and name not in options.networks.split(","):
+                continue
             cfg["model"].update({k: cfg["data"][k] for k in ("size", "channels", "classes")})
             try:
                 in_time(options)
                 if mode == "compile":
                     torch._dynamo.reset()  # or the networks before count towards its limits
-                if cfg["model"]["channels"] == 1 and name != "Small":
+                if "train" in options.what and cfg["model"]["channels"] == 1 and name != "Small":
                     training(name, cfg, options, mode)
-                sampling(name, cfg, options, mode)
+                if "sample" in options.what:
+                    sampling(name, cfg, options, mode)
             except Exception as e:  # a mode this PyTorch does not have: the others still count
                 why = (str(e) or type(e).__name__).splitlines()[0][:200]
                 emit(what="failed", torch=mode, network=name, why=why)
@@ -361,6 +367,9 @@ def main():
     a.add_argument("--modes", default="eager,compile")
     a.add_argument("--seconds", type=float, default=2.0)
     a.add_argument("--budget", type=float, default=100.0)
+    a.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    a.add_argument("--networks", help="those of the configurations to measure; all")
+    a.add_argument("--what", default="train,sample")
     a.add_argument("--check", nargs="+")
     options = a.parse_args()
     if options.check:

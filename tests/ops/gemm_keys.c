@@ -170,9 +170,79 @@ static void every_place_of_a_panel(void **state) {
     free(row), free(b), free(x), free(w), free(y);
 }
 
+// Packed weights are taken again only under the version that they were packed for, whatever else
+// is at the same address, and what is kept stays within its bounds.
+static void weights_are_packed_once_per_version(void **state) {
+    enum { N = 96, K = 64, M = 40 };
+    struct dr_backend *be = open_cpu(2);
+    const struct dr_gemm_kept *kept = dr_gemm_kept(((const struct dr_cpu *)be->impl)->gemm);
+    real *x = malloc(M * N * sizeof *x), *w = malloc(N * K * sizeof *w);
+    real *y = malloc(M * N * sizeof *y), *fresh = malloc(M * N * sizeof *y);
+    struct dr_gemm_args g = {.m = M, .a = x, .b = w, .rows = 16};
+    (void)state;
+    for (int i = 0; i < M * N; i++)
+        x[i] = (real)(i * 29 % 997) / 997 - (real)0.5;
+    for (int round = 0; round < 12; round++) {
+        // y = x W', dx = y W, and another shape at the same address; two calls of each
+        const int form = round % 3;
+        g.n = form == 1 ? K : form == 2 ? N / 2 : N;
+        g.k = form == 1 ? N : K;
+        g.tb = form != 1;
+        g.lda = g.k, g.ldb = K, g.ldc = g.n;
+        for (int i = 0; i < N * K; i++)
+            w[i] = (real)((i + round) * 37 % 1009) / 1009 - (real)0.5;
+        const uint64_t version = dr_next_version(be);
+        for (int call = 0; call < 2; call++) {
+            g.version = 0, g.c = fresh;
+            be->op.gemm(be, &g);
+            g.version = version, g.c = y;
+            be->op.gemm(be, &g);
+            assert_memory_equal(y, fresh, (size_t)(M * g.n) * sizeof *y);
+        }
+        memset(w, 0, N * K * sizeof *w); // it was kept: under its version nothing is read again
+        be->op.gemm(be, &g);
+        assert_memory_equal(y, fresh, (size_t)(M * g.n) * sizeof *y);
+    }
+    assert_in_range(dr_gemm_kept_bytes(kept), (2 * N + N / 2) * K * sizeof *w,
+                    8 * N * K * sizeof *w);
+    free(x), free(w), free(y), free(fresh);
+    dr_backend_free(be);
+}
+
+// Copies of weights that are gone make room, and no more is kept than there is room for.
+static void kept_weights_are_bounded(void **state) {
+    enum { LARGE = 24 << 20, SMALL = 4096 };
+    struct dr_gemm_kept *k = dr_gemm_kept_new();
+    static const char at[101];
+    struct dr_gemm_operand of = {.k = 1};
+    struct dr_gemm_copy *c;
+    bool ready;
+    int held = 0;
+    (void)state;
+    for (int i = 1; i <= 12; i++) {
+        of.b = at + i;
+        held += dr_gemm_kept_find(k, &of, 7, LARGE, &c, &ready) != NULL;
+        assert_false(ready);
+    }
+    assert_int_equal(held, 5); // of 24 MiB in 128
+    assert_int_equal(dr_gemm_kept_bytes(k), 5 * (size_t)LARGE);
+    of.b = at + 1;
+    for (int i = 0; i < 10000; i++) {
+        assert_non_null(dr_gemm_kept_find(k, &of, 8, LARGE, &c, &ready));
+        assert_int_equal(ready, i > 0); // never before it was written
+        dr_gemm_kept_written(c, 8);
+    }
+    of.b = at + 100;
+    assert_non_null(dr_gemm_kept_find(k, &of, 9, SMALL, &c, &ready));
+    assert_int_equal(dr_gemm_kept_bytes(k), LARGE + SMALL); // the four idle ones went
+    dr_gemm_kept_free(k);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(keys_do_not_depend_on_batch_or_threads),
                                        cmocka_unit_test(every_place_of_a_panel),
+                                       cmocka_unit_test(weights_are_packed_once_per_version),
+                                       cmocka_unit_test(kept_weights_are_bounded),
                                        cmocka_unit_test(self_check_passes_here),
                                        cmocka_unit_test(self_check_sees_faults)};
     return cmocka_run_group_tests(tests, NULL, NULL);
