@@ -41,7 +41,7 @@ struct cut {
 
 // Memory of one thread, offsets into its share of the workspace.
 struct room {
-    size_t c, stage, scratch, total; // A at 0; stage: of a source
+    size_t c, stage, scratch, total; // A at 0; stage: rows of a source before they are widened
 };
 
 struct product {
@@ -49,8 +49,10 @@ struct product {
     struct dr_gemm_cache *cache;
     struct dr_gemm_args g;
     const struct dr_gemm_source *from; // NULL: both operands are stored
-    enum dr_dtype ab;                  // as multiplied: fp32 where bf16 is widened
-    bool direct;                       // the primitives write to C itself
+    int64_t staged;   // elements of a source: rows, of each thread; tiles, a piece, of all of them
+    char *stage;      // tiles: that piece
+    enum dr_dtype ab; // as multiplied: fp32 where bf16 is widened
+    bool direct;      // the primitives write to C itself
     struct cut m, n;
     int64_t k_long, k_short; // pieces of k and of the rest
     struct dr_gemm_prim *prim[SHAPES];
@@ -113,10 +115,9 @@ static size_t aligned(size_t n) {
     return (n + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
 }
 
-// The workspace of all threads, once the primitives are known: A, C and source elements of each,
-// and `blocks` packed B and `sums` elements that they share. False: recorded as an error.
-static bool prepare(struct product *p, int64_t a, int64_t c, int64_t stage, int64_t blocks,
-                    int64_t sums) {
+// The workspace of all threads, once the primitives are known: A and C elements of each, and
+// `blocks` packed B and `sums` elements that they share. False: recorded as an error.
+static bool prepare(struct product *p, int64_t a, int64_t c, int64_t blocks, int64_t sums) {
     struct room *r = &p->room;
     size_t b = 0, scratch = 0;
     for (int i = 0; i < SHAPES; i++)
@@ -127,13 +128,16 @@ static bool prepare(struct product *p, int64_t a, int64_t c, int64_t stage, int6
     p->block = aligned(b);
     r->c = aligned((size_t)a * dr_sizeof(p->ab));
     r->stage = r->c + aligned((size_t)c * sizeof(real));
-    r->scratch = r->stage + aligned((size_t)stage * dr_sizeof(p->g.abt));
+    const size_t staged = aligned((size_t)p->staged * dr_sizeof(p->g.abt));
+    r->scratch = r->stage + (p->g.ta ? 0 : staged);
     r->total = r->scratch + aligned(scratch);
-    const size_t shared = p->block * (size_t)blocks + aligned((size_t)sums * sizeof(real));
+    const size_t summed = p->block * (size_t)blocks + aligned((size_t)sums * sizeof(real));
+    const size_t shared = summed + (p->g.ta ? staged : 0);
     p->packed = dr_cpu_scratch(p->be, DR_WS_GEMM, shared + r->total * (size_t)p->be->threads);
     if (!p->packed)
         return false;
     p->memory = p->packed + shared;
+    p->stage = p->packed + summed;
     if (sums)
         p->sum = (real *)(void *)(p->packed + p->block * (size_t)blocks);
     return true;
@@ -287,12 +291,13 @@ static void by_rows(struct product *p) {
     int64_t columns = p->direct ? g->n : DR_MIN(BLOCK / column / 64 * 64, (int64_t)COLUMNS);
     p->n = cut_evenly(g->n, DR_MAX(columns, (int64_t)64), 32);
     int64_t lda = p->from || p->ab != g->abt ? g->k : g->lda;
+    p->staged = p->from && p->ab != g->abt ? p->m.step * lda : 0;
     p->prim[0] = get(p, p->m.step, p->n.step, g->k, lda);
     p->prim[1] = get(p, p->m.step, length(&p->n, p->n.count - 1), g->k, lda);
     if (!p->prim[0] || !p->prim[1])
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
-    else if (prepare(p, p->m.step * lda, p->m.step * (p->direct ? g->ldc : p->n.step),
-                     p->from && p->ab != g->abt ? p->m.step * lda : 0, p->n.count, 0)) {
+    else if (prepare(p, p->m.step * lda, p->m.step * (p->direct ? g->ldc : p->n.step), p->n.count,
+                     0)) {
         struct dr_gemm_copy *copy = kept_copy(p);
         share(p, p->m.count * p->n.count, g->m * g->n * g->k >= PAYS, rows_work);
         if (copy)
@@ -353,26 +358,20 @@ static void tile(struct product *p, int64_t i, int64_t j, int64_t k0, const void
     }
 }
 
-// The piece of k at k0 of block j of B, rows *ld apart, on number `turn`. A source fills it: each
-// thread all of it for itself, or all threads together, in the memory of one of them, in turns.
-static const void *piece_of_b(const struct product *p, int64_t j, int64_t k0, int64_t k, int t,
-                              size_t turn, int64_t *ld) {
+// This thread's part of the piece of k at k0 of block j of B, packed; of a source, made before.
+static void pack_piece(const struct product *p, char *to, int64_t j, int64_t k0, int t, int team) {
     const struct dr_gemm_args *g = &p->g;
-    const int64_t n0 = j * p->n.step;
-    *ld = p->from ? length(&p->n, j) : g->ldb;
-    if (!p->from)
-        return dr_at(g->b, g->abt, g->tb ? n0 * g->ldb + k0 : k0 * g->ldb + n0);
-    const int team = p->own ? 1 : omp_get_num_threads(), part = p->own ? 0 : t;
-    const int at = p->own ? t : (int)(turn % (size_t)DR_MIN(2, p->be->threads));
-    char *stage = p->memory + p->room.total * (size_t)at + p->room.stage;
-    const int64_t from = k * part / team, to = k * (part + 1) / team;
-    if (to > from)
-        p->from->fill(p->from->ctx, stage + (size_t)(from * *ld) * dr_sizeof(g->abt), *ld,
-                      k0 + from, to - from, n0, *ld);
-    if (!p->own) {
-#pragma omp barrier
+    const int64_t n0 = j * p->n.step, n = length(&p->n, j), k = DR_MIN(piece(p, k0), g->k - k0);
+    const struct dr_gemm_layout *l = dr_gemm_prim_layout(tile_prim(p, j, k0));
+    if (!p->from) {
+        const void *b = dr_at(g->b, g->abt, g->tb ? n0 * g->ldb + k0 : k0 * g->ldb + n0);
+        dr_gemm_pack(l, to, p->ab, b, g->abt, k, n, g->ldb, g->tb, t, team);
+        return;
     }
-    return stage;
+    const int64_t r0 = k * t / team, r1 = k * (t + 1) / team;
+    p->from->fill(p->from->ctx, dr_at_mut(p->stage, g->abt, r0 * n), n, k0 + r0, r1 - r0, n0, n);
+#pragma omp barrier
+    dr_gemm_pack(l, to, p->ab, p->stage, g->abt, k, n, n, false, t, team);
 }
 
 // Units are rows of tiles. All threads pack a piece of B together, unless it is small, and each
@@ -384,12 +383,8 @@ static void tiles_work(struct product *p, int64_t from, int64_t to, int t) {
     size_t turn = 0;
     for (int64_t j = 0; j < p->n.count; j++)
         for (int64_t k0 = 0; k0 < g->k; k0 += piece(p, k0)) {
-            int64_t ld, k = DR_MIN(piece(p, k0), g->k - k0);
-            const void *stored = piece_of_b(p, j, k0, k, t, turn, &ld);
             char *b = p->packed + p->block * (p->own ? (size_t)t : turn++ % 2);
-            dr_gemm_pack(dr_gemm_prim_layout(tile_prim(p, j, k0)), b, p->ab, stored, g->abt, k,
-                         length(&p->n, j), ld, g->tb && !p->from, p->own ? 0 : t,
-                         p->own ? 1 : team);
+            pack_piece(p, b, j, k0, p->own ? 0 : t, p->own ? 1 : team);
             if (!p->own) {
 #pragma omp barrier
             }
@@ -410,7 +405,8 @@ static void by_tiles(struct product *p) {
     // An even number of tiles, so that two threads have the same work.
     const int64_t most = p->n.step < TILE_WIDE ? TILE_M : TILE_FLAT;
     p->m = cut_in(g->m, g->m < TILE_M / 2 ? 1 : (g->m + 2 * most - 1) / (2 * most) * 2, 8);
-    p->own = p->k_long * p->n.step * (int64_t)dr_sizeof(p->ab) <= TILE_OWN;
+    p->own = !p->from && p->k_long * p->n.step * (int64_t)dr_sizeof(p->ab) <= TILE_OWN;
+    p->staged = p->from ? p->k_long * p->n.step : 0;
     p->sum = half ? NULL : g->c;
     p->ld = half ? g->n : g->ldc;
     // Whole tiles as wide as C are added by the primitives themselves.
@@ -424,8 +420,7 @@ static void by_tiles(struct product *p) {
     }
     if (!whole)
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN has no matmul for this shape");
-    else if (prepare(p, p->m.step * p->k_long, p->m.step * p->n.step,
-                     p->from ? p->k_long * p->n.step : 0, p->own ? p->be->threads : 2,
+    else if (prepare(p, p->m.step * p->k_long, p->m.step * p->n.step, p->own ? p->be->threads : 2,
                      half ? g->m * g->n : 0))
         share(p, p->m.count, g->m * g->n * g->k >= PAYS, tiles_work);
 }
