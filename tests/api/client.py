@@ -281,7 +281,7 @@ def commands():
 def test_numbers():
     """Every option whose value is a number takes a number and nothing else, before any request."""
     args = {"db": ["backup"], "completion": ["bash"], "edit": ["1", "--notes=x"], "eval": ["--job=1"],
-            "sweep": ["--from=1"]}
+            "sweep": ["--from=1"], "data": ["add", "x", "/nowhere"]}
     wrong = ["5x", "abc", "", " 5", "0x10", "inf", "99999999999999999999999"]
     found = 0
     with Place() as p:

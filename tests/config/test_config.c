@@ -145,6 +145,29 @@ static void malformed(void **state) {
     assert_int_equal(dr_config_parse("{", 1, NULL, &c, NULL), DR_ECONFIG);
 }
 
+static void cross_checks_of_data(void **state) {
+    (void)state;
+    refuse("{\"data\": {\"count\": 100}}", "train.positives is 32", "10 images per class", NULL);
+    refuse("{\"data\": {\"limit\": 100}}", "train.positives is 32", NULL);
+    refuse("{\"data\": {\"classes\": 9}}", "data.classes is 9", "digits has 10", NULL);
+    refuse("{\"data\": {\"set\": \"mnist\", \"channels\": 3}}", "data.channels is 3", NULL);
+    refuse("{\"data\": {\"set\": \"mnist\", \"size\": 16}}", "data.size is 16", "resize", NULL);
+    refuse("{\"data\": {\"set\": \"idx\"}}", "data.path is empty", NULL);
+    refuse("{\"data\": {\"set\": \"idx\", \"path\": \"x\", \"channels\": 3}}", "idx has 1", NULL);
+    refuse("{\"data\": {\"path\": \"/etc\"}}", "data.path is \"/etc\"", NULL);
+    refuse("{\"data\": {\"path\": \"a/../../b\"}}", "data.path", "`..`", NULL);
+    refuse("{\"data\": {\"path\": \"..\"}}", "data.path", NULL);
+    refuse("{\"data\": {\"crop\": 32}}", "data.crop is 32", "data.size (32)", NULL);
+    refuse("{\"data\": {\"background\": \"red\"}}", "data.background is \"red\"", "#rrggbb", NULL);
+    refuse("{\"data\": {\"set\": \"toy-two-modes\", \"classes\": 1, \"flip\": true}}",
+           "data.flip is on", NULL);
+    refuse("{\"data\": {\"set\": \"folder\", \"path\": \"x\", \"channels\": 4}}",
+           "data.channels is 4", "1 (grey) or 3 (rgb)", NULL);
+    refuse("{\"data\": {\"set\": \"folder\"}}", "data.path is empty", NULL);
+    refuse("{\"data\": {\"set\": \"cifar10\", \"channels\": 3, \"size\": 16}}", "data.size is 16",
+           NULL);
+}
+
 static void cross_checks(void **state) {
     (void)state;
     refuse("{\"model\": {\"heads\": 3}}", "model.heads is 3", "model.dim (256)", NULL);
@@ -164,25 +187,6 @@ static void cross_checks(void **state) {
     refuse("{\"train\": {\"sampler\": \"queue\", \"positives\": 129}}", "train.positives is 129",
            "train.queue_class (128)", NULL);
     refuse("{\"train\": {\"sampler\": \"queue\", \"unconditional\": 1001}}", "train.queue_global",
-           NULL);
-    refuse("{\"data\": {\"count\": 100}}", "train.positives is 32", "10 images per class", NULL);
-    refuse("{\"data\": {\"limit\": 100}}", "train.positives is 32", NULL);
-    refuse("{\"data\": {\"classes\": 9}}", "data.classes is 9", "digits has 10", NULL);
-    refuse("{\"data\": {\"set\": \"mnist\", \"channels\": 3}}", "data.channels is 3", NULL);
-    refuse("{\"data\": {\"set\": \"mnist\", \"size\": 16}}", "data.size is 16", "resize", NULL);
-    refuse("{\"data\": {\"set\": \"idx\"}}", "data.path is empty", NULL);
-    refuse("{\"data\": {\"set\": \"idx\", \"path\": \"x\", \"channels\": 3}}", "idx has 1", NULL);
-    refuse("{\"data\": {\"path\": \"/etc\"}}", "data.path is \"/etc\"", NULL);
-    refuse("{\"data\": {\"path\": \"a/../../b\"}}", "data.path", "`..`", NULL);
-    refuse("{\"data\": {\"path\": \"..\"}}", "data.path", NULL);
-    refuse("{\"data\": {\"crop\": 32}}", "data.crop is 32", "data.size (32)", NULL);
-    refuse("{\"data\": {\"background\": \"red\"}}", "data.background is \"red\"", "#rrggbb", NULL);
-    refuse("{\"data\": {\"set\": \"toy-two-modes\", \"classes\": 1, \"flip\": true}}",
-           "data.flip is on", NULL);
-    refuse("{\"data\": {\"set\": \"folder\", \"path\": \"x\", \"channels\": 4}}",
-           "data.channels is 4", "1 (grey) or 3 (rgb)", NULL);
-    refuse("{\"data\": {\"set\": \"folder\"}}", "data.path is empty", NULL);
-    refuse("{\"data\": {\"set\": \"cifar10\", \"channels\": 3, \"size\": 16}}", "data.size is 16",
            NULL);
     refuse("{\"data\": {\"set\": \"toy-swiss-roll\", \"classes\": 1}}", "model.arch must be mlp",
            NULL);
@@ -611,15 +615,25 @@ static void files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults),     cmocka_unit_test(values),
-        cmocka_unit_test(unknown_keys), cmocka_unit_test(wrong_values),
-        cmocka_unit_test(malformed),    cmocka_unit_test(cross_checks),
-        cmocka_unit_test(assignments),  cmocka_unit_test(merge),
-        cmocka_unit_test(round_trip),   cmocka_unit_test(model_section),
-        cmocka_unit_test(encoders),     cmocka_unit_test(schema),
-        cmocka_unit_test(nearest),      cmocka_unit_test(files),
-        cmocka_unit_test(guidance),     cmocka_unit_test(fields),
-        cmocka_unit_test(older_text),   cmocka_unit_test(sentences_are_plain),
+        cmocka_unit_test(defaults),
+        cmocka_unit_test(values),
+        cmocka_unit_test(unknown_keys),
+        cmocka_unit_test(wrong_values),
+        cmocka_unit_test(malformed),
+        cmocka_unit_test(cross_checks),
+        cmocka_unit_test(cross_checks_of_data),
+        cmocka_unit_test(assignments),
+        cmocka_unit_test(merge),
+        cmocka_unit_test(round_trip),
+        cmocka_unit_test(model_section),
+        cmocka_unit_test(encoders),
+        cmocka_unit_test(schema),
+        cmocka_unit_test(nearest),
+        cmocka_unit_test(files),
+        cmocka_unit_test(guidance),
+        cmocka_unit_test(fields),
+        cmocka_unit_test(older_text),
+        cmocka_unit_test(sentences_are_plain),
         cmocka_unit_test(kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

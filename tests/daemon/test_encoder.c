@@ -102,6 +102,7 @@ static void it_stops_and_goes_on(void **state) {
     double whole[64], parts[64];
     int64_t a, b;
     encoder(&c, "classify", 60);
+    c.encoder.batch = 256; // long enough for a pause to come in between
     assert_int_equal(submit(&c, &a), 0);
     assert_int_equal(dd_jobs_start(w.jobs, &err), 0);
     world_wait(&w, a, "completed");

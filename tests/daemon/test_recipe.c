@@ -173,15 +173,22 @@ static void compare(void *ctx, const char *name, const struct dr_config *cfg, co
         fail_msg("%s: %s", name, error ? error : err.msg);
     differing(cfg, &built, keys);
     assert_string_equal(keys, "");
-    if (dd_bench_config(name, cfg->train.precision, &bench, &err))
+    const int rc = dd_bench_config(name, cfg->train.precision, &bench, &err);
+    ++*n;
+    if (cfg->kind != DR_RECIPE_TRAIN || cfg->features.kind == DR_FEATURE_ENCODER) {
+        assert_int_equal(rc, DR_EUNSUPPORTED);
+        assert_non_null(strstr(err.msg, name));
+        return;
+    }
+    if (rc)
         fail_msg("%s: %s", name, err.msg);
     differing(cfg, &bench, keys);
     const bool files = !dr_set_facts(cfg->data.set)->made, spread = cfg->metrics.spread_every > 0;
     char want[200];
-    snprintf(want, sizeof want, "%sdata.count %s", files ? "data.set " : "",
+    snprintf(want, sizeof want, "%s%sdata.count %s", files ? "data.set " : "",
+             files && cfg->data.channels == 3 ? "data.classes " : "",
              spread ? "metrics.spread_every " : "");
     assert_string_equal(keys, want);
-    ++*n;
 }
 
 // The network, the loss and the training that bench measures are the recipe's.
