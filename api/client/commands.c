@@ -119,7 +119,7 @@ const struct ctl_command ctl_commands[] = {
           {"no-wait", 0, NULL, "add: return while the pictures are decoded"},
           {"class", 'c', "CLASS", "samples: of this class alone"},
           {"n", 'n', "N", "samples: pictures per class (8)", WHOLE(1, 128)},
-          {"minutes", 'm', "N", "train: training time (10)", FRACTION(0.1, 1e5)},
+          {"minutes", 'm', "MINUTES", "train: training time (10)", FRACTION(0.1, 1e5)},
           {"follow", 'f', NULL, "train: show progress until the job ends"},
           {"output", 'o', "FILE", "samples: file to write (NAME.png); - is standard output"}),
      ctl_cmd_data},

@@ -289,11 +289,11 @@ def test_numbers():
             text = subprocess.run([DRIFTCTL, "help", command], capture_output=True, text=True, check=True).stdout
             needs = re.match(rf"usage: driftctl {command} ([A-Z]+) ", text)
             words = [command] + args.get(command, ["1"] if needs else [])
-            for option, kind in re.findall(r"--([a-z-]+) (N|MS|S|STEP|SCALE)\b", text):
+            for option, kind in re.findall(r"--([a-z-]+) (N|MS|S|STEP|SCALE|MINUTES)\b", text):
                 if option == "cfg" or (option == "timeout" and command != "status"):  # a list; common to all
                     continue
                 found += 1
-                for value in wrong + (["1e3"] if kind != "S" and kind != "SCALE" else []):
+                for value in wrong + (["1e3"] if kind not in ("S", "SCALE", "MINUTES") else []):
                     for form in ([f"--{option}", value], [f"--{option}={value}"])[:1 + (value == "5x")]:
                         r = p.ctl(*words, *form, "--url", "http://127.0.0.1:1")
                         assert r.returncode == 2 and f"--{option}: expected a" in r.err, (words, form, r)
