@@ -28,8 +28,9 @@ int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char
 int dd_ckpt_get(struct dd_store *s, int64_t id, struct dd_ckpt_row *out, struct dr_err *err);
 // EINVAL with a sentence unless the row's network is a generator.
 int dd_ckpt_expect_generator(const struct dd_ckpt_row *r, struct dr_err *err);
-// The file that a configuration names: the id of a good checkpoint (`7` or `checkpoint:7`), or a safetensors file below
-// the data directory (relative, may not leave it). EINVAL at the field init_from.
+// The file that a configuration names: the id of a good checkpoint (`7` or `checkpoint:7`), or a
+// safetensors file below the data directory (relative, may not leave it). EINVAL at the field
+// init_from.
 int dd_ckpt_find(struct dd_store *s, const char *data_dir, const char *what, char path[DD_PATH_MAX],
                  struct dr_err *err);
 // The newest good generator. DR_ENOENT: there is none.
