@@ -60,7 +60,8 @@ struct dr_import_class {
 struct dr_import_skip {
     char *name, *reason; // path within the source, sentence without the path
 };
-#define DR_IMPORT_SKIPS 1000 // named at most
+#define DR_IMPORT_SKIPS 1000      // named at most; notes as well
+#define DR_IMPORT_CLASSES 1000000 // of a picture file
 struct dr_import_report {
     char *source;                  // "folder", "zip" or "tar", after "CIFAR, " where it is that
     int64_t size, channels;        // of the picture file
