@@ -154,7 +154,7 @@ int import_skip(struct dr_import *im, const char *path, bool bad, const char *fm
 
 int import_note(struct dr_import *im, const char *fmt, ...) {
     struct dr_import_report *r = im->report;
-    char *text = NULL;
+    char *text = NULL, *plain;
     va_list ap;
     if (r->nnote == DR_IMPORT_SKIPS)
         return 0;
@@ -167,6 +167,10 @@ int import_note(struct dr_import *im, const char *fmt, ...) {
         return dr_fail(im->err, DR_ENOMEM, "no memory for a report");
     }
     r->note = all;
+    if ((plain = printable(text))) { // names of folders are in it
+        free(text);
+        text = plain;
+    }
     r->note[r->nnote++] = text;
     return 0;
 }
