@@ -55,7 +55,8 @@ static void a_stop_holds_while_pictures_are_read(void **state) {
         if (i)
             put_picture(path);
     }
-    c.data.classes = 2;
+    c.data.classes = c.model.classes = 2;
+    c.train.positives = 1;
     const struct dd_run_spec spec = {.cfg = &c,
                                      .data_dir = dir,
                                      .device = "cpu",
