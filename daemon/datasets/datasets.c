@@ -34,10 +34,13 @@ static void on_progress(void *arg, int64_t done, int64_t total) {
 
 static int decode(struct dd_datasets *d, const struct dd_dataset_row *row, const char *cache,
                   struct dd_dataset_result *res, struct dr_err *err) {
-    char upload[DD_PATH_MAX];
-    int rc = dd_dataset_path(d, row->name, DD_DATASET_UPLOAD, upload, err);
+    char source[DD_PATH_MAX];
+    // A folder may have become a link since it was added.
+    int rc = row->upload ? dd_dataset_path(d, row->name, DD_DATASET_UPLOAD, source, err)
+             : access(row->source, F_OK) ? dd_path(source, err, "%s", row->source)
+                                         : dd_dataset_confine(d, row->source, source, err);
     json_t *options = json_loads(row->options, 0, NULL);
-    const struct dd_decode in = {.source = row->upload ? upload : row->source,
+    const struct dd_decode in = {.source = source,
                                  .cache = cache,
                                  .options = options,
                                  .threads = d->env.threads,

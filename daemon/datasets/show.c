@@ -88,13 +88,27 @@ static int open_own(struct dd_datasets *d, const char *name, struct dr_dataset *
     return rc ? rc : dr_pictures_open(path, &any, false, out, err);
 }
 
+// Pictures are not read for the first time here, which would keep a thread of HTTP for minutes.
+static bool no_import(void *ctx, const struct dr_import_progress *p) {
+    (void)ctx, (void)p;
+    return false;
+}
+
 static int open_set(struct dd_datasets *d, const char *name, struct dr_dataset **out,
                     struct dr_err *err) {
     struct dr_data_config cfg;
     int rc = open_own(d, name, out, err);
     if (rc != DR_ENOENT || !dd_builtin_config(name, &cfg))
         return rc;
-    return dr_dataset_load(&cfg, d->env.data_dir, false, out, err);
+    dr_pictures_watch(no_import, NULL);
+    rc = dr_dataset_load(&cfg, d->env.data_dir, false, out, err);
+    dr_pictures_watch(NULL, NULL);
+    return rc != DR_ECANCELED
+               ? rc
+               : dr_fail(err, DR_ECONFLICT,
+                         "the pictures of %.80s have not been read yet: the first job that trains "
+                         "on them does",
+                         name);
 }
 
 // A class by its number or its name.

@@ -34,6 +34,7 @@ struct run {
     int64_t saved_step;     // step of the newest checkpoint, -1: none
     double saved_at, published_at, publish_cost, field_at;
     bool collapsed, save_failing;
+    bool stopped; // before the first step
 };
 
 static int create_trainer(struct run *r, struct dr_err *err) {
@@ -291,9 +292,26 @@ static int init(struct run *r, struct dr_err *err) {
     return rc;
 }
 
+// Pictures that are read for the first time may take minutes, in which a stop holds as well.
+static bool on_import(void *ctx, const struct dr_import_progress *p) {
+    struct run *r = ctx;
+    (void)p;
+    const enum dd_wish w = r->hooks->wish ? r->hooks->wish(r->hooks->ctx) : DD_WISH_NONE;
+    r->stopped |= w == DD_WISH_STOP || w == DD_WISH_STOP_NOW;
+    return !r->stopped;
+}
+
+static int load(struct run *r, struct dr_err *err) {
+    const struct dd_run_spec *s = r->spec;
+    dr_pictures_watch(on_import, r);
+    const int rc = dr_dataset_load(&s->cfg->data, s->data_dir, false, &r->data, err);
+    dr_pictures_watch(NULL, NULL);
+    return rc;
+}
+
 static int prepare(struct run *r, struct dr_err *err) {
     const struct dd_run_spec *s = r->spec;
-    int rc = dr_dataset_load(&s->cfg->data, s->data_dir, false, &r->data, err);
+    int rc = load(r, err);
     if (!rc)
         rc = dr_backend_open(s->device, s->threads, &r->be, err);
     if (rc)
@@ -329,8 +347,12 @@ int dd_run(const struct dd_run_spec *spec, const struct dd_run_hooks *hooks,
     if (!err)
         err = &own;
     int rc = prepare(&r, err);
-    if (!rc)
+    if (rc == DR_ECANCELED && r.stopped) {
+        res->outcome = DD_RUN_STOPPED;
+        rc = 0;
+    } else if (!rc) {
         rc = loop(&r, err);
+    }
     if (rc)
         res->outcome = DD_RUN_FAILED;
     if (r.t) {

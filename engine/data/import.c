@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -153,8 +154,10 @@ int import_skip(struct dr_import *im, const char *path, bool bad, const char *fm
 
 int import_note(struct dr_import *im, const char *fmt, ...) {
     struct dr_import_report *r = im->report;
-    char *text = NULL;
+    char *text = NULL, *plain;
     va_list ap;
+    if (r->nnote == DR_IMPORT_SKIPS)
+        return 0;
     va_start(ap, fmt);
     const int n = vasprintf(&text, fmt, ap);
     va_end(ap);
@@ -164,6 +167,10 @@ int import_note(struct dr_import *im, const char *fmt, ...) {
         return dr_fail(im->err, DR_ENOMEM, "no memory for a report");
     }
     r->note = all;
+    if ((plain = printable(text))) { // names of folders are in it
+        free(text);
+        text = plain;
+    }
     r->note[r->nnote++] = text;
     return 0;
 }
@@ -277,10 +284,22 @@ static int collect_item(struct dr_import *im, int64_t i) {
 
 int import_flush(struct dr_import *im) {
     struct pic_batch *b = im->batch;
-    int rc = 0;
+    int rc = 0, stop = 0;
+    // A batch of large pictures takes minutes: canceling does not wait for its end.
 #pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t i = 0; i < b->n; i++)
-        decode_item(im, i);
+    for (int64_t i = 0; i < b->n; i++) {
+        int seen;
+#pragma omp atomic read
+        seen = stop;
+        if (!seen)
+            decode_item(im, i);
+        if (!seen && omp_get_thread_num() == 0 && import_progress(im, "", false)) {
+#pragma omp atomic write
+            stop = 1;
+        }
+    }
+    if (stop) // what was not decoded is freed with the batch
+        return DR_ECANCELED;
     for (int64_t i = 0; i < b->n && !rc; i++)
         rc = collect_item(im, i);
     const char *now = b->n ? im->list.e[b->item[b->n - 1].entry].path : "";
@@ -293,13 +312,17 @@ int import_flush(struct dr_import *im) {
 int import_take(struct dr_import *im, int64_t entry, uint8_t *bytes, size_t n) {
     struct pic_batch *b = im->batch;
     int rc = b->n == BATCH || (b->n && b->bytes + n > BATCH_BYTES) ? import_flush(im) : 0;
+    if (rc) {
+        free(bytes);
+        return rc;
+    }
     memset(&b->item[b->n], 0, sizeof b->item[b->n]);
     b->item[b->n].entry = entry;
     b->item[b->n].p = bytes;
     b->item[b->n].n = n;
     b->n++;
     b->bytes += n;
-    return rc;
+    return 0;
 }
 
 int import_folder(struct dr_import *im, const char *path) {

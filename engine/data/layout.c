@@ -108,32 +108,54 @@ static size_t wrapping(const struct pic_entry *e, int64_t n) {
 struct names {
     char **name;
     int64_t n, room;
+    int32_t *slot; // by hash: 1 + its number, 0: free
+    int64_t slots; // a power of two, at least twice n
 };
 
 static int by_name(const void *a, const void *b) {
     return pic_natural(*(char *const *)a, *(char *const *)b);
 }
 
-// The number of a class by its name: they are few against the pictures and arrive in runs.
-static int64_t class_of(struct names *c, const char *name, size_t len, int64_t near) {
-    for (int64_t i = 0; i < c->n; i++) {
-        const int64_t k = (near + i) % c->n;
-        if (strlen(c->name[k]) == len && !memcmp(c->name[k], name, len))
-            return k;
+// The slot that has the name, or the free one where it belongs. There are slots.
+static int64_t slot_of(const struct names *c, const char *name, size_t len) {
+    uint64_t at = dr_fnv1a(DR_FNV1A_START, name, len);
+    for (;; at++) {
+        const int64_t s = (int64_t)(at & (uint64_t)(c->slots - 1));
+        const char *k = c->slot[s] ? c->name[c->slot[s] - 1] : NULL;
+        if (!k || (strlen(k) == len && !memcmp(k, name, len)))
+            return s;
     }
-    if (c->n == c->room) {
-        const int64_t room = c->room ? 2 * c->room : 64;
-        char **p = realloc(c->name, (size_t)room * sizeof *p);
-        if (!p)
-            return -1;
-        c->name = p;
-        c->room = room;
-    }
-    char *copy = strndup(name, len);
-    if (!copy)
+}
+
+static bool grow_names(struct names *c) {
+    const int64_t room = c->room ? 2 * c->room : 64;
+    char **p = realloc(c->name, (size_t)room * sizeof *p);
+    if (!p)
+        return false;
+    c->name = p;
+    int32_t *slot = calloc((size_t)(2 * room), sizeof *slot);
+    if (!slot)
+        return false;
+    free(c->slot);
+    c->slot = slot;
+    c->slots = 2 * room;
+    c->room = room;
+    for (int64_t k = 0; k < c->n; k++)
+        slot[slot_of(c, c->name[k], strlen(c->name[k]))] = (int32_t)(k + 1);
+    return true;
+}
+
+// The number of a class by its name.
+static int64_t class_of(struct names *c, const char *name, size_t len) {
+    if (c->n == c->room && !grow_names(c))
         return -1;
-    c->name[c->n] = copy;
-    return c->n++;
+    const int64_t s = slot_of(c, name, len);
+    if (c->slot[s])
+        return c->slot[s] - 1;
+    if (!(c->name[c->n] = strndup(name, len)))
+        return -1;
+    c->slot[s] = (int32_t)++c->n;
+    return c->n - 1;
 }
 
 // What the paths say, before classes are numbered.
@@ -176,7 +198,6 @@ static int leave_out(struct dr_import *im, struct pic_entry *e, const char *why)
 
 // Split and class (its number in order of appearance) of every picture.
 static int assign(struct dr_import *im, const struct paths *p, struct names *c) {
-    int64_t at = 0;
     for (int64_t i = 0; i < p->n; i++) {
         struct pic_entry *e = &p->e[i];
         const char *rel = below(p, e), *slash = strchr(rel, '/');
@@ -195,8 +216,12 @@ static int assign(struct dr_import *im, const struct paths *p, struct names *c) 
         if (e->slot < 0)
             continue;
         e->split = split > 0;
-        at = p->classed ? class_of(c, rel, (size_t)(slash - rel), at) : class_of(c, "all", 3, 0);
-        if (at < 0 || at > INT32_MAX)
+        const int64_t at =
+            p->classed ? class_of(c, rel, (size_t)(slash - rel)) : class_of(c, "all", 3);
+        if (c->n > DR_IMPORT_CLASSES)
+            return dr_fail(im->err, DR_EINVAL, "%.300s has more than %d classes", im->source,
+                           DR_IMPORT_CLASSES);
+        if (at < 0)
             return dr_fail(im->err, DR_ENOMEM, "no memory for the classes");
         e->label = (int32_t)at;
     }
@@ -217,9 +242,7 @@ static int find_empty(struct dr_import *im, const struct paths *p, const struct 
                 continue;
             name = strchr(name, '/') + 1;
         }
-        bool found = !*name || strchr(name, '/');
-        for (int64_t k = 0; k < c->n && !found; k++)
-            found = !strcmp(c->name[k], name);
+        const bool found = !*name || strchr(name, '/') || c->slot[slot_of(c, name, strlen(name))];
         if (!found)
             rc =
                 import_note(im, "folder %.200s holds no picture that could be read: no class of it",
@@ -243,24 +266,27 @@ static int by_label(const void *a, const void *b) {
 static int number_classes(struct dr_import *im, const struct paths *p, struct names *c) {
     int64_t *train = calloc((size_t)c->n + 1, sizeof *train),
             *to = calloc((size_t)c->n + 1, sizeof *to);
-    char **sorted = calloc((size_t)c->n + 1, sizeof *sorted);
+    struct {
+        char *name; // first, for by_name
+        int64_t old;
+    } *sorted = calloc((size_t)c->n + 1, sizeof *sorted);
     int rc = train && to && sorted ? 0 : dr_fail(im->err, DR_ENOMEM, "no memory for the classes");
-    if (!rc) {
-        memcpy(sorted, c->name, (size_t)c->n * sizeof *sorted);
-        qsort(sorted, (size_t)c->n, sizeof *sorted, by_name);
+    for (int64_t k = 0; k < c->n && !rc; k++) {
+        sorted[k].name = c->name[k];
+        sorted[k].old = k;
     }
+    if (!rc)
+        qsort(sorted, (size_t)c->n, sizeof *sorted, by_name);
     for (int64_t i = 0; i < p->n && !rc; i++)
         if (p->e[i].slot >= 0)
             train[p->e[i].label] += !p->e[i].split;
     int64_t next = 0;
     for (int64_t k = 0; k < c->n && !rc; k++) {
-        int64_t old = 0;
-        while (c->name[old] != sorted[k])
-            old++;
+        const int64_t old = sorted[k].old;
         to[old] = train[old] ? next : -1;
         if (!train[old])
             rc = import_note(im, "class %.200s has no picture to train on and is left out",
-                             sorted[k]);
+                             sorted[k].name);
         else
             sorted[next++] = sorted[k];
     }
@@ -273,7 +299,7 @@ static int number_classes(struct dr_import *im, const struct paths *p, struct na
     struct dr_import_report *r = im->report;
     r->class = rc ? NULL : calloc((size_t)next + 1, sizeof *r->class);
     for (int64_t k = 0; k < next && r->class && !rc; k++, r->classes++)
-        if (!(r->class[k].name = strdup(sorted[k])))
+        if (!(r->class[k].name = strdup(sorted[k].name)))
             break;
     if (!rc && r->classes < next)
         rc =
@@ -346,6 +372,7 @@ static int lay_out_pictures(struct dr_import *im) {
     for (int64_t k = 0; k < c.n; k++)
         free(c.name[k]);
     free(c.name);
+    free(c.slot);
     if (rc)
         return rc;
     qsort(p.e, (size_t)p.n, sizeof *p.e, by_label);

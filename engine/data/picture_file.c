@@ -15,7 +15,6 @@
 
 #define MAGIC "DRPICS1\n"
 #define PAGE 4096
-#define CLASSES_MAX 1000000
 #define JSON_MAX ((int64_t)1 << 30)
 
 struct head {
@@ -94,6 +93,11 @@ static int write_all(const struct sink *s, struct head *h) {
     if (!rc && !json)
         rc = dr_fail(s->im->err, DR_ENOMEM, "no memory for a report");
     h->json_bytes = json ? (int64_t)strlen(json) : 0;
+    if (h->json_bytes > JSON_MAX)
+        rc = dr_fail(s->im->err, DR_EINVAL,
+                     "%.200s: the names of its classes and files are longer than a picture file "
+                     "holds",
+                     s->im->source);
     h->bytes = r->file_bytes = h->json_at + h->json_bytes;
     if (!rc)
         rc = put(s, json, (size_t)h->json_bytes);
@@ -175,7 +179,7 @@ static int wrong(const char *path, const char *what, struct dr_err *err) {
 static int64_t pixels_of(const struct head *h) {
     int64_t row, n, all;
     if (h->c < 1 || h->c > 4 || h->size < 1 || h->size > 4096 || h->classes < 1 ||
-        h->classes > CLASSES_MAX || h->n[0] < 1 || h->n[1] < 0)
+        h->classes > DR_IMPORT_CLASSES || h->n[0] < 1 || h->n[1] < 0)
         return -1;
     row = h->c * h->size * h->size;
     if (__builtin_add_overflow(h->n[0], h->n[1], &n) || n > INT64_MAX / 8 ||

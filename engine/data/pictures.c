@@ -115,6 +115,16 @@ static void say(const char *source, const struct dr_import_report *r) {
         dr_log(DR_LOG_WARN, "%s: left out %s: %s", source, r->skip[i].name, r->skip[i].reason);
 }
 
+static _Thread_local struct {
+    dr_import_progress_fn progress;
+    void *ctx;
+} watch;
+
+void dr_pictures_watch(dr_import_progress_fn progress, void *ctx) {
+    watch.progress = progress;
+    watch.ctx = ctx;
+}
+
 // The source's picture file: the cached one, else a new one.
 static int cached(const char *source, const struct dr_set_query *q, char **file,
                   struct dr_err *err) {
@@ -134,7 +144,7 @@ static int cached(const char *source, const struct dr_set_query *q, char **file,
         return dr_fail(err, DR_ENOMEM, "out of memory");
     if (dr_pictures_info(*file, &r, NULL)) { // not there, or damaged
         dr_log(DR_LOG_INFO, "reading the pictures of %s once, into %s", source, *file);
-        rc = dr_pictures_import(source, *file, &o, NULL, NULL, &r, err);
+        rc = dr_pictures_import(source, *file, &o, watch.progress, watch.ctx, &r, err);
         if (!rc)
             say(source, &r);
     }

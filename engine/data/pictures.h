@@ -53,6 +53,10 @@ struct dr_import_progress {
 // DR_ECANCELED and leaves no file.
 typedef bool (*dr_import_progress_fn)(void *ctx, const struct dr_import_progress *p);
 
+// Progress of the imports that dr_dataset_load makes on the calling thread, until this is called
+// again; NULL: none, as at a thread's start. False cancels as above.
+void dr_pictures_watch(dr_import_progress_fn progress, void *ctx);
+
 struct dr_import_class {
     char *name;          // UTF-8
     int64_t train, test; // pictures
@@ -60,7 +64,8 @@ struct dr_import_class {
 struct dr_import_skip {
     char *name, *reason; // path within the source, sentence without the path
 };
-#define DR_IMPORT_SKIPS 1000 // named at most
+#define DR_IMPORT_SKIPS 1000      // named at most; notes as well
+#define DR_IMPORT_CLASSES 1000000 // of a picture file
 struct dr_import_report {
     char *source;                  // "folder", "zip" or "tar", after "CIFAR, " where it is that
     int64_t size, channels;        // of the picture file

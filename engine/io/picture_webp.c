@@ -6,6 +6,8 @@
 #include <string.h>
 #include <webp/decode.h>
 
+enum { LOSSLESS = 2 }; // WebPBitstreamFeatures.format
+
 // EXIF is a chunk of the RIFF container: name, size, bytes, padded to an even length.
 static int orientation_of(const uint8_t *p, size_t n) {
     for (size_t at = 12; at + 8 <= n;) {
@@ -52,6 +54,13 @@ int picture_webp(const uint8_t *p, size_t n, const struct dr_picture_options *o,
         *out = (struct dr_picture){.w = w, .h = h, .c = 3, .full_w = w, .full_h = h};
         return 0;
     }
+    // The library holds all of a lossless picture, and all of an alpha plane, whatever the scale.
+    const bool whole = cfg.input.format == LOSSLESS || cfg.input.has_alpha;
+    if (whole && w > o->max_decoded / h && w <= o->max_pixels / h)
+        return dr_fail(err, DR_EINVAL,
+                       "%lldx%lld pixels of this kind need more memory than the limit of %lld "
+                       "pixels in memory",
+                       (long long)w, (long long)h, (long long)o->max_decoded);
     int rc = picture_start(o, w, h, w / by, h / by, 3, out, err);
     if (rc)
         return rc;

@@ -242,6 +242,32 @@ def test_by_path():
             assert [s["name"] for s in d.get("/v1/datasets").json()["datasets"] if s["own"]] == ["a", "b", "c"]
 
 
+def test_by_path_again():
+    """A set that failed is tried again where it was added, not where a link leads by then."""
+    with tempfile.TemporaryDirectory() as tmp:
+        folder(f"{tmp}/data/mine", {"a/1.png": b"no picture"})
+        folder(f"{tmp}/elsewhere", FEW)
+        with daemon(f"--data-dir={tmp}/data") as d:
+            create(d, "a", path="mine")
+            assert settled(d, "a")["state"] == "failed"
+            shutil.rmtree(f"{tmp}/data/mine")
+            os.symlink(f"{tmp}/elsewhere", f"{tmp}/data/mine")
+            assert d.ask("POST", "/v1/datasets/a/import").status == 202
+            s = settled(d, "a")
+            assert s["state"] == "failed" and "below the data directory" in s["error"], s
+
+
+def test_samples_read_nothing_first():
+    """Looking at a built-in set does not import it on a thread of HTTP."""
+    with tempfile.TemporaryDirectory() as tmp:
+        part = b"".join(bytes([k % 10]) + bytes([k]) * 3072 for k in range(20))
+        names = [f"data_batch_{k}.bin" for k in range(1, 6)] + ["test_batch.bin"]
+        folder(f"{tmp}/data/cifar10/cifar-10-batches-bin", {name: part for name in names})
+        with daemon(f"--data-dir={tmp}/data") as d:
+            problem(d.get("/v1/datasets/cifar10/samples"), 409)
+            assert d.get("/v1/datasets/cifar10").json()["state"] == "ready"
+
+
 def test_refusals():
     with daemon("--max-upload-mb=1") as d:
         for name in ["", ".x", "a/b", "../a", "ä", "a b", "x" * 64, "con\n"]:
@@ -518,7 +544,8 @@ def test_driftctl_resumes():
 
 if __name__ == "__main__":
     tests = [test_upload_look_train, test_what_a_configuration_leaves_out,
-             test_recipe_with_an_encoder, test_by_path, test_refusals,
+             test_recipe_with_an_encoder, test_by_path, test_by_path_again,
+             test_samples_read_nothing_first, test_refusals,
              test_two_uploads_and_a_resume, test_bad_archives, test_full_disk,
              test_disk_budget, test_kills, test_old_leftovers,
              test_driftctl, test_driftctl_resumes]

@@ -227,6 +227,75 @@ static void bombs(void **state) {
     free(zeros);
 }
 
+// The library knows more wrappings than the documents name, among them programs that it starts.
+static void other_wrappings(void **state) {
+    (void)state;
+    const struct dr_import_options o = options();
+    tree_clear();
+    struct archive *a = archive_write_new();
+    archive_write_set_format_pax_restricted(a);
+    archive_write_add_filter_uuencode(a);
+    assert_int_equal(archive_write_open_filename(a, at("set.uu")), ARCHIVE_OK);
+    add_level(a, "a/1.png", 1);
+    finish(a);
+    import_fails("set.uu", &o, DR_EFORMAT, "neither a folder nor a zip or tar archive");
+}
+
+// Classes are numbered in about the time that their pictures take.
+static void many_classes(void **state) {
+    (void)state;
+    enum { N = 60000 };
+    struct dr_import_options o = options();
+    tree_clear();
+    o.size = 1;
+    struct archive *a = new_archive("many.tar");
+    struct made m = make_flat(1, 1, 9, 9, 9);
+    for (int i = 0; i < N; i++) {
+        char name[80];
+        snprintf(name, sizeof name, "%d/1.png", i);
+        add(a, name, AE_IFREG, NULL, m.p, m.n);
+        snprintf(name, sizeof name, "empty%d", i);
+        add(a, name, AE_IFDIR, NULL, NULL, 0);
+    }
+    free(m.p);
+    finish(a);
+    import_ok("many.tar", &o);
+    assert_true(report.classes == N && report.train == N && report.nnote == DR_IMPORT_SKIPS);
+    for (int i = 0; i < N; i += 777)
+        assert_int_equal(atoi(report.class[i].name), i);
+}
+
+// ---- canceling
+
+static bool cancel_in_batch(void *ctx, const struct dr_import_progress *p) {
+    int *calls = ctx;
+    *calls += p->stage == DR_IMPORT_DECODING && p->done == 0;
+    return *calls < 2; // the first comes before anything is decoded
+}
+
+static void canceled_within_a_batch(void **state) {
+    (void)state;
+    const struct dr_import_options o = options();
+    tree_clear();
+    struct made m = make_png(1500, 1500, PNG_COLOR_TYPE_RGB, 8, true);
+    struct archive *a = new_archive("slow.tar");
+    for (int i = 0; i < 100; i++) {
+        char name[40];
+        snprintf(name, sizeof name, "a/%d.png", i);
+        add(a, name, AE_IFREG, NULL, m.p, m.n);
+    }
+    free(m.p);
+    finish(a);
+    int calls = 0;
+    struct dr_err err = {0};
+    dr_import_report_free(&report);
+    assert_int_equal(dr_pictures_import(at("slow.tar"), at("out.pictures"), &o, cancel_in_batch,
+                                        &calls, &report, &err),
+                     DR_ECANCELED);
+    assert_true(report.train == 0 && calls == 2);
+    assert_int_equal(dir_entries(), 1); // the archive
+}
+
 // ---- CIFAR
 
 enum { ROW = 3072 };
@@ -525,6 +594,9 @@ int main(void) {
         cmocka_unit_test(hostile_entries),
         cmocka_unit_test(truncated_archives),
         cmocka_unit_test(bombs),
+        cmocka_unit_test(other_wrappings),
+        cmocka_unit_test(many_classes),
+        cmocka_unit_test(canceled_within_a_batch),
         cmocka_unit_test(cifar_in_all_its_forms),
         cmocka_unit_test(damaged_cifar),
         cmocka_unit_test(pickles_build_arrays_and_nothing_else),

@@ -193,6 +193,19 @@ static void webp_alpha(void **state) {
     m.n -= 20;
     expect_failure(m, &plain, DR_EFORMAT, "damaged WebP");
 }
+
+// Its scaler reduces what it gives back, not what it holds.
+static void webp_memory(void **state) {
+    (void)state;
+    struct dr_picture_options o = plain;
+    o.side = 8;
+    o.max_decoded = 600 * 500 - 1;
+    expect_failure(make_webp(600, 500), &o, DR_EINVAL, "need more memory than the limit");
+    o.max_decoded++;
+    struct dr_picture p = decode(make_webp(600, 500), &o);
+    assert_true(p.w < 600 && p.full_w == 600);
+    dr_picture_free(&p);
+}
 #endif
 
 static void exif_is_not_trusted(void **state) {
@@ -291,6 +304,7 @@ int main(void) {
 #endif
 #if DR_HAVE_WEBP
         cmocka_unit_test(webp_alpha),
+        cmocka_unit_test(webp_memory),
 #endif
         cmocka_unit_test(exif_is_not_trusted),
         cmocka_unit_test(bicubic_is_antialiased),

@@ -180,7 +180,10 @@ export function mount(root, params) {
   // ---- one set ----
   async function picture(s, cls) {
     const key = `${s.name} ${s.fingerprint ?? ''} ${cls}`;
-    if (!pictures.has(key)) pictures.set(key, raw(`${path(s.name)}/samples?n=${cls === '' ? 8 : 32}${cls === '' ? '' : `&class=${cls}`}`).then((r) => r.blob()).then((b) => URL.createObjectURL(b)));
+    if (!pictures.has(key)) pictures.set(key, raw(`${path(s.name)}/samples?n=${cls === '' ? 8 : 32}${cls === '' ? '' : `&class=${cls}`}`).then((r) => r.blob()).then((b) => URL.createObjectURL(b)).catch((e) => {
+      pictures.delete(key); // the next look asks again
+      throw e;
+    }));
     return pictures.get(key);
   }
   function grid(s) {
