@@ -10,18 +10,25 @@ static double progress(const struct dr_trainer *t) {
     return limit > 0 ? fmax(steps, t->seconds / limit) : steps;
 }
 
+// Of the one-cycle rate, by progress: 1 until the warm-up's share of the steps is over, then in a
+// straight line to lr_end.
+static double one_cycle(const struct dr_trainer *t, double at) {
+    const struct dr_optim_config *o = &t->cfg.optim;
+    const double warm = fmin(1, (double)o->warmup / (double)t->cfg.train.steps);
+    const double left = fmax(0, 1 - at) / fmax(1e-9, 1 - warm);
+    return left >= 1 ? 1 : o->lr_end + (1 - o->lr_end) * left;
+}
+
+// A run that train.minutes ends early may be on the way down before its warm-up is over: the lower
+// of the two counts, so that the one-cycle rate comes to its end at any speed.
 static double learning_rate(const struct dr_trainer *t) {
     const struct dr_optim_config *o = &t->cfg.optim;
-    if (t->step < o->warmup)
-        return o->lr * (double)(t->step + 1) / (double)o->warmup;
-    if (o->schedule == DR_LR_CONSTANT)
-        return o->lr;
     const double at = progress(t);
-    if (o->schedule == DR_LR_ONE_CYCLE) { // from 1 at the end of the warm-up to lr_end
-        const double warm = fmin(1, (double)o->warmup / (double)t->cfg.train.steps);
-        const double left = fmin(1, fmax(0, 1 - at) / fmax(1e-9, 1 - warm));
-        return o->lr * (o->lr_end + (1 - o->lr_end) * left);
-    }
+    const double fall = o->schedule == DR_LR_ONE_CYCLE ? one_cycle(t, at) : 1;
+    if (t->step < o->warmup)
+        return fmin(o->lr * fall, o->lr * (double)(t->step + 1) / (double)o->warmup);
+    if (o->schedule != DR_LR_COSINE)
+        return o->lr * fall;
     if (at <= o->cosine_start)
         return o->lr;
     double u = fmin(1, (at - o->cosine_start) / fmax(1e-9, 1 - o->cosine_start));

@@ -363,6 +363,32 @@ static void minutes_bring_the_schedule_to_its_end(void **state) {
     run_close(&r);
 }
 
+// The same of one-cycle, also where the machine is too slow for the warm-up to be over by then.
+static void one_cycle_ends_low_at_any_speed(void **state) {
+    (void)state;
+    for (int slow = 0; slow < 2; slow++) {
+        struct dr_config c;
+        struct dr_err err = {0};
+        config_of(&c, tiny_digits);
+        c.train.steps = 1000000000;
+        c.train.minutes = 0.01;
+        assert_int_equal(dr_config_set(&c, "optim.schedule=one-cycle", &err), 0);
+        c.optim.warmup = slow ? 100 : 4;
+        c.optim.lr_end = 0.1;
+        struct run r;
+        run_open(&r, &c);
+        while (!dr_trainer_finished(r.t)) {
+            const double left = 1 - dr_trainer_seconds(r.t) / 0.6;
+            const double fall = 0.1 + 0.9 * fmin(1, left / (1 - (double)c.optim.warmup / 1e9));
+            const double rise = (double)(dr_trainer_steps_done(r.t) + 1) / (double)c.optim.warmup;
+            struct dr_metrics m;
+            assert_int_equal(dr_trainer_step(r.t, &m, &err), 0);
+            assert_true(fabs(m.lr - c.optim.lr * fmin(rise, fall)) < 1e-6 * c.optim.lr);
+        }
+        run_close(&r);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_seed_same_losses),
@@ -377,6 +403,7 @@ int main(void) {
         cmocka_unit_test(options_of_the_field_train),
         cmocka_unit_test(schedule_and_metrics),
         cmocka_unit_test(minutes_bring_the_schedule_to_its_end),
+        cmocka_unit_test(one_cycle_ends_low_at_any_speed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

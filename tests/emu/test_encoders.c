@@ -1,0 +1,149 @@
+// Encoders in training, frozen ones in a drifting run and the U-Net on the emulated GPU, against
+// the CPU: the same losses, and recordings of a step that hold nothing of that step's host.
+#include "tests/emu/emu.h"
+
+#include "engine/train/objective.h"
+#include "tests/train/frozen.h"
+#include "tests/train/util.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { STEPS = 3 };
+
+static void losses_on_emu(const struct dr_config *c, const struct dr_trainer_parts *parts,
+                          bool reverse, double loss[STEPS]) {
+    struct dr_err err = {0};
+    struct run r = {0};
+    if (dr_backend_emu(reverse, &r.be, &err))
+        fail_msg("%s", err.msg);
+    r.be->enter(r.be);
+    if (dr_dataset_load(&c->data, NULL, false, &r.data, &err) ||
+        dr_trainer_create_of(parts, c, r.be, r.data, &r.t, &err))
+        fail_msg("%s", err.msg);
+    run_steps(&r, STEPS, loss);
+    run_close(&r);
+}
+
+// Replayed steps and, with the threads in another order, steps that run their ops directly give the
+// same bits; the CPU comes close.
+static void compare(const struct dr_config *c, const struct dr_trainer_parts *parts, double tol,
+                    const char *what) {
+    double cpu[STEPS], replayed[STEPS], direct[STEPS];
+    struct run r;
+    run_open_of(&r, c, parts);
+    run_steps(&r, STEPS, cpu);
+    run_close(&r);
+    const long before = emu_replays();
+    losses_on_emu(c, parts, false, replayed);
+    assert_int_equal(emu_replays() - before, STEPS - 1);
+    setenv("DRIFTD_GRAPHS", "0", 1);
+    losses_on_emu(c, parts, true, direct);
+    unsetenv("DRIFTD_GRAPHS");
+    for (int i = 0; i < STEPS; i++) {
+        if (!(fabs(cpu[i] - replayed[i]) <= tol * fabs(cpu[i])))
+            fail_msg("%s, step %d: the loss is %.9g on the CPU, %.9g on emu", what, i + 1, cpu[i],
+                     replayed[i]);
+        if (replayed[i] != direct[i])
+            fail_msg("%s, step %d: the loss is %.9g replayed, %.9g directly", what, i + 1,
+                     replayed[i], direct[i]);
+    }
+}
+
+static void set(struct dr_config *c, const char *const *more) {
+    struct dr_err err = {0};
+    for (; *more; more++)
+        if (dr_config_set(c, *more, &err))
+            fail_msg("%s", err.msg);
+}
+
+// The weight of the labels changes from step to step in `both`.
+static void encoders_train_like_on_the_cpu(void **state) {
+    static const char *const small[] = {"kind=encoder",
+                                        "data.set=digits",
+                                        "data.size=8",
+                                        "data.count=60",
+                                        "data.seed=3",
+                                        "data.flip=true",
+                                        "data.crop=1",
+                                        "encoder.width=4",
+                                        "encoder.blocks=[1, 1]",
+                                        "encoder.groups=2",
+                                        "encoder.batch=12",
+                                        "encoder.classify_ramp=3",
+                                        "encoder.classify_weight=0.4",
+                                        "encoder.label_smoothing=0.1",
+                                        "encoder.jitter=0.1",
+                                        "train.steps=20",
+                                        "optim.lr=1e-3",
+                                        "optim.warmup=2",
+                                        "optim.schedule=one-cycle",
+                                        NULL};
+    static const char *const more[][2] = {{"encoder.objective=classify", NULL},
+                                          {"encoder.objective=both", NULL}};
+    const struct dr_trainer_parts parts = {0};
+    (void)state;
+    for (size_t i = 0; i < DR_COUNT(more); i++)
+        for (int bf16 = 0; bf16 < 2; bf16++) {
+            struct dr_config c;
+            config_of(&c, small);
+            set(&c, more[i]);
+            c.train.precision = bf16 ? DR_PREC_BF16 : DR_FP32;
+            compare(&c, &parts, bf16 ? 3e-2 : 1e-3, more[i][0]);
+        }
+}
+
+static void frozen_encoders_drive_like_on_the_cpu(void **state) {
+    static const char *const small[] = {"data.set=digits",       "data.size=8",
+                                        "data.count=600",        "data.flip=true",
+                                        "model.dim=16",          "model.depth=1",
+                                        "model.heads=2",         "model.patch=4",
+                                        "model.registers=1",     "model.mlp_ratio=2",
+                                        "model.style_tokens=2",  "model.codebook=4",
+                                        "train.classes=3",       "train.generated=2",
+                                        "train.positives=3",     "train.unconditional=2",
+                                        "train.seed=11",         "optim.lr=1e-3",
+                                        "optim.warmup=2",        "loss.affinity_floor=0",
+                                        "features.encoder=x",    "features.norm=sphere",
+                                        "features.kind=encoder", "features.rms=1",
+                                        "features.grid=2",       NULL};
+    static const char *const more[][6] = {
+        {"loss.bias=abc", "loss.max_velocity=0.5", NULL},
+        {"features.standardize=batch", "features.pixel_weight=0.5", "loss.negatives=independent",
+         "loss.normalize=sinkhorn-split", NULL}};
+    char path[512];
+    (void)state;
+    snprintf(path, sizeof path, "%s", scratch_path("emu-frozen.safetensors"));
+    frozen_write(path, 8, 1, 4, "classifier", 5);
+    for (size_t i = 0; i < DR_COUNT(more); i++) {
+        struct dr_config c;
+        const struct dr_trainer_parts parts = {.encoder = path};
+        config_of(&c, small);
+        set(&c, more[i]);
+        compare(&c, &parts, 1e-3, more[i][0]);
+    }
+    unlink(path);
+}
+
+static void unets_train_like_on_the_cpu(void **state) {
+    static const char *const small[] = {
+        "model.arch=unet",   "data.set=digits",      "data.size=8",           "data.count=600",
+        "model.dim=8",       "model.depth=1",        "model.widths=[1, 2]",   "model.attention=4",
+        "model.heads=2",     "model.style_tokens=2", "model.codebook=4",      "train.classes=3",
+        "train.generated=2", "train.positives=3",    "train.unconditional=2", "train.seed=11",
+        "optim.lr=1e-3",     "optim.warmup=2",       "loss.affinity_floor=0", NULL};
+    const struct dr_trainer_parts parts = {0};
+    struct dr_config c;
+    (void)state;
+    config_of(&c, small);
+    compare(&c, &parts, 1e-3, "unet");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(encoders_train_like_on_the_cpu),
+                                       cmocka_unit_test(frozen_encoders_drive_like_on_the_cpu),
+                                       cmocka_unit_test(unets_train_like_on_the_cpu)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
