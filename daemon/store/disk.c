@@ -54,8 +54,10 @@ static int64_t oldest(struct dd_disk *d, char path[DD_PATH_MAX], struct dr_err *
     static const char sql[] =
         "SELECT path, bytes FROM checkpoints c WHERE state='ok' AND kind<>'import' AND name=''"
         " AND id<>coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key='active'),0)"
-        " AND id<>(SELECT id FROM checkpoints WHERE state='ok' ORDER BY created_us DESC, id DESC"
-        " LIMIT 1) AND (job IS NULL OR EXISTS (SELECT 1 FROM jobs WHERE id=c.job AND state IN"
+        " AND id<>coalesce((SELECT id FROM checkpoints WHERE state='ok' AND kind<>'encoder' ORDER "
+        "BY"
+        " created_us DESC, id DESC LIMIT 1),0) AND NOT " DD_CKPT_NEEDED
+        " AND (job IS NULL OR EXISTS (SELECT 1 FROM jobs WHERE id=c.job AND state IN"
         " ('completed','failed','stopped'))) ORDER BY created_us, id LIMIT 1";
     sqlite3 *db = dd_store_reader(d->store, err);
     sqlite3_stmt *st = db ? dd_sql_prepare(db, err, sql, "") : NULL;

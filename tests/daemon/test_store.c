@@ -443,6 +443,7 @@ static void test_disk_budget(void **state) {
     assert_int_equal(kept(oldest), 0);
     assert_int_equal(kept("id<=4"), 4);
 
+    add_ckpt(ended, 30, "", "encoder");    // newer, but never served: the newest generator stays
     d = dd_disk_new(w.store, w.events, 1); // cannot be met
     dd_disk_look(d);
     dd_disk_stop(d);
