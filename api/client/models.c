@@ -136,12 +136,14 @@ static void status_text(struct ctl *c, const json_t *o) {
     fprintf(c->out, "driftd %s, %s, up %s\n", ctl_safe(ctl_str(o, "version")),
             ctl_safe(ctl_str(o, "state")), ctl_duration(ctl_num(o, "uptime_seconds"), a, sizeof a));
     if (json_is_object(t)) {
-        fprintf(c->out,
-                "training   job %s (%s), step %.0f of %.0f, %.3g steps/s, loss %.4g, "
-                "drift norm %.4g",
+        fprintf(c->out, "training   job %s (%s), step %.0f of %.0f, %.3g steps/s",
                 ctl_safe(ctl_str(t, "job")), ctl_safe(ctl_str(t, "name")), ctl_num(t, "step"),
-                ctl_num(t, "steps_total"), ctl_num(t, "steps_per_second"), ctl_num(t, "loss"),
-                ctl_num(t, "drift_norm"));
+                ctl_num(t, "steps_total"), ctl_num(t, "steps_per_second"));
+        // Neither before the first row of metrics, and only generators have the second.
+        if (isfinite(ctl_num(t, "loss")))
+            fprintf(c->out, ", loss %.4g", ctl_num(t, "loss"));
+        if (isfinite(ctl_num(t, "drift_norm")))
+            fprintf(c->out, ", drift norm %.4g", ctl_num(t, "drift_norm"));
         fprintf(c->out, ", ETA %s\n", ctl_duration(ctl_num(t, "eta_seconds"), a, sizeof a));
     } else {
         fprintf(c->out, "training   nothing\n");

@@ -6,9 +6,11 @@
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/store/checkpoints.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define KEY "features.encoder"
 enum { FALLEN = 32 }; // ended by one round
@@ -72,7 +74,9 @@ int dd_needs_resume(sqlite3 *db, int64_t id, int64_t *woken, bool *missing, char
     *missing = false;
     if (!need)
         return 0;
-    if (dd_job_state(db, need, old, NULL)) {
+    if (dd_job_state(db, need, old, NULL) ||
+        (!strcmp(old, "completed") &&
+         !dd_sql_one(db, 0, "SELECT 1 FROM checkpoints WHERE job=? AND state='ok'", "i", need))) {
         *missing = true;
         return 0;
     }
@@ -152,7 +156,8 @@ void dd_needs_settle(struct dd_jobs *j) {
     free(s);
 }
 
-// The newest checkpoint of the job that this one has waited for.
+// The newest checkpoint of the job that this one has waited for. One whose file is gone is marked
+// as removed, so that resuming the job finds out.
 static int of_need(struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *err) {
     struct dd_store *store = job->env->store;
     sqlite3 *db = dd_store_reader(store, err);
@@ -166,9 +171,20 @@ static int of_need(struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *er
     sqlite3_close(db);
     char id[24];
     snprintf(id, sizeof id, "%lld", (long long)ckpt);
-    return ckpt ? dd_ckpt_find(store, NULL, id, path, err)
-                : dr_fail(err, DR_ENOENT, "job %lld has no checkpoint of the encoder",
-                          (long long)need);
+    int rc = ckpt ? dd_ckpt_find(store, NULL, id, path, err) : DR_ENOENT;
+    if (ckpt && !rc && access(path, F_OK) && errno == ENOENT)
+        rc = dd_ckpt_set_state(store, path, "removed", err) ? DR_EIO : DR_ENOENT;
+    return rc != DR_ENOENT ? rc
+                           : dr_fail(err, rc,
+                                     "job %lld has no checkpoint of the encoder any more; resume "
+                                     "this job to train it anew",
+                                     (long long)need);
+}
+
+int dd_needs_say(struct dr_err *err, int rc, const char *why) {
+    static const char other[] = "init_from: "; // the key that dd_ckpt_find speaks of
+    why += strncmp(why, other, sizeof other - 1) ? 0 : sizeof other - 1;
+    return dr_fail_at(err, rc, KEY, KEY ": %.400s", why);
 }
 
 int dd_needs_encoder(struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *err) {
@@ -181,5 +197,5 @@ int dd_needs_encoder(struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *
     int rc = ref == DD_ENCODER_RECIPE
                  ? of_need(job, path, &why)
                  : dd_ckpt_find(job->env->store, job->env->opt->data_dir, word, path, &why);
-    return rc ? dr_fail_at(err, rc, KEY, KEY ": %.400s", why.msg) : 0;
+    return rc ? dd_needs_say(err, rc, why.msg) : 0;
 }

@@ -25,6 +25,9 @@ void dd_needs_settle(struct dd_jobs *j);
 // The file of a job's encoder, when it runs. *path is empty for configurations without one.
 int dd_needs_encoder(struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *err);
 
+// Fails with a reason, at features.encoder.
+int dd_needs_say(struct dr_err *err, int rc, const char *why);
+
 // Of the queue's rows: ready to run.
 #define DD_NEEDS_READY                                                                             \
     "(needs IS NULL OR EXISTS(SELECT 1 FROM jobs n WHERE n.id=jobs.needs AND "                     \

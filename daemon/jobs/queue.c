@@ -72,6 +72,10 @@ static int insert(sqlite3 *db, const struct dd_job_new *in, const char *json, in
 // The job that trains the encoder: one that has it or will, else a new one.
 static int find_need(sqlite3 *db, struct need *n, int priority, struct dr_err *err) {
     int rc = dd_needs_find(db, &n->cfg, &n->id, err);
+    if (!rc && n->id) // it must not wait longer than the job that waits for it
+        rc = dd_sql_run(db, err,
+                        "UPDATE jobs SET priority=max(priority,?) WHERE id=? AND state='queued'",
+                        "ii", (int64_t)priority, n->id);
     if (rc || n->id)
         return rc;
     const char *name = n->cfg.name[0] ? n->cfg.name : "encoder";
@@ -124,7 +128,7 @@ static int check_refs(struct dd_jobs *j, const struct dr_config *cfg, struct dr_
     if (rc || ref == DD_ENCODER_NONE || ref == DD_ENCODER_RECIPE)
         return rc;
     rc = dd_ckpt_find(j->env.store, data_dir, word, path, &why);
-    return rc ? dr_fail_at(err, rc, "features.encoder", "features.encoder: %.400s", why.msg) : 0;
+    return rc ? dd_needs_say(err, rc, why.msg) : 0;
 }
 
 static void wake(struct dd_jobs *j) {
@@ -227,7 +231,9 @@ static int resume(sqlite3 *db, void *arg, struct dr_err *err) {
         return dr_fail(err, DR_ECONFLICT, "job %lld needs an encoder whose job has been removed",
                        (long long)r->change.id);
     snprintf(r->old, sizeof r->old, "%s", "");
-    rc = find_need(db, &r->need, 0, err);
+    rc = find_need(
+        db, &r->need,
+        (int)dd_sql_one(db, 0, "SELECT priority FROM jobs WHERE id=?", "i", r->change.id), err);
     return rc ? rc
               : dd_sql_run(db, err, "UPDATE jobs SET needs=? WHERE id=?", "ii", r->need.id,
                            r->change.id);

@@ -192,6 +192,9 @@ bool dd_ckpt_is_active(struct dd_store *s, const char *path) {
                "(SELECT CAST(value AS INTEGER) FROM meta WHERE key='active')",
                "t", path) != 0;
 }
+bool dd_ckpt_is_needed(struct dd_store *s, const char *path) {
+    return ask(s, "SELECT 1 FROM checkpoints c WHERE path=? AND " DD_CKPT_NEEDED, "t", path) != 0;
+}
 
 // --- samples ---
 

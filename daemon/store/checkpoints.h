@@ -39,6 +39,16 @@ int dd_ckpt_latest(struct dd_store *s, struct dd_ckpt_row *out, struct dr_err *e
 int dd_ckpt_activate(struct dd_store *s, int64_t id, struct dr_err *err);
 int64_t dd_ckpt_active(struct dd_store *s); // 0: none
 bool dd_ckpt_is_active(struct dd_store *s, const char *path);
+// Whether a job that may still run needs it: its encoder, or what it starts from.
+bool dd_ckpt_is_needed(struct dd_store *s, const char *path);
+// The same of a row c. A job may run until it has completed; it takes the newest checkpoint of the
+// job that it needs, or the one that its configuration names by id.
+#define DD_CKPT_NEEDED                                                                             \
+    "EXISTS (SELECT 1 FROM jobs n WHERE n.state<>'completed' AND ("                                \
+    "(n.needs=c.job AND c.id=(SELECT id FROM checkpoints m WHERE m.job=c.job AND m.state='ok'"     \
+    " ORDER BY step DESC, id DESC LIMIT 1))"                                                       \
+    " OR json_extract(n.config,'$.init_from') IN (''||c.id, 'checkpoint:'||c.id)"                  \
+    " OR json_extract(n.config,'$.features.encoder') IN (''||c.id, 'checkpoint:'||c.id)))"
 
 // Imports a file as a checkpoint of the state folder (ckpt_import.c). It is read once, through one
 // descriptor: copied into the state folder (take: it lies there already and is moved) and hashed on

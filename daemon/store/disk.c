@@ -49,14 +49,16 @@ static void alert(struct dd_disk *d, const char *text) {
              json_pack("{s:s, s:i, s:s}", "kind", "disk", "step", 0, "text", text));
 }
 
-// The oldest checkpoint that may go. 0: none; its size otherwise, 1 at least.
+// The oldest checkpoint that may go; what was imported, encoders too, belongs to no job and stays.
+// 0: none; its size otherwise, 1 at least.
 static int64_t oldest(struct dd_disk *d, char path[DD_PATH_MAX], struct dr_err *err) {
     static const char sql[] =
         "SELECT path, bytes FROM checkpoints c WHERE state='ok' AND kind<>'import' AND name=''"
         " AND id<>coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key='active'),0)"
-        " AND id<>(SELECT id FROM checkpoints WHERE state='ok' ORDER BY created_us DESC, id DESC"
-        " LIMIT 1) AND (job IS NULL OR EXISTS (SELECT 1 FROM jobs WHERE id=c.job AND state IN"
-        " ('completed','failed','stopped'))) ORDER BY created_us, id LIMIT 1";
+        " AND id<>coalesce((SELECT id FROM checkpoints WHERE state='ok' AND kind<>'encoder'"
+        " ORDER BY created_us DESC, id DESC LIMIT 1),0) AND NOT " DD_CKPT_NEEDED
+        " AND EXISTS (SELECT 1 FROM jobs WHERE id=c.job AND state IN"
+        " ('completed','failed','stopped')) ORDER BY created_us, id LIMIT 1";
     sqlite3 *db = dd_store_reader(d->store, err);
     sqlite3_stmt *st = db ? dd_sql_prepare(db, err, sql, "") : NULL;
     int64_t bytes = 0;

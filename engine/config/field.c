@@ -228,6 +228,16 @@ int dr_config_assign(struct dr_config *c, const struct dr_config_field *f, const
         return 0;
     }
     case DR_F_STR:
+        // A checkpoint's id, the number of a map, a folder named after a year: `--set init_from=7`.
+        if (json_is_integer(v) && json_integer_value(v) >= 0) {
+            char digits[24];
+            const int n = snprintf(digits, sizeof digits, "%lld", (long long)json_integer_value(v));
+            if ((size_t)n >= f->size)
+                return wrong(f, shown, v, err);
+            memset(to, 0, f->size);
+            memcpy(to, digits, (size_t)n);
+            return 0;
+        }
         if (!json_is_string(v) || json_string_length(v) >= f->size)
             return wrong(f, shown, v, err);
         memset(to, 0, f->size);

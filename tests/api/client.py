@@ -33,6 +33,11 @@ JOBS = [{"id": "1", "name": "数字のモデル", "kind": "train", "state": "run
         {"id": "4", "name": EVIL, "kind": "train", "state": "failed", "error": "x" * 200}]
 
 
+# An encoder at work, which has no drift norm.
+TRAINING = {"job": "3", "name": "an encoder", "step": 5, "steps_total": 60, "steps_per_second": 2.5, "loss": 2.25,
+            "drift_norm": None, "eta_seconds": None}
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -76,6 +81,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(200, {"jobs": JOBS})
         elif path.endswith("/metrics"):
             self.answer(200, b"loss,1,2\n\x1b[2Jx\n", "text/csv")
+        elif path == "/v1/status":
+            self.answer(200, {"version": "1", "state": "running", "training": TRAINING})
         elif path == "/v1/jobs/9":
             self.answer(200, {"id": "9", "state": "failed", "error": EVIL, "step": 1, "steps_total": 2})
         elif path == "/v1/jobs/8":
@@ -338,6 +345,13 @@ def test_text():
         assert json.loads(p.ctl("jobs", "--json").out)["jobs"] == JOBS, "escapes mean the same"
 
 
+def test_status_of_an_encoder():
+    """What a job does not measure is left out."""
+    with Place() as p:
+        out = p.ctl("status").out
+        assert "training   job 3 (an encoder), step 5 of 60, 2.5 steps/s, loss 2.25, ETA -\n" in out, out
+
+
 def test_dumb_terminals():
     with Place() as p:
         for env in ({"TERM": "dumb"}, {"TERM": ""}):
@@ -359,7 +373,7 @@ def terminals():
 
 
 if __name__ == "__main__":
-    run([test_outputs, test_parts, test_silence, test_proxies, test_numbers])
+    run([test_outputs, test_parts, test_silence, test_proxies, test_numbers, test_status_of_an_encoder])
     if not terminals():
         print("skipped: no pseudo terminals here (is /dev/pts mounted?)")
         sys.exit(77)

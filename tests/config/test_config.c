@@ -516,6 +516,13 @@ static void encoders(void **state) {
     refuse("{\"kind\": \"encoder\", \"data\": {\"set\": \"toy-swiss-roll\", \"classes\": 1}}",
            "data.set", "needs images", NULL);
     refuse("{\"init_from\": \"../x\"}", "init_from", "relative path", NULL);
+    // What `--set init_from=7` sends.
+    accept("{\"init_from\": 7, \"features\": {\"encoder\": 12, \"maps\": 2}}", &c);
+    assert_string_equal(c.init_from, "7");
+    assert_string_equal(c.features.encoder, "12");
+    assert_string_equal(c.features.maps, "2");
+    refuse("{\"init_from\": -7}", "init_from", "expected a string", NULL);
+    refuse("{\"init_from\": 7.5}", "init_from", "expected a string", NULL);
 }
 
 static void schema(void **state) {

@@ -7,6 +7,7 @@
 #include "daemon/jobs/encoder_data.h"
 #include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"
+#include "daemon/store/disk.h"
 #include "engine/drift.h"
 #include "engine/io/safetensors.h"
 
@@ -178,6 +179,78 @@ static void removal_is_refused_while_others_need_it(void **state) {
     assert_non_null(strstr(err.msg, "job 2 needs the encoder of job 1"));
 }
 
+// An encoder is trained again when its checkpoint is gone, by hand or by the disk budget.
+static void one_without_its_file_is_trained_anew(void **state) {
+    (void)state;
+    int64_t a;
+    char file[DD_PATH_MAX], sql[100];
+    start();
+    assert_int_equal(submit("small-encoder", &a), 0);
+    world_wait(&w, a, "completed");
+    snprintf(file, sizeof file, "%s", seen);
+    assert_int_equal(remove(file), 0);
+    assert_int_equal(submit("small-encoder", &a), 0);
+    world_wait(&w, a, "failed");
+    snprintf(sql, sizeof sql, "SELECT error LIKE '%%resume this job%%' FROM jobs WHERE id=%d",
+             (int)a);
+    expect(sql, 1);
+    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_RESUME, &err), 0);
+    world_wait(&w, a, "completed");
+    assert_string_not_equal(seen, file);
+    expect("SELECT count(*) FROM jobs WHERE kind='encoder' AND state='completed'", 2);
+    expect("SELECT count(*) FROM jobs WHERE kind='encoder' AND priority=3", 2);
+}
+
+// The budget and the rotation keep what a job that has not completed needs.
+static void what_is_needed_stays(void **state) {
+    (void)state;
+    int64_t a, b;
+    start();
+    assert_int_equal(submit("small-encoder", &a), 0);
+    world_wait(&w, a, "completed");
+    assert_false(dd_ckpt_is_needed(w.store, seen));
+    fails = true;
+    write_recipe("wide-encoder",
+                 "{\"kind\": \"encoder\", \"data\": {\"size\": 16}, \"train\": {\"steps\": 9}}");
+    assert_int_equal(submit("wide-encoder", &b), 0);
+    world_wait(&w, b, "failed");
+    assert_false(dd_ckpt_is_needed(w.store, seen)); // another encoder's
+    assert_int_equal(dd_jobs_action(w.jobs, b, DD_JOB_STOP, &err), DR_ECONFLICT);
+    dd_jobs_stop(w.jobs);
+    assert_int_equal(submit("1", &b), 0); // by the checkpoint's id
+    assert_true(dd_ckpt_is_needed(w.store, seen));
+    assert_int_equal(dd_jobs_action(w.jobs, b, DD_JOB_STOP, &err), 0);
+    assert_true(dd_ckpt_is_needed(w.store, seen)); // it may be resumed
+    assert_int_equal(dd_jobs_remove(w.jobs, b, &err), 0);
+    assert_false(dd_ckpt_is_needed(w.store, seen));
+    assert_int_equal(submit("small-encoder", &b), 0);
+    assert_true(dd_ckpt_is_needed(w.store, seen));
+    struct dd_disk *d = dd_disk_new(w.store, w.events, 1);
+    dd_disk_look(d);
+    dd_disk_stop(d);
+    expect("SELECT count(*) FROM checkpoints WHERE state='ok'", 1);
+    assert_int_equal(dd_jobs_action(w.jobs, b, DD_JOB_STOP, &err), 0);
+    assert_int_equal(dd_jobs_remove(w.jobs, b, &err), 0);
+    d = dd_disk_new(w.store, w.events, 1);
+    dd_disk_look(d);
+    dd_disk_stop(d);
+    expect("SELECT count(*) FROM checkpoints WHERE state='ok'", 0);
+}
+
+static void a_waiting_encoder_takes_the_priority(void **state) {
+    (void)state;
+    struct dr_config c;
+    int64_t a;
+    bool replayed;
+    assert_int_equal(submit("small-encoder", &a), 0);
+    test_tiny(&c, 5);
+    c.features.kind = DR_FEATURE_ENCODER;
+    snprintf(c.features.encoder, sizeof c.features.encoder, "small-encoder");
+    struct dd_job_new in = {.cfg = &c, .recipe = "gen", .kind = "train", .priority = 7};
+    assert_int_equal(dd_jobs_create(w.jobs, &in, &a, &replayed, &err), 0);
+    expect("SELECT priority FROM jobs WHERE kind='encoder'", 7);
+}
+
 static void they_wait_over_a_restart(void **state) {
     (void)state;
     int64_t a;
@@ -207,7 +280,7 @@ static void bad_names(void **state) {
         err = (struct dr_err){0};
         assert_int_not_equal(submit(bad[i].name, &a), 0);
         assert_string_equal(err.field, "features.encoder");
-        if (!strstr(err.msg, bad[i].words))
+        if (!strstr(err.msg, bad[i].words) || strstr(err.msg, "init_from"))
             fail_msg("%s: %s", bad[i].name, err.msg);
     }
     expect("SELECT count(*) FROM jobs", 0);
@@ -261,6 +334,9 @@ int main(void) {
         cmocka_unit_test_setup_teardown(its_failure_is_theirs, setup, teardown),
         cmocka_unit_test_setup_teardown(stopping_and_removing, setup, teardown),
         cmocka_unit_test_setup_teardown(removal_is_refused_while_others_need_it, setup, teardown),
+        cmocka_unit_test_setup_teardown(one_without_its_file_is_trained_anew, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_needed_stays, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_waiting_encoder_takes_the_priority, setup, teardown),
         cmocka_unit_test_setup_teardown(they_wait_over_a_restart, setup, teardown),
         cmocka_unit_test_setup_teardown(bad_names, setup, teardown),
         cmocka_unit_test_setup_teardown(data_that_changed, setup, teardown),

@@ -443,11 +443,13 @@ static void test_disk_budget(void **state) {
     assert_int_equal(kept(oldest), 0);
     assert_int_equal(kept("id<=4"), 4);
 
+    add_ckpt(ended, 30, "", "encoder");    // newer, but never served: the newest generator stays
+    add_ckpt(0, 31, "", "encoder");        // imported
     d = dd_disk_new(w.store, w.events, 1); // cannot be met
     dd_disk_look(d);
     dd_disk_stop(d);
-    assert_int_equal(kept("1"), 5);
-    assert_int_equal(kept("id<=4 OR step=23"), 5);
+    assert_int_equal(kept("1"), 6);
+    assert_int_equal(kept("id<=4 OR step=23 OR step=31"), 6);
     assert_int_equal(
         world_count(&w, "SELECT count(*) FROM events WHERE data LIKE '%no checkpoint%'"), 1);
     char path[600];
