@@ -198,6 +198,15 @@ static int assign_list(double *to, int *count, const struct dr_config_field *f, 
     return 0;
 }
 
+// Strings that may be a number, a checkpoint's id or a map's: `--set init_from=7` sends one.
+static bool numbers_too(const struct dr_config_field *f) {
+    static const char *const path[] = {"init_from", "features.encoder", "features.maps"};
+    for (size_t i = 0; i < DR_COUNT(path); i++)
+        if (!strcmp(f->path, path[i]))
+            return true;
+    return false;
+}
+
 int dr_config_assign(struct dr_config *c, const struct dr_config_field *f, const char *shown,
                      json_t *v, struct dr_err *err) {
     void *to = (char *)c + f->offset;
@@ -228,8 +237,7 @@ int dr_config_assign(struct dr_config *c, const struct dr_config_field *f, const
         return 0;
     }
     case DR_F_STR:
-        // A checkpoint's id, the number of a map, a folder named after a year: `--set init_from=7`.
-        if (json_is_integer(v) && json_integer_value(v) >= 0) {
+        if (numbers_too(f) && json_is_integer(v) && json_integer_value(v) >= 0) {
             char digits[24];
             const int n = snprintf(digits, sizeof digits, "%lld", (long long)json_integer_value(v));
             if ((size_t)n >= f->size)

@@ -522,6 +522,7 @@ static void encoders(void **state) {
     assert_string_equal(c.features.encoder, "12");
     assert_string_equal(c.features.maps, "2");
     refuse("{\"init_from\": -7}", "init_from", "expected a string", NULL);
+    refuse("{\"name\": 7}", "name", "expected a string", NULL);
     refuse("{\"init_from\": 7.5}", "init_from", "expected a string", NULL);
 }
 
