@@ -7,13 +7,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 #define BATCH 256                      // files
 #define BATCH_BYTES ((size_t)64 << 20) // of them, as they are in the source
@@ -282,6 +284,15 @@ static int collect_item(struct dr_import *im, int64_t i) {
     return import_spool(im, b->rows + (size_t)i * im->row, 1);
 }
 
+// Builds without OpenMP, as the fuzzers are, have one thread.
+static bool first_thread(void) {
+#ifdef _OPENMP
+    return omp_get_thread_num() == 0;
+#else
+    return true;
+#endif
+}
+
 int import_flush(struct dr_import *im) {
     struct pic_batch *b = im->batch;
     int rc = 0, stop = 0;
@@ -293,7 +304,7 @@ int import_flush(struct dr_import *im) {
         seen = stop;
         if (!seen)
             decode_item(im, i);
-        if (!seen && omp_get_thread_num() == 0 && import_progress(im, "", false)) {
+        if (!seen && first_thread() && import_progress(im, "", false)) {
 #pragma omp atomic write
             stop = 1;
         }
