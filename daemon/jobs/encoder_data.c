@@ -75,7 +75,7 @@ int dd_encoder_recipe(const char *config_dir, const struct dr_config *cfg, struc
                           KEY " names the recipe %.60s, whose images have %lld channels; those of "
                               "this configuration have %lld",
                           name, (long long)out->data.channels, (long long)cfg->data.channels);
-    if ((rc = take_data(cfg, out, &why)))
+    if (take_data(cfg, out, &why))
         return dr_fail_at(err, DR_ECONFIG, KEY, KEY ", the recipe %.60s with this data: %.300s",
                           name, why.msg);
     return 0;

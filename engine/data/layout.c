@@ -242,7 +242,8 @@ static int find_empty(struct dr_import *im, const struct paths *p, const struct 
                 continue;
             name = strchr(name, '/') + 1;
         }
-        const bool found = !*name || strchr(name, '/') || c->slot[slot_of(c, name, strlen(name))];
+        const bool found = !*name || strchr(name, '/') ||
+                           (c->slots > 0 && c->slot[slot_of(c, name, strlen(name))]);
         if (!found)
             rc =
                 import_note(im, "folder %.200s holds no picture that could be read: no class of it",

@@ -263,6 +263,8 @@ int dr_pictures_info(const char *path, struct dr_import_report *report, struct d
         return rc;
     rc = read_report(path, &m, &h, report, err);
     munmap(m.p, m.n);
+    if (rc)
+        dr_import_report_free(report);
     return rc;
 }
 

@@ -153,8 +153,9 @@ static int64_t features(struct probe *p, const struct dr_dataset *d, int64_t cou
     memset(p->row, 0, (size_t)(PIECE * p->f) * sizeof *p->row);
     for (int64_t i = 0; i < n && !*rc; i++) {
         double *row = p->row + i * p->f;
-        for (int64_t k = 0; k < places * c; k++)
-            row[k % c] += (double)p->maps[i * places * c + k] / (double)places;
+        for (int64_t place = 0; place < places; place++)
+            for (int64_t k = 0; k < c; k++)
+                row[k] += (double)p->maps[(i * places + place) * c + k] / (double)places;
         for (int64_t k = 0; k < c; k++)
             row[k] = (row[k] - p->mean[k]) * p->inv[k];
         row[c] = 1;
