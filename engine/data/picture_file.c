@@ -182,8 +182,8 @@ static int64_t pixels_of(const struct head *h) {
         h->classes > DR_IMPORT_CLASSES || h->n[0] < 1 || h->n[1] < 0)
         return -1;
     row = h->c * h->size * h->size;
-    if (__builtin_add_overflow(h->n[0], h->n[1], &n) || n > INT64_MAX / 8 ||
-        __builtin_mul_overflow(n, row, &all) || all > INT64_MAX / 2)
+    if (__builtin_add_overflow(h->n[0], h->n[1], &n) || n > INT64_MAX / 16 ||
+        __builtin_mul_overflow(n, row, &all) || all > INT64_MAX / 4)
         return -1;
     return all;
 }
@@ -194,9 +194,10 @@ static int check_head(const char *path, const struct map *m, struct head *h, str
     memcpy(h, m->p, sizeof *h);
     if (memcmp(h->magic, MAGIC, 8))
         return wrong(path, "it does not begin as one", err);
-    const int64_t pixels = pixels_of(h), n = h->n[0] + h->n[1];
+    const int64_t pixels = pixels_of(h);
     if (pixels < 0)
         return wrong(path, "its sizes are impossible", err);
+    const int64_t n = h->n[0] + h->n[1];
     if (h->label_at != PAGE + pixels || h->json_at != h->label_at + 4 * n || h->json_bytes < 2 ||
         h->json_bytes > JSON_MAX || h->bytes != h->json_at + h->json_bytes)
         return wrong(path, "its parts do not fit together", err);
