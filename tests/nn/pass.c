@@ -281,3 +281,12 @@ void pass_check_bytes(const char *json, enum dr_dtype act) {
     pass_close(&one);
     pass_close(&two);
 }
+
+double pass_distance(const real *a, const real *b, int64_t n) {
+    double d = 0, sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        d += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+        sum += (double)b[i] * (double)b[i];
+    }
+    return sqrt(d / sum);
+}

@@ -43,3 +43,5 @@ void pass_round(struct pass *p);
 void pass_check_gradients(struct pass *p, unsigned mask);
 // Float build: bytes of the outputs do not depend on batch, threads, or what is kept.
 void pass_check_bytes(const char *json, enum dr_dtype act);
+// |a - b| / |b| over n values.
+double pass_distance(const real *a, const real *b, int64_t n);

@@ -73,16 +73,6 @@ static void bytes_do_not_depend_on_the_batch(void **state) {
     }
 }
 
-// Relative error of n values.
-static double distance(const real *a, const real *b, int64_t n) {
-    double d = 0, s = 0;
-    for (int64_t i = 0; i < n; i++) {
-        d += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
-        s += (double)b[i] * (double)b[i];
-    }
-    return sqrt(d / s);
-}
-
 static void bf16_is_near_fp32(void **state) {
     (void)state;
     static const char json[] = RESNET("\"size\":16,\"channels\":3,\"width\":16,\"blocks\":[1,1,1],"
@@ -94,11 +84,11 @@ static void bf16_is_near_fp32(void **state) {
         pass_backward(&p[i], false, ~0u);
     }
     for (int i = 0; i < dr_net_outputs(p[0].net); i++)
-        if (!(distance(p[1].y[i], p[0].y[i], p[0].b * pass_count(&p[0], i)) < 0.03))
+        if (!(pass_distance(p[1].y[i], p[0].y[i], p[0].b * pass_count(&p[0], i)) < 0.03))
             fail_msg("%s is %g away", dr_net_output_name(p[0].net, i),
-                     distance(p[1].y[i], p[0].y[i], p[0].b * pass_count(&p[0], i)));
-    const double g = distance(p[1].g, p[0].g, p[0].params->total);
-    const double dx = distance(p[1].dx, p[0].dx, p[0].b * dr_net_input(p[0].net));
+                     pass_distance(p[1].y[i], p[0].y[i], p[0].b * pass_count(&p[0], i)));
+    const double g = pass_distance(p[1].g, p[0].g, p[0].params->total);
+    const double dx = pass_distance(p[1].dx, p[0].dx, p[0].b * dr_net_input(p[0].net));
     // Random gradients through units that bf16 puts on the other side of a ReLU.
     if (!(g < 0.3 && dx < 0.3))
         fail_msg("gradients of the weights are %g away, of the input %g", g, dx);

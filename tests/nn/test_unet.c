@@ -50,15 +50,6 @@ static void bytes_do_not_depend_on_the_batch(void **state) {
     }
 }
 
-static double distance(const real *a, const real *b, int64_t n) {
-    double d = 0, s = 0;
-    for (int64_t i = 0; i < n; i++) {
-        d += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
-        s += (double)b[i] * (double)b[i];
-    }
-    return sqrt(d / s);
-}
-
 static void bf16_is_near_fp32(void **state) {
     (void)state;
     struct pass p[2];
@@ -70,8 +61,8 @@ static void bf16_is_near_fp32(void **state) {
         pass_forward(&p[i], true, ~0u);
         pass_backward(&p[i], false, ~0u);
     }
-    const double y = distance(p[1].y[0], p[0].y[0], 4 * pass_count(&p[0], 0));
-    const double g = distance(p[1].g, p[0].g, p[0].params->total);
+    const double y = pass_distance(p[1].y[0], p[0].y[0], 4 * pass_count(&p[0], 0));
+    const double g = pass_distance(p[1].g, p[0].g, p[0].params->total);
     if (!(y < 0.03 && g < 0.05))
         fail_msg("images are %g away, gradients of the weights %g", y, g);
     pass_close(&p[0]);
