@@ -1,22 +1,11 @@
 // Archives of pictures, CIFAR's own files, and the sets of the configuration that find them: what
 // an archive may hold, what is left out, bombs and truncation; pickles; the cache.
-#include "tests/data/picture_make.h"
+#include "tests/data/import_run.h"
 
 #include <archive.h>
 #include <archive_entry.h>
 
 #include "engine/data/pickle.h"
-#include "engine/data/pictures.h"
-
-static struct dr_import_report report;
-
-static char *at(const char *name) {
-    static char buf[4][600];
-    static int k;
-    k = (k + 1) % 4;
-    snprintf(buf[k], sizeof buf[k], "%s/%s", test_dir, name);
-    return buf[k];
-}
 
 // ---- writing archives
 
@@ -68,45 +57,6 @@ static void add_level(struct archive *a, const char *name, int level) {
 static void finish(struct archive *a) {
     assert_int_equal(archive_write_close(a), ARCHIVE_OK);
     archive_write_free(a);
-}
-
-static struct dr_import_options options(void) {
-    struct dr_import_options o;
-    dr_import_defaults(&o);
-    o.size = 8;
-    o.channels = 3;
-    o.test_share = 0;
-    return o;
-}
-
-static int import(const char *source, const struct dr_import_options *o, struct dr_err *err) {
-    dr_import_report_free(&report);
-    *err = (struct dr_err){0};
-    return dr_pictures_import(at(source), at("out.pictures"), o, NULL, NULL, &report, err);
-}
-
-static void import_ok(const char *source, const struct dr_import_options *o) {
-    struct dr_err err;
-    if (import(source, o, &err))
-        fail_msg("%s: %s", source, err.msg);
-}
-
-static void import_fails(const char *source, const struct dr_import_options *o, int code,
-                         const char *says) {
-    struct dr_err err;
-    assert_int_equal(import(source, o, &err), code);
-    if (!strstr(err.msg, says))
-        fail_msg("got '%s', expected '%s'", err.msg, says);
-}
-
-static void expect_skip(const char *name, const char *reason) {
-    for (int64_t i = 0; i < report.nskip; i++)
-        if (!strcmp(report.skip[i].name, name)) {
-            if (!strstr(report.skip[i].reason, reason))
-                fail_msg("%s: '%s', expected '%s'", name, report.skip[i].reason, reason);
-            return;
-        }
-    fail_msg("%s was not left out", name);
 }
 
 // ---- archives

@@ -1,41 +1,8 @@
 // Imports of folders: classes, splits, order, sizes, what is left out and why, changes while it
 // runs, picture files that are damaged, and the sets of the configuration with their cache.
-#include "tests/data/picture_make.h"
+#include "tests/data/import_run.h"
 
 #include <omp.h>
-
-#include "engine/data/pictures.h"
-
-static struct dr_import_report report;
-
-static char *at(const char *name) {
-    static char buf[4][600];
-    static int k;
-    k = (k + 1) % 4;
-    snprintf(buf[k], sizeof buf[k], "%s/%s", test_dir, name);
-    return buf[k];
-}
-
-static int import(const char *source, const struct dr_import_options *o, struct dr_err *err) {
-    dr_import_report_free(&report);
-    *err = (struct dr_err){0};
-    return dr_pictures_import(at(source), at("out.pictures"), o, NULL, NULL, &report, err);
-}
-
-static void import_ok(const char *source, const struct dr_import_options *o) {
-    struct dr_err err;
-    if (import(source, o, &err))
-        fail_msg("%s: %s", source, err.msg);
-}
-
-static void import_fails(const char *source, const struct dr_import_options *o, int code,
-                         const char *says) {
-    struct dr_err err;
-    assert_int_equal(import(source, o, &err), code);
-    if (!strstr(err.msg, says))
-        fail_msg("got '%s', expected '%s'", err.msg, says);
-    assert_int_not_equal(access(at("out.pictures"), F_OK), 0); // nothing is left
-}
 
 static struct dr_dataset *open_out(bool test) {
     struct dr_dataset *d;
@@ -43,25 +10,6 @@ static struct dr_dataset *open_out(bool test) {
     if (dr_pictures_open(at("out.pictures"), NULL, test, &d, &err))
         fail_msg("%s", err.msg);
     return d;
-}
-
-static struct dr_import_options options(void) {
-    struct dr_import_options o;
-    dr_import_defaults(&o);
-    o.size = 8;
-    o.channels = 3;
-    o.test_share = 0;
-    return o;
-}
-
-static void expect_skip(const char *name, const char *reason) {
-    for (int64_t i = 0; i < report.nskip; i++)
-        if (!strcmp(report.skip[i].name, name)) {
-            if (!strstr(report.skip[i].reason, reason))
-                fail_msg("%s: '%s', expected '%s'", name, report.skip[i].reason, reason);
-            return;
-        }
-    fail_msg("%s was not left out", name);
 }
 
 // Grey level i of class k, so that order and content can be checked.
