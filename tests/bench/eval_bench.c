@@ -5,8 +5,8 @@
 //              configuration says which data set
 // Keys: metrics (fd,accuracy,diversity,diversity_worst), split (train), data (the folder of data
 // sets; $DRIFTD_DATA, else ../shared/data), refs (a folder where references are kept for the next
-// time), rows, reals, tested, batch, blocks, train_rows, two_pass (0), confusion (0), precision
-// (fp32).
+// time), rows, reals, tested, batch, blocks, train_rows, two_pass (0), confusion (0), threads,
+// precision (fp32).
 #include "engine/drift.h"
 
 #include <math.h>
@@ -27,6 +27,7 @@ struct options {
     double alpha;
     uint64_t seed;
     bool two_pass, confusion;
+    int threads;
 };
 
 static void set(struct options *o, const char *key, size_t len, const char *value) {
@@ -55,6 +56,8 @@ static void set(struct options *o, const char *key, size_t len, const char *valu
         o->data = value;
     else if (!strcmp(name, "refs"))
         o->refs = value;
+    else if (!strcmp(name, "threads"))
+        o->threads = atoi(value);
     else if (!strcmp(name, "two_pass"))
         o->two_pass = atoi(value) != 0;
     else if (!strcmp(name, "confusion"))
@@ -214,7 +217,7 @@ int main(int argc, char **argv) {
         return 2;
     }
     struct options o = parse(argc, argv);
-    if (dr_backend_open(o.device, 0, &be, &err))
+    if (dr_backend_open(o.device, o.threads, &be, &err))
         stop(&err);
     dr_backend_enter(be);
     if (dr_snapshot_load(o.judge, NULL, &judge, &err))
