@@ -2,8 +2,8 @@
 // when there is time, cancels it by freeing it, and saves and restores it in between.
 //
 // Two objects. A reference holds what is known of the reals through one judge: made once, saved,
-// shared by the evaluations of any number of checkpoints. An evaluation draws n images from a source
-// and compares them with one or several references (judges); the images are made once.
+// shared by the evaluations of any number of checkpoints. An evaluation draws n images from a
+// source and compares them with one or several references (judges); the images are made once.
 //
 // Results are a function of weights, data, settings and seed: the same bits for any batch, slice,
 // number of threads and interruption. Memory does not depend on n: sums, and features of at most
@@ -25,10 +25,18 @@ enum dr_eval_metric {
     DR_EVAL_METRICS
 };
 #define DR_EVAL_ALL ((1u << DR_EVAL_METRICS) - 1)
+enum dr_eval_need { // of a metric
+    DR_NEED_MOMENTS = 1,
+    DR_NEED_ROWS = 2,
+    DR_NEED_LOGITS = 4,
+    DR_NEED_CLASSES = 8,
+    DR_NEED_BLOCKS = 16,
+    DR_NEED_TRAIN = 32,
+};
 struct dr_eval_metric_def {
     const char *name, *unit, *help;
-    int better; // 1 higher, -1 lower, 0 nearer to 1
-    unsigned needs;
+    int better;     // 1 higher, -1 lower, 0 nearer to 1
+    unsigned needs; // enum dr_eval_need
 };
 extern const struct dr_eval_metric_def dr_eval_metrics[DR_EVAL_METRICS];
 // "fd,accuracy" to bits; "all". EINVAL at the field "metrics" with the nearest word.
@@ -36,15 +44,15 @@ int dr_eval_metrics_parse(const char *list, unsigned *out, struct dr_err *err);
 
 enum dr_eval_split { DR_EVAL_TRAIN, DR_EVAL_TEST };
 struct dr_eval_config {
-    int64_t n;            // images to evaluate
-    int split;            // enum dr_eval_split: the reals to compare with
-    unsigned metrics;     // 1u << enum dr_eval_metric, ...
-    uint64_t seed;        // of subsets (kid); the source has its own
-    int64_t batch;        // images per slice; never changes a result
-    int precision;        // of judges: DR_FP32 or DR_PREC_BF16
-    int64_t rows;         // images whose features are kept, of samples and of reals: 10000
-    int64_t train_rows;   // training images that `nn` searches: 100000
-    int64_t reals;        // reals of the split to take, evenly spaced; 0: all
+    int64_t n;                     // images to evaluate
+    int split;                     // enum dr_eval_split: the reals to compare with
+    unsigned metrics;              // 1u << enum dr_eval_metric, ...
+    uint64_t seed;                 // of subsets (kid); the source has its own
+    int64_t batch;                 // images made at a time; never changes a result
+    int precision;                 // of judges: DR_FP32 or DR_PREC_BF16
+    int64_t rows;                  // images whose features are kept, of samples and of reals: 10000
+    int64_t train_rows;            // training images that `nn` searches: 100000
+    int64_t reals;                 // reals of the split to take, evenly spaced; 0: all
     int64_t kid_subsets, kid_size; // 100, 1000 (less where there are fewer rows)
     int64_t is_splits;             // 10
     int64_t k_manifold, k_density; // neighbours of precision and recall: 3; density, coverage: 5
@@ -71,9 +79,8 @@ struct dr_eval_judge {
 struct dr_eval_ref;
 // test: the other split of the same data; NULL: there is none, and the floor is taken between
 // halves of the training split. Data sets are borrowed until the reference is complete. The
-// reference of a configuration serves every n (the floor is at min(n, reals held out)) only if it
-// was made with that n: see dr_eval_ref_key. ECONFIG, EINVAL at the fields "judge", "metrics" ("fd"
-// needs ...) where the judge or the data cannot serve.
+// floor is at min(n, reals held out), so a reference serves one n. EINVAL at the fields "judge",
+// "metrics", "n", "split" where the judge, the data or the settings cannot serve.
 int dr_eval_ref_create(struct dr_backend *be, const struct dr_eval_config *cfg,
                        const struct dr_eval_judge *judge, const struct dr_dataset *train,
                        const struct dr_dataset *test, struct dr_eval_ref **out, struct dr_err *err);
@@ -84,9 +91,9 @@ const char *dr_eval_ref_key(const struct dr_eval_ref *r);
 // is dr_eval_ref_progress.
 int dr_eval_ref_advance(struct dr_eval_ref *r, double seconds, bool *done, struct dr_err *err);
 double dr_eval_ref_progress(const struct dr_eval_ref *r);
-// Complete or partial, to a safetensors file (as dr_st_finish), and back: restore replaces the state
-// of a reference that was just created. ECONFLICT where the file's key is another; EFORMAT for a
-// damaged file; the reference is then as new.
+// Complete or partial, to a safetensors file (as dr_st_finish), and back into a reference that was
+// just created. ECONFLICT where the file's key is another, EFORMAT for a damaged file: the
+// reference can then only be freed.
 int dr_eval_ref_save(struct dr_eval_ref *r, const char *path, struct dr_err *err);
 int dr_eval_ref_restore(struct dr_eval_ref *r, const char *path, struct dr_err *err);
 // Accuracy of the judge on the test split (all of it), with its standard error; NaN: not known.
@@ -127,14 +134,16 @@ int dr_eval_source_dataset(const struct dr_dataset *d, int64_t n, struct dr_eval
 
 struct dr_eval;
 enum { DR_EVAL_JUDGES = 4 };
-// refs: complete, borrowed, of the same configuration. cfg->n: at most source->n. The source is
-// borrowed.
-int dr_eval_create(struct dr_backend *be, const struct dr_eval_config *cfg,
-                   struct dr_eval_source *source, struct dr_eval_ref *const refs[], int nrefs,
+// refs: complete, borrowed until the evaluation is freed, of the same n, whose metrics each of them
+// gets; as is the source, which has at least n images. EINVAL at the field "n" or "checkpoint"
+// where they do not fit.
+int dr_eval_create(struct dr_eval_source *source, struct dr_eval_ref *const refs[], int nrefs,
                    struct dr_eval **out, struct dr_err *err);
 void dr_eval_free(struct dr_eval *e);
 int dr_eval_advance(struct dr_eval *e, double seconds, bool *done, struct dr_err *err);
 double dr_eval_progress(const struct dr_eval *e); // 0 to 1
+// As those of a reference; the key is made of the references' and the source's.
+const char *dr_eval_key(const struct dr_eval *e);
 int dr_eval_save(struct dr_eval *e, const char *path, struct dr_err *err);
 int dr_eval_restore(struct dr_eval *e, const char *path, struct dr_err *err);
 
@@ -144,16 +153,16 @@ struct dr_eval_value {
 };
 struct dr_eval_result {
     struct dr_eval_value metric[DR_EVAL_METRICS];
-    int64_t n, classes, width; // images; classes; features of the judge
-    int64_t floor_n;           // held-out reals behind the floor: fewer than n where there are fewer
-    bool floor_halves;         // held-out reals are half of the training split, not the other split
-    int64_t reals;             // reals compared with
+    int64_t n, classes, width, logits; // images; classes; features and logits of the judge
+    int64_t floor_n;   // held-out reals behind the floor: fewer than n where there are fewer
+    bool floor_halves; // held-out reals are half of the training split, not the other split
+    int64_t reals;     // reals compared with
     struct dr_estimate judge_accuracy; // on real test data
     // Owned by the evaluation or reference, valid until it is freed; NULL: none.
-    const double *diversity;          // [classes]
-    const double *accuracy;           // [classes]
-    const int64_t *confusion;         // [classes, classes]: asked, judged
-    const double *fd_sizes, *fd_at;   // [fd_points] images, mean Frechet distance of parts so large
+    const double *diversity;        // [classes]
+    const double *accuracy;         // [classes]
+    const int64_t *confusion;       // [classes, logits]: asked, judged
+    const double *fd_sizes, *fd_at; // [fd_points] images, mean Frechet distance of parts so large
     int fd_points;
     double seconds_generate, seconds_features, seconds_statistics; // of the samples, all sittings
     double seconds_reference;                                      // making the reference

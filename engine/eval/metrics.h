@@ -61,20 +61,22 @@ int dr_kid(const real *x, int64_t nx, const real *y, int64_t ny, int64_t d, int6
 // ---- neighbours (Euclidean)
 
 // out[n]: distance of each row of x to its nearest row of y.
-int dr_nearest(const real *x, int64_t n, const real *y, int64_t m, int64_t d, double *out,
-               struct dr_err *err);
-// out[n]: distance of each row of x to its k-th nearest other row of x, k < n.
-int dr_kth_distance(const real *x, int64_t n, int64_t d, int64_t k, double *out,
+int dr_nearest_rows(const real *x, int64_t n, const real *y, int64_t m, int64_t d, double *out,
                     struct dr_err *err);
+// out[n,k]: squared distances of each row of x to its k nearest other rows of x, ascending; k < n.
+int dr_nearest_others(const real *x, int64_t n, int64_t d, int64_t k, double *out,
+                      struct dr_err *err);
 // Precision: share of generated rows inside the union of balls around reals that reach to their
 // k-th nearest real. Recall: the same with the sides exchanged (Kynkaanniemi et al. 2019; k = 3).
 // Density and coverage (Naeem et al. 2020; k = 5): how many balls of reals a generated row is in,
-// over k; share of reals whose ball holds a generated row.
+// over k; share of reals whose ball holds a generated row. EINVAL where a side has not more rows
+// than k.
 struct dr_manifold {
     double precision, recall, density, coverage;
 };
-int dr_manifold(const real *reals, int64_t nr, const real *gen, int64_t ng, int64_t d, int64_t k,
-                struct dr_manifold *out, struct dr_err *err);
+int dr_manifold(const real *reals, int64_t nr, const real *gen, int64_t ng, int64_t d,
+                int64_t k_precision, int64_t k_density, struct dr_manifold *out,
+                struct dr_err *err);
 // Mean distance over all pairs of different rows, n >= 2.
 int dr_mean_distance(const real *x, int64_t n, int64_t d, double *out, struct dr_err *err);
 
