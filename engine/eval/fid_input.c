@@ -146,3 +146,9 @@ int dr_fid_input(enum dr_fid_resize r, const real *x, int64_t n, int64_t c, int6
     free(k.tx);
     return rc;
 }
+
+int dr_fid_prepare(void *ctx, const real *x, int64_t n, int64_t c, int64_t h, int64_t w, real *out,
+                   struct dr_err *err) {
+    const struct dr_fid_way *k = ctx;
+    return dr_fid_input(k->resize, x, n, c, h, w, k->side, k->threads, out, err);
+}

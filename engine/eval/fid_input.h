@@ -24,6 +24,15 @@ const char *dr_fid_resize_word(enum dr_fid_resize r);
 // EINVAL, at the field "resize", for another word, naming the three.
 int dr_fid_resize_named(const char *word, enum dr_fid_resize *out, struct dr_err *err);
 
+// For images as they are (a struct dr_eval_judge's prepare): ctx is a struct dr_fid_way.
+struct dr_fid_way {
+    enum dr_fid_resize resize;
+    int64_t side; // of the network's images
+    int threads;
+};
+int dr_fid_prepare(void *ctx, const real *x, int64_t n, int64_t c, int64_t h, int64_t w, real *out,
+                   struct dr_err *err);
+
 // x: [n,c,h,w] in [-1,1], c 1 or 3; out: [n,3,side,side]. Images are shared out to `threads`
 // threads; the bytes do not depend on their number, nor on n. EINVAL for other channels and for
 // sides under 1 or over 2^24; ENOMEM.
