@@ -44,8 +44,8 @@ void dr_snapshot_unref(struct dr_snapshot *s) {
 // Tensors that a usable file may hold besides the served weights: PyTorch's RoPE buffers, its
 // BatchNorms' counters, and what dr_trainer_save writes beside the EMA.
 bool dr_foreign_harmless(const char *name) {
-    static const char *const prefix[] = {"rope.", RAW,      "opt.m/", "opt.v/",
-                                         "ema1/", "ema2/",  "ema3/",  "driftd/"};
+    static const char *const prefix[] = {"rope.", RAW,     "opt.m/", "opt.v/",
+                                         "ema1/", "ema2/", "ema3/",  "driftd/"};
     for (size_t i = 0; i < DR_COUNT(prefix); i++)
         if (!strncmp(name, prefix[i], strlen(prefix[i])))
             return true;
