@@ -53,6 +53,7 @@ struct dr_eval_config {
     int64_t rows;                  // images whose features are kept, of samples and of reals: 10000
     int64_t train_rows;            // training images that `nn` searches: 100000
     int64_t reals;                 // reals of the split to take, evenly spaced; 0: all
+    int64_t tested;                // test images that the judge's accuracy is measured on; 0: all
     int64_t kid_subsets, kid_size; // 100, 1000 (less where there are fewer rows)
     int64_t is_splits;             // 10
     int64_t k_manifold, k_density; // neighbours of precision and recall: 3; density, coverage: 5

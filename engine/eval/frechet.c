@@ -23,9 +23,9 @@ static int factor(int64_t d, double *c, double *l, int64_t *rank, struct dr_err 
     lapack_int *pivot = malloc((size_t)d * sizeof *pivot), r = 0;
     if (!pivot)
         return dr_fail(err, DR_ENOMEM, "out of memory for a factor of %lld features", (long long)d);
-    // P' C P = U' U; U is [rank,d] in row-major order.
+    // P' C P = L L'; columns of L are rows here.
     const lapack_int info =
-        LAPACKE_dpstrf(LAPACK_ROW_MAJOR, 'U', (lapack_int)d, c, (lapack_int)d, pivot, &r, -1);
+        LAPACKE_dpstrf(LAPACK_COL_MAJOR, 'L', (lapack_int)d, c, (lapack_int)d, pivot, &r, -1);
     memset(l, 0, (size_t)(d * d) * sizeof *l);
     for (int64_t k = 0; k < r; k++)
         for (int64_t j = k; j < d; j++)
@@ -38,7 +38,7 @@ static int factor(int64_t d, double *c, double *l, int64_t *rank, struct dr_err 
     return 0;
 }
 
-// Sum of singular values of m [rows,cols], which is overwritten.
+// Sum of singular values of m [rows,cols], which is overwritten; LAPACK sees its transpose.
 static int nuclear(int64_t rows, int64_t cols, double *m, double *out, struct dr_err *err) {
     const int64_t n = DR_MIN(rows, cols);
     double *s = malloc((size_t)DR_MAX(n, (int64_t)1) * sizeof *s), unused;
@@ -47,7 +47,7 @@ static int nuclear(int64_t rows, int64_t cols, double *m, double *out, struct dr
     *out = 0;
     lapack_int info = 0;
     if (n)
-        info = LAPACKE_dgesdd(LAPACK_ROW_MAJOR, 'N', (lapack_int)rows, (lapack_int)cols, m,
+        info = LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'N', (lapack_int)cols, (lapack_int)rows, m,
                               (lapack_int)cols, s, &unused, 1, &unused, 1);
     for (int64_t i = n - 1; i >= 0; i--)
         *out += s[i];

@@ -28,15 +28,11 @@ static int check_config(const struct dr_eval_config *c, struct dr_err *err) {
     const struct {
         const char *name;
         int64_t value, least;
-    } range[] = {{"batch", c->batch, 1},
-                 {"rows", c->rows, 2},
-                 {"train_rows", c->train_rows, 1},
-                 {"reals", c->reals, 0},
-                 {"kid_subsets", c->kid_subsets, 1},
-                 {"kid_size", c->kid_size, 2},
-                 {"is_splits", c->is_splits, 1},
-                 {"k_manifold", c->k_manifold, 1},
-                 {"k_density", c->k_density, 1}};
+    } range[] = {{"batch", c->batch, 1},           {"rows", c->rows, 2},
+                 {"train_rows", c->train_rows, 1}, {"reals", c->reals, 0},
+                 {"tested", c->tested, 0},         {"kid_subsets", c->kid_subsets, 1},
+                 {"kid_size", c->kid_size, 2},     {"is_splits", c->is_splits, 1},
+                 {"k_manifold", c->k_manifold, 1}, {"k_density", c->k_density, 1}};
     for (size_t i = 0; i < DR_COUNT(range); i++)
         if (range[i].value < range[i].least || range[i].value > 1 << 30)
             return dr_fail_at(err, DR_EINVAL, range[i].name, "%s must be at least %lld, not %lld",
@@ -88,7 +84,9 @@ static int plan(struct dr_eval_ref *r, const struct dr_dataset *train,
     r->from[1] = r->halves ? have : 0;
     r->total[1] = r->of[1]->n - r->from[1];
     r->held_n = DR_MIN(c->n, r->total[1]);
-    if (!r->test[1]) // the judge is tested on all of the test split
+    if (r->test[1]) // more than the floor needs, for the judge's accuracy
+        r->total[1] = c->tested ? DR_MIN(DR_MAX(r->held_n, c->tested), r->total[1]) : r->total[1];
+    else
         r->total[1] = DR_MAX(
             r->held_n, on_test && wants(r, DR_NEED_TRAIN) ? DR_MIN(c->train_rows, r->total[1]) : 0);
     if (r->total[0] < 2 || r->held_n < 2)
@@ -122,9 +120,9 @@ static int tallies(struct dr_eval_ref *r, struct dr_err *err) {
 static void make_key(struct dr_eval_ref *r, const struct dr_dataset *train,
                      const struct dr_dataset *test) {
     struct dr_eval_config c = r->cfg;
-    const int64_t how[] = {c.n,         c.split,      c.metrics,   c.seed,        c.precision,
-                           c.rows,      c.train_rows, c.reals,     c.kid_subsets, c.kid_size,
-                           c.is_splits, c.k_manifold, c.k_density, c.blocks};
+    const int64_t how[] = {c.n,        c.split,      c.metrics,    c.seed,      c.precision,
+                           c.rows,     c.train_rows, c.reals,      c.tested,    c.kid_subsets,
+                           c.kid_size, c.is_splits,  c.k_manifold, c.k_density, c.blocks};
     const uint64_t data[] = {train->fingerprint, test ? test->fingerprint : 0, test != NULL};
     struct dr_sha256 sum;
     char hex[65];

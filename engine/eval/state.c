@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define KEY "driftd.eval.key"
+enum { SMALL = 4096 }; // bytes
 
 // A buffer that lives until the file is written.
 static void *hold(struct eval_io *io, size_t bytes) {
@@ -33,6 +34,12 @@ static void move(struct eval_io *io, const char *name, enum dr_st_dtype type, vo
         return;
     name_of(io, name, full);
     if (io->w) {
+        if (bytes <= SMALL) { // may lie on a caller's stack, and the writer only borrows it
+            void *copy = hold(io, bytes);
+            if (!copy)
+                return;
+            v = memcpy(copy, v, bytes);
+        }
         io->rc = dr_st_add(io->w, full, type, 1, &n, v, io->err);
         return;
     }

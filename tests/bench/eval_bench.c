@@ -5,7 +5,8 @@
 //              configuration says which data set
 // Keys: metrics (fd,accuracy,diversity,diversity_worst), split (train), data (the folder of data
 // sets; $DRIFTD_DATA, else ../shared/data), refs (a folder where references are kept for the next
-// time), rows, reals, batch, blocks, train_rows, two_pass (0), confusion (0), precision (fp32).
+// time), rows, reals, tested, batch, blocks, train_rows, two_pass (0), confusion (0), precision
+// (fp32).
 #include "engine/drift.h"
 
 #include <math.h>
@@ -35,7 +36,8 @@ static void set(struct options *o, const char *key, size_t len, const char *valu
         int64_t *at;
     } number[] = {{"n", &o->cfg.n},           {"rows", &o->cfg.rows},
                   {"reals", &o->cfg.reals},   {"batch", &o->cfg.batch},
-                  {"blocks", &o->cfg.blocks}, {"train_rows", &o->cfg.train_rows}};
+                  {"blocks", &o->cfg.blocks}, {"train_rows", &o->cfg.train_rows},
+                  {"tested", &o->cfg.tested}};
     char name[32];
     snprintf(name, sizeof name, "%.*s", (int)len, key);
     for (size_t i = 0; i < DR_COUNT(number); i++)
@@ -212,7 +214,6 @@ int main(int argc, char **argv) {
         return 2;
     }
     struct options o = parse(argc, argv);
-    o.cfg.seed = o.seed;
     if (dr_backend_open(o.device, 0, &be, &err))
         stop(&err);
     dr_backend_enter(be);
