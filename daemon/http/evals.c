@@ -104,6 +104,18 @@ static void shorten(struct api_problem *p) {
         }
 }
 
+// What a job without a name is called.
+static void name_job(const json_t *config, char out[201]) {
+    const int64_t checkpoint = whole(config, "checkpoint");
+    const char *folder =
+        json_string_value(json_object_get(json_object_get(config, "eval"), "folder"));
+    if (folder)
+        snprintf(out, 201, "%.150s, evaluated", folder);
+    else
+        snprintf(out, 201, "%s %lld, evaluated", checkpoint ? "checkpoint" : "job",
+                 (long long)(checkpoint ? checkpoint : whole(config, "job")));
+}
+
 int dd_glue_eval_create(void *ctx, const json_t *body, struct api_reply *out) {
     struct dr_err err = {0};
     const json_t *priority = json_object_get(body, "priority");
@@ -113,6 +125,9 @@ int dd_glue_eval_create(void *ctx, const json_t *body, struct api_reply *out) {
                                 .kind = "eval",
                                 .name = json_string_value(json_object_get(body, "name")),
                                 .priority = (int)json_integer_value(priority)};
+    char name[201];
+    name_job(config, name);
+    in.name = in.name ? in.name : name;
     if (rc)
         rc = dd_http_fail(&out->problem, rc, &err);
     else

@@ -77,6 +77,7 @@ int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *err
     struct dd_lane *l = dd_job_lane(j, id);
     if (!rc && l)
         dd_job_set_running(l, 0, "");
+    pthread_cond_broadcast(&j->wake); // the other lane may have waited for this job
     pthread_mutex_unlock(&j->lock);
     if (!rc)
         dd_job_event(j, id, c.old, state, error);
