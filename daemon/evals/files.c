@@ -183,7 +183,7 @@ int dd_eval_write_files(struct dd_eval_work *w, const struct dd_eval_run *r,
 int dd_eval_write_metadata(struct dd_eval_work *w, int64_t id, struct dr_err *err) {
     char path[DD_PATH_MAX];
     json_t *row = dd_eval_json(w->job->env->store, id, err);
-    char *text = row ? json_dumps(row, JSON_INDENT(1)) : NULL;
+    char *text = row ? json_dumps(row, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) : NULL;
     int rc = text ? dd_eval_path(w, path, err, "%lld/metadata.json", (long long)id) : DR_EIO;
     if (!rc)
         rc = dd_write_file(path, text, strlen(text), err);

@@ -72,8 +72,11 @@ def ctl(d, *words, status=0):
     return r.stdout + r.stderr
 
 
-def numbers(row):
-    return {k: row[k] for k in ("results", "errors", "floors", "comparable")}
+def numbers(d, row):
+    """What was measured, to the last bit: the API rounds."""
+    with contextlib.closing(sqlite3.connect(f"file:{d.dir}/state/driftd.sqlite3?mode=ro", uri=True)) as db:
+        return row["comparable"], db.execute("SELECT name, value, stderr, floor FROM eval_values WHERE eval=? "
+                                             "ORDER BY name", (row["id"],)).fetchall()
 
 
 # ---- one checkpoint: the judge is trained first, once; the row holds everything ----
@@ -90,7 +93,7 @@ def test_checkpoint():
         three = rows(d)
         assert [(r["eval_job"], r["settings"]["alpha"]) for r in three] == [
             (again, 1.0), (first, 1.5), (first, 1.0)], three
-        assert numbers(three[0]) == numbers(three[2]) != numbers(three[1])  # the same bits
+        assert numbers(d, three[0]) == numbers(d, three[2]) != numbers(d, three[1])  # the same bits
         r = d.get(f"/v1/evals/{three[2]['id']}").json()
         assert r["state"] == "done" and r["job"] == job and r["step"] == 40 and r["error"] is None, r
         s = r["settings"]
@@ -109,11 +112,12 @@ def test_checkpoint():
         for a in r["artifacts"]:
             f = d.get(a["url"])
             assert f.status == 200 and len(f.body) == a["bytes"], f
-        assert json.loads(d.get(r["artifacts"][0]["url"]).body)["results"] == r["results"]
+        exact = json.loads(d.get(r["artifacts"][0]["url"]).body)["results"]
+        assert {k: v for k, v, *_ in numbers(d, r)[1]} == exact, exact
         assert len(d.get(r["artifacts"][3]["url"]).body) == 128 + 200 * 64 * 4
         problem(d.get(f"/v1/evals/{r['id']}/files/passwd"), 404, "not-found")
         raw = evaluate(d, checkpoint=checkpoint, weights="raw", seed=3)
-        assert numbers(rows(d, f"&eval_job={raw}")[0]) != numbers(three[0])
+        assert numbers(d, rows(d, f"&eval_job={raw}")[0]) != numbers(d, three[0])
         skipped = evaluate(d, checkpoint=checkpoint, skip_existing=True)
         assert rows(d, f"&eval_job={skipped}") == []
         both = evaluate(d, job=job)  # each checkpoint of the job
@@ -304,7 +308,7 @@ def test_kills(count=10):
     with daemon() as d:
         _, checkpoint = trained(d)
         first = evaluate(d, checkpoint=checkpoint, n=6000, alpha=[1, 2])
-        want = [numbers(r) for r in rows(d, f"&eval_job={first}&sort=alpha")]
+        want = [numbers(d, r) for r in rows(d, f"&eval_job={first}&sort=alpha")]
         d.job("long")  # whatever else runs
         job = evaluate(d, checkpoint=checkpoint, n=6000, alpha=[1, 2], share=0.5, wait=None)
         killed = 0
@@ -320,7 +324,7 @@ def test_kills(count=10):
         print(f"killed {killed} times")
         got = rows(d, f"&eval_job={job}&sort=alpha")
         assert [r["settings"]["alpha"] for r in got] == [1.0, 2.0], got  # one row each
-        assert [numbers(r) for r in got] == want
+        assert [numbers(d, r) for r in got] == want
         # stopped by wish: it stays queued work, and goes on
         job = evaluate(d, checkpoint=checkpoint, n=6000, alpha=[1, 2], share=0.05, wait=None)
         d.wait(job, "running")
@@ -331,8 +335,8 @@ def test_kills(count=10):
         d.ask("POST", "/v1/jobs/%s/stop?mode=now" % next(
             j["id"] for j in d.get("/v1/jobs?state=running").json()["jobs"] if j["kind"] == "train"))
         d.wait(job, "completed")
-        assert [numbers(r) for r in rows(d, f"&eval_job={job}&sort=alpha")] == want
-        with contextlib.closing(sqlite3.connect(f"file:{d.dir}/state/driftd.sqlite?mode=ro", uri=True)) as db:
+        assert [numbers(d, r) for r in rows(d, f"&eval_job={job}&sort=alpha")] == want
+        with contextlib.closing(sqlite3.connect(f"file:{d.dir}/state/driftd.sqlite3?mode=ro", uri=True)) as db:
             assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
 
