@@ -3,6 +3,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/datasets/datasets.h"
+#include "daemon/evals/due.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"
@@ -159,6 +160,10 @@ static void on_alert(void *ctx, const char *kind, int64_t step, const char *text
     dd_job_alert(ctx, kind, step, text);
 }
 
+static void on_evaluate(void *ctx, int64_t step, const char *path) {
+    dd_eval_checkpoint(ctx, step, path);
+}
+
 static bool on_protect(void *ctx, const char *path) {
     struct dd_job *job = ctx;
     return dd_ckpt_is_active(job->env->store, path) || dd_ckpt_is_needed(job->env->store, path);
@@ -182,7 +187,8 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
                                             .checkpoint_refused = on_refused,
                                             .sample = on_sample,
                                             .alert = on_alert,
-                                            .protect = on_protect};
+                                            .protect = on_protect,
+                                            .evaluate = on_evaluate};
     struct dd_run_hooks hooks = all;
     char data_dir[DD_PATH_MAX];
     int rc =

@@ -17,8 +17,9 @@
     X(ENCODER, encoder, "encoder")
 #define DR_FEATURE_WORDS (&(DR_FEATURES(DR_KIND_TEXT))[1])
 
-// kind: what a recipe's job trains. The names of job kinds (daemon/jobs/kinds.c).
+// kind: what a recipe's job does. The names of job kinds (daemon/jobs/kinds.c).
 #define DR_RECIPES(X)                                                                              \
     X(TRAIN, train, "train")                                                                       \
-    X(ENCODER, encoder, "encoder")
+    X(ENCODER, encoder, "encoder")                                                                 \
+    X(EVAL, eval, "eval")
 #define DR_RECIPE_WORDS (&(DR_RECIPES(DR_KIND_TEXT))[1])

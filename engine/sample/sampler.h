@@ -31,6 +31,11 @@ void dr_snapshot_unref(struct dr_snapshot *s);              // NULL is fine
 int dr_snapshot_load(const char *path, const char *description, struct dr_snapshot **out,
                      struct dr_err *err);
 
+// The weights of the last step in a checkpoint of driftd, before averaging. EFORMAT names the first
+// tensor that a file without them lacks.
+int dr_snapshot_load_raw(const char *path, const char *description, struct dr_snapshot **out,
+                         struct dr_err *err);
+
 struct dr_sample {
     uint64_t seed, index;
     int32_t cls; // in [0, classes); -1: null class

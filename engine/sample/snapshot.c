@@ -39,11 +39,13 @@ void dr_snapshot_unref(struct dr_snapshot *s) {
     free(s);
 }
 
+#define RAW "train/" // before the names of the weights that training updates
+
 // Tensors that a usable file may hold besides the served weights: PyTorch's RoPE buffers, its
 // BatchNorms' counters, and what dr_trainer_save writes beside the EMA.
 bool dr_foreign_harmless(const char *name) {
-    static const char *const prefix[] = {"rope.", "train/", "opt.m/", "opt.v/",
-                                         "ema1/", "ema2/",  "ema3/",  "driftd/"};
+    static const char *const prefix[] = {"rope.", RAW,     "opt.m/", "opt.v/",
+                                         "ema1/", "ema2/", "ema3/",  "driftd/"};
     for (size_t i = 0; i < DR_COUNT(prefix); i++)
         if (!strncmp(name, prefix[i], strlen(prefix[i])))
             return true;
@@ -117,7 +119,7 @@ static int load_weights(const struct dr_st_file *f, const char *path, const char
     int rc = 0;
     for (int i = 0; i < ps->n && !rc; i++)
         rc = read_param(f, path, prefix, &ps->p[i], NULL, err);
-    if (!rc)
+    if (!rc && strcmp(prefix, RAW)) // those of other groups are among them
         rc = check_unknown(f, path, prefix, ps, err);
     if (rc)
         return rc;
@@ -131,8 +133,9 @@ static int load_weights(const struct dr_st_file *f, const char *path, const char
     return rc;
 }
 
-int dr_snapshot_load(const char *path, const char *description, struct dr_snapshot **out,
-                     struct dr_err *err) {
+// own_prefix: of the tensors wanted in a checkpoint of driftd; NULL: those that are served.
+static int load(const char *path, const char *description, const char *own_prefix,
+                struct dr_snapshot **out, struct dr_err *err) {
     *out = NULL;
     struct dr_st_file *f = NULL;
     struct dr_net *net = NULL;
@@ -143,6 +146,8 @@ int dr_snapshot_load(const char *path, const char *description, struct dr_snapsh
         path = dr_st_path(f); // from here on for messages
         rc = find_net(f, path, description, prefix, &net, err);
     }
+    if (!rc && own_prefix)
+        snprintf(prefix, sizeof prefix, "%s", own_prefix);
     if (!rc && dr_inception_config(net))
         rc = dr_foreign_inception_weights(f, path, net, &w, err);
     else if (!rc)
@@ -161,4 +166,14 @@ int dr_snapshot_load(const char *path, const char *description, struct dr_snapsh
     free(w);
     dr_st_close(f);
     return rc;
+}
+
+int dr_snapshot_load(const char *path, const char *description, struct dr_snapshot **out,
+                     struct dr_err *err) {
+    return load(path, description, NULL, out, err);
+}
+
+int dr_snapshot_load_raw(const char *path, const char *description, struct dr_snapshot **out,
+                         struct dr_err *err) {
+    return load(path, description, RAW, out, err);
 }

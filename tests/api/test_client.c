@@ -102,6 +102,8 @@ static void test_jobs(void **state) {
     RUN("$D remove j1", 1, "it runs");
     RUN("$D eval --job j1", 1, "not in this build");
     RUN("$D eval", 2, "one of");
+    RUN("$D evals", 1, "not in this build");
+    RUN("$D compare e1", 2, "");
     RUN("$D follow j2", 1, "there is no job");
     RUN("$D metrics j1 -o m.csv && wc -l < m.csv", 0, "20001");
     RUN("$D metrics j1 --json", 0, "\"series\"");

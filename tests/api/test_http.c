@@ -80,6 +80,9 @@ static void test_every_route(void **state) {
             snprintf(target, sizeof target, "%.*sj1%s", (int)(at - r->path), r->path, at + 4);
         else
             snprintf(target, sizeof target, "%s", r->path);
+        char *name = strstr(target, "{name}");
+        if (name)
+            snprintf(name, 2, "a");
         if (!strcmp(r->produces, "text/event-stream"))
             continue; // test_sse.c
         const char *body = NULL, *type = NULL;
@@ -93,10 +96,10 @@ static void test_every_route(void **state) {
         }
         struct reply got = http_do(&f, r->method, target, type, body);
         int want = r->status;
-        if (strstr(r->path, "/evals") && strcmp(r->path, "/v1/evals.csv"))
-            want = !strcmp(r->method, "POST") || strstr(r->path, "curve") ? 501 : at ? 404 : 200;
         if (!strcmp(r->method, "DELETE"))
             want = 409;
+        if (strstr(r->path, "/evals")) // which the fake has not
+            want = 501;
         if (got.status != want)
             print_error("%s %s: %d %s\n", r->method, target, got.status, got.body);
         expect(got, want);
