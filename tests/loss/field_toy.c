@@ -101,8 +101,8 @@ enum { SAMPLES = 256, TESTS = 24 }; // per step; batches that are judged, never 
 
 static void update(struct rig *r, struct learned *l, real *m, real *v, int step, int steps) {
     const double lr = 3e-3 * fmin(1, (step + 1) / 50.0) * (1 - 0.95 * step / steps);
-    real sumsq, hyper[3] = {(real)lr, (real)(1 - pow(0.9, step + 1)),
-                            (real)(1 - pow(0.95, step + 1))};
+    real sumsq,
+        hyper[3] = {(real)lr, (real)(1 - pow(0.9, step + 1)), (real)(1 - pow(0.95, step + 1))};
     DR_OP(r->be, sumsq, .out = &sumsq, .x = l->g, .n = l->layout.total);
     DR_OP(r->be, adamw, .w = l->w, .m = m, .v = v, .g = l->g, .sumsq = &sumsq, .hyper = hyper,
           .n = l->layout.total, .beta1 = (real)0.9, .beta2 = (real)0.95, .eps = (real)1e-8,
@@ -119,10 +119,13 @@ static double learned_cosine(struct rig *r, int64_t n, bool projection, int step
     cfg.field = DR_FIELD_LEARNED;
     cfg.ldf.projection = projection;
     cfg.ntau = 1;
-    if (getenv("SLO")) cfg.ldf.sigma_min = atof(getenv("SLO"));
-    if (getenv("SHI")) cfg.ldf.sigma_max = atof(getenv("SHI"));
+    if (getenv("SLO"))
+        cfg.ldf.sigma_min = atof(getenv("SLO"));
+    if (getenv("SHI"))
+        cfg.ldf.sigma_max = atof(getenv("SHI"));
     learned_open(&l, &cfg, 2, 1);
-    real *m = calloc((size_t)l.layout.total, sizeof *m), *v = calloc((size_t)l.layout.total, sizeof *v);
+    real *m = calloc((size_t)l.layout.total, sizeof *m),
+         *v = calloc((size_t)l.layout.total, sizeof *v);
     struct batch b = new_batch(SAMPLES / n, n);
     double objective = 0;
     for (int k = 0; k < steps; k++) {
@@ -192,7 +195,8 @@ int main(int argc, char **argv) {
     for (int i = 0; i < sizes; i++) {
         const int64_t n = atoi(size[i]);
         if (n < 1 || n > SAMPLES) {
-            fprintf(stderr, "field_toy: \"%s\": expected a set size from 1 to %d\n", size[i], SAMPLES);
+            fprintf(stderr, "field_toy: \"%s\": expected a set size from 1 to %d\n", size[i],
+                    SAMPLES);
             return 2;
         }
         const double with = learned_cosine(&r, n, true, steps);
