@@ -265,6 +265,10 @@ static int check_train(const struct dr_config *c, struct dr_err *err) {
                     "train.unconditional is %lld; the field kernel-l2 has no unconditional "
                     "negatives: set it to 0",
                     (long long)t->unconditional);
+    if (c->loss.ldf.sigma_min > c->loss.ldf.sigma_max)
+        return FAIL("loss.ldf_sigma_min",
+                    "loss.ldf_sigma_min is %g; expected at most loss.ldf_sigma_max (%g)",
+                    c->loss.ldf.sigma_min, c->loss.ldf.sigma_max);
     if (c->loss.normalize == DR_NORM_SINKHORN_SPLIT && c->loss.negatives != DR_NEG_INDEPENDENT)
         return FAIL("loss.negatives",
                     "loss.negatives is self-masked; loss.normalize sinkhorn-split has a plan to a "

@@ -118,6 +118,14 @@ struct dr_feature_config {
     bool map_locations, map_global, map_quadrants, map_patch2, map_patch4, map_std;
     double pixel_weight; // of image, quadrants and patches; 0: off
 };
+// Of the field `learned` (method.md 4).
+enum dr_ldf_objective { DR_LDF_DENOISE, DR_LDF_NCE, DR_LDF_FROZEN };
+struct dr_ldf_config {
+    int objective;
+    bool projection, mask;
+    int64_t hidden, width, score;
+    double sigma_min, sigma_max, lr;
+};
 struct dr_loss_config {
     int field, kernel, normalize, negatives, bias;
     int64_t sinkhorn_iterations;
@@ -125,6 +133,7 @@ struct dr_loss_config {
     int ntau;
     double floor;
     double max_velocity; // 0: no limit
+    struct dr_ldf_config ldf;
 };
 struct dr_train_config {
     int64_t steps, classes, generated, positives, unconditional;

@@ -8,7 +8,8 @@
 // loss.field: engine/loss/field_NAME.c defines dr_field_NAME (engine/loss/field.h)
 #define DR_FIELDS(X)                                                                               \
     X(KERNEL, kernel, "kernel")                                                                    \
-    X(KERNEL_L2, kernel_l2, "kernel-l2")
+    X(KERNEL_L2, kernel_l2, "kernel-l2")                                                           \
+    X(LEARNED, learned, "learned")
 #define DR_FIELD_WORDS (&(DR_FIELDS(DR_KIND_TEXT))[1])
 
 // features.kind: engine/loss/feature_NAME.c defines dr_feature_NAME (engine/loss/features.h)
