@@ -65,7 +65,7 @@ static json_t *content_types(const struct api_route *r) {
                                         "application/octet-stream", NULL};
     static const char *const metrics[] = {"application/json", "text/csv", "application/x-ndjson",
                                           NULL};
-    static const char *const file[] = {"application/octet-stream", NULL};
+    static const char *const file[] = {"application/octet-stream", "application/zip", NULL};
     static const char *const sqlite[] = {"application/vnd.sqlite3", NULL};
     const char *const own[] = {r->produces, NULL};
     const char *const *types = strcmp(r->produces, "*/*")    ? own
