@@ -387,6 +387,26 @@ class Job:
             out[s["name"]] = column
         return out
 
+    def rows(self, start=1, every=2):
+        """(step, {name: value}) of every step from `start` on, those to come included, until the job has ended."""
+        while True:
+            ended = self.refresh().state in ENDED  # asked first: what came before the end is read after it
+            m = self.metrics(start=start)
+            names = [name for name in m if name != "step"]
+            for i, step in enumerate(m["step"].tolist()):
+                yield step, {name: float(m[name][i]) for name in names if not np.isnan(m[name][i])}
+                start = step + 1
+            if ended:
+                return
+            time.sleep(every)
+
+    def grids(self):
+        """The periodic grids of samples, newest first: [{id, step, ...}]; bytes of a PNG: grid(id)."""
+        return self.server._list("/v1/samples", "samples", {"job": self.id})
+
+    def grid(self, ident):
+        return self.server.request("GET", "/v1/samples/%s.png" % ident)[0]
+
     def checkpoints(self):
         return self.server.checkpoints(self.id)
 

@@ -196,6 +196,59 @@ def test_the_noise_is_the_servers():
     assert s.shape == (3, 5) and s.min() >= 0 and s.max() < 64
 
 
+class Recorder:
+    """A stand-in for a tracking library: remembers every call, by the name of what was called."""
+
+    def __init__(self):
+        self.calls, self.summary = [], {}
+
+    def __getattr__(self, name):
+        def call(*args, **more):
+            self.calls.append((name, args, more))
+            return self
+        return call
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def of(self, name):
+        return [(args, more) for n, args, more in self.calls if n == name]
+
+
+def test_forwarders():
+    """With stand-ins for wandb, PIL and mlflow, which are not here: what is sent, in which order."""
+    import forward_mlflow
+    import forward_wandb
+
+    with daemon() as d:
+        job = client(d).submit("tiny")
+        wandb, mlflow, pil = Recorder(), Recorder(), Recorder()
+        pil.Image = pil
+        sys.modules |= {"wandb": wandb, "PIL": pil, "mlflow": mlflow}
+        forward_wandb.forward(job, "mine", every=0.1)  # while it runs
+        forward_mlflow.forward(job, every=0.1)  # afterwards
+        assert wandb.of("init")[0][1]["project"] == "mine" and wandb.of("init")[0][1]["id"] == "driftd-job-1"
+        logged = [(args[0], more.get("step")) for args, more in wandb.of("log")]
+        assert [step for _, step in logged if step] == list(range(1, 61))
+        m = job.metrics()
+        assert [v["loss"] for v, step in logged if step] == m["loss"].tolist()
+        assert all("spread" not in v for v, step in logged if step and step % 25)
+        assert [v["samples/step"] for v, step in logged if not step] == [20, 40, 60]
+        assert wandb.of("finish") == [((), {"exit_code": 0})]
+        params = {k: v for args, _ in mlflow.of("log_params") for k, v in args[0].items()}
+        assert params["optim.lr"] == 0.002 and params["data.set"] == "digits"
+        assert all(len(args[0]) <= 100 for args, _ in mlflow.of("log_params"))
+        assert [more["step"] for _, more in mlflow.of("log_metrics")] == list(range(1, 61))
+        assert len(mlflow.of("log_artifact")) == 3
+        wandb.summary = {"driftd/step": 58}
+        wandb.calls.clear()
+        forward_wandb.forward(job, every=0.1)  # goes on where it was
+        assert [more["step"] for _, more in wandb.of("log") if "step" in more] == [59, 60]
+
+
 def cells():
     book = json.loads((pathlib.Path(sys.argv[3]) / "notebook.ipynb").read_text())
     assert book["nbformat"] == 4
