@@ -70,6 +70,14 @@ struct api_file {
     bool immutable;        // Cache-Control: immutable, a year
 };
 
+// A model for other programs: GET /v1/checkpoints/{id}/file with parameters.
+#define API_EXPORT_FORMATS "safetensors|onnx|pytorch"
+enum api_weights { API_WEIGHTS_EMA, API_WEIGHTS_RAW };
+struct api_export {
+    int format; // index in API_EXPORT_FORMATS
+    enum api_weights weights;
+};
+
 // ---------------------------------------------------------------------------------------------
 // Generate
 
@@ -268,6 +276,8 @@ struct api_callbacks {
     int (*checkpoint_activate)(void *ctx, const char *id, struct api_reply *out);
     int (*checkpoint_file)(void *ctx, const char *id, struct api_file *out,
                            struct api_problem *problem);
+    int (*checkpoint_export)(void *ctx, const char *id, const struct api_export *as,
+                             struct api_file *out, struct api_problem *problem);
     int (*checkpoint_import)(void *ctx, const struct api_import *in, struct api_reply *out);
 
     // Recipes: {"configs": [{name, about, ...}]}, one resolved, and the schema of all keys.

@@ -71,7 +71,7 @@ static json_t *content_types(const struct api_route *r) {
                                         "application/octet-stream", NULL};
     static const char *const metrics[] = {"application/json", "text/csv", "application/x-ndjson",
                                           NULL};
-    static const char *const file[] = {"application/octet-stream", NULL};
+    static const char *const file[] = {"application/octet-stream", "application/zip", NULL};
     static const char *const results[] = {"image/png", "application/json",
                                           "application/octet-stream", NULL};
     static const char *const sqlite[] = {"application/vnd.sqlite3", NULL};

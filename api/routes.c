@@ -105,8 +105,11 @@ const struct api_route api_routes[] = {
      NULL},
     {"POST", "/v1/checkpoints/{id}/activate", api_h_ckpt_activate, API_BODY_NONE, API_WRITES, 200,
      JSON, "Serve this checkpoint", NULL},
-    {"GET", "/v1/checkpoints/{id}/file", api_h_ckpt_file, API_BODY_NONE, 0, 200, "*/*",
-     "Download a checkpoint (Range)", NULL},
+    {"GET", "/v1/checkpoints/{id}/file", api_h_ckpt_file, API_BODY_NONE, API_LONG_ASKED,
+     200, "*/*",
+     "Download a checkpoint (Range); with parameters: one set of weights alone, for other programs",
+     PARAMS({"format", API_EXPORT_FORMATS, "safetensors by default"},
+            {"weights", "ema|raw", "averaged (default), or as the optimiser has them"})},
 
     {"GET", "/v1/datasets", api_h_dataset_list, API_BODY_NONE, 0, 200, JSON,
      "List data sets: those of users, then those of the build", NULL},

@@ -66,6 +66,8 @@ int dd_glue_checkpoint_list(void *ctx, const struct api_page *page, struct api_r
 int dd_glue_checkpoint_get(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_checkpoint_file(void *ctx, const char *id, struct api_file *out, struct api_problem *p);
+int dd_glue_checkpoint_export(void *ctx, const char *id, const struct api_export *as,
+                              struct api_file *out, struct api_problem *p);
 int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api_reply *out);
 int dd_glue_dataset_list(void *ctx, struct api_reply *out);
 int dd_glue_dataset_get(void *ctx, const char *name, struct api_reply *out);

@@ -303,6 +303,7 @@ const struct api_callbacks dd_callbacks = {
     .checkpoint_get = dd_glue_checkpoint_get,
     .checkpoint_activate = dd_glue_checkpoint_activate,
     .checkpoint_file = dd_glue_checkpoint_file,
+    .checkpoint_export = dd_glue_checkpoint_export,
     .checkpoint_import = dd_glue_checkpoint_import,
     .config_list = config_list,
     .config_get = config_get,

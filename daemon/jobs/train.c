@@ -150,6 +150,7 @@ static void on_sample(void *ctx, int64_t step, const char *path, int64_t bytes, 
     struct dd_job *job = ctx;
     struct dr_err err = {0};
     int64_t id = 0;
+    dd_pump_image(job->env->pump, job->id, step, path, w, h);
     if (!dd_sample_record(job->env->store, job->id, step, path, bytes, w, h, &id, &err))
         dd_event(job->env->events, "sample", job->id,
                  json_pack("{s:o, s:I}", "id", json_sprintf("%lld", (long long)id), "step",

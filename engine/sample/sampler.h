@@ -30,9 +30,8 @@ void dr_snapshot_unref(struct dr_snapshot *s);              // NULL is fine
 // NULL on failure; the caller unrefs it.
 int dr_snapshot_load(const char *path, const char *description, struct dr_snapshot **out,
                      struct dr_err *err);
-
-// The weights of the last step in a checkpoint of driftd, before averaging. EFORMAT names the first
-// tensor that a file without them lacks.
+// The raw weights of a training checkpoint, which lie beside the averaged ones. EINVAL, at the
+// field "weights", for a file that has one set of weights alone.
 int dr_snapshot_load_raw(const char *path, const char *description, struct dr_snapshot **out,
                          struct dr_err *err);
 

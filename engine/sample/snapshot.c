@@ -113,13 +113,14 @@ static int check_unknown(const struct dr_st_file *f, const char *path, const cha
 }
 
 // Allocates and fills *w. Everything is checked before anything is allocated, so a description
-// that promises more than the file holds costs no memory.
+// that promises more than the file holds costs no memory. alone: nothing else may lie under the
+// prefix.
 static int load_weights(const struct dr_st_file *f, const char *path, const char *prefix,
-                        const struct dr_params *ps, real **w, struct dr_err *err) {
+                        const struct dr_params *ps, bool alone, real **w, struct dr_err *err) {
     int rc = 0;
     for (int i = 0; i < ps->n && !rc; i++)
         rc = read_param(f, path, prefix, &ps->p[i], NULL, err);
-    if (!rc && strcmp(prefix, RAW)) // those of other groups are among them
+    if (!rc && alone)
         rc = check_unknown(f, path, prefix, ps, err);
     if (rc)
         return rc;
@@ -133,9 +134,22 @@ static int load_weights(const struct dr_st_file *f, const char *path, const char
     return rc;
 }
 
-// own_prefix: of the tensors wanted in a checkpoint of driftd; NULL: those that are served.
-static int load(const char *path, const char *description, const char *own_prefix,
-                struct dr_snapshot **out, struct dr_err *err) {
+// The set of weights to take of a network's several.
+static int find_raw(const struct dr_st_file *f, const char *path, const struct dr_net *net,
+                    char prefix[DR_PREFIX_MAX], struct dr_err *err) {
+    char name[DR_PREFIX_MAX];
+    strcpy(prefix, RAW);
+    snprintf(name, sizeof name, "%s%s", prefix, dr_net_anchor(net));
+    if (dr_st_find(f, name))
+        return 0;
+    return dr_fail_at(err, DR_EINVAL, "weights",
+                      "%s has no raw weights, which only checkpoints of training jobs have; "
+                      "expected weights ema",
+                      path);
+}
+
+static int load(const char *path, const char *description, bool raw, struct dr_snapshot **out,
+                struct dr_err *err) {
     *out = NULL;
     struct dr_st_file *f = NULL;
     struct dr_net *net = NULL;
@@ -146,12 +160,12 @@ static int load(const char *path, const char *description, const char *own_prefi
         path = dr_st_path(f); // from here on for messages
         rc = find_net(f, path, description, prefix, &net, err);
     }
-    if (!rc && own_prefix)
-        snprintf(prefix, sizeof prefix, "%s", own_prefix);
+    if (!rc && raw)
+        rc = find_raw(f, path, net, prefix, err);
     if (!rc && dr_inception_config(net))
         rc = dr_foreign_inception_weights(f, path, net, &w, err);
     else if (!rc)
-        rc = load_weights(f, path, prefix, dr_net_params(net), &w, err);
+        rc = load_weights(f, path, prefix, dr_net_params(net), !raw, &w, err);
     if (!rc) {
         const char *step = dr_st_meta(f, "driftd.step"), *config = dr_st_meta(f, "driftd.config");
         *out = dr_snapshot_new(net, w, step ? strtoll(step, NULL, 10) : 0);
@@ -170,10 +184,10 @@ static int load(const char *path, const char *description, const char *own_prefi
 
 int dr_snapshot_load(const char *path, const char *description, struct dr_snapshot **out,
                      struct dr_err *err) {
-    return load(path, description, NULL, out, err);
+    return load(path, description, false, out, err);
 }
 
 int dr_snapshot_load_raw(const char *path, const char *description, struct dr_snapshot **out,
                          struct dr_err *err) {
-    return load(path, description, RAW, out, err);
+    return load(path, description, true, out, err);
 }

@@ -406,6 +406,22 @@ static void test_files(void **state) {
     assert_int_equal(r.body_len, 0);
     expect(r, 200);
     expect_problem(http_do(&f, "GET", "/v1/checkpoints/gone/file", NULL, NULL), 410, "gone");
+
+    r = http_do(&f, "GET", "/v1/checkpoints/c1/file?format=onnx", NULL, NULL);
+    assert_string_equal(reply_header(&r, "Content-Disposition"),
+                        "attachment; filename=\"c1.onnx\"");
+    expect(r, 200);
+    r = http_do(&f, "GET", "/v1/checkpoints/c1/file?weights=raw", NULL, NULL);
+    assert_string_equal(reply_header(&r, "Content-Disposition"),
+                        "attachment; filename=\"c1-raw.safetensors\"");
+    expect(r, 200);
+    expect(http_do(&f, "GET", "/v1/checkpoints/c1/file?format=pytorch", "Range: bytes=10-14\r\n",
+                   NULL),
+           206);
+    expect_problem(http_do(&f, "GET", "/v1/checkpoints/c1/file?format=onyx", NULL, NULL), 422,
+                   "invalid-value");
+    expect_problem(http_do(&f, "GET", "/v1/checkpoints/c1/file?weights=both", NULL, NULL), 422,
+                   "invalid-value");
     r = http_do(&f, "GET", "/v1/samples/s1.png", NULL, NULL);
     assert_non_null(strstr(reply_header(&r, "Cache-Control"), "immutable"));
     assert_string_equal(reply_header(&r, "Content-Type"), "image/png");
