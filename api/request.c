@@ -107,7 +107,7 @@ static int check_body(struct api_req *r, struct api_problem *p) {
     uint64_t n = length ? strtoull(length, NULL, 10) : 0;
     enum api_body kind = r->route->body;
     if (kind == API_BODY_NONE)
-        return chunked || n ? api_problem_set(p, 413, "unexpected-body",
+        return chunked || n ? api_problem_set(p, 400, "unexpected-body",
                                               "this endpoint takes no body; use the query")
                             : 0;
     if (!length && !chunked)
