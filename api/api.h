@@ -78,7 +78,7 @@ enum api_guidance { API_GUIDANCE_ONE_STEP, API_GUIDANCE_TWO_PASS };
 
 // What the model of a checkpoint accepts; the parser checks ranges against it.
 struct api_model {
-    char checkpoint[API_ID_MAX]; // what `live` or `latest` stands for now
+    char checkpoint[API_ID_MAX]; // what the word stands for now
     int classes;                 // labels 0..classes-1
     const char *const *names;    // [classes] or NULL; valid as long as the server runs or until
                                  // `release` is called
@@ -105,7 +105,7 @@ struct api_gen_request {
     int cols, rows; // grid, cols * rows >= n
     int scale;      // nearest-neighbour magnification of the PNG, >= 1
     enum api_format format;
-    char checkpoint[API_ID_MAX]; // "live", "latest" or an id
+    char checkpoint[API_ID_MAX]; // "served", "live", "latest" or an id
     enum api_guidance guidance;
     uint64_t received_ns; // CLOCK_MONOTONIC
     uint64_t deadline_ns; // CLOCK_MONOTONIC; past it api has answered 504 by itself
@@ -119,8 +119,9 @@ struct api_gen_result {
     char checkpoint[API_ID_MAX];
     int64_t step;
     double queue_ms, compute_ms;
-    int batch_size; // largest batch that held an image of this request
-    char note[200]; // sent as Driftd-Note when not empty
+    int batch_size;  // largest batch that held an image of this request
+    char served[96]; // what requests without a checkpoint get, and why; sent as Driftd-Served
+    char note[200];  // sent as Driftd-Note when not empty
 };
 
 struct api_gen; // a ticket: one suspended request
@@ -253,6 +254,10 @@ struct api_callbacks {
     int (*checkpoint_list)(void *ctx, const struct api_page *page, struct api_reply *out);
     int (*checkpoint_get)(void *ctx, const char *id, struct api_reply *out);
     int (*checkpoint_activate)(void *ctx, const char *id, struct api_reply *out);
+    // What requests without a checkpoint get: {"mode", "checkpoint", "why", ...}. put: an id,
+    // "live" or "auto"; 404, 410 or 422 for a checkpoint that cannot be served.
+    int (*served_get)(void *ctx, struct api_reply *out);
+    int (*served_put)(void *ctx, const char *checkpoint, struct api_reply *out);
     int (*checkpoint_file)(void *ctx, const char *id, struct api_file *out,
                            struct api_problem *problem);
     int (*checkpoint_import)(void *ctx, const struct api_import *in, struct api_reply *out);

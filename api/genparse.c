@@ -293,12 +293,12 @@ int api_gen_parse(struct api_req *r, struct api_gen_request *out, struct api_pro
     struct parse *x;
     if (ckpt && (strlen(ckpt) >= API_ID_MAX || !*ckpt))
         return api_problem_set(p, 422, "invalid-value",
-                               "checkpoint: expected live, latest or an id");
+                               "checkpoint: expected served, live, latest or an id");
     if (!(x = calloc(1, sizeof *x)))
         return api_problem_set(p, 500, "internal", "out of memory");
     x->r = r;
     x->p = p;
-    snprintf(out->checkpoint, sizeof out->checkpoint, "%s", ckpt ? ckpt : "live");
+    snprintf(out->checkpoint, sizeof out->checkpoint, "%s", ckpt ? ckpt : "served");
     snprintf(out->request_id, sizeof out->request_id, "%s", r->id);
     int rc = r->srv->cb.describe(r->srv->ctx, out->checkpoint, &x->model, p);
     if (!rc) {

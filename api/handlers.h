@@ -6,8 +6,8 @@
 api_handler api_h_generate, api_h_events, api_h_job_events;
 api_handler api_h_job_create, api_h_job_list, api_h_job_get, api_h_job_patch, api_h_job_remove,
     api_h_job_stop, api_h_job_pause, api_h_job_resume, api_h_job_checkpoint, api_h_job_metrics;
-api_handler api_h_ckpt_list, api_h_ckpt_get, api_h_ckpt_activate, api_h_ckpt_file,
-    api_h_ckpt_import;
+api_handler api_h_ckpt_list, api_h_ckpt_get, api_h_ckpt_activate, api_h_served_get,
+    api_h_served_put, api_h_served_auto, api_h_ckpt_file, api_h_ckpt_import;
 api_handler api_h_dataset_list, api_h_dataset_get, api_h_dataset_create, api_h_dataset_upload,
     api_h_dataset_import, api_h_dataset_remove, api_h_dataset_samples, api_h_dataset_recipe;
 api_handler api_h_config_list, api_h_config_get, api_h_config_schema;

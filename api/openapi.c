@@ -47,6 +47,8 @@ static json_t *body(const struct api_route *r) {
         ref = "#/components/schemas/ImportByPath";
     else if (!strcmp(r->path, "/v1/datasets"))
         ref = "#/components/schemas/DatasetCreate";
+    else if (!strcmp(r->path, "/v1/served"))
+        ref = "#/components/schemas/Serve";
     else if (!strcmp(r->path, "/v1/evals"))
         ref = "#/components/schemas/EvalCreate";
     json_t *content = r->body == API_BODY_BYTES
@@ -145,6 +147,8 @@ static const char components[] =
     "\"enum\":[\"crop\",\"fit\",\"resize\",\"pad\"]},\"background\":{\"type\":\"string\"},"
     "\"test_share\":{\"type\":\"number\"},\"seed\":{\"type\":\"integer\"},"
     "\"refuse_bad\":{\"type\":\"boolean\"}}}}},"
+    "\"Serve\":{\"type\":\"object\",\"required\":[\"checkpoint\"],"
+    "\"additionalProperties\":false,\"properties\":{\"checkpoint\":{\"type\":\"string\"}}},"
     "\"ImportByPath\":{\"type\":\"object\",\"required\":[\"path\"],\"additionalProperties\":false,"
     "\"properties\":{\"path\":{\"type\":\"string\"},\"name\":{\"type\":\"string\"},"
     "\"config\":{\"type\":\"string\"}}}}}";

@@ -24,7 +24,7 @@ static const struct api_param generate_params[] = {
     {"grid", "string", "COLUMNSxROWS of the picture"},
     {"scale", "integer", "magnification of the picture, 1 to 32"},
     {"format", "png|json|zip|npy", "npy: raw float32, unclamped; default by Accept, else png"},
-    {"checkpoint", "string", "live, latest or an id"},
+    {"checkpoint", "string", "served (default), live, latest or an id"},
     {"guidance", "one-step|two-pass", "how the scale is applied"},
     {"timeout_ms", "integer", "answer 504 after this time"},
     {NULL, NULL, NULL}};
@@ -88,7 +88,13 @@ const struct api_route api_routes[] = {
     {"GET", "/v1/checkpoints/{id}", api_h_ckpt_get, API_BODY_NONE, 0, 200, JSON, "One checkpoint",
      NULL},
     {"POST", "/v1/checkpoints/{id}/activate", api_h_ckpt_activate, API_BODY_NONE, API_WRITES, 200,
-     JSON, "Serve this checkpoint", NULL},
+     JSON, "Serve this checkpoint; `live` and `auto` as for PUT /v1/served", NULL},
+    {"GET", "/v1/served", api_h_served_get, API_BODY_NONE, 0, 200, JSON,
+     "What requests without a checkpoint get, and why", NULL},
+    {"PUT", "/v1/served", api_h_served_put, API_BODY_JSON, API_WRITES, 200, JSON,
+     "Serve a checkpoint, `live` (the running job) or `auto`", NULL},
+    {"DELETE", "/v1/served", api_h_served_auto, API_BODY_NONE, API_WRITES, 200, JSON,
+     "Serve automatically again", NULL},
     {"GET", "/v1/checkpoints/{id}/file", api_h_ckpt_file, API_BODY_NONE, 0, 200, "*/*",
      "Download a checkpoint (Range)", NULL},
 

@@ -32,7 +32,7 @@ static const struct ctl_opt image_opts[] = {
     {"grid", 'g', "CxR", "columns x rows"},
     {"scale", 'x', "N", "magnification", WHOLE(1, ANY)},
     {"format", 'f', "FORMAT", "png, json, zip or npy"},
-    {"checkpoint", 'k', "ID", "live, latest or an id"},
+    {"checkpoint", 'k', "ID", "served (default), live, latest or an id"},
     {"guidance", 0, "KIND", "one-step or two-pass"},
     {"timeout-ms", 0, "MS", "the server gives up after this time", WHOLE(1, ANY)},
     {"output", 'o', "FILE", "file to write; - is standard output"},
@@ -40,13 +40,13 @@ static const struct ctl_opt image_opts[] = {
 
 static const struct ctl_opt sweep_opts[] = {
     {"class", 'c', "LIST", "index, name, range or list; default random"},
-    {"from", 0, "SCALE", "first guidance scale (1)", FRACTION(0, 100)},
-    {"to", 0, "SCALE", "last guidance scale (4)", FRACTION(0, 100)},
+    {"from", 0, "SCALE", "first guidance scale (1)", FRACTION(0, 1000)},
+    {"to", 0, "SCALE", "last guidance scale (4)", FRACTION(0, 1000)},
     {"rows", 'r', "N", "number of scales (7)", WHOLE(1, 32)},
     {"n", 'n', "N", "images per row (8)", WHOLE(1, ANY)},
     {"seed", 's', "N", "seed; every row has the same noise", WHOLE(0, ANY)},
     {"scale", 'x', "N", "magnification", WHOLE(1, ANY)},
-    {"checkpoint", 'k', "ID", "live, latest or an id"},
+    {"checkpoint", 'k', "ID", "served (default), live, latest or an id"},
     {"output", 'o', "FILE", "file to write; - is standard output"},
     {0}};
 
@@ -80,8 +80,10 @@ const struct ctl_command ctl_commands[] = {
      OPTS({"job", 0, "ID", "only of this job"},
           {"limit", 'l', "N", "at most N (50)", WHOLE(1, 1000)}, {"all", 0, NULL, "all pages"}),
      ctl_cmd_checkpoints},
-    {"activate", "ID", "serve this checkpoint; `live`: the running job or the newest one again", 1,
-     1, NULL, ctl_cmd_activate},
+    {"serve", "[ID|live|auto]",
+     "serve a checkpoint, the running job, or the newest completed job; show what is served", 0, 1,
+     NULL, ctl_cmd_serve},
+    {"activate", "ID", "the same as serve ID", 1, 1, NULL, ctl_cmd_activate},
     {"export", "ID", "download a checkpoint (safetensors); continues an interrupted download", 1, 1,
      OPTS({"output", 'o', "FILE", "file to write (ID.safetensors); - is standard output"}),
      ctl_cmd_export},

@@ -27,7 +27,7 @@ static int resolve_id(struct dd_batcher *b, const char *text, int64_t *id, struc
                  ? dr_fail(&why, DR_ENOENT, "there is no checkpoint %s", text)
                  : dd_models_get(b->env.models, v, &info, &why);
     if (rc == DR_ENOENT)
-        return dr_fail(err, rc, "%.200s; expected live, latest or an id of /v1/checkpoints",
+        return dr_fail(err, rc, "%.200s; expected served, live, latest or an id of /v1/checkpoints",
                        why.msg);
     if (rc) {
         *err = why;
@@ -42,16 +42,40 @@ static int resolve_id(struct dd_batcher *b, const char *text, int64_t *id, struc
 
 int dd_batcher_resolve(struct dd_batcher *b, const char *checkpoint, int64_t *id,
                        struct dr_err *err) {
-    bool live = !*checkpoint || !strcmp(checkpoint, "live");
+    struct dd_served served;
+    if (!*checkpoint || !strcmp(checkpoint, "served")) {
+        int rc = dd_batcher_served(b, &served, err);
+        *id = rc ? 0 : served.id;
+        return rc;
+    }
+    const bool live = !strcmp(checkpoint, "live");
     *id = 0;
-    if (live && (*id = dd_models_active(b->env.models)) > 0)
-        return 0;
     if (live && dd_live_has(b->env.live))
         return 0;
     if (!live && strcmp(checkpoint, "latest") != 0)
         return resolve_id(b, checkpoint, id, err);
     *id = dd_models_latest(b->env.models);
     return *id ? 0 : no_model(err);
+}
+
+int dd_batcher_served(struct dd_batcher *b, struct dd_served *out, struct dr_err *err) {
+    const int64_t active = dd_models_active(b->env.models);
+    *out = (struct dd_served){active, "promoted"};
+    if (active > 0)
+        return 0;
+    if (active == DD_SERVE_AUTO && (out->id = dd_models_final(b->env.models)) > 0) {
+        out->why = "completed";
+        return 0;
+    }
+    if (dd_live_has(b->env.live)) {
+        *out = (struct dd_served){0, "live"};
+        return 0;
+    }
+    *out = (struct dd_served){dd_models_latest(b->env.models), "latest"};
+    if (out->id)
+        return 0;
+    *out = (struct dd_served){0};
+    return no_model(err);
 }
 
 // --- submitting ---
@@ -93,6 +117,7 @@ int dd_batcher_submit(struct dd_batcher *b, const struct dd_gen_request *req, do
         return rc;
     struct dd_ticket *t = dd_xcalloc(1, sizeof *t);
     *t = (struct dd_ticket){.req = req, .id = id, .submitted_ns = dd_now_ns()};
+    dd_batcher_served(b, &t->served, NULL);
     pthread_mutex_lock(&b->lock);
     int64_t limit = dd_queue_limit(b);
     bool full = b->waiting > 0 && b->waiting + req->n > limit;
@@ -155,11 +180,11 @@ static int fix_labels(struct dd_ticket *t, struct dr_err *err) {
 static int choose_weights(struct dd_batcher *b, struct dd_ticket *t, struct dr_err *err) {
     if (t->id == 0 && (t->snap = dd_live_get(b->env.live, NULL)))
         return 0;
-    // The job has ended since: its last checkpoint is what `live` stands for now.
-    int rc = t->id ? 0 : dd_batcher_resolve(b, "live", &t->id, err);
-    if (!rc && t->id == 0)
+    // The job has ended since: what was asked for stands for a checkpoint now.
+    int rc = t->id ? 0 : dd_batcher_resolve(b, t->req->checkpoint, &t->id, err);
+    if (!rc && t->id == 0 && !(t->snap = dd_live_get(b->env.live, NULL)))
         rc = no_model(err);
-    if (!rc)
+    if (!rc && t->id)
         rc = dd_snapcache_get(b->cache, t->id, &t->snap, err);
     // It was there when the request was accepted: gone, not unknown.
     return rc == DR_ENOENT ? (err->code = DR_EGONE) : rc;

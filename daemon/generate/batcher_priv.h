@@ -13,6 +13,7 @@ struct dd_ticket {
     struct dd_ticket *next;
     const struct dd_gen_request *req;
     int64_t id;               // checkpoint row; 0: the running job's weights
+    struct dd_served served;  // what requests without a checkpoint get
     struct dr_snapshot *snap; // fixed by the first batch, so that a request has one set of weights
     int32_t *label;           // [n]
     real *x;                  // [n, image_count]

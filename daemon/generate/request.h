@@ -17,6 +17,13 @@ struct dd_gen_image {
     uint32_t index; // noise stream under the request's seed; equal for the rows of a sweep
 };
 
+// What is served when a request names no checkpoint.
+struct dd_served {
+    int64_t id;      // 0: the running job's weights
+    const char *why; // static: "promoted", "completed" (the newest completed job's final
+                     // checkpoint), "live" or "latest" (nothing else is there)
+};
+
 // A finished request. Takes part in nothing else: `bytes` belongs to the receiver.
 struct dd_gen_result {
     void *bytes; // malloc'ed
@@ -25,8 +32,9 @@ struct dd_gen_result {
     char checkpoint[80];      // id, or "live:JOB"
     int64_t step;
     double queue_ms, compute_ms;
-    int batch_size; // largest batch that held an image of this request
-    char note[200]; // what the client should know about the images, "" if nothing
+    int batch_size;          // largest batch that held an image of this request
+    struct dd_served served; // when the request was accepted; why NULL: nothing was
+    char note[200];          // what the client should know about the images, "" if nothing
 };
 
 struct dd_gen_request {
@@ -36,7 +44,7 @@ struct dd_gen_request {
     int cols, rows; // grid, cols * rows >= n
     int scale;      // magnification of the picture, >= 1
     enum dd_format format;
-    char checkpoint[80]; // "live", "latest" or an id
+    char checkpoint[80]; // "served", "live", "latest" or an id
     bool two_pass;       // guidance by the null class
     int64_t received_ns; // monotonic, 0: unknown
 

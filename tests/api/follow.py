@@ -231,6 +231,7 @@ def test_json_everywhere():
         ckpt = json.loads(plain(d, "checkpoints", "--json").stdout)["checkpoints"][0]["id"]
         for words in [("jobs",), ("jobs", "--all", "--limit", "1"), ("job", job), ("follow", job), ("status",),
                       ("configs",), ("configs", "tiny"), ("checkpoints",), ("activate", ckpt), ("activate", "live"),
+                      ("serve",), ("serve", ckpt), ("serve", "auto"),
                       ("edit", job, "--notes", "seen"), ("metrics", job), ("export", ckpt, "-o", "x.safetensors"),
                       ("import", "x.safetensors", "--name", "again"), ("sample", "-o", "x.png"),
                       ("sweep", "--rows", "2", "-o", "y.png"), ("db", "backup", "-o", "x.sqlite3"),

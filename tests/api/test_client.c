@@ -138,6 +138,11 @@ static void test_files(void **state) {
     assert_string_equal(f.imported, "path:some/file");
     RUN("$D import missing", 1, "missing");
     RUN("$D activate c1", 0, "c1 is served");
+    RUN("$D serve c1", 0, "checkpoint c1, step 60: a checkpoint that was promoted");
+    RUN("$D serve auto", 0, "the running job");
+    RUN("$D serve", 0, "the running job");
+    RUN("$D serve c1 --json", 0, "\"promoted\"");
+    RUN("$D serve a b", 2, "usage");
     RUN("$D checkpoints", 0, "ACTIVE");
     RUN("$D db backup -o b.sqlite && wc -c < b.sqlite", 0, "1000");
     RUN("$D status --json", 0, "\"fake\": \"yes\"");
