@@ -73,7 +73,8 @@ struct api_file {
 // ---------------------------------------------------------------------------------------------
 // Generate
 
-enum api_format { API_PNG, API_JSON, API_ZIP, API_NPY };
+// API_APNG: a walk as an animation. API_OPENAI: JSON as OpenAI's image API has it.
+enum api_format { API_PNG, API_JSON, API_ZIP, API_NPY, API_APNG, API_OPENAI };
 enum api_guidance { API_GUIDANCE_ONE_STEP, API_GUIDANCE_TWO_PASS };
 
 // What the model of a checkpoint accepts; the parser checks ranges against it.
@@ -95,6 +96,7 @@ struct api_gen_image {
     int32_t label;  // class index, or -1: random, to be drawn from (seed, index)
     float cfg;      // guidance scale
     uint32_t index; // noise stream under the request's seed; equal for the rows of a sweep
+    float walk;     // where on the way to the noise of seed2: 0 to 1
 };
 
 struct api_gen_request {
@@ -107,6 +109,13 @@ struct api_gen_request {
     enum api_format format;
     char checkpoint[API_ID_MAX]; // "served", "live", "latest" or an id
     enum api_guidance guidance;
+    bool raw;           // the weights themselves, not their average
+    bool scaled;        // the noise, by the temperature
+    double temperature; // 0 to 10
+    int steps;          // of a walk to seed2: images[k * steps ...]; 0: none
+    uint64_t seed2;
+    float *noise;         // [n, noise_count], the client's own; freed with the ticket. NULL: drawn
+    size_t noise_count;   // values per image
     uint64_t received_ns; // CLOCK_MONOTONIC
     uint64_t deadline_ns; // CLOCK_MONOTONIC; past it api has answered 504 by itself
 };

@@ -33,6 +33,7 @@ static void unref(struct api_gen *g) {
         return;
     free(g->result.bytes);
     free(g->req.images);
+    free(g->req.noise);
     pthread_mutex_destroy(&g->mu);
     free(g);
 }

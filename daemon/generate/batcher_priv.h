@@ -62,6 +62,8 @@ struct dd_batcher {
     struct dr_sample *sample; // [max_batch]
     real *x;                  // [max_batch, image_count], grown when a larger model comes
     size_t x_count;
+    real *noise; // [max_batch, noise_count] of images whose noise is not the seed's alone
+    size_t noise_count;
 };
 
 void dd_queue_put(struct dd_queue *q, struct dd_ticket *t);

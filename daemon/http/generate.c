@@ -157,7 +157,8 @@ static void failed(void *owner, int rc, const struct dr_err *err) {
 
 static enum dd_format format_of(enum api_format f) {
     static const enum dd_format map[] = {
-        [API_PNG] = DD_PNG, [API_JSON] = DD_JSON, [API_ZIP] = DD_ZIP, [API_NPY] = DD_NPY};
+        [API_PNG] = DD_PNG, [API_JSON] = DD_JSON, [API_ZIP] = DD_ZIP,
+        [API_NPY] = DD_NPY, [API_APNG] = DD_APNG, [API_OPENAI] = DD_OPENAI};
     return map[f];
 }
 
@@ -169,8 +170,10 @@ int dd_glue_generate(void *ctx, struct api_gen *g, struct api_problem *p) {
     struct relay *r = dd_xcalloc(1, sizeof *r + (size_t)in->n * sizeof *r->image);
     r->gen = g;
     for (int i = 0; i < in->n; i++)
-        r->image[i] = (struct dd_gen_image){
-            .label = in->images[i].label, .cfg = in->images[i].cfg, .index = in->images[i].index};
+        r->image[i] = (struct dd_gen_image){.label = in->images[i].label,
+                                            .cfg = in->images[i].cfg,
+                                            .index = in->images[i].index,
+                                            .walk = in->images[i].walk};
     r->req = (struct dd_gen_request){.images = r->image,
                                      .n = in->n,
                                      .seed = in->seed,
@@ -179,6 +182,13 @@ int dd_glue_generate(void *ctx, struct api_gen *g, struct api_problem *p) {
                                      .scale = in->scale,
                                      .format = format_of(in->format),
                                      .two_pass = in->guidance == API_GUIDANCE_TWO_PASS,
+                                     .raw = in->raw,
+                                     .noise = {.scaled = in->scaled,
+                                               .temperature = in->temperature,
+                                               .steps = in->steps,
+                                               .seed2 = in->seed2,
+                                               .own = in->noise,
+                                               .own_count = in->noise_count},
                                      .received_ns = (int64_t)in->received_ns,
                                      .owner = r,
                                      .abandoned = abandoned,

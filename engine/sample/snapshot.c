@@ -127,8 +127,22 @@ static int load_weights(const struct dr_st_file *f, const char *path, const char
     return rc;
 }
 
-int dr_snapshot_load(const char *path, const char *description, struct dr_snapshot **out,
-                     struct dr_err *err) {
+// The weights themselves stand beside the average, under "train/".
+static int raw_prefix(const struct dr_st_file *f, const struct dr_net *net,
+                      char prefix[DR_PREFIX_MAX], struct dr_err *err) {
+    char name[DR_PREFIX_MAX + 160];
+    const struct dr_params *ps = dr_net_params(net);
+    snprintf(name, sizeof name, "train/%s", ps->p[0].name);
+    if (prefix[0] || !dr_st_find(f, name))
+        return dr_fail_at(err, DR_EINVAL, "weights",
+                          "this checkpoint holds one set of weights; weights=raw needs one that "
+                          "driftd has written while training");
+    snprintf(prefix, DR_PREFIX_MAX, "train/");
+    return 0;
+}
+
+static int load(const char *path, const char *description, bool raw, struct dr_snapshot **out,
+                struct dr_err *err) {
     *out = NULL;
     struct dr_st_file *f = NULL;
     struct dr_net *net = NULL;
@@ -139,6 +153,8 @@ int dr_snapshot_load(const char *path, const char *description, struct dr_snapsh
         path = dr_st_path(f); // from here on for messages
         rc = find_net(f, path, description, prefix, &net, err);
     }
+    if (!rc && raw)
+        rc = raw_prefix(f, net, prefix, err);
     if (!rc)
         rc = load_weights(f, path, prefix, dr_net_params(net), &w, err);
     if (!rc) {
@@ -155,4 +171,14 @@ int dr_snapshot_load(const char *path, const char *description, struct dr_snapsh
     free(w);
     dr_st_close(f);
     return rc;
+}
+
+int dr_snapshot_load(const char *path, const char *description, struct dr_snapshot **out,
+                     struct dr_err *err) {
+    return load(path, description, false, out, err);
+}
+
+int dr_snapshot_load_raw(const char *path, const char *description, struct dr_snapshot **out,
+                         struct dr_err *err) {
+    return load(path, description, true, out, err);
 }

@@ -27,6 +27,7 @@ MANUAL = pathlib.Path(sys.argv[2]).read_text()
 PROMISED = """
 GET POST /generate
 GET POST /v1/generate
+POST /v1/images/generations
 GET POST /v1/jobs
 GET PATCH DELETE /v1/jobs/{id}
 POST /v1/jobs/{id}/stop
@@ -61,6 +62,7 @@ GET /v1/status
 POST /v1/db/backup
 GET /metrics
 GET /livez
+GET /health
 GET /readyz
 GET /openapi.json
 """
@@ -80,6 +82,7 @@ def concrete(path):
 
 BODIES = {("POST", "/v1/jobs"): {"config": "tiny"}, ("PATCH", "/v1/jobs/{id}"): {"notes": "x"},
           ("POST", "/v1/checkpoints"): {"path": "/nowhere"}, ("POST", "/v1/datasets"): {"name": "x"},
+          ("POST", "/v1/images/generations"): {"prompt": "3"},
           ("PUT", "/v1/datasets/{id}/upload"): b"x", ("POST", "/v1/evals"): {"kind": "fid"},
           ("PUT", "/v1/served"): {"checkpoint": "2"}}
 

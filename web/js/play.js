@@ -24,9 +24,10 @@ export function mount(root, params) {
   const img = h('img.grid-image', { alt: '' }), caption = h('figcaption', { 'aria-live': 'polite' });
   const figure = h('figure.card.stage', null, img, caption);
   const error = h('p.error', { role: 'alert', hidden: true });
+  const note = h('p.sub.note', { role: 'status', hidden: true });
   const split = h('div.split', { role: 'img', 'aria-label': 'no request yet', hidden: true }, h('i.queue'), h('i.compute'), h('i.network'));
   const splitText = h('p.sub.split-text');
-  const stage = h('div.stage-box', null, error, figure, split, splitText);
+  const stage = h('div.stage-box', null, error, figure, note, split, splitText);
 
   function request(pinned) {
     const rows = s.sweep && s.n === null ? s.scales.split(',').length : s.rows;
@@ -61,6 +62,8 @@ export function mount(root, params) {
       img.dataset.seed = head('Seed');
       made = /^\d+$/.test(head('Checkpoint')) ? head('Checkpoint') : null;
       error.hidden = true;
+      note.hidden = !head('Note');
+      text(note, head('Note') ?? '');
       text(caption, `checkpoint ${head('Checkpoint')} · step ${int(+head('Step'))} · seed ${head('Seed')}${scales ? ` · rows: guidance ${scales}` : ''}`);
       times(+head('Queue-Ms'), +head('Compute-Ms'), total, head('Batch-Size'));
       if (s.drawn && (s.drawn.checkpoint !== head('Checkpoint') || s.drawn.step !== +head('Step')))
