@@ -1,6 +1,6 @@
 // driftctl: what its files share. A thin client of the HTTP API; one command per run, no threads.
 // Exit status: 0 done, 1 the server refused or the job failed, 2 usage, 3 the server cannot be
-// reached, 4 the job was stopped, 5 the job was interrupted, 130 detached by Ctrl-C.
+// reached, 4 the job was stopped, 5 the job was interrupted, 6 it is paused, 130 detached by Ctrl-C.
 #pragma once
 
 #include <curl/curl.h>
@@ -16,6 +16,7 @@ enum {
     CTL_UNREACHABLE = 3,
     CTL_STOPPED = 4,
     CTL_INTERRUPTED = 5,
+    CTL_PAUSED = 6,
     CTL_DETACHED = 130
 };
 

@@ -145,6 +145,13 @@ int ctl_cmd_db(struct ctl *c) {
     char name[64];
     time_t t = time(NULL);
     struct tm tm;
+    if (c->narg > 1 && file) {
+        fprintf(stderr,
+                "driftctl db: FILE and --output name the same thing; one of them will do\n");
+        return CTL_USAGE;
+    }
+    if (c->narg > 1)
+        file = c->arg[1];
     if (strcmp(c->arg[0], "backup")) {
         fprintf(stderr, "driftctl: `db backup` is the only such command\n");
         return CTL_USAGE;
@@ -208,9 +215,34 @@ int ctl_cmd_status(struct ctl *c) {
     return 0;
 }
 
+// Every key that --set takes, one per line: for completions.
+static int print_keys(struct ctl *c) {
+    json_t *o, *key;
+    size_t i;
+    int rc = ctl_get_json(c, "/v1/configs/schema", &o);
+    if (rc)
+        return rc;
+    if (c->json)
+        ctl_json(c, o);
+    json_array_foreach(o, i, key) if (!c->json)
+        fprintf(c->out, "%s\n", ctl_safe(ctl_str(key, "path")));
+    json_decref(o);
+    return 0;
+}
+
+// Recipes that cannot be used are listed with the reason.
+static void note_broken(json_t *recipes) {
+    size_t i;
+    json_t *r;
+    json_array_foreach(recipes, i, r) if (*ctl_str(r, "error"))
+        json_object_set_new(r, "about", json_sprintf("broken: %s", ctl_str(r, "error")));
+}
+
 int ctl_cmd_configs(struct ctl *c) {
     static const char *const columns[] = {"NAME:name", "ABOUT:about", NULL};
     const char *name = c->narg ? c->arg[0] : "";
+    if (ctl_get(c, "keys"))
+        return print_keys(c);
     struct ctl_buf path = ctl_path(c->narg ? "/v1/configs/" : "/v1/configs", name, "");
     json_t *o;
     int rc = ctl_get_json(c, path.s, &o);
@@ -219,8 +251,10 @@ int ctl_cmd_configs(struct ctl *c) {
         return rc;
     if (c->json || c->narg)
         ctl_json(c, o);
-    else
+    else {
+        note_broken(json_object_get(o, "configs"));
         ctl_table(c, json_object_get(o, "configs"), columns);
+    }
     json_decref(o);
     return 0;
 }

@@ -145,6 +145,10 @@ static void test_files(void **state) {
     RUN("$D serve a b", 2, "usage");
     RUN("$D checkpoints", 0, "ACTIVE");
     RUN("$D db backup -o b.sqlite && wc -c < b.sqlite", 0, "1000");
+    RUN("$D db backup c.sqlite && wc -c < c.sqlite", 0, "1000");
+    RUN("$D db backup c.sqlite -o d.sqlite", 2, "one of them");
+    RUN("$D --version", 0, "driftctl ");
+    RUN("$D status --version", 0, "driftctl ");
     RUN("$D status --json", 0, "\"fake\": \"yes\"");
     RUN("$D configs digits", 0, "digits");
     RUN("$D --url unix:$SOCK status --json", 0, "fake");
