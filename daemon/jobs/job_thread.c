@@ -93,6 +93,7 @@ static void read_job(sqlite3_stmt *st, struct claim *c) {
     const char *json = (const char *)sqlite3_column_text(st, 1);
     struct dr_err why = {0};
     job->id = sqlite3_column_int64(st, 0);
+    job->seconds = sqlite3_column_double(st, 5);
     int rc = dd_job_kind_find(job->env->kinds, (const char *)sqlite3_column_text(st, 4), &job->kind,
                               &why);
     if (!rc)
@@ -119,7 +120,7 @@ static int claim(sqlite3 *db, void *arg, struct dr_err *err) {
     kinds_beside(c->job->queue, beside, sizeof beside);
     sqlite3_stmt *st = dd_sql_prepare(
         db, err,
-        "SELECT id, config, resume, attempts, kind FROM jobs WHERE state='queued' AND"
+        "SELECT id, config, resume, attempts, kind, seconds FROM jobs WHERE state='queued' AND"
         " (instr(?, ','||kind||',')>0)=? AND " DD_NEEDS_READY " ORDER BY priority DESC, id LIMIT 1",
         "ti", beside, (int64_t)c->job->lane->beside);
     if (!st)

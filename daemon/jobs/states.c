@@ -79,7 +79,9 @@ int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *err
         dd_job_set_running(l, 0, "");
     pthread_cond_broadcast(&j->wake); // the other lane may have waited for this job
     pthread_mutex_unlock(&j->lock);
-    if (!rc)
-        dd_job_event(j, id, c.old, state, error);
-    return rc;
+    if (rc)
+        return rc;
+    dd_store_changed(j->env.store); // what is served may be its final checkpoint now
+    dd_job_event(j, id, c.old, state, error);
+    return 0;
 }

@@ -39,7 +39,9 @@ struct dr_sample {
     uint64_t seed, index;
     int32_t cls; // in [0, classes); -1: null class
     real alpha;
-    bool two_pass; // uncond + alpha (cond - uncond), needs a null class
+    bool two_pass;     // uncond + alpha (cond - uncond), needs a null class
+    const real *noise; // [noise_count] on the host, borrowed until the run returns; NULL: drawn
+                       // from (seed, index). Style indices are drawn either way
 };
 struct dr_sampler;
 // max_batch: samples per forward pass at most. precision: DR_FP32 or DR_PREC_BF16. be: borrowed.
