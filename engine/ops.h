@@ -240,10 +240,13 @@ struct dr_unpatchify_args {
 // ---- images
 // ----------------------------------------------------------------------------------------
 
+// What a fused op applies last: nothing, max(x, 0), or x sigmoid(x).
+enum dr_fn { DR_FN_NONE, DR_FN_RELU, DR_FN_SILU };
 // 2-D convolution, zero padding. x: [b,h,w,ci] t, y: [b,ho,wo,co] t, weight: [co,ci,kh,kw] real
 // (the PyTorch layout), bias: [co] or NULL. ho = (h + 2 padh - dil (kh - 1) - 1) / stride + 1, wo
 // alike. kh 0: square, kh = kw = k and padh = padw = pad; otherwise k and pad are ignored. dil 0
-// means 1. ho and wo must be at least 1 (the caller checked).
+// means 1. ho and wo must be at least 1 (the caller checked). Forward, `fn` is applied last, and
+// pixels of y may lie `ldy` values apart (0: co): channels of a concatenation.
 struct dr_conv2d_fwd_args {
     void *y;
     const void *x;
@@ -251,6 +254,8 @@ struct dr_conv2d_fwd_args {
     const real *weight, *bias;
     int64_t b, h, w, ci, co, k, stride, pad;
     int64_t kh, kw, padh, padw, dil;
+    int64_t ldy;
+    enum dr_fn fn;
 };
 struct dr_conv2d_bwd_data_args {
     void *dx; // overwritten
@@ -284,8 +289,6 @@ static inline struct dr_conv_dims dr_conv_dims(int64_t h, int64_t w, int64_t k, 
     dr_conv_dims((a)->h, (a)->w, (a)->k, (a)->pad, (a)->kh, (a)->kw, (a)->padh, (a)->padw,         \
                  (a)->dil, (a)->stride)
 
-// What a fused op applies last: nothing, max(x, 0), or x sigmoid(x).
-enum dr_fn { DR_FN_NONE, DR_FN_RELU, DR_FN_SILU };
 // Group normalisation (Wu & He 2018): y = fn(xh weight + bias + r), xh = (x - mean) rstd over the n
 // pixels and c / groups neighbouring channels of a group, rstd = 1 / sqrt(var + eps), var without
 // Bessel's correction. x, r, y: [b,n,c] t; y may alias x or r. groups divides c.

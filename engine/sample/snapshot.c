@@ -41,7 +41,7 @@ void dr_snapshot_unref(struct dr_snapshot *s) {
 
 // Tensors that a usable file may hold besides the served weights: PyTorch's RoPE buffers, its
 // BatchNorms' counters, and what dr_trainer_save writes beside the EMA.
-static bool harmless(const char *name) {
+bool dr_foreign_harmless(const char *name) {
     static const char *const prefix[] = {"rope.", "train/", "opt.m/", "opt.v/",
                                          "ema1/", "ema2/",  "ema3/",  "driftd/"};
     for (size_t i = 0; i < DR_COUNT(prefix); i++)
@@ -61,7 +61,11 @@ static int find_net(const struct dr_st_file *f, const char *path, const char *gi
     json = json ? json : given;
     if (!json && dr_foreign_is_resnet(f))
         return dr_foreign_resnet(f, path, prefix, net, err);
+    if (!json && dr_foreign_is_inception(f))
+        return dr_foreign_inception(f, path, net, err);
     int rc = json ? dr_net_parse(json, strlen(json), path, net, err) : 0;
+    if (!rc && *net && dr_inception_config(*net))
+        return 0; // its reader finds the prefix
     if (!rc)
         rc = dr_foreign_prefix(f, path, *net ? dr_net_anchor(*net) : NULL, prefix, err);
     if (rc || *net)
@@ -99,7 +103,7 @@ static int check_unknown(const struct dr_st_file *f, const char *path, const cha
         const char *name = dr_st_at(f, i)->name;
         if (strncmp(name, prefix, skip))
             continue;
-        if (dr_params_find(ps, name + skip) < 0 && !harmless(name + skip))
+        if (dr_params_find(ps, name + skip) < 0 && !dr_foreign_harmless(name + skip))
             return dr_fail(err, DR_EFORMAT, "%s: tensor \"%s\" is not part of this model", path,
                            name);
     }
@@ -139,7 +143,9 @@ int dr_snapshot_load(const char *path, const char *description, struct dr_snapsh
         path = dr_st_path(f); // from here on for messages
         rc = find_net(f, path, description, prefix, &net, err);
     }
-    if (!rc)
+    if (!rc && dr_inception_config(net))
+        rc = dr_foreign_inception_weights(f, path, net, &w, err);
+    else if (!rc)
         rc = load_weights(f, path, prefix, dr_net_params(net), &w, err);
     if (!rc) {
         const char *step = dr_st_meta(f, "driftd.step"), *config = dr_st_meta(f, "driftd.config");
