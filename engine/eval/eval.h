@@ -73,6 +73,9 @@ struct dr_eval_judge {
                    struct dr_err *err);
     void *ctx;
     const char *prepare_name; // goes into the key, e.g. "clean"; "" without prepare
+    // Without `prepare`, Inception gets its images by dr_fid_input (fid_input.h), in this way: enum
+    // dr_fid_resize. Other networks ignore it.
+    int resize;
 };
 
 // ---- references

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/eval/eval.h"
+#include "engine/eval/fid_input.h"
 #include "engine/io/safetensors.h"
 #include "engine/io/sha256.h"
 #include "engine/sample/encode.h"
@@ -12,6 +13,7 @@ enum { EVAL_LEVELS = 16, EVAL_PER_CLASS = 1000 };
 
 struct eval_judge {
     struct dr_eval_judge as; // with a reference to the snapshot
+    struct dr_fid_way way;   // of Inception's images
     struct dr_encode *run;
     int features, logits;              // outputs; logits -1: none
     struct dr_net_shape map;           // of the features' output

@@ -2,6 +2,7 @@
 #include "engine/eval/eval_priv.h"
 
 #include "engine/core/backend.h"
+#include "engine/nn/inception.h"
 #include "engine/nn/params.h"
 
 #include <math.h>
@@ -17,10 +18,27 @@ static int feature_output(const struct dr_net *net) {
         if (dr_net_output_find(net, names[i]) >= 0)
             return dr_net_output_find(net, names[i]);
     for (int i = dr_net_outputs(net) - 1; i >= 0; i--)
-        if (strcmp(dr_net_output_name(net, i), "logits") &&
+        if (strncmp(dr_net_output_name(net, i), "logits", 6) &&
             strcmp(dr_net_output_name(net, i), "reconstruction"))
             return i;
     return -1;
+}
+
+// Inception's score rests on logits without bias (nn/inception.h).
+static int logits_output(const struct dr_net *net) {
+    const int i = dr_net_output_find(net, "logits_unbiased");
+    return i >= 0 ? i : dr_net_output_find(net, "logits");
+}
+
+static void prepare_fid(struct eval_judge *j, const struct dr_backend *be) {
+    const struct dr_inception_config *c = dr_inception_config(j->as.snap->net);
+    if (!c || j->as.prepare)
+        return;
+    j->way = (struct dr_fid_way){
+        .resize = (enum dr_fid_resize)j->as.resize, .side = c->size, .threads = be->threads};
+    j->as.prepare = dr_fid_prepare;
+    j->as.ctx = &j->way;
+    j->as.prepare_name = dr_fid_resize_word(j->way.resize);
 }
 
 static int check(const struct eval_judge *j, struct dr_err *err) {
@@ -60,7 +78,8 @@ int eval_judge_open(struct dr_backend *be, const struct dr_eval_judge *as, int p
     *j = (struct eval_judge){.as = *as, .c = c, .h = h, .w = w};
     dr_snapshot_ref(as->snap);
     j->features = feature_output(net);
-    j->logits = dr_net_output_find(net, "logits");
+    j->logits = logits_output(net);
+    prepare_fid(j, be);
     j->chunk = be->host_memory ? CPU_CHUNK : DEVICE_CHUNK;
     int rc = check(j, err);
     if (!rc) {

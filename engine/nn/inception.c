@@ -200,7 +200,7 @@ static int build(struct dr_net *net, struct dr_err *err) {
         add_output(net, c->classes, "logits");
     }
     add_output(net, ci, "pooled");
-    if (c->classes)
+    if (c->classes && c->variant == DR_INCEPTION_FID)
         add_output(net, c->classes, "logits_unbiased");
     net->kind = c->classes ? DR_NET_JUDGE : DR_NET_ENCODER;
     net->input = 3 * c->size * c->size;

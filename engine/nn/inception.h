@@ -7,7 +7,7 @@
 //   logits           [b,classes]; not there without classes, and the network is an encoder then
 //   pooled           [b,2048], the globally averaged last map ("pool3")
 //   logits_unbiased  [b,classes], without the bias of the last layer: what the Inception score of
-//                    the original code, and of torch-fidelity, rests on
+//                    the original code, and of torch-fidelity, rests on; of the FID variant
 //
 // Parameters are convolutions with the BatchNorm behind them folded in, NAME.conv.weight and
 // NAME.conv.bias, and fc.*. Files hold the BatchNorms (sample/foreign.h folds them).

@@ -2,12 +2,14 @@
 // usage: eval_bench DEVICE GENERATOR JUDGE [N [ALPHA [SEED]]] [KEY=VALUE]...
 //   GENERATOR  a checkpoint (.safetensors), or a folder, an archive or a picture file
 //   JUDGE      a checkpoint of a classifier (recipes mnist-judge, cifar10-judge); its own
-//              configuration says which data set
+//              configuration says which data set, else `recipe`. Inception's weights make fd FID
 // Keys: metrics (fd,accuracy,diversity,diversity_worst), split (train), data (the folder of data
 // sets; $DRIFTD_DATA, else ../shared/data), refs (a folder where references are kept for the next
 // time), rows, reals, tested, batch, blocks, train_rows, two_pass (0), confusion (0), threads,
-// precision (fp32).
+// precision (fp32), recipe (a configuration whose data section names the data), resize (of
+// Inception's images: clean, legacy_pytorch, legacy_tensorflow).
 #include "engine/drift.h"
+#include "engine/eval/fid_input.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -22,7 +24,8 @@ static void stop(const struct dr_err *err) {
 }
 
 struct options {
-    const char *device, *generator, *judge, *data, *refs;
+    const char *device, *generator, *judge, *data, *refs, *recipe;
+    enum dr_fid_resize resize;
     struct dr_eval_config cfg;
     double alpha;
     uint64_t seed;
@@ -52,6 +55,10 @@ static void set(struct options *o, const char *key, size_t len, const char *valu
         o->cfg.split = strcmp(value, "test") ? DR_EVAL_TRAIN : DR_EVAL_TEST;
     else if (!strcmp(name, "precision"))
         o->cfg.precision = strcmp(value, "bf16") ? DR_FP32 : DR_PREC_BF16;
+    else if (!strcmp(name, "resize") && dr_fid_resize_named(value, &o->resize, &err))
+        stop(&err);
+    else if (!strcmp(name, "recipe"))
+        o->recipe = value;
     else if (!strcmp(name, "data"))
         o->data = value;
     else if (!strcmp(name, "refs"))
@@ -62,7 +69,7 @@ static void set(struct options *o, const char *key, size_t len, const char *valu
         o->two_pass = atoi(value) != 0;
     else if (!strcmp(name, "confusion"))
         o->confusion = atoi(value) != 0;
-    else if (strcmp(name, "metrics")) {
+    else if (strcmp(name, "metrics") && strcmp(name, "resize")) {
         fprintf(stderr, "eval_bench: there is no key \"%s\"\n", name);
         exit(2);
     }
@@ -90,34 +97,47 @@ static struct options parse(int argc, char **argv) {
     return o;
 }
 
-// The data section that the judge was trained with.
-static void load_data(const struct options *o, struct dr_dataset **train,
-                      struct dr_dataset **test) {
+// The data section of the recipe, else that which the judge was trained with.
+static void read_config(const struct options *o, struct dr_config *c) {
     struct dr_err err = {0};
-    struct dr_config c;
     struct dr_st_file *f;
+    if (o->recipe) {
+        if (dr_config_load(o->recipe, c, &err))
+            stop(&err);
+        return;
+    }
     if (dr_st_open(o->judge, &f, &err))
         stop(&err);
     const char *json = dr_st_meta(f, "driftd.config");
     if (!json) {
-        fprintf(stderr, "eval_bench: %s does not say what it was trained on\n", o->judge);
+        fprintf(stderr,
+                "eval_bench: %s does not say what it was trained on; expected recipe=FILE\n",
+                o->judge);
         exit(1);
     }
-    if (dr_config_parse(json, strlen(json), o->judge, &c, &err) ||
-        dr_dataset_load(&c.data, o->data, false, train, &err))
+    if (dr_config_parse(json, strlen(json), o->judge, c, &err))
+        stop(&err);
+    dr_st_close(f);
+}
+
+static void load_data(const struct options *o, struct dr_dataset **train,
+                      struct dr_dataset **test) {
+    struct dr_err err = {0};
+    struct dr_config c;
+    read_config(o, &c);
+    if (dr_dataset_load(&c.data, o->data, false, train, &err))
         stop(&err);
     if (dr_dataset_load(&c.data, o->data, true, test, &err)) {
         if (err.code != DR_ENOENT)
             stop(&err);
         *test = NULL;
     }
-    dr_st_close(f);
 }
 
 static struct dr_eval_ref *reference(const struct options *o, struct dr_backend *be,
                                      struct dr_snapshot *judge, const struct dr_dataset *train,
                                      const struct dr_dataset *test) {
-    const struct dr_eval_judge as = {.snap = judge};
+    const struct dr_eval_judge as = {.snap = judge, .resize = (int)o->resize};
     struct dr_eval_ref *r;
     struct dr_err err = {0};
     char path[4096];

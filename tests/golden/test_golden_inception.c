@@ -3,6 +3,7 @@
 // from a rule. The weights take the way of a user's file: written, read, BatchNorms folded.
 #include "engine/drift.h"
 #include "engine/eval/fid_input.h"
+#include "engine/eval/metrics.h"
 #include "engine/io/safetensors.h"
 #include "engine/nn/inception.h"
 #include "engine/nn/params.h"
@@ -170,6 +171,23 @@ static void compare_outputs(const struct dr_st_file *f, const char *variant, enu
     agree(f, name, logits, classes);
 }
 
+// Of all images as one split.
+static real inception_score(const real *logits, int64_t n, int64_t classes) {
+    double *p = calloc((size_t)(2 * classes), sizeof *p), *sum = p + classes, plogp = 0;
+    struct dr_estimate out;
+    assert_non_null(p);
+    for (int64_t i = 0; i < n; i++) {
+        dr_softmax(logits + i * classes, classes, p);
+        for (int64_t c = 0; c < classes; c++) {
+            sum[c] += p[c];
+            plogp += p[c] > 0 ? p[c] * log(p[c]) : 0;
+        }
+    }
+    assert_int_equal(dr_inception_score(1, classes, sum, &plogp, &n, &out, NULL), 0);
+    free(p);
+    return (real)out.value;
+}
+
 static void networks_agree(void **state) {
     enum { N = DR_COUNT(images), CLASSES = DR_INCEPTION_CLASSES };
     static real x[N * INPUT], pooled[N * WIDTH], logits[N * CLASSES], unbiased[N * CLASSES];
@@ -197,6 +215,8 @@ static void networks_agree(void **state) {
     const real *bias = s->weights + ps->p[dr_params_find(ps, "fc.bias")].offset;
     for (int i = 0; i < (int)N * CLASSES; i++)
         assert_true(fabs(unbiased[i] + bias[i % CLASSES] - logits[i]) < 1e-4);
+    const real is = inception_score(unbiased, N, CLASSES);
+    agree(f, "is", &is, 1);
     if (dr_encode_run(e, plain, x, 1, y, &err))
         fail_msg("%s", err.msg);
     compare_outputs(f, "torchvision", DR_FID_CLEAN, pooled, logits, 1000);
