@@ -18,11 +18,12 @@
 // them (tests/lint/include-direction.sh).
 #pragma once
 
-#include "engine/config/config.h"       // configurations
-#include "engine/core/machine.h"        // threads and memory that this process may use
-#include "engine/data/data.h"           // data sets
-#include "engine/data/pictures.h"       // folders and archives of pictures
-#include "engine/eval/eval.h"            // evaluation
+#include "engine/config/config.h" // configurations
+#include "engine/core/machine.h"  // threads and memory that this process may use
+#include "engine/data/data.h"     // data sets
+#include "engine/data/pictures.h" // folders and archives of pictures
+#include "engine/eval/eval.h"
+#include "engine/eval/fid_input.h"      // evaluation
 #include "engine/io/image.h"            // PNG, npy
 #include "engine/io/safetensors.h"      // checkpoint files
 #include "engine/io/sha256.h"           // digests of files
