@@ -22,7 +22,8 @@
 #include "engine/core/machine.h"        // threads and memory that this process may use
 #include "engine/data/data.h"           // data sets
 #include "engine/data/pictures.h"       // folders and archives of pictures
-#include "engine/eval/eval.h"            // evaluation
+#include "engine/eval/eval.h"           // evaluation
+#include "engine/eval/fid_input.h"      // images as Inception takes them
 #include "engine/export/export.h"       // models for other programs
 #include "engine/io/image.h"            // PNG, npy
 #include "engine/io/proto.h"            // protocol buffers

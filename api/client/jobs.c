@@ -1,4 +1,4 @@
-// Commands on jobs: train, jobs, job, follow, stop, pause, resume, checkpoint, remove, eval.
+// Commands on jobs: train, jobs, job, follow, stop, pause, resume, checkpoint, remove.
 #include "api/client/ctl.h"
 
 #include <stdlib.h>
@@ -245,22 +245,4 @@ int ctl_cmd_checkpoint(struct ctl *c) {
 
 int ctl_cmd_remove(struct ctl *c) {
     return act(c, "DELETE", "", "is deleted");
-}
-
-int ctl_cmd_eval(struct ctl *c) {
-    const char *ckpt = ctl_get(c, "checkpoint"), *job = ctl_get(c, "job");
-    struct ctl_reply r;
-    if (!ckpt == !job) {
-        fprintf(stderr, "driftctl eval: one of --checkpoint and --job is needed\n");
-        return CTL_USAGE;
-    }
-    json_t *body =
-        json_pack("{s:s, s:b, s:s*}", ckpt ? "checkpoint" : "job", ckpt ? ckpt : job,
-                  "skip_existing", ctl_get(c, "skip-existing") != NULL, "kind", ctl_get(c, "kind"));
-    int rc = ctl_call(c, "POST", "/v1/evals", body, NULL, &r);
-    json_decref(body);
-    if (!rc && r.body.n)
-        ctl_json_text(c->out, r.body.s);
-    ctl_reply_free(&r);
-    return rc;
 }

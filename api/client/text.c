@@ -9,7 +9,7 @@
 #include <unistd.h>
 #include <wchar.h>
 
-#define MAX_COLUMNS 12
+#define MAX_COLUMNS 16
 enum { RESULTS = 8, WIDEST = 60, NO_LIMIT = 1 << 30 };
 
 const char *ctl_str(const json_t *o, const char *key) {

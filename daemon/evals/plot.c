@@ -85,7 +85,9 @@ static void axes(struct plot *p, const char *title) {
     cairo_set_line_width(p->c, 1);
     for (int axis = 0; axis < 2; axis++) {
         const double lo = axis ? p->y0 : p->x0, hi = axis ? p->y1 : p->x1, d = tick(hi - lo, 6);
-        for (double v = ceil(lo / d) * d; v <= hi + 1e-9 * d; v += d) {
+        const int ticks = (int)(floor(hi / d + 1e-9) - ceil(lo / d)) + 1;
+        for (int i = 0; i < ticks; i++) {
+            const double v = (ceil(lo / d) + i) * d;
             const double at = axis ? py(p, v) : px(p, v);
             cairo_set_source_rgb(p->c, 0.88, 0.88, 0.88);
             cairo_move_to(p->c, axis ? LEFT : at, axis ? at : TOP);

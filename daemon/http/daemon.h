@@ -47,7 +47,6 @@ int dd_glue_describe(void *ctx, const char *checkpoint, struct api_model *out,
 int dd_glue_generate(void *ctx, struct api_gen *g, struct api_problem *p);
 int dd_glue_eval_list(void *ctx, const struct api_eval_query *q, struct api_reply *out);
 int dd_glue_eval_get(void *ctx, const char *id, struct api_reply *out);
-int dd_glue_eval_create(void *ctx, const json_t *body, struct api_reply *out);
 int dd_glue_eval_remove(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_eval_curve(void *ctx, const struct api_eval_query *q, struct api_reply *out);
 int dd_glue_eval_csv(void *ctx, const struct api_eval_query *q, char **text, size_t *size,
@@ -59,7 +58,11 @@ int dd_glue_eval_file(void *ctx, const char *id, const char *name, struct api_fi
 // Where a configuration of kind eval (an object) leaves out the data section: that of what it
 // evaluates. Any other is left alone.
 int dd_glue_eval_fill(struct dd *d, json_t *config, struct dr_err *err);
-int dd_glue_job_create(void *ctx, const struct api_job_create *in, struct api_reply *out);
+// The body of POST /v1/evals as a configuration of kind eval (new reference), what its job is
+// called without a name, and errors in the body's own words.
+int dd_glue_eval_config(struct dd *d, const json_t *body, json_t **out, struct dr_err *err);
+void dd_glue_eval_name(const json_t *config, char out[201]);
+void dd_glue_eval_shorten(struct api_problem *p);
 // Opens a file of the state folder for sending; 404 or 410 in *p otherwise.
 int dd_glue_open(const char *path, struct api_file *out, struct api_problem *p);
 int dd_glue_checkpoint_list(void *ctx, const struct api_page *page, struct api_reply *out);

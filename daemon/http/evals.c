@@ -63,7 +63,7 @@ static void take(json_t *eval, const char *key, const json_t *v) {
 }
 
 // The body's members as a configuration of kind eval.
-static int to_config(struct dd *d, const json_t *body, json_t **out, struct dr_err *err) {
+int dd_glue_eval_config(struct dd *d, const json_t *body, json_t **out, struct dr_err *err) {
     const json_t *data = json_object_get(body, "data"), *v;
     json_t *eval = json_object();
     const char *key;
@@ -93,7 +93,7 @@ static int to_config(struct dd *d, const json_t *body, json_t **out, struct dr_e
 }
 
 // "config.eval.n" is the body's member `n`.
-static void shorten(struct api_problem *p) {
+void dd_glue_eval_shorten(struct api_problem *p) {
     static const char *const prefix[] = {"config.eval.", "eval.", "config."};
     for (size_t i = 0; i < p->nerrors; i++)
         for (int k = 0; k < 3; k++) {
@@ -105,7 +105,7 @@ static void shorten(struct api_problem *p) {
 }
 
 // What a job without a name is called.
-static void name_job(const json_t *config, char out[201]) {
+void dd_glue_eval_name(const json_t *config, char out[201]) {
     const int64_t checkpoint = whole(config, "checkpoint");
     const char *folder =
         json_string_value(json_object_get(json_object_get(config, "eval"), "folder"));
@@ -114,28 +114,6 @@ static void name_job(const json_t *config, char out[201]) {
     else
         snprintf(out, 201, "%s %lld, evaluated", checkpoint ? "checkpoint" : "job",
                  (long long)(checkpoint ? checkpoint : whole(config, "job")));
-}
-
-int dd_glue_eval_create(void *ctx, const json_t *body, struct api_reply *out) {
-    struct dr_err err = {0};
-    const json_t *priority = json_object_get(body, "priority");
-    json_t *config;
-    int rc = to_config(ctx, body, &config, &err);
-    struct api_job_create in = {.config = config,
-                                .kind = "eval",
-                                .name = json_string_value(json_object_get(body, "name")),
-                                .priority = (int)json_integer_value(priority)};
-    char name[201];
-    name_job(config, name);
-    in.name = in.name ? in.name : name;
-    if (rc)
-        rc = dd_http_fail(&out->problem, rc, &err);
-    else
-        rc = dd_glue_job_create(ctx, &in, out);
-    json_decref(config);
-    if (rc)
-        shorten(&out->problem);
-    return rc;
 }
 
 // --- reading ---

@@ -75,7 +75,7 @@ static int choose_kind(const struct api_job_create *in, const struct dr_config *
     return dd_job_kind_find(NULL, in->kind && !recipes ? in->kind : of_config, kind, err);
 }
 
-int dd_glue_job_create(void *ctx, const struct api_job_create *in, struct api_reply *out) {
+static int job_create(void *ctx, const struct api_job_create *in, struct api_reply *out) {
     struct dd *d = ctx;
     struct dr_config cfg;
     struct dr_err err = {0};
@@ -104,6 +104,26 @@ int dd_glue_job_create(void *ctx, const struct api_job_create *in, struct api_re
         return dd_http_fail(&out->problem, err.code, &err);
     snprintf(out->location, sizeof out->location, "/v1/jobs/%lld", (long long)id);
     return 0;
+}
+
+// A shorthand for a job of the kind `eval`.
+static int eval_create(void *ctx, const json_t *body, struct api_reply *out) {
+    struct dr_err err = {0};
+    const json_t *name = json_object_get(body, "name"),
+                 *priority = json_object_get(body, "priority");
+    char own[201];
+    json_t *config;
+    int rc = dd_glue_eval_config(ctx, body, &config, &err);
+    dd_glue_eval_name(config, own);
+    const struct api_job_create in = {.config = config,
+                                      .kind = "eval",
+                                      .name = json_is_string(name) ? json_string_value(name) : own,
+                                      .priority = (int)json_integer_value(priority)};
+    rc = rc ? dd_http_fail(&out->problem, rc, &err) : job_create(ctx, &in, out);
+    json_decref(config);
+    if (rc)
+        dd_glue_eval_shorten(&out->problem);
+    return rc;
 }
 
 // --- reading and acting ---
@@ -290,7 +310,7 @@ static void log_line(void *ctx, int level, const char *line) {
 const struct api_callbacks dd_callbacks = {
     .describe = dd_glue_describe,
     .generate = dd_glue_generate,
-    .job_create = dd_glue_job_create,
+    .job_create = job_create,
     .job_list = job_list,
     .job_get = job_get,
     .job_patch = job_patch,
@@ -322,7 +342,7 @@ const struct api_callbacks dd_callbacks = {
     .dataset_recipe = dd_glue_dataset_recipe,
     .eval_list = dd_glue_eval_list,
     .eval_get = dd_glue_eval_get,
-    .eval_create = dd_glue_eval_create,
+    .eval_create = eval_create,
     .eval_remove = dd_glue_eval_remove,
     .eval_curve = dd_glue_eval_curve,
     .eval_csv = dd_glue_eval_csv,

@@ -44,12 +44,6 @@ void *dd_job_thread(void *lane);
 int64_t dd_train_steps(const struct dr_config *cfg);
 int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err);
 
-// --- queue.c ---
-
-// The job that trains the judge of an eval job's configuration: one that has it or will, else a new
-// one. *id 0: the judge is no recipe.
-int dd_jobs_judge(struct dd_jobs *j, const char *config, int64_t *id, struct dr_err *err);
-
 // --- states.c ---
 
 struct dd_job_change {
@@ -59,6 +53,9 @@ struct dd_job_change {
     const char *verb;        // "stopped": what the refused action would have done
     char old[16];
 };
+// The row of a new job, queued; within a closure of the store.
+int dd_job_insert(sqlite3 *db, const struct dd_job_new *in, const char *json, int64_t steps,
+                  int64_t needs, int64_t *id, struct dr_err *err);
 bool dd_one_of(const char *state, const char *const *list);
 // The state of a job as the row has it; DR_ENOENT where there is none.
 int dd_job_state(sqlite3 *db, int64_t id, char out[16], struct dr_err *err);

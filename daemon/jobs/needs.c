@@ -54,6 +54,51 @@ int dd_needs_find(sqlite3 *db, const struct dr_config *encoder, int64_t *id, str
     return st ? 0 : DR_EIO;
 }
 
+int dd_needs_take(sqlite3 *db, struct dd_need *n, int priority, struct dr_err *err) {
+    int rc = dd_needs_find(db, &n->cfg, &n->id, err);
+    if (!rc && n->id) // it must not wait longer than the job that waits for it
+        rc = dd_sql_run(db, err,
+                        "UPDATE jobs SET priority=max(priority,?) WHERE id=? AND state='queued'",
+                        "ii", (int64_t)priority, n->id);
+    if (rc || n->id)
+        return rc;
+    const char *name = n->cfg.name[0] ? n->cfg.name : "encoder";
+    const struct dd_job_new in = {
+        .cfg = &n->cfg, .recipe = name, .kind = dr_recipe_word(n->cfg.kind), .priority = priority};
+    n->made = true;
+    return dd_job_insert(db, &in, n->json, n->cfg.train.steps, 0, &n->id, err);
+}
+
+int dd_needs_read(const char *config_dir, const struct dr_config *cfg, struct dd_need *n,
+                  struct dr_err *err) {
+    if (!dd_encoder_ref_is_recipe(cfg))
+        return 0;
+    int rc = dd_encoder_recipe(config_dir, cfg, &n->cfg, err);
+    if (!rc && !(n->json = dr_config_to_json(&n->cfg)))
+        rc = dr_fail(err, DR_ENOMEM, "no memory for the configuration");
+    return rc;
+}
+
+static int take(sqlite3 *db, void *arg, struct dr_err *err) {
+    return dd_needs_take(db, arg, 0, err);
+}
+
+int dd_needs_judge(struct dd_jobs *j, const char *config, int64_t *id, struct dr_err *err) {
+    struct dr_config cfg;
+    struct dd_need *n = dd_xcalloc(1, sizeof *n);
+    int rc = dr_config_parse(config, strlen(config), NULL, &cfg, err);
+    if (!rc)
+        rc = dd_needs_read(j->env.opt->config_dir, &cfg, n, err);
+    if (!rc && n->json)
+        rc = dd_store_do(j->env.store, take, n, err);
+    *id = n->id;
+    if (!rc && n->made)
+        dd_job_event(j, n->id, "", "queued", NULL);
+    free(n->json);
+    free(n);
+    return rc;
+}
+
 int dd_needs_check_drop(sqlite3 *db, int64_t id, struct dr_err *err) {
     const int64_t other = dd_sql_one(db, 0,
                                      "SELECT id FROM jobs WHERE needs=? AND state IN"

@@ -6,7 +6,24 @@
 #include "daemon/jobs/encoder_data.h"
 #include "daemon/jobs/jobs.h"
 
+// The recipe of an encoder, or of a judge, that a job needs; json NULL: none.
+struct dd_need {
+    struct dr_config cfg;
+    char *json; // malloc'd
+    int64_t id; // the job that trains it
+    bool made;  // queued just now
+};
+// What cfg names, into n; json stays NULL where it is no recipe.
+int dd_needs_read(const char *config_dir, const struct dr_config *cfg, struct dd_need *n,
+                  struct dr_err *err);
+// The job that trains the judge of an eval job's configuration (text): one that has it or will,
+// else a new one. *id 0: the judge is no recipe.
+int dd_needs_judge(struct dd_jobs *j, const char *config, int64_t *id, struct dr_err *err);
+
 // --- within closures of the store ---
+
+// The job that trains n: one that has it or will, else a new one of this priority.
+int dd_needs_take(sqlite3 *db, struct dd_need *n, int priority, struct dr_err *err);
 
 // The job whose encoder a job of this configuration may use: one that is at work, waits, or is
 // complete with its checkpoint. 0: there is none.

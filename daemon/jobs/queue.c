@@ -33,12 +33,7 @@ struct create {
     bool replayed;
     // The recipe of an encoder that the job needs, and of a judge that its evaluations will; json
     // NULL: none.
-    struct need {
-        struct dr_config cfg;
-        char *json;
-        int64_t id;
-        bool made; // queued with the job
-    } need, judge;
+    struct dd_need need, judge;
 };
 
 static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
@@ -59,34 +54,6 @@ static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
     return rc;
 }
 
-static int insert(sqlite3 *db, const struct dd_job_new *in, const char *json, int64_t steps,
-                  int64_t needs, int64_t *id, struct dr_err *err) {
-    int rc = dd_sql_run(
-        db, err,
-        "INSERT INTO jobs(name,kind,recipe,config,state,priority,created_us,steps_total,needs)"
-        " VALUES(?,?,?,?,'queued',?,?,?,nullif(?,0))",
-        "ttttiiii", in->name ? in->name : in->recipe, in->kind, in->recipe, json,
-        (int64_t)in->priority, dd_wall_us(), steps, needs);
-    *id = sqlite3_last_insert_rowid(db);
-    return rc;
-}
-
-// The job that trains the encoder: one that has it or will, else a new one.
-static int find_need(sqlite3 *db, struct need *n, int priority, struct dr_err *err) {
-    int rc = dd_needs_find(db, &n->cfg, &n->id, err);
-    if (!rc && n->id) // it must not wait longer than the job that waits for it
-        rc = dd_sql_run(db, err,
-                        "UPDATE jobs SET priority=max(priority,?) WHERE id=? AND state='queued'",
-                        "ii", (int64_t)priority, n->id);
-    if (rc || n->id)
-        return rc;
-    const char *name = n->cfg.name[0] ? n->cfg.name : "encoder";
-    const struct dd_job_new in = {
-        .cfg = &n->cfg, .recipe = name, .kind = dr_recipe_word(n->cfg.kind), .priority = priority};
-    n->made = true;
-    return insert(db, &in, n->json, n->cfg.train.steps, 0, &n->id, err);
-}
-
 static int create(sqlite3 *db, void *arg, struct dr_err *err) {
     struct create *c = arg;
     const struct dd_job_new *in = c->in;
@@ -95,35 +62,29 @@ static int create(sqlite3 *db, void *arg, struct dr_err *err) {
         return rc;
     // Before the job itself, so that it is trained first; the job does not fail with it.
     if (c->judge.json)
-        rc = find_need(db, &c->judge, in->priority, err);
+        rc = dd_needs_take(db, &c->judge, in->priority, err);
     if (!rc && c->need.json)
-        rc = find_need(db, &c->need, in->priority, err);
+        rc = dd_needs_take(db, &c->need, in->priority, err);
     if (!rc)
-        rc = insert(db, in, c->json, c->kind->steps ? c->kind->steps(in->cfg) : 0, c->need.id,
-                    &c->id, err);
+        rc = dd_job_insert(db, in, c->json, c->kind->steps ? c->kind->steps(in->cfg) : 0,
+                           c->need.id, &c->id, err);
     if (!rc && in->key)
         rc = dd_sql_run(db, err, "INSERT INTO idempotency VALUES(?,?,?,?)", "ttii", in->key,
                         in->fingerprint ? in->fingerprint : "", c->id, dd_wall_us());
     return rc;
 }
 
-// The recipe that cfg's encoder is trained by, into n; json stays NULL where none is named.
-static int read_need(struct dd_jobs *j, const struct dr_config *cfg, struct need *n,
+// The recipe that cfg's encoder is trained by, of a kind that this queue can run.
+static int read_need(struct dd_jobs *j, const struct dr_config *cfg, struct dd_need *n,
                      struct dr_err *err) {
-    const char *word;
     const struct dd_job_kind *kind;
-    if (dd_encoder_ref(cfg, &word) != DD_ENCODER_RECIPE)
-        return 0;
-    int rc = dd_encoder_recipe(j->env.opt->config_dir, cfg, &n->cfg, err);
-    if (!rc)
-        rc = dd_job_kind_find(j->env.kinds, dr_recipe_word(n->cfg.kind), &kind, err);
-    if (!rc && !(n->json = dr_config_to_json(&n->cfg)))
-        rc = dr_fail(err, DR_ENOMEM, "no memory for the configuration");
-    return rc;
+    int rc = dd_needs_read(j->env.opt->config_dir, cfg, n, err);
+    return rc || !n->json ? rc
+                          : dd_job_kind_find(j->env.kinds, dr_recipe_word(n->cfg.kind), &kind, err);
 }
 
 // The same of the judge by which a training job's checkpoints will be evaluated.
-static int read_judge(struct dd_jobs *j, const struct dr_config *cfg, struct need *n,
+static int read_judge(struct dd_jobs *j, const struct dr_config *cfg, struct dd_need *n,
                       struct dr_err *err) {
     struct dr_config as = *cfg;
     char path[DD_PATH_MAX];
@@ -135,31 +96,6 @@ static int read_judge(struct dd_jobs *j, const struct dr_config *cfg, struct nee
         return read_need(j, &as, n, err);
     int rc = dd_ckpt_find(j->env.store, j->env.opt->data_dir, word, path, &why);
     return rc ? dd_needs_say(&as, err, rc, why.msg) : 0;
-}
-
-struct judge {
-    struct need need;
-    int priority;
-};
-static int ensure(sqlite3 *db, void *arg, struct dr_err *err) {
-    struct judge *q = arg;
-    return find_need(db, &q->need, q->priority, err);
-}
-
-int dd_jobs_judge(struct dd_jobs *j, const char *config, int64_t *id, struct dr_err *err) {
-    struct dr_config cfg;
-    struct judge *q = dd_xcalloc(1, sizeof *q);
-    int rc = dr_config_parse(config, strlen(config), NULL, &cfg, err);
-    if (!rc)
-        rc = read_need(j, &cfg, &q->need, err);
-    if (!rc && q->need.json)
-        rc = dd_store_do(j->env.store, ensure, q, err);
-    *id = q->need.id;
-    if (!rc && q->need.made)
-        dd_job_event(j, q->need.id, "", "queued", NULL);
-    free(q->need.json);
-    free(q);
-    return rc;
 }
 
 static int check_eval(struct dd_jobs *j, const struct dr_config *cfg, struct dr_err *err) {
@@ -187,22 +123,6 @@ static int check_refs(struct dd_jobs *j, const struct dr_config *cfg, struct dr_
         return rc;
     rc = dd_ckpt_find(j->env.store, data_dir, word, path, &why);
     return rc ? dd_needs_say(cfg, err, rc, why.msg) : 0;
-}
-
-bool dd_jobs_finish_early(struct dd_jobs *j, int64_t id) {
-    pthread_mutex_lock(&j->lock);
-    struct dd_lane *l = dd_job_lane(j, id);
-    const bool can = l && (l->wish == DD_WISH_NONE || l->wish == DD_WISH_CHECKPOINT);
-    if (can)
-        l->wish = DD_WISH_FINISH;
-    pthread_mutex_unlock(&j->lock);
-    return can;
-}
-
-void dd_jobs_wake(struct dd_jobs *j) {
-    pthread_mutex_lock(&j->lock);
-    pthread_cond_broadcast(&j->wake);
-    pthread_mutex_unlock(&j->lock);
 }
 
 int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, bool *replayed,
@@ -269,7 +189,7 @@ int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err)
 
 struct resume {
     struct dd_job_change change;
-    struct need need;
+    struct dd_need need;
     bool changed; // what it needs has been queued again, or is another job now
     char old[16];
 };
@@ -306,7 +226,7 @@ static int resume(sqlite3 *db, void *arg, struct dr_err *err) {
         return dr_fail(err, DR_ECONFLICT, "job %lld needs an encoder whose job has been removed",
                        (long long)r->change.id);
     snprintf(r->old, sizeof r->old, "%s", "");
-    rc = find_need(
+    rc = dd_needs_take(
         db, &r->need,
         (int)dd_sql_one(db, 0, "SELECT priority FROM jobs WHERE id=?", "i", r->change.id), err);
     return rc ? rc

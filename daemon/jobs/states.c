@@ -85,3 +85,31 @@ int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *err
     dd_job_event(j, id, c.old, state, error);
     return 0;
 }
+
+bool dd_jobs_finish_early(struct dd_jobs *j, int64_t id) {
+    pthread_mutex_lock(&j->lock);
+    struct dd_lane *l = dd_job_lane(j, id);
+    const bool can = l && (l->wish == DD_WISH_NONE || l->wish == DD_WISH_CHECKPOINT);
+    if (can)
+        l->wish = DD_WISH_FINISH;
+    pthread_mutex_unlock(&j->lock);
+    return can;
+}
+
+void dd_jobs_wake(struct dd_jobs *j) {
+    pthread_mutex_lock(&j->lock);
+    pthread_cond_broadcast(&j->wake);
+    pthread_mutex_unlock(&j->lock);
+}
+
+int dd_job_insert(sqlite3 *db, const struct dd_job_new *in, const char *json, int64_t steps,
+                  int64_t needs, int64_t *id, struct dr_err *err) {
+    int rc = dd_sql_run(
+        db, err,
+        "INSERT INTO jobs(name,kind,recipe,config,state,priority,created_us,steps_total,needs)"
+        " VALUES(?,?,?,?,'queued',?,?,?,nullif(?,0))",
+        "ttttiiii", in->name ? in->name : in->recipe, in->kind, in->recipe, json,
+        (int64_t)in->priority, dd_wall_us(), steps, needs);
+    *id = sqlite3_last_insert_rowid(db);
+    return rc;
+}

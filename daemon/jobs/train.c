@@ -3,7 +3,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/datasets/datasets.h"
-#include "daemon/evals/due.h"
+#include "daemon/jobs/eval_due.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"

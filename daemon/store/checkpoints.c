@@ -73,15 +73,17 @@ int dd_ckpt_set_state(struct dd_store *s, const char *path, const char *state, s
 }
 
 #define COLUMNS                                                                                    \
-    "SELECT id, coalesce(job,0), step, bytes, created_us, path, sha256, kind, name, state, config" \
-    " FROM checkpoints "
+    "SELECT id, coalesce(job,0), step, bytes, created_us, path, sha256, kind, name, state, "       \
+    "config,"                                                                                      \
+    " best FROM checkpoints "
 
 static int from_row(struct dd_store *s, sqlite3_stmt *st, struct dd_ckpt_row *r,
                     struct dr_err *err) {
     *r = (struct dd_ckpt_row){.job = sqlite3_column_int64(st, 1),
                               .step = sqlite3_column_int64(st, 2),
                               .bytes = sqlite3_column_int64(st, 3),
-                              .created_us = sqlite3_column_int64(st, 4)};
+                              .created_us = sqlite3_column_int64(st, 4),
+                              .best = sqlite3_column_int64(st, 11) != 0};
     snprintf(r->id, sizeof r->id, "%lld", (long long)sqlite3_column_int64(st, 0));
     snprintf(r->sha256, sizeof r->sha256, "%s", (const char *)sqlite3_column_text(st, 6));
     snprintf(r->kind, sizeof r->kind, "%s", (const char *)sqlite3_column_text(st, 7));

@@ -10,6 +10,7 @@
 struct dd_ckpt_row {
     char id[24];
     int64_t job, step, bytes, created_us; // job 0: imported
+    bool best;                            // of its job, by eval.best
     char path[DD_PATH_MAX];               // absolute in what is read
     char sha256[65], kind[16], name[201], state[16];
     char *config; // what dr_net_parse reads, of generators the model section; malloc'd unless

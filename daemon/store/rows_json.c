@@ -187,11 +187,12 @@ json_t *dd_ckpt_to_json(const struct dd_ckpt_row *r, int64_t active) {
     snprintf(act, sizeof act, "%lld", (long long)active);
     json_t *job = r->job ? json_sprintf("%lld", (long long)r->job) : json_null();
     json_t *config = r->config ? json_loads(r->config, 0, NULL) : NULL;
-    return json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:b, s:o, s:o, s:o}", "id", r->id,
-                     "job", job, "name", r->name, "kind", r->kind, "step", (json_int_t)r->step,
-                     "bytes", (json_int_t)r->bytes, "sha256", r->sha256, "state", r->state,
-                     "active", !strcmp(act, r->id), "created", dd_json_time(r->created_us), "model",
-                     config ? config : json_null(), "net", net_kind(r->config));
+    return json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:b, s:b, s:o, s:o, s:o}", "id",
+                     r->id, "job", job, "name", r->name, "kind", r->kind, "step",
+                     (json_int_t)r->step, "bytes", (json_int_t)r->bytes, "sha256", r->sha256,
+                     "state", r->state, "active", !strcmp(act, r->id), "best", r->best, "created",
+                     dd_json_time(r->created_us), "model", config ? config : json_null(), "net",
+                     net_kind(r->config));
 }
 
 static json_t *ckpt_row(sqlite3_stmt *st, int64_t active) {
@@ -199,7 +200,8 @@ static json_t *ckpt_row(sqlite3_stmt *st, int64_t active) {
                             .step = sqlite3_column_int64(st, 2),
                             .bytes = sqlite3_column_int64(st, 3),
                             .created_us = sqlite3_column_int64(st, 4),
-                            .config = (char *)text(st, 9)};
+                            .config = (char *)text(st, 9),
+                            .best = sqlite3_column_int64(st, 10) != 0};
     snprintf(r.id, sizeof r.id, "%lld", (long long)sqlite3_column_int64(st, 0));
     snprintf(r.sha256, sizeof r.sha256, "%s", text(st, 5));
     snprintf(r.kind, sizeof r.kind, "%s", text(st, 6));
@@ -212,7 +214,7 @@ json_t *dd_ckpts_json(struct dd_store *s, int64_t job, const char *cursor, int l
                       size_t next_size, struct dr_err *err) {
     struct page p = {.sql =
                          "SELECT id, coalesce(job,0), step, bytes, created_us, sha256, kind, name,"
-                         " state, config FROM checkpoints WHERE id<? AND (?2=0 OR job=?2)"
+                         " state, config, best FROM checkpoints WHERE id<? AND (?2=0 OR job=?2)"
                          " AND state<>'removed' ORDER BY id DESC LIMIT ?3",
                      .key = "checkpoints",
                      .filter = job,

@@ -272,6 +272,10 @@ static int find_encoder(struct run_cmd *c, const struct dd_options *o, const str
 }
 
 static int check(const struct run_cmd *c, const struct dr_config *cfg, struct dr_err *err) {
+    if (cfg->kind == DR_RECIPE_EVAL)
+        return dr_fail_at(err, DR_EUNSUPPORTED, "kind",
+                          "kind is eval: evaluations need the daemon's checkpoints; use `driftctl "
+                          "eval`");
     if (c->grid && cfg->kind != DR_RECIPE_TRAIN)
         return dr_fail(err, DR_EINVAL, "--grid: a recipe of kind %s makes no samples",
                        dr_recipe_word(cfg->kind));

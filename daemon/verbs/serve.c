@@ -298,6 +298,20 @@ static bool healthy(struct dd *d, int64_t feed_us) {
     return !sick;
 }
 
+// A library that starts threads of its own before main (OpenBLAS) leaves signals open in them; what
+// they catch goes to the thread that waits.
+static pthread_t waiting;
+static void forward(int sig) {
+    pthread_kill(waiting, sig);
+}
+static void forward_signals(void) {
+    static const int all[] = {SIGTERM, SIGINT, SIGHUP};
+    const struct sigaction sa = {.sa_handler = forward, .sa_flags = SA_RESTART};
+    waiting = pthread_self();
+    for (size_t i = 0; i < DR_COUNT(all); i++)
+        sigaction(all[i], &sa, NULL);
+}
+
 static void wait_for_end(struct dd *d, const sigset_t *set) {
     int64_t feed = dd_watchdog_interval_us();
     int64_t step = feed && feed < 5000000 ? feed : 5000000;
@@ -321,12 +335,13 @@ static int serve(struct dd *d) {
     sigset_t set;
     struct dd_listeners l = {0};
     char q[700];
-    // Blocked before any thread starts, so that only sigtimedwait below sees them.
+    // Blocked before any thread of ours starts, so that only sigtimedwait below sees them.
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
+    forward_signals();
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); // a file-size limit is a write error like a full disk
     int rc = build(d, &l, &err);

@@ -7,8 +7,9 @@ import contextlib
 import csv
 import io
 import json
-import os
+import pathlib
 import random
+import re
 import signal
 import sqlite3
 import struct
@@ -299,6 +300,102 @@ def test_patience():
         info = d.get(f"/v1/jobs/{job}").json()
         assert info["state"] == "completed" and info["step"] < 10**8, info
         assert "patience" in d.said()
+
+
+# ---- the command line ----
+
+def test_commands():
+    with daemon() as d:
+        job, checkpoint = trained(d)
+        said = ctl(d, "eval", "--job", job, "--judge=judge", "--n=200", f"--output={d.dir}/out")
+        assert "ACCURACY" in said and "done" in said, said
+        out = d.dir / "out"
+        table = list(csv.DictReader(open(out / "fid_metrics.csv")))
+        assert [r["step"] for r in table] == ["20", "40"] and list(table[0])[:20] == REFERENCE, table
+        assert (out / "fid_vs_step.png").read_bytes()[:4] == b"\x89PNG"
+        for r in table:
+            assert sorted(p.name for p in (out / r["artifact_dir"]).iterdir()) == [
+                "grid.png", "metadata.json", "nearest.png"]
+        a, b = table[0], table[1]
+        assert ctl(d, "evals", "--sort=fd", "--json").index(f'"id": "{a["id"]}"') > 0
+        assert ctl(d, "evals", "--csv", f"--job={job}").split("\n")[0].startswith(",".join(REFERENCE))
+        ctl(d, "evals", "--png", "--metric=kid", f"--output={d.dir}/kid.png")
+        assert struct.unpack(">II", (d.dir / "kid.png").read_bytes()[16:24]) == (900, 560)
+
+        one = json.loads(ctl(d, "compare", a["id"], b["id"], "--json"))
+        accuracy = next(m for m in one if m["metric"] == "accuracy")
+        gap = float(b["accuracy"]) - float(a["accuracy"])
+        error = (float(a["accuracy_stderr"]) ** 2 + float(b["accuracy_stderr"]) ** 2) ** 0.5
+        assert abs(accuracy["difference"] - gap) < 1e-6 and abs(accuracy["error"] - error) < 1e-6, accuracy
+        # paired by seed: the seeds' own differences say how sure it is
+        jobs = []
+        for weights in ("ema", "raw"):
+            for seed in (1, 2, 3):
+                jobs.append((weights, evaluate(d, checkpoint=checkpoint, weights=weights, seed=seed, metrics="fd")))
+        with contextlib.closing(sqlite3.connect(d.dir / "state/driftd.sqlite3")) as db:  # as two jobs
+            for weights, eval_job in jobs:
+                first = next(j for w, j in jobs if w == weights)
+                db.execute("UPDATE evals SET eval_job=?, source=source||seed WHERE eval_job=?", (first, eval_job))
+            db.commit()
+        sides = [next(j for w, j in jobs if w == k) for k in ("ema", "raw")]
+        fd = json.loads(ctl(d, "compare", "--jobs", *sides, "--json"))[0]
+        found = [{r["settings"]["seed"]: r["results"]["fd"] for r in rows(d, f"&eval_job={s}")} for s in sides]
+        gaps = [found[1][s] - found[0][s] for s in (1, 2, 3)]
+        mean = sum(gaps) / 3
+        error = (sum((g - mean) ** 2 for g in gaps) / 2 / 3) ** 0.5
+        assert fd["pairs"] == 3 and fd["by"] == "pairs", fd
+        assert abs(fd["difference"] - mean) < 1e-4 * abs(mean) and abs(fd["error"] - error) < 1e-4 * error, (fd, gaps)
+        other = evaluate(d, checkpoint=checkpoint, n=100)
+        said = ctl(d, "compare", a["id"], rows(d, f"&eval_job={other}")[0]["id"], status=1)
+        assert "same way" in said, said
+        assert "PAIRS" in ctl(d, "compare", "--force", a["id"], rows(d, f"&eval_job={other}")[0]["id"])
+        assert "numbers with commas" in ctl(d, "eval", f"--checkpoint={checkpoint}", "--alpha=1;2", status=2)
+        assert "did you mean" in ctl(d, "eval", f"--checkpoint={checkpoint}", "--judge=jugde", status=1)
+
+
+def reference():
+    """The lines of docs/reference.md: (what the reference has, the command here)."""
+    page = (pathlib.Path(__file__).parent / "../../docs/reference.md").read_text()
+    for line in page.split("\n"):
+        if line.startswith("| `"):
+            _, old, new, *_ = [cell.strip() for cell in line.split("|")]
+            yield old.strip("`"), new.strip("`")
+
+
+def test_reference():
+    """Each line of the table from the reference's flags to ours does what it says."""
+    with daemon() as d:
+        job, checkpoint = trained(d)
+        (d.dir / "c.json").write_text(json.dumps({"data": DATA, "model": MODEL, "train": {
+            "steps": 2, "generated": 4, "positives": 4}}))
+        d.recipe("tiny", {"data": DATA, "train": {"steps": 4, "generated": 4, "positives": 4}})
+        stopped = d.job("tiny")
+        d.ask("POST", f"/v1/jobs/{stopped}/stop")
+        fill = {"RECIPE": "tiny", "JUDGE": "judge", "CHECKPOINT": checkpoint, "FILE.json": f"{d.dir}/c.json",
+                "FILE.png": f"{d.dir}/x.png", "FILE.csv": f"{d.dir}/x.csv", "DIR": str(d.dir), "NAME": "name"}
+        flags = subprocess.run([sys.argv[1], "serve", "--help"], capture_output=True, text=True).stdout
+        tried = 0
+        for old, new in reference():
+            words = new.split()
+            tried += 1
+            if words[0] == "driftd":
+                assert re.search(rf"^ *{words[2]}\b", flags, re.M), (old, words)
+                continue
+            mine = dict(fill, JOB=stopped if "resume" in words and d.state(stopped) == "stopped" else job)
+            for key, value in mine.items():
+                words = [re.sub(rf"\b{re.escape(key)}\b", value, w) for w in words]
+            if "eval" in words[1:2] and "--n" not in words:
+                words += ["--n", "100", "--metrics", "fd,accuracy"]
+            if "resume" in words and mine["JOB"] == job:
+                continue  # it ended before it could be stopped
+            ctl(d, *words[1:])
+        assert tried >= 36, tried
+        seen = {old.split()[0] for old, _ in reference()}
+        assert seen == {"train.py", "sample.py", "eval.py"}
+        for j in d.get("/v1/jobs?limit=200").json()["jobs"]:
+            d.wait(j["id"], "completed", "failed", "stopped", seconds=200)
+            assert d.state(j["id"]) != "failed", d.get(f"/v1/jobs/{j['id']}").json()
+        assert (d.dir / "fid_metrics.csv").exists() and (d.dir / "x.csv").exists() and (d.dir / "grid.png").exists()
 
 
 # ---- killed at random: one row, the same bits ----

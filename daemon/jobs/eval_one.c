@@ -1,6 +1,6 @@
-// One run of an eval job (job_priv.h): where its images come from, slice after slice, its numbers.
-#include "daemon/evals/due.h"
-#include "daemon/evals/job_priv.h"
+// One run of an eval job (eval_priv.h): where its images come from, slice after slice, its numbers.
+#include "daemon/jobs/eval_due.h"
+#include "daemon/jobs/eval_priv.h"
 
 #include "daemon/base/util.h"
 #include "daemon/datasets/datasets.h"

@@ -1,79 +1,14 @@
-// The job kind `eval` (job_priv.h): takes the queued runs of its job one after the other, beside a
+// The job kind `eval` (eval_priv.h): takes the queued runs of its job one after the other, beside a
 // job that trains.
-#include "daemon/evals/job_priv.h"
+#include "daemon/jobs/eval_priv.h"
 
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
-#include "daemon/evals/due.h"
+#include "daemon/jobs/eval_due.h"
 
-#include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
-
-// A slice beside training is short: whatever the share, that is how long training may wait.
-static const double SLICE_BESIDE = 0.02, SLICE_ALONE = 0.25, NAP = 0.1, REPORT_EVERY = 1;
-
-int dd_eval_path(const struct dd_eval_work *w, char out[DD_PATH_MAX], struct dr_err *err,
-                 const char *fmt, ...) {
-    char rest[400];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(rest, sizeof rest, fmt, ap);
-    va_end(ap);
-    int rc = dd_path(out, err, "%s/evals/%s", w->job->env->opt->state_dir, rest);
-    return rc ? rc : dd_mkdir_for(out, err);
-}
-
-// --- pace ---
-
-// Processor time of this thread, which computes alone while another job trains.
-static double thread_seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static bool others_train(const struct dd_eval_work *w) {
-    struct dd_jobs *j = w->job->queue;
-    pthread_mutex_lock(&j->lock);
-    const bool busy = j->lane[DD_LANE_MAIN].running != 0;
-    pthread_mutex_unlock(&j->lock);
-    return busy;
-}
-
-double dd_eval_slice(const struct dd_eval_work *w) {
-    return others_train(w) ? SLICE_BESIDE : SLICE_ALONE;
-}
-
-static bool wants_stop(struct dd_eval_work *w) {
-    const enum dd_wish wish = dd_job_wish(w->job);
-    w->stop |= wish == DD_WISH_STOP || wish == DD_WISH_STOP_NOW;
-    return w->stop;
-}
-
-bool dd_eval_pace(struct dd_eval_work *w) {
-    const bool cpu = !strncmp(w->job->env->device, "cpu", 3);
-    double now = dd_seconds();
-    const double worked = cpu ? thread_seconds() - w->worked : now - w->since,
-                 due = w->since + worked / w->job->cfg.eval.share;
-    while (!wants_stop(w) && now < due && others_train(w)) {
-        usleep((useconds_t)(1e6 * fmin(NAP, due - now)));
-        now = dd_seconds();
-    }
-    w->since = dd_seconds();
-    w->worked = thread_seconds();
-    if (w->since - w->reported >= REPORT_EVERY) {
-        dd_job_progress(w->job, w->done, w->total, w->since - w->reported);
-        w->reported = w->since;
-    }
-    return !w->stop;
-}
-
-// --- the job ---
 
 struct tally {
     int64_t failed, finished;
@@ -168,7 +103,7 @@ static int run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err)
     struct dd_eval_work w = {.job = job, .since = dd_seconds(), .reported = dd_seconds()};
     struct tally t = {0};
     struct dr_err ignored;
-    w.worked = thread_seconds();
+    w.worked = dd_eval_thread_seconds();
     int rc = dd_eval_plan(job->env->store, job->id, &job->cfg, job->resume, err);
     if (!rc)
         rc = dd_eval_setup(&w, err);

@@ -1,5 +1,5 @@
-// What a run leaves in STATE_DIR/evals/ID (job_priv.h): pictures, samples, a copy of its row.
-#include "daemon/evals/job_priv.h"
+// What a run leaves in STATE_DIR/evals/ID (eval_priv.h): pictures, samples, a copy of its row.
+#include "daemon/jobs/eval_priv.h"
 
 #include "daemon/base/util.h"
 

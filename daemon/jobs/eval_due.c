@@ -1,5 +1,5 @@
-// See due.h; and what training reported, for the rows of its checkpoints.
-#include "daemon/evals/due.h"
+// See eval_due.h; and what training reported, for the rows of its checkpoints.
+#include "daemon/jobs/eval_due.h"
 
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
@@ -66,7 +66,7 @@ void dd_eval_checkpoint(struct dd_job *job, int64_t step, const char *path) {
     d.config = config;
     int rc = !config         ? DR_ENOMEM
              : !d.checkpoint ? dr_fail(&why, DR_ENOENT, "its checkpoint is not in the database")
-                             : dd_jobs_judge(job->queue, config, &d.needs, &why);
+                             : dd_needs_judge(job->queue, config, &d.needs, &why);
     if (!rc)
         rc = dd_eval_due(store, &d, &why);
     free(config);

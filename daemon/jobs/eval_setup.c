@@ -1,5 +1,5 @@
-// Data sets, judges and references of reals of an eval job (job_priv.h).
-#include "daemon/evals/job_priv.h"
+// Data sets, judges and references of reals of an eval job (eval_priv.h).
+#include "daemon/jobs/eval_priv.h"
 
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
@@ -77,7 +77,7 @@ static void configure(const struct dd_eval_work *w, struct dd_eval_judge *j, uns
     j->cfg.metrics = metrics;
     j->cfg.n = e->n;
     j->cfg.split = e->split;
-    j->cfg.seed = (uint64_t)e->seed;
+    j->cfg.seed = 0; // of subsets: runs of any seed can be compared
     j->cfg.batch = e->batch;
 }
 
@@ -201,10 +201,7 @@ static void make_key(struct dd_eval_work *w) {
 
 static int open_backend(struct dd_eval_work *w, struct dr_err *err) {
     // One thread beside training: its parts never wait for each other at the end of a share.
-    struct dd_jobs *j = w->job->queue;
-    pthread_mutex_lock(&j->lock);
-    const bool beside = j->lane[DD_LANE_MAIN].running != 0;
-    pthread_mutex_unlock(&j->lock);
+    const bool beside = dd_eval_others_train(w);
     int rc = dr_backend_open(w->job->env->device, beside ? 1 : (int)w->job->env->opt->threads,
                              &w->be, err);
     if (!rc)

@@ -1,14 +1,13 @@
 // The job kind `eval` at work: what its files share. Thread of the job.
-//   job.c      the job: runs one after the other, resuming, how it ends
-//   setup.c    data sets, judges, references of reals (kept in STATE_DIR/evals/refs)
-//   one.c      one run: its source, its slices, its numbers
-//   files.c    what a run leaves in STATE_DIR/evals/ID
+//   eval.c        the job: runs one after the other, resuming, how it ends
+//   eval_setup.c  data sets, judges, references of reals (kept in STATE_DIR/evals/refs)
+//   eval_one.c    one run: its source, its slices, its numbers
+//   eval_files.c  what a run leaves in STATE_DIR/evals/ID
+//   eval_pace.c   how much of the processor it takes
 #pragma once
 
 #include "daemon/evals/evals.h"
 #include "daemon/jobs/jobs_priv.h"
-#include "engine/eval/eval.h"
-#include "engine/eval/fid_input.h"
 
 struct dd_eval_judge {
     enum dd_eval_by by;
@@ -33,7 +32,10 @@ struct dd_eval_work {
     double worked, since, reported, shown, saved;
 };
 
-// --- job.c ---
+// --- eval_pace.c ---
+// Processor time of this thread, which computes alone while another job trains.
+double dd_eval_thread_seconds(void);
+bool dd_eval_others_train(const struct dd_eval_work *w);
 // After each slice: sleeps as long as a job that trains needs the processor. False: stop.
 bool dd_eval_pace(struct dd_eval_work *w);
 // Seconds of a slice.
@@ -42,17 +44,17 @@ double dd_eval_slice(const struct dd_eval_work *w);
 int dd_eval_path(const struct dd_eval_work *w, char out[DD_PATH_MAX], struct dr_err *err,
                  const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 
-// --- setup.c ---
+// --- eval_setup.c ---
 // DR_ECANCELED when a stop came first.
 int dd_eval_setup(struct dd_eval_work *w, struct dr_err *err);
 void dd_eval_setdown(struct dd_eval_work *w);
 
-// --- one.c ---
+// --- eval_one.c ---
 // DR_ECANCELED when a stop came first: what was done is kept for the next time.
 int dd_eval_one(struct dd_eval_work *w, const struct dd_eval_run *r, struct dd_eval_outcome *out,
                 struct dr_err *err);
 
-// --- files.c ---
+// --- eval_files.c ---
 // grid.png, nearest.png and, where the configuration wants it, samples.npy; adds "nearest" to
 // details.
 int dd_eval_write_files(struct dd_eval_work *w, const struct dd_eval_run *r,

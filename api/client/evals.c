@@ -1,0 +1,363 @@
+// Commands on evaluations: eval, evals, compare.
+#include "api/client/ctl.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { MAX_PATH = 4096 };
+
+// --- eval ---
+
+// "1,1.5" as a list of numbers; NULL and a message otherwise.
+static json_t *alphas(const char *text) {
+    json_t *list = json_array();
+    for (const char *p = text; *p;) {
+        char *end;
+        const double v = strtod(p, &end);
+        if (end == p || (*end && *end != ',') || !isfinite(v)) {
+            fprintf(stderr, "driftctl eval: --alpha takes numbers with commas between, not `%s`\n",
+                    ctl_safe(text));
+            json_decref(list);
+            return NULL;
+        }
+        json_array_append_new(list, v == floor(v) ? json_integer((json_int_t)v) : json_real(v));
+        p = *end ? end + 1 : end;
+    }
+    return list;
+}
+
+// Options that are members of the body under the same name, with - for _.
+static int body_of(struct ctl *c, json_t **out) {
+    static const char *const text[] = {"checkpoint", "job",     "folder", "split",
+                                       "weights",    "metrics", "judge",  "inception",
+                                       "resize",     "data",    "name"},
+                             *const whole[] = {"n", "seed", "batch", "priority"};
+    json_t *o = *out = json_object();
+    for (size_t i = 0; i < sizeof text / sizeof *text; i++)
+        if (ctl_get(c, text[i]))
+            json_object_set_new(o, text[i], json_string(ctl_get(c, text[i])));
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
+        if (ctl_get(c, whole[i]))
+            json_object_set_new(o, whole[i], json_integer((json_int_t)ctl_get_num(c, whole[i], 0)));
+    if (ctl_get(c, "share"))
+        json_object_set_new(o, "share", json_real(ctl_get_num(c, "share", 1)));
+    if (ctl_get(c, "kind"))
+        json_object_set_new(o, "kind", json_string(ctl_get(c, "kind")));
+    if (ctl_get(c, "skip-existing"))
+        json_object_set_new(o, "skip_existing", json_true());
+    if (ctl_get(c, "samples"))
+        json_object_set_new(o, "samples", json_true());
+    json_t *list = ctl_get(c, "alpha") ? alphas(ctl_get(c, "alpha")) : NULL;
+    if (list)
+        json_object_set_new(o, "alpha", list);
+    else if (ctl_get(c, "alpha"))
+        return CTL_USAGE;
+    if (json_object_get(o, "data") && strchr(ctl_get(c, "data"), '{'))
+        json_object_set_new(o, "data", json_loads(ctl_get(c, "data"), 0, NULL));
+    return 0;
+}
+
+static const char *const columns[] = {
+    "ID:id",           "JOB:job",        "CHECKPOINT:name",       "STEP:step:num",
+    "ALPHA:alpha:num", "N:n:num",        "WEIGHTS:weights",       "FID:fid:num",
+    "FD:fd:num",       "KID:kid:num",    "ACCURACY:accuracy:num", "DIVERSITY:diversity:num",
+    "STATE:state",     "KEY:comparable", "ERROR:error",           NULL};
+
+// Rows for a table: what stands in members of members moves up.
+static json_t *flat(const json_t *evals) {
+    static const char *const members[] = {"settings", "results"};
+    json_t *list = json_array();
+    for (size_t i = 0; i < json_array_size(evals); i++) {
+        json_t *e = json_array_get(evals, i), *row = json_copy(e), *v;
+        const char *key;
+        for (int k = 0; k < 2; k++)
+            json_object_foreach(json_object_get(e, members[k]), key, v) if (!json_is_null(v))
+                json_object_set(row, key, v);
+        json_array_append_new(list, row);
+    }
+    return list;
+}
+
+static int table(struct ctl *c, const char *query) {
+    char *path = ctl_printf("/v1/evals%s", query);
+    json_t *o;
+    int rc = ctl_get_list(c, path, "evals", &o);
+    free(path);
+    if (rc)
+        return rc;
+    json_t *rows = flat(json_object_get(o, "evals"));
+    if (c->json)
+        ctl_json(c, o);
+    else
+        ctl_table(c, rows, columns);
+    json_decref(rows);
+    json_decref(o);
+    return 0;
+}
+
+static int make_folder(const char *path) {
+    if (!mkdir(path, 0777) || errno == EEXIST)
+        return 0;
+    fprintf(stderr, "driftctl: %s: %s\n", ctl_safe(path), strerror(errno));
+    return CTL_REFUSED;
+}
+
+static int save(struct ctl *c, const char *from, const char *dir, const char *name) {
+    char *file = ctl_printf("%s/%s", dir, name);
+    struct ctl_reply r = {0};
+    int rc = ctl_call(c, "GET", from, NULL, NULL, &r);
+    if (!rc)
+        rc = ctl_save(c, file, r.body.s ? r.body.s : "", r.body.n, false);
+    ctl_reply_free(&r);
+    free(file);
+    return rc;
+}
+
+static int save_artifacts(struct ctl *c, const json_t *row, const char *dir) {
+    char *folder = ctl_printf("%s/artifacts/%s", dir, ctl_str(row, "id"));
+    int rc = strchr(ctl_str(row, "id"), '/') ? CTL_REFUSED : make_folder(folder);
+    const json_t *files = json_object_get(row, "artifacts");
+    for (size_t i = 0; i < json_array_size(files) && !rc; i++) {
+        const json_t *f = json_array_get(files, i);
+        const char *name = ctl_str(f, "name");
+        if (*name && *name != '.' && !strchr(name, '/'))
+            rc = save(c, ctl_str(f, "url"), folder, name);
+    }
+    free(folder);
+    return rc;
+}
+
+// The reference's file names: fid_metrics.csv, fid_vs_step.png, artifacts/ID/.
+static int leave(struct ctl *c, const char *dir, const char *query) {
+    char *sub = ctl_printf("%s/artifacts", dir), *csv = ctl_printf("/v1/evals.csv%s", query),
+         *png = ctl_printf("/v1/evals/curve.png%s", query),
+         *list = ctl_printf("/v1/evals%s", query);
+    json_t *o = NULL;
+    int rc = make_folder(dir);
+    if (!rc)
+        rc = make_folder(sub);
+    if (!rc)
+        rc = save(c, csv, dir, "fid_metrics.csv");
+    if (!rc)
+        rc = save(c, png, dir, "fid_vs_step.png");
+    if (!rc)
+        rc = ctl_get_list(c, list, "evals", &o);
+    for (size_t i = 0; !rc && i < json_array_size(json_object_get(o, "evals")); i++)
+        rc = save_artifacts(c, json_array_get(json_object_get(o, "evals"), i), dir);
+    json_decref(o);
+    free(sub);
+    free(csv);
+    free(png);
+    free(list);
+    return rc;
+}
+
+int ctl_cmd_eval(struct ctl *c) {
+    static const char *const what[] = {"checkpoint", "job", "folder"};
+    const char *dir = ctl_get(c, "output");
+    struct ctl_reply r = {0};
+    json_t *body;
+    int named = 0;
+    for (int i = 0; i < 3; i++)
+        named += ctl_get(c, what[i]) != NULL;
+    if (named != 1) {
+        fprintf(stderr, "driftctl eval: one of --checkpoint, --job and --folder is needed\n");
+        return CTL_USAGE;
+    }
+    int rc = body_of(c, &body);
+    if (!rc)
+        rc = ctl_call(c, "POST", "/v1/evals", body, NULL, &r);
+    json_decref(body);
+    json_t *job = rc ? NULL : json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, NULL);
+    ctl_reply_free(&r);
+    if (rc)
+        return rc;
+    const bool wait = dir || ctl_get(c, "follow");
+    char *id = ctl_printf("%s", ctl_str(job, "id")), *query = ctl_printf("?eval_job=%s", id);
+    if (c->json && !wait)
+        ctl_json(c, job);
+    else if (!wait)
+        fprintf(c->out, "%s\n", ctl_safe(id));
+    json_decref(job);
+    if (wait)
+        rc = ctl_follow(c, id);
+    if (wait && (!rc || rc == CTL_REFUSED)) { // a job that failed has rows as well
+        const int listed = table(c, query);
+        rc = rc ? rc : listed;
+    }
+    if (dir && !rc)
+        rc = leave(c, dir, query);
+    free(id);
+    free(query);
+    return rc;
+}
+
+// --- evals ---
+
+int ctl_cmd_evals(struct ctl *c) {
+    static const char *const filters[] = {"job",  "eval-job", "checkpoint", "state",
+                                          "data", "weights",  "alpha",      "n",
+                                          "key",  "sort",     "limit"},
+                             *const keys[] = {"job",        "eval_job", "checkpoint", "state",
+                                              "data",       "weights",  "alpha",      "n",
+                                              "comparable", "sort",     "limit"};
+    const bool csv = ctl_get(c, "csv"), png = ctl_get(c, "png");
+    struct ctl_buf path = ctl_path("", "",
+                                   csv   ? "/v1/evals.csv"
+                                   : png ? "/v1/evals/curve.png"
+                                         : "");
+    for (size_t i = 0; i < sizeof keys / sizeof *keys - (csv || png ? 2 : 0); i++)
+        ctl_query(&path, keys[i], ctl_get(c, filters[i]));
+    if (png)
+        ctl_query(&path, "metric", ctl_get(c, "metric"));
+    struct ctl_reply r = {0};
+    const char *file = ctl_get(c, "output");
+    int rc;
+    if (csv || png) {
+        rc = ctl_call(c, "GET", path.s, NULL, NULL, &r);
+        if (!rc)
+            rc = ctl_save(c,
+                          file  ? file
+                          : csv ? "-"
+                                : "evals.png",
+                          r.body.s ? r.body.s : "", r.body.n, png);
+        ctl_reply_free(&r);
+    } else {
+        rc = table(c, path.s);
+    }
+    free(path.s);
+    return rc;
+}
+
+// --- compare ---
+
+// Runs of one side: an evaluation, else those of a job (a training job, or an eval job).
+static int side(struct ctl *c, const char *id, bool jobs, json_t **out) {
+    struct ctl_buf path = jobs ? ctl_path("/v1/evals?limit=1000&state=done&eval_job=", id, "")
+                               : ctl_path("/v1/evals/", id, "");
+    json_t *o;
+    int rc = ctl_get_json(c, path.s, &o);
+    free(path.s);
+    if (rc)
+        return rc;
+    *out = jobs ? json_incref(json_object_get(o, "evals")) : json_pack("[O]", o);
+    json_decref(o);
+    if (json_array_size(*out))
+        return 0;
+    fprintf(stderr, "driftctl compare: job %s has no finished evaluations\n", ctl_safe(id));
+    json_decref(*out);
+    return CTL_REFUSED;
+}
+
+static double at(const json_t *row, const char *member, const char *key) {
+    const json_t *v = json_object_get(json_object_get(row, member), key);
+    return json_is_number(v) ? json_number_value(v) : NAN;
+}
+
+struct pairs {
+    int n;
+    double sum, squares, error; // of differences B - A; error: squares of the runs' own
+    double a, b;
+};
+
+// Differences of one metric over the pairs of the same seed and alpha.
+static struct pairs differences(const json_t *a, const json_t *b, const char *metric) {
+    struct pairs p = {0};
+    for (size_t i = 0; i < json_array_size(a); i++)
+        for (size_t k = 0; k < json_array_size(b); k++) {
+            const json_t *x = json_array_get(a, i), *y = json_array_get(b, k);
+            const double u = at(x, "results", metric), v = at(y, "results", metric),
+                         eu = at(x, "errors", metric), ev = at(y, "errors", metric);
+            if (at(x, "settings", "seed") != at(y, "settings", "seed") ||
+                at(x, "settings", "alpha") != at(y, "settings", "alpha") || isnan(u) || isnan(v))
+                continue;
+            p.n++;
+            p.a += u;
+            p.b += v;
+            p.sum += v - u;
+            p.squares += (v - u) * (v - u);
+            p.error += eu * eu + ev * ev;
+        }
+    return p;
+}
+
+// Standard error of the mean difference: over the seeds where there are several, else by the two
+// runs' own standard errors. NaN: neither.
+static double uncertainty(const struct pairs *p) {
+    const double n = p->n, mean = p->sum / n;
+    if (p->n > 1)
+        return sqrt(fmax(p->squares / n - mean * mean, 0) / (n - 1));
+    return sqrt(p->error);
+}
+
+static bool can_compare(const json_t *a, const json_t *b) {
+    const char *key = ctl_str(json_array_get(a, 0), "comparable");
+    bool same = true;
+    for (size_t i = 0; i < json_array_size(a); i++)
+        same &= !strcmp(key, ctl_str(json_array_get(a, i), "comparable"));
+    for (size_t i = 0; i < json_array_size(b); i++)
+        same &= !strcmp(key, ctl_str(json_array_get(b, i), "comparable"));
+    return same;
+}
+
+static json_t *number(double v) {
+    return isfinite(v) ? json_real(v) : json_null();
+}
+
+static json_t *compare(const json_t *a, const json_t *b) {
+    json_t *list = json_array(), *v;
+    const char *metric;
+    json_object_foreach(json_object_get(json_array_get(a, 0), "results"), metric, v) {
+        const struct pairs p = differences(a, b, metric);
+        if (!p.n)
+            continue;
+        const double d = p.sum / p.n, e = uncertainty(&p);
+        json_array_append_new(list, json_pack("{s:s, s:i, s:f, s:f, s:f, s:o, s:o, s:s}", "metric",
+                                              metric, "pairs", p.n, "a", p.a / p.n, "b", p.b / p.n,
+                                              "difference", d, "error", number(e), "errors_away",
+                                              number(e > 0 ? d / e : NAN), "by",
+                                              p.n > 1       ? "pairs"
+                                              : isfinite(e) ? "runs"
+                                                            : "unknown"));
+    }
+    return list;
+}
+
+int ctl_cmd_compare(struct ctl *c) {
+    static const char *const shown[] = {"METRIC:metric",
+                                        "PAIRS:pairs:num",
+                                        "A:a:num",
+                                        "B:b:num",
+                                        "B - A:difference:num",
+                                        "+-:error:num",
+                                        "ERRORS AWAY:errors_away:num",
+                                        "BY:by",
+                                        NULL};
+    const bool jobs = ctl_get(c, "jobs");
+    json_t *a = NULL, *b = NULL;
+    int rc = side(c, c->arg[0], jobs, &a);
+    if (!rc)
+        rc = side(c, c->arg[1], jobs, &b);
+    if (!rc && !can_compare(a, b) && !ctl_get(c, "force")) {
+        fprintf(stderr,
+                "driftctl compare: these were not measured in the same way (data set, n, "
+                "judge, resize: see `driftctl evals`); --force compares them all the same\n");
+        rc = CTL_REFUSED;
+    }
+    json_t *list = rc ? NULL : compare(a, b);
+    if (list && !json_array_size(list)) {
+        fprintf(stderr, "driftctl compare: no two of their runs have the same seed and alpha\n");
+        rc = CTL_REFUSED;
+    } else if (list && c->json) {
+        ctl_json(c, list);
+    } else if (list) {
+        ctl_table(c, list, shown);
+    }
+    json_decref(list);
+    json_decref(a);
+    json_decref(b);
+    return rc;
+}
