@@ -447,27 +447,6 @@ try {
     proxy.close();
   });
 
-  await check('evaluations: sorted by a key, drawn against the step, other conditions flagged', async () => {
-    const evals = [];
-    for (const cfg of [1, 2]) for (const n of [1000, 5000]) for (const step of [100, 200, 300])
-      evals.push({ id: String(evals.length + 1), job: '1', checkpoint: '1', kind: 'fid', step, created: `2026-01-01T00:00:${10 + evals.length}Z`, settings: { cfg, n, judge: 'a' }, results: { fid: 50 / step + cfg + n / 1e4, accuracy: 0.9 } });
-    evals.push({ ...evals[0], id: '13', created: '2025-12-31T00:00:00Z', settings: { cfg: 1, n: 1000, judge: 'b' }, results: { fid: 0.01, accuracy: 1 } });
-    await page.route('**/v1/evals?*', (route) => route.fulfill({ json: { evals } }));
-    await go('#/evals');
-    await page.waitForSelector('.eval-plot canvas');
-    await until('one line per scale and count, and the one under other conditions', () => page.evaluate(() => document.querySelector('.eval-plot').dataset.lines === '5'));
-    assert.equal(await page.locator('tbody tr').count(), 13);
-    assert.equal(await page.locator('tbody .badge').count(), 1);
-    assert.match(await page.locator('tbody .badge').textContent(), /other judge/);
-    await press('button[data-col="fid"]', 'Enter', 'Enter');
-    const column = await page.evaluate(() => { const i = [...document.querySelectorAll('th')].findIndex((t) => t.textContent === 'fid'); return [...document.querySelectorAll('tbody tr')].map((r) => +r.children[i].textContent); });
-    assert.deepEqual(column, [...column].sort((a, b) => a - b));
-    assert.ok(await page.evaluate(() => document.activeElement.dataset.col === 'fid'), 'the focus stays');
-    await audit('evaluations');
-    if (shots) await page.screenshot({ path: join(shots, 'evals-filled-1440.png') });
-    await page.unroute('**/v1/evals?*');
-  });
-
   await check('samples, evaluations, status; axe in both themes; dark mode by the button', async () => {
     for (const theme of ['light', 'dark']) {
       if (theme === 'dark') {
