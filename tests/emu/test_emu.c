@@ -91,6 +91,51 @@ static void trains_like_the_cpu(void **state) {
     }
 }
 
+// The same with the learned field, whose loss is nearly constant: its own metrics tell more.
+static void the_learned_field_trains_like_the_cpus(void **state) {
+    (void)state;
+    static const char *const objective[] = {"loss.ldf_objective=denoise", "loss.ldf_objective=nce"};
+    static const char *const set[] = {"loss.field=learned", "loss.ldf_hidden_dim=9",
+                                      "loss.ldf_projection_dim=7", "loss.ldf_score_hidden_dim=10",
+                                      "loss.ldf_lr=5"};
+    static const char *const metric[] = {"field_objective", "field_agreement", "field_grad_norm",
+                                         "drift_norm", "grad_norm"};
+    for (int k = 0; k < 4; k++) {
+        struct dr_config c;
+        struct dr_err err = {0};
+        struct run r;
+        double cpu[DR_COUNT(metric)], loss[2][STEPS];
+        struct dr_metrics m;
+        config_of(&c, smaller);
+        if (dr_config_set_all(&c, set, DR_COUNT(set), &err) ||
+            dr_config_set(&c, objective[k % 2], &err))
+            fail_msg("%s", err.msg);
+        c.loss.ldf.projection = k / 2;
+        run_open(&r, &c);
+        m = run_steps(&r, STEPS, NULL);
+        for (size_t i = 0; i < DR_COUNT(metric); i++)
+            cpu[i] = dr_metric(r.t, &m, metric[i]);
+        run_close(&r);
+        const long replays = emu_replays();
+        open_with(&r, &c, open_emu(false));
+        m = run_steps(&r, STEPS, loss[0]);
+        for (size_t i = 0; i < DR_COUNT(metric); i++) {
+            const double emu = dr_metric(r.t, &m, metric[i]);
+            if (!(fabs(emu - cpu[i]) <= 1e-3 * fabs(cpu[i])))
+                fail_msg("%s, projection %d: %s is %.9g on the CPU, %.9g on emu", objective[k % 2],
+                         k / 2, metric[i], cpu[i], emu);
+        }
+        run_close(&r);
+        assert_int_equal(emu_replays() - replays, STEPS - 1);
+        setenv("DRIFTD_GRAPHS", "0", 1);
+        open_with(&r, &c, open_emu(true));
+        unsetenv("DRIFTD_GRAPHS");
+        run_steps(&r, STEPS, loss[1]);
+        run_close(&r);
+        assert_memory_equal(loss[0], loss[1], sizeof loss[0]);
+    }
+}
+
 // Samples of one seed in every bucket, twice and a third time from recordings: the same bytes.
 static void passes_are_replayed(void **state) {
     (void)state;
@@ -465,6 +510,7 @@ static void every_failure_is_clean(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(trains_like_the_cpu),
+        cmocka_unit_test(the_learned_field_trains_like_the_cpus),
         cmocka_unit_test(passes_are_replayed),
         cmocka_unit_test(recordings_notice_moved_workspaces),
         cmocka_unit_test(large_data_sets_stream),

@@ -16,7 +16,7 @@ export function scatter(job) {
   const canvas = h('canvas.scatter', { role: 'img', 'aria-label': 'Data, samples and drift in the plane' });
   const note = h('p.sub');
   const key = (cls, label) => h('li', null, h(`i.key.${cls}`, { 'aria-hidden': 'true' }), label);
-  const arrowsKey = key('arrow', 'drift V');
+  const arrowsKey = key('arrow', job().config?.loss?.field === 'learned' ? 'learned drift V' : 'drift V');
   const legend = h('ul.legend', null, key('data', 'data'), key('sample', 'samples'), arrowsKey);
   const el = h('section.card.toy', { 'aria-label': 'Live scatter' }, h('h2', null, 'Live scatter'), legend, canvas, note);
   let shown = null, half = 1.2, busy = false, due = 0, timer = 0, stopped = false;
