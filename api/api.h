@@ -81,12 +81,13 @@ struct api_export {
 // ---------------------------------------------------------------------------------------------
 // Generate
 
-enum api_format { API_PNG, API_JSON, API_ZIP, API_NPY };
+// API_APNG: a walk as an animation. API_OPENAI: JSON as OpenAI's image API has it.
+enum api_format { API_PNG, API_JSON, API_ZIP, API_NPY, API_APNG, API_OPENAI };
 enum api_guidance { API_GUIDANCE_ONE_STEP, API_GUIDANCE_TWO_PASS };
 
 // What the model of a checkpoint accepts; the parser checks ranges against it.
 struct api_model {
-    char checkpoint[API_ID_MAX]; // what `live` or `latest` stands for now
+    char checkpoint[API_ID_MAX]; // what the word stands for now
     int classes;                 // labels 0..classes-1
     const char *const *names;    // [classes] or NULL; valid as long as the server runs or until
                                  // `release` is called
@@ -103,6 +104,7 @@ struct api_gen_image {
     int32_t label;  // class index, or -1: random, to be drawn from (seed, index)
     float cfg;      // guidance scale
     uint32_t index; // noise stream under the request's seed; equal for the rows of a sweep
+    float walk;     // where on the way to the noise of seed2: 0 to 1
 };
 
 struct api_gen_request {
@@ -113,8 +115,15 @@ struct api_gen_request {
     int cols, rows; // grid, cols * rows >= n
     int scale;      // nearest-neighbour magnification of the PNG, >= 1
     enum api_format format;
-    char checkpoint[API_ID_MAX]; // "live", "latest" or an id
+    char checkpoint[API_ID_MAX]; // "served", "live", "latest" or an id
     enum api_guidance guidance;
+    bool raw;           // the weights themselves, not their average
+    bool scaled;        // the noise, by the temperature
+    double temperature; // 0 to 10
+    int steps;          // of a walk to seed2: images[k * steps ...]; 0: none
+    uint64_t seed2;
+    float *noise;         // [n, noise_count], the client's own; freed with the ticket. NULL: drawn
+    size_t noise_count;   // values per image
     uint64_t received_ns; // CLOCK_MONOTONIC
     uint64_t deadline_ns; // CLOCK_MONOTONIC; past it api has answered 504 by itself
 };
@@ -127,8 +136,9 @@ struct api_gen_result {
     char checkpoint[API_ID_MAX];
     int64_t step;
     double queue_ms, compute_ms;
-    int batch_size; // largest batch that held an image of this request
-    char note[200]; // sent as Driftd-Note when not empty
+    int batch_size;  // largest batch that held an image of this request
+    char served[96]; // what requests without a checkpoint get, and why; sent as Driftd-Served
+    char note[200];  // sent as Driftd-Note when not empty
 };
 
 struct api_gen; // a ticket: one suspended request
@@ -261,6 +271,10 @@ struct api_callbacks {
     int (*checkpoint_list)(void *ctx, const struct api_page *page, struct api_reply *out);
     int (*checkpoint_get)(void *ctx, const char *id, struct api_reply *out);
     int (*checkpoint_activate)(void *ctx, const char *id, struct api_reply *out);
+    // What requests without a checkpoint get: {"mode", "checkpoint", "why", ...}. put: an id,
+    // "live" or "auto"; 404, 410 or 422 for a checkpoint that cannot be served.
+    int (*served_get)(void *ctx, struct api_reply *out);
+    int (*served_put)(void *ctx, const char *checkpoint, struct api_reply *out);
     int (*checkpoint_file)(void *ctx, const char *id, struct api_file *out,
                            struct api_problem *problem);
     int (*checkpoint_export)(void *ctx, const char *id, const struct api_export *as,

@@ -36,23 +36,58 @@ enum MHD_Result api_h_ckpt_activate(struct api_req *r) {
                           &reply);
 }
 
-static enum MHD_Result export(struct api_req *r) {
-    struct api_file f = {.fd = -1}; struct api_problem p = {0}; struct api_export as = {0};
+static enum MHD_Result send_export(struct api_req *r) {
+    struct api_file f = {.fd = -1};
+    struct api_problem p = {0};
+    struct api_export as = {0};
     int weights = API_WEIGHTS_EMA;
     NEED(checkpoint_export);
     api_q_enum(r, "format", API_EXPORT_FORMATS, &as.format, &p);
     api_q_enum(r, "weights", "ema|raw", &weights, &p);
     as.weights = (enum api_weights)weights;
-    if (p.status || r->srv->cb.checkpoint_export(r->srv->ctx, r->seg[0], &as, &f,
-                                                 &p)) return api_send_problem(r, &p);
+    if (p.status || r->srv->cb.checkpoint_export(r->srv->ctx, r->seg[0], &as, &f, &p))
+        return api_send_problem(r, &p);
     return api_send_file(r, &f);
+}
+
+enum MHD_Result api_h_served_get(struct api_req *r) {
+    struct api_reply reply = {0};
+    NEED(served_get);
+    return api_send_reply(r, r->srv->cb.served_get(r->srv->ctx, &reply), &reply);
+}
+
+enum MHD_Result api_h_served_put(struct api_req *r) {
+    static const char *const keys[] = {"checkpoint", NULL};
+    struct api_problem p = {0};
+    struct api_reply reply = {0};
+    const char *what;
+    NEED(served_put);
+    json_t *o = api_body_object(r, keys, &p);
+    if (!o)
+        return api_send_problem(r, &p);
+    api_body_str(o, "checkpoint", API_ID_MAX - 1, &what, &p);
+    if (!what && !p.status) {
+        api_problem_set(&p, 422, "invalid-value", "checkpoint is required");
+        api_problem_field(&p, "checkpoint", "an id, `live` or `auto`");
+    }
+    enum MHD_Result rc =
+        p.status ? api_send_problem(r, &p)
+                 : api_send_reply(r, r->srv->cb.served_put(r->srv->ctx, what, &reply), &reply);
+    json_decref(o);
+    return rc;
+}
+
+enum MHD_Result api_h_served_auto(struct api_req *r) {
+    struct api_reply reply = {0};
+    NEED(served_put);
+    return api_send_reply(r, r->srv->cb.served_put(r->srv->ctx, "auto", &reply), &reply);
 }
 
 enum MHD_Result api_h_ckpt_file(struct api_req *r) {
     struct api_file f = {.fd = -1};
     struct api_problem p = {0};
     if (r->query.n)
-        return export(r);
+        return send_export(r);
     NEED(checkpoint_file);
     if (r->srv->cb.checkpoint_file(r->srv->ctx, r->seg[0], &f, &p))
         return api_send_problem(r, &p);

@@ -33,6 +33,7 @@ static void unref(struct api_gen *g) {
         return;
     free(g->result.bytes);
     free(g->req.images);
+    free(g->req.noise);
     pthread_mutex_destroy(&g->mu);
     free(g);
 }
@@ -185,6 +186,8 @@ static enum MHD_Result deliver(struct api_req *r, struct api_gen *g) {
     MHD_add_response_header(resp, "Driftd-Compute-Ms", text);
     snprintf(text, sizeof text, "%d", res->batch_size);
     MHD_add_response_header(resp, "Driftd-Batch-Size", text);
+    if (res->served[0])
+        MHD_add_response_header(resp, "Driftd-Served", res->served);
     if (res->note[0])
         MHD_add_response_header(resp, "Driftd-Note", res->note);
     return api_send(r, 200, resp);

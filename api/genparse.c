@@ -230,9 +230,13 @@ static int default_format(struct api_req *r) {
 
 static int pick_format(struct parse *x, struct api_gen_request *out) {
     static const char *const types[] = {"image/png", "application/json", "application/zip",
-                                        "application/octet-stream"};
+                                        "application/octet-stream", "image/apng"};
     int format = -1;
-    api_q_enum(x->r, "format", "png|json|zip|npy", &format, x->p);
+    if (x->r->openai) {
+        out->format = API_OPENAI;
+        return 0;
+    }
+    api_q_enum(x->r, "format", "png|json|zip|npy|apng", &format, x->p);
     bool given = api_query_get(&x->r->query, "format");
     if (!given)
         format = default_format(x->r);
@@ -245,6 +249,89 @@ static int pick_format(struct parse *x, struct api_gen_request *out) {
                                given ? " that fits the format asked for" : "");
     out->format = (enum api_format)format;
     return 0;
+}
+
+// The size that OpenAI's form asks for: the model's own, or a whole multiple of it.
+static void pick_size(struct parse *x, int64_t *scale) {
+    int w = 0, h = 0, end = 0;
+    const char *text = x->r->size;
+    if (!*text)
+        return;
+    const bool read =
+        isdigit((unsigned char)*text) && sscanf(text, "%5dx%5d%n", &w, &h, &end) == 2 && !text[end];
+    const int side = x->model.width;
+    if (read && w == h && side > 0 && w % side == 0 && w / side >= 1 && w / side <= 32) {
+        *scale = w / side;
+        return;
+    }
+    bad(x, "size", "`%.20s`: this model makes %dx%d and whole multiples of it up to %dx%d", text,
+        side, side, 32 * side, 32 * side);
+}
+
+// A walk from the noise of seed to that of seed2, and the noise's scale.
+static void pick_noise(struct parse *x, struct api_gen_request *out) {
+    int64_t seed2 = -1, steps = 16;
+    int weights = 0;
+    const bool stepped = api_query_get(&x->r->query, "steps");
+    api_q_enum(x->r, "weights", "ema|raw", &weights, x->p);
+    out->raw = weights == 1;
+    out->scaled = api_query_get(&x->r->query, "temperature");
+    api_q_num(x->r, "temperature", 0, 10, &out->temperature, x->p);
+    if (out->temperature == 1)
+        out->scaled = false;
+    api_q_int(x->r, "seed2", 0, (1LL << 53) - 1, &seed2, x->p);
+    api_q_int(x->r, "steps", 2, 256, &steps, x->p);
+    if (stepped && seed2 < 0 && !x->p->status)
+        bad(x, "steps", "is of a walk; `seed2` is where it leads");
+    if (out->format == API_APNG && seed2 < 0 && !x->p->status)
+        bad(x, "format", "apng is of a walk; `seed2` is where it leads");
+    if (seed2 < 0)
+        return;
+    out->seed2 = (uint64_t)seed2;
+    out->steps = (int)steps;
+    if (x->nscales > 1)
+        bad(x, "cfg", "a walk has one scale");
+    if (out->noise)
+        bad(x, "seed2", "a walk is between two seeds; the body holds noise");
+    if (api_query_get(&x->r->query, "grid"))
+        bad(x, "grid", "a walk has one row per image and one column per step");
+}
+
+// Own noise says how many images there are.
+static void own_noise(struct parse *x, int64_t *n, const struct api_gen_request *out) {
+    if (!out->noise)
+        return;
+    if (*n && *n * x->nscales != out->n)
+        bad(x, "n", "%lld images; the body holds noise for %d", (long long)(*n * x->nscales),
+            out->n);
+    if (out->n % x->nscales)
+        bad(x, "cfg", "%d scales do not divide the noise of %d images", x->nscales, out->n);
+    *n = out->n / x->nscales;
+}
+
+// Each image of the plain layout becomes a row of steps.
+static void lay_out_walk(struct parse *x, struct api_gen_request *out) {
+    const int rows = out->n, steps = out->steps;
+    const int64_t total = (int64_t)rows * steps;
+    if (total > x->model.max_n || total > API_GEN_MAX_IMAGES) {
+        bad(x, "steps", "%lld images; at most %d per request", (long long)total, x->model.max_n);
+        return;
+    }
+    struct api_gen_image *all = calloc((size_t)total, sizeof *all);
+    if (!all) {
+        api_problem_set(x->p, 500, "internal", "out of memory");
+        return;
+    }
+    for (int k = 0; k < rows; k++)
+        for (int s = 0; s < steps; s++) {
+            all[k * steps + s] = out->images[k];
+            all[k * steps + s].walk = s == steps - 1 ? 1 : (float)s / (float)(steps - 1);
+        }
+    free(out->images);
+    out->images = all;
+    out->n = (int)total;
+    out->cols = steps;
+    out->rows = rows;
 }
 
 static void pick_seed(struct parse *x, struct api_gen_request *out) {
@@ -267,38 +354,46 @@ static int parse_all(struct parse *x, struct api_gen_request *out) {
     parse_classes(x);
     parse_scales(x);
     pick_seed(x, out);
+    pick_noise(x, out);
     api_q_int(x->r, "n", 1, x->model.max_n, &n, x->p);
     api_q_int(x->r, "scale", 1, 32, &scale, x->p);
+    pick_size(x, &scale);
     api_q_int(x->r, "timeout_ms", 1, 3600000, &timeout, x->p);
     api_q_enum(x->r, "guidance", "one-step|two-pass", &guidance, x->p);
     if (guidance == API_GUIDANCE_TWO_PASS && !x->model.two_pass)
         bad(x, "guidance", "two-pass needs a model with a null class");
+    if (!x->p->status)
+        own_noise(x, &n, out);
     parse_grid(x, (int)n, out);
     if (x->p->status)
         return -1;
     layout(x, n, out);
+    if (!x->p->status && out->steps)
+        lay_out_walk(x, out);
     out->scale = (int)scale;
     out->guidance = (enum api_guidance)guidance;
     out->received_ns = x->r->start_ns;
     out->deadline_ns = x->r->start_ns + (uint64_t)timeout * 1000000u;
     int64_t pixels = (int64_t)out->cols * out->rows * scale * scale * x->model.width *
                      x->model.height * (x->model.channels > 0 ? x->model.channels : 1);
-    if (!x->p->status && out->format == API_PNG && pixels > (64 << 20))
+    if (!x->p->status && (out->format == API_PNG || out->format == API_APNG) && pixels > (64 << 20))
         bad(x, "scale", "the image would exceed 64 million values");
     return x->p->status ? -1 : 0;
 }
 
 int api_gen_parse(struct api_req *r, struct api_gen_request *out, struct api_problem *p) {
-    const char *ckpt = api_query_get(&r->query, "checkpoint");
     struct parse *x;
+    if (api_gen_body(r, out, p))
+        return -1;
+    const char *ckpt = api_query_get(&r->query, "checkpoint");
     if (ckpt && (strlen(ckpt) >= API_ID_MAX || !*ckpt))
         return api_problem_set(p, 422, "invalid-value",
-                               "checkpoint: expected live, latest or an id");
+                               "checkpoint: expected served, live, latest or an id");
     if (!(x = calloc(1, sizeof *x)))
         return api_problem_set(p, 500, "internal", "out of memory");
     x->r = r;
     x->p = p;
-    snprintf(out->checkpoint, sizeof out->checkpoint, "%s", ckpt ? ckpt : "live");
+    snprintf(out->checkpoint, sizeof out->checkpoint, "%s", ckpt ? ckpt : "served");
     snprintf(out->request_id, sizeof out->request_id, "%s", r->id);
     int rc = r->srv->cb.describe(r->srv->ctx, out->checkpoint, &x->model, p);
     if (!rc) {

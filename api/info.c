@@ -59,6 +59,29 @@ enum MHD_Result api_h_readyz(struct api_req *r) {
     return api_send_reply(r, r->srv->cb.ready(r->srv->ctx, &reply), &reply);
 }
 
+// {"status": "ok"}, or 503 and why not.
+enum MHD_Result api_h_health(struct api_req *r) {
+    struct api_reply reply = {0};
+    struct api_problem p = {0};
+    struct api_model m = {0};
+    int rc = 0;
+    if (atomic_load(&r->srv->closing))
+        rc = api_problem_set(&p, 503, "draining", "the server is stopping");
+    if (!rc && r->srv->cb.ready && (rc = r->srv->cb.ready(r->srv->ctx, &reply)))
+        p = reply.problem;
+    json_decref(reply.body);
+    if (!rc && r->srv->cb.describe) {
+        rc = r->srv->cb.describe(r->srv->ctx, "served", &m, &p);
+        if (!rc && m.release)
+            m.release(&m);
+    }
+    return api_send_json(r, rc ? 503 : 200,
+                         rc ? json_pack("{s:s, s:{s:i, s:s, s:s}}", "status", "error", "error",
+                                        "code", 503, "message", p.detail, "type",
+                                        "unavailable_error")
+                            : json_pack("{s:s, s:s}", "status", "ok", "checkpoint", m.checkpoint));
+}
+
 enum MHD_Result api_h_prometheus(struct api_req *r) {
     struct api_counters c;
     char own[1600];

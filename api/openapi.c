@@ -47,6 +47,12 @@ static json_t *body(const struct api_route *r) {
         ref = "#/components/schemas/ImportByPath";
     else if (!strcmp(r->path, "/v1/datasets"))
         ref = "#/components/schemas/DatasetCreate";
+    else if (!strcmp(r->path, "/v1/served"))
+        ref = "#/components/schemas/Serve";
+    else if (!strcmp(r->path, "/v1/images/generations"))
+        ref = "#/components/schemas/ImageCreate";
+    else if (r->body == API_BODY_GENERATE)
+        ref = "#/components/schemas/Generate";
     else if (!strcmp(r->path, "/v1/evals"))
         ref = "#/components/schemas/EvalCreate";
     json_t *content = r->body == API_BODY_BYTES
@@ -56,13 +62,14 @@ static json_t *body(const struct api_route *r) {
         json_object_set_new(
             content, "application/octet-stream",
             json_pack("{s:{s:s, s:s}}", "schema", "type", "string", "format", "binary"));
-    return json_pack("{s:b, s:o}", "required", 1, "content", content);
+    return json_pack("{s:b, s:o}", "required", r->body != API_BODY_GENERATE, "content", content);
 }
 
 // The types that a handler chooses from by `format` or Accept, where the table has "*/*".
 static json_t *content_types(const struct api_route *r) {
-    static const char *const image[] = {"image/png", "application/json", "application/zip",
-                                        "application/octet-stream", NULL};
+    static const char *const image[] = {"image/png",       "application/json",
+                                        "application/zip", "application/octet-stream",
+                                        "image/apng",      NULL};
     static const char *const metrics[] = {"application/json", "text/csv", "application/x-ndjson",
                                           NULL};
     static const char *const file[] = {"application/octet-stream", "application/zip", NULL};
@@ -145,6 +152,15 @@ static const char components[] =
     "\"enum\":[\"crop\",\"fit\",\"resize\",\"pad\"]},\"background\":{\"type\":\"string\"},"
     "\"test_share\":{\"type\":\"number\"},\"seed\":{\"type\":\"integer\"},"
     "\"refuse_bad\":{\"type\":\"boolean\"}}}}},"
+    "\"Serve\":{\"type\":\"object\",\"required\":[\"checkpoint\"],"
+    "\"additionalProperties\":false,\"properties\":{\"checkpoint\":{\"type\":\"string\"}}},"
+    "\"ImageCreate\":{\"type\":\"object\",\"required\":[\"prompt\"],\"properties\":{"
+    "\"prompt\":{\"type\":\"string\"},\"n\":{\"type\":\"integer\"},\"size\":{\"type\":\"string\"},"
+    "\"model\":{\"type\":\"string\"},\"response_format\":{\"type\":\"string\",\"enum\":[\"b64_"
+    "json\"]},"
+    "\"seed\":{\"type\":\"integer\"},\"cfg\":{\"type\":\"number\"},"
+    "\"temperature\":{\"type\":\"number\"}}},"
+    "\"Generate\":{\"type\":\"object\",\"description\":\"the query parameters as members\"},"
     "\"ImportByPath\":{\"type\":\"object\",\"required\":[\"path\"],\"additionalProperties\":false,"
     "\"properties\":{\"path\":{\"type\":\"string\"},\"name\":{\"type\":\"string\"},"
     "\"config\":{\"type\":\"string\"}}}}}";

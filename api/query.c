@@ -115,7 +115,22 @@ int api_query_parse(const char *text, struct api_query *out, char *err, size_t e
     return 0;
 }
 
+int api_query_add(struct api_query *q, const char *key, const char *value) {
+    const size_t k = strlen(key) + 1, v = strlen(value) + 1;
+    char *copy = q->n < API_QUERY_MAX ? malloc(k + v) : NULL;
+    if (!copy)
+        return -1;
+    memcpy(copy, key, k);
+    memcpy(copy + k, value, v);
+    q->added[q->nadded++] = copy;
+    q->arg[q->n].key = copy;
+    q->arg[q->n++].value = copy + k;
+    return 0;
+}
+
 void api_query_free(struct api_query *q) {
+    while (q->nadded)
+        free(q->added[--q->nadded]);
     free(q->buf);
     q->buf = NULL;
     q->n = 0;

@@ -13,12 +13,16 @@ struct api_query {
         const char *key, *value; // point into buf
     } arg[API_QUERY_MAX];
     char *buf;
+    char *added[API_QUERY_MAX]; // by api_query_add
+    size_t nadded;
 };
 
 // Parses "a=1&b=x%20y" (no leading '?', NULL or "" is empty). 0, or -1 with a sentence in err.
 // The result is released by api_query_free in both cases.
 int api_query_parse(const char *text, struct api_query *out, char *err, size_t err_size);
 void api_query_free(struct api_query *q);
+// Adds a copy of a pair. -1: too many, or no memory.
+int api_query_add(struct api_query *q, const char *key, const char *value);
 // The value, or NULL when the key is absent.
 const char *api_query_get(const struct api_query *q, const char *key);
 

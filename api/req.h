@@ -17,7 +17,9 @@ struct api_param {
 };
 
 // UPLOAD: bytes for a file, or JSON; BYTES: bytes for a file alone.
-enum api_body { API_BODY_NONE, API_BODY_JSON, API_BODY_UPLOAD, API_BODY_BYTES };
+// GENERATE: none, JSON, or bytes that stay in memory.
+enum api_body { API_BODY_NONE, API_BODY_JSON, API_BODY_UPLOAD, API_BODY_BYTES, API_BODY_GENERATE };
+#define API_MAX_NOISE ((size_t)16 << 20) // bytes of a body of noise
 enum {
     API_PUBLIC = 1, // no token
     API_NO_HEAD = 2,
@@ -57,6 +59,8 @@ struct api_req {
     // body
     char *body;
     size_t body_len, body_cap;
+    size_t body_max;
+    bool body_is_bytes; // kept in memory: noise
     bool body_too_large;
     int upload_fd; // -1: not an upload
     uint64_t upload_bytes, upload_mark;
@@ -65,6 +69,8 @@ struct api_req {
     // answer
     unsigned status;
     struct api_gen *gen;
+    bool openai;   // answer as OpenAI's image API
+    char size[24]; // as asked for in it, or ""
     // later.c
     atomic_int later;
     struct api_req *later_next;

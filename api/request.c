@@ -107,27 +107,33 @@ static int check_body(struct api_req *r, struct api_problem *p) {
     uint64_t n = length ? strtoull(length, NULL, 10) : 0;
     enum api_body kind = r->route->body;
     if (kind == API_BODY_NONE)
-        return chunked || n ? api_problem_set(p, 413, "unexpected-body",
+        return chunked || n ? api_problem_set(p, 400, "unexpected-body",
                                               "this endpoint takes no body; use the query")
                             : 0;
+    r->body_max = r->srv->cfg.max_body;
+    if (kind == API_BODY_GENERATE && !n && !chunked)
+        return 0;
     if (!length && !chunked)
         return api_problem_set(p, 411, "length-required", "a body with Content-Length is required");
     const bool bytes = content_type_is(type, "application/octet-stream");
+    if (bytes && kind == API_BODY_GENERATE) {
+        r->body_is_bytes = true;
+        r->body_max = API_MAX_NOISE;
+    }
     if (bytes && (kind == API_BODY_UPLOAD || kind == API_BODY_BYTES)) {
         if (n > r->srv->cfg.max_upload)
             return api_problem_set(p, 413, "body-too-large", "an upload may have %llu bytes",
                                    (unsigned long long)r->srv->cfg.max_upload);
         return open_upload(r, p);
     }
-    if (kind == API_BODY_BYTES || !content_type_is(type, "application/json"))
+    if (kind == API_BODY_BYTES || (!r->body_is_bytes && !content_type_is(type, "application/json")))
         return api_problem_set(p, 415, "unsupported-media-type", "Content-Type must be %s",
                                kind == API_BODY_BYTES ? "application/octet-stream"
-                               : kind == API_BODY_UPLOAD
+                               : kind == API_BODY_UPLOAD || kind == API_BODY_GENERATE
                                    ? "application/octet-stream or application/json"
                                    : "application/json");
-    if (n > r->srv->cfg.max_body)
-        return api_problem_set(p, 413, "body-too-large", "a body may have %zu bytes",
-                               r->srv->cfg.max_body);
+    if (n > r->body_max)
+        return api_problem_set(p, 413, "body-too-large", "a body may have %zu bytes", r->body_max);
     return 0;
 }
 
@@ -212,10 +218,10 @@ static enum MHD_Result on_upload(struct api_req *r, const char *data, size_t n) 
 static enum MHD_Result on_data(struct api_req *r, const char *data, size_t n) {
     if (r->upload_fd >= 0)
         return on_upload(r, data, n);
-    if (r->body_len + n > r->srv->cfg.max_body) {
+    if (r->body_len + n > r->body_max) {
         r->body_too_large = true;
         r->body_len += n; // counted, not kept
-        return r->body_len > r->srv->cfg.max_body + DISCARD_MAX ? MHD_NO : MHD_YES;
+        return r->body_len > r->body_max + DISCARD_MAX ? MHD_NO : MHD_YES;
     }
     if (r->body_len + n + 1 > r->body_cap) {
         size_t cap = (r->body_len + n + 1) * 2;

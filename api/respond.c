@@ -74,8 +74,14 @@ enum MHD_Result api_send_problem_with(struct api_req *r, const struct api_proble
         api_problem_set(&fixed, 500, "internal", "the request failed without a reason");
     if ((fixed.status == 429 || fixed.status == 503) && !(fixed.retry_after > 0))
         fixed.retry_after = 1; // these two always name a time
-    struct MHD_Response *resp =
-        json_response(api_problem_json(&fixed, r->id), "application/problem+json");
+    json_t *doc = api_problem_json(&fixed, r->id);
+    if (r->openai) // what its clients read; the rest is the problem as everywhere
+        json_object_set_new(
+            doc, "error",
+            json_pack("{s:O, s:s, s:s?, s:s}", "message", json_object_get(doc, "detail"), "type",
+                      fixed.status < 500 ? "invalid_request_error" : "server_error", "param",
+                      fixed.nerrors ? fixed.errors[0].field : NULL, "code", fixed.type));
+    struct MHD_Response *resp = json_response(doc, "application/problem+json");
     if (!resp)
         return MHD_NO;
     add_retry_after(resp, fixed.retry_after);

@@ -7,12 +7,17 @@ def roff(text):
     return text.replace("\\", "\\e").replace("-", "\\-")
 
 
+WORDS = {"listen": "ADDRESS", "autostart": "RECIPE", "resume": "auto|ask", "precision": "fp32|bf16", "import-root": "DIR",
+         "tls-cert": "FILE", "tls-key": "FILE"}  # as in options.c
+
 page, table = (open(path, encoding="utf-8").read() for path in sys.argv[1:3])
 out = []
 for kind, name, rest in re.findall(r'^OPT_(\w+)\("([a-z-]+)", (.*)\)$', table, re.M):
     doc = re.search(r'"((?:[^"\\]|\\.)*)"$', rest)[1]
     default = re.match(r'\w+, ("(?P<s>[^"]*)"|(?P<n>\d+))', rest)
-    value = {"STR": " \\fIWORD\\fR", "INT": " \\fIN\\fR", "BOOL": "", "LIST": " \\fIX\\fR"}[kind]
+    word = {"INT": "N", "BOOL": ""}.get(kind, WORDS.get(name, name.rsplit("-", 1)[-1].upper()))
+    font = "B" if "|" in word else "I"  # words that are typed as they stand
+    value = f" \\f{font}{word}\\fR" if word else ""
     known = default and kind in ("STR", "INT") and (default["s"] or default["n"])
     more = f" (default {known})" if known else ""
     if kind == "LIST":

@@ -188,7 +188,7 @@ int ctl_parse(struct ctl *c, int argc, char **argv) {
     }
     for (; !rc && optind < argc; optind++) // behind "--"
         rc = argument(c, argv[optind]);
-    if (rc || !c->command || ctl_get(c, "help"))
+    if (rc || !c->command || ctl_get(c, "help") || ctl_get(c, "version"))
         return rc;
     if (c->narg < c->command->min_args || c->narg > c->command->max_args) {
         fprintf(stderr, "usage: driftctl %s %s\n", c->command->name, c->command->args);
@@ -220,7 +220,7 @@ void ctl_help(const struct ctl_command *cmd, FILE *out) {
         fprintf(out, "  %-12s %-10s %s\n", k->name, k->args, k->help);
     fprintf(out, "\n");
     print_options(ctl_common, out);
-    fprintf(out,
-            "\nExit status: 0 done, 1 refused or failed, 2 usage, 3 server unreachable,\n"
-            "4 job stopped, 5 job interrupted. Options of a command: driftctl help COMMAND.\n");
+    fprintf(out, "\nExit status: 0 done, 1 refused or failed, 2 usage, 3 server unreachable,\n"
+                 "4 job stopped, 5 job interrupted, 6 job paused. Options of a command: driftctl "
+                 "help COMMAND.\n");
 }

@@ -10,11 +10,24 @@ static const char *words(const struct ctl_command *k) {
            : !strcmp(k->name, "data")       ? "add list show remove samples train"
            : !strcmp(k->name, "db")         ? "backup"
            : !strcmp(k->name, "completion") ? "bash zsh fish"
+           : !strcmp(k->name, "serve")      ? "live auto"
                                             : NULL;
 }
 
 static bool takes_recipe(const struct ctl_command *k) {
     return !strcmp(k->name, "train") || !strcmp(k->name, "configs");
+}
+
+static bool takes_checkpoint(const struct ctl_command *k) {
+    return !strcmp(k->name, "serve") || !strcmp(k->name, "activate") || !strcmp(k->name, "export");
+}
+
+// The list whose names or ids stand for such a value; NULL: none.
+static const char *list_of(const struct ctl_opt *o) {
+    return !strcmp(o->name, "checkpoint") ? "checkpoints id"
+           : !strcmp(o->name, "job")      ? "jobs id"
+           : !strcmp(o->name, "config")   ? "configs name"
+                                          : NULL;
 }
 
 static bool takes_job(const struct ctl_command *k) {
@@ -39,8 +52,12 @@ static void quoted(FILE *out, const char *s, const char *special) {
 
 static void bash(FILE *out) {
     fprintf(out, "# bash completion of driftctl, printed by `driftctl completion bash`\n"
+                 "_driftctl_names() {\n"
+                 "  driftctl $1 --json 2>/dev/null | sed -n "
+                 "'s/^ *\"'$2'\": \"\\([^\"]*\\)\".*/\\1/p'\n"
+                 "}\n"
                  "_driftctl() {\n"
-                 "  local cur=${COMP_WORDS[COMP_CWORD]} cmd= w i\n"
+                 "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd= w i\n"
                  "  for ((i = 1; i < COMP_CWORD; i++)); do\n"
                  "    case ${COMP_WORDS[i]} in -*) ;; *) cmd=${COMP_WORDS[i]}; break ;; esac\n"
                  "  done\n"
@@ -62,8 +79,18 @@ static void bash(FILE *out) {
     fprintf(out, "  esac\n"
                  "  case $cmd:$cur in\n"
                  "  :*|*:-*) ;;\n"
-                 "  train:*|configs:*) w+=\" $(driftctl configs --json 2>/dev/null |\n"
-                 "      sed -n 's/^ *\"name\": \"\\([^\"]*\\)\".*/\\1/p')\" ;;\n"
+                 "  train:*|configs:*) w+=\" $(_driftctl_names configs name)\" ;;\n");
+    for (const struct ctl_command *k = ctl_commands; k->name; k++)
+        if (takes_job(k) || takes_checkpoint(k))
+            fprintf(out, "  %s:*) w+=\" $(_driftctl_names %s id)\" ;;\n", k->name,
+                    takes_job(k) ? "jobs" : "checkpoints");
+    fprintf(out, "  esac\n"
+                 "  case $prev in\n"
+                 "  --set|-s) [[ $cmd != train ]] || { compopt -o nospace 2>/dev/null\n"
+                 "    COMPREPLY=($(compgen -S = -W \"$(driftctl configs --keys 2>/dev/null)\" "
+                 "-- \"$cur\")); return; } ;;\n"
+                 "  --checkpoint) w=$(_driftctl_names checkpoints id) common= ;;\n"
+                 "  --job) w=$(_driftctl_names jobs id) common= ;;\n"
                  "  esac\n"
                  "  COMPREPLY=($(compgen -W \"$w $common\" -- \"$cur\"))\n"
                  "  [[ ${#COMPREPLY[@]} -gt 0 ]] || COMPREPLY=($(compgen -f -- \"$cur\"))\n"
@@ -87,6 +114,11 @@ static void zsh(FILE *out) {
                  "  names=(${(f)\"$(driftctl $1 --json 2>/dev/null |\n"
                  "      sed -n \"s/^ *\\\"$2\\\": \\\"\\([^\\\"]*\\)\\\".*/\\1/p\")\"})\n"
                  "  compadd -a names\n"
+                 "}\n"
+                 "_driftctl_keys() {\n"
+                 "  local -a names\n"
+                 "  names=(${(f)\"$(driftctl configs --keys 2>/dev/null)\"})\n"
+                 "  compadd -S = -a names\n"
                  "}\n"
                  "_driftctl() {\n"
                  "  local curcontext=$curcontext state\n"
@@ -114,13 +146,19 @@ static void zsh(FILE *out) {
                     !strcmp(o->name, "set") || !strcmp(o->name, "mirror") ? "*" : "", o->name,
                     o->arg ? "=" : "");
             quoted(out, o->help, "[]:");
-            if (o->arg)
+            if (list_of(o))
+                fprintf(out, "]:%s:_driftctl_names %s' \\\n", o->arg, list_of(o));
+            else if (!strcmp(o->name, "set"))
+                fprintf(out, "]:%s:_driftctl_keys' \\\n", o->arg);
+            else if (o->arg)
                 fprintf(out, "]:%s:%s' \\\n", o->arg,
                         strstr(o->arg, "FILE") || strstr(o->arg, "DIR") ? "_files" : "");
             else
                 fprintf(out, "]' \\\n");
         }
-        if (words(k))
+        if (takes_checkpoint(k))
+            fprintf(out, "      '1:checkpoint:_driftctl_names checkpoints id' ;;\n");
+        else if (words(k))
             fprintf(out, "      '1:word:(%s)' ;;\n", words(k));
         else if (takes_recipe(k))
             fprintf(out,
@@ -141,7 +179,12 @@ static void fish_options(FILE *out, const char *when, const struct ctl_opt *o) {
                 *when ? "'" : "", o->name);
         if (o->letter)
             fprintf(out, " -s %c", o->letter);
-        if (o->arg)
+        if (list_of(o))
+            fprintf(out, " -x -a '(__driftctl_names %s)'", list_of(o));
+        else if (!strcmp(o->name, "set"))
+            fprintf(out,
+                    " -x -a '(driftctl configs --keys 2>/dev/null | string replace -r \"\\$\" =)'");
+        else if (o->arg)
             fprintf(out, strstr(o->arg, "FILE") || strstr(o->arg, "DIR") ? " -r -F" : " -x");
         fprintf(out, " -d '");
         quoted(out, o->help, "");
@@ -171,7 +214,10 @@ static void fish(FILE *out) {
                     when);
         else if (takes_job(k))
             fprintf(out, "complete -c driftctl -n '%s' -a '(__driftctl_names jobs id)'\n", when);
-        else if (!strcmp(k->name, "import"))
+        if (takes_checkpoint(k))
+            fprintf(out, "complete -c driftctl -n '%s' -a '(__driftctl_names checkpoints id)'\n",
+                    when);
+        if (!strcmp(k->name, "import"))
             fprintf(out, "complete -c driftctl -n '%s' -F\n", when);
     }
 }

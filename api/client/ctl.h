@@ -1,6 +1,6 @@
 // driftctl: what its files share. A thin client of the HTTP API; one command per run, no threads.
 // Exit status: 0 done, 1 the server refused or the job failed, 2 usage, 3 the server cannot be
-// reached, 4 the job was stopped, 5 the job was interrupted, 130 detached by Ctrl-C.
+// reached, 4 the job was stopped, 5 the job was interrupted, 6 it is paused, 130 detached by Ctrl-C.
 #pragma once
 
 #include <curl/curl.h>
@@ -16,6 +16,7 @@ enum {
     CTL_UNREACHABLE = 3,
     CTL_STOPPED = 4,
     CTL_INTERRUPTED = 5,
+    CTL_PAUSED = 6,
     CTL_DETACHED = 130
 };
 
@@ -187,7 +188,7 @@ int ctl_cmd_train(struct ctl *c), ctl_cmd_jobs(struct ctl *c), ctl_cmd_job(struc
     ctl_cmd_pause(struct ctl *c), ctl_cmd_resume(struct ctl *c), ctl_cmd_checkpoint(struct ctl *c),
     ctl_cmd_remove(struct ctl *c), ctl_cmd_sample(struct ctl *c), ctl_cmd_sweep(struct ctl *c),
     ctl_cmd_eval(struct ctl *c), ctl_cmd_checkpoints(struct ctl *c),
-    ctl_cmd_activate(struct ctl *c), ctl_cmd_export(struct ctl *c), ctl_cmd_import(struct ctl *c),
-    ctl_cmd_fetch(struct ctl *c), ctl_cmd_data(struct ctl *c), ctl_cmd_metrics(struct ctl *c),
-    ctl_cmd_db(struct ctl *c), ctl_cmd_status(struct ctl *c), ctl_cmd_configs(struct ctl *c),
-    ctl_cmd_completion(struct ctl *c), ctl_cmd_help(struct ctl *c);
+    ctl_cmd_activate(struct ctl *c), ctl_cmd_serve(struct ctl *c), ctl_cmd_export(struct ctl *c),
+    ctl_cmd_import(struct ctl *c), ctl_cmd_fetch(struct ctl *c), ctl_cmd_data(struct ctl *c),
+    ctl_cmd_metrics(struct ctl *c), ctl_cmd_db(struct ctl *c), ctl_cmd_status(struct ctl *c),
+    ctl_cmd_configs(struct ctl *c), ctl_cmd_completion(struct ctl *c), ctl_cmd_help(struct ctl *c);

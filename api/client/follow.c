@@ -118,7 +118,10 @@ static void set_state(struct follow *f, const char *state, const char *error) {
     static const struct {
         const char *state;
         int status;
-    } ends[] = {{"completed", CTL_OK}, {"failed", CTL_REFUSED}, {"stopped", CTL_STOPPED}};
+    } ends[] = {{"completed", CTL_OK},
+                {"failed", CTL_REFUSED},
+                {"stopped", CTL_STOPPED},
+                {"paused", CTL_PAUSED}};
     if (!*state)
         return;
     if (strcmp(state, "interrupted"))

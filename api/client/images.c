@@ -12,6 +12,8 @@ static const char *extension(const struct ctl_reply *r) {
         return "png";
     if (!strncmp(r->content_type, "application/json", 16))
         return "json";
+    if (!strncmp(r->content_type, "image/apng", 10))
+        return "apng";
     return !strncmp(r->content_type, "application/zip", 15) ? "zip" : "npy";
 }
 
@@ -40,7 +42,10 @@ static int save(struct ctl *c, const struct ctl_reply *r, const char *file) {
 static int generate(struct ctl *c, struct ctl_buf *path) {
     struct ctl_reply r = {0};
     ctl_allow_time(c, ctl_get_num(c, "timeout-ms", 1000 * GENERATE_S) / 1000 + MARGIN_S);
-    int rc = path->s ? ctl_call(c, "POST", path->s, NULL, NULL, &r) : CTL_REFUSED;
+    const char *noise = ctl_get(c, "noise");
+    int rc = !path->s ? CTL_REFUSED
+             : noise  ? ctl_upload(c, path->s, noise, &r)
+                      : ctl_call(c, "POST", path->s, NULL, NULL, &r);
     if (!rc)
         rc = save(c, &r, ctl_get(c, "output"));
     ctl_reply_free(&r);
@@ -49,15 +54,18 @@ static int generate(struct ctl *c, struct ctl_buf *path) {
 }
 
 int ctl_cmd_sample(struct ctl *c) {
-    static const char *const keys[] = {"class", "cfg",        "n",        "seed", "grid",
-                                       "scale", "checkpoint", "guidance", NULL};
+    static const char *const keys[] = {"class", "cfg",        "n",        "seed",    "grid",
+                                       "scale", "checkpoint", "guidance", "weights", "temperature",
+                                       "seed2", "steps",      NULL};
     struct ctl_buf path = {0};
     const char *format = ctl_get(c, "format"), *output = ctl_get(c, "output");
     const char *dot = output ? strrchr(output, '.') : NULL;
     ctl_buf_add(&path, "/v1/generate", 12);
     for (int i = 0; keys[i]; i++)
         ctl_query(&path, keys[i], ctl_get(c, keys[i]));
-    if (!format && dot && (!strcmp(dot, ".npy") || !strcmp(dot, ".zip") || !strcmp(dot, ".json")))
+    if (!format && dot &&
+        (!strcmp(dot, ".npy") || !strcmp(dot, ".zip") || !strcmp(dot, ".json") ||
+         !strcmp(dot, ".apng")))
         format = dot + 1; // by the file's name
     ctl_query(&path, "format", format);
     ctl_query(&path, "timeout_ms", ctl_get(c, "timeout-ms"));

@@ -111,6 +111,10 @@ int ctl_cmd_train(struct ctl *c) {
     else if (!c->json)
         fprintf(c->out, "job %s (%s)\n", ctl_safe(id), ctl_safe(ctl_str(job, "name")));
     fflush(c->out);
+    const double ahead = ctl_num(job, "ahead"); // standard output may be read by a script
+    if (ahead >= 1 && !c->json)
+        fprintf(stderr, "driftctl: job %s waits, %.0f ahead of it (driftctl jobs)\n", ctl_safe(id),
+                ahead);
     json_decref(job);
     rc = follow ? ctl_follow(c, id) : CTL_OK;
     free(id);
@@ -129,6 +133,8 @@ static void note_waiting(json_t *jobs) {
         if (id && name && state)
             json_object_set_new(
                 j, "error", json_sprintf("waits for job %s (%s), which is %s", id, name, state));
+        else if (ctl_num(j, "ahead") >= 1)
+            json_object_set_new(j, "error", json_sprintf("%.0f ahead", ctl_num(j, "ahead")));
     }
 }
 

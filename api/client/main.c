@@ -1,5 +1,6 @@
 // Entry point of driftctl: where the server is and how to speak to it, then the command.
 #include "api/client/ctl.h"
+#include "driftd_config.h"
 
 #include <locale.h>
 #include <stdlib.h>
@@ -77,6 +78,10 @@ int main(int argc, char **argv) {
         return rc;
     if (ctl_get(&c, "help")) {
         ctl_help(c.command, stdout);
+        return 0;
+    }
+    if (ctl_get(&c, "version")) {
+        printf("driftctl %s\n", DRIFTD_VERSION);
         return 0;
     }
     if (!c.command) {

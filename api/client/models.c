@@ -30,6 +30,36 @@ int ctl_cmd_activate(struct ctl *c) {
     return rc;
 }
 
+// "checkpoint 7, step 3000: the final checkpoint of the newest completed job"
+static void served_text(struct ctl *c, const json_t *o) {
+    const char *id = ctl_str(o, "checkpoint"), *job = ctl_str(o, "job");
+    const double step = ctl_num(o, "step");
+    if (*id)
+        fprintf(c->out, "checkpoint %s", ctl_safe(id));
+    else if (*job)
+        fprintf(c->out, "job %s", ctl_safe(job));
+    if (*id || *job)
+        fprintf(c->out, ", step %.0f: ", isfinite(step) ? step : 0);
+    fprintf(c->out, "%s\n", ctl_safe(ctl_str(o, "text")));
+}
+
+int ctl_cmd_serve(struct ctl *c) {
+    struct ctl_reply r = {0};
+    json_t *body = c->narg ? json_pack("{s:s}", "checkpoint", c->arg[0]) : NULL, *o = NULL;
+    int rc =
+        body ? ctl_call(c, "PUT", "/v1/served", body, NULL, &r) : ctl_get_json(c, "/v1/served", &o);
+    if (!rc && body)
+        o = json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, NULL);
+    if (!rc && c->json)
+        ctl_json(c, o);
+    else if (!rc)
+        served_text(c, o);
+    json_decref(o);
+    json_decref(body);
+    ctl_reply_free(&r);
+    return rc;
+}
+
 static void print_file(struct ctl *c, const char *file) {
     struct stat st;
     if (ctl_is_direct(file)) // standard output may hold the bytes
@@ -126,6 +156,13 @@ int ctl_cmd_db(struct ctl *c) {
     char name[64];
     time_t t = time(NULL);
     struct tm tm;
+    if (c->narg > 1 && file) {
+        fprintf(stderr,
+                "driftctl db: FILE and --output name the same thing; one of them will do\n");
+        return CTL_USAGE;
+    }
+    if (c->narg > 1)
+        file = c->arg[1];
     if (strcmp(c->arg[0], "backup")) {
         fprintf(stderr, "driftctl: `db backup` is the only such command\n");
         return CTL_USAGE;
@@ -160,11 +197,14 @@ static void status_text(struct ctl *c, const json_t *o) {
         fprintf(c->out, "training   nothing\n");
     }
     fprintf(c->out, "queued     %.0f jobs\n", ctl_num(o, "queued_jobs"));
-    if (json_is_object(g))
-        fprintf(c->out, "serving    %s on %s, %.0f images so far, %.0f waiting\n",
+    if (json_is_object(g)) {
+        const char *why = ctl_str(json_object_get(g, "served"), "why");
+        fprintf(c->out, "serving    %s%s%s%s on %s, %.0f images so far, %.0f waiting\n",
                 json_is_string(json_object_get(g, "serving")) ? ctl_safe(ctl_str(g, "serving"))
                                                               : "nothing yet",
-                ctl_safe(ctl_str(g, "device")), ctl_num(g, "images"), ctl_num(g, "waiting"));
+                *why ? " (" : "", ctl_safe(why), *why ? ")" : "", ctl_safe(ctl_str(g, "device")),
+                ctl_num(g, "images"), ctl_num(g, "waiting"));
+    }
     const char *machine = ctl_str(json_object_get(o, "machine"), "description");
     if (*machine)
         fprintf(c->out, "machine    %s\n", ctl_safe(machine));
@@ -186,9 +226,34 @@ int ctl_cmd_status(struct ctl *c) {
     return 0;
 }
 
+// Every key that --set takes, one per line: for completions.
+static int print_keys(struct ctl *c) {
+    json_t *o, *key;
+    size_t i;
+    int rc = ctl_get_json(c, "/v1/configs/schema", &o);
+    if (rc)
+        return rc;
+    if (c->json)
+        ctl_json(c, o);
+    json_array_foreach(o, i, key) if (!c->json)
+        fprintf(c->out, "%s\n", ctl_safe(ctl_str(key, "path")));
+    json_decref(o);
+    return 0;
+}
+
+// Recipes that cannot be used are listed with the reason.
+static void note_broken(json_t *recipes) {
+    size_t i;
+    json_t *r;
+    json_array_foreach(recipes, i, r) if (*ctl_str(r, "error"))
+        json_object_set_new(r, "about", json_sprintf("broken: %s", ctl_str(r, "error")));
+}
+
 int ctl_cmd_configs(struct ctl *c) {
     static const char *const columns[] = {"NAME:name", "ABOUT:about", NULL};
     const char *name = c->narg ? c->arg[0] : "";
+    if (ctl_get(c, "keys"))
+        return print_keys(c);
     struct ctl_buf path = ctl_path(c->narg ? "/v1/configs/" : "/v1/configs", name, "");
     json_t *o;
     int rc = ctl_get_json(c, path.s, &o);
@@ -197,8 +262,10 @@ int ctl_cmd_configs(struct ctl *c) {
         return rc;
     if (c->json || c->narg)
         ctl_json(c, o);
-    else
+    else {
+        note_broken(json_object_get(o, "configs"));
         ctl_table(c, json_object_get(o, "configs"), columns);
+    }
     json_decref(o);
     return 0;
 }

@@ -63,6 +63,10 @@ enum dr_log_level dd_log_level(void) {
     return (enum dr_log_level)atomic_load(&max_level);
 }
 
+const char *dd_log_word(enum dr_log_level level) {
+    return names[level];
+}
+
 int dd_log_parse(const char *word) {
     for (int i = 0; i < 4; i++)
         if (!strcmp(word, names[i]))

@@ -13,5 +13,6 @@ void dd_log_init(enum dr_log_level max); // installs the engine's sink; may be c
 enum dr_log_level dd_log_level(void);
 // "error|warn|info|debug" -> level, -1: unknown.
 int dd_log_parse(const char *word);
+const char *dd_log_word(enum dr_log_level level); // as dd_log_parse reads it
 // Quotes text into out ("..." with \" \\ \n escaped), always terminated. Returns out.
 const char *dd_log_quote(const char *text, char *out, size_t size);

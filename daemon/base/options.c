@@ -190,6 +190,8 @@ static int read_env(struct parse *p, struct dr_err *err) {
         for (char *c = name; *c; c++)
             *c = *c == '-' ? '_' : (char)(*c >= 'a' && *c <= 'z' ? *c - 32 : *c);
         const char *v = getenv(name);
+        if ((!v || !*v) && !strcmp(table[i].name, "data-dir"))
+            v = getenv("DRIFTD_DATA"); // its name for everything that reads data
         if (!v || !*v)
             continue;
         int rc = 0;
@@ -340,11 +342,31 @@ void dd_options_free(struct dd_options *o) {
     *o = (struct dd_options){0};
 }
 
+// What the help calls an option's value: the last part of its name, where that says it. man.py has
+// the same words.
+static void value_word(const struct opt *o, char out[24]) {
+    static const char *const words[][2] = {{"listen", "ADDRESS"},  {"autostart", "RECIPE"},
+                                           {"resume", "auto|ask"}, {"precision", "fp32|bf16"},
+                                           {"import-root", "DIR"}, {"tls-cert", "FILE"},
+                                           {"tls-key", "FILE"}};
+    const char *last = strrchr(o->name, '-');
+    snprintf(out, 24, "%s",
+             o->kind == BOOL  ? ""
+             : o->kind == INT ? "N"
+             : last           ? last + 1
+                              : o->name);
+    for (char *p = out; *p; p++)
+        *p = *p >= 'a' && *p <= 'z' ? (char)(*p - 32) : *p;
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (!strcmp(o->name, words[i][0]))
+            snprintf(out, 24, "%s", words[i][1]);
+}
+
 void dd_options_help(FILE *f) {
-    static const char *const arg[] = {" WORD", " N", "", " X"};
     for (int i = 0; i < NOPT; i++) {
-        char flag[64];
-        snprintf(flag, sizeof flag, "--%s%s", table[i].name, arg[table[i].kind]);
+        char flag[64], value[24];
+        value_word(&table[i], value);
+        snprintf(flag, sizeof flag, "--%s%s%s", table[i].name, *value ? " " : "", value);
         fprintf(f, "  %-26s %s", flag, table[i].doc);
         if (table[i].kind == INT)
             fprintf(f, " (default %lld)", (long long)table[i].ival);

@@ -4,6 +4,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/generate/batcher_priv.h"
+#include "daemon/generate/noise.h"
 #include "daemon/store/checkpoints.h"
 #include "engine/drift.h"
 
@@ -19,6 +20,12 @@ static int no_model(struct dr_err *err) {
                    "no model yet: no checkpoint exists and no job has finished its first step");
 }
 
+static int no_raw(struct dr_err *err) {
+    return dr_fail_at(
+        err, DR_EINVAL, "weights",
+        "the live weights are averaged; weights=raw needs a checkpoint: latest or an id");
+}
+
 static int resolve_id(struct dd_batcher *b, const char *text, int64_t *id, struct dr_err *err) {
     struct dd_model_info info;
     struct dr_err why = {0};
@@ -27,7 +34,7 @@ static int resolve_id(struct dd_batcher *b, const char *text, int64_t *id, struc
                  ? dr_fail(&why, DR_ENOENT, "there is no checkpoint %s", text)
                  : dd_models_get(b->env.models, v, &info, &why);
     if (rc == DR_ENOENT)
-        return dr_fail(err, rc, "%.200s; expected live, latest or an id of /v1/checkpoints",
+        return dr_fail(err, rc, "%.200s; expected served, live, latest or an id of /v1/checkpoints",
                        why.msg);
     if (rc) {
         *err = why;
@@ -42,16 +49,40 @@ static int resolve_id(struct dd_batcher *b, const char *text, int64_t *id, struc
 
 int dd_batcher_resolve(struct dd_batcher *b, const char *checkpoint, int64_t *id,
                        struct dr_err *err) {
-    bool live = !*checkpoint || !strcmp(checkpoint, "live");
+    struct dd_served served;
+    if (!*checkpoint || !strcmp(checkpoint, "served")) {
+        int rc = dd_batcher_served(b, &served, err);
+        *id = rc ? 0 : served.id;
+        return rc;
+    }
+    const bool live = !strcmp(checkpoint, "live");
     *id = 0;
-    if (live && (*id = dd_models_active(b->env.models)) > 0)
-        return 0;
     if (live && dd_live_has(b->env.live))
         return 0;
     if (!live && strcmp(checkpoint, "latest") != 0)
         return resolve_id(b, checkpoint, id, err);
     *id = dd_models_latest(b->env.models);
     return *id ? 0 : no_model(err);
+}
+
+int dd_batcher_served(struct dd_batcher *b, struct dd_served *out, struct dr_err *err) {
+    const int64_t active = dd_models_active(b->env.models);
+    *out = (struct dd_served){active, "promoted"};
+    if (active > 0)
+        return 0;
+    if (active == DD_SERVE_AUTO && (out->id = dd_models_final(b->env.models)) > 0) {
+        out->why = "completed";
+        return 0;
+    }
+    if (dd_live_has(b->env.live)) {
+        *out = (struct dd_served){0, "live"};
+        return 0;
+    }
+    *out = (struct dd_served){dd_models_latest(b->env.models), "latest"};
+    if (out->id)
+        return 0;
+    *out = (struct dd_served){0};
+    return no_model(err);
 }
 
 // --- submitting ---
@@ -89,10 +120,13 @@ int dd_batcher_submit(struct dd_batcher *b, const struct dd_gen_request *req, do
     int64_t id;
     *retry_after = 0;
     int rc = dd_batcher_resolve(b, req->checkpoint, &id, err);
+    if (!rc && !id && req->raw)
+        rc = no_raw(err);
     if (rc)
         return rc;
     struct dd_ticket *t = dd_xcalloc(1, sizeof *t);
     *t = (struct dd_ticket){.req = req, .id = id, .submitted_ns = dd_now_ns()};
+    dd_batcher_served(b, &t->served, NULL);
     pthread_mutex_lock(&b->lock);
     int64_t limit = dd_queue_limit(b);
     bool full = b->waiting > 0 && b->waiting + req->n > limit;
@@ -139,6 +173,11 @@ static int fix_labels(struct dd_ticket *t, struct dr_err *err) {
     if (t->req->two_pass && dr_gen_null_class(t->snap->net) < 0)
         return dr_fail_at(err, DR_EINVAL, "guidance",
                           "guidance=two-pass needs a model with a null class");
+    const size_t noise = (size_t)dr_gen_noise_count(t->snap->net);
+    if (t->req->noise.own && t->req->noise.own_count != noise)
+        return dr_fail_at(err, DR_EINVAL, "body",
+                          "the noise has %zu values per image; this model takes %zu",
+                          t->req->noise.own_count, noise);
     for (int i = 0; i < t->req->n; i++) {
         int32_t c = t->req->images[i].label;
         if (c < 0)
@@ -155,12 +194,12 @@ static int fix_labels(struct dd_ticket *t, struct dr_err *err) {
 static int choose_weights(struct dd_batcher *b, struct dd_ticket *t, struct dr_err *err) {
     if (t->id == 0 && (t->snap = dd_live_get(b->env.live, NULL)))
         return 0;
-    // The job has ended since: its last checkpoint is what `live` stands for now.
-    int rc = t->id ? 0 : dd_batcher_resolve(b, "live", &t->id, err);
-    if (!rc && t->id == 0)
+    // The job has ended since: what was asked for stands for a checkpoint now.
+    int rc = t->id ? 0 : dd_batcher_resolve(b, t->req->checkpoint, &t->id, err);
+    if (!rc && t->id == 0 && !(t->snap = dd_live_get(b->env.live, NULL)))
         rc = no_model(err);
-    if (!rc)
-        rc = dd_snapcache_get(b->cache, t->id, &t->snap, err);
+    if (!rc && t->id)
+        rc = dd_snapcache_get(b->cache, t->id, t->req->raw, &t->snap, err);
     // It was there when the request was accepted: gone, not unknown.
     return rc == DR_ENOENT ? (err->code = DR_EGONE) : rc;
 }
@@ -181,8 +220,8 @@ static int prepare(struct dd_batcher *b, struct dd_ticket *t, struct dr_snapshot
     return rc;
 }
 
-static bool fits(const struct dd_ticket *t, const struct batch *k, int64_t id) {
-    return t->snap ? t->snap == k->snap : t->id == id;
+static bool fits(const struct dd_ticket *t, const struct batch *k, int64_t id, bool raw) {
+    return t->snap ? t->snap == k->snap : t->id == id && t->req->raw == raw;
 }
 
 // Whether the ticket can go into the batch. False: it has been failed and is gone. No lock held:
@@ -210,11 +249,12 @@ static void put_back(struct dd_queue *q, struct dd_queue *front) {
 static void gather(struct dd_batcher *b, struct batch *k) {
     int max = (int)b->env.opt->max_batch;
     int64_t id = -1;
+    bool raw = false;
     struct dd_queue rest = {0};
     while (b->queue.head && k->images < max) {
         struct dd_ticket *t = b->queue.head;
         b->queue.head = t->next;
-        if (k->snap && !fits(t, k, id)) {
+        if (k->snap && !fits(t, k, id, raw)) {
             dd_queue_put(&rest, t);
             continue;
         }
@@ -229,6 +269,7 @@ static void gather(struct dd_batcher *b, struct batch *k) {
         if (!k->snap) {
             k->snap = dr_snapshot_ref(t->snap);
             id = t->id;
+            raw = t->req->raw;
         }
         int n = DR_MIN(max - k->images, waiting);
         k->s[k->nslices++] = (struct slice){t, t->sent, n};
@@ -278,6 +319,29 @@ static int run_whole(struct dd_batcher *b, const struct batch *k, struct dr_err 
     return rc;
 }
 
+// The noise of the batch's images where it is not the seed's alone: NULL members stay NULL.
+static int special_noise(struct dd_batcher *b, const struct batch *k, struct dr_err *err) {
+    const size_t count = (size_t)dr_gen_noise_count(k->snap->net);
+    int at = 0;
+    for (int i = 0; i < k->nslices; i++)
+        for (int j = 0; j < k->s[i].n; j++, at++) {
+            const struct dd_gen_request *r = k->s[i].t->req;
+            if (!dd_noise_special(r))
+                continue;
+            if (b->noise_count < count) {
+                free(b->noise);
+                b->noise = malloc((size_t)b->env.opt->max_batch * count * sizeof *b->noise);
+                b->noise_count = b->noise ? count : 0;
+            }
+            if (!b->noise)
+                return dr_fail(err, DR_ENOMEM, "no memory for the noise of a batch");
+            real *to = b->noise + (size_t)at * count;
+            dd_noise_draw(r, k->s[i].first + j, count, to);
+            b->sample[at].noise = to;
+        }
+    return 0;
+}
+
 static int compute(struct dd_batcher *b, struct batch *k, double *seconds, struct dr_err *err) {
     size_t count = (size_t)dr_gen_image_count(k->snap->net);
     if (b->x_count < count) {
@@ -298,9 +362,12 @@ static int compute(struct dd_batcher *b, struct batch *k, double *seconds, struc
                                                  .alpha = (real)im->cfg,
                                                  .two_pass = t->req->two_pass};
         }
+    int rc = special_noise(b, k, err);
+    if (rc)
+        return rc;
     double t0 = dd_seconds();
     int lanes = lanes_for(b, k->images);
-    int rc = lanes ? run_lanes(b, k, lanes, err) : run_whole(b, k, err);
+    rc = lanes ? run_lanes(b, k, lanes, err) : run_whole(b, k, err);
     *seconds = dd_seconds() - t0;
     return rc;
 }
@@ -453,6 +520,7 @@ static void destroy(struct dd_batcher *b) {
     pthread_cond_destroy(&b->idle);
     free(b->sample);
     free(b->x);
+    free(b->noise);
     free(b);
 }
 

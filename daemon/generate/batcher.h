@@ -28,10 +28,12 @@ void dd_batcher_drain(struct dd_batcher *b); // refuses new requests, goes on wi
 // which a refused request is worth repeating, 0: not known.
 int dd_batcher_submit(struct dd_batcher *b, const struct dd_gen_request *req, double *retry_after,
                       struct dr_err *err);
-// What `live`, `latest` or an id stands for now: a checkpoint row (id > 0) or the running job's
-// weights (id 0). ENOENT, EGONE, ENOTYET.
+// What a word (served, live, latest) or an id stands for now: a checkpoint row (id > 0) or the
+// running job's weights (id 0). ENOENT, EGONE, ENOTYET.
 int dd_batcher_resolve(struct dd_batcher *b, const char *checkpoint, int64_t *id,
                        struct dr_err *err);
+// What `served` stands for and why (request.h). ENOTYET.
+int dd_batcher_served(struct dd_batcher *b, struct dd_served *out, struct dr_err *err);
 
 struct dd_batcher_stats {
     int waiting; // images in the queue or in a batch

@@ -13,6 +13,7 @@ struct dd_ticket {
     struct dd_ticket *next;
     const struct dd_gen_request *req;
     int64_t id;               // checkpoint row; 0: the running job's weights
+    struct dd_served served;  // what requests without a checkpoint get
     struct dr_snapshot *snap; // fixed by the first batch, so that a request has one set of weights
     int32_t *label;           // [n]
     real *x;                  // [n, image_count]
@@ -61,6 +62,8 @@ struct dd_batcher {
     struct dr_sample *sample; // [max_batch]
     real *x;                  // [max_batch, image_count], grown when a larger model comes
     size_t x_count;
+    real *noise; // [max_batch, noise_count] of images whose noise is not the seed's alone
+    size_t noise_count;
 };
 
 void dd_queue_put(struct dd_queue *q, struct dd_ticket *t);

@@ -9,13 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ENTRIES = 32 };
+enum { ENTRIES = 32, UNREAD = -2 };
 
 struct dd_models {
     struct dd_store *store;
     pthread_mutex_t lock;
-    uint64_t version;       // of the store's checkpoints when the rest was read
-    int64_t active, latest; // -1: not read
+    uint64_t version;              // of the store's checkpoints when the rest was read
+    int64_t active, final, latest; // UNREAD: not read
     struct dd_model_info info[ENTRIES];
     int64_t name_job[ENTRIES];
     json_t *names[ENTRIES];
@@ -25,7 +25,7 @@ struct dd_models {
 struct dd_models *dd_models_new(struct dd_store *s) {
     struct dd_models *m = dd_xcalloc(1, sizeof *m);
     m->store = s;
-    m->active = m->latest = -1;
+    m->active = m->final = m->latest = UNREAD;
     pthread_mutex_init(&m->lock, NULL);
     return m;
 }
@@ -36,7 +36,7 @@ static void forget(struct dd_models *m) {
     for (int i = 0; i < m->nnames; i++)
         json_decref(m->names[i]);
     m->ninfo = m->nnames = 0;
-    m->active = m->latest = -1;
+    m->active = m->final = m->latest = UNREAD;
 }
 
 void dd_models_free(struct dd_models *m) {
@@ -59,9 +59,18 @@ static void enter(struct dd_models *m) {
 
 int64_t dd_models_active(struct dd_models *m) {
     enter(m);
-    if (m->active < 0)
+    if (m->active == UNREAD)
         m->active = dd_ckpt_active(m->store);
     int64_t v = m->active;
+    pthread_mutex_unlock(&m->lock);
+    return v;
+}
+
+int64_t dd_models_final(struct dd_models *m) {
+    enter(m);
+    if (m->final == UNREAD)
+        m->final = dd_ckpt_final(m->store);
+    int64_t v = m->final;
     pthread_mutex_unlock(&m->lock);
     return v;
 }
@@ -70,7 +79,7 @@ int64_t dd_models_latest(struct dd_models *m) {
     struct dd_ckpt_row row;
     struct dr_err err;
     enter(m);
-    if (m->latest < 0) {
+    if (m->latest == UNREAD) {
         int rc = dd_ckpt_latest(m->store, &row, &err);
         if (!rc) {
             m->latest = strtoll(row.id, NULL, 10);

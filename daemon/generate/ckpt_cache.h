@@ -15,7 +15,8 @@ struct dd_model_info {
 };
 struct dd_models *dd_models_new(struct dd_store *s);
 void dd_models_free(struct dd_models *m);      // NULL is fine
-int64_t dd_models_active(struct dd_models *m); // 0: none
+int64_t dd_models_active(struct dd_models *m); // as dd_ckpt_active
+int64_t dd_models_final(struct dd_models *m);  // as dd_ckpt_final
 int64_t dd_models_latest(struct dd_models *m); // 0: none
 int dd_models_get(struct dd_models *m, int64_t id, struct dd_model_info *out, struct dr_err *err);
 // Class names of a job's data set, NULL: none known. For dd_models_release.

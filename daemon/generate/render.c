@@ -3,6 +3,7 @@
 #include "daemon/generate/render.h"
 
 #include "daemon/base/util.h"
+#include "daemon/generate/apng.h"
 #include "daemon/generate/grid.h"
 #include "engine/io/image.h"
 
@@ -13,13 +14,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GAP = 2, SCATTER_SIZE = 256 };
+enum { GAP = 2, SCATTER_SIZE = 256, FRAME_MS = 80 };
 
 // Images per guidance scale: the noise index restarts with every scale. 0: no query of
 // /v1/generate makes these images (scale by scale, the same labels and noise for each).
 static int images_per_scale(const struct dd_rendered *in) {
     const struct dd_gen_image *im = in->req->images;
     int n = in->req->n, each = 1;
+    if (in->req->noise.own)
+        return 0;
+    if (in->req->noise.steps) // one scale; every label is there once per step
+        return n / in->req->noise.steps;
     while (each < n && im[each].index != 0)
         each++;
     for (int i = 0; i < n; i++)
@@ -47,16 +52,29 @@ static json_t *list_of(const struct dd_rendered *in, int each, bool scales) {
     FILE *f = open_memstream(&text, &size);
     if (!f)
         return NULL;
-    for (int i = 0; i < (scales ? in->req->n : each); i += scales ? each : 1) {
+    const int steps = DR_MAX(in->req->noise.steps, 1);
+    for (int i = 0; i < (scales ? in->req->n / steps : each); i += scales ? each : 1) {
         fputs(i ? "," : "", f);
         if (scales)
-            print_scale(f, in->req->images[i].cfg);
+            print_scale(f, in->req->images[i * steps].cfg);
         else
-            fprintf(f, "%d", (int)in->label[i]);
+            fprintf(f, "%d", (int)in->label[i * steps]);
     }
     json_t *list = fclose(f) ? NULL : json_stringn(text, size);
     free(text);
     return list;
+}
+
+// What differs from the usual.
+static void add_noise(const struct dd_gen_request *r, json_t *o) {
+    if (r->raw)
+        json_object_set_new(o, "weights", json_string("raw"));
+    if (r->noise.scaled)
+        json_object_set_new(o, "temperature", json_real(r->noise.temperature));
+    if (r->noise.steps) {
+        json_object_set_new(o, "seed2", json_integer((json_int_t)r->noise.seed2));
+        json_object_set_new(o, "steps", json_integer(r->noise.steps));
+    }
 }
 
 // The query of /v1/generate that makes the same images again, one member per parameter.
@@ -66,25 +84,36 @@ static json_t *query(const struct dd_rendered *in, const char *guidance) {
     if (!each)
         return json_null();
     const bool live = !strncmp(in->snap->id, "live:", 5); // weights that no id names
-    return json_pack("{s:o, s:o, s:i, s:I, s:o, s:i, s:s, s:s}", "class", list_of(in, each, false),
-                     "cfg", list_of(in, each, true), "n", each, "seed", (json_int_t)r->seed, "grid",
-                     json_sprintf("%dx%d", r->cols, r->rows), "scale", r->scale, "guidance",
-                     guidance, "checkpoint", live ? "live" : in->snap->id);
+    json_t *q =
+        json_pack("{s:o, s:o, s:i, s:I, s:o, s:i, s:s, s:s}", "class", list_of(in, each, false),
+                  "cfg", list_of(in, each, true), "n", each, "seed", (json_int_t)r->seed, "grid",
+                  json_sprintf("%dx%d", r->cols, r->rows), "scale", r->scale, "guidance", guidance,
+                  "checkpoint", live ? "live" : in->snap->id);
+    if (r->noise.steps)
+        json_object_del(q, "grid"); // a walk has its own
+    add_noise(r, q);
+    return q;
 }
 
 static json_t *parameters(const struct dd_rendered *in) {
     const struct dd_gen_request *r = in->req;
     const char *guidance = r->two_pass ? "two-pass" : "one-step";
     json_t *images = json_array();
-    for (int i = 0; i < r->n; i++)
-        json_array_append_new(images, json_pack("{s:i, s:f, s:I}", "class", in->label[i], "cfg",
-                                                (double)r->images[i].cfg, "index",
-                                                (json_int_t)r->images[i].index));
+    for (int i = 0; i < r->n; i++) {
+        json_t *im = json_pack("{s:i, s:f, s:I}", "class", in->label[i], "cfg",
+                               (double)r->images[i].cfg, "index", (json_int_t)r->images[i].index);
+        if (r->noise.steps)
+            json_object_set_new(im, "walk", json_real((double)r->images[i].walk));
+        json_array_append_new(images, im);
+    }
     json_t *params = json_pack(
         "{s:s, s:I, s:i, s:o, s:i, s:s, s:I, s:s, s:o, s:o}", "generator", "driftd", "seed",
         (json_int_t)r->seed, "n", r->n, "grid", json_sprintf("%dx%d", r->cols, r->rows), "scale",
         r->scale, "checkpoint", in->snap->id, "step", (json_int_t)in->snap->step, "guidance",
         guidance, "request", query(in, guidance), "images", images);
+    add_noise(r, params);
+    if (r->noise.own)
+        json_object_set_new(params, "noise", json_string("the client's own"));
     if (*in->note)
         json_object_set_new(params, "note", json_string(in->note));
     return params;
@@ -109,6 +138,33 @@ static int png(const struct dd_rendered *in, int first, int n, int cols, const c
     int rc = dr_png_grid(plot, 1, 1, SCATTER_SIZE, SCATTER_SIZE, DR_SHOW_GREY, 1, 1, 0,
                          text ? "driftd" : NULL, text, out, err);
     free(plot);
+    return rc;
+}
+
+// A walk's steps one after the other: a picture holds one image per row of the strip.
+static int apng(const struct dd_rendered *in, const char *text, struct dr_bytes *out,
+                struct dr_err *err) {
+    const size_t count = (size_t)dr_gen_image_count(in->snap->net);
+    const int steps = DR_MAX(in->req->noise.steps, 1), each = in->req->n / steps;
+    struct dr_bytes *frame = dd_xcalloc((size_t)steps, sizeof *frame);
+    real *x = malloc((size_t)each * count * sizeof *x);
+    struct dd_rendered one = *in;
+    int cols = 1, rc = x ? 0 : dr_fail(err, DR_ENOMEM, "no memory for a picture");
+    while (cols * cols < each)
+        cols++;
+    one.x = x;
+    for (int s = 0; s < steps && !rc; s++) {
+        for (int k = 0; k < each; k++)
+            memcpy(x + (size_t)k * count, in->x + (size_t)(k * steps + s) * count,
+                   count * sizeof *x);
+        rc = png(&one, 0, each, cols, s ? NULL : text, &frame[s], err);
+    }
+    if (!rc)
+        rc = dd_apng(frame, steps, FRAME_MS, out, err);
+    for (int s = 0; s < steps; s++)
+        dr_bytes_free(&frame[s]);
+    free(frame);
+    free(x);
     return rc;
 }
 
@@ -149,6 +205,28 @@ static int as_json(const struct dd_rendered *in, json_t *params, struct dr_bytes
     out->p = (uint8_t *)json_dumps(params, JSON_COMPACT);
     out->n = out->p ? strlen((char *)out->p) : 0;
     return out->p ? 0 : dr_fail(err, DR_ENOMEM, "no memory for the reply");
+}
+
+// {"created", "data": [{"b64_json"}], "driftd": the parameters}
+static int as_openai(const struct dd_rendered *in, json_t *params, struct dr_bytes *out,
+                     struct dr_err *err) {
+    json_t *data = json_array();
+    int rc = 0;
+    for (int i = 0; i < in->req->n && !rc; i++) {
+        struct dr_bytes b = {0};
+        rc = png(in, i, 1, 1, NULL, &b, err);
+        char *text = rc ? NULL : base64(b.p, b.n);
+        if (text)
+            json_array_append_new(data, json_pack("{s:s}", "b64_json", text));
+        free(text);
+        dr_bytes_free(&b);
+    }
+    json_t *o = json_pack("{s:I, s:o, s:O}", "created", (json_int_t)(dd_wall_us() / 1000000),
+                          "data", data, "driftd", params);
+    out->p = rc ? NULL : (uint8_t *)json_dumps(o, JSON_COMPACT);
+    out->n = out->p ? strlen((char *)out->p) : 0;
+    json_decref(o);
+    return rc || out->p ? rc : dr_fail(err, DR_ENOMEM, "no memory for the reply");
 }
 
 // --- zip: stored entries, as PNG does not compress further ---
@@ -214,10 +292,10 @@ static int as_zip(const struct dd_rendered *in, json_t *params, struct dr_bytes 
 }
 
 int dd_render(const struct dd_rendered *in, struct dd_gen_result *out, struct dr_err *err) {
-    static const char *const types[] = {[DD_PNG] = "image/png",
-                                        [DD_JSON] = "application/json",
-                                        [DD_ZIP] = "application/zip",
-                                        [DD_NPY] = "application/octet-stream"};
+    static const char *const types[] = {
+        [DD_PNG] = "image/png",       [DD_JSON] = "application/json",
+        [DD_ZIP] = "application/zip", [DD_NPY] = "application/octet-stream",
+        [DD_APNG] = "image/apng",     [DD_OPENAI] = "application/json"};
     struct dr_bytes bytes = {0};
     json_t *params = parameters(in);
     char *text = NULL;
@@ -231,6 +309,14 @@ int dd_render(const struct dd_rendered *in, struct dd_gen_result *out, struct dr
         break;
     case DD_NPY:
         rc = npy(in, &bytes, err);
+        break;
+    case DD_OPENAI:
+        rc = as_openai(in, params, &bytes, err);
+        break;
+    case DD_APNG:
+        text = json_dumps(params, JSON_COMPACT);
+        rc = apng(in, text, &bytes, err);
+        free(text);
         break;
     case DD_PNG:
     default:

@@ -40,6 +40,7 @@ static void answer(struct dd_batcher *b, struct dd_ticket *t) {
     out.queue_ms = queue * 1e3;
     out.compute_ms = t->compute_s * 1e3;
     out.batch_size = t->batch_size;
+    out.served = t->served;
     atomic_fetch_add(&b->requests, 1);
     t->req->complete(t->req->owner, &out);
     dd_ticket_free(t);

@@ -14,6 +14,7 @@ enum { ENTRIES = 64 };
 struct entry {
     int64_t id, bytes;
     uint64_t used;
+    bool raw;
     char sha256[65]; // the row's at loading time: a rewritten checkpoint is loaded again
     struct dr_snapshot *snap;
 };
@@ -61,8 +62,8 @@ static struct entry *oldest(struct dd_snapcache *c, bool free_slot_counts) {
     return best;
 }
 
-static int load(struct dd_snapcache *c, const struct dd_model_info *row, struct dr_snapshot **out,
-                struct dr_err *err) {
+static int load(struct dd_snapcache *c, const struct dd_model_info *row, bool raw,
+                struct dr_snapshot **out, struct dr_err *err) {
     char sha[65];
     int rc = dr_sha256_file(row->path, sha, err);
     if (!rc && strcmp(sha, row->sha256)) {
@@ -73,7 +74,7 @@ static int load(struct dd_snapcache *c, const struct dd_model_info *row, struct 
     }
     if (!rc) {
         char *description = dr_model_config_to_json(&row->model);
-        rc = dr_snapshot_load(row->path, description, out, err);
+        rc = (raw ? dr_snapshot_load_raw : dr_snapshot_load)(row->path, description, out, err);
         free(description);
     }
     if (rc)
@@ -84,14 +85,17 @@ static int load(struct dd_snapcache *c, const struct dd_model_info *row, struct 
         evict(c, e);
     struct entry *e = oldest(c, true);
     evict(c, e);
-    *e = (struct entry){
-        .id = row->id, .bytes = bytes, .used = ++c->clock, .snap = dr_snapshot_ref(*out)};
+    *e = (struct entry){.id = row->id,
+                        .bytes = bytes,
+                        .used = ++c->clock,
+                        .raw = raw,
+                        .snap = dr_snapshot_ref(*out)};
     snprintf(e->sha256, sizeof e->sha256, "%s", row->sha256);
     c->bytes += bytes;
     return 0;
 }
 
-int dd_snapcache_get(struct dd_snapcache *c, int64_t id, struct dr_snapshot **out,
+int dd_snapcache_get(struct dd_snapcache *c, int64_t id, bool raw, struct dr_snapshot **out,
                      struct dr_err *err) {
     struct dd_model_info row;
     int rc = dd_models_get(c->models, id, &row, err);
@@ -101,7 +105,7 @@ int dd_snapcache_get(struct dd_snapcache *c, int64_t id, struct dr_snapshot **ou
         rc = dr_fail(err, DR_ENOENT, "checkpoint %lld is %s", (long long)id, row.state);
     for (int i = 0; i < ENTRIES && !rc; i++) {
         struct entry *e = &c->e[i];
-        if (!e->snap || e->id != id)
+        if (!e->snap || e->id != id || e->raw != raw)
             continue;
         if (strcmp(e->sha256, row.sha256)) {
             evict(c, e);
@@ -113,7 +117,7 @@ int dd_snapcache_get(struct dd_snapcache *c, int64_t id, struct dr_snapshot **ou
         return 0;
     }
     if (!rc)
-        rc = load(c, &row, out, err);
+        rc = load(c, &row, raw, out, err);
     dd_models_release(c->models, row.names);
     return rc;
 }

@@ -10,5 +10,6 @@ struct dd_snapcache *dd_snapcache_new(struct dd_store *s, struct dd_models *m, i
 void dd_snapcache_free(struct dd_snapcache *c); // NULL is fine
 // A reference to the weights of a checkpoint row; loads the file when needed. A file that no longer
 // matches its row is refused and marked corrupt. DR_ENOENT: unknown or removed.
-int dd_snapcache_get(struct dd_snapcache *c, int64_t id, struct dr_snapshot **out,
+// raw: the weights themselves, not their average. DR_EINVAL: the file has only one set.
+int dd_snapcache_get(struct dd_snapcache *c, int64_t id, bool raw, struct dr_snapshot **out,
                      struct dr_err *err);

@@ -50,6 +50,9 @@ int dd_glue_eval_get(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_checkpoint_list(void *ctx, const struct api_page *page, struct api_reply *out);
 int dd_glue_checkpoint_get(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out);
+int dd_glue_served_get(void *ctx, struct api_reply *out);
+int dd_glue_served_put(void *ctx, const char *checkpoint, struct api_reply *out);
+json_t *dd_glue_served(struct dd *d); // {"mode", "checkpoint", "step", "job", "why", "text"}
 int dd_glue_checkpoint_file(void *ctx, const char *id, struct api_file *out, struct api_problem *p);
 int dd_glue_checkpoint_export(void *ctx, const char *id, const struct api_export *as,
                               struct api_file *out, struct api_problem *p);

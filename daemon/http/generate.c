@@ -51,7 +51,7 @@ static void attach_names(struct dd_models *models, json_t *a, struct api_model *
 static void fill_model(struct dd *d, const struct dr_model_config *m, struct api_model *out) {
     out->classes = (int)m->classes;
     out->cfg_min = 0;
-    out->cfg_max = 100;
+    out->cfg_max = 1000; // as train.alpha_max may be
     out->cfg_default = 1;
     out->max_n = (int)d->opt.max_n;
     out->width = out->height = (int)m->size;
@@ -62,12 +62,12 @@ static void fill_model(struct dd *d, const struct dr_model_config *m, struct api
 // The problem of a checkpoint that cannot be served.
 static int explain(struct dd *d, const char *checkpoint, int rc, const struct dr_err *err,
                    struct api_problem *p) {
-    static const char *const words[] = {"live", "latest"};
-    const char *near = dr_nearest(checkpoint, words, 2);
+    static const char *const words[] = {"served", "live", "latest"};
+    const char *near = dr_nearest(checkpoint, words, 3);
     struct dd_jobs_now now;
     fail(p, rc, err);
     if (rc == DR_ENOENT)
-        return api_problem_field(p, "checkpoint", "expected live, latest or an id%s%s%s",
+        return api_problem_field(p, "checkpoint", "expected served, live, latest or an id%s%s%s",
                                  near ? "; did you mean `" : "", near ? near : "",
                                  near ? "`?" : "");
     if (rc != DR_ENOTYET)
@@ -137,6 +137,11 @@ static void complete(void *owner, const struct dd_gen_result *in) {
                                  .batch_size = in->batch_size};
     snprintf(out.checkpoint, sizeof out.checkpoint, "%.63s", in->checkpoint);
     snprintf(out.note, sizeof out.note, "%s", in->note);
+    if (in->served.why && in->served.id)
+        snprintf(out.served, sizeof out.served, "%lld;why=%s", (long long)in->served.id,
+                 in->served.why);
+    else if (in->served.why)
+        snprintf(out.served, sizeof out.served, "live;why=%s", in->served.why);
     api_gen_complete(r->gen, &out);
     free(r);
 }
@@ -152,7 +157,8 @@ static void failed(void *owner, int rc, const struct dr_err *err) {
 
 static enum dd_format format_of(enum api_format f) {
     static const enum dd_format map[] = {
-        [API_PNG] = DD_PNG, [API_JSON] = DD_JSON, [API_ZIP] = DD_ZIP, [API_NPY] = DD_NPY};
+        [API_PNG] = DD_PNG, [API_JSON] = DD_JSON, [API_ZIP] = DD_ZIP,
+        [API_NPY] = DD_NPY, [API_APNG] = DD_APNG, [API_OPENAI] = DD_OPENAI};
     return map[f];
 }
 
@@ -164,8 +170,10 @@ int dd_glue_generate(void *ctx, struct api_gen *g, struct api_problem *p) {
     struct relay *r = dd_xcalloc(1, sizeof *r + (size_t)in->n * sizeof *r->image);
     r->gen = g;
     for (int i = 0; i < in->n; i++)
-        r->image[i] = (struct dd_gen_image){
-            .label = in->images[i].label, .cfg = in->images[i].cfg, .index = in->images[i].index};
+        r->image[i] = (struct dd_gen_image){.label = in->images[i].label,
+                                            .cfg = in->images[i].cfg,
+                                            .index = in->images[i].index,
+                                            .walk = in->images[i].walk};
     r->req = (struct dd_gen_request){.images = r->image,
                                      .n = in->n,
                                      .seed = in->seed,
@@ -174,6 +182,13 @@ int dd_glue_generate(void *ctx, struct api_gen *g, struct api_problem *p) {
                                      .scale = in->scale,
                                      .format = format_of(in->format),
                                      .two_pass = in->guidance == API_GUIDANCE_TWO_PASS,
+                                     .raw = in->raw,
+                                     .noise = {.scaled = in->scaled,
+                                               .temperature = in->temperature,
+                                               .steps = in->steps,
+                                               .seed2 = in->seed2,
+                                               .own = in->noise,
+                                               .own_count = in->noise_count},
                                      .received_ns = (int64_t)in->received_ns,
                                      .owner = r,
                                      .abandoned = abandoned,

@@ -53,27 +53,20 @@ int dd_glue_checkpoint_get(void *ctx, const char *id, struct api_reply *out) {
 int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out) {
     struct dd *d = ctx;
     struct dd_ckpt_row row;
-    struct dr_err err = {0};
-    if (!strcmp(id, "live")) { // back to the default
-        int rc = dd_ckpt_activate(d->store, 0, &err);
+    int64_t n;
+    int rc = dd_glue_served_put(ctx, id, out);
+    if (rc)
+        return rc;
+    json_decref(out->body);
+    if (!dd_glue_id(id, &n)) { // a word
         out->body = json_pack("{s:n}", "active");
-        return rc ? dd_http_fail(&out->problem, rc, &err) : 0;
+        return 0;
     }
     if (find(d, id, &row, &out->problem))
         return -1;
-    int rc = strcmp(row.state, "ok")
-                 ? dr_fail(&err, DR_EGONE, "checkpoint %s is %s", row.id, row.state)
-                 : dd_ckpt_expect_generator(&row, &err);
-    if (!rc)
-        rc = dd_ckpt_activate(d->store, strtoll(row.id, NULL, 10), &err);
-    if (rc == DR_EGONE)
-        dd_http_fail_as(&out->problem, rc, &err, "checkpoint-gone");
-    else if (rc)
-        dd_http_fail(&out->problem, rc, &err);
-    else
-        out->body = dd_ckpt_to_json(&row, strtoll(row.id, NULL, 10));
+    out->body = dd_ckpt_to_json(&row, dd_ckpt_active(d->store));
     dd_ckpt_row_free(&row);
-    return rc ? -1 : 0;
+    return 0;
 }
 
 static int open_file(const char *path, struct api_file *out, struct api_problem *p) {

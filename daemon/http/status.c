@@ -49,17 +49,17 @@ static json_t *training(const struct dd_jobs_now *now, const struct dd_pump_stat
 static json_t *generation(struct dd *d) {
     struct dd_batcher_stats s;
     dd_batcher_stats(d->batcher, &s);
-    struct dr_err err;
-    int64_t id = 0;
+    struct dd_served served = {0};
     json_t *serving = json_null();
-    if (!dd_batcher_resolve(d->batcher, "live", &id, &err))
-        serving = id ? json_sprintf("%lld", (long long)id) : json_string("live");
-    return json_pack("{s:o, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:s}", "serving", serving,
-                     "waiting", s.waiting, "queue_limit", (json_int_t)s.queue_limit, "images",
-                     (json_int_t)s.images, "batches", (json_int_t)s.batches, "abandoned",
-                     (json_int_t)s.abandoned, "failed", (json_int_t)s.failed, "images_per_second",
-                     s.images_per_second, "max_batch", (json_int_t)d->opt.max_batch, "max_n",
-                     (json_int_t)d->opt.max_n, "device", s.device);
+    if (!dd_batcher_served(d->batcher, &served, NULL))
+        serving = served.id ? json_sprintf("%lld", (long long)served.id) : json_string("live");
+    return json_pack("{s:o, s:o, s:i, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:s}", "serving",
+                     serving, "served", dd_glue_served(d), "waiting", s.waiting, "queue_limit",
+                     (json_int_t)s.queue_limit, "images", (json_int_t)s.images, "batches",
+                     (json_int_t)s.batches, "abandoned", (json_int_t)s.abandoned, "failed",
+                     (json_int_t)s.failed, "images_per_second", s.images_per_second, "max_batch",
+                     (json_int_t)d->opt.max_batch, "max_n", (json_int_t)d->opt.max_n, "device",
+                     s.device);
 }
 
 // How the default number of threads came about, and what is left of the memory limit.

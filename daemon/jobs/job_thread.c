@@ -91,6 +91,7 @@ static void read_job(sqlite3_stmt *st, struct claim *c) {
     const char *json = (const char *)sqlite3_column_text(st, 1);
     struct dr_err why = {0};
     job->id = sqlite3_column_int64(st, 0);
+    job->seconds = sqlite3_column_double(st, 5);
     int rc = dd_job_kind_find(job->env->kinds, (const char *)sqlite3_column_text(st, 4), &job->kind,
                               &why);
     if (!rc)
@@ -107,7 +108,7 @@ static int claim(sqlite3 *db, void *arg, struct dr_err *err) {
     c->found = false;
     sqlite3_stmt *st =
         dd_sql_prepare(db, err,
-                       "SELECT id, config, resume, attempts, kind FROM jobs WHERE "
+                       "SELECT id, config, resume, attempts, kind, seconds FROM jobs WHERE "
                        "state='queued' AND " DD_NEEDS_READY " ORDER BY priority DESC, id LIMIT 1",
                        "");
     if (!st)

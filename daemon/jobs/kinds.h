@@ -15,7 +15,8 @@ struct dd_job {
     const struct dd_job_kind *kind;
     int64_t id;
     struct dr_config cfg;
-    bool resume; // the job has run before and its kind resumes: go on from where it was
+    double seconds; // it has trained before
+    bool resume;    // the job has run before and its kind resumes: go on from where it was
     const struct dd_metric_table *metrics; // what its rows hold (dd_job_metrics)
     void *own;                             // the kind's, while it runs
 };

@@ -347,15 +347,15 @@ static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
                        c->old);
     if ((rc = dd_needs_check_drop(db, c->id, err)))
         return rc;
-    // Without it `live` would be another model from one request to the next.
+    // Without it the server would answer with another model from one request to the next.
     int64_t active = dd_sql_one(db, 0,
                                 "SELECT id FROM checkpoints WHERE job=? AND state='ok' AND id="
                                 "(SELECT CAST(value AS INTEGER) FROM meta WHERE key='active')",
                                 "i", c->id);
     if (active)
         return dr_fail(err, DR_ECONFLICT,
-                       "checkpoint %lld of job %lld is activated and served as live; activate "
-                       "another one, or `live`, first",
+                       "checkpoint %lld of job %lld is activated; serve another one, or `auto`, "
+                       "first",
                        (long long)active, (long long)c->id);
     return dd_sql_run(db, err, "DELETE FROM jobs WHERE id=?", "i", c->id);
 }

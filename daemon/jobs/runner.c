@@ -326,6 +326,8 @@ static int prepare(struct run *r, struct dr_err *err) {
     rc = create_trainer(r, err);
     if (!rc)
         rc = s->resume ? resume(r, err) : dd_ckpt_set_aside(s->checkpoint_dir, err);
+    if (!rc && dr_trainer_steps_done(r->t) > 0)
+        dr_trainer_seconds_before(r->t, s->seconds_before);
     if (!rc)
         rc = init(r, err);
     if (!rc && s->cfg->kind == DR_RECIPE_ENCODER)

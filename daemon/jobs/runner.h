@@ -49,7 +49,8 @@ struct dd_run_spec {
     int threads;
     bool resume; // continue from the newest good checkpoint of checkpoint_dir; else those there
                  // are moved out of the way
-    bool strict_resume; // checkpoints that all fail to load are an error, not a fresh start
+    double seconds_before; // of a run that is resumed, where its checkpoint does not say
+    bool strict_resume;    // checkpoints that all fail to load are an error, not a fresh start
 };
 struct dd_run_result {
     enum dd_outcome outcome;

@@ -67,7 +67,9 @@ int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *err
     if (!rc && j->running == id)
         dd_job_set_running(j, 0, "");
     pthread_mutex_unlock(&j->lock);
-    if (!rc)
-        dd_job_event(j, id, c.old, state, error);
-    return rc;
+    if (rc)
+        return rc;
+    dd_store_changed(j->env.store); // what is served may be its final checkpoint now
+    dd_job_event(j, id, c.old, state, error);
+    return 0;
 }

@@ -200,6 +200,7 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
                                .sample_dir = samples,
                                .id = id,
                                .resume = job->resume,
+                               .seconds_before = job->seconds,
                                .threads = (int)job->env->opt->threads};
     struct dd_run_result res = {0};
     char init[DD_PATH_MAX], encoder[DD_PATH_MAX];

@@ -161,8 +161,11 @@ int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char
 // --- activation: meta key `active` ---
 
 static int activate(sqlite3 *db, void *arg, struct dr_err *err) {
+    const int64_t id = *(int64_t *)arg;
     char text[24];
-    snprintf(text, sizeof text, "%lld", (long long)*(int64_t *)arg);
+    snprintf(text, sizeof text, "%lld", (long long)id);
+    if (id == DD_SERVE_LIVE) // a build that does not know the word reads 0
+        snprintf(text, sizeof text, "live");
     return dd_sql_run(db, err, "INSERT OR REPLACE INTO meta VALUES('active', ?)", "t", text);
 }
 int dd_ckpt_activate(struct dd_store *s, int64_t id, struct dr_err *err) {
@@ -182,9 +185,13 @@ static int64_t ask(struct dd_store *s, const char *sql, const char *types, const
 }
 int64_t dd_ckpt_active(struct dd_store *s) {
     return ask(s,
-               "SELECT id FROM checkpoints WHERE state='ok' AND id="
-               "(SELECT CAST(value AS INTEGER) FROM meta WHERE key='active')",
+               "SELECT coalesce((SELECT id FROM checkpoints WHERE state='ok' AND id="
+               "(SELECT CAST(value AS INTEGER) FROM meta WHERE key='active')),"
+               "(SELECT -1 FROM meta WHERE key='active' AND value='live'), 0)",
                "", NULL);
+}
+int64_t dd_ckpt_final(struct dd_store *s) {
+    return ask(s, "SELECT " DD_CKPT_FINAL, "", NULL);
 }
 bool dd_ckpt_is_active(struct dd_store *s, const char *path) {
     return ask(s,

@@ -35,9 +35,18 @@ int dd_ckpt_find(struct dd_store *s, const char *data_dir, const char *what, cha
                  struct dr_err *err);
 // The newest good generator. DR_ENOENT: there is none.
 int dd_ckpt_latest(struct dd_store *s, struct dd_ckpt_row *out, struct dr_err *err);
-// Serving a chosen checkpoint as `live` until the next activation; 0: back to the default.
+// What is served until the next such call: the checkpoint `id`, or one of the words below.
+enum { DD_SERVE_AUTO = 0, DD_SERVE_LIVE = -1 };
 int dd_ckpt_activate(struct dd_store *s, int64_t id, struct dr_err *err);
-int64_t dd_ckpt_active(struct dd_store *s); // 0: none
+// The promoted checkpoint where it is still good, DD_SERVE_LIVE or DD_SERVE_AUTO.
+int64_t dd_ckpt_active(struct dd_store *s);
+// The final checkpoint of the newest completed job of a generator: what is served without a
+// decision. 0: none.
+int64_t dd_ckpt_final(struct dd_store *s);
+#define DD_CKPT_FINAL                                                                              \
+    "(SELECT k.id FROM checkpoints k JOIN jobs j ON j.id=k.job WHERE j.state='completed'"          \
+    " AND k.state='ok' AND k.kind<>'encoder'"                                                      \
+    " ORDER BY j.ended_us DESC, j.id DESC, k.step DESC, k.id DESC LIMIT 1)"
 bool dd_ckpt_is_active(struct dd_store *s, const char *path);
 // Whether a job that may still run needs it: its encoder, or what it starts from.
 bool dd_ckpt_is_needed(struct dd_store *s, const char *path);

@@ -1,8 +1,8 @@
 // What the state folder takes on disk, and its budget: when it is passed, checkpoints of jobs that
 // have ended go, oldest first. One thread of its own.
 //
-// Kept whatever the budget: the activated checkpoint, those with a name, imported ones, the newest
-// of all, and those of jobs that may still go on (queued, running, paused, interrupted).
+// Kept whatever the budget: the checkpoint that is served, those with a name, imported ones, the
+// newest of all, and those of jobs that may still go on (queued, running, paused, interrupted).
 #pragma once
 
 #include "daemon/store/events.h"

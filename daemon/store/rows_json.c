@@ -81,7 +81,10 @@ static json_t *read_page(struct dd_store *s, const struct page *p, const char *c
     "step,"                                                                                        \
     " steps_total, seconds, attempts, error, data_name, config, class_names, needs,"               \
     " (SELECT name FROM jobs n WHERE n.id=jobs.needs),"                                            \
-    " (SELECT state FROM jobs n WHERE n.id=jobs.needs) FROM jobs "
+    " (SELECT state FROM jobs n WHERE n.id=jobs.needs),"                                           \
+    " (SELECT count(*) FROM jobs n WHERE jobs.state='queued' AND (n.state IN "                     \
+    "('running','stopping') OR (n.state='queued' AND (n.priority>jobs.priority OR"                 \
+    " (n.priority=jobs.priority AND n.id<jobs.id))))) FROM jobs "
 
 // The job that one needs, and whether it waits for it; null: none.
 static void add_needs(json_t *j, sqlite3_stmt *st) {
@@ -118,6 +121,7 @@ static json_t *job_row(sqlite3_stmt *st, int64_t with_config) {
     json_object_set_new(j, "error", *text(st, 14) ? json_string(text(st, 14)) : json_null());
     json_object_set_new(j, "data", *text(st, 15) ? json_string(text(st, 15)) : json_null());
     add_needs(j, st);
+    json_object_set_new(j, "ahead", json_integer(sqlite3_column_int64(st, 21)));
     if (with_config) {
         json_object_set_new(j, "config", json_loads(text(st, 16), 0, NULL));
         json_t *names = *text(st, 17) ? json_loads(text(st, 17), 0, NULL) : NULL;

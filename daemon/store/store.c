@@ -5,12 +5,14 @@
 #include "daemon/base/util.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 struct cmd {
     struct cmd *next;
@@ -38,6 +40,7 @@ struct dd_store {
     bool jobs_changed; // the writer's, since the count above
 };
 
+enum { DB_MODE = 0640 };
 enum { BUSY_MS = 5000, RETRY_MS = 200, GROUP_MAX = 256, EVENT_DAYS = 90, IDEMPOTENCY_DAYS = 7 };
 
 // --- the writer ---
@@ -298,6 +301,20 @@ static void store_free(struct dd_store *s) {
     free(s);
 }
 
+// SQLite gives the files beside the database its mode: it has to have it before they are made.
+// Those that an earlier process left behind are set here.
+static void make_private(const char *path) {
+    static const char *const beside[] = {"", "-wal", "-shm"};
+    const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, DB_MODE);
+    if (fd >= 0) // before SQLite has a lock on it, which a close would drop
+        close(fd);
+    for (int i = 0; i < 3; i++) {
+        char *name = dd_printf("%s%s", path, beside[i]);
+        chmod(name, DB_MODE);
+        free(name);
+    }
+}
+
 int dd_store_open(const char *path, struct dd_store **out, struct dr_err *err) {
     struct dd_store *s = dd_xcalloc(1, sizeof *s);
     s->path = dd_xstrdup(path);
@@ -307,6 +324,7 @@ int dd_store_open(const char *path, struct dd_store **out, struct dr_err *err) {
     pthread_cond_init(&s->work, NULL);
     pthread_cond_init(&s->ready, NULL);
     int rc = find_root(s, err);
+    make_private(path);
     if (!rc && sqlite3_open_v2(path, &s->db,
                                SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
                                NULL) != SQLITE_OK)
@@ -325,7 +343,6 @@ int dd_store_open(const char *path, struct dd_store **out, struct dr_err *err) {
         count_jobs(s);
         sqlite3_update_hook(s->db, on_update, s);
     }
-    chmod(path, 0640);
     atomic_store(&s->beat, dd_now_ns());
     if (!rc && pthread_create(&s->thread, NULL, writer, s))
         rc = dr_fail(err, DR_ENOMEM, "cannot start the writer thread");

@@ -189,7 +189,7 @@ static void reload(struct dd *d) {
     if (rc)
         dd_log(DR_LOG_ERROR, "reload.failed", "reason=%s", dd_log_quote(err.msg, q, sizeof q));
     else
-        dd_log(DR_LOG_INFO, "reload", "level=%d", (int)dd_log_level());
+        dd_log(DR_LOG_INFO, "reload", "log_level=%s", dd_log_word(dd_log_level()));
     free(token);
     free(cert);
     free(key);

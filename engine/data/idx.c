@@ -215,11 +215,14 @@ static int find_folder(const struct dr_set_query *q, const char *images, char **
             return dr_fail(err, DR_ENOMEM, "%s: out of memory", q->name);
         return 0;
     }
-    return dr_fail(err, DR_ENOENT,
-                   "%s: no %s[.gz] in %s; fetch it with `driftctl fetch %.20s`, or set "
-                   "$DRIFTD_DATA or --data-dir to the folder that holds it",
-                   q->name, images, *tried ? tried : "any folder, as no data directory is set",
-                   q->name);
+    char fetch[60] = ""; // only sets that have an official place
+    if (strcmp(q->name, "idx") != 0)
+        snprintf(fetch, sizeof fetch, "fetch it with `driftctl fetch %.20s`, or ", q->name);
+    return dr_fail(
+        err, DR_ENOENT,
+        "%s: no %s[.gz] in %s; %sset $DRIFTD_DATA or --data-dir to the folder that holds "
+        "it",
+        q->name, images, *tried ? tried : "any folder, as no data directory is set", fetch);
 }
 
 struct pair {

@@ -35,9 +35,10 @@ struct dr_sampler {
     uint64_t version; // of w and w16
     int32_t *style;
     struct inputs in;
-    struct dr_graph *graph[BUCKETS]; // of a pass of 1, 2, 4, ... samples
-    struct dr_sample *rows;          // host: requests of one pass, two-pass ones twice
-    int64_t *owner;                  // host: request of each row
+    // Of a pass of 1, 2, 4, ... samples: with noise that it draws, with noise that it is given.
+    struct dr_graph *graph[2][BUCKETS];
+    struct dr_sample *rows; // host: requests of one pass, two-pass ones twice
+    int64_t *owner;         // host: request of each row
     size_t in_bytes;
     struct inputs host; // page-locked, as is host_x
     real *host_x;
@@ -58,8 +59,8 @@ int dr_sampler_create(struct dr_backend *be, int precision, int64_t max_batch,
 }
 
 static void drop_snapshot(struct dr_sampler *s) {
-    for (int i = 0; i < BUCKETS; i++)
-        s->be->graph_free(s->be, s->graph[i]);
+    for (int i = 0; i < 2 * BUCKETS; i++)
+        s->be->graph_free(s->be, s->graph[i / BUCKETS][i % BUCKETS]);
     s->be->mem_free(s->be, s->block);
     s->be->mem_free(s->be, s->scratch);
     s->be->host_free(s->be, s->host.alpha);
@@ -215,6 +216,7 @@ static int use_snapshot(struct dr_sampler *s, struct dr_snapshot *snap, struct d
 struct pass {
     struct dr_sampler *s;
     int64_t b;
+    bool given; // the noise is there already
 };
 
 // The ops of a pass: noise, style indices, the network.
@@ -222,8 +224,9 @@ static void device_pass(void *ctx) {
     const struct pass *p = ctx;
     struct dr_sampler *s = p->s;
     const struct dr_net *g = s->snap->net;
-    DR_OP(s->be, normals, .out = s->noise, .seed = s->in.seed, .index = s->in.index, .b = p->b,
-          .n = dr_gen_noise_count(g), .stream = DR_STREAM_NOISE);
+    if (!p->given)
+        DR_OP(s->be, normals, .out = s->noise, .seed = s->in.seed, .index = s->in.index, .b = p->b,
+              .n = dr_gen_noise_count(g), .stream = DR_STREAM_NOISE);
     if (dr_gen_style_count(g))
         DR_OP(s->be, indices, .out = s->style, .seed = s->in.seed, .index = s->in.index, .b = p->b,
               .n = dr_gen_style_count(g), .stream = DR_STREAM_STYLE,
@@ -235,7 +238,8 @@ static void device_pass(void *ctx) {
 static int run_rows(struct dr_sampler *s, int64_t n, struct dr_err *err) {
     const struct dr_net *g = s->snap->net;
     struct dr_backend *be = s->be;
-    struct pass p = {s, 1};
+    struct pass p = {s, 1, s->rows[0].noise != NULL};
+    const int64_t noise = dr_gen_noise_count(g);
     int bucket = 0;
     for (; p.b < n && bucket < BUCKETS - 1; bucket++)
         p.b *= 2;
@@ -246,9 +250,11 @@ static int run_rows(struct dr_sampler *s, int64_t n, struct dr_err *err) {
         s->host.cls[i] = r->cls < 0 ? dr_gen_null_class(g) : r->cls;
         s->host.seed[i] = r->seed;
         s->host.index[i] = r->index;
+        if (p.given)
+            be->upload(be, s->noise + i * noise, r->noise, (size_t)noise * sizeof(real));
     }
     be->upload(be, s->in.alpha, s->host.alpha, s->in_bytes);
-    be->replay(be, &s->graph[bucket], device_pass, &p);
+    be->replay(be, &s->graph[p.given][bucket], device_pass, &p);
     be->download_later(be, s->host_x, s->x, (size_t)(n * dr_gen_image_count(g)) * sizeof(real));
     return be->sync(be, err);
 }
@@ -292,7 +298,8 @@ int dr_sampler_run(struct dr_sampler *s, struct dr_snapshot *snap, const struct 
     rc = use_snapshot(s, snap, err);
     for (int64_t i = 0; i < n && !rc;) {
         int64_t rows = 0;
-        while (i < n && rows + (req[i].two_pass ? 2 : 1) <= s->piece) {
+        const bool given = req[i].noise; // one pass draws all of its noise or none
+        while (i < n && !req[i].noise == !given && rows + (req[i].two_pass ? 2 : 1) <= s->piece) {
             s->rows[rows] = req[i];
             s->owner[rows++] = i;
             if (req[i].two_pass) {

@@ -30,8 +30,8 @@ void dr_snapshot_unref(struct dr_snapshot *s);              // NULL is fine
 // NULL on failure; the caller unrefs it.
 int dr_snapshot_load(const char *path, const char *description, struct dr_snapshot **out,
                      struct dr_err *err);
-// The raw weights of a training checkpoint, which lie beside the averaged ones. EINVAL, at the
-// field "weights", for a file that has one set of weights alone.
+// The same of the weights that a training checkpoint holds beside its average. EINVAL at the field
+// `weights` for a file that has only one set.
 int dr_snapshot_load_raw(const char *path, const char *description, struct dr_snapshot **out,
                          struct dr_err *err);
 
@@ -39,7 +39,9 @@ struct dr_sample {
     uint64_t seed, index;
     int32_t cls; // in [0, classes); -1: null class
     real alpha;
-    bool two_pass; // uncond + alpha (cond - uncond), needs a null class
+    bool two_pass;     // uncond + alpha (cond - uncond), needs a null class
+    const real *noise; // [noise_count] on the host, borrowed until the run returns; NULL: drawn
+                       // from (seed, index). Style indices are drawn either way
 };
 struct dr_sampler;
 // max_batch: samples per forward pass at most. precision: DR_FP32 or DR_PREC_BF16. be: borrowed.

@@ -128,18 +128,18 @@ static int load_weights(const struct dr_st_file *f, const char *path, const char
     return rc;
 }
 
-// The set of weights to take of a network's several.
-static int find_raw(const struct dr_st_file *f, const char *path, const struct dr_net *net,
-                    char prefix[DR_PREFIX_MAX], struct dr_err *err) {
-    char name[DR_PREFIX_MAX];
-    strcpy(prefix, "train/");
-    snprintf(name, sizeof name, "%s%s", prefix, dr_net_anchor(net));
-    if (dr_st_find(f, name))
-        return 0;
-    return dr_fail_at(err, DR_EINVAL, "weights",
-                      "%s has no raw weights, which only checkpoints of training jobs have; "
-                      "expected weights ema",
-                      path);
+// The weights themselves stand beside the average, under "train/".
+static int raw_prefix(const struct dr_st_file *f, const struct dr_net *net,
+                      char prefix[DR_PREFIX_MAX], struct dr_err *err) {
+    char name[DR_PREFIX_MAX + 160];
+    const struct dr_params *ps = dr_net_params(net);
+    snprintf(name, sizeof name, "train/%s", ps->p[0].name);
+    if (prefix[0] || !dr_st_find(f, name))
+        return dr_fail_at(err, DR_EINVAL, "weights",
+                          "this checkpoint holds one set of weights; weights=raw needs one that "
+                          "driftd has written while training");
+    snprintf(prefix, DR_PREFIX_MAX, "train/");
+    return 0;
 }
 
 static int load(const char *path, const char *description, bool raw, struct dr_snapshot **out,
@@ -155,7 +155,7 @@ static int load(const char *path, const char *description, bool raw, struct dr_s
         rc = find_net(f, path, description, prefix, &net, err);
     }
     if (!rc && raw)
-        rc = find_raw(f, path, net, prefix, err);
+        rc = raw_prefix(f, net, prefix, err);
     if (!rc)
         rc = load_weights(f, path, prefix, dr_net_params(net), !raw, &w, err);
     if (!rc) {

@@ -132,14 +132,19 @@ static int add_meta(struct dr_trainer *t, struct dr_st_writer *w, struct dr_err 
     char *config = dr_config_to_json(&t->cfg);
     if (!config)
         return dr_fail(err, DR_ENOMEM, "out of memory for a checkpoint's metadata");
-    const char *const kv[][2] = {
-        {"format", "driftd"},           {"driftd.config", config},
-        {"driftd.step", step},          {"driftd.seconds", seconds},
-        {"driftd.data", t->data->name}, {"driftd.data_fingerprint", fingerprint},
-        {"driftd.git", DRIFTD_GIT}};
+    const char *const kv[][2] = {{"format", "driftd"},
+                                 {"driftd.config", config},
+                                 {"driftd.step", step},
+                                 {"driftd.data", t->data->name},
+                                 {"driftd.data_fingerprint", fingerprint},
+                                 {"driftd.git", DRIFTD_GIT}};
     int rc = 0;
     for (size_t i = 0; i < DR_COUNT(kv) && !rc; i++)
         rc = dr_st_add_meta(w, kv[i][0], kv[i][1], err);
+    // The time is a part of the state only where it decides when the run ends: two runs of the same
+    // configuration otherwise write the same bytes.
+    if (!rc && t->cfg.train.minutes > 0)
+        rc = dr_st_add_meta(w, "driftd.seconds", seconds, err);
     if (!rc && t->objective != &dr_objective_drift)
         rc = dr_st_add_meta(w, "driftd.objective", t->objective->name, err);
     if (!rc)
@@ -222,7 +227,7 @@ static int check_same_run(struct dr_trainer *t, const struct dr_st_file *f, cons
                           struct dr_err *err) {
     const char *json = dr_st_meta(f, "driftd.config"),
                *data = dr_st_meta(f, "driftd.data_fingerprint");
-    if (!json || !data || !dr_st_meta(f, "driftd.step") || !dr_st_meta(f, "driftd.seconds"))
+    if (!json || !data || !dr_st_meta(f, "driftd.step"))
         return dr_fail(err, DR_EFORMAT, "%s: not a training checkpoint of driftd", path);
     const char *objective = dr_st_meta(f, "driftd.objective");
     if (strcmp(objective ? objective : dr_objective_drift.name, t->objective->name))
@@ -284,7 +289,8 @@ static int load_all(struct dr_trainer *t, const struct dr_st_file *f, const char
         return rc;
     trainer_round_weights(t);
     t->step = strtoll(dr_st_meta(f, "driftd.step"), NULL, 10);
-    t->seconds = strtod(dr_st_meta(f, "driftd.seconds"), NULL);
+    const char *seconds = dr_st_meta(f, "driftd.seconds");
+    t->seconds = seconds ? strtod(seconds, NULL) : 0;
     return t->be->sync(t->be, err);
 }
 

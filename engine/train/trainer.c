@@ -212,6 +212,11 @@ int64_t dr_trainer_steps_done(const struct dr_trainer *t) {
 double dr_trainer_seconds(const struct dr_trainer *t) {
     return t->seconds;
 }
+
+void dr_trainer_seconds_before(struct dr_trainer *t, double seconds) {
+    if (t->cfg.train.minutes <= 0 && t->seconds <= 0)
+        t->seconds = seconds;
+}
 size_t dr_trainer_memory(const struct dr_trainer *t) {
     return t->block_bytes + t->scratch_bytes +
            (t->objective->memory ? t->objective->memory(t->o) : 0);

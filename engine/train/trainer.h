@@ -67,9 +67,12 @@ bool dr_metric_put(const struct dr_trainer *t, struct dr_metrics *m, const char 
 int64_t dr_trainer_steps_done(const struct dr_trainer *t);  // or started
 int64_t dr_trainer_steps_total(const struct dr_trainer *t); // estimate when train.minutes rules
 double
-dr_trainer_seconds(const struct dr_trainer *t);       // training time so far, resumed time included
-bool dr_trainer_finished(const struct dr_trainer *t); // by steps or by minutes
-size_t dr_trainer_memory(const struct dr_trainer *t); // bytes held on the device
+dr_trainer_seconds(const struct dr_trainer *t); // training time so far, resumed time included
+// After a load of a file that does not say: the time so far, for what is shown. Without effect
+// where train.minutes makes the time a part of the run.
+void dr_trainer_seconds_before(struct dr_trainer *t, double seconds);
+bool dr_trainer_finished(const struct dr_trainer *t);     // by steps or by minutes
+size_t dr_trainer_memory(const struct dr_trainer *t);     // bytes held on the device
 double dr_trainer_step_flops(const struct dr_trainer *t); // from the dry run
 // One optimiser step. On the CPU the step has completed on return and *m holds its metrics; on a
 // device it has been started and *m describes the step before it (m->step 0: there was none), so

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The man page of driftctl describes every command and option; each of its shell completions parses in
 # its shell and offers what it should. A shell that is not installed is skipped; bash is always there.
-# Arguments: driftctl, driftctl.1.
+# Arguments: driftctl, driftctl.1, the script run.
 set -euo pipefail
 page=$(sed 's/\\-/-/g; s/\\f[BIR]//g' "$2")
 dir=$(mktemp -d)
@@ -9,6 +9,19 @@ trap 'rm -rf "$dir"' EXIT
 ln -s "$(realpath "$1")" "$dir/driftctl"
 PATH=$dir:$PATH
 export DRIFTD_URL=http://127.0.0.1:1 # nobody there: names of jobs and recipes are left out
+
+# What a server with two jobs, two checkpoints and a recipe would answer.
+mkdir "$dir/stub"
+cat >"$dir/stub/driftctl" <<'STUB'
+#!/bin/sh
+case "$*" in
+'jobs --json') printf ' "jobs": [\n {\n  "id": "7",\n  "name": "a"\n },\n {\n  "id": "8",\n  "name": "b"\n }\n' ;;
+'checkpoints --json') printf '  "id": "41",\n  "job": "7",\n  "id": "42",\n' ;;
+'configs --json') printf '  "name": "digits",\n' ;;
+'configs --keys') printf 'optim.lr\ntrain.steps\n' ;;
+esac
+STUB
+chmod +x "$dir/stub/driftctl"
 
 # offered WORD...: what bash would offer for a command line of these words.
 offered() {
@@ -34,6 +47,33 @@ has --guidance driftctl sample --gu
 has fashion-mnist driftctl fetch fa
 has backup driftctl db ""
 has --json driftctl jobs --j
+PATH=$dir/stub:$PATH
+for command in job follow stop pause resume remove checkpoint metrics edit; do
+    has 7 driftctl $command ""
+    has 8 driftctl $command ""
+done
+for command in serve activate export; do has 42 driftctl $command 4; done
+has auto driftctl serve ""
+has live driftctl serve l
+has digits driftctl train ""
+has optim.lr= driftctl train digits --set opt
+has 41 driftctl sample --checkpoint ""
+if offered driftctl sample --checkpoint "" | grep -qx 7; then echo "a job is no checkpoint"; exit 1; fi
+PATH=${PATH#*:}
+[ "$(driftctl --version)" = "driftctl $(driftctl -V | cut -d' ' -f2)" ]
+
+# What is typed stands in the page as it is typed: a bare hyphen is set as another character.
+if sed -n '/^\.SH EXAMPLES/,/^\.SH SEE/p; /^\.[BI]/p' "$2" | grep -nE '(^|[^\\])-'; then
+    echo "driftctl.1: hyphens that are not \\-"
+    exit 1
+fi
+
+# The line of ./run that puts driftctl on the PATH does.
+hints=$(sed -n '/^usage_hints()/,/^}/p' "$3")
+line=$(url=http://127.0.0.1:1 log=/dev/null ctl_dir=$dir bash -c "$hints; usage_hints" | sed -n 's/^ *\(export PATH=.*\)/\1/p')
+found=$(env -i PATH=/usr/bin:/bin bash -c "$line; command -v driftctl; echo \$DRIFTD_URL")
+[ "$found" = "$dir/driftctl
+http://127.0.0.1:1" ] || { echo "./run: $line finds $found"; exit 1; }
 if [ -n "$(offered driftctl stop --gu)" ]; then echo "stop has no --guidance"; exit 1; fi
 
 driftctl completion zsh >"$dir/_driftctl"

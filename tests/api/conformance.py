@@ -27,6 +27,7 @@ MANUAL = pathlib.Path(sys.argv[2]).read_text()
 PROMISED = """
 GET POST /generate
 GET POST /v1/generate
+POST /v1/images/generations
 GET POST /v1/jobs
 GET PATCH DELETE /v1/jobs/{id}
 POST /v1/jobs/{id}/stop
@@ -40,6 +41,7 @@ GET /v1/events
 GET POST /v1/checkpoints
 GET /v1/checkpoints/{id}
 POST /v1/checkpoints/{id}/activate
+GET PUT DELETE /v1/served
 GET /v1/checkpoints/{id}/file
 GET POST /v1/datasets
 GET DELETE /v1/datasets/{id}
@@ -60,6 +62,7 @@ GET /v1/status
 POST /v1/db/backup
 GET /metrics
 GET /livez
+GET /health
 GET /readyz
 GET /openapi.json
 """
@@ -79,7 +82,9 @@ def concrete(path):
 
 BODIES = {("POST", "/v1/jobs"): {"config": "tiny"}, ("PATCH", "/v1/jobs/{id}"): {"notes": "x"},
           ("POST", "/v1/checkpoints"): {"path": "/nowhere"}, ("POST", "/v1/datasets"): {"name": "x"},
-          ("PUT", "/v1/datasets/{id}/upload"): b"x", ("POST", "/v1/evals"): {"kind": "fid"}}
+          ("POST", "/v1/images/generations"): {"prompt": "3"},
+          ("PUT", "/v1/datasets/{id}/upload"): b"x", ("POST", "/v1/evals"): {"kind": "fid"},
+          ("PUT", "/v1/served"): {"checkpoint": "2"}}
 
 
 def test_document_and_server():
@@ -190,7 +195,7 @@ def test_status_codes():
         status, _, _ = raw(d, f"POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1:{d.port}\r\n"
                               "Content-Type: application/json\r\nContent-Length: 1048577\r\n\r\n")
         assert status == 413
-        problem(d.ask("POST", "/generate", b"x"), 413, "unexpected-body")
+        problem(d.ask("POST", "/v1/jobs/1/stop", b"x"), 400, "unexpected-body")
         problem(d.get("/v1/jobs?cursor=" + "1" * 32000), 414, "uri-too-long")
         problem(d.ask("POST", "/v1/jobs", b"{}", Content_Type="text/plain"), 415,
                 "unsupported-media-type")
@@ -209,7 +214,7 @@ def test_status_codes():
 def unprocessable(d):
     for path, field, word in [
             ("/v1/generate?class=99", "class", "0 to 9"), ("/v1/generate?class=3,zz", "class", "zz"),
-            ("/v1/generate?cfg=-1", "cfg", "0 to 100"), ("/v1/generate?n=65", "n", "1 to 64"),
+            ("/v1/generate?cfg=1001", "cfg", "0 to 1000"), ("/v1/generate?n=65", "n", "1 to 64"),
             ("/v1/generate?format=pgn", "format", "`png`"), ("/v1/generate?grid=4", "grid", "8x4"),
             ("/v1/generate?guidance=twopass", "guidance", "`two-pass`"),
             ("/v1/generate?scale=33", "scale", "1 to 32"), ("/v1/generate?seed=-1", "seed", "0 to"),
@@ -375,9 +380,9 @@ def test_formats():
                              ("application/octet-stream, image/png;q=0", "application/octet-stream")]:
             assert d.get("/generate?seed=1", Accept=accept).header("Content-Type") == kind
         ids = [c["id"] for c in d.get("/v1/checkpoints").json()["checkpoints"]]
-        for which in ("live", "latest", ids[-1]):
+        for which in ("served", "live", "latest", ids[-1]):
             r = d.get(f"/generate?checkpoint={which}")
-            assert r.header("Driftd-Checkpoint") == (ids[0] if which in ("live", "latest") else ids[-1]), r
+            assert r.header("Driftd-Checkpoint") == (ids[-1] if which == ids[-1] else ids[0]), r
 
 
 if __name__ == "__main__":

@@ -243,6 +243,19 @@ static int reply_list(void *ctx, const struct api_page *page, struct api_reply *
     return 0;
 }
 
+static int served_put(void *ctx, const char *what, struct api_reply *out) {
+    (void)ctx;
+    const bool word = !strcmp(what, "auto");
+    out->body =
+        json_pack("{s:s, s:s?, s:i, s:s, s:s}", "mode", word ? "auto" : "checkpoint", "checkpoint",
+                  word ? NULL : what, "step", 60, "why", word ? "live" : "promoted", "text",
+                  word ? "the running job" : "a checkpoint that was promoted");
+    return 0;
+}
+static int served_get(void *ctx, struct api_reply *out) {
+    return served_put(ctx, "auto", out);
+}
+
 static int reply_id(void *ctx, const char *id, struct api_reply *out) {
     (void)ctx;
     out->body = json_pack("{s:s}", "id", id);
@@ -405,6 +418,8 @@ void fake_start(struct fake *f, void (*edit)(struct api_config *c)) {
                                .checkpoint_list = reply_list,
                                .checkpoint_get = reply_id,
                                .checkpoint_activate = reply_id,
+                               .served_get = served_get,
+                               .served_put = served_put,
                                .checkpoint_file = checkpoint_file,
                                .checkpoint_export = checkpoint_export,
                                .checkpoint_import = checkpoint_import,

@@ -195,6 +195,32 @@ def test_fates():
         assert t.end() == 3, t.screen
 
 
+def test_paused():
+    """A job that is paused ends the command, with a status of its own: nothing will go on by itself."""
+    with daemon() as d:
+        job = d.job("long")
+        d.wait(job, "running")
+        p = subprocess.Popen([DRIFTCTL, "follow", job], stdout=subprocess.PIPE, text=True, env=to(d),
+                             preexec_fn=die_with_parent)
+        time.sleep(0.5)
+        d.ask("POST", f"/v1/jobs/{job}/pause")
+        out, _ = p.communicate(timeout=30)
+        assert p.returncode == 6 and out.endswith("paused\n"), (p.returncode, out)
+        assert plain(d, "follow", job).returncode == 6
+        r = plain(d, "train", "tiny")
+        assert r.returncode == 0 and not r.stderr, r
+        d.end()
+
+
+def test_broken_recipes():
+    with daemon() as d:
+        d.recipe("bent", {"optim": {"rl": 1}})
+        r = plain(d, "configs")
+        assert re.search(r"^bent +broken: .*rl", r.stdout, re.M), r.stdout
+        assert "train.steps\n" in plain(d, "configs", "--keys").stdout
+        d.end()
+
+
 def plain(d, *words):
     return subprocess.run([DRIFTCTL, *words], capture_output=True, text=True, timeout=120, preexec_fn=die_with_parent,
                           env=to(d), cwd=d.dir)
@@ -231,6 +257,7 @@ def test_json_everywhere():
         ckpt = json.loads(plain(d, "checkpoints", "--json").stdout)["checkpoints"][0]["id"]
         for words in [("jobs",), ("jobs", "--all", "--limit", "1"), ("job", job), ("follow", job), ("status",),
                       ("configs",), ("configs", "tiny"), ("checkpoints",), ("activate", ckpt), ("activate", "live"),
+                      ("serve",), ("serve", ckpt), ("serve", "auto"),
                       ("edit", job, "--notes", "seen"), ("metrics", job), ("export", ckpt, "-o", "x.safetensors"),
                       ("import", "x.safetensors", "--name", "again"), ("sample", "-o", "x.png"),
                       ("sweep", "--rows", "2", "-o", "y.png"), ("db", "backup", "-o", "x.sqlite3"),
@@ -265,7 +292,7 @@ def terminals():
 
 
 if __name__ == "__main__":
-    run([test_pipes, test_tls, test_json_everywhere])
+    run([test_pipes, test_tls, test_json_everywhere, test_paused, test_broken_recipes])
     if not terminals():
         print("skipped: no pseudo terminals here (is /dev/pts mounted?), so no bar to look at")
         sys.exit(77)

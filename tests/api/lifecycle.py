@@ -194,6 +194,68 @@ def test_checkpoints():
         problem(d.ask("POST", "/v1/checkpoints", {"path": "/etc/passwd"}), 403, "import-root", None)
 
 
+def test_served():
+    """What is served is a decision: another job changes nothing, and both ways lead back."""
+    with daemon() as d:
+        assert d.get("/v1/served").json()["why"] is None
+        first = d.job("long")
+        d.wait(first, "running")
+        end = time.monotonic() + 60
+        while d.get("/generate").status != 200 and time.monotonic() < end:
+            time.sleep(0.02)
+        r = d.get("/generate")
+        assert r.header("Driftd-Checkpoint") == f"live:{first}" and r.header("Driftd-Served") == "live;why=live", r
+        d.ask("POST", f"/v1/jobs/{first}/stop?mode=now")
+        d.wait(first, "stopped")
+        d.wait(d.job("tiny"), "completed")
+        final = d.get("/v1/served").json()
+        assert (final["mode"], final["why"], final["job"], final["step"]) == ("auto", "completed", "2", 60), final
+        id, same = final["checkpoint"], "/generate?seed=3&format=npy"
+        bytes_of = lambda query="": d.get(same + query).body
+        before = bytes_of()
+        d.ask("POST", f"/v1/jobs/{first}/resume")
+        d.wait(first, "running")
+        s = Stream(d)
+        for _ in range(3):  # the job that runs leaves what is served alone
+            r = d.get(same)
+            assert r.body == before and r.header("Driftd-Checkpoint") == id, r
+            assert r.header("Driftd-Served") == f"{id};why=completed", r
+        end = time.monotonic() + 60
+        while not d.get("/generate?checkpoint=live").header("Driftd-Checkpoint").startswith("live:"):
+            assert time.monotonic() < end
+        other = next(c["id"] for c in d.get("/v1/checkpoints?job=2").json()["checkpoints"] if c["id"] != id)
+        r = d.ask("PUT", "/v1/served", {"checkpoint": other})
+        assert r.status == 200 and (r.json()["mode"], r.json()["why"]) == ("checkpoint", "promoted"), r
+        r = d.get(same)
+        assert r.header("Driftd-Served") == f"{other};why=promoted" and r.body == bytes_of(f"&checkpoint={other}"), r
+        assert png(d.get("/generate").body)[2]["checkpoint"] == other
+        status = d.get("/v1/status").json()["generation"]
+        assert status["serving"] == other and status["served"]["why"] == "promoted", status
+        assert d.get("/generate?checkpoint=live").header("Driftd-Checkpoint") == f"live:{first}"
+        event = s.until("served")[-1][2]
+        assert (event["mode"], event["checkpoint"], event["job"]) == ("checkpoint", other, None), event
+        s.close()
+        d.end()
+        d.start()
+        assert d.get("/v1/served").json()["checkpoint"] == other, "over a restart"
+        problem(d.ask("DELETE", "/v1/jobs/2"), 409, "conflict")
+        d.wait(first, "running")
+        assert d.ask("PUT", "/v1/served", {"checkpoint": "live"}).json()["mode"] == "live"
+        end = time.monotonic() + 60
+        while d.get("/generate").header("Driftd-Checkpoint") != f"live:{first}":
+            assert time.monotonic() < end
+        assert d.ask("DELETE", "/v1/served").json()["mode"] == "auto"
+        assert bytes_of() == before
+        for what, status, word in (("77", 404, "77"), ("lve", 404, "`live`"), ("", 404, "expected"), (None, 422, "auto")):
+            problem(d.ask("PUT", "/v1/served", {"checkpoint": what}), status, None, None, word)
+        problem(d.ask("PUT", "/v1/served", {"id": "1"}), 422, None, "id", "checkpoint")
+        d.ask("PUT", "/v1/served", {"checkpoint": other})
+        next((d.dir / "state/checkpoints/2").glob("*40.safetensors")).write_bytes(b"damaged")
+        assert "damaged" in d.get("/generate").json()["detail"]
+        assert d.get("/v1/served").json()["why"] == "completed" and bytes_of() == before, "a damaged one steps back"
+        problem(d.ask("PUT", "/v1/served", {"checkpoint": other}), 410, "checkpoint-gone")
+
+
 def test_import_by_path():
     with trained() as d:
         roots = d.dir / "roots"
@@ -340,6 +402,59 @@ def test_prometheus_and_status():
         db.close()
 
 
+def test_private_files():
+    """The database's neighbours hold its rows: nobody else reads them either."""
+    import os
+    import stat
+    old = os.umask(0o022)
+    try:
+        with daemon() as d:
+            d.wait(d.job("tiny"), "completed")
+            for kill in (False, True):
+                modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (d.dir / "state").glob("driftd.sqlite3*")}
+                assert len(modes) == 3 and set(modes.values()) == {0o640}, modes
+                if not kill:
+                    d.end(signal.SIGKILL)
+                    for p in (d.dir / "state").glob("driftd.sqlite3*"):
+                        p.chmod(0o644)  # as an earlier build left them
+                    d.start()
+                    d.get("/v1/jobs")
+            d.end()
+    finally:
+        os.umask(old)
+
+
+def test_waiting_job_says_so():
+    with daemon() as d:
+        first = d.job("long")
+        d.wait(first, "running")
+        r = d.ask("POST", "/v1/jobs", {"config": "tiny"})
+        assert r.json()["ahead"] == 1, r
+        assert d.job("tiny", priority=5) == "3"
+        ahead = {j["id"]: j["ahead"] for j in d.get("/v1/jobs").json()["jobs"]}
+        assert ahead == {"1": 0, "2": 2, "3": 1}, ahead
+        d.end()
+
+
+def test_time_of_a_resumed_job():
+    """Without a limit in minutes a checkpoint does not hold the time; the job's row does."""
+    with daemon() as d:
+        job = d.job("long")
+        d.wait(job, "running")
+        while d.get(f"/v1/jobs/{job}").json()["seconds"] < 0.3:
+            time.sleep(0.05)
+        d.ask("POST", f"/v1/jobs/{job}/pause")
+        d.wait(job, "paused")
+        before = d.get(f"/v1/jobs/{job}").json()
+        d.ask("POST", f"/v1/jobs/{job}/resume")
+        d.wait(job, "running")
+        end = time.monotonic() + 60
+        while (now := d.get(f"/v1/jobs/{job}").json())["step"] <= before["step"]:
+            assert time.monotonic() < end
+        assert now["seconds"] > before["seconds"] >= 0.3, (before, now)
+        d.end()
+
+
 def presented(d):
     with socket.create_connection(("127.0.0.1", d.port), 60) as s:
         context = ssl.create_default_context(cafile=d.dir / "cert.pem")
@@ -374,6 +489,8 @@ def test_tls_token_reload():
             if "event=reload" in d.said():
                 break
             time.sleep(0.02)
+        line = next(x for x in d.said().splitlines() if "event=reload" in x)
+        assert re.findall(r"\b\w*level=\w+", line) == ["level=info", "log_level=info"], line
         assert presented(d) == "second", "the certificate is read again"
         d.tls = ssl.create_default_context(cafile=d.dir / "cert.pem")
         problem(d.get("/v1/status", Authorization="Bearer correct horse"), 401)
@@ -440,6 +557,7 @@ def test_verbs():
 
 
 if __name__ == "__main__":
-    run([test_jobs, test_metrics, test_events, test_checkpoints, test_import_by_path, test_pictures_come_back,
+    run([test_jobs, test_metrics, test_events, test_checkpoints, test_served, test_import_by_path, test_pictures_come_back,
          test_scales_never_trained, test_long_paths, test_samples_and_evals,
-         test_nonfinite_alert, test_prometheus_and_status, test_tls_token_reload, test_drain, test_verbs])
+         test_nonfinite_alert, test_prometheus_and_status, test_private_files, test_waiting_job_says_so,
+         test_time_of_a_resumed_job, test_tls_token_reload, test_drain, test_verbs])

@@ -143,8 +143,17 @@ static void test_files(void **state) {
     assert_string_equal(f.imported, "path:some/file");
     RUN("$D import missing", 1, "missing");
     RUN("$D activate c1", 0, "c1 is served");
+    RUN("$D serve c1", 0, "checkpoint c1, step 60: a checkpoint that was promoted");
+    RUN("$D serve auto", 0, "the running job");
+    RUN("$D serve", 0, "the running job");
+    RUN("$D serve c1 --json", 0, "\"promoted\"");
+    RUN("$D serve a b", 2, "usage");
     RUN("$D checkpoints", 0, "ACTIVE");
     RUN("$D db backup -o b.sqlite && wc -c < b.sqlite", 0, "1000");
+    RUN("$D db backup c.sqlite && wc -c < c.sqlite", 0, "1000");
+    RUN("$D db backup c.sqlite -o d.sqlite", 2, "one of them");
+    RUN("$D --version", 0, "driftctl ");
+    RUN("$D status --version", 0, "driftctl ");
     RUN("$D status --json", 0, "\"fake\": \"yes\"");
     RUN("$D configs digits", 0, "digits");
     RUN("$D --url unix:$SOCK status --json", 0, "fake");

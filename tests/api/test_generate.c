@@ -85,7 +85,7 @@ static void test_parameters(void **state) {
     ok("");
     assert_int_equal(f.last_gen.n, 1);
     assert_int_equal(f.last_images[0].label, -1);
-    assert_string_equal(f.last_gen.checkpoint, "live");
+    assert_string_equal(f.last_gen.checkpoint, "served");
     ok("?class=Seven&n=4&checkpoint=latest&scale=2&guidance=one-step&timeout_ms=5000");
     assert_int_equal(f.last_gen.n, 4);
     assert_int_equal(f.last_images[3].label, 7);

@@ -86,6 +86,19 @@ def test_checkpoint_and_go_on():
     assert r.end()[0] == 3 and len(r.checkpoints()) == 3
 
 
+def test_same_file_twice():
+    """Two runs of one configuration write the same bytes: no time, no name of the day is in them."""
+    files = []
+    for _ in range(2):
+        r = Run("--set", "train.steps=6")
+        status, out, err = r.end()
+        assert status == 0, (out, err)
+        files.append(r.checkpoints()[-1].read_bytes())
+    assert files[0] == files[1] and b"driftd.seconds" not in files[0]
+    r = Run("--set", "train.steps=6", "--set", "train.minutes=5")
+    assert r.end()[0] == 0 and b"driftd.seconds" in r.checkpoints()[-1].read_bytes(), "here the time is part of the run"
+
+
 def test_nobody_reads():
     r = Run()
     r.wait_for(r"step 1/")
@@ -202,7 +215,7 @@ def test_colour():
     assert status == 2 and "data.channels is 1; the set shapes has 3" in err, (status, err)
 
 
-for test in (test_stop, test_checkpoint_and_go_on, test_nobody_reads, test_file_size_limit, test_nohup, test_set_together,
+for test in (test_stop, test_checkpoint_and_go_on, test_same_file_twice, test_nobody_reads, test_file_size_limit, test_nohup, test_set_together,
              test_colour, test_encoder):
     start = time.monotonic()
     print(f"{test.__name__} ...", end=" ", flush=True)

@@ -221,11 +221,12 @@ static void test_two_models(void **state) {
         same(a[i % 2], m[i]);
         ticket_free(m[i]);
     }
-    // Activation swaps what `live` is.
+    // Activation swaps what is served.
     for (int i = 0; i < 2; i++) {
         assert_int_equal(dd_ckpt_activate(w.store, ckpt[i], &err), 0);
-        struct order *g = run("live", 3, 2, 1, 1, DD_NPY);
+        struct order *g = run("served", 3, 2, 1, 1, DD_NPY);
         same(a[i], g);
+        assert_string_equal(g->res.served.why, "promoted");
         ticket_free(g);
         ticket_free(a[i]);
     }

@@ -110,8 +110,47 @@ static void test_numbers(void **state) {
 #include "daemon/base/options.def"
 }
 
+// One name for the folder of data, which everything that reads data knows.
+static void test_data_folder(void **state) {
+    (void)state;
+    struct dd_options o;
+    struct dr_err err;
+    setenv("DRIFTD_DATA", "/one", 1);
+    assert_int_equal(parse(&o, &err, "--max-batch=7", NULL), 0);
+    assert_string_equal(o.data_dir, "/one");
+    dd_options_free(&o);
+    assert_int_equal(parse(&o, &err, "--data-dir=/two", NULL), 0);
+    assert_string_equal(o.data_dir, "/two");
+    dd_options_free(&o);
+    setenv("DRIFTD_DATA_DIR", "/three", 1); // of earlier releases
+    assert_int_equal(parse(&o, &err, "--max-batch=7", NULL), 0);
+    assert_string_equal(o.data_dir, "/three");
+    dd_options_free(&o);
+    unsetenv("DRIFTD_DATA");
+    unsetenv("DRIFTD_DATA_DIR");
+}
+
+static void test_help(void **state) {
+    (void)state;
+    static const char *const want[] = {
+        "--state-dir DIR ",   "--token-file FILE ", "--tls-cert FILE ",
+        "--resume auto|ask ", "--log-level LEVEL ", "--import-root DIR ",
+        "--listen ADDRESS ",  "--threads N ",       "--precision fp32|bf16"};
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    dd_options_help(f);
+    fclose(f);
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++)
+        if (!strstr(text, want[i]))
+            fail_msg("no %s", want[i]);
+    assert_null(strstr(text, "WORD"));
+    free(text);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_numbers),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_data_folder),
+                                       cmocka_unit_test(test_help), cmocka_unit_test(test_numbers),
                                        cmocka_unit_test(test_precedence),
                                        cmocka_unit_test(test_errors)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -220,6 +220,11 @@ static void test_lookup(void **state) {
     assert_int_equal(load(&cfg, &d, &err), DR_ENOENT);
     assert_non_null(strstr(err.msg, test_dir));
     assert_non_null(strstr(err.msg, "driftctl fetch mnist"));
+    struct dr_data_config own = config(DR_DATA_IDX, 8);
+    snprintf(own.path, sizeof own.path, "mine");
+    assert_int_equal(load(&own, &d, &err), DR_ENOENT);
+    assert_null(strstr(err.msg, "fetch")); // it has no official place
+    assert_non_null(strstr(err.msg, "--data-dir"));
     assert_int_equal(dr_dataset_load(&cfg, NULL, false, &d, &err), DR_ENOENT);
     assert_non_null(strstr(err.msg, "--data-dir"));
     put_set(1);

@@ -361,6 +361,7 @@ try {
     await press('.play-controls .wrap button', 'Enter');
     const curl = await until('curl in the clipboard', () => page.evaluate(() => navigator.clipboard.readText()).then((t) => t.startsWith('curl') && t));
     const url = /'([^']+)'/.exec(curl)[1];
+    assert.match(url, /[?&]checkpoint=\d+/, 'an id, not a word');
     const [saved] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'Save PNG' }).click()]);
     const again = Buffer.from(await (await fetch(url, { method: 'POST' })).arrayBuffer());
     assert.ok(again.equals(readFileSync(await saved.path())), 'the bytes of the picture shown');

@@ -77,6 +77,11 @@ export async function post(path, body, headers = {}) {
   return res.headers.get('Content-Type')?.includes('json') ? res.json() : null;
 }
 
+export async function send(method, path, body) {
+  const init = body === undefined ? { method } : { method, body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } };
+  return (await raw(path, init)).json();
+}
+
 export const query = (o) => new URLSearchParams(
   Object.entries(o).filter(([, v]) => v !== undefined && v !== null && v !== '')).toString();
 

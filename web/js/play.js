@@ -15,26 +15,34 @@ export function mount(root, params) {
     class: params.get('class') ?? '', cfg: several ? 1.5 : +asked || 1.5, scales: several ? asked : SCALES, sweep: several,
     seed: +(params.get('seed') ?? 0) || dice(), lock: params.has('seed'), n: +params.get('n') || null,
     cols: clamp(+(params.get('cols') ?? 6) || 6, 1, 1024), rows: clamp(+(params.get('rows') ?? 4) || 4, 1, 1024),
-    checkpoint: params.get('checkpoint') ?? 'live', guidance: params.get('guidance') ?? 'one-step', scale: +params.get('scale') || MAGNIFIED,
+    checkpoint: params.get('checkpoint') ?? 'served', guidance: params.get('guidance') ?? 'one-step', scale: +params.get('scale') || MAGNIFIED,
     drawn: null, // {checkpoint, step} of the picture that is being restored
   };
-  let closed = false, busy = false, again = false, shown = null, off = [], classes = 0, names = null, toyModel = false, sized = params.has('cols');
+  let closed = false, busy = false, again = false, shown = null, off = [], classes = 0, names = null, toyModel = false, made = null, sized = params.has('cols');
 
   function dice() { return Math.floor(Math.random() * 2 ** 31); }
   const img = h('img.grid-image', { alt: '' }), caption = h('figcaption', { 'aria-live': 'polite' });
   const figure = h('figure.card.stage', null, img, caption);
   const error = h('p.error', { role: 'alert', hidden: true });
+  const note = h('p.sub.note', { role: 'status', hidden: true });
   const split = h('div.split', { role: 'img', 'aria-label': 'no request yet', hidden: true }, h('i.queue'), h('i.compute'), h('i.network'));
   const splitText = h('p.sub.split-text');
-  const stage = h('div.stage-box', null, error, figure, split, splitText);
+  const stage = h('div.stage-box', null, error, figure, note, split, splitText);
 
-  function request() {
+  function request(pinned) {
     const rows = s.sweep && s.n === null ? s.scales.split(',').length : s.rows;
     return query({ class: s.class || 'random', cfg: s.sweep ? s.scales : s.cfg, seed: s.seed,
-      n: s.n ?? (s.sweep ? s.cols : s.cols * s.rows), checkpoint: s.checkpoint, grid: `${s.cols}x${rows}`, scale: s.scale,
+      n: s.n ?? (s.sweep ? s.cols : s.cols * s.rows), checkpoint: pinned ?? s.checkpoint, grid: `${s.cols}x${rows}`, scale: s.scale,
       guidance: s.guidance === 'one-step' ? null : s.guidance });
   }
-  const curl = () => `curl -X POST '${at('/generate')}?${request()}' -o driftd.png`;
+  // The same bytes again need the id that made them: what a word stands for changes.
+  const curl = () => `curl -X POST '${at('/generate')}?${request(made)}' -o driftd.png`;
+  function copyCurl() {
+    const moving = !made && 'The live run changes with every step: this command will give another picture.';
+    const done = () => toast(moving || `The curl command is copied; it names checkpoint ${made}.`);
+    if (navigator.clipboard) navigator.clipboard.writeText(curl()).then(done, () => prompt('curl', curl()));
+    else prompt('curl', curl());
+  }
 
   async function generate() {
     if (busy) { again = true; return; }
@@ -52,7 +60,10 @@ export function mount(root, params) {
       const scales = s.sweep ? s.scales.replaceAll(',', ', ') : '';
       img.alt = `generated images, class ${s.class || 'random'}, guidance ${scales || s.cfg}, seed ${head('Seed')}`;
       img.dataset.seed = head('Seed');
+      made = /^\d+$/.test(head('Checkpoint')) ? head('Checkpoint') : null;
       error.hidden = true;
+      note.hidden = !head('Note');
+      text(note, head('Note') ?? '');
       text(caption, `checkpoint ${head('Checkpoint')} · step ${int(+head('Step'))} · seed ${head('Seed')}${scales ? ` · rows: guidance ${scales}` : ''}`);
       times(+head('Queue-Ms'), +head('Compute-Ms'), total, head('Batch-Size'));
       if (s.drawn && (s.drawn.checkpoint !== head('Checkpoint') || s.drawn.step !== +head('Step')))
@@ -123,7 +134,7 @@ export function mount(root, params) {
     h('label.check', null, sweep, 'guidance sweep, one row per scale'), h('label.check', null, twoPass, 'two-pass guidance'),
     go,
     h('div.line.wrap', null,
-      h('button', { type: 'button', onclick: () => navigator.clipboard ? navigator.clipboard.writeText(curl()).then(() => toast('The curl command is copied.'), () => prompt('curl', curl())) : prompt('curl', curl()) }, 'Copy as curl'),
+      h('button', { type: 'button', onclick: copyCurl }, 'Copy as curl'),
       h('button', { type: 'button', onclick: () => shown && download(shown, `driftd-${img.dataset.seed}.png`) }, 'Save PNG'),
       h('label.button', null, 'Restore from PNG', file)));
   fill(root, head('Playground', 'One forward pass per image. Drop a PNG made by driftd to make it again.'), h('div.play', null, controls, stage));
@@ -173,12 +184,14 @@ export function mount(root, params) {
   async function describe() {
     const list = (await get('/v1/checkpoints?limit=100')).checkpoints.filter((c) => c.state === 'ok' && (c.net ?? 'generator') === 'generator');
     const option = (v, t) => h('option', { value: v, selected: v === s.checkpoint }, t);
-    if (s.checkpoint !== 'live' && s.checkpoint !== 'latest' && !list.some((c) => c.id === s.checkpoint)) s.checkpoint = 'live';
-    fill(checkpoint, option('live', 'live – what is served now'), option('latest', 'latest – newest on disk'),
+    if (!['served', 'live', 'latest'].includes(s.checkpoint) && !list.some((c) => c.id === s.checkpoint)) s.checkpoint = 'served';
+    const served = await get('/v1/served');
+    fill(checkpoint, option('served', `served – ${served.checkpoint ? `checkpoint ${served.checkpoint}` : served.text}`), option('live', 'live – the running run'), option('latest', 'latest – newest on disk'),
       list.map((c) => option(c.id, `${c.id} – ${jobs.get(c.job)?.name ?? (c.name || 'imported')}, step ${int(c.step)}`)));
-    const row = list.find((c) => c.id === s.checkpoint) ?? list.find((c) => c.active) ?? list[0];
+    const row = list.find((c) => c.id === (s.checkpoint === 'served' ? served.checkpoint : s.checkpoint)) ?? list[0];
     const running = jobList().find((j) => j.state === 'running');
-    const source = s.checkpoint === 'live' && running ? running.id : row?.job ?? running?.id;
+    const live = s.checkpoint === 'live' || (s.checkpoint === 'served' && served.why === 'live');
+    const source = live && running ? running.id : row?.job ?? running?.id;
     const job = source ? await jobDetail(source).catch(() => null) : null;
     classes = job?.config?.data?.classes ?? row?.model?.classes ?? 0;
     names = job?.class_names?.length === classes ? job.class_names : null;
@@ -193,7 +206,7 @@ export function mount(root, params) {
     await describe().catch((e) => toast(e.message, true));
     if (!closed) generate();
   })();
-  off.push(on('checkpoint', () => describe().catch(() => {})));
+  off.push(on('checkpoint', () => describe().catch(() => {})), on('served', () => describe().catch(() => {})));
   off.push(on('state', debounce(() => { if (!closed) describe().then(() => { if (!shown) generate(); }, () => {}); }, 1500)));
   return () => {
     closed = true;

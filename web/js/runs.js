@@ -57,7 +57,7 @@ function card(id) {
     el.setAttribute('aria-label', `Run ${id}, ${j.name || j.recipe}, ${j.state}`);
     bar.setAttribute('aria-label', `Progress of run ${id}`);
     text(sub, `run ${id} · ${j.recipe}${j.data && j.data !== j.recipe ? ` · ${j.data}` : ''} · ${j.state === 'running' && j.started ? `started ${ago(j.started)}` : j.ended ? `ended ${ago(j.ended)}` : `created ${ago(j.created)}`}`);
-    text(state, j.state === 'queued' && j.waits_for ? `waits for run ${j.waits_for.id}` : j.state);
+    text(state, j.state !== 'queued' ? j.state : j.waits_for ? `waits for run ${j.waits_for.id}` : j.ahead ? `queued, ${j.ahead} ahead` : j.state);
     state.title = j.waits_for ? `${j.waits_for.name}, which is ${j.waits_for.state}` : '';
     state.dataset.state = j.state;
     el.dataset.state = j.state;
