@@ -40,7 +40,7 @@ static int find(struct dd *d, const char *id, struct dd_ckpt_row *row, struct ap
 static int write_export(const struct dd_ckpt_row *row, const struct api_export *as,
                         const char *path, struct dr_err *err) {
     const bool raw = as->weights == API_WEIGHTS_RAW;
-    struct dr_snapshot *snap;
+    struct dr_snapshot *snap = NULL;
     struct dr_st_file *f = NULL;
     int rc = raw ? dr_snapshot_load_raw(row->path, row->config, &snap, err)
                  : dr_snapshot_load(row->path, row->config, &snap, err);
@@ -81,7 +81,7 @@ static void describe(const struct dd_ckpt_row *row, const struct api_export *as,
 int dd_glue_checkpoint_export(void *ctx, const char *id, const struct api_export *as,
                               struct api_file *out, struct api_problem *p) {
     struct dd *d = ctx;
-    struct dd_ckpt_row row;
+    struct dd_ckpt_row row = {0};
     struct dr_err err = {0};
     char path[DD_PATH_MAX];
     if (find(d, id, &row, p))

@@ -17,12 +17,19 @@ enum { VALUE_TAG = 1, VALUE_SCALAR = 2, VALUE_IMAGE = 4 };
 enum { IMAGE_HEIGHT = 1, IMAGE_WIDTH = 2, IMAGE_COLORSPACE = 3, IMAGE_BYTES = 4 };
 enum { PNG_MAX = 64 << 20 };
 
+// The file of a job. Jobs of several kinds run beside each other, so a few are open at a time.
+enum { OPEN = 4 };
+struct board {
+    int64_t job;   // 0: none
+    FILE *file;    // NULL: it failed
+    uint64_t used; // when, in calls
+};
 struct dd_tensorboard {
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; // of what follows
     char *dir;
-    int64_t job; // whose file is open, 0: none yet
-    FILE *file;  // NULL: it failed
-    int files;   // opened by this process
+    struct board board[OPEN];
+    uint64_t calls;
+    int files; // opened by this process
 };
 
 uint32_t dd_crc32c(const void *p, size_t n) {
@@ -47,55 +54,67 @@ static uint32_t masked(const void *p, size_t n) {
     return (c >> 15 | c << 17) + 0xa282ead8U;
 }
 
-static void failed(struct dd_tensorboard *t, const char *what) {
+static void failed(struct board *b, const char *what) {
     char q[300];
-    dd_log(DR_LOG_ERROR, "tensorboard.failed", "job=%lld reason=%s", (long long)t->job,
+    dd_log(DR_LOG_ERROR, "tensorboard.failed", "job=%lld reason=%s", (long long)b->job,
            dd_log_quote(what, q, sizeof q));
-    if (t->file)
-        fclose(t->file);
-    t->file = NULL;
+    if (b->file)
+        fclose(b->file);
+    b->file = NULL;
 }
 
-static void write_event(struct dd_tensorboard *t, struct dr_proto *event) {
+static void write_event(struct board *b, struct dr_proto *event) {
     unsigned char head[12], tail[4];
-    if (t->file && !event->failed) {
+    if (b->file && !event->failed) {
         put(head, event->n, 8);
         put(head + 8, masked(head, 8), 4);
         put(tail, masked(event->p, event->n), 4);
-        if (fwrite(head, sizeof head, 1, t->file) != 1 ||
-            fwrite(event->p, event->n, 1, t->file) != 1 ||
-            fwrite(tail, sizeof tail, 1, t->file) != 1)
-            failed(t, strerror(errno));
+        if (fwrite(head, sizeof head, 1, b->file) != 1 ||
+            fwrite(event->p, event->n, 1, b->file) != 1 ||
+            fwrite(tail, sizeof tail, 1, b->file) != 1)
+            failed(b, strerror(errno));
     }
     dr_proto_free(event);
 }
 
-// The file of a job; the first record says what it is.
-static void use_job(struct dd_tensorboard *t, int64_t job) {
+// The first record says what the file is.
+static void open_board(struct dd_tensorboard *t, struct board *b) {
     char path[DD_PATH_MAX];
     struct dr_err err = {0};
     struct dr_proto event = {0};
-    if (t->job == job)
-        return;
-    if (t->file && fclose(t->file)) {
-        t->file = NULL;
-        failed(t, strerror(errno));
-    }
-    t->file = NULL;
-    t->job = job;
     const double now = (double)dd_wall_us() / 1e6;
     int rc = dd_path(path, &err, "%s/job-%lld/events.out.tfevents.%010lld.driftd.%d.%d", t->dir,
-                     (long long)job, (long long)now, (int)getpid(), t->files++);
+                     (long long)b->job, (long long)now, (int)getpid(), t->files++);
     if (!rc)
         rc = dd_mkdir_for(path, &err);
-    t->file = rc ? NULL : fopen(path, "wbe");
-    if (!t->file) {
-        failed(t, rc ? err.msg : strerror(errno));
+    b->file = rc ? NULL : fopen(path, "wbe");
+    if (!b->file) {
+        failed(b, rc ? err.msg : strerror(errno));
         return;
     }
     dr_proto_double(&event, EVENT_TIME, now);
     dr_proto_text(&event, EVENT_VERSION, "brain.Event:2");
-    write_event(t, &event);
+    write_event(b, &event);
+}
+
+// The file of a job; a new one takes the place of the one that was used least recently.
+static struct board *board_of(struct dd_tensorboard *t, int64_t job) {
+    struct board *b = &t->board[0];
+    for (int i = 0; i < OPEN; i++) {
+        if (t->board[i].job == job) {
+            t->board[i].used = ++t->calls;
+            return &t->board[i];
+        }
+        if (t->board[i].used < b->used)
+            b = &t->board[i];
+    }
+    if (b->file && fclose(b->file)) {
+        b->file = NULL;
+        failed(b, strerror(errno));
+    }
+    *b = (struct board){.job = job, .used = ++t->calls};
+    open_board(t, b);
+    return b;
 }
 
 static void begin(struct dr_proto *event, double time, int64_t step) {
@@ -115,8 +134,7 @@ void dd_tensorboard_row(struct dd_tensorboard *t, const struct dd_row *row) {
     begin(&event, (double)row->time_us / 1e6, row->step);
     dr_proto_message(&event, EVENT_SUMMARY, &summary);
     pthread_mutex_lock(&t->lock);
-    use_job(t, row->job);
-    write_event(t, &event);
+    write_event(board_of(t, row->job), &event);
     pthread_mutex_unlock(&t->lock);
 }
 
@@ -142,15 +160,15 @@ void dd_tensorboard_image(struct dd_tensorboard *t, int64_t job, int64_t step, c
     begin(&event, (double)dd_wall_us() / 1e6, step);
     dr_proto_message(&event, EVENT_SUMMARY, &summary);
     pthread_mutex_lock(&t->lock);
-    use_job(t, job);
-    write_event(t, &event);
+    write_event(board_of(t, job), &event);
     pthread_mutex_unlock(&t->lock);
 }
 
 void dd_tensorboard_flush(struct dd_tensorboard *t) {
     pthread_mutex_lock(&t->lock);
-    if (t->file && fflush(t->file))
-        failed(t, strerror(errno));
+    for (int i = 0; i < OPEN; i++)
+        if (t->board[i].file && fflush(t->board[i].file))
+            failed(&t->board[i], strerror(errno));
     pthread_mutex_unlock(&t->lock);
 }
 
@@ -168,8 +186,9 @@ int dd_tensorboard_open(const char *dir, struct dd_tensorboard **out, struct dr_
 void dd_tensorboard_close(struct dd_tensorboard *t) {
     if (!t)
         return;
-    if (t->file)
-        fclose(t->file);
+    for (int i = 0; i < OPEN; i++)
+        if (t->board[i].file)
+            fclose(t->board[i].file);
     pthread_mutex_destroy(&t->lock);
     free(t->dir);
     free(t);

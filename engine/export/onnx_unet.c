@@ -125,7 +125,7 @@ static struct map up(struct dr_graph *g, struct unet *k, struct map x,
 struct dr_val dr_onnx_unet(struct dr_graph *g, const struct dr_onnx_in *in) {
     const struct dr_model_config *m = in->m;
     struct unet k = {.m = m};
-    int64_t side[DR_MAX_LEVELS];
+    int64_t side[DR_MAX_LEVELS] = {0};
     struct map x = {in->noise, m->channels, m->size};
     k.silu_c = dr_graph_silu(g, dr_onnx_cond(g, in, false));
     if (m->noise == DR_NOISE_LATENT) {

@@ -110,9 +110,11 @@ def test_stop_and_events_of_others():
 
         t = threading.Thread(target=watch, daemon=True)
         t.start()
-        for kind, data in job.follow():
-            if kind == "metrics":
+        asked = False
+        for kind, _ in job.follow():
+            if kind == "metrics" and not asked:
                 job.stop()
+                asked = True
         assert job.state == "stopped", job
         t.join(60)
         assert seen.is_set()

@@ -93,6 +93,7 @@ static void test_every_route(void **state) {
                    : !strcmp(target, "/v1/checkpoints") ? "{\"path\":\"a\"}"
                    : !strcmp(target, "/v1/datasets")    ? "{\"name\":\"a\"}"
                    : !strcmp(target, "/v1/served")      ? "{\"checkpoint\":\"auto\"}"
+                   : strstr(target, "generations")      ? "{\"prompt\":\"random\"}"
                                                         : "{}";
         }
         struct reply got = http_do(&f, r->method, target, type, body);

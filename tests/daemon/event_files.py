@@ -98,6 +98,12 @@ def test_a_job():
         rows = d.get("/v1/jobs/1/metrics?names=loss&max_points=0").json()["series"][0]["rows"]
         assert all(abs(r[2] - v) <= 1e-6 * abs(v) for r, (_, v) in zip(rows, loss)), "as in the database"
         read_by_tensorboard(d.board / "job-1")
+        assert d.job("tiny") == "2"  # a folder of its own, for this start of the daemon
+        d.wait("2", "completed")
+        assert d.end() == 0, d.said()
+        second, files = events(d.board / "job-2")
+        assert files == 1 and len([v for _, v in second if "loss" in v]) == 60
+        assert events(d.board / "job-1") == (got, 1)
 
 
 def board():

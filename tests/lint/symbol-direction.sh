@@ -10,6 +10,7 @@ nm -A "$1" | awk '
 function folder(object) {
     if (object ~ /libcpu_/) return "cpu"
     sub(/.*\//, "", object)
+    sub(/^meson-generated_(\.\._)*/, "", object) # made by a script of the folder
     return object ~ /^[a-z]+_/ ? substr(object, 1, index(object, "_") - 1) : "top"
 }
 BEGIN {
@@ -22,6 +23,7 @@ BEGIN {
     low["loss"] = " core config nn loss "
     low["data"] = " core config io data "
     low["sample"] = " core config nn io sample "
+    low["export"] = " core config nn io sample export "
     low["train"] = " core config nn loss data io sample train "
     low["eval"] = " core config nn data io sample eval "
     low["top"] = " core cpu cuda top "
