@@ -6,8 +6,8 @@
 build_packages=(
     build-essential meson ninja-build pkg-config git ca-certificates curl
     libdnnl-dev libmicrohttpd-dev libjansson-dev libpng-dev zlib1g-dev libdeflate-dev nettle-dev
-    libsqlite3-dev libcurl4-openssl-dev libarchive-dev libsystemd-dev libcmocka-dev
-    libjpeg62-turbo-dev libwebp-dev
+    libsqlite3-dev libcurl4-openssl-dev libarchive-dev libcairo2-dev libsystemd-dev libcmocka-dev
+    libjpeg62-turbo-dev libwebp-dev liblapacke-dev
 )
 # What the tests need besides: a browser for the dashboard's.
 check_packages=(chromium)

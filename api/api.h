@@ -70,6 +70,14 @@ struct api_file {
     bool immutable;        // Cache-Control: immutable, a year
 };
 
+// A model for other programs: GET /v1/checkpoints/{id}/file with parameters.
+#define API_EXPORT_FORMATS "safetensors|onnx|pytorch"
+enum api_weights { API_WEIGHTS_EMA, API_WEIGHTS_RAW };
+struct api_export {
+    int format; // index in API_EXPORT_FORMATS
+    enum api_weights weights;
+};
+
 // ---------------------------------------------------------------------------------------------
 // Generate
 
@@ -160,7 +168,7 @@ struct api_job_create {
 
 struct api_page {
     const char *state;  // filter of jobs, or NULL
-    const char *job;    // filter of checkpoints, samples and evals, or NULL
+    const char *job;    // filter of checkpoints and samples, or NULL
     const char *cursor; // opaque, as given in next_cursor, or NULL
     int limit;          // 1..1000, default 50
 };
@@ -209,6 +217,19 @@ struct api_import {
     bool uploaded;      // path is a temporary file in upload_dir: the callback moves or deletes it
     const char *name;   // or NULL
     const char *config; // recipe's name for files without driftd.config, or NULL
+};
+
+// What to read of the evaluations. NULL, NaN and 0: not asked for.
+struct api_eval_query {
+    const char *job, *eval_job, *checkpoint, *state, *comparable, *data, *weights;
+    double alpha;
+    int64_t n;
+    const char *sort, *cursor; // of lists
+    int limit;
+    const char *metric;    // of curves
+    bool over_alpha;       // curves: alpha along the axis in place of the step
+    bool one_per_metric;   // csv: a line per metric in place of a line per run
+    int64_t width, height; // of a plot, in pixels
 };
 
 struct api_dataset_create {
@@ -269,6 +290,8 @@ struct api_callbacks {
     int (*served_put)(void *ctx, const char *checkpoint, struct api_reply *out);
     int (*checkpoint_file)(void *ctx, const char *id, struct api_file *out,
                            struct api_problem *problem);
+    int (*checkpoint_export)(void *ctx, const char *id, const struct api_export *as,
+                             struct api_file *out, struct api_problem *problem);
     int (*checkpoint_import)(void *ctx, const struct api_import *in, struct api_reply *out);
 
     // Recipes: {"configs": [{name, about, ...}]}, one resolved, and the schema of all keys.
@@ -280,12 +303,19 @@ struct api_callbacks {
     int (*sample_list)(void *ctx, const struct api_page *page, struct api_reply *out);
     int (*sample_png)(void *ctx, const char *id, struct api_file *out, struct api_problem *problem);
 
-    // Evaluations: {"evals": [{id, job, checkpoint, kind, step, settings, results}], "kinds":
-    // [...]}. NULL: the list is empty, POST answers 501. create: as job_create with the kind
-    // `eval`.
-    int (*eval_list)(void *ctx, const struct api_page *page, struct api_reply *out);
+    // Evaluations (docs/api.md). list: {"evals": [...], "metrics": [...]}; create: as job_create
+    // with the kind `eval`; remove: 409 while it runs. csv and plot give malloc'ed bytes.
+    int (*eval_list)(void *ctx, const struct api_eval_query *q, struct api_reply *out);
     int (*eval_get)(void *ctx, const char *id, struct api_reply *out);
     int (*eval_create)(void *ctx, const json_t *body, struct api_reply *out);
+    int (*eval_remove)(void *ctx, const char *id, struct api_reply *out);
+    int (*eval_curve)(void *ctx, const struct api_eval_query *q, struct api_reply *out);
+    int (*eval_csv)(void *ctx, const struct api_eval_query *q, char **text, size_t *size,
+                    struct api_problem *problem);
+    int (*eval_plot)(void *ctx, const struct api_eval_query *q, void **png, size_t *size,
+                     struct api_problem *problem);
+    int (*eval_file)(void *ctx, const char *id, const char *name, struct api_file *out,
+                     struct api_problem *problem);
 
     // Data sets: {"datasets": [...]}; create: 201 + location. append: {"name", "received"}, 409
     // `wrong-offset` when the upload has another length. import: 202. remove: 409 while jobs use

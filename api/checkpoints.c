@@ -36,6 +36,18 @@ enum MHD_Result api_h_ckpt_activate(struct api_req *r) {
                           &reply);
 }
 
+static enum MHD_Result export(struct api_req *r) {
+    struct api_file f = {.fd = -1}; struct api_problem p = {0}; struct api_export as = {0};
+    int weights = API_WEIGHTS_EMA;
+    NEED(checkpoint_export);
+    api_q_enum(r, "format", API_EXPORT_FORMATS, &as.format, &p);
+    api_q_enum(r, "weights", "ema|raw", &weights, &p);
+    as.weights = (enum api_weights)weights;
+    if (p.status || r->srv->cb.checkpoint_export(r->srv->ctx, r->seg[0], &as, &f,
+                                                 &p)) return api_send_problem(r, &p);
+    return api_send_file(r, &f);
+}
+
 enum MHD_Result api_h_served_get(struct api_req *r) {
     struct api_reply reply = {0};
     NEED(served_get);
@@ -72,6 +84,8 @@ enum MHD_Result api_h_served_auto(struct api_req *r) {
 enum MHD_Result api_h_ckpt_file(struct api_req *r) {
     struct api_file f = {.fd = -1};
     struct api_problem p = {0};
+    if (r->query.n)
+        return export(r);
     NEED(checkpoint_file);
     if (r->srv->cb.checkpoint_file(r->srv->ctx, r->seg[0], &f, &p))
         return api_send_problem(r, &p);

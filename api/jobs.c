@@ -1,4 +1,4 @@
-// Handlers of jobs, recipes, samples and evaluations: parse, call back, send the reply.
+// Handlers of jobs, recipes and samples: parse, call back, send the reply.
 #include "api/handlers.h"
 #include "api/params.h"
 #include "api/respond.h"
@@ -151,7 +151,7 @@ enum MHD_Result api_h_job_field(struct api_req *r) {
     return api_send_reply(r, r->srv->cb.job_field(r->srv->ctx, r->seg[0], &reply), &reply);
 }
 
-// --- recipes, samples, evaluations ---
+// --- recipes and samples ---
 
 enum MHD_Result api_h_config_list(struct api_req *r) {
     struct api_reply reply = {0};
@@ -182,96 +182,4 @@ enum MHD_Result api_h_sample_png(struct api_req *r) {
     if (r->srv->cb.sample_png(r->srv->ctx, r->seg[0], &f, &p))
         return api_send_problem(r, &p);
     return api_send_file(r, &f);
-}
-
-enum MHD_Result api_h_eval_list(struct api_req *r) {
-    if (!r->srv->cb.eval_list)
-        return api_send_json(r, 200, json_pack("{s:[]}", "evals"));
-    return list(r, r->srv->cb.eval_list);
-}
-
-enum MHD_Result api_h_eval_get(struct api_req *r) {
-    struct api_reply reply = {0};
-    if (!r->srv->cb.eval_get)
-        return api_send_error(r, 404, "not-found", "there is no evaluation `%s`", r->seg[0]);
-    return api_send_reply(r, r->srv->cb.eval_get(r->srv->ctx, r->seg[0], &reply), &reply);
-}
-
-enum MHD_Result api_h_eval_create(struct api_req *r) {
-    static const char *const keys[] = {"kind",     "checkpoint",    "job",
-                                       "settings", "skip_existing", NULL};
-    struct api_reply reply = {0};
-    struct api_problem p = {0};
-    NEED(eval_create);
-    json_t *o = api_body_object(r, keys, &p);
-    if (!o)
-        return api_send_problem(r, &p);
-    enum MHD_Result rc = api_send_reply(r, r->srv->cb.eval_create(r->srv->ctx, o, &reply), &reply);
-    json_decref(o);
-    return rc;
-}
-
-static void csv_text(FILE *f, const char *s) {
-    if (!s || !strpbrk(s, "\",\r\n")) {
-        fputs(s ? s : "", f);
-        return;
-    }
-    fputc('"', f);
-    for (; *s; s++)
-        fprintf(f, *s == '"' ? "\"\"" : "%c", *s);
-    fputc('"', f);
-}
-
-// One line per number among an evaluation's results.
-static void csv_eval(FILE *f, const json_t *e) {
-    static const char *const columns[] = {"id", "job", "checkpoint", "kind"};
-    const char *metric;
-    json_t *v;
-    json_object_foreach(json_object_get(e, "results"), metric, v) {
-        if (!json_is_number(v))
-            continue;
-        for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
-            csv_text(f, json_string_value(json_object_get(e, columns[i])));
-            fputc(',', f);
-        }
-        fprintf(f, "%lld,", (long long)json_integer_value(json_object_get(e, "step")));
-        csv_text(f, metric);
-        fprintf(f, ",%.9g\n", json_number_value(v));
-    }
-}
-
-enum MHD_Result api_h_eval_csv(struct api_req *r) {
-    struct api_page page = {.job = api_query_get(&r->query, "job"), .limit = 1000};
-    char *text = NULL, cursor[128] = "";
-    size_t n = 0, i;
-    FILE *f = open_memstream(&text, &n);
-    if (!f)
-        return MHD_NO;
-    fputs("id,job,checkpoint,kind,step,metric,value\n", f);
-    while (r->srv->cb.eval_list) {
-        struct api_reply reply = {0};
-        json_t *e;
-        page.cursor = *cursor ? cursor : NULL;
-        int rc = r->srv->cb.eval_list(r->srv->ctx, &page, &reply);
-        if (rc) {
-            fclose(f);
-            free(text);
-            return api_send_reply(r, rc, &reply);
-        }
-        json_array_foreach(json_object_get(reply.body, "evals"), i, e) csv_eval(f, e);
-        json_decref(reply.body);
-        snprintf(cursor, sizeof cursor, "%s", reply.next_cursor);
-        if (!*cursor)
-            break;
-    }
-    if (fclose(f)) {
-        free(text);
-        return MHD_NO;
-    }
-    return api_send_bytes(r, 200, "text/csv; charset=utf-8", text, n);
-}
-
-enum MHD_Result api_h_eval_curve(struct api_req *r) {
-    return api_send_error(r, 501, "not-in-this-build",
-                          "this build evaluates nothing, so there is no curve to draw");
 }

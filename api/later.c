@@ -114,7 +114,7 @@ static bool ensure_thread(struct pool *p) {
 }
 
 enum MHD_Result api_later_start(struct api_req *r) {
-    struct pool *p = &r->srv->later->pool[r->route->flags & API_LONG ? 1 : 0];
+    struct pool *p = &r->srv->later->pool[r->route->flags & (API_LONG | API_LONG_ASKED) ? 1 : 0];
     pthread_mutex_lock(&p->mu);
     const bool closing = p->closing;
     const bool ok = !closing && p->queued < p->max_queued && ensure_thread(p);

@@ -20,9 +20,15 @@ static json_t *param_schema(const char *type) {
 
 static json_t *parameters(const struct api_route *r) {
     json_t *list = json_array();
-    if (strstr(r->path, "{id}"))
-        json_array_append_new(list, json_pack("{s:s, s:s, s:b, s:{s:s}}", "name", "id", "in",
-                                              "path", "required", 1, "schema", "type", "string"));
+    static const char *const in_path[] = {"id", "name"};
+    for (int i = 0; i < 2; i++) {
+        char braces[16];
+        snprintf(braces, sizeof braces, "{%s}", in_path[i]);
+        if (strstr(r->path, braces))
+            json_array_append_new(list,
+                                  json_pack("{s:s, s:s, s:b, s:{s:s}}", "name", in_path[i], "in",
+                                            "path", "required", 1, "schema", "type", "string"));
+    }
     if (!strcmp(r->path, "/v1/jobs") && !strcmp(r->method, "POST"))
         json_array_append_new(list,
                               json_pack("{s:s, s:s, s:{s:s, s:i}}", "name", "Idempotency-Key", "in",
@@ -72,12 +78,15 @@ static json_t *content_types(const struct api_route *r) {
                                         "image/apng",      NULL};
     static const char *const metrics[] = {"application/json", "text/csv", "application/x-ndjson",
                                           NULL};
-    static const char *const file[] = {"application/octet-stream", NULL};
+    static const char *const file[] = {"application/octet-stream", "application/zip", NULL};
+    static const char *const results[] = {"image/png", "application/json",
+                                          "application/octet-stream", NULL};
     static const char *const sqlite[] = {"application/vnd.sqlite3", NULL};
     const char *const own[] = {r->produces, NULL};
     const char *const *types = strcmp(r->produces, "*/*")    ? own
                                : strstr(r->path, "generate") ? image
                                : strstr(r->path, "metrics")  ? metrics
+                               : strstr(r->path, "evals")    ? results
                                : strstr(r->path, "backup")   ? sqlite
                                                              : file;
     json_t *o = json_object();
@@ -139,10 +148,19 @@ static const char components[] =
     "\"priority\":{\"type\":\"integer\",\"minimum\":-1000,\"maximum\":1000}}},"
     "\"JobPatch\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{"
     "\"name\":{\"type\":\"string\"},\"notes\":{\"type\":\"string\"}}},"
-    "\"EvalCreate\":{\"type\":\"object\",\"required\":[\"kind\"],\"additionalProperties\":false,"
-    "\"properties\":{\"kind\":{\"type\":\"string\"},\"checkpoint\":{\"type\":\"string\"},"
-    "\"job\":{\"type\":\"string\"},\"settings\":{\"type\":\"object\"},"
-    "\"skip_existing\":{\"type\":\"boolean\"}}},"
+    "\"EvalCreate\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{"
+    "\"checkpoint\":{\"type\":\"string\"},\"job\":{\"type\":\"string\"},"
+    "\"folder\":{\"type\":\"string\"},\"n\":{\"type\":\"integer\"},\"alpha\":{\"oneOf\":["
+    "{\"type\":\"number\"},{\"type\":\"array\",\"items\":{\"type\":\"number\"}}]},"
+    "\"seed\":{\"type\":\"integer\"},\"split\":{\"type\":\"string\"},"
+    "\"weights\":{\"type\":\"string\",\"enum\":[\"ema\",\"raw\"]},"
+    "\"batch\":{\"type\":\"integer\"},\"metrics\":{\"type\":\"string\"},"
+    "\"judge\":{\"type\":\"string\"},\"inception\":{\"type\":\"string\"},"
+    "\"resize\":{\"type\":\"string\"},\"skip_existing\":{\"type\":\"boolean\"},"
+    "\"samples\":{\"type\":\"boolean\"},\"share\":{\"type\":\"number\"},"
+    "\"data\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"object\"}]},"
+    "\"name\":{\"type\":\"string\",\"maxLength\":200},\"kind\":{\"type\":\"string\"},"
+    "\"settings\":{\"type\":\"object\"},\"priority\":{\"type\":\"integer\"}}},"
     "\"DatasetCreate\":{\"type\":\"object\",\"required\":[\"name\"],"
     "\"additionalProperties\":false,\"properties\":{\"name\":{\"type\":\"string\","
     "\"maxLength\":63},\"path\":{\"type\":\"string\"},\"source\":{\"type\":\"string\"},\"options\":"

@@ -23,8 +23,9 @@ enum api_body { API_BODY_NONE, API_BODY_JSON, API_BODY_UPLOAD, API_BODY_BYTES, A
 enum {
     API_PUBLIC = 1, // no token
     API_NO_HEAD = 2,
-    API_WRITES = 4, // changes the database, which another process may hold: later.h
-    API_LONG = 8    // takes as long as a file is large: later.h
+    API_WRITES = 4,     // changes the database, which another process may hold: later.h
+    API_LONG = 8,       // takes as long as a file is large: later.h
+    API_LONG_ASKED = 64 // the same, where the request has query parameters
 };
 
 struct api_route {

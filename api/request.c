@@ -246,7 +246,8 @@ static enum MHD_Result dispatch(struct api_req *r) {
     // What these change has no entity tag. Files and the page check their own on GET.
     if (strcmp(r->method, "GET") && strcmp(r->method, "HEAD") && api_precondition(r, ""))
         return api_send_error(r, 412, "precondition", "no such entity tag: there are none here");
-    return r->route->flags & (API_WRITES | API_LONG) ? api_later_start(r) : r->route->fn(r);
+    const unsigned later = API_WRITES | API_LONG | (r->query.n ? API_LONG_ASKED : 0);
+    return r->route->flags & later ? api_later_start(r) : r->route->fn(r);
 }
 
 static enum MHD_Result advance(struct api_req *r, const char *version, const char *upload_data,

@@ -16,6 +16,22 @@
 #define OF_JOB                                                                                     \
     { "job", "string", "only those of this job" }
 
+#define EVAL_FILTERS                                                                               \
+    {"job", "string", "only those of this training job"},                                          \
+        {"eval_job", "string", "only those of this eval job"},                                     \
+        {"checkpoint", "string", "only those of this checkpoint"},                                 \
+        {"state", "queued|running|done|failed", "only those in this state"},                       \
+        {"comparable", "string", "only those with this key"},                                      \
+        {"data", "string", "only those against this data set"},                                    \
+        {"weights", "ema|raw", "only those of these weights"},                                     \
+        {"alpha", "number", "only those at this guidance scale"}, {                                \
+        "n", "integer", "only those of so many samples"                                            \
+    }
+#define EVAL_CURVE                                                                                 \
+    {"metric", "string", "name of the metric (fid, else fd)"}, {                                   \
+        "x", "step|alpha", "what runs along the axis (step)"                                       \
+    }
+
 static const struct api_param generate_params[] = {
     {"class", "string", "index, name, range 2-5, comma-separated list of those, or random"},
     {"cfg", "string", "guidance scale, or a comma-separated list (one block of images per scale)"},
@@ -102,8 +118,10 @@ const struct api_route api_routes[] = {
      "Serve a checkpoint, `live` (the running job) or `auto`", NULL},
     {"DELETE", "/v1/served", api_h_served_auto, API_BODY_NONE, API_WRITES, 200, JSON,
      "Serve automatically again", NULL},
-    {"GET", "/v1/checkpoints/{id}/file", api_h_ckpt_file, API_BODY_NONE, 0, 200, "*/*",
-     "Download a checkpoint (Range)", NULL},
+    {"GET", "/v1/checkpoints/{id}/file", api_h_ckpt_file, API_BODY_NONE, API_LONG_ASKED, 200, "*/*",
+     "Download a checkpoint (Range); with parameters: one set of weights alone, for other programs",
+     PARAMS({"format", API_EXPORT_FORMATS, "safetensors by default"},
+            {"weights", "ema|raw", "averaged (default), or as the optimiser has them"})},
 
     {"GET", "/v1/datasets", api_h_dataset_list, API_BODY_NONE, 0, 200, JSON,
      "List data sets: those of users, then those of the build", NULL},
@@ -129,14 +147,26 @@ const struct api_route api_routes[] = {
      PARAMS({"minutes", "number", "training time (10)"})},
 
     {"GET", "/v1/evals", api_h_eval_list, API_BODY_NONE, 0, 200, JSON,
-     "List evaluations, and the kinds that this build can do", PARAMS(OF_JOB, PAGING)},
+     "List evaluations, and the metrics of this build",
+     PARAMS(EVAL_FILTERS, {"sort", "string", "a member or a metric; `-` before it: greatest first"},
+            PAGING)},
     {"POST", "/v1/evals", api_h_eval_create, API_BODY_JSON, API_WRITES, 201, JSON,
-     "Evaluate checkpoints", NULL},
-    {"GET", "/v1/evals/{id}", api_h_eval_get, API_BODY_NONE, 0, 200, JSON, "One evaluation", NULL},
+     "Evaluate a checkpoint, those of a job, or a folder of pictures", NULL},
+    {"GET", "/v1/evals/{id}", api_h_eval_get, API_BODY_NONE, 0, 200, JSON,
+     "One evaluation, with its details", NULL},
+    {"DELETE", "/v1/evals/{id}", api_h_eval_remove, API_BODY_NONE, API_WRITES, 204, JSON,
+     "Remove an evaluation and its files", NULL},
+    {"GET", "/v1/evals/{id}/files/{name}", api_h_eval_file, API_BODY_NONE, 0, 200, "*/*",
+     "A file of an evaluation: grid.png, nearest.png, metadata.json, samples.npy", NULL},
     {"GET", "/v1/evals.csv", api_h_eval_csv, API_BODY_NONE, 0, 200, "text/csv",
-     "Evaluations as CSV, one line per metric", PARAMS(OF_JOB)},
-    {"GET", "/v1/evals/curve.png", api_h_eval_curve, API_BODY_NONE, 0, 200, "image/png",
-     "Plot of a metric over steps", NULL},
+     "Evaluations as CSV, one line per run; `long`: one line per metric",
+     PARAMS(EVAL_FILTERS, {"format", "wide|long", "columns (wide)"})},
+    {"GET", "/v1/evals/curve", api_h_eval_curve, API_BODY_NONE, 0, 200, JSON,
+     "A metric over steps, or over alpha", PARAMS(EVAL_CURVE, EVAL_FILTERS)},
+    {"GET", "/v1/evals/curve.png", api_h_eval_plot, API_BODY_NONE, 0, 200, "image/png",
+     "Plot of a metric over steps, or over alpha",
+     PARAMS(EVAL_CURVE, {"width", "integer", "pixels, 200 to 4000 (900)"},
+            {"height", "integer", "pixels, 150 to 4000 (560)"}, EVAL_FILTERS)},
 
     {"GET", "/v1/samples", api_h_sample_list, API_BODY_NONE, 0, 200, JSON, "List sample grids",
      PARAMS(OF_JOB, PAGING)},

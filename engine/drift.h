@@ -22,7 +22,10 @@
 #include "engine/core/machine.h"        // threads and memory that this process may use
 #include "engine/data/data.h"           // data sets
 #include "engine/data/pictures.h"       // folders and archives of pictures
+#include "engine/eval/eval.h"            // evaluation
+#include "engine/export/export.h"       // models for other programs
 #include "engine/io/image.h"            // PNG, npy
+#include "engine/io/proto.h"            // protocol buffers
 #include "engine/io/safetensors.h"      // checkpoint files
 #include "engine/io/sha256.h"           // digests of files
 #include "engine/measure.h"             // the rates of a device

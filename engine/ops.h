@@ -240,10 +240,13 @@ struct dr_unpatchify_args {
 // ---- images
 // ----------------------------------------------------------------------------------------
 
+// What a fused op applies last: nothing, max(x, 0), or x sigmoid(x).
+enum dr_fn { DR_FN_NONE, DR_FN_RELU, DR_FN_SILU };
 // 2-D convolution, zero padding. x: [b,h,w,ci] t, y: [b,ho,wo,co] t, weight: [co,ci,kh,kw] real
 // (the PyTorch layout), bias: [co] or NULL. ho = (h + 2 padh - dil (kh - 1) - 1) / stride + 1, wo
 // alike. kh 0: square, kh = kw = k and padh = padw = pad; otherwise k and pad are ignored. dil 0
-// means 1. ho and wo must be at least 1 (the caller checked).
+// means 1. ho and wo must be at least 1 (the caller checked). Forward, `fn` is applied last, and
+// pixels of y may lie `ldy` values apart (0: co): channels of a concatenation.
 struct dr_conv2d_fwd_args {
     void *y;
     const void *x;
@@ -251,6 +254,8 @@ struct dr_conv2d_fwd_args {
     const real *weight, *bias;
     int64_t b, h, w, ci, co, k, stride, pad;
     int64_t kh, kw, padh, padw, dil;
+    int64_t ldy;
+    enum dr_fn fn;
 };
 struct dr_conv2d_bwd_data_args {
     void *dx; // overwritten
@@ -284,8 +289,6 @@ static inline struct dr_conv_dims dr_conv_dims(int64_t h, int64_t w, int64_t k, 
     dr_conv_dims((a)->h, (a)->w, (a)->k, (a)->pad, (a)->kh, (a)->kw, (a)->padh, (a)->padw,         \
                  (a)->dil, (a)->stride)
 
-// What a fused op applies last: nothing, max(x, 0), or x sigmoid(x).
-enum dr_fn { DR_FN_NONE, DR_FN_RELU, DR_FN_SILU };
 // Group normalisation (Wu & He 2018): y = fn(xh weight + bias + r), xh = (x - mean) rstd over the n
 // pixels and c / groups neighbouring channels of a group, rstd = 1 / sqrt(var + eps), var without
 // Bessel's correction. x, r, y: [b,n,c] t; y may alias x or r. groups divides c.
@@ -547,6 +550,78 @@ struct dr_drift_grad_args {
     const real *total, *scale; // scale NULL: 1
     int64_t b, n, s, groups;   // groups: of all processes, b of them here
     real weight, max_rms;      // max_rms 0: V is total
+};
+
+// ---- learned field (method.md 4)
+// -------------------------------------------------------------------------------------
+
+// y = x / f + sigma_r z by row, f = max(scale / sqrt(width), 1e-3), 1 where scale is NULL. Row r
+// draws from Philox with seed key[0] and index key[1] 2^32 + first + r: z, `width` normals as
+// dr_normals gives them (stream), in the precision of `real`; sigma_r = lo (hi / lo)^u, u the first
+// uniform number of stream + 1. hi 0: no noise, and key and sigma are not used. y may alias x.
+struct dr_set_noise_args {
+    real *y, *sigma; // [rows,width], [rows]
+    const real *x, *scale;
+    const uint64_t *key; // [2]
+    int64_t rows, width, first;
+    uint32_t stream;
+    real lo, hi;
+};
+// a[b,i,j] = sum_h v_h gelu(hx[b,i,h] + hy[b,j,h] + u_h d[b,i,j]): an MLP with one hidden layer on
+// pairs, whose hidden layer is never stored. d: [b,n,m], hx: [b,n,h], hy: [b,m,h].
+struct dr_pair_score_fwd_args {
+    real *a; // [b,n,m]
+    const real *hx, *hy, *d, *u, *v;
+    int64_t b, n, m, h;
+};
+// With t the argument of gelu and g = da v gelu'(t): dhx = sum_j g, dhy = sum_i g, du += sum g d,
+// dv += sum da gelu(t), and pull = (sum_h g u) / d, 0 where d is at most 1e-4: d is |x_i - y_j|
+// (pair_dist), so its gradient by x_i is sum_j pull_ij (x_i - y_j). pull may alias da.
+struct dr_pair_score_bwd_args {
+    real *dhx, *dhy, *pull; // [b,n,h], [b,m,h], [b,n,m]; overwritten
+    real *du, *dv;          // [h] accumulate
+    const real *da, *hx, *hy, *d, *u, *v;
+    int64_t b, n, m, h;
+};
+// Coefficients of two sets by row: columns [0,n_neg) of the scores are one, [n_neg,m) the other;
+// either may be empty. p is the softmax within a set, of w_j exp(a_ij), without column diag + i of
+// row i (diag -1: with all); a set of which nothing is left has p = 0.
+//   coef = [-p ; p]; with `product` [-A- sum(A+) ; A+ sum(A-)], A the softmax over both sets
+struct dr_set_softmax_fwd_args {
+    real *coef;        // [b,n,m]; may alias a
+    const real *a, *w; // [b,n,m], [b,m] at least 0 (NULL: ones)
+    int64_t b, n, m, n_neg, diag;
+    bool product;
+};
+// Of one set (n_neg 0, no product): da = p (dp - sum_j p dp). da may alias dp.
+struct dr_set_softmax_bwd_args {
+    real *da;
+    const real *p, *dp; // [rows,m]
+    int64_t rows, m;
+};
+// e = (s - (y - x)) / sigma_r by row; loss[0] += weight sum e^2 / count and ds = 2 weight e /
+// (sigma_r count).
+struct dr_denoise_loss_args {
+    real *ds, *loss;               // [rows,width], may alias s; [1]
+    const real *s, *y, *x, *sigma; // step, clean and noisy rows; [rows]
+    int64_t rows, width;
+    double count; // of values, over all processes
+    real weight;
+};
+// With A the softmax of a row of scores over both sets of set_softmax_fwd and p that within the
+// second: loss[0] -= weight sum log(sum(A+)) / count, da = weight (A - p) / count, p 0 in the
+// first set. A row where either set has nothing left brings nothing.
+struct dr_mass_loss_args {
+    real *da, *loss; // [b,n,m], may alias a; [1]
+    const real *a;
+    int64_t b, n, m, n_neg, diag;
+    double count; // of rows, over all processes
+    real weight;
+};
+struct dr_correlate_args { // out = {sum x y, sum x^2, sum y^2}
+    double *out;           // [3]
+    const real *x, *y;     // [n]
+    int64_t n;
 };
 
 // ---- optimiser

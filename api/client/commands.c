@@ -90,8 +90,11 @@ const struct ctl_command ctl_commands[] = {
      "serve a checkpoint, the running job, or the newest completed job; show what is served", 0, 1,
      NULL, ctl_cmd_serve},
     {"activate", "ID", "the same as serve ID", 1, 1, NULL, ctl_cmd_activate},
-    {"export", "ID", "download a checkpoint (safetensors); continues an interrupted download", 1, 1,
-     OPTS({"output", 'o', "FILE", "file to write (ID.safetensors); - is standard output"}),
+    {"export", "ID", "download a checkpoint, or with --format one model for other programs", 1, 1,
+     OPTS(
+         {"format", 'f', "FORMAT", "safetensors, onnx or pytorch; without it the whole checkpoint"},
+         {"weights", 'w', "WEIGHTS", "ema (averaged) or raw; without it the whole checkpoint"},
+         {"output", 'o', "FILE", "file to write (ID.safetensors); - is standard output"}),
      ctl_cmd_export},
     {"import", "FILE", "upload a safetensors file", 1, 1,
      OPTS({"name", 'n', "NAME", "name of the checkpoint"},

@@ -74,6 +74,15 @@ static void print_file(struct ctl *c, const char *file) {
     json_decref(o);
 }
 
+// The end of the name of an exported file. A format that is not known is the server's to refuse.
+static const char *export_tail(const char *format) {
+    static const char *const tail[][2] = {{"onnx", ".onnx"}, {"pytorch", "-pytorch.zip"}};
+    for (size_t i = 0; format && i < sizeof tail / sizeof *tail; i++)
+        if (!strcmp(format, tail[i][0]))
+            return tail[i][1];
+    return ".safetensors";
+}
+
 int ctl_cmd_export(struct ctl *c) {
     const char *file = ctl_get(c, "output");
     char *name = NULL;
@@ -82,8 +91,10 @@ int ctl_cmd_export(struct ctl *c) {
         return CTL_USAGE;
     }
     if (!file)
-        file = name = ctl_printf("%s.safetensors", c->arg[0]);
+        file = name = ctl_printf("%s%s", c->arg[0], export_tail(ctl_get(c, "format")));
     struct ctl_buf path = ctl_path("/v1/checkpoints/", c->arg[0], "/file");
+    ctl_query(&path, "format", ctl_get(c, "format"));
+    ctl_query(&path, "weights", ctl_get(c, "weights"));
     int rc = ctl_download(c, "GET", path.s, file);
     free(path.s);
     if (!rc)

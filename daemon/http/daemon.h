@@ -45,8 +45,23 @@ int dd_glue_backup(void *ctx, struct api_file *out, struct api_problem *p);
 int dd_glue_describe(void *ctx, const char *checkpoint, struct api_model *out,
                      struct api_problem *p);
 int dd_glue_generate(void *ctx, struct api_gen *g, struct api_problem *p);
-int dd_glue_eval_list(void *ctx, const struct api_page *page, struct api_reply *out);
+int dd_glue_eval_list(void *ctx, const struct api_eval_query *q, struct api_reply *out);
 int dd_glue_eval_get(void *ctx, const char *id, struct api_reply *out);
+int dd_glue_eval_create(void *ctx, const json_t *body, struct api_reply *out);
+int dd_glue_eval_remove(void *ctx, const char *id, struct api_reply *out);
+int dd_glue_eval_curve(void *ctx, const struct api_eval_query *q, struct api_reply *out);
+int dd_glue_eval_csv(void *ctx, const struct api_eval_query *q, char **text, size_t *size,
+                     struct api_problem *p);
+int dd_glue_eval_plot(void *ctx, const struct api_eval_query *q, void **png, size_t *size,
+                      struct api_problem *p);
+int dd_glue_eval_file(void *ctx, const char *id, const char *name, struct api_file *out,
+                      struct api_problem *p);
+// Where a configuration of kind eval (an object) leaves out the data section: that of what it
+// evaluates. Any other is left alone.
+int dd_glue_eval_fill(struct dd *d, json_t *config, struct dr_err *err);
+int dd_glue_job_create(void *ctx, const struct api_job_create *in, struct api_reply *out);
+// Opens a file of the state folder for sending; 404 or 410 in *p otherwise.
+int dd_glue_open(const char *path, struct api_file *out, struct api_problem *p);
 int dd_glue_checkpoint_list(void *ctx, const struct api_page *page, struct api_reply *out);
 int dd_glue_checkpoint_get(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out);
@@ -54,6 +69,8 @@ int dd_glue_served_get(void *ctx, struct api_reply *out);
 int dd_glue_served_put(void *ctx, const char *checkpoint, struct api_reply *out);
 json_t *dd_glue_served(struct dd *d); // {"mode", "checkpoint", "step", "job", "why", "text"}
 int dd_glue_checkpoint_file(void *ctx, const char *id, struct api_file *out, struct api_problem *p);
+int dd_glue_checkpoint_export(void *ctx, const char *id, const struct api_export *as,
+                              struct api_file *out, struct api_problem *p);
 int dd_glue_checkpoint_import(void *ctx, const struct api_import *in, struct api_reply *out);
 int dd_glue_dataset_list(void *ctx, struct api_reply *out);
 int dd_glue_dataset_get(void *ctx, const char *name, struct api_reply *out);

@@ -23,6 +23,10 @@ static int build_config(struct dd *d, const struct api_job_create *in, struct dr
     const char *name = json_string_value(in->config);
     // What is left out is taken from the data set, over that of a recipe.
     json_t *keys = dd_glue_fill(d, name, name ? in->overrides : in->config, &rc, &err);
+    if (!rc && !name && (rc = dd_glue_eval_fill(d, keys, &err))) {
+        json_decref(keys);
+        return dd_http_fail(p, rc, &err);
+    }
     const json_t *overrides = !name ? in->overrides : json_object_size(keys) ? keys : NULL;
     if (rc) {
         json_decref(keys);
@@ -71,7 +75,7 @@ static int choose_kind(const struct api_job_create *in, const struct dr_config *
     return dd_job_kind_find(NULL, in->kind && !recipes ? in->kind : of_config, kind, err);
 }
 
-static int job_create(void *ctx, const struct api_job_create *in, struct api_reply *out) {
+int dd_glue_job_create(void *ctx, const struct api_job_create *in, struct api_reply *out) {
     struct dd *d = ctx;
     struct dr_config cfg;
     struct dr_err err = {0};
@@ -100,11 +104,6 @@ static int job_create(void *ctx, const struct api_job_create *in, struct api_rep
         return dd_http_fail(&out->problem, err.code, &err);
     snprintf(out->location, sizeof out->location, "/v1/jobs/%lld", (long long)id);
     return 0;
-}
-
-// A shorthand for a job of the kind `eval`, whose configuration is the body.
-static int eval_create(void *ctx, const json_t *body, struct api_reply *out) {
-    return job_create(ctx, &(struct api_job_create){.config = body, .kind = "eval"}, out);
 }
 
 // --- reading and acting ---
@@ -291,7 +290,7 @@ static void log_line(void *ctx, int level, const char *line) {
 const struct api_callbacks dd_callbacks = {
     .describe = dd_glue_describe,
     .generate = dd_glue_generate,
-    .job_create = job_create,
+    .job_create = dd_glue_job_create,
     .job_list = job_list,
     .job_get = job_get,
     .job_patch = job_patch,
@@ -306,6 +305,7 @@ const struct api_callbacks dd_callbacks = {
     .served_get = dd_glue_served_get,
     .served_put = dd_glue_served_put,
     .checkpoint_file = dd_glue_checkpoint_file,
+    .checkpoint_export = dd_glue_checkpoint_export,
     .checkpoint_import = dd_glue_checkpoint_import,
     .config_list = config_list,
     .config_get = config_get,
@@ -322,7 +322,12 @@ const struct api_callbacks dd_callbacks = {
     .dataset_recipe = dd_glue_dataset_recipe,
     .eval_list = dd_glue_eval_list,
     .eval_get = dd_glue_eval_get,
-    .eval_create = eval_create,
+    .eval_create = dd_glue_eval_create,
+    .eval_remove = dd_glue_eval_remove,
+    .eval_curve = dd_glue_eval_curve,
+    .eval_csv = dd_glue_eval_csv,
+    .eval_plot = dd_glue_eval_plot,
+    .eval_file = dd_glue_eval_file,
     .status = dd_glue_status,
     .ready = dd_glue_ready,
     .prometheus = dd_glue_prometheus,

@@ -69,7 +69,7 @@ int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out
     return 0;
 }
 
-static int open_file(const char *path, struct api_file *out, struct api_problem *p) {
+int dd_glue_open(const char *path, struct api_file *out, struct api_problem *p) {
     struct stat st;
     out->fd = open(path, O_RDONLY | O_CLOEXEC);
     if (out->fd < 0 || fstat(out->fd, &st)) {
@@ -86,7 +86,7 @@ int dd_glue_checkpoint_file(void *ctx, const char *id, struct api_file *out,
     struct dd_ckpt_row row;
     if (find(ctx, id, &row, p))
         return -1;
-    int rc = open_file(row.path, out, p);
+    int rc = dd_glue_open(row.path, out, p);
     if (!rc) {
         snprintf(out->etag, sizeof out->etag, "%s", row.sha256);
         snprintf(out->content_type, sizeof out->content_type, "application/octet-stream");
@@ -183,30 +183,10 @@ int dd_glue_sample_png(void *ctx, const char *id, struct api_file *out, struct a
     int64_t n, created_us;
     if (!dd_glue_id(id, &n) || dd_sample_path(d->store, n, path, &created_us, &err))
         return api_problem_set(p, 404, "not-found", "there is no sample %s", id);
-    if (open_file(path, out, p))
+    if (dd_glue_open(path, out, p))
         return -1;
     snprintf(out->etag, sizeof out->etag, "sample-%lld-%llx", (long long)n, (long long)created_us);
     snprintf(out->content_type, sizeof out->content_type, "image/png");
     out->immutable = true; // a grid made again at the same step gets a new id
     return 0;
-}
-
-// --- results of evaluations ---
-
-int dd_glue_eval_list(void *ctx, const struct api_page *page, struct api_reply *out) {
-    struct dd *d = ctx;
-    struct dr_err err = {0};
-    out->body = dd_evals_json(d->store, job_filter(page), page->cursor, page->limit,
-                              out->next_cursor, sizeof out->next_cursor, &err);
-    return out->body ? 0 : dd_http_fail(&out->problem, err.code, &err);
-}
-
-int dd_glue_eval_get(void *ctx, const char *id, struct api_reply *out) {
-    struct dd *d = ctx;
-    struct dr_err err = {0};
-    int64_t n;
-    if (!dd_glue_id(id, &n))
-        return api_problem_set(&out->problem, 404, "not-found", "there is no evaluation %s", id);
-    out->body = dd_eval_json(d->store, n, &err);
-    return out->body ? 0 : dd_http_fail(&out->problem, err.code, &err);
 }

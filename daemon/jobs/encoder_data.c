@@ -9,18 +9,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KEY "features.encoder"
-
 static const char *after(const char *text, const char *prefix) {
     const size_t n = strlen(prefix);
     return strncmp(text, prefix, n) ? NULL : text + n;
 }
 
+const char *dd_encoder_key(const struct dr_config *cfg) {
+    return cfg->kind == DR_RECIPE_EVAL ? "eval.judge" : "features.encoder";
+}
+
+bool dd_encoder_ref_is_recipe(const struct dr_config *cfg) {
+    const char *word;
+    return dd_encoder_ref(cfg, &word) == DD_ENCODER_RECIPE;
+}
+
 enum dd_encoder_ref dd_encoder_ref(const struct dr_config *cfg, const char **word) {
-    const char *s = cfg->features.encoder, *rest;
+    const bool evaluates = cfg->kind == DR_RECIPE_EVAL,
+               trains = cfg->kind == DR_RECIPE_TRAIN && cfg->features.kind == DR_FEATURE_ENCODER;
+    const char *s = evaluates ? cfg->eval.judge : cfg->features.encoder, *rest;
     const size_t n = strlen(s);
     *word = s;
-    if (cfg->kind != DR_RECIPE_TRAIN || cfg->features.kind != DR_FEATURE_ENCODER)
+    if (!(evaluates && *s) && !trains)
         return DD_ENCODER_NONE;
     if ((rest = after(s, "recipe:"))) {
         *word = rest;
@@ -60,23 +69,29 @@ static int take_data(const struct dr_config *cfg, struct dr_config *encoder, str
 int dd_encoder_recipe(const char *config_dir, const struct dr_config *cfg, struct dr_config *out,
                       struct dr_err *err) {
     struct dr_err why = {0};
-    const char *name;
+    const char *name, *key = dd_encoder_key(cfg);
     dd_encoder_ref(cfg, &name);
     int rc = dd_recipe_named(config_dir, name, out, &why);
     if (rc)
-        return dr_fail_at(err, DR_ECONFIG, KEY, KEY ": %.400s", why.msg);
+        return dr_fail_at(err, DR_ECONFIG, key, "%s: %.400s", key, why.msg);
     if (out->kind != DR_RECIPE_ENCODER)
-        return dr_fail_at(err, DR_ECONFIG, KEY,
-                          KEY " names the recipe %.60s, which is of kind %s; expected one of kind "
-                              "encoder",
-                          name, dr_recipe_word(out->kind));
+        return dr_fail_at(err, DR_ECONFIG, key,
+                          "%s names the recipe %.60s, which is of kind %s; expected one of kind "
+                          "encoder",
+                          key, name, dr_recipe_word(out->kind));
     if (out->data.set != cfg->data.set && out->data.channels != cfg->data.channels)
-        return dr_fail_at(err, DR_ECONFIG, KEY,
-                          KEY " names the recipe %.60s, whose images have %lld channels; those of "
-                              "this configuration have %lld",
-                          name, (long long)out->data.channels, (long long)cfg->data.channels);
+        return dr_fail_at(err, DR_ECONFIG, key,
+                          "%s names the recipe %.60s, whose images have %lld channels; those of "
+                          "this configuration have %lld",
+                          key, name, (long long)out->data.channels, (long long)cfg->data.channels);
+    if (cfg->kind == DR_RECIPE_EVAL && out->data.set != cfg->data.set)
+        return dr_fail_at(err, DR_ECONFIG, key,
+                          "%s names the recipe %.60s, a judge of the data set %s; this evaluation "
+                          "is of %s",
+                          key, name, dr_set_facts(out->data.set)->name,
+                          dr_set_facts(cfg->data.set)->name);
     if (take_data(cfg, out, &why))
-        return dr_fail_at(err, DR_ECONFIG, KEY, KEY ", the recipe %.60s with this data: %.300s",
+        return dr_fail_at(err, DR_ECONFIG, key, "%s, the recipe %.60s with this data: %.300s", key,
                           name, why.msg);
     return 0;
 }
@@ -104,7 +119,7 @@ int dd_encoder_data(const char *path, const struct dr_config *cfg, const struct 
     snprintf(now, sizeof now, "%016" PRIx64, data->fingerprint);
     if (json && was && !dr_config_parse(json, strlen(json), NULL, &own, NULL) &&
         same_section(&own.data, &cfg->data) && strcmp(was, now))
-        rc = dr_fail_at(err, DR_ECONFLICT, "features.encoder",
+        rc = dr_fail_at(err, DR_ECONFLICT, dd_encoder_key(cfg),
                         "the encoder %.200s was trained on data with fingerprint %.16s; the set %s "
                         "has %s now: remove the job that trained it, and resume this one",
                         dr_st_path(f), was, data->name, now);

@@ -1,7 +1,7 @@
-// The encoder that a configuration names, and whether one that was trained for a generator knows
-// its data. No SQLite: `driftd run` asks too.
+// The encoder that a configuration names, or the judge of an evaluation, and whether one that was
+// trained for a generator knows its data. No SQLite: `driftd run` asks too.
 //
-// features.encoder names one of
+// features.encoder, and eval.judge of kind eval, names one of
 //   a recipe of kind encoder, with or without "recipe:" before it
 //   a checkpoint by its id, with or without "checkpoint:"
 //   a safetensors file: a path with a slash or ending in .safetensors
@@ -12,8 +12,11 @@
 enum dd_encoder_ref { DD_ENCODER_NONE, DD_ENCODER_RECIPE, DD_ENCODER_CHECKPOINT, DD_ENCODER_FILE };
 // What kind of thing a configuration's encoder is; *word: its name without the prefix.
 enum dd_encoder_ref dd_encoder_ref(const struct dr_config *cfg, const char **word);
+bool dd_encoder_ref_is_recipe(const struct dr_config *cfg);
+// The key that names it: "features.encoder" or "eval.judge".
+const char *dd_encoder_key(const struct dr_config *cfg);
 // The recipe of an encoder, checked against the configuration that names it and with its data
-// section where both are of the same set. Errors are at features.encoder.
+// section where both are of the same set. Errors are at the key.
 int dd_encoder_recipe(const char *config_dir, const struct dr_config *cfg, struct dr_config *out,
                       struct dr_err *err);
 

@@ -9,15 +9,21 @@
 
 enum dd_wish dd_job_wish(struct dd_job *job) {
     struct dd_jobs *j = job->queue;
-    atomic_store(&j->beat, dd_now_ns());
+    struct dd_lane *l = job->lane;
+    if (!l->beside)
+        atomic_store(&j->beat, dd_now_ns());
     pthread_mutex_lock(&j->lock);
-    enum dd_wish w = j->closing && j->wish != DD_WISH_STOP_NOW ? DD_WISH_STOP : j->wish;
+    enum dd_wish w = j->closing && l->wish != DD_WISH_STOP_NOW ? DD_WISH_STOP : l->wish;
     if (w == DD_WISH_CHECKPOINT)
-        j->wish = DD_WISH_NONE;
+        l->wish = DD_WISH_NONE;
     pthread_mutex_unlock(&j->lock);
     return w;
 }
 
+struct progress {
+    int64_t id, step, total;
+    double seconds;
+};
 struct started {
     int64_t id, step, total;
     const char *data_name, *names;
@@ -42,8 +48,23 @@ void dd_job_started(struct dd_job *job, int64_t step, int64_t total, const char 
     if (rc)
         dd_log(DR_LOG_ERROR, "job.start", "job=%lld reason=%s", (long long)job->id,
                dd_log_quote(err.msg, q, sizeof q));
-    atomic_store(&job->queue->step, step);
-    atomic_store(&job->queue->steps_total, total);
+    atomic_store(&job->lane->step, step);
+    atomic_store(&job->lane->steps_total, total);
+}
+
+static int note_progress(sqlite3 *db, void *arg, struct dr_err *err) {
+    const struct progress *p = arg;
+    return dd_sql_run(db, err,
+                      "UPDATE jobs SET step=?, steps_total=?, seconds=seconds+? WHERE id=?", "iidi",
+                      p->step, p->total, p->seconds, p->id);
+}
+
+void dd_job_progress(struct dd_job *job, int64_t step, int64_t total, double seconds) {
+    struct progress *p = dd_xcalloc(1, sizeof *p);
+    *p = (struct progress){job->id, step, total, seconds};
+    dd_store_post(job->env->store, note_progress, p, free);
+    atomic_store(&job->lane->step, step);
+    atomic_store(&job->lane->steps_total, total);
 }
 
 void dd_job_metrics(struct dd_job *job, const struct dr_metric_def *def, int n) {
@@ -52,8 +73,8 @@ void dd_job_metrics(struct dd_job *job, const struct dr_metric_def *def, int n) 
 
 void dd_job_row(struct dd_job *job, const struct dd_row *row, int64_t total) {
     dd_ring_push(dd_pump_ring(job->env->pump), row);
-    atomic_store(&job->queue->step, row->step);
-    atomic_store(&job->queue->steps_total, total);
+    atomic_store(&job->lane->step, row->step);
+    atomic_store(&job->lane->steps_total, total);
 }
 
 void dd_job_flush(struct dd_job *job) {

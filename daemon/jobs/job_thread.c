@@ -11,17 +11,18 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { JOB_NICE = 5 };
+enum { JOB_NICE = 5, BESIDE_NICE = 19 };
 
 // --- one job ---
 
-static const char *end_state(struct dd_jobs *j, int rc, enum dd_outcome outcome) {
+static const char *end_state(struct dd_lane *l, int rc, enum dd_outcome outcome) {
+    struct dd_jobs *j = l->jobs;
     if (rc)
         return "failed";
     if (outcome == DD_RUN_COMPLETED)
         return "completed";
     pthread_mutex_lock(&j->lock);
-    bool by_wish = j->wish == DD_WISH_STOP || j->wish == DD_WISH_STOP_NOW, pause = j->pausing;
+    bool by_wish = l->wish == DD_WISH_STOP || l->wish == DD_WISH_STOP_NOW, pause = l->pausing;
     pthread_mutex_unlock(&j->lock);
     return !by_wish ? "interrupted" : pause ? "paused" : "stopped";
 }
@@ -70,10 +71,11 @@ static void run_job(struct dd_jobs *j, struct dd_job *job) {
     if (rc == DR_EDEVICE && !device_works(j->env.device))
         note_lost_device(j);
     dd_pump_flush(j->env.pump, &why);
-    const char *state = end_state(j, rc, outcome);
+    const char *state = end_state(job->lane, rc, outcome);
     // Before the end is recorded: a client that reads it is served the checkpoint, no longer the
     // live weights.
-    dd_live_set(j->env.live, 0, NULL);
+    if (!job->lane->beside)
+        dd_live_set(j->env.live, 0, NULL);
     end_job(j, job->id, state, rc ? err.msg : NULL);
 }
 
@@ -103,14 +105,24 @@ static void read_job(sqlite3_stmt *st, struct claim *c) {
                       sqlite3_column_int64(st, 3) > 0;
 }
 
+// ",eval,": the kinds that run beside others, for a search in SQL.
+static void kinds_beside(const struct dd_jobs *j, char *out, size_t size) {
+    size_t n = (size_t)snprintf(out, size, ",");
+    for (const struct dd_job_kind *const *k = j->env.kinds ? j->env.kinds : dd_job_kinds; *k; k++)
+        if ((*k)->beside && n < size)
+            n += (size_t)snprintf(out + n, size - n, "%s,", (*k)->name);
+}
+
 static int claim(sqlite3 *db, void *arg, struct dr_err *err) {
     struct claim *c = arg;
+    char beside[200];
     c->found = false;
-    sqlite3_stmt *st =
-        dd_sql_prepare(db, err,
-                       "SELECT id, config, resume, attempts, kind, seconds FROM jobs WHERE "
-                       "state='queued' AND " DD_NEEDS_READY " ORDER BY priority DESC, id LIMIT 1",
-                       "");
+    kinds_beside(c->job->queue, beside, sizeof beside);
+    sqlite3_stmt *st = dd_sql_prepare(
+        db, err,
+        "SELECT id, config, resume, attempts, kind, seconds FROM jobs WHERE state='queued' AND"
+        " (instr(?, ','||kind||',')>0)=? AND " DD_NEEDS_READY " ORDER BY priority DESC, id LIMIT 1",
+        "ti", beside, (int64_t)c->job->lane->beside);
     if (!st)
         return DR_EIO;
     c->found = sqlite3_step(st) == SQLITE_ROW;
@@ -120,7 +132,7 @@ static int claim(sqlite3 *db, void *arg, struct dr_err *err) {
     if (!c->found)
         return 0;
     // Before the commit takes it out of the queue: whoever counts both never misses the job.
-    dd_job_set_running(c->job->queue, c->job->id, c->job->cfg.name);
+    dd_job_set_running(c->job->lane, c->job->id, c->job->cfg.name);
     return dd_sql_run(db, err,
                       "UPDATE jobs SET state='running', error=NULL, attempts=attempts+1,"
                       " ended_us=NULL, started_us=coalesce(started_us,?) WHERE id=?",
@@ -129,29 +141,31 @@ static int claim(sqlite3 *db, void *arg, struct dr_err *err) {
 
 // Waits for a job and makes it the running one; false: the daemon is stopping. The lock is held
 // over the claim, so that an action finds a job either waiting or at work.
-static bool next_job(struct dd_jobs *j, struct dd_job *job, char error[512]) {
+static bool next_job(struct dd_lane *l, struct dd_job *job, char error[512]) {
+    struct dd_jobs *j = l->jobs;
     pthread_mutex_lock(&j->lock);
     while (!j->closing) {
         struct claim c = {.job = job};
         struct dr_err err = {0};
         pthread_mutex_unlock(&j->lock);
-        dd_needs_settle(j);
+        if (!l->beside) // one thread is enough
+            dd_needs_settle(j);
         pthread_mutex_lock(&j->lock);
         if (j->closing)
             break;
         if (!atomic_load(&j->device_lost) && !dd_store_do(j->env.store, claim, &c, &err) &&
             c.found) {
-            j->wish = DD_WISH_NONE;
-            j->pausing = false;
-            atomic_store(&j->step, 0);
-            atomic_store(&j->steps_total,
+            l->wish = DD_WISH_NONE;
+            l->pausing = false;
+            atomic_store(&l->step, 0);
+            atomic_store(&l->steps_total,
                          !c.error[0] && job->kind->steps ? job->kind->steps(&job->cfg) : 0);
             snprintf(error, 512, "%s", c.error);
             pthread_mutex_unlock(&j->lock);
             return true;
         }
         if (c.found) // the claim was rolled back
-            dd_job_set_running(j, 0, "");
+            dd_job_set_running(l, 0, "");
         // after a failure of the store, ask again
         dd_cond_wait_until(&j->wake, &j->lock, dd_now_ns() + 5 * (int64_t)1000000000);
     }
@@ -159,24 +173,34 @@ static bool next_job(struct dd_jobs *j, struct dd_job *job, char error[512]) {
     return false;
 }
 
-void *dd_job_thread(void *jobs) {
-    struct dd_jobs *j = jobs;
-    struct dd_job job = {.queue = j, .env = &j->env};
+// Requests come first: this thread, and the worker threads it will start, yield to the batcher's,
+// relative to the nice value the daemon was started with, and what runs beside training yields to
+// training. Linux keeps one per thread; a refusal changes nothing but latency.
+static void yield_to_others(const struct dd_lane *l) {
+    const int now = getpriority(PRIO_PROCESS, 0);
+    setpriority(PRIO_PROCESS, 0, l->beside ? BESIDE_NICE : now + JOB_NICE);
+    if (l->beside)
+        pthread_setschedparam(pthread_self(), SCHED_BATCH, &(struct sched_param){0});
+}
+
+void *dd_job_thread(void *lane) {
+    struct dd_lane *l = lane;
+    struct dd_jobs *j = l->jobs;
+    struct dd_job job = {.queue = j, .lane = l, .env = &j->env};
     char error[512];
-    pthread_setname_np(pthread_self(), "train");
-    // Requests come first: this thread, and the worker threads it will start, yield to the
-    // batcher's, relative to the nice value the daemon was started with. Linux keeps one per
-    // thread; a refusal changes nothing but latency.
-    setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + JOB_NICE);
-    while (next_job(j, &job, error)) {
-        atomic_store(&j->beat, dd_now_ns());
+    pthread_setname_np(pthread_self(), l->beside ? "eval" : "train");
+    yield_to_others(l);
+    while (next_job(l, &job, error)) {
+        if (!l->beside)
+            atomic_store(&j->beat, dd_now_ns());
         dd_job_event(j, job.id, "queued", "running", NULL);
         if (error[0])
             end_job(j, job.id, "failed", error);
         else
             run_job(j, &job);
-        atomic_store(&j->beat, INT64_MAX);
-        job = (struct dd_job){.queue = j, .env = &j->env};
+        if (!l->beside)
+            atomic_store(&j->beat, INT64_MAX);
+        job = (struct dd_job){.queue = j, .lane = l, .env = &j->env};
     }
     return NULL;
 }

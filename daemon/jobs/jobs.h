@@ -1,5 +1,5 @@
-// The job queue: rows in the store with a state machine, one job at a time on the job thread, run
-// by the functions of its kind (kinds.h).
+// The job queue: rows in the store with a state machine, one job at a time on the job thread, and
+// beside it one of the kinds that run beside training, each by the functions of its kind (kinds.h).
 //
 //   queued -> running -> completed | failed | stopped (by wish) | paused (by wish) | interrupted
 //   running -> stopping -> stopped ; paused | stopped | failed | interrupted -> queued by resume
@@ -48,6 +48,11 @@ int dd_jobs_remove(struct dd_jobs *j, int64_t id, struct dr_err *err);
 // Submits the recipe unless a checkpoint or a job of that name exists; failed and stopped jobs do
 // not count.
 int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err);
+
+// Ends a running job as if its last step had been reached. False: it does not run.
+bool dd_jobs_finish_early(struct dd_jobs *j, int64_t id);
+// Jobs have been queued behind the queue's back (dd_eval_due).
+void dd_jobs_wake(struct dd_jobs *j);
 
 struct dd_jobs_now {
     int64_t running; // 0: none

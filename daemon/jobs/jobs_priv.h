@@ -7,33 +7,48 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-struct dd_jobs {
-    struct dd_jobs_env env;
+// A thread with one job at a time.
+struct dd_lane {
+    struct dd_jobs *jobs;
+    bool beside; // takes the kinds that run beside training, the other lane the rest
     pthread_t thread;
     bool started;
+    int64_t running; // id, 0: none; this and what follows under the lock
+    enum dd_wish wish;
+    bool pausing;                      // the stop wish is a pause
+    _Atomic int64_t step, steps_total; // of the running job; the total may be an estimate
+};
+enum { DD_LANE_MAIN, DD_LANE_BESIDE, DD_LANES };
+
+struct dd_jobs {
+    struct dd_jobs_env env;
     pthread_mutex_t lock; // guards what follows
     pthread_cond_t wake;
     bool closing;
-    int64_t running; // id, 0: none
-    enum dd_wish wish;
-    bool pausing; // the stop wish is a pause
-    struct {      // a copy for dd_jobs_now: the lock above is held while the store is waited for
+    struct dd_lane lane[DD_LANES];
+    struct { // of the main lane, for dd_jobs_now: the lock above is held while the store is waited
+             // for
         pthread_mutex_t lock;
         int64_t running;
         char name[64];
     } shown;
-    _Atomic int64_t step, steps_total; // of the running job; the total may be an estimate
     _Atomic uint64_t checkpoint_failures;
     _Atomic int64_t beat;
     _Atomic bool device_lost; // by this process: queued jobs wait for the next one
 };
 
-void *dd_job_thread(void *jobs);
+void *dd_job_thread(void *lane);
 
 // --- train.c: what every kind that trains has in common ---
 
 int64_t dd_train_steps(const struct dr_config *cfg);
 int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err);
+
+// --- queue.c ---
+
+// The job that trains the judge of an eval job's configuration: one that has it or will, else a new
+// one. *id 0: the judge is no recipe.
+int dd_jobs_judge(struct dd_jobs *j, const char *config, int64_t *id, struct dr_err *err);
 
 // --- states.c ---
 
@@ -49,7 +64,9 @@ bool dd_one_of(const char *state, const char *const *list);
 int dd_job_state(sqlite3 *db, int64_t id, char out[16], struct dr_err *err);
 int dd_job_change(sqlite3 *db, void *change, struct dr_err *err); // a dd_store_fn
 // With the lock held; id 0: none runs.
-void dd_job_set_running(struct dd_jobs *j, int64_t id, const char *name);
+void dd_job_set_running(struct dd_lane *l, int64_t id, const char *name);
+// The lane that runs the job; NULL: none does. With the lock held.
+struct dd_lane *dd_job_lane(struct dd_jobs *j, int64_t id);
 // The running job's last state, durable, with its event; nothing runs afterwards. Under the lock,
 // so that an action sees either the job at work or how it ended.
 int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *error,

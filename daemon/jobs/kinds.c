@@ -4,10 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-// Reserved: named in the API, not yet in this build.
-static const struct dd_job_kind eval = {.name = "eval", .about = "Evaluates checkpoints."};
-
-const struct dd_job_kind *const dd_job_kinds[] = {&dd_kind_train, &dd_kind_encoder, &eval, NULL};
+const struct dd_job_kind *const dd_job_kinds[] = {&dd_kind_train, &dd_kind_encoder, &dd_kind_eval,
+                                                  NULL};
 
 int dd_job_kind_find(const struct dd_job_kind *const *table, const char *name,
                      const struct dd_job_kind **out, struct dr_err *err) {

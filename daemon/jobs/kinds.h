@@ -7,10 +7,12 @@
 #include "daemon/store/pump.h"
 
 struct dd_jobs_env;
+struct dd_lane;
 
 // A job at work. Belongs to the job thread, which is where a kind's functions run.
 struct dd_job {
     struct dd_jobs *queue;
+    struct dd_lane *lane;
     const struct dd_jobs_env *env;
     const struct dd_job_kind *kind;
     int64_t id;
@@ -31,6 +33,8 @@ struct dd_job_kind {
     // STOPPED, or DR_E* and the reason. NULL: the name is reserved, this build cannot run it.
     int (*run)(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err);
     bool resumes; // saves where it is, at a stop too; otherwise a resumed job starts over
+    bool beside;  // runs beside a job that trains, on a thread of low priority; it has no rows of
+                  // metrics, and reports by dd_job_progress
 };
 
 enum { DD_MAX_KINDS = 32 };
@@ -52,6 +56,8 @@ void dd_job_started(struct dd_job *job, int64_t step, int64_t total, const char 
                     const char *class_names);
 // Names the metrics of the job's rows, before the first one. The definitions are copied.
 void dd_job_metrics(struct dd_job *job, const struct dr_metric_def *def, int n);
+// How far a job that runs beside others has come; seconds: since the last call.
+void dd_job_progress(struct dd_job *job, int64_t step, int64_t total, double seconds);
 // A row of metrics, which is also how far the job has come.
 void dd_job_row(struct dd_job *job, const struct dd_row *row, int64_t total);
 // Everything reported so far is in the store when it returns. Before what a resumed job will go on
@@ -62,4 +68,4 @@ void dd_job_alert(struct dd_job *job, const char *kind, int64_t step, const char
 char *dd_job_folder(const struct dd_job *job, const char *what);
 
 // The rows, each in a file of its own.
-extern const struct dd_job_kind dd_kind_train, dd_kind_encoder;
+extern const struct dd_job_kind dd_kind_train, dd_kind_encoder, dd_kind_eval;

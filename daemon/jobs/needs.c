@@ -12,7 +12,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define KEY "features.encoder"
 enum { FALLEN = 32 }; // ended by one round
 
 // --- which job has it ---
@@ -181,10 +180,11 @@ static int of_need(struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *er
                                      (long long)need);
 }
 
-int dd_needs_say(struct dr_err *err, int rc, const char *why) {
+int dd_needs_say(const struct dr_config *cfg, struct dr_err *err, int rc, const char *why) {
+    const char *key = dd_encoder_key(cfg);
     static const char other[] = "init_from: "; // the key that dd_ckpt_find speaks of
     why += strncmp(why, other, sizeof other - 1) ? 0 : sizeof other - 1;
-    return dr_fail_at(err, rc, KEY, KEY ": %.400s", why);
+    return dr_fail_at(err, rc, key, "%s: %.400s", key, why);
 }
 
 int dd_needs_encoder(struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *err) {
@@ -197,5 +197,5 @@ int dd_needs_encoder(struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *
     int rc = ref == DD_ENCODER_RECIPE
                  ? of_need(job, path, &why)
                  : dd_ckpt_find(job->env->store, job->env->opt->data_dir, word, path, &why);
-    return rc ? dd_needs_say(err, rc, why.msg) : 0;
+    return rc ? dd_needs_say(&job->cfg, err, rc, why.msg) : 0;
 }

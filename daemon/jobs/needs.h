@@ -25,8 +25,8 @@ void dd_needs_settle(struct dd_jobs *j);
 // The file of a job's encoder, when it runs. *path is empty for configurations without one.
 int dd_needs_encoder(struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *err);
 
-// Fails with a reason, at features.encoder.
-int dd_needs_say(struct dr_err *err, int rc, const char *why);
+// Fails with a reason, at the key that names the encoder.
+int dd_needs_say(const struct dr_config *cfg, struct dr_err *err, int rc, const char *why);
 
 // Of the queue's rows: ready to run.
 #define DD_NEEDS_READY                                                                             \

@@ -4,6 +4,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/recipe.h"
 #include "daemon/base/util.h"
+#include "daemon/evals/evals.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"
@@ -30,13 +31,14 @@ struct create {
     const char *json;
     int64_t id;
     bool replayed;
-    // The recipe of an encoder that the job needs; json NULL: none.
+    // The recipe of an encoder that the job needs, and of a judge that its evaluations will; json
+    // NULL: none.
     struct need {
         struct dr_config cfg;
         char *json;
         int64_t id;
         bool made; // queued with the job
-    } need;
+    } need, judge;
 };
 
 static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
@@ -91,7 +93,10 @@ static int create(sqlite3 *db, void *arg, struct dr_err *err) {
     int rc = in->key ? known_key(db, c, err) : 0;
     if (rc || c->replayed)
         return rc;
-    if (c->need.json)
+    // Before the job itself, so that it is trained first; the job does not fail with it.
+    if (c->judge.json)
+        rc = find_need(db, &c->judge, in->priority, err);
+    if (!rc && c->need.json)
         rc = find_need(db, &c->need, in->priority, err);
     if (!rc)
         rc = insert(db, in, c->json, c->kind->steps ? c->kind->steps(in->cfg) : 0, c->need.id,
@@ -117,6 +122,57 @@ static int read_need(struct dd_jobs *j, const struct dr_config *cfg, struct need
     return rc;
 }
 
+// The same of the judge by which a training job's checkpoints will be evaluated.
+static int read_judge(struct dd_jobs *j, const struct dr_config *cfg, struct need *n,
+                      struct dr_err *err) {
+    struct dr_config as = *cfg;
+    char path[DD_PATH_MAX];
+    const char *word;
+    struct dr_err why = {0};
+    as.kind = DR_RECIPE_EVAL;
+    const enum dd_encoder_ref ref = dd_encoder_ref(&as, &word);
+    if (ref == DD_ENCODER_NONE || ref == DD_ENCODER_RECIPE)
+        return read_need(j, &as, n, err);
+    int rc = dd_ckpt_find(j->env.store, j->env.opt->data_dir, word, path, &why);
+    return rc ? dd_needs_say(&as, err, rc, why.msg) : 0;
+}
+
+struct judge {
+    struct need need;
+    int priority;
+};
+static int ensure(sqlite3 *db, void *arg, struct dr_err *err) {
+    struct judge *q = arg;
+    return find_need(db, &q->need, q->priority, err);
+}
+
+int dd_jobs_judge(struct dd_jobs *j, const char *config, int64_t *id, struct dr_err *err) {
+    struct dr_config cfg;
+    struct judge *q = dd_xcalloc(1, sizeof *q);
+    int rc = dr_config_parse(config, strlen(config), NULL, &cfg, err);
+    if (!rc)
+        rc = read_need(j, &cfg, &q->need, err);
+    if (!rc && q->need.json)
+        rc = dd_store_do(j->env.store, ensure, q, err);
+    *id = q->need.id;
+    if (!rc && q->need.made)
+        dd_job_event(j, q->need.id, "", "queued", NULL);
+    free(q->need.json);
+    free(q);
+    return rc;
+}
+
+static int check_eval(struct dd_jobs *j, const struct dr_config *cfg, struct dr_err *err) {
+    unsigned metrics[DD_EVAL_BYS];
+    json_t *data;
+    int rc = dd_eval_metrics_parse(cfg->eval.metrics, metrics, err);
+    if (rc)
+        return rc;
+    rc = dd_eval_sources(j->env.store, j->env.opt->data_dir, &cfg->eval, &data, err);
+    json_decref(data);
+    return rc;
+}
+
 // What a configuration refers to is there.
 static int check_refs(struct dd_jobs *j, const struct dr_config *cfg, struct dr_err *err) {
     char path[DD_PATH_MAX];
@@ -124,16 +180,28 @@ static int check_refs(struct dd_jobs *j, const struct dr_config *cfg, struct dr_
     struct dr_err why = {0};
     int rc =
         cfg->init_from[0] ? dd_ckpt_find(j->env.store, data_dir, cfg->init_from, path, err) : 0;
+    if (!rc && cfg->kind == DR_RECIPE_EVAL)
+        rc = check_eval(j, cfg, err);
     const enum dd_encoder_ref ref = dd_encoder_ref(cfg, &word);
     if (rc || ref == DD_ENCODER_NONE || ref == DD_ENCODER_RECIPE)
         return rc;
     rc = dd_ckpt_find(j->env.store, data_dir, word, path, &why);
-    return rc ? dd_needs_say(err, rc, why.msg) : 0;
+    return rc ? dd_needs_say(cfg, err, rc, why.msg) : 0;
 }
 
-static void wake(struct dd_jobs *j) {
+bool dd_jobs_finish_early(struct dd_jobs *j, int64_t id) {
     pthread_mutex_lock(&j->lock);
-    pthread_cond_signal(&j->wake);
+    struct dd_lane *l = dd_job_lane(j, id);
+    const bool can = l && (l->wish == DD_WISH_NONE || l->wish == DD_WISH_CHECKPOINT);
+    if (can)
+        l->wish = DD_WISH_FINISH;
+    pthread_mutex_unlock(&j->lock);
+    return can;
+}
+
+void dd_jobs_wake(struct dd_jobs *j) {
+    pthread_mutex_lock(&j->lock);
+    pthread_cond_broadcast(&j->wake);
     pthread_mutex_unlock(&j->lock);
 }
 
@@ -145,24 +213,31 @@ int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, 
         rc = check_refs(j, in->cfg, err);
     if (!rc)
         rc = read_need(j, in->cfg, &c.need, err);
-    if (rc)
+    if (!rc && dr_config_evaluates(in->cfg))
+        rc = read_judge(j, in->cfg, &c.judge, err);
+    if (rc) {
+        free(c.need.json);
         return rc;
+    }
     char *json = dr_config_to_json(in->cfg);
     c.json = json;
     rc = json ? dd_store_do(j->env.store, create, &c, err)
               : dr_fail(err, DR_ENOMEM, "no memory for the configuration");
     free(json);
     free(c.need.json);
+    free(c.judge.json);
     if (rc)
         return rc;
     *id = c.id;
     *replayed = c.replayed;
     if (c.replayed)
         return 0;
+    if (c.judge.made)
+        dd_job_event(j, c.judge.id, "", "queued", NULL);
     if (c.need.made)
         dd_job_event(j, c.need.id, "", "queued", NULL);
     dd_job_event(j, c.id, "", "queued", NULL);
-    wake(j);
+    dd_jobs_wake(j);
     return 0;
 }
 
@@ -253,7 +328,7 @@ static int resume_job(struct dd_jobs *j, int64_t id, struct dr_err *err) {
     if (r.changed && (r.need.made || r.old[0]))
         dd_job_event(j, r.need.id, r.old, "queued", NULL);
     dd_job_event(j, id, r.change.old, "queued", NULL);
-    wake(j);
+    dd_jobs_wake(j);
     return 0;
 }
 
@@ -269,7 +344,7 @@ static int stop_waiting(struct dd_jobs *j, int64_t id, enum dd_job_action a, str
     if (a == DD_JOB_CHECKPOINT)
         c = (struct dd_job_change){.id = id, .from = nothing, .verb = "checkpointed"};
     int rc = set_state(j, &c, err);
-    wake(j); // others may have waited for it
+    dd_jobs_wake(j); // others may have waited for it
     return rc;
 }
 
@@ -277,15 +352,16 @@ int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct d
     if (a == DD_JOB_RESUME)
         return resume_job(j, id, err);
     pthread_mutex_lock(&j->lock);
-    bool mine = j->running == id && id != 0;
-    bool stop = a == DD_JOB_STOP || a == DD_JOB_STOP_NOW || a == DD_JOB_PAUSE;
-    if (mine && j->wish != DD_WISH_STOP_NOW &&
-        !(a == DD_JOB_CHECKPOINT && j->wish == DD_WISH_STOP)) {
-        j->wish = a == DD_JOB_CHECKPOINT ? DD_WISH_CHECKPOINT
+    struct dd_lane *l = dd_job_lane(j, id);
+    const bool mine = l != NULL,
+               stop = a == DD_JOB_STOP || a == DD_JOB_STOP_NOW || a == DD_JOB_PAUSE;
+    if (mine && l->wish != DD_WISH_STOP_NOW &&
+        !(a == DD_JOB_CHECKPOINT && l->wish == DD_WISH_STOP)) {
+        l->wish = a == DD_JOB_CHECKPOINT ? DD_WISH_CHECKPOINT
                   : a == DD_JOB_STOP_NOW ? DD_WISH_STOP_NOW
                                          : DD_WISH_STOP;
         if (stop)
-            j->pausing = a == DD_JOB_PAUSE;
+            l->pausing = a == DD_JOB_PAUSE;
     }
     pthread_mutex_unlock(&j->lock);
     if (!mine)
@@ -395,6 +471,8 @@ int dd_jobs_new(const struct dd_jobs_env *env, struct dd_jobs **out, struct dr_e
     pthread_mutex_init(&j->lock, NULL);
     pthread_mutex_init(&j->shown.lock, NULL);
     pthread_cond_init(&j->wake, NULL);
+    for (int i = 0; i < DD_LANES; i++)
+        j->lane[i] = (struct dd_lane){.jobs = j, .beside = i == DD_LANE_BESIDE};
     atomic_store(&j->beat, INT64_MAX);
     int rc = dd_store_do(env->store, recover, env->opt->resume, err);
     if (rc) {
@@ -406,21 +484,26 @@ int dd_jobs_new(const struct dd_jobs_env *env, struct dd_jobs **out, struct dr_e
 }
 
 int dd_jobs_start(struct dd_jobs *j, struct dr_err *err) {
-    if (pthread_create(&j->thread, NULL, dd_job_thread, j))
-        return dr_fail(err, DR_ENOMEM, "cannot start the job thread");
-    j->started = true;
+    for (int i = 0; i < DD_LANES; i++) {
+        if (pthread_create(&j->lane[i].thread, NULL, dd_job_thread, &j->lane[i]))
+            return dr_fail(err, DR_ENOMEM, "cannot start the job thread");
+        j->lane[i].started = true;
+    }
     return 0;
 }
 
 void dd_jobs_stop(struct dd_jobs *j) {
-    if (!j || !j->started)
+    if (!j)
         return;
     pthread_mutex_lock(&j->lock);
     j->closing = true;
-    pthread_cond_signal(&j->wake);
+    pthread_cond_broadcast(&j->wake);
     pthread_mutex_unlock(&j->lock);
-    pthread_join(j->thread, NULL);
-    j->started = false;
+    for (int i = 0; i < DD_LANES; i++) {
+        if (j->lane[i].started)
+            pthread_join(j->lane[i].thread, NULL);
+        j->lane[i].started = false;
+    }
 }
 
 void dd_jobs_free(struct dd_jobs *j) {
@@ -445,8 +528,8 @@ void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out) {
     out->queued = dd_store_queued_jobs(j->env.store);
     pthread_mutex_lock(&j->shown.lock);
     out->running = j->shown.running;
-    out->step = atomic_load(&j->step);
-    out->steps_total = atomic_load(&j->steps_total);
+    out->step = atomic_load(&j->lane[DD_LANE_MAIN].step);
+    out->steps_total = atomic_load(&j->lane[DD_LANE_MAIN].steps_total);
     snprintf(out->name, sizeof out->name, "%s", j->shown.name);
     pthread_mutex_unlock(&j->shown.lock);
 }

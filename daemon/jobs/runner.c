@@ -32,7 +32,8 @@ struct run {
     struct dd_grid *grid;   // sampler for the sample grids, made when first needed
     struct dd_watch *watch; // of encoders; NULL: a generator is trained
     int64_t saved_step;     // step of the newest checkpoint, -1: none
-    double saved_at, published_at, publish_cost, field_at;
+    int64_t evaluated_step;
+    double saved_at, published_at, publish_cost, field_at, evaluated_at;
     bool collapsed, save_failing;
     bool stopped; // before the first step
 };
@@ -244,6 +245,25 @@ static int finish_and_save(struct run *r, struct dr_err *err) {
     return rc;
 }
 
+static bool eval_due(const struct run *r) {
+    const struct dr_eval_section *e = &r->spec->cfg->eval;
+    const int64_t step = dr_trainer_steps_done(r->t);
+    if (r->watch || !r->hooks->evaluate || dr_trainer_finished(r->t))
+        return false;
+    return (e->every > 0 && step % e->every == 0) ||
+           (e->every_seconds > 0 && dd_seconds() - r->evaluated_at >= e->every_seconds);
+}
+
+// The newest checkpoint, once.
+static void evaluate(struct run *r) {
+    const int64_t step = dr_trainer_steps_done(r->t);
+    r->evaluated_at = dd_seconds();
+    if (r->watch || r->saved_step != step || r->evaluated_step == step)
+        return;
+    r->evaluated_step = step;
+    CALL(r, evaluate, step, r->res->last_good);
+}
+
 static int loop(struct run *r, struct dr_err *err) {
     const struct dr_config *cfg = r->spec->cfg;
     int rc = 0;
@@ -254,6 +274,8 @@ static int loop(struct run *r, struct dr_err *err) {
             show_field(r, true);
             return w == DD_WISH_STOP ? finish_and_save(r, err) : finish_step(r, err);
         }
+        if (w == DD_WISH_FINISH)
+            break;
         if (w == DD_WISH_CHECKPOINT && (rc = finish_and_save(r, err)))
             return rc;
         struct dr_metrics m = {0};
@@ -263,8 +285,11 @@ static int loop(struct run *r, struct dr_err *err) {
         int64_t step = dr_trainer_steps_done(r->t);
         publish(r, step == 1);
         show_field(r, step == 1);
-        if (save_due(r) && (rc = finish_and_save(r, err)))
+        const bool evaluates = eval_due(r);
+        if ((save_due(r) || evaluates) && (rc = finish_and_save(r, err)))
             return rc;
+        if (evaluates)
+            evaluate(r);
         if (cfg->samples.every > 0 && step % cfg->samples.every == 0 && !dr_trainer_finished(r->t))
             sample_grid(r);
     }
@@ -278,6 +303,8 @@ static int loop(struct run *r, struct dr_err *err) {
         return dr_fail(err, DR_EIO,
                        "trained to the end, but the last checkpoint could not be written");
     sample_grid(r);
+    if (cfg->eval.at_end)
+        evaluate(r);
     return 0;
 }
 
@@ -334,7 +361,7 @@ static int prepare(struct run *r, struct dr_err *err) {
         rc = dd_watch_new(s->cfg, r->be, r->data, s->data_dir, &r->watch, err);
     if (rc)
         return rc;
-    r->saved_at = dd_seconds();
+    r->saved_at = r->evaluated_at = dd_seconds();
     CALL(r, started, r->t, r->data, dr_trainer_steps_done(r->t));
     if (dr_trainer_steps_done(r->t) > 0)
         publish(r, true);
@@ -343,7 +370,8 @@ static int prepare(struct run *r, struct dr_err *err) {
 
 int dd_run(const struct dd_run_spec *spec, const struct dd_run_hooks *hooks,
            struct dd_run_result *res, struct dr_err *err) {
-    struct run r = {.spec = spec, .hooks = hooks, .res = res, .saved_step = -1};
+    struct run r = {
+        .spec = spec, .hooks = hooks, .res = res, .saved_step = -1, .evaluated_step = -1};
     struct dr_err own = {0};
     *res = (struct dd_run_result){.outcome = DD_RUN_FAILED};
     if (!err)

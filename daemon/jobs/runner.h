@@ -10,7 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum dd_wish { DD_WISH_NONE, DD_WISH_CHECKPOINT, DD_WISH_STOP, DD_WISH_STOP_NOW };
+// FINISH: end as if the last step had been reached.
+enum dd_wish { DD_WISH_NONE, DD_WISH_CHECKPOINT, DD_WISH_FINISH, DD_WISH_STOP, DD_WISH_STOP_NOW };
 enum dd_outcome { DD_RUN_COMPLETED, DD_RUN_STOPPED, DD_RUN_FAILED };
 
 // All are called on the runner's thread; NULL: not wanted. Strings live for the call.
@@ -37,6 +38,8 @@ struct dd_run_hooks {
                    int64_t height);
     void (*alert)(void *ctx, const char *kind, int64_t step, const char *text);
     bool (*protect)(void *ctx, const char *path); // true: rotation must keep this file
+    // A checkpoint of this step has been written and is to be evaluated (eval.every, eval.at_end).
+    void (*evaluate)(void *ctx, int64_t step, const char *path);
 };
 
 struct dd_run_spec {

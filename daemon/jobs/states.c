@@ -51,8 +51,18 @@ void dd_job_event(struct dd_jobs *j, int64_t id, const char *from, const char *t
              json_pack("{s:s, s:s, s:s*}", "from", from, "state", to, "error", error));
 }
 
-void dd_job_set_running(struct dd_jobs *j, int64_t id, const char *name) {
-    j->running = id;
+struct dd_lane *dd_job_lane(struct dd_jobs *j, int64_t id) {
+    for (int i = 0; i < DD_LANES; i++)
+        if (id && j->lane[i].running == id)
+            return &j->lane[i];
+    return NULL;
+}
+
+void dd_job_set_running(struct dd_lane *l, int64_t id, const char *name) {
+    struct dd_jobs *j = l->jobs;
+    l->running = id;
+    if (l->beside)
+        return;
     pthread_mutex_lock(&j->shown.lock);
     j->shown.running = id;
     snprintf(j->shown.name, sizeof j->shown.name, "%s", name);
@@ -64,8 +74,10 @@ int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *err
     struct dd_job_change c = {.id = id, .state = state, .error = error};
     pthread_mutex_lock(&j->lock);
     int rc = dd_store_do(j->env.store, dd_job_change, &c, err);
-    if (!rc && j->running == id)
-        dd_job_set_running(j, 0, "");
+    struct dd_lane *l = dd_job_lane(j, id);
+    if (!rc && l)
+        dd_job_set_running(l, 0, "");
+    pthread_cond_broadcast(&j->wake); // the other lane may have waited for this job
     pthread_mutex_unlock(&j->lock);
     if (rc)
         return rc;

@@ -3,6 +3,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/datasets/datasets.h"
+#include "daemon/evals/due.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"
@@ -149,6 +150,7 @@ static void on_sample(void *ctx, int64_t step, const char *path, int64_t bytes, 
     struct dd_job *job = ctx;
     struct dr_err err = {0};
     int64_t id = 0;
+    dd_pump_image(job->env->pump, job->id, step, path, w, h);
     if (!dd_sample_record(job->env->store, job->id, step, path, bytes, w, h, &id, &err))
         dd_event(job->env->events, "sample", job->id,
                  json_pack("{s:o, s:I}", "id", json_sprintf("%lld", (long long)id), "step",
@@ -157,6 +159,10 @@ static void on_sample(void *ctx, int64_t step, const char *path, int64_t bytes, 
 
 static void on_alert(void *ctx, const char *kind, int64_t step, const char *text) {
     dd_job_alert(ctx, kind, step, text);
+}
+
+static void on_evaluate(void *ctx, int64_t step, const char *path) {
+    dd_eval_checkpoint(ctx, step, path);
 }
 
 static bool on_protect(void *ctx, const char *path) {
@@ -182,7 +188,8 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
                                             .checkpoint_refused = on_refused,
                                             .sample = on_sample,
                                             .alert = on_alert,
-                                            .protect = on_protect};
+                                            .protect = on_protect,
+                                            .evaluate = on_evaluate};
     struct dd_run_hooks hooks = all;
     char data_dir[DD_PATH_MAX];
     int rc =

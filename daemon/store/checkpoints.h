@@ -48,16 +48,22 @@ int64_t dd_ckpt_final(struct dd_store *s);
     " AND k.state='ok' AND k.kind<>'encoder'"                                                      \
     " ORDER BY j.ended_us DESC, j.id DESC, k.step DESC, k.id DESC LIMIT 1)"
 bool dd_ckpt_is_active(struct dd_store *s, const char *path);
-// Whether a job that may still run needs it: its encoder, or what it starts from.
+// Whether a job that may still run needs it: its encoder, what it starts from, what it evaluates.
+// So does the best one of a job (eval.best), as long as it is that.
 bool dd_ckpt_is_needed(struct dd_store *s, const char *path);
 // The same of a row c. A job may run until it has completed; it takes the newest checkpoint of the
-// job that it needs, or the one that its configuration names by id.
+// job that it needs, or the one that its configuration names by id, or that a run of it waits for.
 #define DD_CKPT_NEEDED                                                                             \
-    "EXISTS (SELECT 1 FROM jobs n WHERE n.state<>'completed' AND ("                                \
+    "(c.best=1 OR EXISTS (SELECT 1 FROM evals e JOIN jobs n ON n.id=e.eval_job WHERE"              \
+    " e.checkpoint=c.id AND e.state IN ('queued','running') AND n.state NOT IN"                    \
+    " ('completed','failed','stopped'))"                                                           \
+    " OR EXISTS (SELECT 1 FROM jobs n WHERE n.state<>'completed' AND ("                            \
     "(n.needs=c.job AND c.id=(SELECT id FROM checkpoints m WHERE m.job=c.job AND m.state='ok'"     \
     " ORDER BY step DESC, id DESC LIMIT 1))"                                                       \
     " OR json_extract(n.config,'$.init_from') IN (''||c.id, 'checkpoint:'||c.id)"                  \
-    " OR json_extract(n.config,'$.features.encoder') IN (''||c.id, 'checkpoint:'||c.id)))"
+    " OR json_extract(n.config,'$.features.encoder') IN (''||c.id, 'checkpoint:'||c.id)"           \
+    " OR json_extract(n.config,'$.eval.judge') IN (''||c.id, 'checkpoint:'||c.id)"                 \
+    " OR json_extract(n.config,'$.eval.checkpoint')=c.id)))"
 
 // Imports a file as a checkpoint of the state folder (ckpt_import.c). It is read once, through one
 // descriptor: copied into the state folder (take: it lies there already and is moved) and hashed on
@@ -85,9 +91,5 @@ int dd_sample_record(struct dd_store *s, int64_t job, int64_t step, const char *
                      int64_t w, int64_t h, int64_t *id, struct dr_err *err);
 int dd_sample_path(struct dd_store *s, int64_t id, char path[DD_PATH_MAX], int64_t *created_us,
                    struct dr_err *err);
-// {"evals": [...], "kinds": [...]}: recorded evaluations and what this build can evaluate.
-json_t *dd_evals_json(struct dd_store *s, int64_t job, const char *cursor, int limit, char *next,
-                      size_t next_size, struct dr_err *err);
-json_t *dd_eval_json(struct dd_store *s, int64_t id, struct dr_err *err); // NULL: see err->code
 // ISO 8601 in UTC with milliseconds; JSON null for 0.
 json_t *dd_json_time(int64_t us);

@@ -16,6 +16,7 @@ struct dd_pump {
     struct dd_ring *ring;
     struct dd_store *store;
     struct dd_events *events;
+    struct dd_tensorboard *tensorboard; // NULL: none
     int64_t keep;
     pthread_t thread;
     pthread_mutex_t lock; // guards everything below and the consumer's side of the ring
@@ -64,6 +65,8 @@ static void drain(struct dd_pump *p) {
     while ((n = dd_ring_pop(p->ring, rows, CHUNK)) > 0) {
         for (int i = 0; i < n; i++) {
             dd_event_metrics(p->events, &rows[i]);
+            if (p->tensorboard)
+                dd_tensorboard_row(p->tensorboard, &rows[i]);
             count(p, &rows[i]);
         }
         batch_add(p, rows, n);
@@ -90,6 +93,8 @@ static void *pump(void *arg) {
         ticks = 0;
         struct dd_metric_batch *b = take(p);
         dd_store_post(p->store, dd_metrics_insert, b, free);
+        if (p->tensorboard)
+            dd_tensorboard_flush(p->tensorboard);
     }
     pthread_mutex_unlock(&p->lock);
     return NULL;
@@ -134,10 +139,25 @@ void dd_pump_stop(struct dd_pump *p) {
     pthread_join(p->thread, NULL);
     struct dr_err err;
     dd_pump_flush(p, &err);
+    dd_tensorboard_close(p->tensorboard);
     dd_ring_free(p->ring);
     pthread_mutex_destroy(&p->lock);
     pthread_cond_destroy(&p->wake);
     free(p);
+}
+
+void dd_pump_tensorboard(struct dd_pump *p, struct dd_tensorboard *t) {
+    pthread_mutex_lock(&p->lock);
+    p->tensorboard = t;
+    pthread_mutex_unlock(&p->lock);
+}
+
+void dd_pump_image(struct dd_pump *p, int64_t job, int64_t step, const char *png, int64_t w,
+                   int64_t h) {
+    if (!p->tensorboard)
+        return;
+    dd_tensorboard_image(p->tensorboard, job, step, png, w, h);
+    dd_tensorboard_flush(p->tensorboard);
 }
 
 struct dd_ring *dd_pump_ring(struct dd_pump *p) {

@@ -4,6 +4,7 @@
 
 #include "daemon/base/ring.h"
 #include "daemon/store/events.h"
+#include "daemon/store/tensorboard.h"
 
 struct dd_pump;
 struct dd_pump_stats {
@@ -13,6 +14,11 @@ struct dd_pump_stats {
 };
 // keep_steps: see struct dd_metric_batch.
 struct dd_pump *dd_pump_start(struct dd_store *s, struct dd_events *e, int64_t keep_steps);
+// From now on rows and grids also go to event files; closed by dd_pump_stop. Before the first row.
+void dd_pump_tensorboard(struct dd_pump *p, struct dd_tensorboard *t);
+// A grid of samples was written; it goes to the event file where there is one. Any thread.
+void dd_pump_image(struct dd_pump *p, int64_t job, int64_t step, const char *png, int64_t w,
+                   int64_t h);
 void dd_pump_stop(struct dd_pump *p); // flushes; NULL is fine
 // The trainer's side: one thread at a time.
 struct dd_ring *dd_pump_ring(struct dd_pump *p);

@@ -170,7 +170,7 @@ json_t *dd_jobs_json(struct dd_store *s, const char *state, const char *cursor, 
     return read_page(s, &p, cursor, limit, next, next_size, err);
 }
 
-// --- checkpoints, samples and evaluations ---
+// --- checkpoints and samples ---
 
 // "generator", "encoder" or "judge"; null: a network that this build does not know.
 static json_t *net_kind(const char *config) {
@@ -244,55 +244,4 @@ json_t *dd_samples_json(struct dd_store *s, int64_t job, const char *cursor, int
                      .filter = job,
                      .row = sample_row};
     return read_page(s, &p, cursor, limit, next, next_size, err);
-}
-
-#define EVAL_COLUMNS                                                                               \
-    "SELECT id, job, checkpoint, kind, step, settings, results, created_us FROM evals "
-
-static json_t *id_or_null(int64_t id) {
-    return id ? json_sprintf("%lld", (long long)id) : json_null();
-}
-
-static json_t *object_at(sqlite3_stmt *st, int i) {
-    json_t *o = json_loads(text(st, i), 0, NULL);
-    return o ? o : json_object();
-}
-
-static json_t *eval_row(sqlite3_stmt *st, int64_t arg) {
-    (void)arg;
-    return json_pack(
-        "{s:o, s:o, s:o, s:s, s:I, s:o, s:o, s:o}", "id", id_or_null(sqlite3_column_int64(st, 0)),
-        "job", id_or_null(sqlite3_column_int64(st, 1)), "checkpoint",
-        id_or_null(sqlite3_column_int64(st, 2)), "kind", text(st, 3), "step",
-        (json_int_t)sqlite3_column_int64(st, 4), "settings", object_at(st, 5), "results",
-        object_at(st, 6), "created", dd_json_time(sqlite3_column_int64(st, 7)));
-}
-
-json_t *dd_evals_json(struct dd_store *s, int64_t job, const char *cursor, int limit, char *next,
-                      size_t next_size, struct dr_err *err) {
-    struct page p = {.sql =
-                         EVAL_COLUMNS "WHERE id<? AND (?2=0 OR job=?2) ORDER BY id DESC LIMIT ?3",
-                     .key = "evals",
-                     .filter = job,
-                     .row = eval_row};
-    json_t *o = read_page(s, &p, cursor, limit, next, next_size, err);
-    if (o)
-        json_object_set_new(o, "kinds", json_array()); // none in this build
-    return o;
-}
-
-json_t *dd_eval_json(struct dd_store *s, int64_t id, struct dr_err *err) {
-    sqlite3 *db = dd_store_reader(s, err);
-    if (!db)
-        return NULL;
-    sqlite3_stmt *st = dd_sql_prepare(db, err, EVAL_COLUMNS "WHERE id=?", "i", id);
-    int step = st ? sqlite3_step(st) : SQLITE_ERROR;
-    json_t *o = step == SQLITE_ROW ? eval_row(st, 0) : NULL;
-    if (step == SQLITE_DONE)
-        dr_fail(err, DR_ENOENT, "there is no evaluation %lld", (long long)id);
-    else if (!o)
-        dd_sql_fail(db, err, "reading an evaluation");
-    sqlite3_finalize(st);
-    sqlite3_close(db);
-    return o;
 }

@@ -77,6 +77,39 @@ static const char *const steps[] = {
     " bytes INTEGER NOT NULL DEFAULT 0, classes TEXT NOT NULL DEFAULT '[]',"
     " report TEXT NOT NULL DEFAULT '{}', fingerprint TEXT NOT NULL DEFAULT '', error TEXT,"
     " created_us INTEGER NOT NULL, ended_us INTEGER) STRICT;",
+    // 6: evaluations, one row per run (a checkpoint or a folder at one guidance scale). Rows
+    // outlive
+    // their jobs and checkpoints. `source` says what was evaluated, also once that is gone;
+    // `comparable` is the same for runs that were measured in the same way. jobs.parent: the
+    // training job that an eval job belongs to.
+    "ALTER TABLE jobs ADD COLUMN parent INTEGER;"
+    "ALTER TABLE checkpoints ADD COLUMN best INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE evals RENAME TO evals_1;"
+    "CREATE TABLE evals(id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " job INTEGER REFERENCES jobs(id) ON DELETE SET NULL, job_name TEXT NOT NULL DEFAULT '',"
+    " eval_job INTEGER REFERENCES jobs(id) ON DELETE SET NULL,"
+    " checkpoint INTEGER REFERENCES checkpoints(id) ON DELETE SET NULL, kind TEXT NOT NULL,"
+    " source TEXT NOT NULL, name TEXT NOT NULL DEFAULT '', folder TEXT, step INTEGER NOT NULL,"
+    " epoch REAL, data TEXT NOT NULL DEFAULT '', weights TEXT NOT NULL DEFAULT 'ema',"
+    " alpha REAL NOT NULL DEFAULT 1, seed INTEGER NOT NULL DEFAULT 0, n INTEGER NOT NULL DEFAULT 0,"
+    " state TEXT NOT NULL CHECK(state IN ('queued','running','done','failed')),"
+    " progress REAL NOT NULL DEFAULT 0, best INTEGER NOT NULL DEFAULT 0,"
+    " comparable TEXT NOT NULL DEFAULT '', settings TEXT NOT NULL DEFAULT '{}',"
+    " training TEXT NOT NULL DEFAULT '{}', details TEXT NOT NULL DEFAULT '{}', error TEXT,"
+    " created_us INTEGER NOT NULL, started_us INTEGER, ended_us INTEGER,"
+    " seconds REAL NOT NULL DEFAULT 0, UNIQUE(eval_job, source, alpha)) STRICT;"
+    "CREATE INDEX evals_job ON evals(job, step);"
+    "CREATE INDEX evals_checkpoint ON evals(checkpoint);"
+    "CREATE TABLE eval_values(eval INTEGER NOT NULL REFERENCES evals(id) ON DELETE CASCADE,"
+    " name TEXT NOT NULL, value REAL, stderr REAL, floor REAL, PRIMARY KEY(eval, name)) STRICT,"
+    " WITHOUT ROWID;"
+    "INSERT INTO evals(id,job,checkpoint,kind,source,step,settings,state,created_us,ended_us)"
+    " SELECT id,job,checkpoint,kind,coalesce('checkpoint:'||checkpoint,'row:'||id),step,settings,"
+    "'done',created_us,created_us FROM evals_1;"
+    "INSERT INTO eval_values(eval,name,value) SELECT e.id, r.key, CAST(r.value AS REAL) FROM "
+    "evals_1 e,"
+    " json_each(e.results) r WHERE r.type IN ('integer','real');"
+    "DROP TABLE evals_1;",
 };
 enum { VERSION = (int)(sizeof steps / sizeof *steps) };
 

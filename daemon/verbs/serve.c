@@ -221,6 +221,13 @@ static int build(struct dd *d, struct dd_listeners *l, struct dr_err *err) {
     d->events = dd_events_new(d->store);
     d->disk = dd_disk_start(d->store, d->events, d->opt.disk_budget);
     d->pump = dd_pump_start(d->store, d->events, d->opt.keep_metric_steps);
+    if (*d->opt.tensorboard_dir) {
+        struct dd_tensorboard *t;
+        rc = dd_tensorboard_open(d->opt.tensorboard_dir, &t, err);
+        if (rc)
+            return rc;
+        dd_pump_tensorboard(d->pump, t);
+    }
     const struct dd_datasets_env ds = {.store = d->store,
                                        .events = d->events,
                                        .data_dir = d->opt.data_dir,

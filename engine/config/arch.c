@@ -48,9 +48,22 @@ int dr_config_key_kind(const char *path) {
                 {"samples.cfg", DR_RECIPE_TRAIN},
                 {"encoder.", DR_RECIPE_ENCODER},
                 {"metrics.test_", DR_RECIPE_ENCODER},
-                {"metrics.probe_", DR_RECIPE_ENCODER}};
+                {"metrics.probe_", DR_RECIPE_ENCODER},
+                {"eval.checkpoint", DR_RECIPE_EVAL},
+                {"eval.job", DR_RECIPE_EVAL},
+                {"eval.folder", DR_RECIPE_EVAL},
+                {"eval.skip_existing", DR_RECIPE_EVAL},
+                {"eval.every", DR_RECIPE_TRAIN}, // and every_seconds
+                {"eval.at_end", DR_RECIPE_TRAIN},
+                {"eval.best", DR_RECIPE_TRAIN},
+                {"eval.patience", DR_RECIPE_TRAIN}};
     for (size_t i = 0; i < DR_COUNT(only); i++)
         if (!strncmp(path, only[i].prefix, strlen(only[i].prefix)))
             return only[i].kind;
     return -1;
+}
+
+bool dr_config_of_eval(const char *path) {
+    return !strchr(path, '.') ? strcmp(path, "init_from") != 0
+                              : !strncmp(path, "data.", 5) || !strncmp(path, "eval.", 5);
 }

@@ -265,6 +265,10 @@ static int check_train(const struct dr_config *c, struct dr_err *err) {
                     "train.unconditional is %lld; the field kernel-l2 has no unconditional "
                     "negatives: set it to 0",
                     (long long)t->unconditional);
+    if (c->loss.ldf.sigma_min > c->loss.ldf.sigma_max)
+        return FAIL("loss.ldf_sigma_min",
+                    "loss.ldf_sigma_min is %g; expected at most loss.ldf_sigma_max (%g)",
+                    c->loss.ldf.sigma_min, c->loss.ldf.sigma_max);
     if (c->loss.normalize == DR_NORM_SINKHORN_SPLIT && c->loss.negatives != DR_NEG_INDEPENDENT)
         return FAIL("loss.negatives",
                     "loss.negatives is self-masked; loss.normalize sinkhorn-split has a plan to a "
@@ -281,7 +285,15 @@ static int check_kind(const struct dr_config *c, struct dr_err *err) {
     dr_config_defaults(&plain);
     for (int i = 0; i < n; i++) {
         const int kind = dr_config_key_kind(f[i].path);
-        if (kind < 0 || kind == c->kind || dr_config_same_value(&f[i], c, &plain))
+        if (dr_config_same_value(&f[i], c, &plain))
+            continue;
+        const bool foreign = c->kind == DR_RECIPE_EVAL      ? !dr_config_of_eval(f[i].path)
+                             : c->kind == DR_RECIPE_ENCODER ? !strncmp(f[i].path, "eval.", 5)
+                                                            : false;
+        if (kind < 0 && foreign)
+            return FAIL(f[i].path, "%s is no key of recipes of kind %s: remove it", f[i].path,
+                        dr_recipe_word(c->kind));
+        if (kind < 0 || kind == c->kind)
             continue;
         return FAIL(f[i].path,
                     "%s is a key of recipes of kind %s, and this one is of kind %s: remove it, or "
@@ -313,6 +325,59 @@ static int check_encoder(const struct dr_config *c, struct dr_err *err) {
     return 0;
 }
 
+bool dr_config_evaluates(const struct dr_config *c) {
+    return c->kind == DR_RECIPE_TRAIN &&
+           (c->eval.every > 0 || c->eval.every_seconds > 0 || c->eval.at_end);
+}
+
+// What an evaluation needs, in a job of its own and in a training job that asks for it.
+static int check_measures(const struct dr_config *c, struct dr_err *err) {
+    const struct dr_eval_section *e = &c->eval;
+    const long long classes = DR_MAX(c->data.classes, (int64_t)1);
+    if (has_points(c))
+        return FAIL("data.set", "data.set is %s, which has points; an evaluation needs images",
+                    sets[c->data.set].name);
+    if (!e->judge[0] && !e->inception[0])
+        return FAIL("eval.judge", "eval.judge and eval.inception are both empty; an evaluation "
+                                  "needs a judge or Inception weights");
+    if (e->n < 2 * classes)
+        return FAIL("eval.n",
+                    "eval.n is %lld; expected at least two samples of each of the %lld "
+                    "classes",
+                    (long long)e->n, classes);
+    if (!confined(e->inception))
+        return FAIL("eval.inception",
+                    "eval.inception is \"%.100s\"; expected a relative path without `..`, below "
+                    "the data directory",
+                    e->inception);
+    if (!confined(e->judge))
+        return FAIL("eval.judge",
+                    "eval.judge is \"%.100s\"; expected a recipe, the id of a checkpoint or a "
+                    "relative path without `..`, below the data directory",
+                    e->judge);
+    if (c->kind == DR_RECIPE_TRAIN && e->judge[0] && !strcmp(e->judge, c->features.encoder))
+        return FAIL("eval.judge",
+                    "eval.judge is %.100s, as features.encoder is; a judge must be another network "
+                    "than the one the generator trains with",
+                    e->judge);
+    return 0;
+}
+
+static int check_eval(const struct dr_config *c, struct dr_err *err) {
+    const struct dr_eval_section *e = &c->eval;
+    const int named = (e->checkpoint > 0) + (e->job > 0) + (e->folder[0] != 0);
+    if (named != 1)
+        return FAIL("eval.checkpoint",
+                    "%s of eval.checkpoint, eval.job and eval.folder %s given; expected one",
+                    named ? "several" : "none", named ? "are" : "is");
+    if (!confined(e->folder))
+        return FAIL("eval.folder",
+                    "eval.folder is \"%.100s\"; expected a relative path without `..`, below the "
+                    "data directory",
+                    e->folder);
+    return check_measures(c, err);
+}
+
 int dr_config_check(const struct dr_config *c, struct dr_err *err) {
     int rc = check_kind(c, err);
     if (!rc)
@@ -326,6 +391,10 @@ int dr_config_check(const struct dr_config *c, struct dr_err *err) {
         return rc;
     if (c->kind == DR_RECIPE_ENCODER)
         return check_encoder(c, err);
+    if (c->kind == DR_RECIPE_EVAL)
+        return check_eval(c, err);
+    if (dr_config_evaluates(c) && (rc = check_measures(c, err)))
+        return rc;
     const char *set = sets[c->data.set].name;
     const bool points = dr_arch_needs(c->model.arch) & DR_ARCH_POINTS;
     if (has_points(c) && !points)

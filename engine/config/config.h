@@ -9,6 +9,7 @@
 #define DR_MAX_TAU 16
 #define DR_MAX_EMA 4
 #define DR_MAX_LEVELS 6
+#define DR_MAX_ALPHA 16
 
 // What a sample is: an image of uint8 pixels, a point in two dimensions, or an image of reals that
 // a decoder turns into pixels.
@@ -117,6 +118,14 @@ struct dr_feature_config {
     bool map_locations, map_global, map_quadrants, map_patch2, map_patch4, map_std;
     double pixel_weight; // of image, quadrants and patches; 0: off
 };
+// Of the field `learned` (method.md 4).
+enum dr_ldf_objective { DR_LDF_DENOISE, DR_LDF_NCE, DR_LDF_FROZEN };
+struct dr_ldf_config {
+    int objective;
+    bool projection, mask;
+    int64_t hidden, width, score;
+    double sigma_min, sigma_max, lr;
+};
 struct dr_loss_config {
     int field, kernel, normalize, negatives, bias;
     int64_t sinkhorn_iterations;
@@ -124,6 +133,7 @@ struct dr_loss_config {
     int ntau;
     double floor;
     double max_velocity; // 0: no limit
+    struct dr_ldf_config ldf;
 };
 struct dr_train_config {
     int64_t steps, classes, generated, positives, unconditional;
@@ -153,6 +163,18 @@ struct dr_samples_config {
     int64_t every, per_class;
     double cfg;
 };
+// What to evaluate and how (kind eval), and when a training job does (kind train).
+struct dr_eval_section {
+    int64_t checkpoint, job; // one of the three
+    char folder[256];
+    int64_t n, seed, batch, every, patience;
+    double alpha[DR_MAX_ALPHA];
+    int nalpha;
+    int split, weights, resize; // 0: train, ema, clean
+    char metrics[256], judge[256], inception[256], best[32];
+    double share, every_seconds;
+    bool skip_existing, samples, at_end;
+};
 struct dr_config {
     char name[64], about[256], init_from[256];
     int kind; // enum dr_recipe_kind
@@ -167,6 +189,7 @@ struct dr_config {
     struct dr_checkpoint_config checkpoint;
     struct dr_metrics_config metrics;
     struct dr_samples_config samples;
+    struct dr_eval_section eval;
 };
 
 void dr_config_defaults(struct dr_config *c);
@@ -206,12 +229,14 @@ bool dr_model_config_equal(const struct dr_model_config *a, const struct dr_mode
 // How samples of a kind with so many channels are shown: planes for latents, and for images that
 // are neither grey nor rgb (four channels are not RGBA).
 enum dr_show dr_show(int kind, int64_t channels);
-// The word of a recipe's kind: "train", "encoder".
+// The word of a recipe's kind: "train", "encoder", "eval".
 const char *dr_recipe_word(int kind);
 // JSON description of every key (path, type, default, min, max, values, doc, and `kind` where only
 // recipes of that kind have it), for forms and docs.
 // malloc'd.
 char *dr_config_schema_json(void);
+// Whether a training configuration asks for evaluations.
+bool dr_config_evaluates(const struct dr_config *c);
 // Samples of a step: classes per step times generated.
 int64_t dr_config_batch(const struct dr_config *c);
 // The guidance scales a network has seen in training; hi 0: not known (a foreign file).

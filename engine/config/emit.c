@@ -65,7 +65,8 @@ static bool of_frozen_encoder(const char *path) {
 }
 
 // Keys of another kind of recipe have their defaults (check.c). So do kind, init_from and the
-// keys of frozen encoders in most recipes: without them, older builds read the text as well.
+// keys of frozen encoders and of evaluations in most recipes: without them, older builds read the
+// text as well.
 static bool wanted(const struct dr_config_field *f, const struct dr_config *c,
                    const struct dr_config *plain) {
     const int kind = dr_config_key_kind(f->path);
@@ -76,6 +77,10 @@ static bool wanted(const struct dr_config_field *f, const struct dr_config *c,
     if (c->features.kind != DR_FEATURE_ENCODER && of_frozen_encoder(f->path) &&
         dr_config_same_value(f, c, plain))
         return false;
+    if (c->kind == DR_RECIPE_EVAL)
+        return dr_config_of_eval(f->path) && (kind < 0 || kind == c->kind);
+    if (!strncmp(f->path, "eval.", 5))
+        return !dr_config_same_value(f, c, plain);
     return kind < 0 || kind == c->kind;
 }
 

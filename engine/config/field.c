@@ -171,7 +171,7 @@ int dr_config_unknown(const char *path, struct dr_err *err) {
     return dr_fail_at(
         err, DR_ECONFIG, path,
         "unknown key `%.80s`; the sections are data, model, encoder, features, loss, train, "
-        "optim, ema, checkpoint, metrics and samples",
+        "optim, ema, checkpoint, metrics, samples and eval",
         path);
 }
 
@@ -200,7 +200,8 @@ static int assign_list(double *to, int *count, const struct dr_config_field *f, 
 
 // Strings that may be a number, a checkpoint's id or a map's: `--set init_from=7` sends one.
 static bool numbers_too(const struct dr_config_field *f) {
-    static const char *const path[] = {"init_from", "features.encoder", "features.maps"};
+    static const char *const path[] = {"init_from", "features.encoder", "features.maps",
+                                       "eval.judge"};
     for (size_t i = 0; i < DR_COUNT(path); i++)
         if (!strcmp(f->path, path[i]))
             return true;

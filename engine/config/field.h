@@ -40,6 +40,8 @@ extern const char dr_arch_words[];
 void dr_config_link(struct dr_config *c);
 // The kind of recipe that alone has this key (enum dr_recipe_kind); -1: every recipe has it.
 int dr_config_key_kind(const char *path);
+// Whether a recipe of kind eval has this key, or shares it with training.
+bool dr_config_of_eval(const char *path);
 // Whether both configurations have the same value of this key.
 bool dr_config_same_value(const struct dr_config_field *f, const struct dr_config *a,
                           const struct dr_config *b);

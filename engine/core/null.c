@@ -50,6 +50,12 @@ static double flops_pair_dist(const struct dr_pair_dist_args *a) {
 static double flops_drift_combine(const struct dr_drift_combine_args *a) {
     return 2.0 * (double)a->b * (double)(a->n * a->m) * (double)a->s;
 }
+static double flops_pair_score_fwd(const struct dr_pair_score_fwd_args *a) {
+    return 2.0 * (double)a->b * (double)(a->n * a->m) * (double)a->h;
+}
+static double flops_pair_score_bwd(const struct dr_pair_score_bwd_args *a) {
+    return 4.0 * (double)a->b * (double)(a->n * a->m) * (double)a->h;
+}
 NO_FLOPS(cast)
 NO_FLOPS(fill)
 NO_FLOPS(axpy)
@@ -96,6 +102,12 @@ NO_FLOPS(drift_mean)
 NO_FLOPS(drift_coef)
 NO_FLOPS(drift_accumulate)
 NO_FLOPS(drift_grad)
+NO_FLOPS(set_noise)
+NO_FLOPS(set_softmax_fwd)
+NO_FLOPS(set_softmax_bwd)
+NO_FLOPS(denoise_loss)
+NO_FLOPS(mass_loss)
+NO_FLOPS(correlate)
 NO_FLOPS(sumsq)
 NO_FLOPS(adamw)
 NO_FLOPS(ema)

@@ -22,6 +22,9 @@ enum dr_stream {
     DR_STREAM_TRAIN_NOISE2, // second generated batch (negatives: independent)
     DR_STREAM_TRAIN_STYLE2,
     DR_STREAM_MASK, // masked squares of an autoencoder; index = step * batch + row
+    // The learned field's noise: + 4 per feature, for its reals and its generated samples normals
+    // and one number for their scale; index = step * 2^32 + row
+    DR_STREAM_FIELD = 1024,
 };
 
 // One block of four uint32.

@@ -12,7 +12,7 @@
 // order, so a sample does not depend on the batch.
 #include "engine/cpu/conv.h"
 
-#include "engine/cpu/vec.h"
+#include "engine/cpu/fn.h"
 
 #include <omp.h>
 
@@ -187,6 +187,36 @@ static void store(const void *ctx, const real *sum, int64_t row, int64_t rows, i
     }
 }
 
+DR_INLINE void finish_as(const struct conv_apply *a, enum dr_dtype t, enum dr_fn fn,
+                         const real *sum, int64_t row, int64_t rows, int64_t col, int64_t cols) {
+    for (int64_t r = row; r < row + rows; r++, sum += cols) {
+        const int64_t at = r * a->ldd + col;
+#define STEP(i, n)                                                                                 \
+    do {                                                                                           \
+        vreal v = vld(sum, DR_F32, i, n);                                                          \
+        if (a->bias)                                                                               \
+            v += vld(a->bias, DR_F32, col + (i), n);                                               \
+        vst(a->dst, t, at + (i), n, vfn(fn, v));                                                   \
+    } while (0)
+        V_LOOP(cols, STEP);
+#undef STEP
+    }
+}
+
+// Forward sums with the bias and fn, ldd apart.
+static void finish(const void *ctx, const real *sum, int64_t row, int64_t rows, int64_t col,
+                   int64_t cols) {
+    const struct conv_apply *a = ((const struct class *)ctx)->a;
+    if (a->fn == DR_FN_RELU)
+        FOR_DTYPE(a->t, T, finish_as(a, T, DR_FN_RELU, sum, row, rows, col, cols));
+    else
+        FOR_DTYPE(a->t, T, finish_as(a, T, a->fn, sum, row, rows, col, cols));
+}
+
+static bool finishes(const struct conv_apply *a) {
+    return a->fn != DR_FN_NONE || a->ldd != a->cd;
+}
+
 // The product of a class; all of dst is one class where step is 1.
 static void apply_class(struct dr_backend *be, const struct class *k) {
     const struct conv_apply *a = k->a;
@@ -198,8 +228,12 @@ static void apply_class(struct dr_backend *be, const struct class *k) {
         return;
     arrange_weight(be, weight, a->t, a->weight, g, g->back ? a->cs : a->cd, g->back ? a->cd : a->cs,
                    v);
-    const struct dr_gemm_source from = {
-        .fill = fill, .store = k->step > 1 ? store : NULL, .ctx = k};
+    const bool last = finishes(a);
+    const struct dr_gemm_source from = {.fill = fill,
+                                        .store = last          ? finish
+                                                 : k->step > 1 ? store
+                                                               : NULL,
+                                        .ctx = k};
     const struct dr_gemm_args m = {.m = g->b * v->gh * v->gw,
                                    .n = a->cd,
                                    .k = depth,
@@ -212,12 +246,12 @@ static void apply_class(struct dr_backend *be, const struct class *k) {
                                    .tb = !g->back,
                                    .abt = a->t,
                                    .ct = a->t,
-                                   .bias = a->bias,
+                                   .bias = last ? NULL : a->bias,
                                    .rows = v->gh * v->gw};
     // the image may be its own patches
     const bool itself = depth == a->cs && v->stride == 1 && k->step == 1 && v->y.off[0] == 0 &&
                         v->x.off[0] == 0 && g->sh == g->dh && g->sw == g->dw;
-    if (itself)
+    if (itself && !last)
         dr_cpu_gemm(be, &m);
     else
         dr_cpu_gemm_from(be, &m, &from);
@@ -360,7 +394,9 @@ static void apply(struct dr_backend *be, const struct conv_apply *a) {
     const struct geo *g = &a->g;
     if (!fits(be, g, g->back ? "conv2d_bwd_data" : "conv2d_fwd"))
         return;
-    if (dr_conv_thin(g, a->cs, a->cd))
+    if (finishes(a))
+        apply_patches(be, a);
+    else if (dr_conv_thin(g, a->cs, a->cd))
         dr_conv_thin_apply(be, a);
     else if (taps_pay(g, a->cs, a->cd))
         apply_taps(be, a);
@@ -394,7 +430,9 @@ void DR_ISA_FN(conv2d_fwd)(struct dr_backend *be, const struct dr_conv2d_fwd_arg
                                .weight = a->weight,
                                .bias = a->bias,
                                .cs = a->ci,
-                               .cd = a->co});
+                               .cd = a->co,
+                               .ldd = a->ldy ? a->ldy : a->co,
+                               .fn = a->fn});
 }
 
 void DR_ISA_FN(conv2d_bwd_data)(struct dr_backend *be, const struct dr_conv2d_bwd_data_args *a) {
@@ -405,7 +443,8 @@ void DR_ISA_FN(conv2d_bwd_data)(struct dr_backend *be, const struct dr_conv2d_bw
                                .t = a->t,
                                .weight = a->weight,
                                .cs = a->co,
-                               .cd = a->ci});
+                               .cd = a->ci,
+                               .ldd = a->ci});
 }
 
 // ---- backward-weight

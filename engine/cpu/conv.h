@@ -16,14 +16,16 @@ struct geo {
 };
 
 // dst[b,dh,dw,cd] = bias + the taps of src[b,sh,sw,cs]. The weight is [co,ci,kh,kw]; forward: cs =
-// ci and cd = co, with g.back: cs = co and cd = ci.
+// ci and cd = co, with g.back: cs = co and cd = ci. Forward, pixels of dst are ldd values apart and
+// fn is applied last.
 struct conv_apply {
     struct geo g;
     void *dst;
     const void *src;
     enum dr_dtype t;
     const real *weight, *bias; // bias NULL: none
-    int64_t cs, cd;
+    int64_t cs, cd, ldd;
+    enum dr_fn fn;
 };
 
 // Whether the direct loops are right for it: a square kernel, stride 1, no dilation and one side

@@ -64,7 +64,15 @@
     X(drift_combine)                                                                               \
     X(drift_mean)                                                                                  \
     X(drift_accumulate)                                                                            \
-    X(drift_grad)
+    X(drift_grad)                                                                                  \
+    X(set_noise)                                                                                   \
+    X(pair_score_fwd)                                                                              \
+    X(pair_score_bwd)                                                                              \
+    X(set_softmax_fwd)                                                                             \
+    X(set_softmax_bwd)                                                                             \
+    X(denoise_loss)                                                                                \
+    X(mass_loss)                                                                                   \
+    X(correlate)
 
 #define DR_CAT_(a, b) a##_##b
 #define DR_CAT(a, b) DR_CAT_(a, b)

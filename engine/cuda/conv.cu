@@ -9,6 +9,7 @@
 #include "engine/cuda/conv_dnn.h"
 #include "engine/cuda/device.h"
 #include "engine/cuda/divide.h"
+#include "engine/cuda/fn.h"
 
 static const int64_t BLOCK_BYTES = (int64_t)64 << 20;
 
@@ -103,23 +104,36 @@ struct apply {
     void *dst;
     const void *src;
     const float *weight, *bias;
-    int64_t cs, cd;
+    int64_t cs, cd, ldd; // ldd: values between pixels of dst
+    enum dr_fn fn;       // applied last
 };
 
-template <typename T> struct channel_bias_f {
+// y = fn(y + bias), in place; bias NULL: none.
+template <typename T> struct finish_f {
     T *y;
     const float *bias;
     divisor by_c;
+    int64_t ld;
+    enum dr_fn fn;
     template <int V> __device__ void run(int64_t i) const {
         float v[V];
         int64_t c;
-        by_c.split(i, &c);
-        load(v, y + i);
+        T *at = y + by_c.split(i, &c) * ld;
+        at += c;
+        load(v, at);
         for (int k = 0; k < V; k++)
-            v[k] += bias[c + k];
-        store(y + i, v);
+            v[k] = apply_fn(fn, bias ? v[k] + bias[c + k] : v[k]);
+        store(at, v);
     }
 };
+
+template <typename T>
+static void finish(struct dr_backend *be, const apply &a, void *y, const float *bias,
+                   int64_t pixels) {
+    const finish_f<T> f = {static_cast<T *>(y), bias, divisor(a.cd), a.ldd, a.fn};
+    if (bias || a.fn != DR_FN_NONE)
+        DR_FLAT(be, f, pixels * a.cd, a.cd % 4 == 0 && a.ldd % 4 == 0 && wide(f.y));
+}
 
 // x: the side of the forward pass's input, whichever of src and dst that is.
 static dnn_conv dnn_shape(const geo &g, int64_t cs, int64_t cd, enum dr_dtype t) {
@@ -132,9 +146,9 @@ static dnn_conv dnn_shape(const geo &g, int64_t cs, int64_t cd, enum dr_dtype t)
 template <typename T>
 static bool conv2d_dnn(struct dr_backend *be, const apply &a, enum dr_dtype t) {
     const dnn_conv c = dnn_shape(a.g, a.cs, a.cd, t);
-    const int64_t taps = c.d.kh * c.d.kw, n = c.b * a.g.dh * a.g.dw * a.cd;
+    const int64_t taps = c.d.kh * c.d.kw;
     work k;
-    if (!dr_cuda_dnn_ready(be))
+    if (a.ldd != a.cd || !dr_cuda_dnn_ready(be))
         return false;
     if (!work_for(be, &k, c.co * taps * c.ci * (int64_t)sizeof(T), 0, c.b))
         return true; // out of memory, already recorded
@@ -144,9 +158,7 @@ static bool conv2d_dnn(struct dr_backend *be, const apply &a, enum dr_dtype t) {
     if (!(a.g.back ? dr_cuda_dnn_bwd_data(be, c, a.dst, a.src, k.weight)
                    : dr_cuda_dnn_fwd(be, c, a.dst, a.src, k.weight)))
         return false;
-    const channel_bias_f<T> f = {static_cast<T *>(a.dst), a.bias, divisor(a.cd)};
-    if (a.bias)
-        DR_FLAT(be, f, n, a.cd % 4 == 0 && wide(f.y));
+    finish<T>(be, a, a.dst, a.bias, c.b * a.g.dh * a.g.dw);
     return true;
 }
 
@@ -175,10 +187,11 @@ template <typename T> static void conv2d(struct dr_backend *be, const apply &a, 
         struct dr_gemm_args m = {};
         m.m = n * pixels, m.n = a.cd, m.k = depth;
         m.a = direct ? (const void *)src : k.cols, m.b = k.weight;
-        m.c = static_cast<T *>(a.dst) + from * pixels * a.cd;
-        m.lda = m.ldb = depth, m.ldc = a.cd, m.tb = true;
+        m.c = static_cast<T *>(a.dst) + from * pixels * a.ldd;
+        m.lda = m.ldb = depth, m.ldc = a.ldd, m.tb = true;
         m.abt = m.ct = t, m.bias = a.bias;
         dr_cuda_gemm(be, &m);
+        finish<T>(be, a, m.c, NULL, m.m);
     }
 }
 
@@ -188,14 +201,15 @@ template <typename A> static geo forward_geo(const A *a) {
 }
 
 void dr_cuda_conv2d_fwd(struct dr_backend *be, const struct dr_conv2d_fwd_args *a) {
-    const apply k = {forward_geo(a), a->y, a->x, a->weight, a->bias, a->ci, a->co};
+    const apply k = {forward_geo(a),          a->y, a->x, a->weight, a->bias, a->ci, a->co,
+                     a->ldy ? a->ldy : a->co, a->fn};
     DR_FOR_DTYPE(a->t, T, conv2d<T>(be, k, a->t));
 }
 
 void dr_cuda_conv2d_bwd_data(struct dr_backend *be, const struct dr_conv2d_bwd_data_args *a) {
     const geo f = forward_geo(a);
     const geo g = {a->b, f.dh, f.dw, a->h, a->w, f.d, a->stride, true};
-    const apply k = {g, a->dx, a->dy, a->weight, NULL, a->co, a->ci};
+    const apply k = {g, a->dx, a->dy, a->weight, NULL, a->co, a->ci, a->ci, DR_FN_NONE};
     DR_FOR_DTYPE(a->t, T, conv2d<T>(be, k, a->t));
 }
 

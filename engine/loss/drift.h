@@ -19,6 +19,12 @@ struct dr_drift_in {
     int64_t groups; // of all processes, B of them here; 0: B
     bool unc_shared;
     real weight; // of this feature in the sum
+    // For a field that learns: the feature's number, the number of the first group here among those
+    // of all processes, and what its noise is drawn from, {seed, step} on the device (NULL: it does
+    // not learn from these sets).
+    int feature;
+    int64_t first;
+    const uint64_t *key;
 };
 struct dr_drift_out {
     real *dgen; // [B,N,S] gradient by gen, overwritten
@@ -26,9 +32,11 @@ struct dr_drift_out {
     real *v2; // [temperatures] mean V_tau^2 before normalisation (kernel-l2: averaged over groups)
     real *stats; // [3] {s, mean D, var D}
     real *field; // [temperatures,B,N,S] V_tau itself, before normalisation; NULL: not wanted
+    real *own;   // [DR_FIELD_REPORT] of a field that learns, zero on entry; NULL: it does not
 };
 // By the field that cfg names (field.h). cfg: field, temperatures, kernel, normalize,
 // sinkhorn_iterations, bias, floor, max_velocity (whether negatives are independent is in->neg).
+// Not of a field with parameters.
 // `sphere` and `standardize` are the caller's (features.h); kernel-l2 normalises by itself, the
 // gradient included, takes no unconditional negatives (U is ignored) and no floor. Non-finite
 // features end in a non-finite loss. Uses cx->tmp only; sums over the groups go over all processes

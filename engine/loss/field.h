@@ -20,10 +20,32 @@ struct dr_field_def {
     int (*params)(const struct dr_loss_config *cfg, const struct dr_features *f,
                   struct dr_params *ps, struct dr_err *err);
     double learning_rate;
+    double (*rate)(const struct dr_loss_config *cfg); // replaces learning_rate; NULL: that is it
+    // Of a field that learns (DR_FIELD_REPORT): how many of its parameters belong to each feature,
+    // in the features' order; NULL: it reports nothing.
+    int (*params_each)(const struct dr_loss_config *cfg);
+    bool one;   // there is one drift, whatever loss.temperatures lists
     bool mean;  // the loss is the mean over the features; else their sum
     bool plain; // V acts on the features themselves, so that it can be drawn (dr_trainer_field)
 };
 const struct dr_field_def *dr_field(int field); // enum dr_field
+// How many V there are: one per temperature, or one.
+static inline int dr_field_drifts(const struct dr_field_def *f, const struct dr_loss_config *cfg) {
+    return f->one ? 1 : cfg->ntau;
+}
+
+// What a field that learns reports per feature, over the groups of all processes, to
+// dr_drift_out.own: its objective; means of V K, V^2 and K^2, K the kernel field's drift of the
+// same sets; the square of its gradient's norm, which the caller fills once all gradients are
+// summed.
+enum {
+    DR_FIELD_OBJECTIVE,
+    DR_FIELD_VK,
+    DR_FIELD_VV,
+    DR_FIELD_KK,
+    DR_FIELD_GRADIENT,
+    DR_FIELD_REPORT
+};
 
 #define X(ID, name, text) extern const struct dr_field_def dr_field_##name;
 DR_FIELDS(X)
@@ -33,6 +55,17 @@ DR_FIELDS(X)
 
 // Y = [neg ; unc ; pos], [B,M,S] in cx->tmp, U of the unconditional ones.
 real *dr_drift_targets(struct dr_ctx *cx, const struct dr_drift_in *in, int64_t U);
+// w = [1..1 ; w_unc..w_unc ; 1..1], [B,M] in cx->tmp, M = N + U + P; NULL when all are 1.
+real *dr_drift_target_weights(struct dr_ctx *cx, const struct dr_drift_in *in);
+// The kernel field's drift: total [B,N,S] = sum of V_tau over its RMS, of distances d [B,N,M] to
+// targets y [B,M,S] with weights w (NULL: ones) at scale s. v2: [temperatures]. field: as in
+// dr_drift_out.
+struct dr_kernel_sets {
+    const real *d, *y, *w, *scale;
+};
+void dr_kernel_drift(struct dr_ctx *cx, const struct dr_loss_config *cfg,
+                     const struct dr_drift_in *in, const struct dr_kernel_sets *sets, real *total,
+                     real *v2, real *field);
 // The arguments of the coefficients that both take from the configuration.
 struct dr_drift_coef_args dr_drift_coef_of(const struct dr_loss_config *cfg,
                                            const struct dr_drift_in *in, int64_t U);

@@ -55,8 +55,8 @@ void dr_drift_stats(struct dr_ctx *cx, const struct dr_drift_in *in, const real 
           .n = in->N, .m = M);
 }
 
-// w = [1..1 ; w_unc..w_unc ; 1..1], [B,M]; NULL when all are 1.
-static real *target_weights(struct dr_ctx *cx, const struct dr_drift_in *in, int64_t M) {
+real *dr_drift_target_weights(struct dr_ctx *cx, const struct dr_drift_in *in) {
+    const int64_t M = in->N + in->U + in->P;
     if (!in->U)
         return NULL;
     real *w = alloc_reals(cx, in->B * M);
@@ -66,39 +66,49 @@ static real *target_weights(struct dr_ctx *cx, const struct dr_drift_in *in, int
     return w;
 }
 
-static void kernel_loss(struct dr_ctx *cx, const struct dr_loss_config *cfg,
-                        const struct dr_weights *own, const struct dr_drift_in *in,
-                        const struct dr_drift_out *out) {
+void dr_kernel_drift(struct dr_ctx *cx, const struct dr_loss_config *cfg,
+                     const struct dr_drift_in *in, const struct dr_kernel_sets *sets, real *total,
+                     real *v2, real *field) {
     struct dr_backend *be = cx->be;
     const size_t mark = dr_mark(cx->tmp);
     const int64_t B = in->B, N = in->N, M = N + in->U + in->P, S = in->S, n = B * N * S;
     const int64_t groups = in->groups ? in->groups : B;
-    const real *y = dr_drift_targets(cx, in, in->U), *w = target_weights(cx, in, M);
-    const real *scale = out->stats;
-    real *d = alloc_reals(cx, B * N * M), *coef = alloc_reals(cx, B * N * M);
-    real *v = alloc_reals(cx, n), *total = alloc_reals(cx, n);
+    real *coef = alloc_reals(cx, B * N * M), *v = alloc_reals(cx, n);
     double *sumsq = dr_alloc(cx->tmp, sizeof *sumsq);
-    (void)own;
-    DR_OP(be, pair_dist, .d = d, .x = in->gen, .y = y, .b = B, .n = N, .m = M, .s = S);
-    dr_drift_stats(cx, in, d, w, M, out->stats);
     struct dr_drift_coef_args args = dr_drift_coef_of(cfg, in, in->U);
-    args.coef = coef, args.d = d, args.w = w, args.scale = scale;
+    args.coef = coef, args.d = sets->d, args.w = sets->w, args.scale = sets->scale;
     args.floor = (real)cfg->floor;
     args.diag = in->neg ? 0 : SELF_MASK;
     for (int t = 0; t < cfg->ntau; t++) {
         args.tau = (real)cfg->tau[t];
         be->op.drift_coef(be, &args);
-        DR_OP(be, drift_combine, .v = v, .sumsq = sumsq, .coef = coef, .x = in->gen, .y = y,
-              .scale = scale, .b = B, .n = N, .m = M, .s = S);
+        DR_OP(be, drift_combine, .v = v, .sumsq = sumsq, .coef = coef, .x = in->gen, .y = sets->y,
+              .scale = sets->scale, .b = B, .n = N, .m = M, .s = S);
         dr_sum_doubles(cx, sumsq, 1);
-        DR_OP(be, drift_mean, .out = out->v2 + t, .sums = sumsq, .n = 1,
+        DR_OP(be, drift_mean, .out = v2 + t, .sums = sumsq, .n = 1,
               .count = (double)groups * (double)N * (double)S);
-        dr_drift_keep(cx, out->field ? out->field + t * n : NULL, v, n);
-        DR_OP(be, drift_accumulate, .total = total, .v = v, .v2 = out->v2 + t, .b = B, .n = N,
-              .s = S, .acc = t > 0);
+        dr_drift_keep(cx, field ? field + t * n : NULL, v, n);
+        DR_OP(be, drift_accumulate, .total = total, .v = v, .v2 = v2 + t, .b = B, .n = N, .s = S,
+              .acc = t > 0);
     }
-    DR_OP(be, drift_grad, .dx = out->dgen, .loss = out->loss, .total = total, .scale = scale,
-          .b = B, .n = N, .s = S, .groups = groups, .weight = in->weight,
+    dr_release(cx->tmp, mark);
+}
+
+static void kernel_loss(struct dr_ctx *cx, const struct dr_loss_config *cfg,
+                        const struct dr_weights *own, const struct dr_drift_in *in,
+                        const struct dr_drift_out *out) {
+    struct dr_backend *be = cx->be;
+    const size_t mark = dr_mark(cx->tmp);
+    const int64_t B = in->B, N = in->N, M = N + in->U + in->P, S = in->S;
+    const real *y = dr_drift_targets(cx, in, in->U), *w = dr_drift_target_weights(cx, in);
+    real *d = alloc_reals(cx, B * N * M), *total = alloc_reals(cx, B * N * S);
+    (void)own;
+    DR_OP(be, pair_dist, .d = d, .x = in->gen, .y = y, .b = B, .n = N, .m = M, .s = S);
+    dr_drift_stats(cx, in, d, w, M, out->stats);
+    const struct dr_kernel_sets sets = {.d = d, .y = y, .w = w, .scale = out->stats};
+    dr_kernel_drift(cx, cfg, in, &sets, total, out->v2, out->field);
+    DR_OP(be, drift_grad, .dx = out->dgen, .loss = out->loss, .total = total, .scale = out->stats,
+          .b = B, .n = N, .s = S, .groups = in->groups ? in->groups : B, .weight = in->weight,
           .max_rms = (real)cfg->max_velocity);
     dr_release(cx->tmp, mark);
 }

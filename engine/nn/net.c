@@ -3,6 +3,7 @@
 #include "engine/nn/encoder.h"
 #include "engine/nn/layers.h"
 
+#include <assert.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,6 +135,11 @@ int64_t dr_net_tables_count(const struct dr_net *net) {
 int dr_net_encoder(const struct dr_net *net, int64_t side, struct dr_net **out,
                    struct dr_err *err) {
     *out = NULL;
+    if (!dr_net_learns(net))
+        return dr_fail_at(err, DR_EINVAL, "encoder",
+                          "the network \"%s\" runs forward only: it judges images, but nothing can "
+                          "be trained through it; expected an encoder such as resnet",
+                          net->type->name);
     if (!net->type->encoder)
         return dr_fail_at(err, DR_EINVAL, "encoder",
                           "the %s \"%s\" has no encoder; expected a network whose feature maps can "
@@ -144,6 +150,10 @@ int dr_net_encoder(const struct dr_net *net, int64_t side, struct dr_net **out,
         return rc;
     rc = net->type->encoder(net, side, *out, err);
     return dr_net_finish(out, rc, err);
+}
+
+bool dr_net_learns(const struct dr_net *net) {
+    return net->type->backward != NULL;
 }
 
 bool dr_net_same(const struct dr_net *a, const struct dr_net *b) {
@@ -186,5 +196,6 @@ void dr_net_forward(struct dr_ctx *cx, const struct dr_net *net, const struct dr
 void dr_net_backward(struct dr_ctx *cx, const struct dr_net *net, const struct dr_weights *w,
                      const struct dr_net_in *in, struct dr_net_saved *saved, const real *const dy[],
                      real *dx) {
+    assert(dr_net_learns(net));
     net->type->backward(cx, net, w, in, saved, dy, dx);
 }

@@ -45,12 +45,15 @@ int dr_net_expect(const struct dr_net *net, enum dr_net_kind kind, const char *w
 // feature maps, with the parameter names of `net`, for images of this side (0: that of `net`; the
 // weights do not depend on it). Its weights come by dr_params_copy_named (params.h). EINVAL, at
 // the field "encoder", for a network without an encoder or a side it does not take. *out is NULL
-// on failure; the caller frees it.
+// on failure; the caller frees it. EINVAL too where the network runs forward only.
 int dr_net_encoder(const struct dr_net *net, int64_t side, struct dr_net **out, struct dr_err *err);
 
 const struct dr_params *dr_net_params(const struct dr_net *net);
 int64_t dr_net_parameters(const struct dr_net *net); // numbers that training may change
 size_t dr_net_bytes(const struct dr_net *net);       // size of one set of weights
+
+// False: the network runs forward only; it judges, and nothing can be trained through it.
+bool dr_net_learns(const struct dr_net *net);
 
 // ---- generators ----
 
@@ -103,6 +106,7 @@ void dr_net_forward(struct dr_ctx *cx, const struct dr_net *net, const struct dr
 // only choice for an output that forward was not asked for. Accumulates the gradients of the
 // weights into w->g (NULL: the network is frozen) and overwrites dx [b, input], the gradient by
 // in->x (NULL: not wanted). Once per forward pass: activations named by `saved` are overwritten.
+// Not for a network that runs forward only (dr_net_learns).
 void dr_net_backward(struct dr_ctx *cx, const struct dr_net *net, const struct dr_weights *w,
                      const struct dr_net_in *in, struct dr_net_saved *saved, const real *const dy[],
                      real *dx);

@@ -41,6 +41,7 @@ struct dr_net_type {
     // As dr_net_forward and dr_net_backward; `saved` has saved_bytes, zeroed when made.
     void (*forward)(struct dr_ctx *cx, const struct dr_net *net, const struct dr_weights *w,
                     const struct dr_net_in *in, real *const y[], void *saved);
+    // backward NULL: the network runs forward only.
     void (*backward)(struct dr_ctx *cx, const struct dr_net *net, const struct dr_weights *w,
                      const struct dr_net_in *in, void *saved, const real *const dy[], real *dx);
 };

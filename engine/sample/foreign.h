@@ -4,6 +4,7 @@
 
 #include "engine/config/config.h"
 #include "engine/io/safetensors.h"
+#include "engine/nn/inception.h"
 #include "engine/nn/resnet.h"
 
 #define DR_PREFIX_MAX 64
@@ -30,3 +31,19 @@ bool dr_foreign_is_resnet(const struct dr_st_file *f);
 // bottleneck blocks. *net is the caller's.
 int dr_foreign_resnet(const struct dr_st_file *f, const char *path, char prefix[DR_PREFIX_MAX],
                       struct dr_net **net, struct dr_err *err);
+// Whether the file has an Inception-v3 under torchvision's names, which are those of pytorch-fid's
+// weights, or under the names of pytorch-fid's InceptionV3 module, behind any prefix.
+bool dr_foreign_is_inception(const struct dr_st_file *f);
+// Its network, from the shapes: classes of `fc.weight`, none without it; `narrow` from the first
+// convolution; with an auxiliary
+// classifier or 1000 classes torchvision's variant, else that of FID. *net is the caller's.
+int dr_foreign_inception(const struct dr_st_file *f, const char *path, struct dr_net **net,
+                         struct dr_err *err);
+// Its weights for that network, BatchNorms folded: *w is malloc'd, NULL on failure. The auxiliary
+// classifier is left out. EFORMAT, ENOENT and ENONFINITE name the tensor; everything is checked
+// before anything is allocated.
+int dr_foreign_inception_weights(const struct dr_st_file *f, const char *path,
+                                 const struct dr_net *net, real **w, struct dr_err *err);
+// Whether a usable file may hold this tensor besides the weights: buffers of PyTorch's, what
+// trainers write beside the EMA. The name is without the prefix.
+bool dr_foreign_harmless(const char *name);

@@ -23,16 +23,15 @@ void dr_snapshot_unref(struct dr_snapshot *s);              // NULL is fine
 // Weights from a checkpoint or a foreign safetensors file: the first EMA under the network's own
 // names, or those names behind one prefix (foreign.h: `module.`, `ema.`, ...). What the network is
 // comes from the metadata's `driftd.config`, else from `description` (JSON for dr_net_parse), else
-// (NULL) from the shapes where the file is a plain `driftdit` or a ResNet of torchvision
-// (foreign.h). F16, BF16 and F64 are converted.
+// (NULL) from the shapes where the file is a plain `driftdit`, a ResNet of torchvision or an
+// Inception-v3 (foreign.h). F16, BF16 and F64 are converted.
 // Extra tensors of known harmless names (rope.*, optimiser state) are ignored; a missing tensor, a
 // wrong shape, an unknown tensor or a value that is not finite is an error that names it. *out is
 // NULL on failure; the caller unrefs it.
 int dr_snapshot_load(const char *path, const char *description, struct dr_snapshot **out,
                      struct dr_err *err);
-
-// The same of the weights that a training checkpoint holds beside its average. EINVAL at the field
-// `weights` for a file that has only one set.
+// The raw weights of a training checkpoint, which lie beside the averaged ones. EINVAL, at the
+// field "weights", for a file that has one set of weights alone.
 int dr_snapshot_load_raw(const char *path, const char *description, struct dr_snapshot **out,
                          struct dr_err *err);
 

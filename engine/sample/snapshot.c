@@ -39,11 +39,13 @@ void dr_snapshot_unref(struct dr_snapshot *s) {
     free(s);
 }
 
+#define RAW "train/" // before the names of the weights that training updates
+
 // Tensors that a usable file may hold besides the served weights: PyTorch's RoPE buffers, its
 // BatchNorms' counters, and what dr_trainer_save writes beside the EMA.
-static bool harmless(const char *name) {
-    static const char *const prefix[] = {"rope.", "train/", "opt.m/", "opt.v/",
-                                         "ema1/", "ema2/",  "ema3/",  "driftd/"};
+bool dr_foreign_harmless(const char *name) {
+    static const char *const prefix[] = {"rope.", RAW,     "opt.m/", "opt.v/",
+                                         "ema1/", "ema2/", "ema3/",  "driftd/"};
     for (size_t i = 0; i < DR_COUNT(prefix); i++)
         if (!strncmp(name, prefix[i], strlen(prefix[i])))
             return true;
@@ -61,7 +63,11 @@ static int find_net(const struct dr_st_file *f, const char *path, const char *gi
     json = json ? json : given;
     if (!json && dr_foreign_is_resnet(f))
         return dr_foreign_resnet(f, path, prefix, net, err);
+    if (!json && dr_foreign_is_inception(f))
+        return dr_foreign_inception(f, path, net, err);
     int rc = json ? dr_net_parse(json, strlen(json), path, net, err) : 0;
+    if (!rc && *net && dr_inception_config(*net))
+        return 0; // its reader finds the prefix
     if (!rc)
         rc = dr_foreign_prefix(f, path, *net ? dr_net_anchor(*net) : NULL, prefix, err);
     if (rc || *net)
@@ -99,7 +105,7 @@ static int check_unknown(const struct dr_st_file *f, const char *path, const cha
         const char *name = dr_st_at(f, i)->name;
         if (strncmp(name, prefix, skip))
             continue;
-        if (dr_params_find(ps, name + skip) < 0 && !harmless(name + skip))
+        if (dr_params_find(ps, name + skip) < 0 && !dr_foreign_harmless(name + skip))
             return dr_fail(err, DR_EFORMAT, "%s: tensor \"%s\" is not part of this model", path,
                            name);
     }
@@ -107,13 +113,14 @@ static int check_unknown(const struct dr_st_file *f, const char *path, const cha
 }
 
 // Allocates and fills *w. Everything is checked before anything is allocated, so a description
-// that promises more than the file holds costs no memory.
+// that promises more than the file holds costs no memory. alone: nothing else may lie under the
+// prefix.
 static int load_weights(const struct dr_st_file *f, const char *path, const char *prefix,
-                        const struct dr_params *ps, real **w, struct dr_err *err) {
+                        const struct dr_params *ps, bool alone, real **w, struct dr_err *err) {
     int rc = 0;
     for (int i = 0; i < ps->n && !rc; i++)
         rc = read_param(f, path, prefix, &ps->p[i], NULL, err);
-    if (!rc)
+    if (!rc && alone)
         rc = check_unknown(f, path, prefix, ps, err);
     if (rc)
         return rc;
@@ -127,18 +134,18 @@ static int load_weights(const struct dr_st_file *f, const char *path, const char
     return rc;
 }
 
-// The weights themselves stand beside the average, under "train/".
-static int raw_prefix(const struct dr_st_file *f, const struct dr_net *net,
-                      char prefix[DR_PREFIX_MAX], struct dr_err *err) {
-    char name[DR_PREFIX_MAX + 160];
-    const struct dr_params *ps = dr_net_params(net);
-    snprintf(name, sizeof name, "train/%s", ps->p[0].name);
-    if (prefix[0] || !dr_st_find(f, name))
-        return dr_fail_at(err, DR_EINVAL, "weights",
-                          "this checkpoint holds one set of weights; weights=raw needs one that "
-                          "driftd has written while training");
-    snprintf(prefix, DR_PREFIX_MAX, "train/");
-    return 0;
+// The set of weights to take of a network's several.
+static int find_raw(const struct dr_st_file *f, const char *path, const struct dr_net *net,
+                    char prefix[DR_PREFIX_MAX], struct dr_err *err) {
+    char name[DR_PREFIX_MAX];
+    strcpy(prefix, RAW);
+    snprintf(name, sizeof name, "%s%s", prefix, dr_net_anchor(net));
+    if (dr_st_find(f, name))
+        return 0;
+    return dr_fail_at(err, DR_EINVAL, "weights",
+                      "%s has no raw weights, which only checkpoints of training jobs have; "
+                      "expected weights ema",
+                      path);
 }
 
 static int load(const char *path, const char *description, bool raw, struct dr_snapshot **out,
@@ -154,9 +161,11 @@ static int load(const char *path, const char *description, bool raw, struct dr_s
         rc = find_net(f, path, description, prefix, &net, err);
     }
     if (!rc && raw)
-        rc = raw_prefix(f, net, prefix, err);
-    if (!rc)
-        rc = load_weights(f, path, prefix, dr_net_params(net), &w, err);
+        rc = find_raw(f, path, net, prefix, err);
+    if (!rc && dr_inception_config(net))
+        rc = dr_foreign_inception_weights(f, path, net, &w, err);
+    else if (!rc)
+        rc = load_weights(f, path, prefix, dr_net_params(net), !raw, &w, err);
     if (!rc) {
         const char *step = dr_st_meta(f, "driftd.step"), *config = dr_st_meta(f, "driftd.config");
         *out = dr_snapshot_new(net, w, step ? strtoll(step, NULL, 10) : 0);

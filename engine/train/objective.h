@@ -83,6 +83,8 @@ struct dr_objective {
     // The ops of a step through cx->be and nothing else of it, the same in every step: they are
     // recorded, and run once against the null backend to be measured.
     void (*device_step)(void *o, struct dr_ctx *cx, const struct dr_step *s);
+    // More ops of the step, once gradients are the sums over all processes. NULL: none.
+    void (*summed)(void *o, struct dr_ctx *cx, const struct dr_step *s);
     // After device_step of `step` was launched: more to bring back (download_later). NULL: nothing.
     void (*launched)(void *o, int64_t step, int slot);
     // Its metrics (dr_metric_set) of a step that has completed; ok: it is finite and without error.

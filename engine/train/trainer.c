@@ -66,6 +66,8 @@ void trainer_device_step(void *arg) {
         dr_sum_reals(cx, g->g, g->layout->total);
         DR_OP(cx->be, sumsq, .out = t->report + 1 + k, .x = g->g, .n = g->layout->total);
     }
+    if (t->objective->summed)
+        t->objective->summed(t->o, cx, &s);
     update(t, cx);
 }
 

@@ -287,7 +287,7 @@ def commands():
 
 def test_numbers():
     """Every option whose value is a number takes a number and nothing else, before any request."""
-    args = {"db": ["backup"], "completion": ["bash"], "edit": ["1", "--notes=x"], "eval": ["--job=1"],
+    args = {"db": ["backup"], "completion": ["bash"], "edit": ["1", "--notes=x"], "eval": ["--job=1"], "compare": ["1", "2"], "evals": [],
             "sweep": ["--from=1"], "data": ["add", "x", "/nowhere"]}
     wrong = ["5x", "abc", "", " 5", "0x10", "inf", "99999999999999999999999"]
     found = 0

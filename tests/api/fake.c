@@ -281,6 +281,17 @@ static int checkpoint_file(void *ctx, const char *id, struct api_file *out, stru
     return file_of_digits(out);
 }
 
+static int checkpoint_export(void *ctx, const char *id, const struct api_export *as,
+                             struct api_file *out, struct api_problem *p) {
+    static const char *const tail[] = {"safetensors", "onnx", "zip"};
+    (void)ctx;
+    if (!strcmp(id, "gone"))
+        return api_problem_set(p, 410, "gone", "the checkpoint was rotated away");
+    snprintf(out->filename, sizeof out->filename, "%s%s.%s", id,
+             as->weights == API_WEIGHTS_RAW ? "-raw" : "", tail[as->format]);
+    return file_of_digits(out);
+}
+
 static int sample_png(void *ctx, const char *id, struct api_file *out, struct api_problem *p) {
     (void)ctx, (void)id, (void)p;
     snprintf(out->content_type, sizeof out->content_type, "image/png");
@@ -410,6 +421,7 @@ void fake_start(struct fake *f, void (*edit)(struct api_config *c)) {
                                .served_get = served_get,
                                .served_put = served_put,
                                .checkpoint_file = checkpoint_file,
+                               .checkpoint_export = checkpoint_export,
                                .checkpoint_import = checkpoint_import,
                                .config_list = reply_object,
                                .config_get = reply_id,

@@ -342,21 +342,22 @@ def test_samples_and_evals():
         assert "immutable" in r.header("Cache-Control")
         assert d.get(samples[0]["url"], If_None_Match=r.header("ETag")).status == 304
         assert d.get("/v1/samples?job=9").json() == {"samples": []}
-        assert d.get("/v1/evals").json() == {"evals": [], "kinds": []}
-        assert d.get("/v1/evals.csv").body == b"id,job,checkpoint,kind,step,metric,value\n"
-        problem(d.ask("POST", "/v1/evals", {"kind": "fid", "job": "1"}), 501, "not-implemented", "kind", "eval")
+        assert d.get("/v1/evals").json()["evals"] == []
+        assert d.get("/v1/evals.csv?format=long").body == b"id,job,checkpoint,kind,step,metric,value\n"
         problem(d.ask("POST", "/v1/evals", {"knd": "fid"}), 422, None, "knd", "`kind`")
         d.end()
         db = sqlite3.connect(d.dir / "state/driftd.sqlite3")
         for step in (20, 40):
-            db.execute("INSERT INTO evals(job,kind,step,settings,results,created_us) VALUES(1,'fid',?,'{}',?,1)",
-                       (step, json.dumps({"fid": 2.5, "note": "x"})))
+            db.execute("INSERT INTO evals(job,kind,source,step,state,created_us,ended_us) VALUES(1,'checkpoint',?,?,"
+                       "'done',1,1)", (f"row:{step}", step))
+            db.execute("INSERT INTO eval_values VALUES(last_insert_rowid(),'fid',2.5,NULL,NULL)")
         db.commit()
         db.close()
         d.start()
         assert [e["results"]["fid"] for e in d.get("/v1/evals?job=1").json()["evals"]] == [2.5, 2.5]
         assert d.get("/v1/evals/1").json()["step"] == 20
-        assert d.get("/v1/evals.csv").body.endswith(b"2,1,,fid,40,fid,2.5\n1,1,,fid,20,fid,2.5\n")
+        assert d.get("/v1/evals.csv?format=long").body.endswith(
+            b"1,1,,checkpoint,20,fid,2.5\n2,1,,checkpoint,40,fid,2.5\n")
 
 
 # ---- service ----

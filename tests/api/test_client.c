@@ -102,6 +102,8 @@ static void test_jobs(void **state) {
     RUN("$D remove j1", 1, "it runs");
     RUN("$D eval --job j1", 1, "not in this build");
     RUN("$D eval", 2, "one of");
+    RUN("$D evals", 1, "not in this build");
+    RUN("$D compare e1", 2, "");
     RUN("$D follow j2", 1, "there is no job");
     RUN("$D metrics j1 -o m.csv && wc -l < m.csv", 0, "20001");
     RUN("$D metrics j1 --json", 0, "\"series\"");
@@ -132,6 +134,11 @@ static void test_files(void **state) {
         "cmp c1.safetensors c2.safetensors && echo same",
         0, "same");
     RUN("$D export gone", 1, "rotated away");
+    RUN("$D export c1 --format onnx && wc -c < c1.onnx", 0, "1000");
+    RUN("$D export c1 --format pytorch --weights raw && wc -c < c1-pytorch.zip", 0, "1000");
+    RUN("$D export c1 --weights raw -o r.safetensors && wc -c < r.safetensors", 0, "1000");
+    RUN("$D export c1 --format onyx", 1, "onnx");
+    RUN("$D export gone --format onnx", 1, "rotated away");
     RUN("printf tensors > w.safetensors; $D import w.safetensors --name w", 0, "c9");
     assert_string_equal(f.imported, "tensors");
     RUN("$D import --path some/file", 0, "c9");

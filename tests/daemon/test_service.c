@@ -88,7 +88,7 @@ static void test_job_errors(void **state) {
         {"{\"config\": \"tiny\", \"overrides\": {\"optim.lr\": -1}}", 422, "optim.lr is -1"},
         {"{\"config\": {\"model\": {\"dim\": 30, \"heads\": 4}}}", 422, "heads"},
         {"{\"config\": {\"train\": {\"steps\": \"many\"}}}", 422, "train.steps"},
-        {"{\"config\": \"tiny\", \"kind\": \"eval\"}", 501, "eval"},
+        {"{\"config\": \"tiny\", \"kind\": \"eval\"}", 422, "eval"},
         {"{\"confg\": \"tiny\"}", 422, "config"},
         {"{", 400, ""},
     };

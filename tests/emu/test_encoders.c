@@ -2,6 +2,9 @@
 // the CPU: the same losses, and recordings of a step that hold nothing of that step's host.
 #include "tests/emu/emu.h"
 
+#include "engine/nn/params.h"
+#include "engine/open.h"
+#include "engine/sample/encode.h"
 #include "engine/train/objective.h"
 #include "tests/train/frozen.h"
 #include "tests/train/util.h"
@@ -9,6 +12,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 enum { STEPS = 3 };
@@ -141,8 +145,45 @@ static void unets_train_like_on_the_cpu(void **state) {
     compare(&c, &parts, 1e-3, "unet");
 }
 
+// Convolutions of every form, with ReLU, into parts of wider maps; pools; both kinds of images.
+static void inceptions_judge_like_on_the_cpu(void **state) {
+    static const char json[] = "{\"arch\":\"inception\",\"size\":75,\"narrow\":16,\"classes\":5}";
+    enum { N = 2, INPUT = 3 * 75 * 75 };
+    static real x[N * INPUT], out[2][3][N * 128];
+    struct dr_err err = {0};
+    struct dr_net *net;
+    (void)state;
+    if (dr_net_parse(json, strlen(json), NULL, &net, &err))
+        fail_msg("%s", err.msg);
+    real *w = calloc((size_t)dr_net_params(net)->total, sizeof *w);
+    assert_non_null(w);
+    dr_params_init(dr_net_params(net), 9, w);
+    struct dr_snapshot *s = dr_snapshot_new(net, w, 0);
+    for (int64_t i = 0; i < N * INPUT; i++)
+        x[i] = (real)sin(0.37 * (double)i);
+    for (int emu = 0; emu < 2; emu++) {
+        real *y[DR_NET_OUTPUTS] = {out[emu][0], out[emu][1], out[emu][2]};
+        struct dr_backend *be;
+        struct dr_encode *e;
+        if (emu ? dr_backend_emu(false, &be, &err) : dr_backend_open("cpu", 1, &be, &err))
+            fail_msg("%s", err.msg);
+        be->enter(be);
+        if (dr_encode_create(be, DR_FP32, N, &e, &err) || dr_encode_run(e, s, x, N, y, &err))
+            fail_msg("%s", err.msg);
+        dr_encode_free(e);
+        be->destroy(be);
+    }
+    for (int k = 0; k < 3; k++)
+        for (int i = 0; i < N * (k == 1 ? 128 : 5); i++)
+            if (!(fabs((double)(out[0][k][i] - out[1][k][i])) <= 1e-4))
+                fail_msg("output %d: %g on the CPU, %g on emu", k, (double)out[0][k][i],
+                         (double)out[1][k][i]);
+    dr_snapshot_unref(s);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(encoders_train_like_on_the_cpu),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(inceptions_judge_like_on_the_cpu),
+                                       cmocka_unit_test(encoders_train_like_on_the_cpu),
                                        cmocka_unit_test(frozen_encoders_drive_like_on_the_cpu),
                                        cmocka_unit_test(unets_train_like_on_the_cpu)};
     return cmocka_run_group_tests(tests, NULL, NULL);

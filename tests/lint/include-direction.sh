@@ -29,7 +29,9 @@ may engine/nn "$base|engine/config/|engine/nn/"
 may engine/loss "$base|engine/config/|engine/nn/|engine/loss/"
 may engine/data "$base|engine/config/|engine/io/|engine/data/"
 may engine/sample "$base|engine/config/|engine/nn/|engine/io/|engine/sample/"
+may engine/export "$base|engine/(config|nn|io|sample|export)/"
 may engine/train "$base|engine/(config|nn|loss|data|io|sample|train)/"
+may engine/eval "$base|engine/(config|nn|data|io|sample|eval)/"
 for file in engine/*.[ch]; do # above the folders: what knows them all, and the outsiders' header
     case $file in engine/open.* | engine/measure.* | engine/drift.h | engine/ops.h) ;; *)
         echo "$file: files of engine/ belong into a folder"

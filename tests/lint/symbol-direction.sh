@@ -23,6 +23,7 @@ BEGIN {
     low["data"] = " core config io data "
     low["sample"] = " core config nn io sample "
     low["train"] = " core config nn loss data io sample train "
+    low["eval"] = " core config nn data io sample eval "
     low["top"] = " core cpu cuda top "
 }
 {

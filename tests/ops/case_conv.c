@@ -91,6 +91,32 @@ static int64_t w_size(const struct conv *c) {
     return c->co * c->ci * size_of(c).kh * size_of(c).kw;
 }
 
+static double apply_fn(enum dr_fn fn, double x) {
+    return fn == DR_FN_RELU ? (x > 0 ? x : 0) : fn == DR_FN_SILU ? x / (1 + exp(-x)) : x;
+}
+
+// With what is applied last, into channels [at, at + co) of wider pixels; the others stay.
+static void conv2d_fwd_of(struct t *t, const struct conv *c, enum dr_dtype type, enum dr_fn fn,
+                          int64_t at, int64_t ld) {
+    struct tbuf *w = t_values(t, DR_F32, w_size(c), t_normal(t, type, w_size(c), 1)->v);
+    struct tbuf *x = t_normal(t, type, x_size(c), 1), *bias = t_normal(t, DR_F32, c->co, 1);
+    const int64_t pixels = y_size(c) / c->co;
+    struct tbuf *y = t_out(t, type, pixels * ld);
+    double *sum = t_tmp(t, y_size(c)), *want = t_tmp(t, y->n);
+    for (int64_t i = 0; i < y_size(c); i++)
+        sum[i] = bias->v[i % c->co];
+    each_product(c, into_y, &(struct terms){sum, x->v, w->v});
+    for (int64_t i = 0; i < pixels; i++)
+        for (int64_t k = 0; k < ld; k++)
+            want[i * ld + k] =
+                k >= at && k < at + c->co ? apply_fn(fn, sum[i * c->co + k - at]) : (double)NAN;
+    T_RUN(t, conv2d_fwd, .y = (char *)y->p + (size_t)at * dr_sizeof(type), .x = x->p, .t = type,
+          .weight = w->p, .bias = bias->p, .b = c->b, .h = c->h, .w = c->w, .ci = c->ci,
+          .co = c->co, .k = c->k, .stride = c->stride, .pad = c->pad, .kh = c->kh, .kw = c->kw,
+          .padh = c->padh, .padw = c->padw, .dil = c->dil, .ldy = ld == c->co ? 0 : ld, .fn = fn);
+    t_check(t, "y", y, want, t_tol(t, type));
+}
+
 void case_conv2d_fwd(struct t *t) {
     for (size_t s = 0; s < DR_COUNT(shapes); s++)
         for (int f = 0; f < 2 * t_dtypes(t); f++) {
@@ -109,6 +135,13 @@ void case_conv2d_fwd(struct t *t) {
                   .co = c->co, .k = c->k, .stride = c->stride, .pad = c->pad, .kh = c->kh,
                   .kw = c->kw, .padh = c->padh, .padw = c->padw, .dil = c->dil);
             t_check(t, "y", y, want, t_tol(t, type));
+        }
+    for (size_t s = 0; s < DR_COUNT(shapes); s++)
+        for (int type = 0; type < t_dtypes(t); type++) {
+            static const enum dr_fn fn[] = {DR_FN_RELU, DR_FN_SILU, DR_FN_NONE};
+            const struct conv *c = &shapes[s];
+            conv2d_fwd_of(t, c, type, DR_FN_RELU, 0, c->co);
+            conv2d_fwd_of(t, c, type, fn[s % 3], s % 2 ? 8 : 3, c->co + (s % 2 ? 12 : 5));
         }
 }
 

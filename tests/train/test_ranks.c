@@ -159,6 +159,23 @@ static void kernel_l2(void **state) {
     two_train_like_one(&c);
 }
 
+static void learned(void **state) {
+    (void)state;
+    static const char *const objective[] = {"loss.ldf_objective=denoise", "loss.ldf_objective=nce"};
+    for (int k = 0; k < 2; k++) {
+        struct dr_config c;
+        struct dr_err err = {0};
+        config_of(&c, tiny_digits);
+        const char *const set[] = {"loss.field=learned",        "loss.ldf_hidden_dim=12",
+                                   "loss.ldf_projection_dim=8", "loss.ldf_score_hidden_dim=16",
+                                   "features.quadrants=true",   objective[k],
+                                   "metrics.spread_every=0"};
+        if (dr_config_set_all(&c, set, DR_COUNT(set), &err))
+            fail_msg("%s", err.msg);
+        two_train_like_one(&c);
+    }
+}
+
 static void more_processes_than_classes_are_refused(void **state) {
     (void)state;
     struct dr_config c;
@@ -179,6 +196,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kernel),
         cmocka_unit_test(kernel_l2),
+        cmocka_unit_test(learned),
         cmocka_unit_test(more_processes_than_classes_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

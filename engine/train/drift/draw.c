@@ -91,6 +91,10 @@ int drift_draw(void *o, int64_t done, int slot, struct dr_err *err) {
         in->seed[i] = (uint64_t)t->cfg->train.seed;
         in->index[i] = (uint64_t)((done * t->classes + t->first) * t->N + i);
     }
+    if (in->key) {
+        in->key[0] = (uint64_t)t->cfg->train.seed;
+        in->key[1] = (uint64_t)done;
+    }
     return drift_copy_rows(t, in, err);
 }
 

@@ -1,10 +1,9 @@
-// The drifting objective (method.md 1): its sizes and memory, its metrics, its row of the table.
-// The draw, the ops of a step and the data are in the files beside this one.
+// The drifting objective (method.md 1): its sizes and memory, its row of the table. The draw, the
+// ops of a step, the metrics and the data are in the files beside this one.
 #include "engine/train/drift/drift.h"
 
 #include "engine/sample/sampler.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 // ---- creation
@@ -124,8 +123,10 @@ static int groups(const void *o, struct dr_group out[TRAINER_GROUPS]) {
     out[0] = (struct dr_group){.name = "", .layout = dr_net_params(t->gen), .learning_rate = 1};
     if (!t->field->params)
         return 1;
-    out[1] = (struct dr_group){
-        .name = "field", .layout = &t->field_params, .learning_rate = t->field->learning_rate};
+    out[1] = (struct dr_group){.name = "field",
+                               .layout = &t->field_params,
+                               .learning_rate = t->field->rate ? t->field->rate(&t->cfg->loss)
+                                                               : t->field->learning_rate};
     return 2;
 }
 
@@ -168,7 +169,7 @@ static void lay_out(void *o, struct dr_arena *a) {
     t->neg = t->cfg->loss.negatives == DR_NEG_INDEPENDENT ? dr_alloc(a, B * img) : NULL;
     t->pos = dr_alloc(a, (size_t)(t->nclass * t->P) * img);
     t->unc = dr_alloc(a, (size_t)t->U * img);
-    t->v = drift_has_view(t) ? dr_alloc(a, (size_t)t->cfg->loss.ntau * B * img) : NULL;
+    t->v = drift_has_view(t) ? dr_alloc(a, (size_t)drift_count(t) * B * img) : NULL;
 }
 
 static void lay_out_inputs(void *o, int place, struct dr_arena *a) {
@@ -180,6 +181,7 @@ static void lay_out_inputs(void *o, int place, struct dr_arena *a) {
     in->cls = dr_alloc(a, B * sizeof(int32_t));
     in->seed = dr_alloc(a, B * sizeof(uint64_t));
     in->index = dr_alloc(a, B * sizeof(uint64_t));
+    in->key = t->field->params_each ? dr_alloc(a, 2 * sizeof(uint64_t)) : NULL;
     in->pos_ids = dr_alloc(a, (size_t)(t->nclass * t->P) * sizeof(int64_t));
     in->unc_ids = dr_alloc(a, (size_t)t->U * sizeof(int64_t));
     in->cached =
@@ -216,76 +218,6 @@ static size_t memory(const void *o) {
 
 // ---- metrics
 
-enum {
-    LOSS,
-    NORM,
-    GRAD_NORM,
-    LR,
-    STEP_SECONDS,
-    LOSS_SECONDS,
-    FEATURE_SCALE,
-    DIST_MEAN,
-    DIST_VAR,
-    ALPHA_MEAN,
-    SPREAD,
-    SPREAD_MIN,
-    ENCODER_SECONDS,
-    NORM0
-};
-#define ROW_OF(k)                                                                                  \
-    { "drift_norm_" #k, "", "drift norm of entry " #k " of loss.temperatures", DR_METRIC_LOG }
-static const struct dr_metric_def defs[] = {
-    [LOSS] = {"loss", "",
-              "drifting loss; the drift is normalised, so it hardly moves while all goes well",
-              DR_METRIC_LOG},
-    [NORM] = {"drift_norm", "", "RMS of the drift before normalisation, mean over the temperatures",
-              DR_METRIC_LOG},
-    [GRAD_NORM] = {"grad_norm", "", "norm of the gradient before clipping", DR_METRIC_LOG},
-    [LR] = {"lr", "", "learning rate", DR_METRIC_LINEAR},
-    [STEP_SECONDS] = {"step_seconds", "s", "time of a training step", DR_METRIC_LINEAR},
-    [LOSS_SECONDS] = {"loss_seconds", "s",
-                      "time of the features and their losses within a step; CPU only",
-                      DR_METRIC_LINEAR},
-    [FEATURE_SCALE] = {"feature_scale", "",
-                       "mean weighted distance of the first feature, which sets its scale",
-                       DR_METRIC_LINEAR},
-    [DIST_MEAN] = {"dist_mean", "", "mean distance of the first feature's vectors",
-                   DR_METRIC_LINEAR},
-    [DIST_VAR] = {"dist_var", "", "variance of those distances", DR_METRIC_LINEAR},
-    [ALPHA_MEAN] = {"alpha_mean", "", "mean guidance scale of the step's classes",
-                    DR_METRIC_LINEAR},
-    [SPREAD] = {"spread", "",
-                "within-class spread of generated over real samples; near 0 is collapse",
-                DR_METRIC_LINEAR},
-    [SPREAD_MIN] = {"spread_min", "", "spread of the class where it is lowest", DR_METRIC_LINEAR},
-    [ENCODER_SECONDS] = {"encoder_seconds", "s",
-                         "time of the frozen encoder within loss_seconds; CPU only",
-                         DR_METRIC_LINEAR},
-    [NORM0] = ROW_OF(0),
-    ROW_OF(1),
-    ROW_OF(2),
-    ROW_OF(3),
-    ROW_OF(4),
-    ROW_OF(5),
-    ROW_OF(6),
-    ROW_OF(7),
-    ROW_OF(8),
-    ROW_OF(9),
-    ROW_OF(10),
-    ROW_OF(11),
-    ROW_OF(12),
-    ROW_OF(13),
-    ROW_OF(14),
-    ROW_OF(15),
-};
-_Static_assert(DR_COUNT(defs) == NORM0 + DR_MAX_TAU, "a row per temperature");
-_Static_assert(DR_COUNT(defs) <= DR_MAX_METRICS, "struct dr_metrics holds every metric");
-
-static const struct dr_metric_def *metrics(const void *o, int *n) {
-    *n = NORM0 + ((const struct drift *)o)->cfg->loss.ntau;
-    return defs;
-}
-
 static int64_t report_count(const void *o) {
     return ((const struct drift *)o)->nreport;
 }
@@ -297,36 +229,6 @@ static void launched(void *o, int64_t step, int slot) {
     if (t->slot[slot].spread)
         t->be->download_later(t->be, t->slot[slot].x, t->x,
                               (size_t)(t->B * t->image) * sizeof(real));
-}
-
-static void read_report(void *o, int slot, const real *report, bool ok, struct dr_metrics *m) {
-    struct drift *t = o;
-    const int features = dr_features_count(t->features), ntau = t->cfg->loss.ntau;
-    const real *stats = report + drift_report(t, 0) + ntau;
-    double sum = 0;
-    m->ntau = ntau;
-    for (int f = 0; f < features; f++)
-        for (int k = 0; k < ntau; k++)
-            m->drift_norm[k] += sqrt((double)report[drift_report(t, f) + k]) / features;
-    for (int k = 0; k < ntau; k++) {
-        dr_metric_set(m, NORM0 + k, m->drift_norm[k]);
-        sum += m->drift_norm[k];
-    }
-    dr_metric_set(m, NORM, ntau ? sum / ntau : 0);
-    dr_metric_set(m, FEATURE_SCALE, m->feature_scale = (double)stats[0]);
-    dr_metric_set(m, DIST_MEAN, m->dist_mean = (double)stats[1]);
-    dr_metric_set(m, DIST_VAR, m->dist_var = (double)stats[2]);
-    dr_metric_set(m, ALPHA_MEAN, m->alpha_mean = t->slot[slot].alpha_mean);
-    if (t->be->host_memory)
-        dr_metric_set(m, LOSS_SECONDS, m->loss_seconds = t->loss_seconds);
-    if (t->be->host_memory && t->frozen.net)
-        dr_metric_set(m, ENCODER_SECONDS, t->encoder_seconds);
-    if (!ok || !t->slot[slot].spread)
-        return;
-    if (!drift_spread(t, slot, m))
-        return;
-    dr_metric_set(m, SPREAD, m->spread);
-    dr_metric_set(m, SPREAD_MIN, m->spread_min);
 }
 
 // ---- checkpoints and snapshots
@@ -376,7 +278,7 @@ const struct dr_objective dr_objective_drift = {
     .create = create,
     .destroy = destroy,
     .groups = groups,
-    .metrics = metrics,
+    .metrics = drift_metrics,
     .report_count = report_count,
     .batch = batch,
     .cut = cut,
@@ -385,8 +287,9 @@ const struct dr_objective dr_objective_drift = {
     .start = start,
     .draw = drift_draw,
     .device_step = drift_device_step,
+    .summed = drift_summed,
     .launched = launched,
-    .read = read_report,
+    .read = drift_read,
     .memory = memory,
     .same = same,
     .identity = identity,

@@ -9,6 +9,7 @@ struct drift_inputs {
     real *alpha, *unc_weight;   // [B], [nclass]
     int32_t *cls;               // [B]
     uint64_t *seed, *index;     // [B]
+    uint64_t *key;              // {seed, step} of what the field draws; NULL: it draws nothing
     int64_t *pos_ids, *unc_ids; // [nclass * P], [U] rows of the data set
     int32_t *view;   // [nclass * P + U, 3] how they are seen, pos then unc; NULL: as stored
     int64_t *cached; // [nclass * P + U] their rows in the cache, pos then unc; NULL: there is none
@@ -68,7 +69,7 @@ struct drift {
     // device
     real *tables, *eps, *x, *dx, *neg, *pos, *unc, *encoder;
     dr_bf16 *encoder16;
-    real *v;      // [temperatures,B,2] for dr_trainer_field, NULL: not of this data and loss
+    real *v;      // [drifts,B,2] for dr_trainer_field, NULL: not of this data and loss
     real *report; // of the step; set when its ops are called
     int32_t *style;
 
@@ -84,9 +85,16 @@ struct drift {
     } slot[TRAINER_SLOTS];
 };
 
-// Offsets in the report: per feature v2[ntau], stats[3].
+static inline int drift_count(const struct drift *t) {
+    return dr_field_drifts(t->field, &t->cfg->loss);
+}
+// Offsets in the report: per feature v2[drifts], stats[3] and, of a field that learns,
+// own[DR_FIELD_REPORT].
 static inline int drift_report(const struct drift *t, int feature) {
-    return feature * (t->cfg->loss.ntau + 3);
+    return feature * (drift_count(t) + 3 + (t->field->params_each ? DR_FIELD_REPORT : 0));
+}
+static inline int drift_report_own(const struct drift *t, int feature) {
+    return drift_report(t, feature) + drift_count(t) + 3;
 }
 static inline int64_t drift_groups(const struct drift *t, int64_t locations) {
     return t->classes * locations; // of all processes
@@ -121,6 +129,10 @@ int drift_draw(void *o, int64_t done, int slot, struct dr_err *err);
 void drift_noise(struct drift *t, struct dr_ctx *cx, bool second);
 // step.c
 void drift_device_step(void *o, struct dr_ctx *cx, const struct dr_step *s);
+void drift_summed(void *o, struct dr_ctx *cx, const struct dr_step *s);
+// metrics.c
+const struct dr_metric_def *drift_metrics(const void *o, int *n);
+void drift_read(void *o, int slot, const real *report, bool ok, struct dr_metrics *m);
 // spread.c: within-class spread of generated over real images, mean and worst class. False: the
 // data set could not be read.
 bool drift_spread(struct drift *t, int slot, struct dr_metrics *m);

@@ -98,12 +98,20 @@ static void feature_loss(struct drift *t, struct dr_ctx *cx, const struct dr_ste
                              .S = d.s,
                              .groups = drift_groups(t, d.locations),
                              .unc_shared = t->U && d.locations == 1,
-                             .weight = d.weight / (real)share};
+                             .weight = d.weight / (real)share,
+                             .feature = f,
+                             .first = t->first * d.locations,
+                             .key = drift_device(t)->key};
     struct dr_standard standard;
     dr_features_standardize(cx, t->features, f, &in, norm, &standard);
     real *rep = s->report + drift_report(t, f);
     const struct dr_drift_out out = {
-        .dgen = dgen, .loss = s->loss, .v2 = rep, .stats = rep + t->cfg->loss.ntau, .field = t->v};
+        .dgen = dgen,
+        .loss = s->loss,
+        .v2 = rep,
+        .stats = rep + drift_count(t),
+        .field = t->v,
+        .own = t->field->params_each ? s->report + drift_report_own(t, f) : NULL};
     t->field->loss(cx, &t->cfg->loss, t->field->params ? &s->group[1].gradients : NULL, &in, &out);
     dr_features_standardize_backward(cx, t->features, &in, norm, &standard, dgen);
     dr_features_vectors_backward(cx, t->features, f, &c->x, gen, norm, dgen, &c->dx);
@@ -151,4 +159,18 @@ void drift_device_step(void *o, struct dr_ctx *cx, const struct dr_step *s) {
     losses(t, cx, s);
     t->loss_seconds = dr_seconds() - start;
     backward(t, cx, &s->group[0].gradients);
+}
+
+// The gradient norms of the field's parameters, feature by feature.
+void drift_summed(void *o, struct dr_ctx *cx, const struct dr_step *s) {
+    struct drift *t = o;
+    if (!t->field->params_each)
+        return;
+    const struct dr_group *g = &s->group[1];
+    const int each = t->field->params_each(&t->cfg->loss);
+    for (int k = 0; k < g->layout->n; k++) {
+        real *own = s->report + drift_report_own(t, k / each);
+        DR_OP(cx->be, sumsq, .out = own + DR_FIELD_GRADIENT, .x = g->g + g->layout->p[k].offset,
+              .n = g->layout->p[k].count, .acc = true);
+    }
 }

@@ -22,7 +22,7 @@ struct dr_drift_field *drift_view(void *o, int64_t step) {
     struct drift *t = o;
     if (!t->v)
         return NULL;
-    const int64_t n = t->B, p = t->nclass * t->P, ntau = t->cfg->loss.ntau;
+    const int64_t n = t->B, p = t->nclass * t->P, ntau = drift_count(t);
     struct dr_drift_field *f = calloc(1, sizeof *f + (size_t)(4 * n + 2 * p) * sizeof(real));
     real *all = calloc((size_t)(2 * n * ntau), sizeof *all), scale = 0;
     if (f && all) {

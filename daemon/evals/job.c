@@ -1,0 +1,197 @@
+// The job kind `eval` (job_priv.h): takes the queued runs of its job one after the other, beside a
+// job that trains.
+#include "daemon/evals/job_priv.h"
+
+#include "daemon/base/log.h"
+#include "daemon/base/util.h"
+#include "daemon/evals/due.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+// A slice beside training is short: whatever the share, that is how long training may wait.
+static const double SLICE_BESIDE = 0.02, SLICE_ALONE = 0.25, NAP = 0.1, REPORT_EVERY = 1;
+
+int dd_eval_path(const struct dd_eval_work *w, char out[DD_PATH_MAX], struct dr_err *err,
+                 const char *fmt, ...) {
+    char rest[400];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(rest, sizeof rest, fmt, ap);
+    va_end(ap);
+    int rc = dd_path(out, err, "%s/evals/%s", w->job->env->opt->state_dir, rest);
+    return rc ? rc : dd_mkdir_for(out, err);
+}
+
+// --- pace ---
+
+// Processor time of this thread, which computes alone while another job trains.
+static double thread_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static bool others_train(const struct dd_eval_work *w) {
+    struct dd_jobs *j = w->job->queue;
+    pthread_mutex_lock(&j->lock);
+    const bool busy = j->lane[DD_LANE_MAIN].running != 0;
+    pthread_mutex_unlock(&j->lock);
+    return busy;
+}
+
+double dd_eval_slice(const struct dd_eval_work *w) {
+    return others_train(w) ? SLICE_BESIDE : SLICE_ALONE;
+}
+
+static bool wants_stop(struct dd_eval_work *w) {
+    const enum dd_wish wish = dd_job_wish(w->job);
+    w->stop |= wish == DD_WISH_STOP || wish == DD_WISH_STOP_NOW;
+    return w->stop;
+}
+
+bool dd_eval_pace(struct dd_eval_work *w) {
+    const bool cpu = !strncmp(w->job->env->device, "cpu", 3);
+    double now = dd_seconds();
+    const double worked = cpu ? thread_seconds() - w->worked : now - w->since,
+                 due = w->since + worked / w->job->cfg.eval.share;
+    while (!wants_stop(w) && now < due && others_train(w)) {
+        usleep((useconds_t)(1e6 * fmin(NAP, due - now)));
+        now = dd_seconds();
+    }
+    w->since = dd_seconds();
+    w->worked = thread_seconds();
+    if (w->since - w->reported >= REPORT_EVERY) {
+        dd_job_progress(w->job, w->done, w->total, w->since - w->reported);
+        w->reported = w->since;
+    }
+    return !w->stop;
+}
+
+// --- the job ---
+
+struct tally {
+    int64_t failed, finished;
+    char error[400];
+};
+
+static void after(struct dd_eval_work *w, const struct dd_eval_run *r,
+                  const struct dd_eval_outcome *o) {
+    const struct dr_config *cfg = &w->job->cfg;
+    char why[200];
+    if (!o->best || !cfg->eval.patience || o->since_best < cfg->eval.patience)
+        return;
+    snprintf(why, sizeof why,
+             "%lld evaluations in a row without a better %s: the training ends (eval.patience)",
+             (long long)o->since_best, o->best);
+    if (dd_jobs_finish_early(w->job->queue, r->job))
+        dd_event(w->job->env->events, "alert", r->job,
+                 json_pack("{s:s, s:I, s:s}", "kind", "patience", "step", (json_int_t)r->step,
+                           "text", why));
+}
+
+static void outcome_free(struct dd_eval_outcome *o) {
+    json_decref(o->settings);
+    json_decref(o->training);
+    json_decref(o->details);
+}
+
+// One run to its end. DR_ECANCELED: a stop; anything else but 0 ends the job.
+static int take(struct dd_eval_work *w, const struct dd_eval_run *r, struct tally *t,
+                struct dr_err *err) {
+    struct dd_store *store = w->job->env->store;
+    struct dd_events *events = w->job->env->events;
+    struct dd_eval_outcome o = {0};
+    struct dr_err why = {0}, ignored;
+    dd_eval_event(events, r, "running", 0);
+    int rc = dd_eval_one(w, r, &o, &why);
+    if (rc == DR_ECANCELED && w->stop) {
+        outcome_free(&o);
+        dd_eval_put_back(store, r->id, 0, &ignored);
+        return rc;
+    }
+    if (!rc)
+        rc = dd_eval_finish(store, r, &o, &why);
+    if (!rc) {
+        t->finished++;
+        dd_eval_event(events, r, "done", 1);
+        after(w, r, &o);
+        if (dd_eval_write_metadata(w, r->id, &why))
+            dd_job_alert(w->job, "disk", r->step, why.msg);
+    } else {
+        t->failed++;
+        snprintf(t->error, sizeof t->error, "%.300s: %.90s", r->name, why.msg);
+        rc = dd_eval_fail(store, r->id, why.msg, err);
+        dd_eval_event(events, r, "failed", 0);
+    }
+    outcome_free(&o);
+    return rc;
+}
+
+// Runs whose settings were tried before, where the configuration says to leave those out.
+static bool skip(struct dd_eval_work *w, const struct dd_eval_run *r) {
+    const struct dr_eval_section *e = &w->job->cfg.eval;
+    struct dr_err err;
+    const int64_t same = e->skip_existing ? dd_eval_same(w->job->env->store, r, w->comparable,
+                                                         e->weights ? "raw" : "ema", e->seed, &err)
+                                          : 0;
+    if (!same || dd_eval_skip(w->job->env->store, r->id, &err))
+        return false;
+    dd_log(DR_LOG_INFO, "eval.skipped", "job=%lld source=%s same=%lld", (long long)w->job->id,
+           r->source, (long long)same);
+    return true;
+}
+
+static int work(struct dd_eval_work *w, struct tally *t, struct dr_err *err) {
+    const int64_t n = w->job->cfg.eval.n;
+    int64_t left, done;
+    struct dd_eval_run r;
+    for (;;) {
+        int rc = dd_eval_next(w->job->env->store, w->job->id, &r, &left, &done, err);
+        if (rc || !r.id)
+            return rc;
+        w->done = done * n;
+        w->total = (done + 1 + left) * n;
+        if (skip(w, &r))
+            continue;
+        if ((rc = take(w, &r, t, err)))
+            return rc;
+    }
+}
+
+static int run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err) {
+    struct dd_eval_work w = {.job = job, .since = dd_seconds(), .reported = dd_seconds()};
+    struct tally t = {0};
+    struct dr_err ignored;
+    w.worked = thread_seconds();
+    int rc = dd_eval_plan(job->env->store, job->id, &job->cfg, job->resume, err);
+    if (!rc)
+        rc = dd_eval_setup(&w, err);
+    if (!rc)
+        rc = work(&w, &t, err);
+    dd_job_progress(job, w.done, w.total, dd_seconds() - w.reported);
+    dd_eval_setdown(&w);
+    if (rc == DR_ECANCELED && w.stop) {
+        *outcome = DD_RUN_STOPPED;
+        return 0;
+    }
+    if (rc) // what waits would fail in the same way
+        dd_eval_give_up(job->env->store, job->id, err->msg, &ignored);
+    else if (t.failed)
+        rc = dr_fail(err, DR_EINVAL, "%lld of %lld evaluations failed; the last one: %s",
+                     (long long)t.failed, (long long)(t.failed + t.finished), t.error);
+    *outcome = rc ? DD_RUN_FAILED : DD_RUN_COMPLETED;
+    return rc;
+}
+
+const struct dd_job_kind dd_kind_eval = {.name = "eval",
+                                         .about = "Evaluates checkpoints or pictures.",
+                                         .section = "eval",
+                                         .run = run,
+                                         .resumes = true,
+                                         .beside = true};

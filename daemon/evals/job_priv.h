@@ -1,0 +1,60 @@
+// The job kind `eval` at work: what its files share. Thread of the job.
+//   job.c      the job: runs one after the other, resuming, how it ends
+//   setup.c    data sets, judges, references of reals (kept in STATE_DIR/evals/refs)
+//   one.c      one run: its source, its slices, its numbers
+//   files.c    what a run leaves in STATE_DIR/evals/ID
+#pragma once
+
+#include "daemon/evals/evals.h"
+#include "daemon/jobs/jobs_priv.h"
+#include "engine/eval/eval.h"
+#include "engine/eval/fid_input.h"
+
+struct dd_eval_judge {
+    enum dd_eval_by by;
+    struct dr_eval_config cfg;
+    struct dr_snapshot *snap;
+    struct dr_fid_way way; // of Inception
+    struct dr_eval_ref *ref;
+    char sha256[65], name[256];
+    int64_t checkpoint; // 0: a file
+};
+
+struct dd_eval_work {
+    struct dd_job *job;
+    struct dr_backend *be;
+    struct dr_dataset *train, *test; // test NULL: there is none
+    struct dd_eval_judge judge[DD_EVAL_BYS];
+    int njudges;
+    char comparable[17];
+    bool stop;           // the user's wish
+    int64_t done, total; // images
+    // Pace: how much this thread has worked since `since`, while another job trains.
+    double worked, since, reported, shown, saved;
+};
+
+// --- job.c ---
+// After each slice: sleeps as long as a job that trains needs the processor. False: stop.
+bool dd_eval_pace(struct dd_eval_work *w);
+// Seconds of a slice.
+double dd_eval_slice(const struct dd_eval_work *w);
+// STATE_DIR/evals/WHAT into out, its folder made.
+int dd_eval_path(const struct dd_eval_work *w, char out[DD_PATH_MAX], struct dr_err *err,
+                 const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+
+// --- setup.c ---
+// DR_ECANCELED when a stop came first.
+int dd_eval_setup(struct dd_eval_work *w, struct dr_err *err);
+void dd_eval_setdown(struct dd_eval_work *w);
+
+// --- one.c ---
+// DR_ECANCELED when a stop came first: what was done is kept for the next time.
+int dd_eval_one(struct dd_eval_work *w, const struct dd_eval_run *r, struct dd_eval_outcome *out,
+                struct dr_err *err);
+
+// --- files.c ---
+// grid.png, nearest.png and, where the configuration wants it, samples.npy; adds "nearest" to
+// details.
+int dd_eval_write_files(struct dd_eval_work *w, const struct dd_eval_run *r,
+                        struct dr_eval_source *s, json_t *details, struct dr_err *err);
+int dd_eval_write_metadata(struct dd_eval_work *w, int64_t id, struct dr_err *err);
