@@ -77,7 +77,7 @@ try {
     await page.keyboard.press('Enter');
     await page.waitForSelector('dialog[open] #f-train-steps');
     await tabTo('dialog select');
-    for (let i = 0; i < 20 && !(await page.evaluate(() => document.activeElement.value === 'toy-swiss-roll')); i++)
+    for (let i = 0; i < 100 && !(await page.evaluate(() => document.activeElement.value === 'toy-swiss-roll')); i++)
       await page.keyboard.press('ArrowDown');
     await until('the recipe is chosen', () => page.evaluate(() => document.querySelector('.about').textContent.includes('spiral')));
     await page.locator('details summary').focus();
