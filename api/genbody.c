@@ -3,7 +3,6 @@
 #include "api/handlers.h"
 #include "api/npy.h"
 #include "api/params.h"
-#include "api/respond.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,7 +40,7 @@ static char *as_text(const json_t *v) {
     return text;
 }
 
-static int add(struct api_req *r, const char *key, const json_t *v, struct api_problem *p) {
+int api_gen_add(struct api_req *r, const char *key, const json_t *v, struct api_problem *p) {
     if (json_is_null(v))
         return 0;
     if (api_query_get(&r->query, key))
@@ -77,57 +76,7 @@ int api_gen_body(struct api_req *r, struct api_gen_request *out, struct api_prob
     json_t *o = api_body_object(r, keys, p);
     if (!o)
         return -1;
-    json_object_foreach(o, key, value) add(r, key, value, p);
+    json_object_foreach(o, key, value) api_gen_add(r, key, value, p);
     json_decref(o);
     return p->status ? -1 : 0;
-}
-
-// ---- OpenAI's form ----
-
-// What its clients send and what has no meaning here.
-static const char *const openai_keys[] = {
-    "prompt",      "n",     "size", "response_format", "model",         "seed",       "cfg",
-    "quality",     "style", "user", "stream",          "output_format", "moderation", "background",
-    "temperature", NULL};
-
-static void expect_word(const json_t *o, const char *key, const char *word, struct api_problem *p) {
-    const json_t *v = json_object_get(o, key);
-    char text[80];
-    if (!v || json_is_null(v) || (json_is_string(v) && !strcmp(json_string_value(v), word)))
-        return;
-    snprintf(text, sizeof text, "only `%s` is made here", word);
-    invalid(p, key, text);
-}
-
-static void openai_query(struct api_req *r, const json_t *o, struct api_problem *p) {
-    static const char *const same[] = {"n", "seed", "cfg", "temperature", NULL};
-    const json_t *prompt = json_object_get(o, "prompt"), *size = json_object_get(o, "size");
-    const char *model = json_string_value(json_object_get(o, "model"));
-    if (!json_is_string(prompt) && !json_is_integer(prompt))
-        invalid(p, "prompt", "expected the name or the number of a class, or `random`");
-    else
-        add(r, "class", prompt, p);
-    for (int i = 0; same[i]; i++)
-        if (json_object_get(o, same[i]))
-            add(r, same[i], json_object_get(o, same[i]), p);
-    if (model && strcmp(model, "driftd") != 0)
-        add(r, "checkpoint", json_object_get(o, "model"), p);
-    if (json_is_true(json_object_get(o, "stream")))
-        invalid(p, "stream", "answers come whole");
-    expect_word(o, "response_format", "b64_json", p);
-    expect_word(o, "output_format", "png", p);
-    if (size && !json_is_null(size) && (!json_is_string(size) || json_string_length(size) > 20))
-        invalid(p, "size", "expected WIDTHxHEIGHT or `auto`");
-    else if (json_is_string(size) && strcmp(json_string_value(size), "auto") != 0)
-        snprintf(r->size, sizeof r->size, "%s", json_string_value(size));
-}
-
-enum MHD_Result api_h_openai(struct api_req *r) {
-    struct api_problem p = {0};
-    r->openai = true;
-    json_t *o = api_body_object(r, openai_keys, &p);
-    if (o)
-        openai_query(r, o, &p);
-    json_decref(o);
-    return p.status ? api_send_problem(r, &p) : api_h_generate(r);
 }

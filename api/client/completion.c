@@ -106,6 +106,24 @@ static void zsh_options(FILE *out, const struct ctl_opt *o) {
     }
 }
 
+static void zsh_command_options(FILE *out, const struct ctl_opt *opts) {
+    for (const struct ctl_opt *o = opts; o && o->name; o++) {
+        fprintf(out, "      '%s--%s%s[",
+                !strcmp(o->name, "set") || !strcmp(o->name, "mirror") ? "*" : "", o->name,
+                o->arg ? "=" : "");
+        quoted(out, o->help, "[]:");
+        if (list_of(o))
+            fprintf(out, "]:%s:_driftctl_names %s' \\\n", o->arg, list_of(o));
+        else if (!strcmp(o->name, "set"))
+            fprintf(out, "]:%s:_driftctl_keys' \\\n", o->arg);
+        else if (o->arg)
+            fprintf(out, "]:%s:%s' \\\n", o->arg,
+                    strstr(o->arg, "FILE") || strstr(o->arg, "DIR") ? "_files" : "");
+        else
+            fprintf(out, "]' \\\n");
+    }
+}
+
 static void zsh(FILE *out) {
     fprintf(out, "#compdef driftctl\n"
                  "# zsh completion of driftctl, printed by `driftctl completion zsh`\n"
@@ -141,21 +159,7 @@ static void zsh(FILE *out) {
                  "  case $words[1] in\n");
     for (const struct ctl_command *k = ctl_commands; k->name; k++) {
         fprintf(out, "  %s) _arguments $common \\\n", k->name);
-        for (const struct ctl_opt *o = k->opts; o && o->name; o++) {
-            fprintf(out, "      '%s--%s%s[",
-                    !strcmp(o->name, "set") || !strcmp(o->name, "mirror") ? "*" : "", o->name,
-                    o->arg ? "=" : "");
-            quoted(out, o->help, "[]:");
-            if (list_of(o))
-                fprintf(out, "]:%s:_driftctl_names %s' \\\n", o->arg, list_of(o));
-            else if (!strcmp(o->name, "set"))
-                fprintf(out, "]:%s:_driftctl_keys' \\\n", o->arg);
-            else if (o->arg)
-                fprintf(out, "]:%s:%s' \\\n", o->arg,
-                        strstr(o->arg, "FILE") || strstr(o->arg, "DIR") ? "_files" : "");
-            else
-                fprintf(out, "]' \\\n");
-        }
+        zsh_command_options(out, k->opts);
         if (takes_checkpoint(k))
             fprintf(out, "      '1:checkpoint:_driftctl_names checkpoints id' ;;\n");
         else if (words(k))

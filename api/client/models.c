@@ -241,12 +241,19 @@ static int print_keys(struct ctl *c) {
     return 0;
 }
 
-// Recipes that cannot be used are listed with the reason.
-static void note_broken(json_t *recipes) {
+// Recipes that cannot be used are listed as such, and below the table why.
+static void mark_broken(json_t *recipes) {
     size_t i;
     json_t *r;
     json_array_foreach(recipes, i, r) if (*ctl_str(r, "error"))
-        json_object_set_new(r, "about", json_sprintf("broken: %s", ctl_str(r, "error")));
+        json_object_set_new(r, "about", json_string("(broken, see below)"));
+}
+
+static void print_broken(struct ctl *c, const json_t *recipes) {
+    size_t i;
+    json_t *r;
+    json_array_foreach(recipes, i, r) if (*ctl_str(r, "error"))
+        fprintf(c->out, "%s: %s\n", ctl_safe(ctl_str(r, "name")), ctl_safe(ctl_str(r, "error")));
 }
 
 int ctl_cmd_configs(struct ctl *c) {
@@ -263,8 +270,9 @@ int ctl_cmd_configs(struct ctl *c) {
     if (c->json || c->narg)
         ctl_json(c, o);
     else {
-        note_broken(json_object_get(o, "configs"));
+        mark_broken(json_object_get(o, "configs"));
         ctl_table(c, json_object_get(o, "configs"), columns);
+        print_broken(c, json_object_get(o, "configs"));
     }
     json_decref(o);
     return 0;

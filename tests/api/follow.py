@@ -216,7 +216,7 @@ def test_broken_recipes():
     with daemon() as d:
         d.recipe("bent", {"optim": {"rl": 1}})
         r = plain(d, "configs")
-        assert re.search(r"^bent +broken: .*rl", r.stdout, re.M), r.stdout
+        assert re.search(r"^bent +\(broken.*\n(.*\n)*bent: .*rl", r.stdout, re.M), r.stdout
         assert "train.steps\n" in plain(d, "configs", "--keys").stdout
         d.end()
 

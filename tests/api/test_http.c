@@ -92,6 +92,7 @@ static void test_every_route(void **state) {
             body = !strcmp(target, "/v1/jobs")          ? "{\"config\":\"digits\"}"
                    : !strcmp(target, "/v1/checkpoints") ? "{\"path\":\"a\"}"
                    : !strcmp(target, "/v1/datasets")    ? "{\"name\":\"a\"}"
+                   : strstr(target, "/images/")         ? "{\"prompt\":\"3\"}"
                    : !strcmp(target, "/v1/served")      ? "{\"checkpoint\":\"auto\"}"
                    : strstr(target, "generations")      ? "{\"prompt\":\"random\"}"
                                                         : "{}";

@@ -77,7 +77,7 @@ try {
     await page.keyboard.press('Enter');
     await page.waitForSelector('dialog[open] #f-train-steps');
     await tabTo('dialog select');
-    for (let i = 0; i < 20 && !(await page.evaluate(() => document.activeElement.value === 'toy-swiss-roll')); i++)
+    for (let i = 0; i < 100 && !(await page.evaluate(() => document.activeElement.value === 'toy-swiss-roll')); i++)
       await page.keyboard.press('ArrowDown');
     await until('the recipe is chosen', () => page.evaluate(() => document.querySelector('.about').textContent.includes('spiral')));
     await page.locator('details summary').focus();
@@ -412,6 +412,25 @@ try {
     await drop(own);
     await until('the sweep of the page', async () => (await bytes()).equals(own), 20000);
     if (shots) await page.screenshot({ path: join(shots, 'restored-1440.png') });
+  });
+
+  await check('a checkpoint is served by a button, and no longer by another; so is the live run', async () => {
+    await go('#/status');
+    const mode = async (m) => (await api('/v1/served')).mode === m;
+    const button = page.getByRole('button', { name: /^Serve checkpoint \d+$/ }).first();
+    const id = /\d+/.exec(await button.getAttribute('aria-label'))[0];
+    await button.click();
+    await until('served', async () => (await api('/v1/served')).checkpoint === id && mode('checkpoint'));
+    await until('the page says so', async () => /promoted/.test(await page.getByRole('region', { name: 'Generation' }).textContent()));
+    await page.getByRole('button', { name: `Serve checkpoint ${id} no longer` }).click();
+    await until('automatic again', () => mode('auto'));
+    await page.getByRole('button', { name: 'Serve the live run' }).click();
+    await until('live', () => mode('live'));
+    await page.getByRole('button', { name: 'Serve automatically' }).click();
+    await until('automatic', () => mode('auto'));
+    await audit('status with buttons');
+    await go('#/play?seed=5&cols=2&rows=2&cfg=5');
+    await until('a note on a scale that was not trained', async () => /trained with/.test(await page.locator('.note').textContent()));
   });
 
   await check('the page works below a path of a proxy', async () => {
