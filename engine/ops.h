@@ -256,6 +256,7 @@ struct dr_conv2d_fwd_args {
     int64_t kh, kw, padh, padw, dil;
     int64_t ldy;
     enum dr_fn fn;
+    uint64_t version; // of weight's values, as in dr_gemm_args
 };
 struct dr_conv2d_bwd_data_args {
     void *dx; // overwritten
@@ -264,6 +265,7 @@ struct dr_conv2d_bwd_data_args {
     const real *weight;
     int64_t b, h, w, ci, co, k, stride, pad; // h, w of x
     int64_t kh, kw, padh, padw, dil;
+    uint64_t version;
 };
 struct dr_conv2d_bwd_weight_args {
     real *dweight, *dbias; // accumulate; dbias NULL: not wanted

@@ -110,6 +110,7 @@ static int cpu_hurry(struct dr_backend *be, struct dr_err *err) { // niceness is
 static void cpu_destroy(struct dr_backend *be) {
     struct dr_cpu *cpu = be->impl;
     dr_gemm_cache_free(cpu->gemm);
+    dr_conv_cache_free(cpu->conv);
     for (int i = 0; i < DR_WS_COUNT; i++)
         free(cpu->ws[i].base);
     free(cpu);
@@ -183,6 +184,8 @@ int dr_backend_cpu(int threads, struct dr_backend **out, struct dr_err *err) {
     snprintf(cpu->be.detail, sizeof cpu->be.detail, "%d thread%s, %s", cpu->be.threads,
              cpu->be.threads == 1 ? "" : "s", what);
     int rc = dr_gemm_cache_new(cpu->be.threads, &cpu->gemm, err);
+    if (!rc)
+        rc = dr_conv_cache_new(cpu->be.threads, &cpu->conv, err);
     if (!rc)
         rc = dr_backend_check(&cpu->be, err);
     if (rc) {

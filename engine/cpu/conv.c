@@ -6,6 +6,7 @@
 // patch; the product makes patches where it uses them (dr_gemm_source), never all of them. Backward
 // with a stride, pixels of dst whose coordinates leave the same remainder use the same taps: each
 // such class is a product of its own, so that no patch has holes.
+//   Most shapes go to oneDNN's own convolutions instead (conv_onednn.c), which make no patches.
 //   Towards few channels patches cost more than they give. There, one product of the source pixels
 // with all taps, then each line of dst gathers what reaches it. A side with very few goes to
 // conv_thin.c. Rows of products do not depend on the number of rows and taps are added in a fixed
@@ -16,7 +17,7 @@
 
 #include <omp.h>
 
-enum { MOST = 31, FEW = 16, BLOCK_BYTES = 1 << 20 };
+enum { MOST = 31, FEW = 16, LANES = 16, BLOCK_BYTES = 1 << 20 };
 
 // The taps that pixels of an axis use: source pixel = at stride + off[i], where `at` counts the
 // pixels of a class; in ascending order of the source. tap: their numbers in the kernel.
@@ -394,13 +395,14 @@ static void apply(struct dr_backend *be, const struct conv_apply *a) {
     const struct geo *g = &a->g;
     if (!fits(be, g, g->back ? "conv2d_bwd_data" : "conv2d_fwd"))
         return;
+    const bool spread = a->cs < a->cd && a->cd % LANES == 0 && dr_conv_whole_few(be, a->t, a->cs);
     if (finishes(a))
         apply_patches(be, a);
-    else if (dr_conv_thin(g, a->cs, a->cd))
+    else if (!spread && dr_conv_thin(g, a->cs, a->cd))
         dr_conv_thin_apply(be, a);
     else if (taps_pay(g, a->cs, a->cd))
         apply_taps(be, a);
-    else
+    else if (!dr_conv_whole(be, a))
         apply_patches(be, a);
 }
 
@@ -432,7 +434,8 @@ void DR_ISA_FN(conv2d_fwd)(struct dr_backend *be, const struct dr_conv2d_fwd_arg
                                .cs = a->ci,
                                .cd = a->co,
                                .ldd = a->ldy ? a->ldy : a->co,
-                               .fn = a->fn});
+                               .fn = a->fn,
+                               .version = a->version});
 }
 
 void DR_ISA_FN(conv2d_bwd_data)(struct dr_backend *be, const struct dr_conv2d_bwd_data_args *a) {
@@ -444,7 +447,8 @@ void DR_ISA_FN(conv2d_bwd_data)(struct dr_backend *be, const struct dr_conv2d_bw
                                .weight = a->weight,
                                .cs = a->co,
                                .cd = a->ci,
-                               .ldd = a->ci});
+                               .ldd = a->ci,
+                               .version = a->version});
 }
 
 // ---- backward-weight
@@ -504,9 +508,10 @@ void DR_ISA_FN(conv2d_bwd_weight)(struct dr_backend *be,
     const struct geo g = geo_of(dr_conv_dims_of(a), a->b, a->h, a->w, a->stride, false);
     if (!fits(be, &g, "conv2d_bwd_weight"))
         return;
-    if (dr_conv_thin(&g, a->ci, a->co))
+    const bool whole = a->ci < a->co && dr_conv_whole_few(be, a->t, a->ci);
+    if (!whole && dr_conv_thin(&g, a->ci, a->co))
         dr_conv_thin_weight(be, a, &g);
-    else
+    else if (!dr_conv_whole_weight(be, a, &g))
         weight_by_patches(be, a, &g);
     if (a->dbias)
         dr_cpu_colsum(be, &(struct dr_colsum_args){.out = a->dbias,

@@ -26,7 +26,17 @@ struct conv_apply {
     const real *weight, *bias; // bias NULL: none
     int64_t cs, cd, ldd;
     enum dr_fn fn;
+    uint64_t version; // of the weight, as in dr_gemm_args
 };
+
+// conv_onednn.c: the same by oneDNN's own convolutions, for the shapes where they are fastest.
+// False: nothing was done, it is not one of them.
+bool dr_conv_whole(struct dr_backend *be, const struct conv_apply *a);
+// Whether it is faster than the loops of conv_thin.c where x, or dy going back, has `few` channels.
+bool dr_conv_whole_few(struct dr_backend *be, enum dr_dtype t, int64_t few);
+// dweight (+= only); g: of its forward pass.
+bool dr_conv_whole_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a,
+                          const struct geo *g);
 
 // Whether the direct loops are right for it: a square kernel, stride 1, no dilation and one side
 // with few channels.

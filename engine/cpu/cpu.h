@@ -47,6 +47,7 @@ enum dr_cpu_slot {
     DR_WS_COUNT,
 };
 struct dr_gemm_cache;
+struct dr_conv_cache;
 
 struct dr_cpu { // be->impl
     struct dr_backend be;
@@ -56,6 +57,7 @@ struct dr_cpu { // be->impl
         size_t size;
     } ws[DR_WS_COUNT];
     struct dr_gemm_cache *gemm; // oneDNN primitives; NULL in builds without
+    struct dr_conv_cache *conv;
 };
 
 // At least `bytes` of 64-aligned memory, contents undefined, valid until the same slot is asked for
@@ -86,6 +88,9 @@ void dr_gemm_ref(struct dr_backend *be, const struct dr_gemm_args *a);
 // gemm_cache.c: the state behind dr_cpu_gemm, for `threads` threads.
 int dr_gemm_cache_new(int threads, struct dr_gemm_cache **out, struct dr_err *err);
 void dr_gemm_cache_free(struct dr_gemm_cache *g); // NULL is fine
+// conv_cache.c: the same of convolutions.
+int dr_conv_cache_new(int threads, struct dr_conv_cache **out, struct dr_err *err);
+void dr_conv_cache_free(struct dr_conv_cache *c); // NULL is fine
 // gemm_check.c: whether the bytes that `gemm` gives are independent of batch and threads; if not,
 // `why` says what depends. Takes milliseconds; not from within an op.
 typedef void dr_gemm_fn(struct dr_backend *be, const struct dr_gemm_args *a);

@@ -3,6 +3,7 @@
 //
 // Each element of C is one sum over k in ascending order, so a row does not depend on the other
 // rows. Tiles of B are packed so that the inner loop runs over contiguous columns.
+#include "engine/cpu/conv.h"
 #include "engine/cpu/cpu.h"
 
 #include "driftd_config.h"
@@ -121,6 +122,33 @@ int dr_gemm_cache_new(int threads, struct dr_gemm_cache **out, struct dr_err *er
 
 void dr_gemm_cache_free(struct dr_gemm_cache *g) {
     (void)g;
+}
+
+int dr_conv_cache_new(int threads, struct dr_conv_cache **out, struct dr_err *err) {
+    (void)threads;
+    (void)err;
+    *out = NULL;
+    return 0;
+}
+
+void dr_conv_cache_free(struct dr_conv_cache *c) {
+    (void)c;
+}
+
+bool dr_conv_whole(struct dr_backend *be, const struct conv_apply *a) {
+    (void)be, (void)a;
+    return false;
+}
+
+bool dr_conv_whole_few(struct dr_backend *be, enum dr_dtype t, int64_t few) {
+    (void)be, (void)t, (void)few;
+    return false;
+}
+
+bool dr_conv_whole_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weight_args *a,
+                          const struct geo *g) {
+    (void)be, (void)a, (void)g;
+    return false;
 }
 
 void dr_gemm_describe(char *out, size_t size, bool *bf16) {

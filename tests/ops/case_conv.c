@@ -32,6 +32,7 @@ static const struct conv shapes[] = {
     {1, 9, 10, 24, 20, .stride = 1, .kh = 7, .kw = 1, .padh = 3, .padw = 0},
     {2, 8, 7, 3, 9, .stride = 2, .kh = 3, .kw = 2, .padh = 1, .padw = 0},
     {1, 9, 9, 130, 300, 3, 1, 1}, // several blocks of columns
+    {9, 14, 14, 8, 9, 3, 1, 1},   // weight gradients: a piece of several images and one more
 };
 
 static struct conv_size { int64_t kh, kw, padh, padw, dil, ho, wo; } size_of(const struct conv *c) {

@@ -4,6 +4,7 @@
 //
 // And the self-check: silent here, and it names the fault when one is injected.
 #include "engine/cpu/backend.h"
+#include "engine/cpu/conv_onednn.h"
 #include "engine/cpu/gemm.h"
 
 #include <setjmp.h>
@@ -96,6 +97,51 @@ static void keys_do_not_depend_on_batch_or_threads(void **state) {
                 finish(be, first.count ? &other : &first);
                 if (other.count)
                     assert_same(&first, &other, i % 2 ? "bf16" : "fp32", threads, samples[j]);
+            }
+    }
+}
+
+static void convolve(struct dr_backend *be, enum dr_dtype t, int64_t samples, int64_t stride) {
+    enum { S = 17, C = 64 };
+    void *x = calloc((size_t)(samples * S * S * C), sizeof(real)),
+         *y = calloc((size_t)(samples * S * S * C), sizeof(real));
+    real *w = calloc(9 * C * C, sizeof *w);
+    DR_OP(be, conv2d_fwd, .y = y, .x = x, .t = t, .weight = w, .bias = w, .b = samples, .h = S,
+          .w = S, .ci = C, .co = C, .k = 3, .stride = stride, .pad = 1);
+    DR_OP(be, conv2d_bwd_data, .dx = x, .dy = y, .t = t, .weight = w, .b = samples, .h = S, .w = S,
+          .ci = C, .co = C, .k = 3, .stride = stride, .pad = 1);
+    DR_OP(be, conv2d_bwd_weight, .dweight = w, .dy = y, .x = x, .t = t, .b = samples, .h = S,
+          .w = S, .ci = C, .co = C, .k = 3, .stride = stride, .pad = 1);
+    free(x), free(y), free(w);
+}
+
+// The same of the convolutions of oneDNN, whose cache is another one.
+static void keys_of_convolutions_neither(void **state) {
+    static const int64_t samples[] = {1, 2, 7, 19};
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct dr_conv_key first[64], other[64];
+        int count = 0;
+        for (int threads = 1; threads <= 3; threads++)
+            for (size_t j = 0; j < DR_COUNT(samples); j++) {
+                struct dr_backend *be = open_cpu(threads);
+                const struct dr_conv_cache *c = ((const struct dr_cpu *)be->impl)->conv;
+                struct dr_err err = {0};
+                convolve(be, i, samples[j], 1);
+                convolve(be, i, samples[j], 2);
+                assert_int_equal(be->sync(be, &err), 0);
+                const int n = dr_conv_keys(c, count ? other : first, 64);
+                assert_in_range(n, 5, 64); // bands, backward, pieces and single images
+                if (!count)
+                    count = n;
+                else if (n != count || memcmp(first, other, (size_t)n * sizeof *first))
+                    fail_msg("%s: %d threads and %d samples make other primitives than one thread "
+                             "and one sample",
+                             i ? "bf16" : "fp32", threads, (int)samples[j]);
+                for (int k = 0; k < n; k++)
+                    if (first[k].way != DR_CONV_WEIGHT)
+                        assert_int_equal(first[k].b, 1);
+                dr_backend_free(be);
             }
     }
 }
@@ -240,6 +286,7 @@ static void kept_weights_are_bounded(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(keys_do_not_depend_on_batch_or_threads),
+                                       cmocka_unit_test(keys_of_convolutions_neither),
                                        cmocka_unit_test(every_place_of_a_panel),
                                        cmocka_unit_test(weights_are_packed_once_per_version),
                                        cmocka_unit_test(kept_weights_are_bounded),
