@@ -143,8 +143,8 @@ static int find_raw(const struct dr_st_file *f, const char *path, const struct d
     if (dr_st_find(f, name))
         return 0;
     return dr_fail_at(err, DR_EINVAL, "weights",
-                      "%s has no raw weights, which only checkpoints of training jobs have; "
-                      "expected weights ema",
+                      "%s holds one set of weights; weights=raw needs a checkpoint of a training "
+                      "job",
                       path);
 }
 

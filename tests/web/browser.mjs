@@ -421,7 +421,7 @@ try {
     const id = /\d+/.exec(await button.getAttribute('aria-label'))[0];
     await button.click();
     await until('served', async () => (await api('/v1/served')).checkpoint === id && mode('checkpoint'));
-    await until('the page says so', async () => /promoted/.test(await page.getByRole('region', { name: 'Generation' }).textContent()));
+    await until('the page shows it', async () => /promoted/.test(await page.getByRole('region', { name: 'Generation' }).textContent()));
     await page.getByRole('button', { name: `Serve checkpoint ${id} no longer` }).click();
     await until('automatic again', () => mode('auto'));
     await page.getByRole('button', { name: 'Serve the live run' }).click();
