@@ -51,7 +51,7 @@ enum dr_arch_needs {
 unsigned dr_arch_needs(int arch); // 0 for a number that is none
 enum dr_mlp_kind { DR_MLP_SWIGLU, DR_MLP_GELU };
 enum dr_noise_kind { DR_NOISE_IMAGE, DR_NOISE_LATENT };
-enum dr_head_kind { DR_HEAD_LINEAR, DR_HEAD_CONV, DR_HEAD_DECODER };
+enum dr_head_kind { DR_HEAD_LINEAR, DR_HEAD_CONV };
 enum dr_feature_norm { DR_FEATURE_NORM_NONE, DR_FEATURE_NORM_SPHERE };
 enum dr_feature_standardize { DR_STANDARDIZE_NONE, DR_STANDARDIZE_BATCH };
 enum dr_bias { DR_BIAS_NONE, DR_BIAS_ABC };

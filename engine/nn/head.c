@@ -1,14 +1,9 @@
 // The output of the transformer (method.md 6): final adaLN norm and linear on the patch tokens,
-// unpatchify, and convolutions on NHWC activations:
-//   `head: conv`: a residual 3x3-SiLU-3x3 on the image, whose last convolution starts at zero so
-//   that training begins without it;
-//   `head: decoder`: the linear gives each pixel head_width channels, u; the image is
-//   conv2(silu(u + conv1(silu(u)))). A pixel sees its neighbours' patches before it is one, so the
-//   grid of the patches need not show.
+// unpatchify, and with `head: conv` a residual 3x3-SiLU-3x3 on the image, whose last convolution
+// starts at zero so that training begins without it. Convolutions run on NHWC activations.
 #include "engine/nn/layers.h"
 
 #include <math.h>
-#include <string.h>
 
 static void add_convs(struct dr_params *ps, const struct dr_model_config *m, struct dr_head *k) {
     const struct dr_conv shape = {
@@ -18,23 +13,6 @@ static void add_convs(struct dr_params *ps, const struct dr_model_config *m, str
     double bound = 1 / sqrt((double)(9 * m->channels)); // PyTorch's default for Conv2d
     k->conv1 = dr_conv_add(ps, shape, DR_INIT_UNIFORM, bound, "head.conv1");
     k->conv2 = dr_conv_add(ps, back, DR_INIT_ZERO, 0, "head.conv2");
-}
-
-// The image's first length is that of the linear head: out_std on features of length 1.
-static void add_decoder(struct dr_params *ps, const struct dr_model_config *m, struct dr_head *k) {
-    const int64_t c = m->channels, width = m->head_width;
-    const double fan = sqrt((double)(9 * width));
-    k->decodes = true;
-    k->linear = dr_linear_add(ps, m->dim, width * m->patch * m->patch, DR_INIT_NORMAL,
-                              1 / sqrt((double)m->dim), true, "final_layer.linear");
-    k->conv1 =
-        dr_conv_add(ps, (struct dr_conv){.ci = width, .co = width, .k = 3, .stride = 1, .pad = 1},
-                    DR_INIT_UNIFORM, 1 / fan, "head.conv1");
-    k->conv2 = (struct dr_conv){.ci = width, .co = c, .k = 3, .stride = 1, .pad = 1};
-    const double std = m->out_std * sqrt((double)m->dim) / fan;
-    k->conv2.w = dr_params_add(ps, DR_PARAM_DECAY, std > 0 ? DR_INIT_NORMAL : DR_INIT_ZERO, std, 4,
-                               (int64_t[]){c, width, 3, 3}, "head.conv2.weight");
-    k->conv2.b = dr_params_add(ps, 0, DR_INIT_CONST, m->out_bias, 1, &c, "head.conv2.bias");
 }
 
 void dr_head_add(struct dr_params *ps, const struct dr_model_config *m, struct dr_head *out) {
@@ -48,11 +26,6 @@ void dr_head_add(struct dr_params *ps, const struct dr_model_config *m, struct d
     int64_t side = m->size / m->patch, values = m->channels * m->patch * m->patch;
     k->tokens = m->registers + side * side;
     k->norm = dr_params_add(ps, 0, DR_INIT_ONE, 0, 1, &m->dim, "final_layer.norm.weight");
-    if (m->head == DR_HEAD_DECODER) {
-        add_decoder(ps, m, k);
-        k->linear.rows = side * side;
-        return;
-    }
     k->linear = dr_linear_add(ps, m->dim, values, m->out_std > 0 ? DR_INIT_NORMAL : DR_INIT_ZERO,
                               m->out_std, false, "final_layer.linear");
     k->linear.rows = side * side;
@@ -123,63 +96,6 @@ static void convs_backward(struct dr_ctx *cx, const struct dr_weights *w, const 
     dr_release(cx->tmp, mark);
 }
 
-// Patch tokens [b,side,side,p,p,width] to pixels [b,size,size,width], or back; act.
-static void to_pixels(struct dr_ctx *cx, const struct dr_head *k, int64_t b, void *dst,
-                      const void *src, bool back) {
-    const int64_t p = k->patch, side = k->size / p, line = p * k->conv1.ci;
-    const int64_t pixels[4] = {p * side * line, side * line, line, 1}; // strides of the pixels
-    const int64_t tokens[4] = {p * side * line, line, p * line, 1};
-    struct dr_copy4_args a = {
-        .dst = dst, .src = src, .dt = cx->act, .st = cx->act, .dim = {b * side, p, side, line}};
-    memcpy(a.dstride, back ? tokens : pixels, sizeof a.dstride);
-    memcpy(a.sstride, back ? pixels : tokens, sizeof a.sstride);
-    cx->be->op.copy4(cx->be, &a);
-}
-
-// image = conv2(silu(u + conv1(silu(u)))) of the tokens' pixels u.
-static void decode(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_weights *w,
-                   const struct dr_head *k, int64_t b, const void *tokens, real *image,
-                   struct dr_head_saved *s) {
-    const int64_t px = b * k->size * k->size, n = px * k->conv1.ci;
-    s->image = dr_alloc_act(ar, cx, n);
-    s->h = dr_alloc_act(ar, cx, n);
-    to_pixels(cx, k, b, s->image, tokens, false);
-    const size_t mark = dr_mark(cx->tmp);
-    void *a = dr_alloc_act(cx->tmp, cx, n);
-    void *r = dr_alloc_act(cx->tmp, cx, px * k->channels);
-    DR_OP(cx->be, silu_fwd, .y = a, .x = s->image, .yt = cx->act, .xt = cx->act, .n = n);
-    dr_conv_forward(cx, w, &k->conv1, a, b, k->size, k->size, s->h);
-    DR_OP(cx->be, add_act_fwd, .y = s->h, .a = s->h, .b = s->image, .t = cx->act, .n = n,
-          .fn = DR_FN_NONE);
-    DR_OP(cx->be, silu_fwd, .y = a, .x = s->h, .yt = cx->act, .xt = cx->act, .n = n);
-    dr_conv_forward(cx, w, &k->conv2, a, b, k->size, k->size, r);
-    DR_OP(cx->be, fill, .dst = image, .n = px * k->channels, .value = 0);
-    add_from_nhwc(cx, k, b, r, image);
-    dr_release(cx->tmp, mark);
-}
-
-// tokens = the gradient by what the tokens gave.
-static void decode_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_head *k,
-                            int64_t b, const struct dr_head_saved *s, const real *dimage,
-                            void *tokens) {
-    const int64_t px = b * k->size * k->size, n = px * k->conv1.ci;
-    const size_t mark = dr_mark(cx->tmp);
-    void *dr = dr_alloc_act(cx->tmp, cx, px * k->channels);
-    void *a = dr_alloc_act(cx->tmp, cx, n);
-    void *dh = dr_alloc_act(cx->tmp, cx, n);
-    void *du = dr_alloc_act(cx->tmp, cx, n);
-    to_nhwc(cx, k, b, dimage, dr);
-    dr_conv_backward_input(cx, w, &k->conv2, dr, b, k->size, k->size, dh);
-    DR_OP(cx->be, silu_bwd, .dx = dh, .y = a, .x = s->h, .dy = dh, .t = cx->act, .n = n);
-    dr_conv_backward(cx, w, &k->conv2, a, dr, b, k->size, k->size);
-    dr_conv_backward_input(cx, w, &k->conv1, dh, b, k->size, k->size, du);
-    DR_OP(cx->be, silu_bwd, .dx = du, .y = a, .x = s->image, .dy = du, .t = cx->act, .n = n);
-    dr_conv_backward(cx, w, &k->conv1, a, dh, b, k->size, k->size);
-    DR_OP(cx->be, add_act_fwd, .y = du, .a = du, .b = dh, .t = cx->act, .n = n, .fn = DR_FN_NONE);
-    to_pixels(cx, k, b, tokens, du, true);
-    dr_release(cx->tmp, mark);
-}
-
 static void norm(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_head *k, int64_t b,
                  const real *x, const real *mods, int64_t mod_stride, void *y, real *rstd) {
     DR_OP(cx->be, rmsnorm_mod_fwd, .y = y, .yt = cx->act, .rstd = rstd,
@@ -195,15 +111,8 @@ void dr_head_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_wei
     int64_t rows = b * (k->tokens - k->registers);
     size_t mark = dr_mark(cx->tmp);
     void *n = dr_alloc_act(cx->tmp, cx, rows * k->d);
-    norm(cx, w, k, b, x, mods, mod_stride, n, NULL);
-    if (k->decodes) {
-        void *u = dr_alloc_act(cx->tmp, cx, rows * k->linear.out);
-        dr_linear_forward(cx, w, &k->linear, n, cx->act, rows, u, cx->act, 0);
-        decode(cx, ar, w, k, b, u, image, s);
-        dr_release(cx->tmp, mark);
-        return;
-    }
     real *out = dr_alloc_real(cx->tmp, rows * k->linear.out);
+    norm(cx, w, k, b, x, mods, mod_stride, n, NULL);
     dr_linear_forward(cx, w, &k->linear, n, cx->act, rows, out, DR_F32, 0);
     DR_OP(cx->be, unpatchify, .image = image, .tokens = out, .t = DR_F32, .b = b, .c = k->channels,
           .h = k->size, .w = k->size, .p = k->patch, .hwc = true);
@@ -219,7 +128,7 @@ void dr_head_backward(struct dr_ctx *cx, const struct dr_weights *w, const struc
     int64_t pixels = b * k->channels * k->size * k->size;
     size_t mark = dr_mark(cx->tmp);
     const real *di = dimage;
-    if (!k->decodes && k->conv1.w >= 0) {
+    if (k->conv1.w >= 0) {
         real *copy = dr_alloc_real(cx->tmp, pixels);
         DR_OP(cx->be, cast, .dst = copy, .src = dimage, .dt = DR_F32, .st = DR_F32, .n = pixels);
         convs_backward(cx, w, k, b, s, copy);
@@ -228,11 +137,8 @@ void dr_head_backward(struct dr_ctx *cx, const struct dr_weights *w, const struc
     void *dout = dr_alloc_act(cx->tmp, cx, rows * k->linear.out);
     void *n = dr_alloc_act(cx->tmp, cx, rows * k->d);
     real *rstd = dr_alloc_real(cx->tmp, rows);
-    if (k->decodes)
-        decode_backward(cx, w, k, b, s, dimage, dout);
-    else
-        DR_OP(cx->be, patchify, .tokens = dout, .t = cx->act, .image = di, .b = b, .c = k->channels,
-              .h = k->size, .w = k->size, .p = k->patch, .hwc = true);
+    DR_OP(cx->be, patchify, .tokens = dout, .t = cx->act, .image = di, .b = b, .c = k->channels,
+          .h = k->size, .w = k->size, .p = k->patch, .hwc = true);
     norm(cx, w, k, b, x, mods, mod_stride, n, rstd);
     dr_linear_backward(cx, w, &k->linear, n, dout, cx->act, rows, 0);
     dr_linear_backward_input(cx, w, &k->linear, dout, cx->act, rows, n, cx->act, false);

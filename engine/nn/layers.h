@@ -207,17 +207,15 @@ void dr_block_backward(struct dr_ctx *cx, const struct dr_weights *w, const stru
 
 // ---- head.c ----
 
-// Final layer on the patch tokens, unpatchify, optional convolutions.
+// Final layer on the patch tokens, unpatchify, optional residual convolutions.
 struct dr_head {
     int norm;
     struct dr_linear linear;
     struct dr_conv conv1, conv2; // w -1: head linear
-    bool decodes;                // head decoder
     int64_t channels, size, patch, registers, tokens, d;
 };
 struct dr_head_saved {
-    // act, NHWC: before conv1 [b,s,s,c], after it [b,s,s,width]; decoder: u, u + conv1(silu(u))
-    void *image, *h;
+    void *image, *h; // act, NHWC: before conv1 [b,s,s,c], after it [b,s,s,width]
 };
 void dr_head_add(struct dr_params *ps, const struct dr_model_config *m, struct dr_head *out);
 // x: [b,tokens,d]; mods: shift and scale [b,2,d], mod_stride apart; image: [b,c,size,size].

@@ -187,15 +187,6 @@ static void every_element_options(void **state) {
     check_config(&m, true);
 }
 
-static void every_element_decoder(void **state) {
-    (void)state;
-    struct dr_model_config m = smallest(DR_ARCH_DRIFTDIT);
-    m.head = DR_HEAD_DECODER;
-    m.head_width = 4;
-    m.channels = 3;
-    check_config(&m, true);
-}
-
 static void every_element_lightningdit(void **state) {
     (void)state;
     struct dr_model_config m = smallest(DR_ARCH_LIGHTNINGDIT);
@@ -225,7 +216,7 @@ static void combinations(void **state) {
         m.mlp = bits & 8 ? DR_MLP_GELU : DR_MLP_SWIGLU;
         m.mlp_ratio = bits & 4 ? 1.5 : 3;
         m.noise = bits & 16 ? DR_NOISE_LATENT : DR_NOISE_IMAGE;
-        m.head = !(bits & 32) ? DR_HEAD_LINEAR : bits & 2 ? DR_HEAD_DECODER : DR_HEAD_CONV;
+        m.head = bits & 32 ? DR_HEAD_CONV : DR_HEAD_LINEAR;
         m.registers = bits & 64 ? 0 : 3;
         m.pos_embed = !(bits & 64);
         m.style_tokens = bits & 32 ? 0 : 3;
@@ -247,7 +238,6 @@ int main(void) {
     static const enum dr_arch drift = DR_ARCH_DRIFTDIT, light = DR_ARCH_LIGHTNINGDIT;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_element_driftdit),
-        cmocka_unit_test(every_element_decoder),
         cmocka_unit_test(every_element_options),
         cmocka_unit_test(every_element_lightningdit),
         cmocka_unit_test(every_element_mlp),
