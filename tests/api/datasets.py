@@ -27,6 +27,8 @@ import zlib
 
 from live import Daemon, daemon, die_with_parent, png, problem, run
 
+os.environ.pop("DRIFTD_DATA", None)  # each test brings its own
+
 DRIFTCTL = os.path.abspath(sys.argv[2])
 OCTETS = {"Content_Type": "application/octet-stream"}
 

@@ -168,6 +168,7 @@ try {
     await page.click(`[data-shown="${other}"] button[aria-label^="Hide"]`);
     await page.getByRole('checkbox', { name: 'show the others' }).uncheck();
     await until('only the group', async () => (await page.locator('.eval-table tbody tr').count()) === 12 && (await lines('step')) === 3);
+    await until('two runs in the address', () => decodeURIComponent(page.url()).match(/runs=([\d,]+)/)[1].split(',').length === 2);
     const address = page.url();
     await page.reload();
     await until('the same view', async () => (await page.locator('.eval-table tbody tr').count()) === 12 && (await page.locator('.eval-run').count()) === 2);

@@ -22,7 +22,7 @@ function swatch(colour, dashed) {
 }
 
 function frame(kind, name, tools) {
-  const legend = h('ul.legend'), note = h('p.sub.note', { hidden: true }), title = h('h2', null, name);
+  const legend = h('ul.legend', { tabindex: '0', 'aria-label': `Curves of ${name}` }), note = h('p.sub.note', { hidden: true }), title = h('h2', null, name);
   const plot = h('div.plot', { tabindex: '0', role: 'group', 'aria-label': name });
   const el = h('section.panel', { 'aria-label': name, data: { plot: kind } }, h('div.panel-head', null, title, h('div.panel-tools', null, tools)), legend, plot, note);
   return { el, legend, plot, note, title };

@@ -27,6 +27,7 @@ export function ratio(x) {
 
 export const runName = (r) => r.job_name || r.folder || r.name || `evaluation ${r.id}`;
 export const title = (r) => (r.kind === 'folder' || r.folder ? `folder ${r.folder}` : `${runName(r)}, step ${int(r.step)}`);
+export const label = (r) => `${title(r)}, evaluation ${r.id}`; // no two runs share it
 
 // ---- what may be compared ----
 

@@ -2,7 +2,7 @@
 // and nearest training pictures.
 import { at, get, raw } from './api.js';
 import { h, fill, num, int, bytes, download, toast } from './ui.js';
-import { differs, difference, estimate, finite, runName, title, value } from './evalrow.js';
+import { differs, difference, estimate, finite, runName, label, title, value } from './evalrow.js';
 
 const TABLE = 20; // classes up to which the confusion matrix is a table
 const ACROSS = 8, GAP = 2; // pictures per row and pixels between them in nearest.png
@@ -27,14 +27,14 @@ function confusion(r) {
     if (n) td.style.background = `color-mix(in srgb, var(${i === k ? '--accent' : '--bad'}) ${Math.round(6 + 38 * share[i][k])}%, var(--panel))`;
     return td;
   })));
-  return [head, h('div.confusion', { tabindex: '0', role: 'region', 'aria-label': `Confusion matrix of ${title(r)}` }, h('table', null,
+  return [head, h('div.confusion', { tabindex: '0', role: 'region', 'aria-label': `Confusion matrix of ${label(r)}` }, h('table', null,
     h('thead', null, h('tr', null, h('td'), Array.from({ length: wide }, (_, k) => h('th', { scope: 'col' }, names[k] ?? k)))), h('tbody', null, body))), confused(matrix, names)];
 }
 
 // Many classes: one square of the picture per pair.
 function heat(share, r) {
   const n = share.length, m = share[0]?.length ?? 0, size = Math.max(2, Math.floor(480 / Math.max(n, m)));
-  const canvas = h('canvas.heat', { role: 'img', 'aria-label': `Confusion matrix of ${title(r)}, ${n} classes` });
+  const canvas = h('canvas.heat', { role: 'img', 'aria-label': `Confusion matrix of ${label(r)}, ${n} classes` });
   canvas.width = size * m;
   canvas.height = size * n;
   const ctx = canvas.getContext('2d');
@@ -53,7 +53,7 @@ function perClass(r) {
   const list = r.details.per_class, names = r.details.classes ?? [];
   const cols = ['accuracy', 'diversity'].filter((k) => list.some((c) => finite(c[k])));
   if (!cols.length) return null;
-  return h('details', null, h('summary', null, 'By class'), h('div.set-counts', { tabindex: '0', role: 'region', 'aria-label': `By class, ${title(r)}` }, h('table', null,
+  return h('details', null, h('summary', null, 'By class'), h('div.set-counts', { tabindex: '0', role: 'region', 'aria-label': `By class, ${label(r)}` }, h('table', null,
     h('thead', null, h('tr', null, h('th', { scope: 'col' }, 'class'), cols.map((k) => h('th.num', { scope: 'col' }, k)))),
     h('tbody', null, list.map((c) => h('tr', null, h('th', { scope: 'row' }, names[c.class] ?? c.class), cols.map((k) => h('td.num', null, finite(c[k]) ? num(c[k], 3) : '–'))))))));
 }
@@ -101,8 +101,8 @@ function facts(r) {
 }
 
 function card(r, letter, close) {
-  const grid = h('img.grid-image', { alt: `Samples of ${title(r)}, one row per class`, hidden: true }), near = h('div.pairs'), rest = h('div.more');
-  const el = h('section.card.eval-run', { 'aria-label': title(r), data: { shown: r.id } },
+  const grid = h('img.grid-image', { alt: `Samples of ${title(r)}, one row per class`, hidden: true }), near = h('div.pairs', { tabindex: '0', role: 'region', 'aria-label': `Nearest training pictures of ${label(r)}` }), rest = h('div.more');
+  const el = h('section.card.eval-run', { 'aria-label': label(r), data: { shown: r.id } },
     h('div.line', null, h('h3', null, runName(r), h('small', null, `${r.folder ? '' : `step ${int(r.step)} · `}α ${num(r.settings?.alpha)} · group ${letter}`)),
       h('button.quiet.icon-button', { type: 'button', 'aria-label': `Hide evaluation ${r.id}`, onclick: close }, '✕')),
     grid, rest);
