@@ -83,7 +83,10 @@ class Daemon:
     def listeners(self):
         """(address, port) of every TCP socket over IPv4 that it listens on."""
         fds = pathlib.Path(f"/proc/{self.process.pid}/fd")
-        own = {os.readlink(fd) for fd in fds.iterdir()}
+        own = set()
+        for fd in fds.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+                own.add(os.readlink(fd))
         rows = [line.split() for line in open("/proc/net/tcp")][1:]
         where = [r[1].split(":") for r in rows if r[3] == "0A" and f"socket:[{r[9]}]" in own]
         return [(".".join(str(x) for x in bytes.fromhex(a)[::-1]), int(p, 16)) for a, p in where]

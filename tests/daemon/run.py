@@ -34,6 +34,7 @@ class Run:
 
         def child():
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a suite under nohup ignores it
             if before:
                 before()
 
