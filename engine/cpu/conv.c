@@ -396,13 +396,12 @@ static void apply(struct dr_backend *be, const struct conv_apply *a) {
     if (!fits(be, g, g->back ? "conv2d_bwd_data" : "conv2d_fwd"))
         return;
     const bool spread = a->cs < a->cd && a->cd % LANES == 0 && dr_conv_whole_few(be, a->t, a->cs);
-    if (finishes(a))
-        apply_patches(be, a);
-    else if (!spread && dr_conv_thin(g, a->cs, a->cd))
+    const bool patches = finishes(a); // the others cannot
+    if (!patches && !spread && dr_conv_thin(g, a->cs, a->cd))
         dr_conv_thin_apply(be, a);
-    else if (taps_pay(g, a->cs, a->cd))
+    else if (!patches && taps_pay(g, a->cs, a->cd))
         apply_taps(be, a);
-    else if (!dr_conv_whole(be, a))
+    else if (patches || !dr_conv_whole(be, a))
         apply_patches(be, a);
 }
 
