@@ -25,10 +25,10 @@ build() {
 
 install() {
     set -- "$1"/driftd_*.deb
-    [ -f "$1" ] && [ $# -eq 1 ] || {
+    if [ ! -f "$1" ] || [ $# -ne 1 ]; then
         echo "steps.sh: expected one package, found: $*" >&2
         exit 1
-    }
+    fi
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "$1" >/dev/null
     rm -rf /var/lib/apt/lists/*
