@@ -276,6 +276,7 @@ def main():
         (folder / "base.done").touch()
     for path in base.glob("etc/apt/sources.list"):
         path.write_text("".join(f"{kind} {mirror()} bookworm main\n" for kind in ("deb", "deb-src")))
+    (base / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")  # roots are thrown away; images have this too
     lend(base)
     (_, first), (_, last) = stages()
     build, deb = folder / "build", os.environ.get("DRIFTD_DEB")
