@@ -5,6 +5,7 @@
 #include "daemon/base/recipe.h"
 #include "daemon/base/util.h"
 #include "daemon/evals/evals.h"
+#include "daemon/jobs/changed.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"
@@ -127,7 +128,9 @@ static int check_refs(struct dd_jobs *j, const struct dr_config *cfg, struct dr_
 
 int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, bool *replayed,
                    struct dr_err *err) {
-    struct create c = {.in = in};
+    struct dd_job_new row = *in;
+    struct create c = {.in = &row};
+    char *changed = NULL;
     int rc = dd_job_kind_find(j->env.kinds, in->kind, &c.kind, err);
     if (!rc)
         rc = check_refs(j, in->cfg, err);
@@ -141,9 +144,12 @@ int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, 
     }
     char *json = dr_config_to_json(in->cfg);
     c.json = json;
+    if (!row.changed)
+        row.changed = changed = dd_changed(j->env.opt->config_dir, row.recipe, row.cfg);
     rc = json ? dd_store_do(j->env.store, create, &c, err)
               : dr_fail(err, DR_ENOMEM, "no memory for the configuration");
     free(json);
+    free(changed);
     free(c.need.json);
     free(c.judge.json);
     if (rc)
@@ -395,6 +401,8 @@ int dd_jobs_new(const struct dd_jobs_env *env, struct dd_jobs **out, struct dr_e
         j->lane[i] = (struct dd_lane){.jobs = j, .beside = i == DD_LANE_BESIDE};
     atomic_store(&j->beat, INT64_MAX);
     int rc = dd_store_do(env->store, recover, env->opt->resume, err);
+    if (!rc)
+        rc = dd_store_do(env->store, dd_changed_fill, env->opt->config_dir, err);
     if (rc) {
         dd_jobs_free(j);
         return rc;

@@ -106,10 +106,10 @@ int dd_job_insert(sqlite3 *db, const struct dd_job_new *in, const char *json, in
                   int64_t needs, int64_t *id, struct dr_err *err) {
     int rc = dd_sql_run(
         db, err,
-        "INSERT INTO jobs(name,kind,recipe,config,state,priority,created_us,steps_total,needs)"
-        " VALUES(?,?,?,?,'queued',?,?,?,nullif(?,0))",
-        "ttttiiii", in->name ? in->name : in->recipe, in->kind, in->recipe, json,
-        (int64_t)in->priority, dd_wall_us(), steps, needs);
+        "INSERT INTO jobs(name,kind,recipe,config,state,priority,created_us,steps_total,needs,"
+        "changed) VALUES(?,?,?,?,'queued',?,?,?,nullif(?,0),?)",
+        "ttttiiiit", in->name ? in->name : in->recipe, in->kind, in->recipe, json,
+        (int64_t)in->priority, dd_wall_us(), steps, needs, in->changed);
     *id = sqlite3_last_insert_rowid(db);
     return rc;
 }

@@ -110,6 +110,9 @@ static const char *const steps[] = {
     "evals_1 e,"
     " json_each(e.results) r WHERE r.type IN ('integer','real');"
     "DROP TABLE evals_1;",
+    // 7: what a job changes of its recipe, as JSON; NULL: not known (daemon/jobs/changed.h fills it
+    // in)
+    "ALTER TABLE jobs ADD COLUMN changed TEXT;",
 };
 enum { VERSION = (int)(sizeof steps / sizeof *steps) };
 
