@@ -84,7 +84,7 @@ function card(id) {
 export function mount(root, params) {
   const cards = new Map(), list = h('div.runs'), off = [];
   const create = h('button.primary', { type: 'button', onclick: () => openForm() }, 'New run');
-  fill(root, head('Runs', 'Training jobs of this daemon, newest first.', create), list);
+  fill(root, head('Runs', 'Training jobs of this daemon, newest first.', h('a.button', { href: '#/sweeps' }, 'Sweeps'), create), list);
 
   const layout = () => {
     const order = jobList();
