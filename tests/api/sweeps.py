@@ -25,7 +25,7 @@ JUDGE = {"name": "judge", "kind": "encoder", "data": DATA,
          "encoder": {"objective": "classify", "width": 4, "blocks": [1, 1], "groups": 2, "batch": 32},
          "train": {"steps": 60}, "optim": {"lr": 0.01, "warmup": 5},
          "checkpoint": {"every": 0, "every_seconds": 0}, "metrics": {"test_every": 0}}
-EVAL = {"judge": "judge", "n": 60, "metrics": "fd,accuracy"}
+EVAL = {"judge": "judge", "n": 60, "share": 1, "metrics": "fd,accuracy"}
 FILE = {"name": "try", "recipes": ["tiny"], "axes": {"optim.lr": [0.001, 0.004]}, "seeds": 2, "eval": EVAL}
 
 
@@ -320,10 +320,10 @@ def measured(db, sweep):
                       (sweep,)).fetchall()
 
 
-def test_kills(kills=12):
+def test_kills(kills=10):
     random.seed(5)
     file = {"name": "many", "recipes": ["tiny"], "seeds": 3, "eval": EVAL, "metrics": ["fd"],
-            "overrides": {"checkpoint": {"every": 15, "every_seconds": 0}, "train.steps": 90},
+            "overrides": {"checkpoint": {"every": 10, "every_seconds": 0}, "train.steps": 50},
             "axes": {"optim.lr": [0.001, 0.002, 0.004, 0.008], "train.generated": [4, 6]}}
     with daemon() as d:
         killed, before = 0, 0
@@ -354,6 +354,7 @@ def test_kills(kills=12):
             else:
                 d.end(signal.SIGKILL)
             killed += 1
+            print(f"kill {killed}: {s['runs']} {s['evaluating']} evaluating", flush=True)
             d.start()
         s = wait(d, sweep, "completed", "failed", "stopped", seconds=500)
         assert s["state"] == "completed" and s["runs"] == {"total": 24, "queued": 0, "running": 0, "completed": 24,
@@ -366,7 +367,7 @@ def test_kills(kills=12):
             rows = db.execute("SELECT cell, count(*) FROM jobs WHERE sweep=? GROUP BY cell", (sweep,)).fetchall()
             assert rows == [(k, 1) for k in range(24)], rows
             a, b = losses(db, sweep), losses(db, again["id"])
-            assert sorted(a) == list(range(24)) and all([x for x, _ in v] == list(range(1, 91)) for v in a.values())
+            assert sorted(a) == list(range(24)) and all([x for x, _ in v] == list(range(1, 51)) for v in a.values())
             assert a == b  # those of runs that nobody disturbed, bit for bit
             assert len(set(map(str, a.values()))) == 24  # 24 different ones
             one, two = measured(db, sweep), measured(db, again["id"])
