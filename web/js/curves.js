@@ -246,7 +246,7 @@ export function mount(root, params) {
 
   // ---- life ----
 
-  fill(root, head('Curves', 'Drag across a plot to zoom, shift-drag to pan, double-click to show everything.'), pane, bar,
+  fill(root, head('Curves', 'Drag across a plot to zoom, shift-drag to pan, double-click to reset.'), pane, bar,
     h('p.sr', { id: 'plot-keys' }, 'Arrow keys move the cursor, shift with arrow keys pans, plus and minus zoom, zero shows everything.'), box);
 
   async function begin() {
