@@ -110,6 +110,9 @@ static const char *const steps[] = {
     "evals_1 e,"
     " json_each(e.results) r WHERE r.type IN ('integer','real');"
     "DROP TABLE evals_1;",
+    // 7: notes and tags of checkpoints
+    "ALTER TABLE checkpoints ADD COLUMN notes TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE checkpoints ADD COLUMN tags TEXT NOT NULL DEFAULT '[]';",
 };
 enum { VERSION = (int)(sizeof steps / sizeof *steps) };
 
