@@ -1,5 +1,5 @@
 """Checks answers of a daemon against its own /openapi.json: the part of JSON Schema that it uses, and
-stricter in one point: a member that an object's schema does not name is a fault, unless it says so.
+stricter in one point: a member that an object's schema does not name is a fault, unless the schema allows it.
 """
 import re
 
