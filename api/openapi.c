@@ -55,7 +55,8 @@ static json_t *parameters(const struct api_route *r) {
                                   json_pack("{s:s, s:s, s:b, s:{s:s}}", "name", in_path[i], "in",
                                             "path", "required", 1, "schema", "type", "string"));
     }
-    if (!strcmp(r->path, "/v1/jobs") && !strcmp(r->method, "POST"))
+    if ((!strcmp(r->path, "/v1/jobs") || !strcmp(r->path, "/v1/sweeps")) &&
+        !strcmp(r->method, "POST"))
         json_array_append_new(list,
                               json_pack("{s:s, s:s, s:{s:s, s:i}}", "name", "Idempotency-Key", "in",
                                         "header", "schema", "type", "string", "maxLength", 255));

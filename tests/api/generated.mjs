@@ -1,5 +1,5 @@
 // A generated client against a running daemon: openapi-typescript makes its types from /openapi.json, tsc
-// compiles generated.ts with them, which submits a job and draws a sample. usage:
+// compiles generated.ts with them, and it submits a job and draws samples. usage:
 //   generated.mjs NODE_MODULES DRIFTD
 import { execFileSync, spawn } from 'node:child_process';
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
