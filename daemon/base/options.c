@@ -351,7 +351,7 @@ static void value_word(const struct opt *o, char out[24]) {
     static const char *const words[][2] = {{"listen", "ADDRESS"},  {"autostart", "RECIPE"},
                                            {"resume", "auto|ask"}, {"precision", "fp32|bf16"},
                                            {"import-root", "DIR"}, {"tls-cert", "FILE"},
-                                           {"tls-key", "FILE"}};
+                                           {"tls-key", "FILE"},    {"log-format", "text|json"}};
     const char *last = strrchr(o->name, '-');
     snprintf(out, 24, "%s",
              o->kind == BOOL  ? ""
