@@ -59,8 +59,9 @@ int dd_job_draft_put(sqlite3 *db, struct dd_job_draft *d, int64_t sweep, int64_t
                      struct dr_err *err);
 void dd_job_draft_free(struct dd_jobs *j, struct dd_job_draft *d, bool committed);
 int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct dr_err *err);
+// NULL: unchanged. DR_ECONFLICT where the priority of a job that is not queued would change.
 int dd_jobs_patch(struct dd_jobs *j, int64_t id, const char *name, const char *notes,
-                  struct dr_err *err);
+                  const int *priority, struct dr_err *err);
 int dd_jobs_remove(struct dd_jobs *j, int64_t id, struct dr_err *err);
 // Submits the recipe unless a checkpoint or a job of that name exists; failed and stopped jobs do
 // not count.
@@ -80,6 +81,7 @@ struct dd_jobs_now {
     uint64_t checkpoint_failures;
     int64_t beat_ns; // last time the job thread made progress; INT64_MAX while it waits for work
     int64_t step, steps_total;
+    double minutes; // train.minutes: ends it before its last step; 0: no limit
     char name[64];
 };
 void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out);

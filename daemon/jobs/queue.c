@@ -356,6 +356,7 @@ int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct d
 struct patch {
     int64_t id;
     const char *name, *notes;
+    const int *priority;
 };
 
 static int patch(sqlite3 *db, void *arg, struct dr_err *err) {
@@ -364,14 +365,21 @@ static int patch(sqlite3 *db, void *arg, struct dr_err *err) {
     int rc = dd_job_state(db, p->id, old, err);
     if (rc)
         return rc;
-    return dd_sql_run(db, err,
-                      "UPDATE jobs SET name=coalesce(?,name), notes=coalesce(?,notes) WHERE id=?",
-                      "tti", p->name, p->notes, p->id);
+    if (p->priority && strcmp(old, "queued"))
+        return dr_fail_at(err, DR_ECONFLICT, "priority",
+                          "job %lld is %s; only the priority of a queued job can change",
+                          (long long)p->id, old);
+    rc = dd_sql_run(db, err,
+                    "UPDATE jobs SET name=coalesce(?,name), notes=coalesce(?,notes) WHERE id=?",
+                    "tti", p->name, p->notes, p->id);
+    return rc || !p->priority ? rc
+                              : dd_sql_run(db, err, "UPDATE jobs SET priority=? WHERE id=?", "ii",
+                                           (int64_t)*p->priority, p->id);
 }
 
 int dd_jobs_patch(struct dd_jobs *j, int64_t id, const char *name, const char *notes,
-                  struct dr_err *err) {
-    struct patch p = {.id = id, .name = name, .notes = notes};
+                  const int *priority, struct dr_err *err) {
+    struct patch p = {.id = id, .name = name, .notes = notes, .priority = priority};
     return dd_store_do(j->env.store, patch, &p, err);
 }
 
@@ -508,6 +516,7 @@ void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out) {
     out->running = j->shown.running;
     out->step = atomic_load(&j->lane[DD_LANE_MAIN].step);
     out->steps_total = atomic_load(&j->lane[DD_LANE_MAIN].steps_total);
+    out->minutes = (double)atomic_load(&j->lane[DD_LANE_MAIN].limit_ms) / 60000;
     snprintf(out->name, sizeof out->name, "%s", j->shown.name);
     pthread_mutex_unlock(&j->shown.lock);
 }

@@ -127,6 +127,9 @@ static const char *const steps[] = {
     // 8: what a job changes of its recipe, as JSON; NULL: not known (daemon/jobs/changed.h fills it
     // in)
     "ALTER TABLE jobs ADD COLUMN changed TEXT;",
+    // 9: notes and tags of checkpoints
+    "ALTER TABLE checkpoints ADD COLUMN notes TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE checkpoints ADD COLUMN tags TEXT NOT NULL DEFAULT '[]';",
 };
 enum { VERSION = (int)(sizeof steps / sizeof *steps) };
 

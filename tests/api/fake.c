@@ -341,6 +341,12 @@ static int sample_png(void *ctx, const char *id, struct api_file *out, struct ap
     return file_of_digits(out);
 }
 
+static int checkpoint_patch(void *ctx, const char *id, const struct api_ckpt_patch *in,
+                            struct api_reply *out) {
+    (void)in;
+    return reply_id(ctx, id, out);
+}
+
 static int db_backup(void *ctx, struct api_file *out, struct api_problem *p) {
     (void)ctx, (void)p;
     return file_of_digits(out);
@@ -461,6 +467,8 @@ void fake_start(struct fake *f, void (*edit)(struct api_config *c)) {
                                .events_read = events_read,
                                .checkpoint_list = reply_list,
                                .checkpoint_get = reply_id,
+                               .checkpoint_patch = checkpoint_patch,
+                               .checkpoint_remove = job_remove,
                                .checkpoint_activate = reply_id,
                                .served_get = served_get,
                                .served_put = served_put,
