@@ -84,15 +84,15 @@ static json_t *read_page(struct dd_store *s, const struct page *p, const char *c
     " (SELECT state FROM jobs n WHERE n.id=jobs.needs),"                                           \
     " (SELECT count(*) FROM jobs n WHERE jobs.state='queued' AND (n.state IN "                     \
     "('running','stopping') OR (n.state='queued' AND (n.priority>jobs.priority OR"                 \
-    " (n.priority=jobs.priority AND n.id<jobs.id))))), changed,"                                   \
+    " (n.priority=jobs.priority AND n.id<jobs.id))))), sweep, cell, changed,"                      \
     " (SELECT printf('/v1/samples/%d.png?v=%x', s.id, s.created_us) FROM samples s WHERE"          \
     " s.job=jobs.id ORDER BY s.step DESC LIMIT 1) FROM jobs "
 
 // What the job changes of its recipe, and its newest sample grid; null where there is none.
 static void add_looks(json_t *j, sqlite3_stmt *st) {
-    json_t *changed = *text(st, 22) ? json_loads(text(st, 22), 0, NULL) : NULL;
+    json_t *changed = *text(st, 24) ? json_loads(text(st, 24), 0, NULL) : NULL;
     json_object_set_new(j, "changed", changed ? changed : json_null());
-    json_object_set_new(j, "sample", *text(st, 23) ? json_string(text(st, 23)) : json_null());
+    json_object_set_new(j, "sample", *text(st, 25) ? json_string(text(st, 25)) : json_null());
 }
 
 // The job that one needs, and whether it waits for it; null: none.
@@ -106,6 +106,14 @@ static void add_needs(json_t *j, sqlite3_stmt *st) {
                                           json_sprintf("%lld", (long long)id), "name", text(st, 19),
                                           "state", *state ? state : "removed")
                               : json_null());
+}
+
+// The sweep that a job belongs to, and its place there.
+static void add_sweep(json_t *j, sqlite3_stmt *st) {
+    const int64_t sweep = sqlite3_column_int64(st, 22);
+    json_object_set_new(j, "sweep", sweep ? json_sprintf("%lld", (long long)sweep) : json_null());
+    json_object_set_new(j, "cell",
+                        sweep ? json_integer(sqlite3_column_int64(st, 23)) : json_null());
 }
 
 static json_t *job_row(sqlite3_stmt *st, int64_t with_config) {
@@ -132,6 +140,7 @@ static json_t *job_row(sqlite3_stmt *st, int64_t with_config) {
     add_needs(j, st);
     json_object_set_new(j, "ahead", json_integer(sqlite3_column_int64(st, 21)));
     add_looks(j, st);
+    add_sweep(j, st);
     if (with_config) {
         json_object_set_new(j, "config", json_loads(text(st, 16), 0, NULL));
         json_t *names = *text(st, 17) ? json_loads(text(st, 17), 0, NULL) : NULL;

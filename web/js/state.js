@@ -120,7 +120,7 @@ export function start() {
     server.state = state;
     box.dataset.state = state;
     text(box.querySelector('span'), words[state]);
-    if (state === 'lost') say('The event stream is interrupted; reconnecting.', true);
+    if (state === 'lost') say('Can\'t reach driftd, retrying.', true);
     emit('stream', state);
   });
   stream.start();
