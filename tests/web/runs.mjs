@@ -83,7 +83,7 @@ try {
     await page.selectOption('select[aria-label="State"]', 'failed');
     await until('none', async () => (await ids()).length === 0);
     await page.selectOption('select[aria-label="State"]', '');
-    await until('all', async () => (await ids()).length === 3, 300000); // a busy machine
+    await until('all', async () => (await ids()).length === 3);
   });
 
   await check('a run is renamed, gets notes, and its Delete looks like one', async () => {
