@@ -64,10 +64,9 @@ static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
 
 static int create(sqlite3 *db, void *arg, struct dr_err *err) {
     struct create *c = arg;
-    struct dd_job_new row = *c->in;
-    const struct dd_job_new *in = &row;
-    if (!row.changed)
-        row.changed = c->changed;
+    const struct dd_job_new *in = c->in;
+    struct dd_job_new row = *in;
+    row.changed = c->changed;
     int rc = in->key ? known_key(db, c, err) : 0;
     if (rc || c->replayed)
         return rc;
@@ -77,7 +76,7 @@ static int create(sqlite3 *db, void *arg, struct dr_err *err) {
     if (!rc && c->need.json)
         rc = dd_needs_take(db, &c->need, in->priority, err);
     if (!rc)
-        rc = dd_job_insert(db, in, c->json, c->kind->steps ? c->kind->steps(in->cfg) : 0,
+        rc = dd_job_insert(db, &row, c->json, c->kind->steps ? c->kind->steps(in->cfg) : 0,
                            c->need.id, &c->id, err);
     if (!rc && in->key)
         rc = dd_sql_run(db, err, "INSERT INTO idempotency VALUES(?,?,?,?)", "ttii", in->key,
@@ -148,10 +147,10 @@ static int prepare(struct dd_jobs *j, struct create *c, struct dr_err *err) {
         rc = read_judge(j, in->cfg, &c->judge, err);
     if (!rc && !(c->json = dr_config_to_json(in->cfg)))
         rc = dr_fail(err, DR_ENOMEM, "no memory for the configuration");
-    if (!rc && !in->changed)
-        c->changed = dd_changed(j->env.opt->config_dir, in->recipe, in->cfg);
     if (rc)
         release(c);
+    else
+        c->changed = dd_changed(j->env.opt->config_dir, in->recipe, in->cfg);
     return rc;
 }
 

@@ -139,8 +139,8 @@ static json_t *job_row(sqlite3_stmt *st, int64_t with_config) {
     json_object_set_new(j, "data", *text(st, 15) ? json_string(text(st, 15)) : json_null());
     add_needs(j, st);
     json_object_set_new(j, "ahead", json_integer(sqlite3_column_int64(st, 21)));
-    add_looks(j, st);
     add_sweep(j, st);
+    add_looks(j, st);
     if (with_config) {
         json_object_set_new(j, "config", json_loads(text(st, 16), 0, NULL));
         json_t *names = *text(st, 17) ? json_loads(text(st, 17), 0, NULL) : NULL;
