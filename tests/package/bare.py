@@ -100,7 +100,7 @@ class Root:
 
     def command(self, *words):
         """Mounts and processes of its own: both are gone when the command ends."""
-        inside = 'mount -t proc proc "$0/proc" && mount -t tmpfs tmpfs "$0/dev/shm" && exec chroot "$0" "$@"'
+        inside = 'mount -t proc proc "$0/proc" && mount -t tmpfs tmpfs "$0/dev/shm" && mount -t devpts devpts "$0/dev/pts" && exec chroot "$0" "$@"'
         return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inside, str(self.path), *words]
 
     def run(self, *words, **more):
