@@ -86,7 +86,7 @@ def lend(root):
         shutil.copytree(certs, root / "etc/ssl/certs", ignore_dangling_symlinks=True)
     for path in pathlib.Path("/etc/apt/apt.conf.d").glob("[89]*"):
         shutil.copy(path, root / "etc/apt/apt.conf.d")
-    if (npmrc := pathlib.Path("/root/.npmrc")).exists():
+    if (npmrc := pathlib.Path.home() / ".npmrc").exists():
         shutil.copy(npmrc, root / "root")
 
 
@@ -238,8 +238,8 @@ def check_upgrade(root, stage):
         assert (job["state"], job["step"]) == ("completed", 60), job
         steps = re.findall(r"^loss,(\d+),", ctl(root, url, "metrics", "2", "--csv", "--output", "-"), re.M)
         assert steps == [str(i) for i in range(1, 61)], "the steps before and after, each once"
-        ctl(root, url, "db", "backup", "--output", "/root/after.sqlite3")
-    db = sqlite3.connect(root.path / "root/after.sqlite3")
+        ctl(root, url, "db", "backup", "--output", "/tmp/after.sqlite3")
+    db = sqlite3.connect(root.path / "tmp/after.sqlite3")
     assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert db.execute("PRAGMA user_version").fetchone()[0] > 1
     db.close()

@@ -60,7 +60,7 @@ async function written(lines) {
   for (const line of lines) {
     const file = /(?:-o) (\S+\.a?png)\b/.exec(line)?.[1];
     if (!file) continue;
-    const { text } = await type(`base64 -w0 ${scratch}/work/${file}; echo`);
+    const { text } = await type(`(cd ${scratch}; base64 -w0 work/${file}; echo)`);
     out.push({ name: file, bytes: Buffer.from(text, 'base64') });
     assert.equal(out.at(-1).bytes.subarray(1, 4).toString(), 'PNG', `${file} is no picture`);
   }
