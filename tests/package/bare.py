@@ -99,8 +99,9 @@ class Root:
         self.env = dict(CLEAN, **{k: os.environ[k] for k in LENT if k in os.environ})
 
     def command(self, *words):
-        """Mounts and processes of its own: both are gone when the command ends."""
-        inside = 'mount -t proc proc "$0/proc" && mount -t tmpfs tmpfs "$0/dev/shm" && mount -t devpts devpts "$0/dev/pts" && exec chroot "$0" "$@"'
+        """Mounts and processes of its own: both are gone when the command ends. The shell stays as their first
+        process: a command that changes its user would not be killed with unshare."""
+        inside = 'mount -t proc proc "$0/proc" && mount -t tmpfs tmpfs "$0/dev/shm" && mount -t devpts devpts "$0/dev/pts" && chroot "$0" "$@"; exit $?'
         return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inside, str(self.path), *words]
 
     def run(self, *words, **more):
