@@ -232,6 +232,14 @@ struct api_eval_query {
     int64_t width, height; // of a plot, in pixels
 };
 
+struct api_sweep_create {
+    const json_t *file;                        // borrowed
+    const char *idempotency_key, *fingerprint; // as of api_job_create
+    bool check;                                // only say what would run
+};
+// REMOVE keeps the jobs, REMOVE_ALL removes them as well.
+enum api_sweep_action { API_SWEEP_STOP, API_SWEEP_RESUME, API_SWEEP_REMOVE, API_SWEEP_REMOVE_ALL };
+
 struct api_dataset_create {
     const char *name;
     const char *path;      // of the server, to be confined by the daemon; NULL: to be uploaded
@@ -316,6 +324,20 @@ struct api_callbacks {
                      struct api_problem *problem);
     int (*eval_file)(void *ctx, const char *id, const char *name, struct api_file *out,
                      struct api_problem *problem);
+
+    // Sweeps (docs/ablations.md). list: {"sweeps": [...]}; create: 201 + location "/v1/sweeps/ID",
+    // 200 for a check; action: 409 for the removal of one that is open. text and plot give
+    // malloc'ed bytes; metric NULL: the table's first.
+    int (*sweep_list)(void *ctx, const struct api_page *page, struct api_reply *out);
+    int (*sweep_create)(void *ctx, const struct api_sweep_create *in, struct api_reply *out);
+    int (*sweep_get)(void *ctx, const char *id, struct api_reply *out);
+    int (*sweep_action)(void *ctx, const char *id, enum api_sweep_action action,
+                        struct api_reply *out);
+    int (*sweep_text)(void *ctx, const char *id, bool markdown, char **text, size_t *size,
+                      struct api_problem *problem);
+    int (*sweep_curve)(void *ctx, const char *id, const char *metric, struct api_reply *out);
+    int (*sweep_plot)(void *ctx, const char *id, const char *metric, int64_t width, int64_t height,
+                      void **png, size_t *size, struct api_problem *problem);
 
     // Data sets: {"datasets": [...]}; create: 201 + location. append: {"name", "received"}, 409
     // `wrong-offset` when the upload has another length. import: 202. remove: 409 while jobs use

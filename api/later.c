@@ -15,7 +15,7 @@ struct pool {
     pthread_mutex_t mu;
     pthread_cond_t work, gone;
     struct api_req *head, **tail;
-    int queued, threads, idle;
+    int queued, accepted, threads, idle; // accepted: queued or at work
     int max_threads, max_queued;
     bool closing;
 };
@@ -94,6 +94,7 @@ static void *worker(void *arg) {
         pthread_mutex_unlock(&p->mu);
         run(r, closing);
         pthread_mutex_lock(&p->mu);
+        p->accepted--;
     }
     if (--p->threads == 0)
         pthread_cond_broadcast(&p->gone);
@@ -117,7 +118,9 @@ enum MHD_Result api_later_start(struct api_req *r) {
     struct pool *p = &r->srv->later->pool[r->route->flags & (API_LONG | API_LONG_ASKED) ? 1 : 0];
     pthread_mutex_lock(&p->mu);
     const bool closing = p->closing;
-    const bool ok = !closing && p->queued < p->max_queued && ensure_thread(p);
+    // By what was accepted, not by the queue: a thread that has not begun yet is no reason to refuse.
+    const bool room = p->accepted < p->max_threads + p->max_queued;
+    const bool ok = !closing && room && ensure_thread(p);
     if (ok) {
         r->state = API_REQ_WAITING;
         atomic_store(&r->later, API_LATER_RUNS);
@@ -126,6 +129,7 @@ enum MHD_Result api_later_start(struct api_req *r) {
         *p->tail = r;
         p->tail = &r->later_next;
         p->queued++;
+        p->accepted++;
         pthread_cond_signal(&p->work);
     }
     pthread_mutex_unlock(&p->mu);

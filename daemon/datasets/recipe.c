@@ -79,8 +79,12 @@ static void fit_training(json_t *root, const struct dd_dataset_facts *f, double 
     set(root, "train.unconditional", json_integer(DR_MIN(unconditional, f->train)));
     set(root, "train.sampler", json_string("exact"));
     set(root, "train.minutes", json_real(minutes)); // the steps that this machine does in that time
-    if (f->size % 2)
+    if (f->size % 2) {
         set(root, "features.quadrants", json_false());
+        set(root, "features.patch2", json_false());
+    }
+    if (f->size % 4)
+        set(root, "features.patch4", json_false());
 }
 
 int dd_dataset_recipe(struct dd_store *s, const char *config_dir, const char *name, double minutes,
@@ -99,12 +103,13 @@ int dd_dataset_recipe(struct dd_store *s, const char *config_dir, const char *na
     }
     fit_data(root, name, &f);
     fit_training(root, &f, minutes);
+    const bool levels = json_object_get(json_object_get(root, "model"), "widths"); // no patches
     if (!own) { // made for white digits on black
         set(root, "model.patch", json_integer(patch_for(f.size)));
         set(root, "model.out_bias", json_real(0));
         set(root, "features.rms_gain", json_real(1));
         set(root, "optim.lr", json_real(2e-3));
-    } else if (f.size % DR_MAX((int64_t)1, number(root, "model", "patch", 4))) {
+    } else if (!levels && f.size % DR_MAX((int64_t)1, number(root, "model", "patch", 4))) {
         set(root, "model.patch", json_integer(patch_for(f.size)));
     }
     json_object_set_new(root, "name", json_string(name));

@@ -84,7 +84,7 @@ static json_t *read_page(struct dd_store *s, const struct page *p, const char *c
     " (SELECT state FROM jobs n WHERE n.id=jobs.needs),"                                           \
     " (SELECT count(*) FROM jobs n WHERE jobs.state='queued' AND (n.state IN "                     \
     "('running','stopping') OR (n.state='queued' AND (n.priority>jobs.priority OR"                 \
-    " (n.priority=jobs.priority AND n.id<jobs.id))))) FROM jobs "
+    " (n.priority=jobs.priority AND n.id<jobs.id))))), sweep, cell FROM jobs "
 
 // The job that one needs, and whether it waits for it; null: none.
 static void add_needs(json_t *j, sqlite3_stmt *st) {
@@ -97,6 +97,14 @@ static void add_needs(json_t *j, sqlite3_stmt *st) {
                                           json_sprintf("%lld", (long long)id), "name", text(st, 19),
                                           "state", *state ? state : "removed")
                               : json_null());
+}
+
+// The sweep that a job belongs to, and its place there.
+static void add_sweep(json_t *j, sqlite3_stmt *st) {
+    const int64_t sweep = sqlite3_column_int64(st, 22);
+    json_object_set_new(j, "sweep", sweep ? json_sprintf("%lld", (long long)sweep) : json_null());
+    json_object_set_new(j, "cell",
+                        sweep ? json_integer(sqlite3_column_int64(st, 23)) : json_null());
 }
 
 static json_t *job_row(sqlite3_stmt *st, int64_t with_config) {
@@ -122,6 +130,7 @@ static json_t *job_row(sqlite3_stmt *st, int64_t with_config) {
     json_object_set_new(j, "data", *text(st, 15) ? json_string(text(st, 15)) : json_null());
     add_needs(j, st);
     json_object_set_new(j, "ahead", json_integer(sqlite3_column_int64(st, 21)));
+    add_sweep(j, st);
     if (with_config) {
         json_object_set_new(j, "config", json_loads(text(st, 16), 0, NULL));
         json_t *names = *text(st, 17) ? json_loads(text(st, 17), 0, NULL) : NULL;

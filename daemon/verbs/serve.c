@@ -6,6 +6,7 @@
 #include "daemon/base/util.h"
 #include "daemon/http/daemon.h"
 #include "daemon/http/listen.h"
+#include "daemon/sweeps/sweeps.h"
 #include "daemon/verbs/verbs.h"
 #include "driftd_config.h"
 #ifdef DD_HAVE_WEB
@@ -239,7 +240,13 @@ static int build(struct dd *d, struct dd_listeners *l, struct dr_err *err) {
     if (rc)
         return rc;
     struct dd_batcher_env be = {&d->opt, d->store, d->live, d->models};
-    struct dd_jobs_env je = {&d->opt, d->store, d->events, d->pump, d->live, NULL};
+    struct dd_jobs_env je = {.opt = &d->opt,
+                             .store = d->store,
+                             .events = d->events,
+                             .pump = d->pump,
+                             .live = d->live,
+                             .between = dd_sweeps_between,
+                             .between_ctx = &d->jobs};
     rc = dd_batcher_start(&be, &d->batcher, err);
     if (!rc)
         je.device = device_of_jobs(d);

@@ -213,6 +213,9 @@ def test_recipe_with_an_encoder():
         for name in ("folder.json", "folder-encoder.json"):
             shutil.copy(configs / name, d.dir / "recipes" / name)
         assert upload(d, "few", tarred(FEW), size=16)["state"] == "ready"
+        for side in (15, 18): # sides that 4 does not divide
+            assert upload(d, f"few{side}", tarred(FEW), size=side)["size"] == side
+            assert d.get(f"/v1/datasets/few{side}/recipe?minutes=45").status == 200
         config = d.get("/v1/datasets/few/recipe?minutes=45").json()["config"]
         assert config["features"]["kind"] == "encoder" and config["train"]["minutes"] == 45, config
         job = d.job(config)
