@@ -8,6 +8,7 @@ FOLDER keeps the fetched Debian for the next time; the package is left in FOLDER
 installs this package instead of building one.
 """
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -159,6 +160,7 @@ def serving(root, stage, **env):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     user, group = word["USER"][0].split(":")
+    state = env.get("DRIFTD_STATE_DIR", root.env["DRIFTD_STATE_DIR"])
     child = subprocess.Popen(root.command("setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", *word["ENTRYPOINT"], *word["CMD"]),
                              env=root.env | {"DRIFTD_LISTEN": f"127.0.0.1:{port}", "DRIFTD_THREADS": "1", "HOME": "/"} | env)
     try:
@@ -170,8 +172,10 @@ def serving(root, stage, **env):
             time.sleep(0.1)
         yield url
     finally:
-        child.kill()  # and with unshare everything in its process namespace
+        child.kill()  # and with unshare, a moment later, everything in its process namespace
         child.wait()
+        with open(root.path / state.lstrip("/") / "lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # which driftd holds while it lives
 
 
 def fetch(url):
