@@ -11,7 +11,7 @@ api_handler api_h_ckpt_list, api_h_ckpt_get, api_h_ckpt_activate, api_h_served_g
 api_handler api_h_dataset_list, api_h_dataset_get, api_h_dataset_create, api_h_dataset_upload,
     api_h_dataset_import, api_h_dataset_remove, api_h_dataset_samples, api_h_dataset_recipe;
 api_handler api_h_config_list, api_h_config_get, api_h_config_schema;
-api_handler api_h_job_field;
+api_handler api_h_job_field, api_h_job_alerts, api_h_metrics_csv;
 api_handler api_h_sample_list, api_h_sample_png;
 api_handler api_h_eval_list, api_h_eval_get, api_h_eval_create, api_h_eval_remove, api_h_eval_csv,
     api_h_eval_curve, api_h_eval_plot, api_h_eval_file;

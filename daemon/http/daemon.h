@@ -104,5 +104,8 @@ json_t *dd_glue_fill(struct dd *d, const char *recipe, const json_t *given, int 
 // names.
 int dd_glue_fits(struct dd *d, const struct dr_config *cfg, struct dr_err *err);
 int dd_glue_field(void *ctx, const char *id, struct api_reply *out);
+int dd_glue_metrics_wide(void *ctx, const struct api_wide_query *q, struct api_wide_cursor *out,
+                         struct api_problem *p);
+int dd_glue_job_alerts(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_sample_list(void *ctx, const struct api_page *page, struct api_reply *out);
 int dd_glue_sample_png(void *ctx, const char *id, struct api_file *out, struct api_problem *p);

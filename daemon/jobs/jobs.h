@@ -43,6 +43,7 @@ struct dd_job_new {
     int priority;
     const char *key, *fingerprint; // idempotency, NULL: none
     int64_t sweep, cell, rung;     // of a sweep's job; sweep 0: none
+    const char *changed;           // as dd_changed says; NULL: found when it is queued
 };
 int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, bool *replayed,
                    struct dr_err *err);

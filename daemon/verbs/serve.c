@@ -113,6 +113,10 @@ static void publish_metrics(void *ctx, const char *job, int64_t step, size_t n,
     api_publish_metrics(ctx, job, step, n, names, values);
 }
 
+static uint64_t event_head(void *ctx) {
+    return api_event_head(ctx);
+}
+
 // The table of kinds as the API describes it. Returns how many.
 static size_t list_kinds(struct api_job_kind out[DD_MAX_KINDS]) {
     size_t n = 0;
@@ -158,7 +162,7 @@ static int start_http(struct dd *d, struct dd_listeners *l, struct dr_err *err) 
         dd_listen_close(l);
     }
     if (!rc) {
-        struct dd_event_sink sink = {d->server, publish, publish_metrics};
+        struct dd_event_sink sink = {d->server, publish, publish_metrics, event_head};
         dd_events_attach(d->events, &sink);
     }
     free(token);

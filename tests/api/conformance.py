@@ -35,6 +35,8 @@ POST /v1/jobs/{id}/pause
 POST /v1/jobs/{id}/resume
 POST /v1/jobs/{id}/checkpoint
 GET /v1/jobs/{id}/metrics
+GET /v1/jobs/{id}/alerts
+GET /v1/metrics.csv
 GET /v1/jobs/{id}/events
 GET /v1/jobs/{id}/field
 GET /v1/events
