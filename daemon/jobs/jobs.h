@@ -1,9 +1,8 @@
 // The job queue: rows in the store with a state machine, one job at a time on the job thread, and
 // beside it one of the kinds that run beside training, each by the functions of its kind (kinds.h).
 //
-//   queued -> running -> completed | failed | stopped (on request) | paused (on request) |
-//   interrupted running -> stopping -> stopped ; paused | stopped | failed | interrupted -> queued
-//   by resume
+//   queued -> running -> completed | failed | stopped | paused (both on request) | interrupted
+//   running -> stopping -> stopped ; paused | stopped | failed | interrupted -> queued by resume
 // A start finds rows still `running`: they were cut off, become `interrupted` and are queued again
 // when the policy is auto. Any thread. The functions return 0 or DR_E* with a sentence in err:
 // ENOENT for an unknown job, ECONFLICT where its state refuses, EINVAL for bad input, or what the

@@ -8,6 +8,7 @@ FOLDER keeps the fetched Debian for the next time; the package is left in FOLDER
 installs this package instead of building one.
 """
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -86,7 +87,7 @@ def lend(root):
         shutil.copytree(certs, root / "etc/ssl/certs", ignore_dangling_symlinks=True)
     for path in pathlib.Path("/etc/apt/apt.conf.d").glob("[89]*"):
         shutil.copy(path, root / "etc/apt/apt.conf.d")
-    if (npmrc := pathlib.Path("/root/.npmrc")).exists():
+    if (npmrc := pathlib.Path.home() / ".npmrc").exists():
         shutil.copy(npmrc, root / "root")
 
 
@@ -99,8 +100,9 @@ class Root:
         self.env = dict(CLEAN, **{k: os.environ[k] for k in LENT if k in os.environ})
 
     def command(self, *words):
-        """Mounts and processes of its own: both are gone when the command ends."""
-        inside = 'mount -t proc proc "$0/proc" && mount -t tmpfs tmpfs "$0/dev/shm" && exec chroot "$0" "$@"'
+        """Mounts and processes of its own: both are gone when the command ends. The shell stays as their first
+        process: a command that changes its user would not be killed with unshare."""
+        inside = 'mount -t proc proc "$0/proc" && mount -t tmpfs tmpfs "$0/dev/shm" && mount -t devpts devpts "$0/dev/pts" && chroot "$0" "$@"; exit $?'
         return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inside, str(self.path), *words]
 
     def run(self, *words, **more):
@@ -158,6 +160,7 @@ def serving(root, stage, **env):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     user, group = word["USER"][0].split(":")
+    state = env.get("DRIFTD_STATE_DIR", root.env["DRIFTD_STATE_DIR"])
     child = subprocess.Popen(root.command("setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", *word["ENTRYPOINT"], *word["CMD"]),
                              env=root.env | {"DRIFTD_LISTEN": f"127.0.0.1:{port}", "DRIFTD_THREADS": "1", "HOME": "/"} | env)
     try:
@@ -169,8 +172,10 @@ def serving(root, stage, **env):
             time.sleep(0.1)
         yield url
     finally:
-        child.kill()  # and with unshare everything in its process namespace
+        child.kill()  # and with unshare, a moment later, everything in its process namespace
         child.wait()
+        with open(root.path / state.lstrip("/") / "lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # which driftd holds while it lives
 
 
 def fetch(url):
@@ -238,8 +243,8 @@ def check_upgrade(root, stage):
         assert (job["state"], job["step"]) == ("completed", 60), job
         steps = re.findall(r"^loss,(\d+),", ctl(root, url, "metrics", "2", "--csv", "--output", "-"), re.M)
         assert steps == [str(i) for i in range(1, 61)], "the steps before and after, each once"
-        ctl(root, url, "db", "backup", "--output", "/root/after.sqlite3")
-    db = sqlite3.connect(root.path / "root/after.sqlite3")
+        ctl(root, url, "db", "backup", "--output", "/tmp/after.sqlite3")
+    db = sqlite3.connect(root.path / "tmp/after.sqlite3")
     assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert db.execute("PRAGMA user_version").fetchone()[0] > 1
     db.close()

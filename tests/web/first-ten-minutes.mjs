@@ -21,7 +21,7 @@ mkdirSync(pictures, { recursive: true });
 const port = await new Promise((ok) => { const s = createServer().listen(0, '127.0.0.1', () => { const { port: p } = s.address(); s.close(() => ok(p)); }); });
 const base = `http://127.0.0.1:${port}`;
 const scratch = prefix.length ? '/tmp/ten-minutes' : mkdtempSync(join(tmpdir(), 'driftd-ten-'));
-const setup = `export XDG_STATE_HOME=${scratch}/state XDG_DATA_HOME=${scratch}/data DRIFTD_PORT=${port}; mkdir -p ${scratch}/work; cd '${repository}'`;
+const setup = `export XDG_STATE_HOME=${scratch}/state XDG_DATA_HOME=${scratch}/data DRIFTD_PORT=${port}${process.env.DRIFTD_THREADS ? ` DRIFTD_THREADS=${process.env.DRIFTD_THREADS}` : ''}; mkdir -p ${scratch}/work; cd '${repository}'`;
 
 // The steps of the page: [{title, lines}].
 const steps = readFileSync(join(here, 'docs/first-ten-minutes.md'), 'utf8').split(/^## \d+\. /m).slice(1).map((text) => ({
@@ -60,7 +60,7 @@ async function written(lines) {
   for (const line of lines) {
     const file = /(?:-o) (\S+\.a?png)\b/.exec(line)?.[1];
     if (!file) continue;
-    const { text } = await type(`base64 -w0 ${scratch}/work/${file}; echo`);
+    const { text } = await type(`(cd ${scratch}; base64 -w0 work/${file}; echo)`);
     out.push({ name: file, bytes: Buffer.from(text, 'base64') });
     assert.equal(out.at(-1).bytes.subarray(1, 4).toString(), 'PNG', `${file} is no picture`);
   }

@@ -42,7 +42,7 @@ const download = async (button) => {
 
 let failed = false;
 try {
-  await check('no runs: an empty page that offers one', async () => {
+  await check('no runs: the page offers one', async () => {
     await page.goto(base);
     await page.waitForSelector('.empty');
     assert.match(await page.textContent('.empty'), /No runs yet/);
