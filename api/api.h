@@ -174,8 +174,14 @@ struct api_page {
 };
 
 struct api_job_patch {
-    const char *name;  // NULL: unchanged
-    const char *notes; // NULL: unchanged
+    const char *name;    // NULL: unchanged
+    const char *notes;   // NULL: unchanged
+    const int *priority; // NULL: unchanged; else 409 unless the job is queued
+};
+
+struct api_ckpt_patch {
+    const char *name, *notes; // NULL: unchanged
+    const json_t *tags;       // borrowed: an array of different words; NULL: unchanged
 };
 
 enum api_job_action {
@@ -208,6 +214,31 @@ struct api_metrics_cursor {
     void *self;
     // 1: *out filled; 0: end; -1: failed (the response ends early). Called by one thread at a time.
     int (*next)(void *self, struct api_metric_bucket *out);
+    void (*close)(void *self);
+};
+
+// Metrics of several jobs as one table.
+struct api_wide_query {
+    const char *const *jobs; // [njobs] ids; njobs 0: every job
+    size_t njobs;
+    const char *const *names; // [nnames]; nnames 0: those that any of the jobs has
+    size_t nnames;
+    int64_t from, to; // steps, inclusive; 0 and INT64_MAX by default
+    int max_points;   // buckets per metric, of which the means are given; 0: every row
+};
+struct api_wide_row {
+    const char *job, *run; // id and name; all of this lives until the next call
+    int64_t step;          // the last one of a bucket
+    double time;           // Unix seconds
+    const double *value;   // [nnames] of the cursor; NAN: not finite
+    const bool *have;      // [nnames]; false: none at this step
+};
+struct api_wide_cursor {
+    void *self;
+    const char *const *names; // the columns; live as long as the cursor
+    size_t nnames;
+    // 1: *out filled; 0: end; -1: failed (the response ends early). Called by one thread at a time.
+    int (*next)(void *self, struct api_wide_row *out);
     void (*close)(void *self);
 };
 
@@ -282,6 +313,11 @@ struct api_callbacks {
     int (*job_field)(void *ctx, const char *id, struct api_reply *out);
     int (*metrics_open)(void *ctx, const struct api_metrics_query *q,
                         struct api_metrics_cursor *out, struct api_problem *problem);
+    // Several jobs as one table, rows by job and step; 404 for a job that does not exist.
+    int (*metrics_wide)(void *ctx, const struct api_wide_query *q, struct api_wide_cursor *out,
+                        struct api_problem *problem);
+    // {"alerts": [{"kind", "step", "text", "time"}]}, oldest first.
+    int (*job_alerts)(void *ctx, const char *id, struct api_reply *out);
 
     // Events with (boot, seq) strictly after the given pair and before (boot2, seq2), oldest
     // first, at most `max`; job NULL: all. Returns how many, or -1.
@@ -291,6 +327,10 @@ struct api_callbacks {
     // Checkpoints. list body: {"checkpoints": [...]}; import: 201 + location.
     int (*checkpoint_list)(void *ctx, const struct api_page *page, struct api_reply *out);
     int (*checkpoint_get)(void *ctx, const char *id, struct api_reply *out);
+    int (*checkpoint_patch)(void *ctx, const char *id, const struct api_ckpt_patch *in,
+                            struct api_reply *out);
+    // 409 where it is served or in use.
+    int (*checkpoint_remove)(void *ctx, const char *id, struct api_reply *out);
     int (*checkpoint_activate)(void *ctx, const char *id, struct api_reply *out);
     // What requests without a checkpoint get: {"mode", "checkpoint", "why", ...}. put: an id,
     // "live" or "auto"; 404, 410 or 422 for a checkpoint that cannot be served.
@@ -360,6 +400,12 @@ struct api_callbacks {
     char *(*prometheus)(void *ctx);
     // Online backup into an unlinked temporary file.
     int (*db_backup)(void *ctx, struct api_file *out, struct api_problem *problem);
+    // Database and files, frozen: 201, {"id", "files": [{"path", "bytes", "url"}], ...}; its
+    // files by their position in the list; its end.
+    int (*backup_make)(void *ctx, struct api_reply *out);
+    int (*backup_file)(void *ctx, const char *id, const char *name, struct api_file *out,
+                       struct api_problem *problem);
+    int (*backup_remove)(void *ctx, const char *id, struct api_reply *out);
 
     // One line for the log; level as in syslog (3 error, 4 warning, 6 info, 7 debug). May be NULL.
     void (*log)(void *ctx, int level, const char *line);
@@ -395,7 +441,7 @@ struct api_config {
         *hosts; // further exact Host values ("lab.example:8080"); those of the
                 // listeners (127.0.0.1, localhost, [::1], the bound address) are known
     size_t nhosts;
-    const char *token;              // NULL or "": no authentication
+    const char *token;              // text of the token file (tokens.h); NULL or "": open to all
     const char *tls_cert, *tls_key; // PEM text, both or neither; TLS is for non-unix listeners
     const char *upload_dir;         // for imports, on the file system of the checkpoints
     uint64_t boot; // number of this start of the daemon, counts up (kept by the store)
@@ -420,6 +466,9 @@ struct api_config {
 
 struct api_server;
 
+// Whether the text of a token file would do. 0, or -1 with a sentence that names the line.
+int api_tokens_check(const char *text, char *err, size_t err_size);
+
 // Starts the listeners' threads. `cb` is copied, `ctx` is passed back; config strings are copied.
 // 0, or -1 with a sentence in err.
 int api_server_start(const struct api_config *config, const struct api_callbacks *cb, void *ctx,
@@ -428,7 +477,8 @@ int api_server_start(const struct api_config *config, const struct api_callbacks
 // are answered 503) and for callbacks that run, stops the threads, closes the listeners. NULL is
 // allowed. Tickets still held by the daemon stay valid for api_gen_abandoned/complete/fail.
 void api_server_stop(struct api_server *s, int grace_ms);
-// SIGHUP: a new token (NULL: unchanged) and certificate pair (NULL: unchanged). 0 or -1 + err.
+// SIGHUP: a new token file's text (NULL: unchanged) and certificate pair (NULL: unchanged). 0 or -1
+// + err.
 int api_server_reload(struct api_server *s, const char *token, const char *tls_cert,
                       const char *tls_key, char *err, size_t err_size);
 
@@ -436,6 +486,9 @@ int api_server_reload(struct api_server *s, const char *token, const char *tls_c
 // within this boot) under which the daemon should store (boot, seq, type, job, data).
 // data: borrowed JSON object; job: id or "".
 uint64_t api_publish(struct api_server *s, const char *type, const char *job, const json_t *data);
+// The newest seq there is, that of waiting rows of metrics included. Whoever stops publishing counts
+// on from here.
+uint64_t api_event_head(struct api_server *s);
 // Adds a row of metrics; rows are sent at 10 Hz at most, as `metrics {job, step0, cols, rows}`
 // (cols starts with "step"; a non-finite value is null). Not stored: replay beyond the ring is a
 // `gap`, and clients refetch by REST.
@@ -444,7 +497,7 @@ void api_publish_metrics(struct api_server *s, const char *job, int64_t step, si
 
 // Counters for the watchdog and /v1/status.
 struct api_counters {
-    uint64_t requests, responses_4xx, responses_5xx, shed, reaped;
+    uint64_t requests, responses_4xx, responses_5xx, shed, limited, reaped;
     int connections, sse_clients, generates_waiting;
     uint64_t beat_ns; // CLOCK_MONOTONIC of the last beat of the housekeeping thread
 };

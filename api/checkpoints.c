@@ -29,6 +29,65 @@ enum MHD_Result api_h_ckpt_get(struct api_req *r) {
     return api_send_reply(r, r->srv->cb.checkpoint_get(r->srv->ctx, r->seg[0], &reply), &reply);
 }
 
+static void bad_tags(struct api_problem *p) {
+    static const char want[] = "expected at most 32 different words of a-z, 0-9, `.`, `_` and `-`, "
+                               "1 to 63 long, each beginning with a letter; not served, live, "
+                               "latest or auto";
+    if (!p->status)
+        api_problem_set(p, 422, "invalid-value", "tags: %s", want);
+    api_problem_field(p, "tags", "%s", want);
+}
+
+static bool tag_ok(const char *t) {
+    static const char *const words[] = {"served", "live", "latest", "auto"};
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789._-";
+    for (size_t i = 0; t && i < 4; i++)
+        if (!strcmp(t, words[i]))
+            return false;
+    return t && *t >= 'a' && *t <= 'z' && strlen(t) < API_ID_MAX && t[strspn(t, allowed)] == '\0';
+}
+
+// What stands for a checkpoint in `checkpoint=`, beside its id.
+static void read_tags(const json_t *tags, struct api_problem *p) {
+    size_t i;
+    const json_t *v;
+    bool ok = json_is_array(tags) && json_array_size(tags) <= 32;
+    json_array_foreach(tags, i, v) {
+        ok = ok && tag_ok(json_string_value(v));
+        for (size_t k = 0; ok && k < i; k++)
+            ok = !json_equal(v, json_array_get(tags, k));
+    }
+    if (!ok)
+        bad_tags(p);
+}
+
+enum MHD_Result api_h_ckpt_patch(struct api_req *r) {
+    static const char *const keys[] = {"name", "notes", "tags", NULL};
+    struct api_ckpt_patch in = {0};
+    struct api_problem p = {0};
+    struct api_reply reply = {0};
+    NEED(checkpoint_patch);
+    json_t *o = api_body_object(r, keys, &p);
+    if (!o)
+        return api_send_problem(r, &p);
+    api_body_str(o, "name", NAME_MAX_BYTES, &in.name, &p);
+    api_body_str(o, "notes", 65536, &in.notes, &p);
+    if ((in.tags = json_object_get(o, "tags")))
+        read_tags(in.tags, &p);
+    enum MHD_Result rc =
+        p.status ? api_send_problem(r, &p)
+                 : api_send_reply(
+                       r, r->srv->cb.checkpoint_patch(r->srv->ctx, r->seg[0], &in, &reply), &reply);
+    json_decref(o);
+    return rc;
+}
+
+enum MHD_Result api_h_ckpt_remove(struct api_req *r) {
+    struct api_reply reply = {0};
+    NEED(checkpoint_remove);
+    return api_send_reply(r, r->srv->cb.checkpoint_remove(r->srv->ctx, r->seg[0], &reply), &reply);
+}
+
 enum MHD_Result api_h_ckpt_activate(struct api_req *r) {
     struct api_reply reply = {0};
     NEED(checkpoint_activate);
@@ -156,4 +215,25 @@ enum MHD_Result api_h_backup(struct api_req *r) {
     if (r->srv->cb.db_backup(r->srv->ctx, &f, &p))
         return api_send_problem(r, &p);
     return api_send_file(r, &f);
+}
+
+enum MHD_Result api_h_backup_make(struct api_req *r) {
+    struct api_reply reply = {0};
+    NEED(backup_make);
+    return api_send_reply(r, r->srv->cb.backup_make(r->srv->ctx, &reply), &reply);
+}
+
+enum MHD_Result api_h_backup_file(struct api_req *r) {
+    struct api_file f = {.fd = -1};
+    struct api_problem p = {0};
+    NEED(backup_file);
+    if (r->srv->cb.backup_file(r->srv->ctx, r->seg[0], r->seg[1], &f, &p))
+        return api_send_problem(r, &p);
+    return api_send_file(r, &f);
+}
+
+enum MHD_Result api_h_backup_remove(struct api_req *r) {
+    struct api_reply reply = {0};
+    NEED(backup_remove);
+    return api_send_reply(r, r->srv->cb.backup_remove(r->srv->ctx, r->seg[0], &reply), &reply);
 }

@@ -1,5 +1,5 @@
-// What a request passes before its handler: target, framing, Host, origin, token. Each returns 0,
-// or -1 with the problem filled.
+// What a request passes before its handler: target, framing, Host, origin (and the token:
+// tokens.h). Each returns 0, or -1 with the problem filled.
 #pragma once
 
 #include "api/req.h"
@@ -11,5 +11,3 @@ int api_parse_target(struct api_req *r, struct api_problem *p);
 int api_check_framing(struct api_req *r, const char *version, struct api_problem *p);
 int api_check_host(struct api_req *r, const char *version, struct api_problem *p);
 int api_check_origin(struct api_req *r, struct api_problem *p);
-int api_check_token(struct api_req *r, struct api_problem *p);
-bool api_token_equal(const char *a, const char *b); // constant time in the length of b

@@ -6,12 +6,13 @@
 api_handler api_h_generate, api_h_openai, api_h_events, api_h_job_events;
 api_handler api_h_job_create, api_h_job_list, api_h_job_get, api_h_job_patch, api_h_job_remove,
     api_h_job_stop, api_h_job_pause, api_h_job_resume, api_h_job_checkpoint, api_h_job_metrics;
-api_handler api_h_ckpt_list, api_h_ckpt_get, api_h_ckpt_activate, api_h_served_get,
-    api_h_served_put, api_h_served_auto, api_h_ckpt_file, api_h_ckpt_import;
+api_handler api_h_ckpt_list, api_h_ckpt_get, api_h_ckpt_patch, api_h_ckpt_remove,
+    api_h_ckpt_activate, api_h_served_get, api_h_served_put, api_h_served_auto, api_h_ckpt_file,
+    api_h_ckpt_import;
 api_handler api_h_dataset_list, api_h_dataset_get, api_h_dataset_create, api_h_dataset_upload,
     api_h_dataset_import, api_h_dataset_remove, api_h_dataset_samples, api_h_dataset_recipe;
 api_handler api_h_config_list, api_h_config_get, api_h_config_schema;
-api_handler api_h_job_field;
+api_handler api_h_job_field, api_h_job_alerts, api_h_metrics_csv;
 api_handler api_h_sample_list, api_h_sample_png;
 api_handler api_h_eval_list, api_h_eval_get, api_h_eval_create, api_h_eval_remove, api_h_eval_csv,
     api_h_eval_curve, api_h_eval_plot, api_h_eval_file;
@@ -19,7 +20,7 @@ api_handler api_h_sweep_list, api_h_sweep_create, api_h_sweep_get, api_h_sweep_s
     api_h_sweep_resume, api_h_sweep_remove, api_h_sweep_csv, api_h_sweep_markdown,
     api_h_sweep_curve, api_h_sweep_plot;
 api_handler api_h_status, api_h_livez, api_h_health, api_h_readyz, api_h_prometheus, api_h_openapi,
-    api_h_backup;
+    api_h_backup, api_h_backup_make, api_h_backup_file, api_h_backup_remove;
 
 // jobs.c: the members of a POST /v1/jobs body; errors go to p
 void api_parse_job(json_t *o, struct api_job_create *in, struct api_problem *p);

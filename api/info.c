@@ -1,4 +1,5 @@
 // Handlers of the service itself: status, health, Prometheus, the OpenAPI document.
+#include "api/durations.h"
 #include "api/handlers.h"
 #include "api/respond.h"
 
@@ -12,6 +13,7 @@ void api_server_counters(struct api_server *s, struct api_counters *out) {
         .responses_4xx = atomic_load(&s->r4xx),
         .responses_5xx = atomic_load(&s->r5xx),
         .shed = atomic_load(&s->shed),
+        .limited = atomic_load(&s->limited),
         .reaped = atomic_load(&s->reaped),
         .sse_clients = api_sse_count(s),
         .generates_waiting = api_gen_waiting(s),
@@ -84,7 +86,7 @@ enum MHD_Result api_h_health(struct api_req *r) {
 
 enum MHD_Result api_h_prometheus(struct api_req *r) {
     struct api_counters c;
-    char own[1600];
+    char own[1900];
     api_server_counters(r->srv, &c);
     int n = snprintf(own, sizeof own,
                      "# HELP driftd_sse_clients Open event streams.\n"
@@ -103,21 +105,28 @@ enum MHD_Result api_h_prometheus(struct api_req *r) {
                      "# HELP driftd_http_shed_total Requests refused with 429.\n"
                      "# TYPE driftd_http_shed_total counter\n"
                      "driftd_http_shed_total %llu\n"
+                     "# HELP driftd_http_limited_total Requests beyond the rate of their token.\n"
+                     "# TYPE driftd_http_limited_total counter\n"
+                     "driftd_http_limited_total %llu\n"
                      "# HELP driftd_http_reaped_total Connections cut at a deadline or limit.\n"
                      "# TYPE driftd_http_reaped_total counter\n"
                      "driftd_http_reaped_total %llu\n",
                      c.sse_clients, c.connections, (unsigned long long)c.requests,
                      (unsigned long long)c.responses_4xx, (unsigned long long)c.responses_5xx,
-                     (unsigned long long)c.shed, (unsigned long long)c.reaped);
+                     (unsigned long long)c.shed, (unsigned long long)c.limited,
+                     (unsigned long long)c.reaped);
     char *text = r->srv->cb.prometheus ? r->srv->cb.prometheus(r->srv->ctx) : NULL;
-    size_t len = text ? strlen(text) : 0;
-    char *all = realloc(text, len + (size_t)n + 1);
-    if (!all) {
-        free(text);
+    struct api_text all = {0};
+    if (text)
+        api_text_add(&all, text, strlen(text));
+    free(text);
+    api_text_add(&all, own, (size_t)n);
+    api_durations_print(r->srv->durations, &all);
+    if (all.failed) {
+        free(all.s);
         return MHD_NO;
     }
-    memcpy(all + len, own, (size_t)n + 1);
-    return api_send_bytes(r, 200, "text/plain; version=0.0.4; charset=utf-8", all, len + (size_t)n);
+    return api_send_bytes(r, 200, "text/plain; version=0.0.4; charset=utf-8", all.s, all.n);
 }
 
 enum MHD_Result api_h_openapi(struct api_req *r) {

@@ -33,8 +33,19 @@ static void bad_field(struct api_problem *p, const char *field, const char *mess
     api_problem_field(p, field, "%s", message);
 }
 
+// Whether there is one; a wrong one is a field error.
+static bool read_priority(const json_t *o, int *out, struct api_problem *p) {
+    const json_t *v = json_object_get(o, "priority");
+    if (!v)
+        return false;
+    if (!json_is_integer(v) || json_integer_value(v) < -1000 || json_integer_value(v) > 1000)
+        bad_field(p, "priority", "must be a whole number from -1000 to 1000");
+    else
+        *out = (int)json_integer_value(v);
+    return true;
+}
+
 void api_parse_job(json_t *o, struct api_job_create *in, struct api_problem *p) {
-    const json_t *priority = json_object_get(o, "priority");
     in->config = json_object_get(o, "config");
     in->overrides = json_object_get(o, "overrides");
     if (!json_is_string(in->config) && !json_is_object(in->config))
@@ -45,11 +56,7 @@ void api_parse_job(json_t *o, struct api_job_create *in, struct api_problem *p) 
         bad_field(p, "overrides", "must be an object such as {\"optim.lr\": 0.001}");
     api_body_str(o, "name", 200, &in->name, p);
     api_body_str(o, "kind", 16, &in->kind, p);
-    if (priority && (!json_is_integer(priority) || json_integer_value(priority) < -1000 ||
-                     json_integer_value(priority) > 1000))
-        bad_field(p, "priority", "must be a whole number from -1000 to 1000");
-    else if (priority)
-        in->priority = (int)json_integer_value(priority);
+    read_priority(o, &in->priority, p);
 }
 
 enum MHD_Result api_h_job_create(struct api_req *r) {
@@ -80,8 +87,9 @@ enum MHD_Result api_h_job_get(struct api_req *r) {
 }
 
 enum MHD_Result api_h_job_patch(struct api_req *r) {
-    static const char *const keys[] = {"name", "notes", NULL};
+    static const char *const keys[] = {"name", "notes", "priority", NULL};
     struct api_job_patch in = {0};
+    int priority = 0;
     struct api_problem p = {0};
     struct api_reply reply = {0};
     NEED(job_patch);
@@ -90,6 +98,8 @@ enum MHD_Result api_h_job_patch(struct api_req *r) {
         return api_send_problem(r, &p);
     api_body_str(o, "name", 200, &in.name, &p);
     api_body_str(o, "notes", 65536, &in.notes, &p);
+    if (read_priority(o, &priority, &p))
+        in.priority = &priority;
     enum MHD_Result rc =
         p.status
             ? api_send_problem(r, &p)

@@ -1,21 +1,47 @@
 // The OpenAPI 3.1 document, made from the route table at the start of the server, so that it
-// always describes the API that runs. Schemas of bodies are written here.
+// always describes the API that runs. Schemas of bodies come from schemas.py.
 #include "api/routes.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static json_t *param_schema(const char *type) {
-    if (!strchr(type, '|'))
-        return json_pack("{s:s}", "type", type);
-    json_t *values = json_array();
-    for (const char *w = type; *w;) {
-        size_t n = strcspn(w, "|");
-        json_array_append_new(values, json_stringn(w, n));
-        w += n + (w[n] == '|');
+static json_t *value_of(const char *word, bool number) {
+    char *end;
+    const double v = strtod(word, &end);
+    if (!number || *end)
+        return json_string(word);
+    return v == floor(v) && fabs(v) < 9e15 ? json_integer((json_int_t)v) : json_real(v);
+}
+
+// "TYPE[ LOW..HIGH][ =DEFAULT]" (req.h); the type is a word or "a|b|c".
+static json_t *param_schema(const char *text) {
+    char copy[200], *save;
+    snprintf(copy, sizeof copy, "%s", text);
+    const char *type = strtok_r(copy, " ", &save);
+    const bool number = !strcmp(type, "integer") || !strcmp(type, "number");
+    json_t *o = json_pack("{s:s}", "type", strchr(type, '|') ? "string" : type);
+    if (strchr(type, '|')) {
+        json_t *values = json_array();
+        for (const char *w = type; *w;) {
+            size_t n = strcspn(w, "|");
+            json_array_append_new(values, json_stringn(w, n));
+            w += n + (w[n] == '|');
+        }
+        json_object_set_new(o, "enum", values);
     }
-    return json_pack("{s:s, s:o}", "type", "string", "enum", values);
+    for (char *w; (w = strtok_r(NULL, " ", &save));) {
+        char *dots = strstr(w, "..");
+        if (*w == '=') {
+            json_object_set_new(o, "default", value_of(w + 1, number));
+        } else if (dots) {
+            *dots = '\0';
+            json_object_set_new(o, "minimum", value_of(w, number));
+            json_object_set_new(o, "maximum", value_of(dots + 2, number));
+        }
+    }
+    return o;
 }
 
 static json_t *parameters(const struct api_route *r) {
@@ -44,29 +70,20 @@ static json_t *parameters(const struct api_route *r) {
     return list;
 }
 
-static json_t *body(const struct api_route *r) {
-    const char *ref = "#/components/schemas/Any";
-    if (!strcmp(r->path, "/v1/jobs"))
-        ref = "#/components/schemas/JobCreate";
-    else if (!strcmp(r->method, "PATCH"))
-        ref = "#/components/schemas/JobPatch";
-    else if (!strcmp(r->path, "/v1/checkpoints"))
-        ref = "#/components/schemas/ImportByPath";
-    else if (!strcmp(r->path, "/v1/datasets"))
-        ref = "#/components/schemas/DatasetCreate";
-    else if (!strcmp(r->path, "/v1/served"))
-        ref = "#/components/schemas/Serve";
-    else if (!strcmp(r->path, "/v1/images/generations"))
-        ref = "#/components/schemas/ImageCreate";
-    else if (r->body == API_BODY_GENERATE)
-        ref = "#/components/schemas/Generate";
-    else if (!strcmp(r->path, "/v1/sweeps"))
-        ref = "#/components/schemas/SweepCreate";
-    else if (!strcmp(r->path, "/v1/evals"))
-        ref = "#/components/schemas/EvalCreate";
-    json_t *content = r->body == API_BODY_BYTES
-                          ? json_object()
-                          : json_pack("{s:{s:{s:s}}}", "application/json", "schema", "$ref", ref);
+// {"schema": {"$ref": ...}} of what the route takes (1) or returns (0) as JSON.
+static json_t *schema(const json_t *routes, const struct api_route *r, size_t which) {
+    char key[128];
+    snprintf(key, sizeof key, "%s %s", r->method, r->path);
+    const json_t *name = json_array_get(json_object_get(routes, key), which);
+    return json_pack("{s:{s:o}}", "schema", "$ref",
+                     json_sprintf("#/components/schemas/%s",
+                                  json_is_string(name) ? json_string_value(name) : "Any"));
+}
+
+static json_t *body(const json_t *routes, const struct api_route *r) {
+    json_t *content = json_object();
+    if (r->body != API_BODY_BYTES)
+        json_object_set_new(content, "application/json", schema(routes, r, 1));
     if (r->body != API_BODY_JSON)
         json_object_set_new(
             content, "application/octet-stream",
@@ -75,7 +92,7 @@ static json_t *body(const struct api_route *r) {
 }
 
 // The types that a handler chooses from by `format` or Accept, where the table has "*/*".
-static json_t *content_types(const struct api_route *r) {
+static json_t *content_types(const json_t *routes, const struct api_route *r) {
     static const char *const image[] = {"image/png",       "application/json",
                                         "application/zip", "application/octet-stream",
                                         "image/apng",      NULL};
@@ -94,7 +111,12 @@ static json_t *content_types(const struct api_route *r) {
                                                              : file;
     json_t *o = json_object();
     for (; *types; types++)
-        json_object_set_new(o, *types, json_object());
+        json_object_set_new(
+            o, *types,
+            !strcmp(*types, "application/json") ? schema(routes, r, 0)
+            : !strncmp(*types, "text/", 5) || strstr(*types, "ndjson")
+                ? json_pack("{s:{s:s}}", "schema", "type", "string")
+                : json_pack("{s:{s:s, s:s}}", "schema", "type", "string", "format", "binary"));
     return o;
 }
 
@@ -113,12 +135,12 @@ static json_t *operation_id(const struct api_route *r) {
     return json_string(id);
 }
 
-static json_t *operation(const struct api_route *r) {
+static json_t *operation(const json_t *routes, const struct api_route *r) {
     char status[8];
     snprintf(status, sizeof status, "%d", r->status);
     json_t *ok = json_pack("{s:s}", "description", "done");
     if (r->status != 204)
-        json_object_set_new(ok, "content", content_types(r));
+        json_object_set_new(ok, "content", content_types(routes, r));
     json_t *responses = json_pack("{s:o, s:{s:s}}", status, ok, "default", "$ref",
                                   "#/components/responses/Problem");
     json_t *op = json_pack("{s:o, s:s, s:o}", "operationId", operation_id(r), "summary", r->summary,
@@ -128,78 +150,26 @@ static json_t *operation(const struct api_route *r) {
         json_object_set(op, "parameters", params);
     json_decref(params);
     if (r->body != API_BODY_NONE)
-        json_object_set_new(op, "requestBody", body(r));
+        json_object_set_new(op, "requestBody", body(routes, r));
     if (r->flags & API_PUBLIC)
         json_object_set_new(op, "security", json_array());
+    else
+        json_object_set_new(op, "x-scope",
+                            json_string(r->flags & API_GENERATES ? "generate"
+                                        : !strcmp(r->method, "GET") && !(r->flags & API_ADMIN)
+                                            ? "read"
+                                            : "admin"));
     return op;
 }
 
-static const char components[] =
-    "{\"securitySchemes\":{\"token\":{\"type\":\"http\",\"scheme\":\"bearer\"}},"
-    "\"responses\":{\"Problem\":{\"description\":\"RFC 9457\",\"content\":{"
-    "\"application/problem+json\":{\"schema\":{\"$ref\":\"#/components/schemas/Problem\"}}}}},"
-    "\"schemas\":{\"Any\":{\"type\":\"object\"},"
-    "\"Problem\":{\"type\":\"object\",\"required\":[\"type\",\"title\",\"status\",\"detail\"],"
-    "\"properties\":{\"type\":{\"type\":\"string\"},\"title\":{\"type\":\"string\"},"
-    "\"status\":{\"type\":\"integer\"},\"detail\":{\"type\":\"string\"},"
-    "\"instance\":{\"type\":\"string\"},\"retry_after\":{\"type\":\"number\"},"
-    "\"errors\":{\"type\":\"array\",\"items\":{\"type\":\"object\",\"properties\":{"
-    "\"field\":{\"type\":\"string\"},\"message\":{\"type\":\"string\"}}}}}},"
-    "\"JobCreate\":{\"type\":\"object\",\"required\":[\"config\"],\"additionalProperties\":false,"
-    "\"properties\":{\"config\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"object\"}]},"
-    "\"overrides\":{\"type\":\"object\"},\"name\":{\"type\":\"string\",\"maxLength\":200},"
-    "\"priority\":{\"type\":\"integer\",\"minimum\":-1000,\"maximum\":1000}}},"
-    "\"JobPatch\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{"
-    "\"name\":{\"type\":\"string\"},\"notes\":{\"type\":\"string\"}}},"
-    "\"EvalCreate\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{"
-    "\"checkpoint\":{\"type\":\"string\"},\"job\":{\"type\":\"string\"},"
-    "\"folder\":{\"type\":\"string\"},\"n\":{\"type\":\"integer\"},\"alpha\":{\"oneOf\":["
-    "{\"type\":\"number\"},{\"type\":\"array\",\"items\":{\"type\":\"number\"}}]},"
-    "\"seed\":{\"type\":\"integer\"},\"split\":{\"type\":\"string\"},"
-    "\"weights\":{\"type\":\"string\",\"enum\":[\"ema\",\"raw\"]},"
-    "\"batch\":{\"type\":\"integer\"},\"metrics\":{\"type\":\"string\"},"
-    "\"judge\":{\"type\":\"string\"},\"inception\":{\"type\":\"string\"},"
-    "\"resize\":{\"type\":\"string\"},\"skip_existing\":{\"type\":\"boolean\"},"
-    "\"samples\":{\"type\":\"boolean\"},\"share\":{\"type\":\"number\"},"
-    "\"data\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"object\"}]},"
-    "\"name\":{\"type\":\"string\",\"maxLength\":200},\"kind\":{\"type\":\"string\"},"
-    "\"settings\":{\"type\":\"object\"},\"priority\":{\"type\":\"integer\"}}},"
-    "\"SweepCreate\":{\"type\":\"object\",\"required\":[\"name\",\"recipes\"],"
-    "\"additionalProperties\":false,\"properties\":{\"name\":{\"type\":\"string\","
-    "\"maxLength\":100},\"about\":{\"type\":\"string\"},\"recipes\":{\"oneOf\":[{\"type\":"
-    "\"array\",\"items\":{\"type\":\"string\"}},{\"type\":\"object\"}]},"
-    "\"overrides\":{\"type\":\"object\"},\"axes\":{\"type\":\"object\"},"
-    "\"skip\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},"
-    "\"seeds\":{\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"array\",\"items\":{\"type\":"
-    "\"integer\"}}]},\"eval\":{\"type\":\"object\"},\"metrics\":{\"type\":\"array\","
-    "\"items\":{\"type\":\"string\"}},\"search\":{\"type\":\"object\"},"
-    "\"priority\":{\"type\":\"integer\"}}},"
-    "\"DatasetCreate\":{\"type\":\"object\",\"required\":[\"name\"],"
-    "\"additionalProperties\":false,\"properties\":{\"name\":{\"type\":\"string\","
-    "\"maxLength\":63},\"path\":{\"type\":\"string\"},\"source\":{\"type\":\"string\"},\"options\":"
-    "{\"type\":\"object\","
-    "\"additionalProperties\":false,\"properties\":{\"size\":{\"type\":\"integer\"},"
-    "\"channels\":{\"type\":\"integer\",\"enum\":[0,1,3]},\"fit\":{\"type\":\"string\","
-    "\"enum\":[\"crop\",\"fit\",\"resize\",\"pad\"]},\"background\":{\"type\":\"string\"},"
-    "\"test_share\":{\"type\":\"number\"},\"seed\":{\"type\":\"integer\"},"
-    "\"refuse_bad\":{\"type\":\"boolean\"}}}}},"
-    "\"Serve\":{\"type\":\"object\",\"required\":[\"checkpoint\"],"
-    "\"additionalProperties\":false,\"properties\":{\"checkpoint\":{\"type\":\"string\"}}},"
-    "\"ImageCreate\":{\"type\":\"object\",\"required\":[\"prompt\"],\"properties\":{"
-    "\"prompt\":{\"type\":\"string\"},\"n\":{\"type\":\"integer\"},\"size\":{\"type\":\"string\"},"
-    "\"model\":{\"type\":\"string\"},\"response_format\":{\"type\":\"string\",\"enum\":[\"b64_"
-    "json\"]},"
-    "\"seed\":{\"type\":\"integer\"},\"cfg\":{\"type\":\"number\"},"
-    "\"temperature\":{\"type\":\"number\"}}},"
-    "\"Generate\":{\"type\":\"object\",\"description\":\"the query parameters as members\"},"
-    "\"ImportByPath\":{\"type\":\"object\",\"required\":[\"path\"],\"additionalProperties\":false,"
-    "\"properties\":{\"path\":{\"type\":\"string\"},\"name\":{\"type\":\"string\"},"
-    "\"config\":{\"type\":\"string\"}}}}}";
-
 // The schemas, with the kinds of jobs that this server was started with.
-static json_t *make_components(const struct api_server *s) {
-    json_t *o = json_loads(components, 0, NULL), *names = json_array();
-    json_t *job = json_object_get(json_object_get(o, "schemas"), "JobCreate");
+static json_t *make_components(const struct api_server *s, json_t *schemas) {
+    json_t *names = json_array(), *job = json_object_get(schemas, "JobCreate");
+    json_t *o =
+        json_pack("{s:{s:{s:s, s:s}}, s:{s:{s:s, s:{s:{s:{s:s}}}}}, s:O}", "securitySchemes",
+                  "token", "type", "http", "scheme", "bearer", "responses", "Problem",
+                  "description", "RFC 9457", "content", "application/problem+json", "schema",
+                  "$ref", "#/components/schemas/Problem", "schemas", schemas);
     char *text = NULL;
     size_t size = 0;
     FILE *f = open_memstream(&text, &size);
@@ -219,7 +189,8 @@ static json_t *make_components(const struct api_server *s) {
 }
 
 char *api_openapi_text(struct api_server *s, size_t *len) {
-    json_t *paths = json_object();
+    json_t *paths = json_object(), *made = json_loads(api_schemas, 0, NULL);
+    const json_t *routes = json_object_get(made, "routes");
     for (size_t i = 0; i < api_nroutes; i++) {
         const struct api_route *r = &api_routes[i];
         char method[8] = "";
@@ -230,12 +201,14 @@ char *api_openapi_text(struct api_server *s, size_t *len) {
             item = json_object();
             json_object_set_new(paths, r->path, item);
         }
-        json_object_set_new(item, method, operation(r));
+        json_object_set_new(item, method, operation(routes, r));
     }
-    json_t *doc = json_pack("{s:s, s:{s:s, s:s, s:s}, s:[{s:[]}, {}], s:o, s:o}", "openapi",
-                            "3.1.0", "info", "title", "driftd", "version", s->version,
-                            "description", "Trains and serves drifting models.", "security",
-                            "token", "paths", paths, "components", make_components(s));
+    json_t *doc =
+        json_pack("{s:s, s:{s:s, s:s, s:s}, s:[{s:[]}, {}], s:o, s:o}", "openapi", "3.1.0", "info",
+                  "title", "driftd", "version", s->version, "description",
+                  "Trains and serves drifting models.", "security", "token", "paths", paths,
+                  "components", make_components(s, json_object_get(made, "schemas")));
+    json_decref(made);
     char *text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
     json_decref(doc);
     *len = text ? strlen(text) : 0;

@@ -13,7 +13,9 @@ struct api_req;
 typedef enum MHD_Result api_handler(struct api_req *r);
 
 struct api_param {
-    const char *name, *type, *doc; // type: string, integer, number or "a|b|c"
+    // type: string, integer, number or "a|b|c", then, as far as they are fixed, " LOW..HIGH" and
+    // " =DEFAULT", for the description of the API: "integer 1..1000 =50".
+    const char *name, *type, *doc;
 };
 
 // UPLOAD: bytes for a file, or JSON; BYTES: bytes for a file alone.
@@ -23,9 +25,11 @@ enum api_body { API_BODY_NONE, API_BODY_JSON, API_BODY_UPLOAD, API_BODY_BYTES, A
 enum {
     API_PUBLIC = 1, // no token
     API_NO_HEAD = 2,
-    API_WRITES = 4,     // changes the database, which another process may hold: later.h
-    API_LONG = 8,       // takes as long as a file is large: later.h
-    API_LONG_ASKED = 64 // the same, where the request has query parameters
+    API_WRITES = 4,      // changes the database, which another process may hold: later.h
+    API_LONG = 8,        // takes as long as a file is large: later.h
+    API_LONG_ASKED = 64, // the same, where the request has query parameters
+    API_GENERATES = 128, // images: what the scope `generate` allows
+    API_ADMIN = 256      // needs the scope `admin`, also when it reads
 };
 
 struct api_route {
@@ -69,6 +73,7 @@ struct api_req {
     // answer
     unsigned status;
     struct api_gen *gen;
+    bool limited;  // refused: its token makes too many requests
     bool openai;   // answer as OpenAI's image API
     char size[24]; // as asked for in it, or ""
     // later.c

@@ -2,12 +2,14 @@
 // is read, body accumulation under limits, dispatch to the route's handler. Called by MHD.
 #include "api/request.h"
 
+#include "api/durations.h"
 #include "api/gate.h"
 #include "api/handlers.h"
 #include "api/later.h"
 #include "api/params.h"
 #include "api/respond.h"
 #include "api/routes.h"
+#include "api/tokens.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -40,15 +42,18 @@ void api_req_end(void *cls, struct MHD_Connection *c, void **req_cls,
         api_gen_drop(r);
     if (r->conn)
         api_conn_phase(r->srv, r->conn, API_PHASE_IDLE, (uint64_t)r->srv->cfg.idle_timeout_ms);
-    if (r->status >= 500)
+    if (r->status >= 500 && r->status != 501) // what a build leaves out is no failure
         atomic_fetch_add(&r->srv->r5xx, 1);
-    else if (r->status >= 400)
+    else if (r->status >= 400 && r->status != 501)
         atomic_fetch_add(&r->srv->r4xx, 1);
     if (r->status == 429)
-        atomic_fetch_add(&r->srv->shed, 1);
+        atomic_fetch_add(r->limited ? &r->srv->limited : &r->srv->shed, 1);
+    api_durations_add(r);
+    const char *uri = r->uri ? r->uri : "-"; // as it came: without spaces
+    const size_t path = strcspn(uri, "? \"");
     api_log(&r->srv->log, r->status >= 500 && r->status != 501 && r->status != 503 ? 4 : 7,
-            "http request=%s method=%s path=%.200s status=%u ms=%.1f", r->id,
-            r->method ? r->method : "-", r->path ? r->path : "-", r->status,
+            "http request=%s method=%s path=%.*s status=%u ms=%.1f", r->id,
+            r->method ? r->method : "-", path < 200 ? (int)path : 200, uri, r->status,
             (double)(api_now_ns() - r->start_ns) / 1e6);
     atomic_fetch_sub(&r->srv->active, 1);
     api_req_free(r);
@@ -165,6 +170,12 @@ static int check_accept(struct api_req *r, struct api_problem *p) {
     return api_problem_set(p, 406, "not-acceptable", "this endpoint produces %s", type);
 }
 
+static int check_token(struct api_req *r, struct api_problem *p) {
+    const int rc = r->route->flags & API_PUBLIC ? 0 : api_check_token(r, p);
+    r->limited = rc && p->status == 429;
+    return rc;
+}
+
 // First call of MHD: headers are complete, no body has been read. Sets *answered when a response
 // was queued.
 static enum MHD_Result on_headers(struct api_req *r, const char *version, bool *answered) {
@@ -183,9 +194,8 @@ static enum MHD_Result on_headers(struct api_req *r, const char *version, bool *
     if (!r->route)
         return answer_unrouted(r, allow);
     bool page = r->route->fn == api_h_page; // takes any query
-    if (api_check_origin(r, &p) || (!(r->route->flags & API_PUBLIC) && api_check_token(r, &p)) ||
-        (!page && api_q_known(r, &p)) || check_closing(r, &p) || check_body(r, &p) ||
-        check_accept(r, &p))
+    if (api_check_origin(r, &p) || check_token(r, &p) || (!page && api_q_known(r, &p)) ||
+        check_closing(r, &p) || check_body(r, &p) || check_accept(r, &p))
         return api_send_problem(r, &p);
     *answered = false;
     bool body = r->route->body != API_BODY_NONE;

@@ -87,6 +87,9 @@ enum MHD_Result api_send_problem_with(struct api_req *r, const struct api_proble
     add_retry_after(resp, fixed.retry_after);
     if (fixed.status == 401)
         MHD_add_response_header(resp, "WWW-Authenticate", "Bearer realm=\"driftd\"");
+    if (!strcmp(fixed.type, "insufficient-scope"))
+        MHD_add_response_header(resp, "WWW-Authenticate",
+                                "Bearer realm=\"driftd\", error=\"insufficient_scope\"");
     if (name)
         MHD_add_response_header(resp, name, value);
     return api_send(r, fixed.status, resp);

@@ -10,7 +10,7 @@
 #define JSON "application/json"
 #define PARAMS(...) ((const struct api_param[]){__VA_ARGS__, {NULL, NULL, NULL}})
 #define PAGING                                                                                     \
-    {"limit", "integer", "entries per page, 1 to 1000 (50)"}, {                                    \
+    {"limit", "integer 1..1000 =50", "entries per page, 1 to 1000 (50)"}, {                        \
         "cursor", "string", "`next_cursor` of the page before"                                     \
     }
 #define OF_JOB                                                                                     \
@@ -29,24 +29,25 @@
     }
 #define EVAL_CURVE                                                                                 \
     {"metric", "string", "name of the metric (fid, else fd)"}, {                                   \
-        "x", "step|alpha", "what runs along the axis (step)"                                       \
+        "x", "step|alpha =step", "what runs along the axis (step)"                                 \
     }
 
 static const struct api_param generate_params[] = {
     {"class", "string", "index, name, range 2-5, comma-separated list of those, or random"},
     {"cfg", "string", "guidance scale, or a comma-separated list (one block of images per scale)"},
-    {"seed", "integer", "0 to 2^53-1; drawn and reported in Driftd-Seed when absent"},
+    {"seed", "integer 0..9007199254740991",
+     "0 to 2^53-1; drawn and reported in Driftd-Seed when absent"},
     {"n", "integer", "images (per scale)"},
     {"grid", "string", "COLUMNSxROWS of the picture"},
-    {"scale", "integer", "magnification of the picture, 1 to 32"},
+    {"scale", "integer 1..32 =1", "magnification of the picture, 1 to 32"},
     {"format", "png|json|zip|npy|apng",
      "npy: raw float32, unclamped; apng: a walk, animated; default by Accept, else png"},
     {"checkpoint", "string", "served (default), live, latest or an id"},
-    {"guidance", "one-step|two-pass", "how the scale is applied"},
-    {"weights", "ema|raw", "the average that is served, or the weights themselves"},
-    {"temperature", "number", "scale of the noise, 0 to 10 (1)"},
-    {"seed2", "integer", "walk from the noise of seed to that of this one"},
-    {"steps", "integer", "images of a walk, 2 to 256 (16)"},
+    {"guidance", "one-step|two-pass =one-step", "how the scale is applied"},
+    {"weights", "ema|raw =ema", "the average that is served, or the weights themselves"},
+    {"temperature", "number 0..10 =1", "scale of the noise, 0 to 10 (1)"},
+    {"seed2", "integer 0..9007199254740991", "walk from the noise of seed to that of this one"},
+    {"steps", "integer 2..256 =16", "images of a walk, 2 to 256 (16)"},
     {"timeout_ms", "integer", "answer 504 after this time"},
     {NULL, NULL, NULL}};
 
@@ -55,22 +56,23 @@ static const struct api_param event_params[] = {
 
 static const struct api_param metrics_params[] = {
     {"names", "string", "comma-separated; default: all"},
-    {"from", "integer", "first step"},
-    {"to", "integer", "last step"},
-    {"max_points", "integer", "buckets per metric, 1 to 100000 (2000); 0: full resolution"},
-    {"format", "json|csv|ndjson", "csv is in full resolution unless max_points is given"},
+    {"from", "integer 0..9007199254740991 =0", "first step"},
+    {"to", "integer 0..9007199254740991", "last step"},
+    {"max_points", "integer 0..100000",
+     "buckets per metric, 1 to 100000 (2000); 0: full resolution"},
+    {"format", "json|csv|ndjson =json", "csv is in full resolution unless max_points is given"},
     {NULL, NULL, NULL}};
 
 const struct api_route api_routes[] = {
-    {"GET", "/v1/generate", api_h_generate, API_BODY_NONE, API_NO_HEAD, 200, "*/*",
+    {"GET", "/v1/generate", api_h_generate, API_BODY_NONE, API_NO_HEAD | API_GENERATES, 200, "*/*",
      "Generate images", generate_params},
-    {"POST", "/v1/generate", api_h_generate, API_BODY_GENERATE, 0, 200, "*/*", "Generate images",
-     generate_params},
-    {"GET", "/generate", api_h_generate, API_BODY_NONE, API_NO_HEAD, 200, "*/*",
+    {"POST", "/v1/generate", api_h_generate, API_BODY_GENERATE, API_GENERATES, 200, "*/*",
+     "Generate images", generate_params},
+    {"GET", "/generate", api_h_generate, API_BODY_NONE, API_NO_HEAD | API_GENERATES, 200, "*/*",
      "Alias of /v1/generate", generate_params},
-    {"POST", "/generate", api_h_generate, API_BODY_GENERATE, 0, 200, "*/*", "Alias of /v1/generate",
-     generate_params},
-    {"POST", "/v1/images/generations", api_h_openai, API_BODY_JSON, 0, 200, JSON,
+    {"POST", "/generate", api_h_generate, API_BODY_GENERATE, API_GENERATES, 200, "*/*",
+     "Alias of /v1/generate", generate_params},
+    {"POST", "/v1/images/generations", api_h_openai, API_BODY_JSON, API_GENERATES, 200, JSON,
      "Generate images, in the form of OpenAI's image API", NULL},
 
     {"GET", "/v1/jobs", api_h_job_list, API_BODY_NONE, 0, 200, JSON, "List jobs",
@@ -81,12 +83,12 @@ const struct api_route api_routes[] = {
      "Create a job (header Idempotency-Key makes it repeatable)", NULL},
     {"GET", "/v1/jobs/{id}", api_h_job_get, API_BODY_NONE, 0, 200, JSON, "One job", NULL},
     {"PATCH", "/v1/jobs/{id}", api_h_job_patch, API_BODY_JSON, API_WRITES, 200, JSON,
-     "Change a job's name or notes", NULL},
+     "Change a job's name or notes, or the priority of one that is queued", NULL},
     {"DELETE", "/v1/jobs/{id}", api_h_job_remove, API_BODY_NONE, API_WRITES, 204, JSON,
      "Delete a job that has ended", NULL},
     {"POST", "/v1/jobs/{id}/stop", api_h_job_stop, API_BODY_NONE, API_WRITES, 202, JSON,
      "Stop a job",
-     PARAMS({"mode", "graceful|now", "graceful ends the step and keeps a checkpoint"})},
+     PARAMS({"mode", "graceful|now =graceful", "graceful ends the step and keeps a checkpoint"})},
     {"POST", "/v1/jobs/{id}/pause", api_h_job_pause, API_BODY_NONE, API_WRITES, 202, JSON,
      "Pause a job", NULL},
     {"POST", "/v1/jobs/{id}/resume", api_h_job_resume, API_BODY_NONE, API_WRITES, 202, JSON,
@@ -97,6 +99,14 @@ const struct api_route api_routes[] = {
      "Metrics of a job", metrics_params},
     {"GET", "/v1/jobs/{id}/field", api_h_job_field, API_BODY_NONE, 0, 200, JSON,
      "Samples, reals and drift of a two-dimensional job's last step", NULL},
+    {"GET", "/v1/jobs/{id}/alerts", api_h_job_alerts, API_BODY_NONE, 0, 200, JSON,
+     "Alerts of a job, oldest first", NULL},
+    {"GET", "/v1/metrics.csv", api_h_metrics_csv, API_BODY_NONE, 0, 200, "text/csv",
+     "Metrics of several jobs as one table: a line per job and step, a column per metric",
+     PARAMS({"jobs", "string", "comma-separated ids; default: every job"},
+            {"names", "string", "comma-separated; default: those that any of the jobs has"},
+            {"from", "integer", "first step"}, {"to", "integer", "last step"},
+            {"max_points", "integer", "buckets per metric, 1 to 100000; 0: every row (0)"})},
     {"GET", "/v1/jobs/{id}/events", api_h_job_events, API_BODY_NONE, API_NO_HEAD, 200,
      "text/event-stream", "Events of a job", event_params},
     {"GET", "/v1/events", api_h_events, API_BODY_NONE, API_NO_HEAD, 200, "text/event-stream",
@@ -110,6 +120,10 @@ const struct api_route api_routes[] = {
             {"config", "string", "recipe, for files without driftd.config"})},
     {"GET", "/v1/checkpoints/{id}", api_h_ckpt_get, API_BODY_NONE, 0, 200, JSON, "One checkpoint",
      NULL},
+    {"PATCH", "/v1/checkpoints/{id}", api_h_ckpt_patch, API_BODY_JSON, API_WRITES, 200, JSON,
+     "Change a checkpoint's name, notes or tags", NULL},
+    {"DELETE", "/v1/checkpoints/{id}", api_h_ckpt_remove, API_BODY_NONE, API_WRITES, 204, JSON,
+     "Delete a checkpoint that is not in use", NULL},
     {"POST", "/v1/checkpoints/{id}/activate", api_h_ckpt_activate, API_BODY_NONE, API_WRITES, 200,
      JSON, "Serve this checkpoint; `live` and `auto` as for PUT /v1/served", NULL},
     {"GET", "/v1/served", api_h_served_get, API_BODY_NONE, 0, 200, JSON,
@@ -120,8 +134,8 @@ const struct api_route api_routes[] = {
      "Serve automatically again", NULL},
     {"GET", "/v1/checkpoints/{id}/file", api_h_ckpt_file, API_BODY_NONE, API_LONG_ASKED, 200, "*/*",
      "Download a checkpoint (Range); with parameters: one set of weights alone, for other programs",
-     PARAMS({"format", API_EXPORT_FORMATS, "safetensors by default"},
-            {"weights", "ema|raw", "averaged (default), or as the optimiser has them"})},
+     PARAMS({"format", API_EXPORT_FORMATS " =safetensors", "safetensors by default"},
+            {"weights", "ema|raw =ema", "averaged (default), or as the optimiser has them"})},
 
     {"GET", "/v1/datasets", api_h_dataset_list, API_BODY_NONE, 0, 200, JSON,
      "List data sets: those of users, then those of the build", NULL},
@@ -134,17 +148,17 @@ const struct api_route api_routes[] = {
      "Remove a data set that no job uses", NULL},
     {"PUT", "/v1/datasets/{id}/upload", api_h_dataset_upload, API_BODY_BYTES, API_WRITES, 200, JSON,
      "Send a part of the archive (zip or tar)",
-     PARAMS({"offset", "integer", "bytes that were received before (0)"})},
+     PARAMS({"offset", "integer 0..9007199254740991 =0", "bytes that were received before (0)"})},
     {"POST", "/v1/datasets/{id}/import", api_h_dataset_import, API_BODY_NONE, API_WRITES, 202, JSON,
      "The upload is complete: decode it. Also tries a set that has failed again",
      PARAMS({"bytes", "integer", "size of the whole archive, to be compared"})},
     {"GET", "/v1/datasets/{id}/samples", api_h_dataset_samples, API_BODY_NONE, API_WRITES, 200,
      "image/png", "A grid of its pictures, one row per class",
      PARAMS({"class", "string", "index or name: this class alone"},
-            {"n", "integer", "pictures per class, 1 to 128 (8)"})},
+            {"n", "integer 1..128 =8", "pictures per class, 1 to 128 (8)"})},
     {"GET", "/v1/datasets/{id}/recipe", api_h_dataset_recipe, API_BODY_NONE, 0, 200, JSON,
      "A configuration fitted to the data set, for POST /v1/jobs",
-     PARAMS({"minutes", "number", "training time (10)"})},
+     PARAMS({"minutes", "number =10", "training time (10)"})},
 
     {"GET", "/v1/evals", api_h_eval_list, API_BODY_NONE, 0, 200, JSON,
      "List evaluations, and the metrics of this build",
@@ -160,13 +174,13 @@ const struct api_route api_routes[] = {
      "A file of an evaluation: grid.png, nearest.png, metadata.json, samples.npy", NULL},
     {"GET", "/v1/evals.csv", api_h_eval_csv, API_BODY_NONE, 0, 200, "text/csv",
      "Evaluations as CSV, one line per run; `long`: one line per metric",
-     PARAMS(EVAL_FILTERS, {"format", "wide|long", "columns (wide)"})},
+     PARAMS(EVAL_FILTERS, {"format", "wide|long =wide", "columns (wide)"})},
     {"GET", "/v1/evals/curve", api_h_eval_curve, API_BODY_NONE, 0, 200, JSON,
      "A metric over steps, or over alpha", PARAMS(EVAL_CURVE, EVAL_FILTERS)},
     {"GET", "/v1/evals/curve.png", api_h_eval_plot, API_BODY_NONE, 0, 200, "image/png",
      "Plot of a metric over steps, or over alpha",
-     PARAMS(EVAL_CURVE, {"width", "integer", "pixels, 200 to 4000 (900)"},
-            {"height", "integer", "pixels, 150 to 4000 (560)"}, EVAL_FILTERS)},
+     PARAMS(EVAL_CURVE, {"width", "integer 200..4000 =900", "pixels, 200 to 4000 (900)"},
+            {"height", "integer 150..4000 =560", "pixels, 150 to 4000 (560)"}, EVAL_FILTERS)},
 
     {"GET", "/v1/sweeps", api_h_sweep_list, API_BODY_NONE, 0, 200, JSON,
      "List sweeps: many runs from one file", PARAMS(PAGING)},
@@ -207,6 +221,12 @@ const struct api_route api_routes[] = {
     {"GET", "/v1/status", api_h_status, API_BODY_NONE, 0, 200, JSON, "Status", NULL},
     {"POST", "/v1/db/backup", api_h_backup, API_BODY_NONE, API_LONG, 200, "*/*",
      "Consistent copy of the database", NULL},
+    {"POST", "/v1/backups", api_h_backup_make, API_BODY_NONE, API_LONG, 201, JSON,
+     "Freeze the database and all files for a backup", NULL},
+    {"GET", "/v1/backups/{id}/files/{name}", api_h_backup_file, API_BODY_NONE, API_ADMIN, 200,
+     "application/octet-stream", "A file of a backup, by its position in the list (Range)", NULL},
+    {"DELETE", "/v1/backups/{id}", api_h_backup_remove, API_BODY_NONE, API_LONG, 204, JSON,
+     "End a backup", NULL},
     {"GET", "/metrics", api_h_prometheus, API_BODY_NONE, 0, 200, "text/plain", "Prometheus metrics",
      NULL},
     {"GET", "/livez", api_h_livez, API_BODY_NONE, API_PUBLIC, 200, "text/plain", "Liveness", NULL},

@@ -11,4 +11,5 @@ extern const size_t api_nroutes;
 const struct api_route *api_route_find(const char *method, const char *path,
                                        char seg[2][API_ID_MAX], char *allow, size_t allow_size);
 
+extern const char api_schemas[];                           // JSON text, made by schemas.py
 char *api_openapi_text(struct api_server *s, size_t *len); // malloc'ed

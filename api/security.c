@@ -1,5 +1,5 @@
 // The gate before a route's handler: request framing (smuggling forms), Host allow-list, cross-site
-// requests, bearer token. Called by request.c on MHD's worker threads, once per request.
+// requests. Called by request.c on MHD's worker threads, once per request.
 #include "api/gate.h"
 
 #include <arpa/inet.h>
@@ -140,33 +140,4 @@ int api_check_origin(struct api_req *r, struct api_problem *p) {
     if (rest && scheme && host && !strcasecmp(rest + 3, host))
         return 0;
     return api_problem_set(p, 403, "cross-site", "Origin `%.100s` is not this server", origin);
-}
-
-bool api_token_equal(const char *a, const char *b) {
-    size_t la = strlen(a), lb = strlen(b);
-    unsigned diff = la != lb;
-    for (size_t i = 0; i < lb; i++) {
-        volatile unsigned char x = (unsigned char)(la ? a[i % la] : 0);
-        diff |= (unsigned)(x ^ (unsigned char)b[i]);
-    }
-    return diff == 0;
-}
-
-int api_check_token(struct api_req *r, struct api_problem *p) {
-    struct api_server *s = r->srv;
-    const char *auth = api_header(r, "Authorization");
-    int rc = 0;
-    pthread_mutex_lock(&s->token_mu);
-    if (s->token) {
-        bool bearer = auth && !strncasecmp(auth, "Bearer ", 7);
-        const char *given = bearer ? auth + 7 + strspn(auth + 7, " ") : "";
-        if (!api_token_equal(given, s->token) || !bearer)
-            rc = -1;
-    }
-    pthread_mutex_unlock(&s->token_mu);
-    if (rc)
-        api_problem_set(p, 401, "unauthorized",
-                        auth ? "the bearer token is wrong"
-                             : "a bearer token is required (Authorization: Bearer ...)");
-    return rc;
 }

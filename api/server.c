@@ -1,10 +1,12 @@
 // Start, stop and reload of the HTTP server: one libmicrohttpd daemon per listener (epoll, a pool
 // of four threads), one housekeeping thread for all (keeper.c). Called by the daemon's main thread.
 #include "api/conn.h"
+#include "api/durations.h"
 #include "api/handlers.h"
 #include "api/later.h"
 #include "api/request.h"
 #include "api/routes.h"
+#include "api/tokens.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -159,7 +161,6 @@ static struct api_server *server_create(const struct api_config *config,
     pthread_mutex_init(&s->token_mu, NULL);
     pthread_mutex_init(&s->conn_mu, NULL);
     pthread_mutex_init(&s->gen_mu, NULL);
-    s->token = dup_or_null(config->token);
     s->upload_dir = dup_or_null(config->upload_dir);
     s->version = strdup(config->version ? config->version : "");
     s->cfg.token = s->cfg.tls_cert = s->cfg.tls_key = NULL;
@@ -176,9 +177,8 @@ static void server_free(struct api_server *s) {
     for (size_t i = 0; i < s->nhosts; i++)
         free(s->hosts[i]);
     free(s->hosts);
-    if (s->token)
-        explicit_bzero(s->token, strlen(s->token));
-    free(s->token);
+    api_tokens_free(s->tokens);
+    api_durations_free(s->durations);
     free(s->upload_dir);
     free(s->version);
     free(s->openapi);
@@ -239,8 +239,11 @@ static int start_all(struct api_server *s, const struct api_config *config, char
     }
     if (config->tls_cert && api_tls_create(config->tls_cert, config->tls_key, &s->tls, err, n))
         return -1;
+    if (config->token && api_tokens_parse(config->token, &s->tokens, err, n))
+        return -1;
     snprintf(err, n, "out of memory");
-    if (!(s->later = api_later_new()) || api_sse_create(s) ||
+    if (!(s->durations = api_durations_new(api_routes, api_nroutes)) ||
+        !(s->later = api_later_new()) || api_sse_create(s) ||
         !(s->openapi = api_openapi_text(s, &s->openapi_len)))
         return -1;
     if (add_hosts(s, config->hosts, config->nhosts))
@@ -322,19 +325,21 @@ int api_server_reload(struct api_server *s, const char *token, const char *tls_c
         return -1;
     if (!token)
         return 0;
+    struct api_tokens *fresh;
+    if (api_tokens_parse(token, &fresh, err, err_size))
+        return -1;
     pthread_mutex_lock(&s->token_mu);
-    if (!*token && s->token) {
-        pthread_mutex_unlock(&s->token_mu);
+    struct api_tokens *old = s->tokens;
+    const bool ok = fresh || !old;
+    if (ok) {
+        api_tokens_keep_rates(fresh, old);
+        s->tokens = fresh;
+    }
+    pthread_mutex_unlock(&s->token_mu);
+    if (!ok) {
         snprintf(err, err_size, "the token is empty; the old one stays");
         return -1;
     }
-    char *copy = dup_or_null(token), *old = s->token;
-    if (copy || !*token)
-        s->token = copy;
-    pthread_mutex_unlock(&s->token_mu);
-    if (old && old != s->token) {
-        explicit_bzero(old, strlen(old));
-        free(old);
-    }
+    api_tokens_free(old);
     return 0;
 }

@@ -6,9 +6,10 @@
 //   conn, tls            connections and their limits; certificates
 //   req, params          one request: its data; its query and JSON body
 //   respond, file        answers
+//   durations            histograms of requests
 //   handlers             jobs, checkpoints, datasets, metrics, generate, sse, info, page
 //   routes, openapi      the table of handlers, and what follows from it
-//   target, security     the gate in front of the handlers
+//   target, security, tokens   the gate in front of the handlers
 //   later                handlers on threads of their own
 //   request              from the first byte to the end of a request
 //   keeper, server       housekeeping thread; start and stop
@@ -27,11 +28,13 @@
 #define API_MAX_LISTENERS 8
 enum { API_WORKERS = 4, API_MAX_WORKERS = API_WORKERS * API_MAX_LISTENERS }; // threads of MHD
 
-struct api_conn;  // conn.h
-struct api_gen;   // generate.c
-struct api_later; // later.c
-struct api_sse;   // sse.c
-struct api_tls;   // tls.c
+struct api_conn;      // conn.h
+struct api_gen;       // generate.c
+struct api_durations; // durations.h
+struct api_later;     // later.c
+struct api_sse;       // sse.c
+struct api_tls;       // tls.c
+struct api_tokens;    // tokens.h
 
 struct api_server {
     struct api_callbacks cb;
@@ -50,7 +53,7 @@ struct api_server {
     char **hosts; // [nhosts]
     size_t nhosts;
     pthread_mutex_t token_mu;
-    char *token; // NULL: open
+    struct api_tokens *tokens; // NULL: open
     struct api_tls *tls;
 
     pthread_mutex_t conn_mu;
@@ -75,8 +78,9 @@ struct api_server {
     atomic_int active; // requests between their first byte and their completion
     atomic_uint_fast64_t next_id;
     uint64_t id_salt;
-    atomic_uint_fast64_t requests, r4xx, r5xx, shed, reaped, beat_ns;
-    char *openapi; // JSON text
+    atomic_uint_fast64_t requests, r4xx, r5xx, shed, limited, reaped, beat_ns;
+    struct api_durations *durations; // of requests, by route
+    char *openapi;                   // JSON text
     size_t openapi_len;
 };
 

@@ -8,7 +8,7 @@ def roff(text):
 
 
 WORDS = {"listen": "ADDRESS", "autostart": "RECIPE", "resume": "auto|ask", "precision": "fp32|bf16", "import-root": "DIR",
-         "tls-cert": "FILE", "tls-key": "FILE"}  # as in options.c
+         "tls-cert": "FILE", "tls-key": "FILE", "log-format": "text|json"}  # as in options.c
 
 page, table = (open(path, encoding="utf-8").read() for path in sys.argv[1:3])
 out = []

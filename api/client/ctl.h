@@ -192,5 +192,6 @@ int ctl_cmd_train(struct ctl *c), ctl_cmd_jobs(struct ctl *c), ctl_cmd_job(struc
     ctl_cmd_compare(struct ctl *c), ctl_cmd_checkpoints(struct ctl *c),
     ctl_cmd_activate(struct ctl *c), ctl_cmd_serve(struct ctl *c), ctl_cmd_export(struct ctl *c),
     ctl_cmd_import(struct ctl *c), ctl_cmd_fetch(struct ctl *c), ctl_cmd_data(struct ctl *c),
-    ctl_cmd_metrics(struct ctl *c), ctl_cmd_db(struct ctl *c), ctl_cmd_status(struct ctl *c),
-    ctl_cmd_configs(struct ctl *c), ctl_cmd_completion(struct ctl *c), ctl_cmd_help(struct ctl *c);
+    ctl_cmd_metrics(struct ctl *c), ctl_cmd_backup(struct ctl *c), ctl_cmd_restore(struct ctl *c),
+    ctl_cmd_db(struct ctl *c), ctl_cmd_status(struct ctl *c), ctl_cmd_configs(struct ctl *c),
+    ctl_cmd_completion(struct ctl *c), ctl_cmd_help(struct ctl *c);

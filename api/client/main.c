@@ -13,12 +13,17 @@ static char *read_token(const char *file) {
     char *line = NULL;
     size_t size = 0;
     FILE *f = fopen(file, "re");
-    if (!f || getline(&line, &size, f) < 0) {
+    bool found = false; // the first word that is no comment: the server's own file will do
+    while (f && !found && getline(&line, &size, f) >= 0) {
+        const size_t skip = strspn(line, " \t\r\n");
+        memmove(line, line + skip, strlen(line + skip) + 1);
+        line[strcspn(line, " \t\r\n")] = '\0';
+        found = *line && *line != '#';
+    }
+    if (!found) {
         fprintf(stderr, "driftctl: no token could be read from %s\n", ctl_safe(file));
         free(line);
         line = NULL;
-    } else {
-        line[strcspn(line, "\r\n")] = '\0';
     }
     if (f)
         fclose(f);

@@ -285,6 +285,9 @@ static int check_words(const struct dd_options *o, struct dr_err *err) {
     if (dd_log_parse(o->log_level) < 0)
         return dr_fail(err, DR_EINVAL, "log-level: expected error, warn, info or debug, got %.60s",
                        o->log_level);
+    if (strcmp(o->log_format, "text") && strcmp(o->log_format, "json"))
+        return dr_fail(err, DR_EINVAL, "log-format: expected text or json, got %.60s",
+                       o->log_format);
     if (strcmp(o->resume, "auto") && strcmp(o->resume, "ask"))
         return dr_fail(err, DR_EINVAL, "resume: expected auto or ask, got %.60s", o->resume);
     if (strcmp(o->precision, "fp32") && strcmp(o->precision, "bf16"))
@@ -348,7 +351,7 @@ static void value_word(const struct opt *o, char out[24]) {
     static const char *const words[][2] = {{"listen", "ADDRESS"},  {"autostart", "RECIPE"},
                                            {"resume", "auto|ask"}, {"precision", "fp32|bf16"},
                                            {"import-root", "DIR"}, {"tls-cert", "FILE"},
-                                           {"tls-key", "FILE"}};
+                                           {"tls-key", "FILE"},    {"log-format", "text|json"}};
     const char *last = strrchr(o->name, '-');
     snprintf(out, 24, "%s",
              o->kind == BOOL  ? ""

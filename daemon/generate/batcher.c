@@ -30,12 +30,14 @@ static int resolve_id(struct dd_batcher *b, const char *text, int64_t *id, struc
     struct dd_model_info info;
     struct dr_err why = {0};
     int64_t v;
-    int rc = !dd_parse_int(text, 1, INT64_MAX, &v)
+    const bool tag = *text >= 'a' && *text <= 'z' && (v = dd_ckpt_tagged(b->env.store, text)) > 0;
+    int rc = !tag && !dd_parse_int(text, 1, INT64_MAX, &v)
                  ? dr_fail(&why, DR_ENOENT, "there is no checkpoint %s", text)
                  : dd_models_get(b->env.models, v, &info, &why);
     if (rc == DR_ENOENT)
-        return dr_fail(err, rc, "%.200s; expected served, live, latest or an id of /v1/checkpoints",
-                       why.msg);
+        return dr_fail(
+            err, rc, "%.200s; expected served, live, latest, or an id or a tag of /v1/checkpoints",
+            why.msg);
     if (rc) {
         *err = why;
         return rc;

@@ -13,6 +13,7 @@
 #include "daemon/store/rows_json.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 
 struct dd {
     struct dd_options opt;
@@ -41,6 +42,11 @@ bool dd_glue_id(const char *id, int64_t *out); // false: not a number
 int dd_glue_status(void *ctx, struct api_reply *out);
 int dd_glue_ready(void *ctx, struct api_reply *out);
 char *dd_glue_prometheus(void *ctx);
+void dd_glue_process(FILE *out); // process_* metrics
+int dd_glue_backup_make(void *ctx, struct api_reply *out);
+int dd_glue_backup_file(void *ctx, const char *id, const char *name, struct api_file *out,
+                        struct api_problem *p);
+int dd_glue_backup_remove(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_backup(void *ctx, struct api_file *out, struct api_problem *p);
 int dd_glue_describe(void *ctx, const char *checkpoint, struct api_model *out,
                      struct api_problem *p);
@@ -77,6 +83,9 @@ int dd_glue_sweep_plot(void *ctx, const char *id, const char *metric, int64_t wi
 int dd_glue_open(const char *path, struct api_file *out, struct api_problem *p);
 int dd_glue_checkpoint_list(void *ctx, const struct api_page *page, struct api_reply *out);
 int dd_glue_checkpoint_get(void *ctx, const char *id, struct api_reply *out);
+int dd_glue_checkpoint_patch(void *ctx, const char *id, const struct api_ckpt_patch *in,
+                             struct api_reply *out);
+int dd_glue_checkpoint_remove(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_served_get(void *ctx, struct api_reply *out);
 int dd_glue_served_put(void *ctx, const char *checkpoint, struct api_reply *out);
@@ -104,5 +113,8 @@ json_t *dd_glue_fill(struct dd *d, const char *recipe, const json_t *given, int 
 // names.
 int dd_glue_fits(struct dd *d, const struct dr_config *cfg, struct dr_err *err);
 int dd_glue_field(void *ctx, const char *id, struct api_reply *out);
+int dd_glue_metrics_wide(void *ctx, const struct api_wide_query *q, struct api_wide_cursor *out,
+                         struct api_problem *p);
+int dd_glue_job_alerts(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_sample_list(void *ctx, const struct api_page *page, struct api_reply *out);
 int dd_glue_sample_png(void *ctx, const char *id, struct api_file *out, struct api_problem *p);

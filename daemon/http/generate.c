@@ -67,9 +67,9 @@ static int explain(struct dd *d, const char *checkpoint, int rc, const struct dr
     struct dd_jobs_now now;
     fail(p, rc, err);
     if (rc == DR_ENOENT)
-        return api_problem_field(p, "checkpoint", "expected served, live, latest or an id%s%s%s",
-                                 near ? "; did you mean `" : "", near ? near : "",
-                                 near ? "`?" : "");
+        return api_problem_field(
+            p, "checkpoint", "expected served, live, latest, an id or a tag%s%s%s",
+            near ? "; did you mean `" : "", near ? near : "", near ? "`?" : "");
     if (rc != DR_ENOTYET)
         return -1;
     dd_jobs_now(d->jobs, &now);

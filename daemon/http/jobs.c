@@ -154,7 +154,7 @@ static int job_patch(void *ctx, const char *id, const struct api_job_patch *in,
     int64_t n;
     if (!dd_glue_id(id, &n))
         return no_job(&out->problem, id);
-    int rc = dd_jobs_patch(d->jobs, n, in->name, in->notes, &err);
+    int rc = dd_jobs_patch(d->jobs, n, in->name, in->notes, in->priority, &err);
     return rc ? dd_http_fail(&out->problem, rc, &err) : reply_job(d, n, out);
 }
 
@@ -304,7 +304,10 @@ static void log_line(void *ctx, int level, const char *line) {
                           : level <= 4 ? DR_LOG_WARN
                           : level <= 6 ? DR_LOG_INFO
                                        : DR_LOG_DEBUG;
-    dd_log(l, "http", "msg=%s", dd_log_quote(line, q, sizeof q));
+    if (dd_log_is_json() && !strncmp(line, "http ", 5)) // pairs already
+        dd_log(l, "http", "%s", line + 5);
+    else
+        dd_log(l, "http", "msg=%s", dd_log_quote(line, q, sizeof q));
 }
 
 const struct api_callbacks dd_callbacks = {
@@ -318,9 +321,13 @@ const struct api_callbacks dd_callbacks = {
     .job_action = job_action,
     .job_field = dd_glue_field,
     .metrics_open = metrics_open,
+    .metrics_wide = dd_glue_metrics_wide,
+    .job_alerts = dd_glue_job_alerts,
     .events_read = events_read,
     .checkpoint_list = dd_glue_checkpoint_list,
     .checkpoint_get = dd_glue_checkpoint_get,
+    .checkpoint_patch = dd_glue_checkpoint_patch,
+    .checkpoint_remove = dd_glue_checkpoint_remove,
     .checkpoint_activate = dd_glue_checkpoint_activate,
     .served_get = dd_glue_served_get,
     .served_put = dd_glue_served_put,
@@ -359,5 +366,8 @@ const struct api_callbacks dd_callbacks = {
     .ready = dd_glue_ready,
     .prometheus = dd_glue_prometheus,
     .db_backup = dd_glue_backup,
+    .backup_make = dd_glue_backup_make,
+    .backup_file = dd_glue_backup_file,
+    .backup_remove = dd_glue_backup_remove,
     .log = log_line,
 };

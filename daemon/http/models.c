@@ -50,6 +50,33 @@ int dd_glue_checkpoint_get(void *ctx, const char *id, struct api_reply *out) {
     return 0;
 }
 
+int dd_glue_checkpoint_patch(void *ctx, const char *id, const struct api_ckpt_patch *in,
+                             struct api_reply *out) {
+    struct dd *d = ctx;
+    struct dr_err err = {0};
+    int64_t n;
+    if (!dd_glue_id(id, &n))
+        return api_problem_set(&out->problem, 404, "not-found", "there is no checkpoint %s", id);
+    char *tags = in->tags ? json_dumps(in->tags, JSON_COMPACT) : NULL;
+    int rc = dd_ckpt_patch(d->store, n, in->name, in->notes, tags, &err);
+    free(tags);
+    return rc ? dd_http_fail(&out->problem, rc, &err) : dd_glue_checkpoint_get(ctx, id, out);
+}
+
+int dd_glue_checkpoint_remove(void *ctx, const char *id, struct api_reply *out) {
+    struct dd *d = ctx;
+    struct dd_served served = {0};
+    struct dr_err err = {0};
+    int64_t n;
+    if (!dd_glue_id(id, &n))
+        return api_problem_set(&out->problem, 404, "not-found", "there is no checkpoint %s", id);
+    if (!dd_batcher_served(d->batcher, &served, NULL) && served.id == n)
+        return api_problem_set(&out->problem, 409, "conflict",
+                               "checkpoint %s is served; serve another one first", id);
+    int rc = dd_ckpt_remove(d->store, n, &err);
+    return rc ? dd_http_fail(&out->problem, rc, &err) : 0;
+}
+
 int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out) {
     struct dd *d = ctx;
     struct dd_ckpt_row row;

@@ -26,6 +26,29 @@ static json_t *number(double v) {
     return isfinite(v) ? json_real(v) : json_null();
 }
 
+static int64_t database_bytes(const struct dd *d) {
+    struct stat st;
+    char wal[DD_PATH_MAX + 8];
+    int64_t bytes = stat(dd_store_path(d->store), &st) ? 0 : st.st_size;
+    snprintf(wal, sizeof wal, "%s-wal", dd_store_path(d->store));
+    return bytes + (stat(wal, &st) ? 0 : st.st_size); // new pages are there first
+}
+
+// Seconds that the running job will still take: to its last step at the present rate, or to the end
+// of train.minutes, whichever comes first. NaN: not known yet.
+static double remaining(const struct dd_jobs_now *now, const struct dd_pump_stats *ps) {
+    const bool fresh = ps->newest.job == now->running;
+    double left = NAN;
+    double rate = ps->steps_per_second;
+    if (fresh && now->minutes > 0 && ps->newest.seconds > 0) // as steps_total is estimated
+        rate = (double)ps->newest.step / ps->newest.seconds;
+    if (fresh && rate > 0)
+        left = (double)(now->steps_total - ps->newest.step) / rate;
+    if (fresh && now->minutes > 0)
+        left = fmin(left, 60 * now->minutes - ps->newest.seconds);
+    return fmax(left, isnan(left) ? NAN : 0);
+}
+
 static json_t *training(const struct dd_jobs_now *now, const struct dd_pump_stats *ps) {
     if (!now->running)
         return json_null();
@@ -37,9 +60,7 @@ static json_t *training(const struct dd_jobs_now *now, const struct dd_pump_stat
                           (json_int_t)now->step, "steps_total", (json_int_t)now->steps_total);
     json_object_set_new(j, "steps_per_second", number(rate));
     json_object_set_new(j, "seconds", number(fresh ? r->seconds : 0));
-    json_object_set_new(j, "eta_seconds",
-                        rate > 0 ? json_real((double)(now->steps_total - r->step) / rate)
-                                 : json_null());
+    json_object_set_new(j, "eta_seconds", number(remaining(now, ps)));
     json_object_set_new(j, "loss", fresh ? number(dd_row_value(r, "loss")) : json_null());
     json_object_set_new(j, "drift_norm",
                         fresh ? number(dd_row_value(r, "drift_norm")) : json_null());
@@ -81,15 +102,10 @@ int dd_glue_status(void *ctx, struct api_reply *out) {
     struct dd *d = ctx;
     struct dd_jobs_now now;
     struct dd_pump_stats ps;
-    struct stat st;
-    char wal[DD_PATH_MAX + 8];
     dd_jobs_now(d->jobs, &now);
     dd_pump_stats(d->pump, &ps);
-    int64_t bytes = stat(dd_store_path(d->store), &st) ? 0 : st.st_size;
-    snprintf(wal, sizeof wal, "%s-wal", dd_store_path(d->store));
-    bytes += stat(wal, &st) ? 0 : st.st_size; // new pages are there first
     json_t *store =
-        json_pack("{s:I, s:I, s:I, s:I, s:I}", "bytes", (json_int_t)bytes, "disk_free",
+        json_pack("{s:I, s:I, s:I, s:I, s:I}", "bytes", (json_int_t)database_bytes(d), "disk_free",
                   (json_int_t)disk_free(d), "failures", (json_int_t)dd_store_failures(d->store),
                   "metrics_dropped", (json_int_t)ps.dropped, "checkpoint_failures",
                   (json_int_t)now.checkpoint_failures);
@@ -148,6 +164,33 @@ static void newest_step(FILE *f, const struct dd_row *row) {
     }
 }
 
+// Of the job that trains; 0 each while none does.
+static void running_job(FILE *f, const struct dd_jobs_now *now, const struct dd_pump_stats *ps) {
+    const double steps = now->running ? (double)now->step : 0,
+                 total = now->running ? (double)now->steps_total : 0;
+    const double left = now->running ? remaining(now, ps) : 0;
+    gauge(f, "driftd_jobs_running", "gauge", "Jobs that train: 0 or 1.", now->running ? 1 : 0);
+    gauge(f, "driftd_job_step", "gauge", "Step of the running job; 0: none runs.", steps);
+    gauge(f, "driftd_job_steps", "gauge",
+          "Steps that the running job will take; an estimate where "
+          "train.minutes ends it.",
+          total);
+    gauge(f, "driftd_job_eta_seconds", "gauge",
+          "Time that the running job will still take; NaN: not known yet.", left);
+}
+
+static void disk_gauges(FILE *f, const struct dd *d) {
+    struct statvfs v;
+    if (!statvfs(d->opt.state_dir, &v)) {
+        gauge(f, "driftd_disk_free_bytes", "gauge", "Free space where the state folder lies.",
+              (double)v.f_bavail * (double)v.f_frsize);
+        gauge(f, "driftd_disk_size_bytes", "gauge", "Size of that file system.",
+              (double)v.f_blocks * (double)v.f_frsize);
+    }
+    gauge(f, "driftd_database_bytes", "gauge", "Database, with what was written last.",
+          (double)database_bytes(d));
+}
+
 char *dd_glue_prometheus(void *ctx) {
     struct dd *d = ctx;
     char *text = NULL;
@@ -175,6 +218,9 @@ char *dd_glue_prometheus(void *ctx) {
     gauge(f, "driftd_checkpoints_removed_total", "counter",
           "Checkpoints removed to stay within the disk budget.", (double)disk.removed);
     gauge(f, "driftd_jobs_queued", "gauge", "Jobs that wait.", now.queued);
+    running_job(f, &now, &ps);
+    disk_gauges(f, d);
+    dd_glue_process(f);
     dd_batcher_prometheus(d->batcher, f);
     fprintf(f,
             "# HELP driftd_build_info Version of the program.\n# TYPE driftd_build_info gauge\n"

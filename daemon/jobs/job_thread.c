@@ -161,6 +161,7 @@ static bool next_job(struct dd_lane *l, struct dd_job *job, char error[512]) {
             l->wish = DD_WISH_NONE;
             l->pausing = false;
             atomic_store(&l->step, 0);
+            atomic_store(&l->limit_ms, (int64_t)(60000 * job->cfg.train.minutes));
             atomic_store(&l->steps_total,
                          !c.error[0] && job->kind->steps ? job->kind->steps(&job->cfg) : 0);
             snprintf(error, 512, "%s", c.error);

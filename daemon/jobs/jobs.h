@@ -1,8 +1,9 @@
 // The job queue: rows in the store with a state machine, one job at a time on the job thread, and
 // beside it one of the kinds that run beside training, each by the functions of its kind (kinds.h).
 //
-//   queued -> running -> completed | failed | stopped (on request) | paused (on request) | interrupted
-//   running -> stopping -> stopped ; paused | stopped | failed | interrupted -> queued by resume
+//   queued -> running -> completed | failed | stopped (on request) | paused (on request) |
+//   interrupted running -> stopping -> stopped ; paused | stopped | failed | interrupted -> queued
+//   by resume
 // A start finds rows still `running`: they were cut off, become `interrupted` and are queued again
 // when the policy is auto. Any thread. The functions return 0 or DR_E* with a sentence in err:
 // ENOENT for an unknown job, ECONFLICT where its state refuses, EINVAL for bad input, or what the
@@ -43,6 +44,7 @@ struct dd_job_new {
     int priority;
     const char *key, *fingerprint; // idempotency, NULL: none
     int64_t sweep, cell, rung;     // of a sweep's job; sweep 0: none
+    const char *changed;           // as dd_changed says; NULL: found when it is queued
 };
 int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, bool *replayed,
                    struct dr_err *err);
@@ -57,8 +59,9 @@ int dd_job_draft_put(sqlite3 *db, struct dd_job_draft *d, int64_t sweep, int64_t
                      struct dr_err *err);
 void dd_job_draft_free(struct dd_jobs *j, struct dd_job_draft *d, bool committed);
 int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct dr_err *err);
+// NULL: unchanged. DR_ECONFLICT where the priority of a job that is not queued would change.
 int dd_jobs_patch(struct dd_jobs *j, int64_t id, const char *name, const char *notes,
-                  struct dr_err *err);
+                  const int *priority, struct dr_err *err);
 int dd_jobs_remove(struct dd_jobs *j, int64_t id, struct dr_err *err);
 // Submits the recipe unless a checkpoint or a job of that name exists; failed and stopped jobs do
 // not count.
@@ -78,6 +81,7 @@ struct dd_jobs_now {
     uint64_t checkpoint_failures;
     int64_t beat_ns; // last time the job thread made progress; INT64_MAX while it waits for work
     int64_t step, steps_total;
+    double minutes; // train.minutes: ends it before its last step; 0: no limit
     char name[64];
 };
 void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out);

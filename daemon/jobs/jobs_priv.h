@@ -17,6 +17,7 @@ struct dd_lane {
     enum dd_wish wish;
     bool pausing;                      // the stop wish is a pause
     _Atomic int64_t step, steps_total; // of the running job; the total may be an estimate
+    _Atomic int64_t limit_ms;          // its train.minutes; 0: none
 };
 enum { DD_LANE_MAIN, DD_LANE_BESIDE, DD_LANES };
 

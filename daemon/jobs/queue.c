@@ -5,6 +5,7 @@
 #include "daemon/base/recipe.h"
 #include "daemon/base/util.h"
 #include "daemon/evals/evals.h"
+#include "daemon/jobs/changed.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"
@@ -28,7 +29,7 @@ static int set_state(struct dd_jobs *j, struct dd_job_change *c, struct dr_err *
 struct create {
     const struct dd_job_new *in;
     const struct dd_job_kind *kind;
-    char *json;
+    char *json, *changed;
     int64_t id;
     bool replayed;
     // The recipe of an encoder that the job needs, and of a judge that its evaluations will; json
@@ -38,6 +39,7 @@ struct create {
 
 static void release(struct create *c) {
     free(c->json);
+    free(c->changed);
     free(c->need.json);
     free(c->judge.json);
 }
@@ -63,6 +65,8 @@ static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
 static int create(sqlite3 *db, void *arg, struct dr_err *err) {
     struct create *c = arg;
     const struct dd_job_new *in = c->in;
+    struct dd_job_new row = *in;
+    row.changed = c->changed;
     int rc = in->key ? known_key(db, c, err) : 0;
     if (rc || c->replayed)
         return rc;
@@ -72,7 +76,7 @@ static int create(sqlite3 *db, void *arg, struct dr_err *err) {
     if (!rc && c->need.json)
         rc = dd_needs_take(db, &c->need, in->priority, err);
     if (!rc)
-        rc = dd_job_insert(db, in, c->json, c->kind->steps ? c->kind->steps(in->cfg) : 0,
+        rc = dd_job_insert(db, &row, c->json, c->kind->steps ? c->kind->steps(in->cfg) : 0,
                            c->need.id, &c->id, err);
     if (!rc && in->key)
         rc = dd_sql_run(db, err, "INSERT INTO idempotency VALUES(?,?,?,?)", "ttii", in->key,
@@ -145,6 +149,8 @@ static int prepare(struct dd_jobs *j, struct create *c, struct dr_err *err) {
         rc = dr_fail(err, DR_ENOMEM, "no memory for the configuration");
     if (rc)
         release(c);
+    else
+        c->changed = dd_changed(j->env.opt->config_dir, in->recipe, in->cfg);
     return rc;
 }
 
@@ -350,6 +356,7 @@ int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct d
 struct patch {
     int64_t id;
     const char *name, *notes;
+    const int *priority;
 };
 
 static int patch(sqlite3 *db, void *arg, struct dr_err *err) {
@@ -358,14 +365,21 @@ static int patch(sqlite3 *db, void *arg, struct dr_err *err) {
     int rc = dd_job_state(db, p->id, old, err);
     if (rc)
         return rc;
-    return dd_sql_run(db, err,
-                      "UPDATE jobs SET name=coalesce(?,name), notes=coalesce(?,notes) WHERE id=?",
-                      "tti", p->name, p->notes, p->id);
+    if (p->priority && strcmp(old, "queued"))
+        return dr_fail_at(err, DR_ECONFLICT, "priority",
+                          "job %lld is %s; only the priority of a queued job can change",
+                          (long long)p->id, old);
+    rc = dd_sql_run(db, err,
+                    "UPDATE jobs SET name=coalesce(?,name), notes=coalesce(?,notes) WHERE id=?",
+                    "tti", p->name, p->notes, p->id);
+    return rc || !p->priority ? rc
+                              : dd_sql_run(db, err, "UPDATE jobs SET priority=? WHERE id=?", "ii",
+                                           (int64_t)*p->priority, p->id);
 }
 
 int dd_jobs_patch(struct dd_jobs *j, int64_t id, const char *name, const char *notes,
-                  struct dr_err *err) {
-    struct patch p = {.id = id, .name = name, .notes = notes};
+                  const int *priority, struct dr_err *err) {
+    struct patch p = {.id = id, .name = name, .notes = notes, .priority = priority};
     return dd_store_do(j->env.store, patch, &p, err);
 }
 
@@ -445,6 +459,8 @@ int dd_jobs_new(const struct dd_jobs_env *env, struct dd_jobs **out, struct dr_e
         j->lane[i] = (struct dd_lane){.jobs = j, .beside = i == DD_LANE_BESIDE};
     atomic_store(&j->beat, INT64_MAX);
     int rc = dd_store_do(env->store, recover, env->opt->resume, err);
+    if (!rc)
+        rc = dd_store_do(env->store, dd_changed_fill, env->opt->config_dir, err);
     if (rc) {
         dd_jobs_free(j);
         return rc;
@@ -500,6 +516,7 @@ void dd_jobs_now(struct dd_jobs *j, struct dd_jobs_now *out) {
     out->running = j->shown.running;
     out->step = atomic_load(&j->lane[DD_LANE_MAIN].step);
     out->steps_total = atomic_load(&j->lane[DD_LANE_MAIN].steps_total);
+    out->minutes = (double)atomic_load(&j->lane[DD_LANE_MAIN].limit_ms) / 60000;
     snprintf(out->name, sizeof out->name, "%s", j->shown.name);
     pthread_mutex_unlock(&j->shown.lock);
 }

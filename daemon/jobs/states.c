@@ -115,10 +115,11 @@ int dd_job_insert(sqlite3 *db, const struct dd_job_new *in, const char *json, in
     int rc = dd_sql_run(
         db, err,
         "INSERT INTO jobs(name,kind,recipe,config,state,priority,created_us,steps_total,needs,"
-        "sweep,cell,rung) VALUES(?1,?2,?3,?4,'queued',?5,?6,?7,nullif(?8,0),nullif(?9,0),"
-        "CASE WHEN ?9 THEN ?10 END,CASE WHEN ?9 THEN ?11 END)",
-        "ttttiiiiiii", in->name ? in->name : in->recipe, in->kind, in->recipe, json,
-        (int64_t)in->priority, dd_wall_us(), steps, needs, in->sweep, in->cell, in->rung);
+        "sweep,cell,rung,changed) VALUES(?1,?2,?3,?4,'queued',?5,?6,?7,nullif(?8,0),nullif(?9,0),"
+        "CASE WHEN ?9 THEN ?10 END,CASE WHEN ?9 THEN ?11 END,?12)",
+        "ttttiiiiiiit", in->name ? in->name : in->recipe, in->kind, in->recipe, json,
+        (int64_t)in->priority, dd_wall_us(), steps, needs, in->sweep, in->cell, in->rung,
+        in->changed);
     *id = sqlite3_last_insert_rowid(db);
     return rc;
 }

@@ -11,9 +11,12 @@
 #include <sys/stat.h>
 
 void dd_ckpt_row_free(struct dd_ckpt_row *r) {
-    if (!r->config_borrowed)
+    if (!r->config_borrowed) {
         free(r->config);
-    r->config = NULL;
+        free(r->notes);
+        free(r->tags);
+    }
+    r->config = r->notes = r->tags = NULL;
 }
 
 struct record {
@@ -75,7 +78,7 @@ int dd_ckpt_set_state(struct dd_store *s, const char *path, const char *state, s
 #define COLUMNS                                                                                    \
     "SELECT id, coalesce(job,0), step, bytes, created_us, path, sha256, kind, name, state, "       \
     "config,"                                                                                      \
-    " best FROM checkpoints "
+    " best, notes, tags FROM checkpoints "
 
 static int from_row(struct dd_store *s, sqlite3_stmt *st, struct dd_ckpt_row *r,
                     struct dr_err *err) {
@@ -90,8 +93,12 @@ static int from_row(struct dd_store *s, sqlite3_stmt *st, struct dd_ckpt_row *r,
     snprintf(r->name, sizeof r->name, "%s", (const char *)sqlite3_column_text(st, 8));
     snprintf(r->state, sizeof r->state, "%s", (const char *)sqlite3_column_text(st, 9));
     int rc = dd_store_abs(s, (const char *)sqlite3_column_text(st, 5), r->path, err);
-    r->config = rc ? NULL : dd_xstrdup((const char *)sqlite3_column_text(st, 10));
-    return rc;
+    if (rc)
+        return rc;
+    r->config = dd_xstrdup((const char *)sqlite3_column_text(st, 10));
+    r->notes = dd_xstrdup((const char *)sqlite3_column_text(st, 12));
+    r->tags = dd_xstrdup((const char *)sqlite3_column_text(st, 13));
+    return 0;
 }
 
 static int get_one(struct dd_store *s, const char *sql, int64_t id, const char *path,

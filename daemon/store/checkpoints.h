@@ -16,6 +16,7 @@ struct dd_ckpt_row {
     char *config; // what dr_net_parse reads, of generators the model section; malloc'd unless
                   // borrowed
     bool config_borrowed;
+    char *notes, *tags; // tags: a JSON array; NULL is empty; as config
 };
 void dd_ckpt_row_free(struct dd_ckpt_row *r);
 // Inserts or, for a path that is known, replaces. Fills id. Durable when it returns.
@@ -27,6 +28,14 @@ int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char
                    const char *model_json, struct dr_err *err);
 // By id. DR_ENOENT when unknown; the state is the caller's to judge.
 int dd_ckpt_get(struct dd_store *s, int64_t id, struct dd_ckpt_row *out, struct dr_err *err);
+// Changes what is not NULL; tags: a JSON array. DR_ENOENT when unknown.
+int dd_ckpt_patch(struct dd_store *s, int64_t id, const char *name, const char *notes,
+                  const char *tags, struct dr_err *err);
+// Marks the row as removed and deletes the file. DR_ECONFLICT, naming why, where it is promoted, or
+// needed by a job, or the newest of a job that can go on.
+int dd_ckpt_remove(struct dd_store *s, int64_t id, struct dr_err *err);
+// The newest good checkpoint with this tag; 0: there is none.
+int64_t dd_ckpt_tagged(struct dd_store *s, const char *tag);
 // EINVAL with a sentence unless the row's network is a generator.
 int dd_ckpt_expect_generator(const struct dd_ckpt_row *r, struct dr_err *err);
 // The file that a configuration names: the id of a good checkpoint (`7` or `checkpoint:7`), or a

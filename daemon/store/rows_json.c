@@ -84,7 +84,17 @@ static json_t *read_page(struct dd_store *s, const struct page *p, const char *c
     " (SELECT state FROM jobs n WHERE n.id=jobs.needs),"                                           \
     " (SELECT count(*) FROM jobs n WHERE jobs.state='queued' AND (n.state IN "                     \
     "('running','stopping') OR (n.state='queued' AND (n.priority>jobs.priority OR"                 \
-    " (n.priority=jobs.priority AND n.id<jobs.id))))), sweep, cell FROM jobs "
+    " (n.priority=jobs.priority AND n.id<jobs.id))))), sweep, cell, changed,"                      \
+    " (SELECT printf('/v1/samples/%d.png?v=%x', s.id, s.created_us) FROM samples s WHERE"          \
+    " s.job=jobs.id ORDER BY s.step DESC LIMIT 1),"                                                \
+    " CAST(json_extract(config,'$.train.minutes') AS REAL) FROM jobs "
+
+// What the job changes of its recipe, and its newest sample grid; null where there is none.
+static void add_looks(json_t *j, sqlite3_stmt *st) {
+    json_t *changed = *text(st, 24) ? json_loads(text(st, 24), 0, NULL) : NULL;
+    json_object_set_new(j, "changed", changed ? changed : json_null());
+    json_object_set_new(j, "sample", *text(st, 25) ? json_string(text(st, 25)) : json_null());
+}
 
 // The job that one needs, and whether it waits for it; null: none.
 static void add_needs(json_t *j, sqlite3_stmt *st) {
@@ -99,6 +109,21 @@ static void add_needs(json_t *j, sqlite3_stmt *st) {
                               : json_null());
 }
 
+// By steps or by train.minutes (limit: its seconds, 0: none), whichever is further.
+static double progress(int64_t step, int64_t total, double seconds, double limit) {
+    const double by_step = total > 0 ? (double)step / (double)total : 0;
+    return DR_MIN(1, limit > 0 ? DR_MAX(by_step, seconds / limit) : by_step);
+}
+
+static json_t *remaining(int64_t step, int64_t total, double seconds, double limit) {
+    const bool known = step > 0 && total > step && seconds > 0;
+    const double by_step = known ? seconds / (double)step * (double)(total - step) : 0;
+    if (limit <= 0)
+        return known ? json_real(by_step) : json_null();
+    const double by_time = DR_MAX(0, limit - seconds);
+    return json_real(known ? DR_MIN(by_step, by_time) : by_time);
+}
+
 // The sweep that a job belongs to, and its place there.
 static void add_sweep(json_t *j, sqlite3_stmt *st) {
     const int64_t sweep = sqlite3_column_int64(st, 22);
@@ -109,28 +134,26 @@ static void add_sweep(json_t *j, sqlite3_stmt *st) {
 
 static json_t *job_row(sqlite3_stmt *st, int64_t with_config) {
     int64_t step = sqlite3_column_int64(st, 10), total = sqlite3_column_int64(st, 11);
-    double seconds = sqlite3_column_double(st, 12);
+    double seconds = sqlite3_column_double(st, 12), limit = 60 * sqlite3_column_double(st, 26);
     bool running = !strcmp(text(st, 5), "running");
-    json_t *j =
-        json_pack("{s:o, s:s, s:s, s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:f, s:f, s:I}",
-                  "id", json_sprintf("%lld", (long long)sqlite3_column_int64(st, 0)), "name",
-                  text(st, 1), "notes", text(st, 2), "kind", text(st, 3), "recipe", text(st, 4),
-                  "state", text(st, 5), "priority", (json_int_t)sqlite3_column_int64(st, 6),
-                  "created", dd_json_time(sqlite3_column_int64(st, 7)), "started",
-                  dd_json_time(sqlite3_column_int64(st, 8)), "ended",
-                  dd_json_time(sqlite3_column_int64(st, 9)), "step", (json_int_t)step,
-                  "steps_total", (json_int_t)total, "seconds", seconds, "progress",
-                  total > 0 ? (double)step / (double)total : 0.0, "attempts",
-                  (json_int_t)sqlite3_column_int64(st, 13));
+    json_t *j = json_pack(
+        "{s:o, s:s, s:s, s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:f, s:f, s:I}", "id",
+        json_sprintf("%lld", (long long)sqlite3_column_int64(st, 0)), "name", text(st, 1), "notes",
+        text(st, 2), "kind", text(st, 3), "recipe", text(st, 4), "state", text(st, 5), "priority",
+        (json_int_t)sqlite3_column_int64(st, 6), "created",
+        dd_json_time(sqlite3_column_int64(st, 7)), "started",
+        dd_json_time(sqlite3_column_int64(st, 8)), "ended",
+        dd_json_time(sqlite3_column_int64(st, 9)), "step", (json_int_t)step, "steps_total",
+        (json_int_t)total, "seconds", seconds, "progress", progress(step, total, seconds, limit),
+        "attempts", (json_int_t)sqlite3_column_int64(st, 13));
     json_object_set_new(j, "eta_seconds",
-                        running && step > 0 && total > step
-                            ? json_real(seconds / (double)step * (double)(total - step))
-                            : json_null());
+                        running ? remaining(step, total, seconds, limit) : json_null());
     json_object_set_new(j, "error", *text(st, 14) ? json_string(text(st, 14)) : json_null());
     json_object_set_new(j, "data", *text(st, 15) ? json_string(text(st, 15)) : json_null());
     add_needs(j, st);
     json_object_set_new(j, "ahead", json_integer(sqlite3_column_int64(st, 21)));
     add_sweep(j, st);
+    add_looks(j, st);
     if (with_config) {
         json_object_set_new(j, "config", json_loads(text(st, 16), 0, NULL));
         json_t *names = *text(st, 17) ? json_loads(text(st, 17), 0, NULL) : NULL;
@@ -179,6 +202,36 @@ json_t *dd_jobs_json(struct dd_store *s, const char *state, const char *cursor, 
     return read_page(s, &p, cursor, limit, next, next_size, err);
 }
 
+static json_t *alert_row(sqlite3_stmt *st) {
+    json_t *data = json_loads(text(st, 0), 0, NULL), *kind = json_object_get(data, "kind"),
+           *step = json_object_get(data, "step"), *words = json_object_get(data, "text");
+    json_t *row = json_pack("{s:O, s:O, s:O, s:o}", "kind", kind ? kind : json_null(), "step",
+                            step ? step : json_null(), "text", words ? words : json_null(), "time",
+                            dd_json_time(sqlite3_column_int64(st, 1)));
+    json_decref(data);
+    return row;
+}
+
+json_t *dd_alerts_json(struct dd_store *s, int64_t job, struct dr_err *err) {
+    json_t *known = dd_job_json(s, job, false, err), *list = NULL;
+    sqlite3 *db = known ? dd_store_reader(s, err) : NULL;
+    sqlite3_stmt *st =
+        db ? dd_sql_prepare(db, err,
+                            "SELECT data, time_us FROM (SELECT boot, seq, data, time_us FROM events"
+                            " WHERE job=? AND type='alert' ORDER BY boot DESC, seq DESC LIMIT 1000)"
+                            " ORDER BY boot, seq",
+                            "i", job)
+           : NULL;
+    json_decref(known);
+    if (st)
+        list = json_array();
+    while (st && sqlite3_step(st) == SQLITE_ROW)
+        json_array_append_new(list, alert_row(st));
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    return list ? json_pack("{s:o}", "alerts", list) : NULL;
+}
+
 // --- checkpoints and samples ---
 
 // "generator", "encoder" or "judge"; null: a network that this build does not know.
@@ -195,13 +248,15 @@ json_t *dd_ckpt_to_json(const struct dd_ckpt_row *r, int64_t active) {
     char act[24];
     snprintf(act, sizeof act, "%lld", (long long)active);
     json_t *job = r->job ? json_sprintf("%lld", (long long)r->job) : json_null();
+    json_t *tags = r->tags ? json_loads(r->tags, 0, NULL) : NULL;
     json_t *config = r->config ? json_loads(r->config, 0, NULL) : NULL;
-    return json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:b, s:b, s:o, s:o, s:o}", "id",
-                     r->id, "job", job, "name", r->name, "kind", r->kind, "step",
+    return json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:s, s:s, s:b, s:b, s:o, s:o, s:o, s:s, s:o}",
+                     "id", r->id, "job", job, "name", r->name, "kind", r->kind, "step",
                      (json_int_t)r->step, "bytes", (json_int_t)r->bytes, "sha256", r->sha256,
                      "state", r->state, "active", !strcmp(act, r->id), "best", r->best, "created",
                      dd_json_time(r->created_us), "model", config ? config : json_null(), "net",
-                     net_kind(r->config));
+                     net_kind(r->config), "notes", r->notes ? r->notes : "", "tags",
+                     tags ? tags : json_array());
 }
 
 static json_t *ckpt_row(sqlite3_stmt *st, int64_t active) {
@@ -210,7 +265,9 @@ static json_t *ckpt_row(sqlite3_stmt *st, int64_t active) {
                             .bytes = sqlite3_column_int64(st, 3),
                             .created_us = sqlite3_column_int64(st, 4),
                             .config = (char *)text(st, 9),
-                            .best = sqlite3_column_int64(st, 10) != 0};
+                            .best = sqlite3_column_int64(st, 10) != 0,
+                            .notes = (char *)text(st, 11),
+                            .tags = (char *)text(st, 12)};
     snprintf(r.id, sizeof r.id, "%lld", (long long)sqlite3_column_int64(st, 0));
     snprintf(r.sha256, sizeof r.sha256, "%s", text(st, 5));
     snprintf(r.kind, sizeof r.kind, "%s", text(st, 6));
@@ -221,14 +278,14 @@ static json_t *ckpt_row(sqlite3_stmt *st, int64_t active) {
 
 json_t *dd_ckpts_json(struct dd_store *s, int64_t job, const char *cursor, int limit, char *next,
                       size_t next_size, struct dr_err *err) {
-    struct page p = {.sql =
-                         "SELECT id, coalesce(job,0), step, bytes, created_us, sha256, kind, name,"
-                         " state, config, best FROM checkpoints WHERE id<? AND (?2=0 OR job=?2)"
-                         " AND state<>'removed' ORDER BY id DESC LIMIT ?3",
-                     .key = "checkpoints",
-                     .filter = job,
-                     .row = ckpt_row,
-                     .arg = dd_ckpt_active(s)};
+    struct page p = {
+        .sql = "SELECT id, coalesce(job,0), step, bytes, created_us, sha256, kind, name,"
+               " state, config, best, notes, tags FROM checkpoints WHERE id<? AND (?2=0 OR job=?2)"
+               " AND state<>'removed' ORDER BY id DESC LIMIT ?3",
+        .key = "checkpoints",
+        .filter = job,
+        .row = ckpt_row,
+        .arg = dd_ckpt_active(s)};
     return read_page(s, &p, cursor, limit, next, next_size, err);
 }
 

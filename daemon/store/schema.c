@@ -124,6 +124,12 @@ static const char *const steps[] = {
     "ALTER TABLE jobs ADD COLUMN rung INTEGER;"
     "CREATE UNIQUE INDEX jobs_sweep ON jobs(sweep, cell, rung) WHERE sweep IS NOT NULL;"
     "CREATE INDEX jobs_parent ON jobs(parent) WHERE parent IS NOT NULL;",
+    // 8: what a job changes of its recipe, as JSON; NULL: not known (daemon/jobs/changed.h fills it
+    // in)
+    "ALTER TABLE jobs ADD COLUMN changed TEXT;",
+    // 9: notes and tags of checkpoints
+    "ALTER TABLE checkpoints ADD COLUMN notes TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE checkpoints ADD COLUMN tags TEXT NOT NULL DEFAULT '[]';",
 };
 enum { VERSION = (int)(sizeof steps / sizeof *steps) };
 

@@ -6,6 +6,7 @@
 #include "daemon/base/util.h"
 #include "daemon/http/daemon.h"
 #include "daemon/http/listen.h"
+#include "daemon/store/backup.h"
 #include "daemon/sweeps/sweeps.h"
 #include "daemon/verbs/verbs.h"
 #include "driftd_config.h"
@@ -36,16 +37,19 @@ static int read_token(const struct dd_options *o, char **out, struct dr_err *err
     *out = NULL;
     if (!*o->token_file)
         return 0;
-    int rc = dd_read_file(o->token_file, 4096, out, &n, err);
+    int rc = dd_read_file(o->token_file, 1 << 16, out, &n, err);
     if (rc)
         return dr_fail_prefix(err, rc, "token-file");
     while (n && strchr(" \t\r\n", (*out)[n - 1]))
         (*out)[--n] = 0;
-    if (n >= 8)
+    char why[300];
+    if (n && !api_tokens_check(*out, why, sizeof why))
         return 0;
     free(*out);
     *out = NULL;
-    return dr_fail(err, DR_EINVAL, "token-file: %s: expected at least 8 characters", o->token_file);
+    return n ? dr_fail(err, DR_EINVAL, "token-file: %s: %s", o->token_file, why)
+             : dr_fail(err, DR_EINVAL, "token-file: %s: expected at least 8 characters",
+                       o->token_file);
 }
 
 static int read_tls(const struct dd_options *o, char **cert, char **key, struct dr_err *err) {
@@ -99,6 +103,7 @@ static int prepare_state_dir(struct dd *d, struct dr_err *err) {
     if (flock(d->lock_fd, LOCK_EX | LOCK_NB))
         return dr_fail(err, DR_EIO, "state-dir: %s is in use by another driftd", d->opt.state_dir);
     snprintf(path, sizeof path, "%s/uploads", d->opt.state_dir);
+    dd_backup_remove_all(d->opt.state_dir);
     remove_files(path); // left by uploads that the previous process did not finish
     return 0;
 }
@@ -111,6 +116,10 @@ static uint64_t publish(void *ctx, const char *type, const char *job, const json
 static void publish_metrics(void *ctx, const char *job, int64_t step, size_t n,
                             const char *const *names, const double *values) {
     api_publish_metrics(ctx, job, step, n, names, values);
+}
+
+static uint64_t event_head(void *ctx) {
+    return api_event_head(ctx);
 }
 
 // The table of kinds as the API describes it. Returns how many.
@@ -158,7 +167,7 @@ static int start_http(struct dd *d, struct dd_listeners *l, struct dr_err *err) 
         dd_listen_close(l);
     }
     if (!rc) {
-        struct dd_event_sink sink = {d->server, publish, publish_metrics};
+        struct dd_event_sink sink = {d->server, publish, publish_metrics, event_head};
         dd_events_attach(d->events, &sink);
     }
     free(token);
@@ -178,6 +187,7 @@ static void reload(struct dd *d) {
         rc = dd_options_parse(d->argc, d->argv, NULL, NULL, NULL, &fresh, &err);
         if (!rc) {
             dd_log_init((enum dr_log_level)dd_log_parse(fresh.log_level));
+            dd_log_format(fresh.log_format);
             dd_options_free(&fresh);
         }
     }
@@ -353,7 +363,10 @@ static int serve(struct dd *d) {
     signal(SIGXFSZ, SIG_IGN); // a file-size limit is a write error like a full disk
     int rc = build(d, &l, &err);
     if (rc) {
-        fprintf(stderr, "driftd: %s\n", err.msg);
+        if (dd_log_is_json())
+            dd_log(DR_LOG_ERROR, "start.failed", "reason=%s", dd_log_quote(err.msg, q, sizeof q));
+        else
+            fprintf(stderr, "driftd: %s\n", err.msg);
         take_down(d, &l);
         return 1;
     }
@@ -383,6 +396,7 @@ int dd_serve_main(int argc, char **argv) {
         return 2;
     }
     dd_log_init((enum dr_log_level)dd_log_parse(d.opt.log_level));
+    dd_log_format(d.opt.log_format);
     int status = serve(&d);
     dd_options_free(&d.opt);
     return status;

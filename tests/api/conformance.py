@@ -35,11 +35,13 @@ POST /v1/jobs/{id}/pause
 POST /v1/jobs/{id}/resume
 POST /v1/jobs/{id}/checkpoint
 GET /v1/jobs/{id}/metrics
+GET /v1/jobs/{id}/alerts
+GET /v1/metrics.csv
 GET /v1/jobs/{id}/events
 GET /v1/jobs/{id}/field
 GET /v1/events
 GET POST /v1/checkpoints
-GET /v1/checkpoints/{id}
+GET PATCH DELETE /v1/checkpoints/{id}
 POST /v1/checkpoints/{id}/activate
 GET PUT DELETE /v1/served
 GET /v1/checkpoints/{id}/file
@@ -70,12 +72,17 @@ GET /v1/configs/schema
 GET /v1/configs/{id}
 GET /v1/status
 POST /v1/db/backup
+POST /v1/backups
+GET /v1/backups/{id}/files/{name}
+DELETE /v1/backups/{id}
 GET /metrics
 GET /livez
 GET /health
 GET /readyz
 GET /openapi.json
 """
+# JSON whose members depend on the recipe, the file or the document.
+OPEN = {"/v1/configs/{id}", "/v1/evals/{id}/files/{name}", "/openapi.json"}
 # There only while a two-dimensional job trains, or after it.
 OF_TOYS = {("GET", "/v1/jobs/{id}/field")}
 
@@ -89,6 +96,7 @@ def concrete(path):
 
 
 BODIES = {("POST", "/v1/jobs"): {"config": "tiny"}, ("PATCH", "/v1/jobs/{id}"): {"notes": "x"},
+          ("PATCH", "/v1/checkpoints/{id}"): {"tags": ["good"]},
           ("POST", "/v1/checkpoints"): {"path": "/nowhere"}, ("POST", "/v1/datasets"): {"name": "x"},
           ("POST", "/v1/images/generations"): {"prompt": "3"},
           ("PUT", "/v1/datasets/{id}/upload"): b"x", ("POST", "/v1/evals"): {"checkpoint": "77", "judge": "x"},
@@ -117,6 +125,11 @@ def test_document_and_server():
         ids = [op["operationId"] for ops in doc["paths"].values() for op in ops.values()]
         assert len(set(ids)) == len(ids) and all(re.fullmatch(r"\w+", i) for i in ids), ids
         references(doc, doc)
+        for path, ops in doc["paths"].items():  # each has a schema of its own
+            for method, op in ops.items():
+                for content in [*op["responses"].values(), op.get("requestBody", {})]:
+                    got = content.get("content", {}).get("application/json", {"schema": {"$ref": "none"}})
+                    assert got["schema"]["$ref"] != "#/components/schemas/Any" or path in OPEN, (method, path)
         operations = [(m.upper(), path, op) for path, ops in doc["paths"].items() for m, op in ops.items()]
         for method, path, op in sorted(operations, key=lambda x: x[0] == "DELETE"):
             walk(d, method, path, op)
@@ -146,7 +159,9 @@ def walk(d, method, path, op):
         d.ask("POST", "/v1/checkpoints/live/activate")
     r = d.ask(method, target, BODIES.get((method, path)))
     ok = int(next(code for code in op["responses"] if code != "default"))
-    expected = {("DELETE", "/v1/jobs/{id}"): {204, 404}, ("GET", "/v1/evals/{id}"): {404},
+    expected = {("DELETE", "/v1/jobs/{id}"): {204, 404},
+                ("DELETE", "/v1/checkpoints/{id}"): {404, 409},
+                ("GET", "/v1/backups/{id}/files/{name}"): {404}, ("DELETE", "/v1/backups/{id}"): {404}, ("GET", "/v1/evals/{id}"): {404},
                 ("DELETE", "/v1/evals/{id}"): {404}, ("GET", "/v1/evals/{id}/files/{name}"): {404},
                 ("POST", "/v1/evals"): {422}, ("DELETE", "/v1/sweeps/{id}"): {204, 404, 409},
                 ("POST", "/v1/checkpoints"): {403}, ("DELETE", "/v1/datasets/{id}"): {409},
@@ -164,12 +179,30 @@ def walk(d, method, path, op):
     names = [p["name"] for p in op.get("parameters", []) if p["in"] == "query"]
     p = problem(d.ask(method, target + "?frobnicate=1", BODIES.get((method, path))), 400,
                 "unknown-parameter", "frobnicate")
+    for param in op.get("parameters", []):
+        bounds(d, method, target, param)
     for name in names:
         refused = d.ask(method, f"{target}?{name}=%2A%2A", BODIES.get((method, path)))
         assert refused.status != 400, (method, path, name, refused)
         near = problem(d.ask(method, f"{target}?{name}q=1", BODIES.get((method, path))), 400)
         assert name in str(near["errors"]), near
     assert names or "takes none" in str(p["errors"]), p
+
+
+def bounds(d, method, target, p):
+    """The ranges that the document states are those that the server goes by."""
+    low, high = (p["schema"].get(k) for k in ("minimum", "maximum"))
+    if low is None or p["in"] != "query" or method != "GET":
+        return
+    more = "&seed2=1" if p["name"] == "steps" else ""  # which are of a walk
+    values = {low - 1: 422} | ({high + 1: 422} if high < 2**53 - 1 else {})
+    for value, status in values.items():
+        r = d.ask(method, f"{target}?{p['name']}={value}{more}")
+        assert r.status == status and p["name"] in [e["field"] for e in r.json()["errors"]], (target, p, r)
+    for key in ("default", "minimum"):  # these are taken, whatever else is wrong with the request
+        if key in p["schema"]:
+            r = d.ask(method, f"{target}?{p['name']}={p['schema'][key]}{more}")
+            assert r.status != 422 or p["name"] not in str(r.json().get("errors")), (target, p, r)
 
 
 # ---- status codes ----
@@ -247,7 +280,9 @@ def unprocessable(d):
             ({"confg": "tiny"}, "confg", "`config`")]:
         problem(d.ask("POST", "/v1/jobs", body), 422, None, field, word)
     problem(d.ask("POST", "/v1/jobs", {"config": "tiny", "kind": "eval"}), 422, None, "kind", "kind train")
-    problem(d.ask("PATCH", "/v1/jobs/1", {"priority": 1}), 422, None, "priority", "name, notes")
+    problem(d.ask("PATCH", "/v1/jobs/1", {"priority": 1}), 409, "conflict", "priority", "completed")
+    problem(d.ask("PATCH", "/v1/jobs/1", {"priority": 1001}), 422, None, "priority", "-1000 to 1000")
+    problem(d.ask("PATCH", "/v1/jobs/1", {"prioriti": 1}), 422, None, "prioriti", "`priority`")
 
 
 def test_busy():

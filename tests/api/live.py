@@ -20,6 +20,8 @@ import tempfile
 import time
 import zlib
 
+import schema
+
 TINY = {
     "name": "tiny",
     "data": {"set": "digits", "count": 200, "size": 8, "fit": "resize"},
@@ -58,6 +60,7 @@ class Daemon:
         self.driftd, self.flags = os.path.abspath(sys.argv[1]), list(flags)
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="driftd-api-"))
         self.port, self.process, self.tls = 0, None, None
+        self.document = None  # its /openapi.json
         (self.dir / "recipes").mkdir()
         self.recipe("tiny", {})
         self.recipe("long", {"train": {"steps": 10**9, "classes": 2, "generated": 4, "positives": 4},
@@ -121,7 +124,20 @@ class Daemon:
         with contextlib.closing(self.connect()) as c:
             c.request(method, path, body, fields)
             r = c.getresponse()
-            return Reply(r.status, r.headers, r.read())
+            reply = Reply(r.status, r.headers, r.read())
+        self.compare(method, path, reply)
+        return reply
+
+    def compare(self, method, path, reply):
+        """Whatever JSON is answered is as /openapi.json says."""
+        kind = reply.header("Content-Type") or ""
+        if method == "HEAD" or not kind.startswith(("application/json", "application/problem+json")):
+            return
+        if self.document is None:
+            with contextlib.closing(self.connect()) as c:
+                c.request("GET", "/openapi.json")
+                self.document = json.loads(c.getresponse().read())
+        schema.check(self.document, method, path, reply.status, kind, reply.json())
 
     def get(self, path, **headers):
         return self.ask("GET", path, **headers)

@@ -62,8 +62,8 @@ static void test_complete_and_priority(void **state) {
     assert_int_equal(dd_jobs_action(w.jobs, low, DD_JOB_STOP, &err), DR_ECONFLICT);
     assert_int_equal(dd_jobs_action(w.jobs, low, DD_JOB_RESUME, &err), DR_ECONFLICT);
     assert_int_equal(dd_jobs_action(w.jobs, 77, DD_JOB_STOP, &err), DR_ENOENT);
-    assert_int_equal(dd_jobs_patch(w.jobs, low, "a name", "notes", &err), 0);
-    assert_int_equal(dd_jobs_patch(w.jobs, 77, "a name", NULL, &err), DR_ENOENT);
+    assert_int_equal(dd_jobs_patch(w.jobs, low, "a name", "notes", NULL, &err), 0);
+    assert_int_equal(dd_jobs_patch(w.jobs, 77, "a name", NULL, NULL, &err), DR_ENOENT);
     assert_int_equal(dd_jobs_remove(w.jobs, low, &err), 0);
     assert_int_equal(dd_jobs_remove(w.jobs, low, &err), DR_ENOENT);
     assert_int_equal(world_count(&w, "SELECT count(*) FROM metrics WHERE job=1"), 0);

@@ -60,6 +60,7 @@ static void test_errors(void **state) {
     refuse("--max-batch=0", NULL, "max-batch", "1 to 4096");
     refuse("--threads", NULL, "threads", "value");
     refuse("--log-level=loud", NULL, "log-level", "debug");
+    refuse("--log-format=xml", NULL, "log-format", "text or json");
     refuse("--resume=maybe", NULL, "resume", "ask");
     refuse("--tls-cert=x.pem", NULL, "tls-key", "tls-cert");
     setenv("DRIFTD_THREADS", "-3", 1);
@@ -133,9 +134,10 @@ static void test_data_folder(void **state) {
 static void test_help(void **state) {
     (void)state;
     static const char *const want[] = {
-        "--state-dir DIR ",   "--token-file FILE ", "--tls-cert FILE ",
-        "--resume auto|ask ", "--log-level LEVEL ", "--import-root DIR ",
-        "--listen ADDRESS ",  "--threads N ",       "--precision fp32|bf16"};
+        "--state-dir DIR ",     "--token-file FILE ",      "--tls-cert FILE ",
+        "--resume auto|ask ",   "--log-format text|json ", "--log-level LEVEL ",
+        "--import-root DIR ",   "--listen ADDRESS ",       "--threads N ",
+        "--precision fp32|bf16"};
     char *text = NULL;
     size_t n = 0;
     FILE *f = open_memstream(&text, &n);

@@ -1,0 +1,17 @@
+// Backups of the whole state folder: the database and every file that it names, frozen at one
+// moment while jobs go on. Files are hard links in STATE_DIR/backups/ID, so that one takes no space
+// until what it holds is removed elsewhere. Any thread but the store's writer.
+#pragma once
+
+#include "daemon/store/store.h"
+
+#include <jansson.h>
+
+// Makes one; *out: {"id", "created", "bytes", "files": [{"path", "bytes", "url"}]}. Of more than
+// four the oldest goes.
+int dd_backup_make(struct dd_store *s, json_t **out, struct dr_err *err);
+// The n-th file of a backup, to open. DR_ENOENT when there is none.
+int dd_backup_file(struct dd_store *s, const char *id, int64_t n, char path[DD_PATH_MAX],
+                   struct dr_err *err);
+int dd_backup_remove(struct dd_store *s, const char *id, struct dr_err *err);
+void dd_backup_remove_all(const char *state_dir); // what the process before has left

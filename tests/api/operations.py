@@ -1,0 +1,285 @@
+#!/usr/bin/env python3
+"""What operators rely on: tokens with scopes and rates, logs, metrics and what watches them, checkpoints
+that are tagged and removed, priorities.
+
+Arguments: driftd, driftctl, docs/ops.
+"""
+import json
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+from live import daemon, problem, run, trained
+
+DRIFTCTL, OPS = sys.argv[2], pathlib.Path(sys.argv[3])
+
+
+def bearer(token):
+    return {"Authorization": f"Bearer {token}"}
+
+
+# ---- tokens ----
+
+TOKENS = """# who may do what
+admin-token-1
+images-token  generate   # the demo page
+reader-token\tread
+both-token generate,read 1000/s
+slow-token read 2/min
+"""
+
+
+def test_scopes():
+    with daemon("--log-format=json") as d:
+        d.end()
+        path = d.dir / "tokens"
+        path.write_text(TOKENS)
+        d.start(f"--token-file={path}")
+        asks = {"generate": ("GET", "/generate"), "read": ("GET", "/v1/jobs"), "admin": ("POST", "/v1/jobs/77/stop")}
+        may = {"admin-token-1": {"generate", "read", "admin"}, "images-token": {"generate"}, "reader-token": {"read"},
+               "both-token": {"generate", "read"}}
+        for token, scopes in may.items():
+            for scope, (method, target) in asks.items():
+                r = d.ask(method, target, **bearer(token))
+                if scope in scopes:
+                    assert r.status not in (401, 403), (token, scope, r)
+                else:
+                    problem(r, 403, "insufficient-scope", None, f"`{scope}`")
+                    assert 'error="insufficient_scope"' in r.header("WWW-Authenticate"), r
+        for wrong in ("admin-token-2", "admin-token-", "", "#", "who"):
+            problem(d.get("/v1/jobs", **bearer(wrong)), 401, "unauthorized")
+        for _ in range(2):
+            assert d.get("/v1/jobs", **bearer("slow-token")).status == 200
+        p = problem(d.get("/v1/jobs", **bearer("slow-token")), 429, "rate-limited", None, "2 requests per minute")
+        assert 0 < p["retry_after"] <= 30, p
+        reload_tokens(d, path)
+        # The server's own file is one that driftctl takes: its first token.
+        r = subprocess.run([DRIFTCTL, "jobs", "--json", "--url", f"http://127.0.0.1:{d.port}", "--token-file", path],
+                           capture_output=True, text=True)
+        assert r.returncode == 0, r
+
+
+def reload_tokens(d, path):
+    """SIGHUP: a file with a mistake changes nothing; a new one holds at once, and rates go on."""
+    def reload(event):
+        seen = d.said().count(f'"event":"{event}"')
+        d.process.send_signal(signal.SIGHUP)
+        for _ in range(500):
+            if d.said().count(f'"event":"{event}"') > seen:
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"no {event}: {d.said()[-800:]}")
+
+    for bad, why in [("new-token-123 wirte", "no scope `wirte`"), ("new-token-123 read 5", "60/min"), ("short", "at least 8"),
+                     ("new-token-123 read 5/min x", "`x` is too much"), ("same-token\nsame-token", "line 2"), ("# none\n", "no token")]:
+        path.write_text(bad)
+        reload("reload.failed")
+        assert why in d.said().splitlines()[-1], (bad, d.said().splitlines()[-1])
+        assert d.get("/v1/jobs", **bearer("reader-token")).status == 200
+    path.write_text("admin-token-1\nslow-token read 2/min\n")
+    reload("reload")
+    problem(d.get("/v1/jobs", **bearer("reader-token")), 401)
+    problem(d.get("/v1/jobs", **bearer("slow-token")), 429)
+    assert d.get("/v1/jobs", **bearer("admin-token-1")).status == 200
+    text = d.get("/metrics", **bearer("admin-token-1")).body.decode()
+    assert re.search(r"^driftd_http_limited_total [1-9]", text, re.M) and re.search(r"^driftd_http_shed_total 0$", text, re.M), text
+
+
+# ---- logs ----
+
+def test_json_logs():
+    """Each line is one JSON object, whatever the requests and the names of jobs hold."""
+    with daemon("--log-format=json", "--log-level=debug") as d:
+        d.wait(d.job("tiny", name='a "name"\nin = two lines \U0001f600'), "completed")
+        d.get("/v1/jobs?state=runing")
+        d.get("/%22quoted%22=x%20y", X_Request_Id="123")
+        assert d.ask("GET", "/v1/nowhere\xa0\\".encode("latin-1").decode("latin-1").replace("\xa0", "%A0")).status >= 400
+        d.end(signal.SIGTERM)
+        lines = [json.loads(line) for line in d.said().splitlines()]
+        assert all({"ts", "level", "event"} <= set(o) for o in lines), lines[:3]
+        events = {o["event"] for o in lines}
+        assert {"ready", "http", "stopped"} <= events, events
+        asked = [o for o in lines if o["event"] == "http" and o.get("request") == "123"]
+        assert asked and asked[0]["status"] == 404 and isinstance(asked[0]["ms"], float | int), asked
+        assert [o for o in lines if o["event"] == "stopped"][0]["status"] == 0
+        r = subprocess.run([sys.argv[1], "serve", "--log-format=json", f"--state-dir={d.dir}/state", "--listen=nowhere"],
+                           capture_output=True, text=True)
+        assert r.returncode == 1 and json.loads(r.stderr.splitlines()[-1])["event"] == "start.failed", r
+        r = subprocess.run([sys.argv[1], "serve", "--log-format=xml"], capture_output=True, text=True)
+        assert r.returncode == 2 and "text or json" in r.stderr, r
+        d.start()
+
+
+# ---- metrics ----
+
+def exposed(d):
+    """Names of samples, and the text."""
+    text = d.get("/metrics").body.decode()
+    return set(re.findall(r"^([a-z_:][a-z0-9_:]*)(?=[ {])", text, re.M)), text
+
+
+def test_metrics():
+    with trained() as d:
+        d.get("/generate?n=2")
+        d.get("/v1/nothing")
+        job = d.job("long")
+        d.wait(job, "running")
+        for _ in range(200):
+            names, text = exposed(d)
+            if re.search(r"^driftd_job_step [1-9]", text, re.M):
+                break
+            time.sleep(0.05)
+        assert re.search(r"^driftd_jobs_running 1$", text, re.M), text
+        value = {k: float(v) for k, v in re.findall(r"^([a-z_]+) (\S+)$", text, re.M)}
+        assert value["driftd_disk_size_bytes"] > value["driftd_disk_free_bytes"] > 0, value
+        assert value["driftd_database_bytes"] > 4096 and value["process_resident_memory_bytes"] > 1 << 20, value
+        assert abs(value["process_start_time_seconds"] - time.time()) < 600, value["process_start_time_seconds"]
+        assert 0 < value["process_open_fds"] < value["process_max_fds"], value
+        assert 'driftd_http_request_duration_seconds_count{method="GET",route="/generate"} 1\n' in text
+        assert 'route="/v1/jobs/{id}"' in text and "nothing" not in text and "events" not in text
+        for buckets in re.findall(r'_seconds_bucket\{method="GET",route="/v1/jobs/\{id\}",le="[^"]*"\} (\d+)', text)[:1]:
+            assert int(buckets) >= 0
+        used = set()
+        for path in ("grafana.json", "rules.yml"):
+            source = (OPS / path).read_text()
+            used |= set(re.findall(r"\b((?:driftd|process)_[a-z0-9_]+)", source))
+        assert len(used) > 20 and used <= names, used - names
+        dashboard = json.loads((OPS / "grafana.json").read_text())
+        assert all(t["expr"] for p in dashboard["panels"] for t in p["targets"])
+        d.ask("POST", f"/v1/jobs/{job}/stop?mode=now")
+        d.wait(job, "stopped")
+
+
+def test_time_left():
+    """A job that train.minutes ends says how much of that time is left, everywhere."""
+    with daemon() as d:
+        d.recipe("timed", {"train": {"steps": 10**9, "minutes": 5, "classes": 2, "generated": 4, "positives": 4},
+                           "checkpoint": {"every": 0, "every_seconds": 1}})
+        job = d.job("timed")
+        for _ in range(400):
+            training, one = d.get("/v1/status").json()["training"], d.get(f"/v1/jobs/{job}").json()
+            if training and training["eta_seconds"] and one["seconds"] > 0 and one["eta_seconds"]:
+                break
+            time.sleep(0.05)
+        for left in (training["eta_seconds"], one["eta_seconds"]):
+            assert 200 < left <= 300, (training, one)
+        assert one["progress"] < 0.4 and abs(one["progress"] * 300 - one["seconds"]) < 1, one
+        left = float(re.search(r"^driftd_job_eta_seconds (\S+)$", exposed(d)[1], re.M)[1])
+        assert 200 < left <= 300, left
+        d.ask("POST", f"/v1/jobs/{job}/stop?mode=now")
+        d.wait(job, "stopped")
+
+
+# ---- checkpoints and jobs ----
+
+def test_checkpoints():
+    with trained() as d:
+        newest, older = [c["id"] for c in d.get("/v1/checkpoints").json()["checkpoints"]]
+        r = d.ask("PATCH", f"/v1/checkpoints/{older}", {"name": "early", "notes": "blurred", "tags": ["demo", "v1.0"]})
+        assert r.status == 200 and r.json()["tags"] == ["demo", "v1.0"] and r.json()["notes"] == "blurred", r
+        assert d.ask("PATCH", f"/v1/checkpoints/{older}", {"notes": ""}).json()["name"] == "early"
+        by_tag, by_id = (d.get(f"/generate?seed=1&format=npy&checkpoint={c}") for c in ("demo", older))
+        assert by_tag.status == 200 and by_tag.body == by_id.body and by_tag.header("Driftd-Checkpoint") == older
+        d.ask("PATCH", f"/v1/checkpoints/{newest}", {"tags": ["demo"]})  # the newest with the tag
+        assert d.get("/generate?checkpoint=demo").header("Driftd-Checkpoint") == newest
+        for tags in (["Demo"], ["a", "a"], ["1"], ["live"], "x", [1], [""], ["x" * 64], [f"t{i}" for i in range(33)]):
+            problem(d.ask("PATCH", f"/v1/checkpoints/{older}", {"tags": tags}), 422, None, "tags", "letter")
+        problem(d.ask("PATCH", "/v1/checkpoints/77", {"name": "x"}), 404)
+        problem(d.ask("PATCH", f"/v1/checkpoints/{older}", {"nmae": "x"}), 422, None, "nmae", "`name`")
+        problem(d.get("/generate?checkpoint=dem"), 404, "unknown-checkpoint", "checkpoint", "tag")
+        problem(d.ask("DELETE", f"/v1/checkpoints/{newest}"), 409, "conflict", None, "served")
+        d.ask("PUT", "/v1/served", {"checkpoint": older})
+        problem(d.ask("DELETE", f"/v1/checkpoints/{older}"), 409, "conflict", None, "served")
+        d.ask("DELETE", "/v1/served")
+        files = set((d.dir / "state/checkpoints/1").iterdir())
+        assert d.ask("DELETE", f"/v1/checkpoints/{older}").status == 204
+        assert len(files - set((d.dir / "state/checkpoints/1").iterdir())) == 1
+        problem(d.ask("DELETE", f"/v1/checkpoints/{older}"), 404)
+        problem(d.get(f"/generate?checkpoint={older}"), 410, "checkpoint-gone")
+        assert [c["id"] for c in d.get("/v1/checkpoints").json()["checkpoints"]] == [newest]
+
+
+def test_checkpoint_in_use():
+    """What a job would go on from, or starts from, stays."""
+    with daemon() as d:
+        job = d.job("long")
+        d.wait(job, "running")
+        for _ in range(400):
+            if d.get("/v1/checkpoints").json()["checkpoints"]:
+                break
+            time.sleep(0.05)
+        d.ask("POST", f"/v1/jobs/{job}/pause")
+        d.wait(job, "paused")
+        own = d.get("/v1/checkpoints").json()["checkpoints"][0]["id"]
+        d.wait(d.job("tiny"), "completed")
+        problem(d.ask("DELETE", f"/v1/checkpoints/{own}"), 409, "conflict", None, "go on from it")
+
+
+def test_priority():
+    with daemon() as d:
+        first = d.job("long")
+        d.wait(first, "running")
+        a, b = d.job("tiny", name="a"), d.job("tiny", name="b")
+        r = d.ask("PATCH", f"/v1/jobs/{b}", {"priority": 7, "notes": "first"})
+        assert r.status == 200 and r.json()["priority"] == 7 and r.json()["ahead"] == 1, r
+        problem(d.ask("PATCH", f"/v1/jobs/{first}", {"priority": 1}), 409, "conflict", "priority", "running")
+        problem(d.ask("PATCH", f"/v1/jobs/{a}", {"priority": "high", "name": 3}), 422, None, "priority")
+        d.ask("POST", f"/v1/jobs/{first}/stop?mode=now")
+        d.wait(a, "completed")
+        ended = [d.get(f"/v1/jobs/{j}").json()["started"] for j in (a, b)]
+        assert ended[1] < ended[0], ended
+
+
+def test_backup():
+    """While a job trains; restored elsewhere, the same requests give the same bytes and the job goes on."""
+    with daemon() as d:
+        d.wait(d.job("tiny"), "completed")
+        job = d.job("long")
+        d.wait(job, "running")
+        time.sleep(1.5)  # some checkpoints and rotations
+        best = d.get("/v1/checkpoints?job=1").json()["checkpoints"][-1]["id"]
+        d.ask("PUT", "/v1/served", {"checkpoint": best})
+        ask = "/generate?seed=7&class=3&n=4&format=npy"
+        want, samples = d.get(ask).body, d.get("/v1/samples?job=1").json()["samples"]
+        copy, state = d.dir / "copy", d.dir / "elsewhere/state"
+        url = f"--url=http://127.0.0.1:{d.port}"
+
+        def ctl(*words):
+            return subprocess.run([DRIFTCTL, *map(str, words)], capture_output=True, text=True)
+
+        r = ctl("backup", copy, url)
+        assert r.returncode == 0 and "files" in r.stdout, r
+        assert d.state(job) == "running" and not list((d.dir / "state/backups").glob("*/driftd.sqlite3"))
+        r = ctl("backup", copy, url)
+        assert r.returncode == 1 and "empty" in r.stderr, r
+        d.ask("POST", f"/v1/jobs/{job}/stop?mode=now")
+        d.wait(job, "stopped")
+        d.end()
+        r = ctl("restore", copy, "--state-dir", d.dir / "state")
+        assert r.returncode == 1 and "empty" in r.stderr, r
+        r = ctl("restore", copy, "--state-dir", state)
+        assert r.returncode == 0, r
+        d.start(f"--state-dir={state}")
+        got = d.get(ask)
+        assert got.body == want and got.header("Driftd-Checkpoint") == best, got
+        assert [d.get(s["url"]).status for s in samples] == [200] * len(samples)
+        d.wait(job, "running")  # from its last checkpoint in the backup
+        assert d.get(f"/v1/jobs/{job}").json()["attempts"] == 2
+        d.ask("POST", f"/v1/jobs/{job}/stop?mode=now")
+        d.wait(job, "stopped")
+        d.end()
+        changed = next((copy / "checkpoints/1").iterdir())
+        changed.write_bytes(changed.read_bytes()[:-1] + b"?")
+        r = ctl("restore", copy, "--state-dir", d.dir / "third")
+        assert r.returncode == 1 and changed.name in r.stderr and not (d.dir / "third").exists(), r
+        (copy / "backup.json").unlink()
+        r = ctl("restore", copy, "--state-dir", d.dir / "third")
+        assert r.returncode == 1 and "no complete backup" in r.stderr, r
+        d.start()
+
+
+if __name__ == "__main__":
+    run([test_scopes, test_json_logs, test_metrics, test_time_left, test_checkpoints, test_checkpoint_in_use, test_priority, test_backup])
