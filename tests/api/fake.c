@@ -451,47 +451,48 @@ static int listen_unix(const char *path) {
     return fd;
 }
 
+static const struct api_callbacks callbacks = {.describe = describe,
+                                               .generate = generate,
+                                               .job_create = job_create,
+                                               .job_list = job_list,
+                                               .job_get = job_get,
+                                               .job_field = job_field,
+                                               .job_patch = job_patch,
+                                               .job_remove = job_remove,
+                                               .job_action = job_action,
+                                               .metrics_open = metrics_open,
+                                               .metrics_wide = metrics_wide,
+                                               .job_alerts = job_alerts,
+                                               .events_read = events_read,
+                                               .checkpoint_list = reply_list,
+                                               .checkpoint_get = reply_id,
+                                               .checkpoint_patch = checkpoint_patch,
+                                               .checkpoint_remove = job_remove,
+                                               .checkpoint_activate = reply_id,
+                                               .served_get = served_get,
+                                               .served_put = served_put,
+                                               .checkpoint_file = checkpoint_file,
+                                               .checkpoint_export = checkpoint_export,
+                                               .checkpoint_import = checkpoint_import,
+                                               .config_list = reply_object,
+                                               .config_get = reply_id,
+                                               .config_schema = reply_object,
+                                               .dataset_list = reply_object,
+                                               .dataset_get = reply_id,
+                                               .dataset_create = dataset_create,
+                                               .dataset_append = dataset_append,
+                                               .dataset_import = dataset_import,
+                                               .dataset_remove = job_remove,
+                                               .dataset_samples = dataset_samples,
+                                               .dataset_recipe = dataset_recipe,
+                                               .sample_list = reply_list,
+                                               .sample_png = sample_png,
+                                               .status = status,
+                                               .ready = reply_object,
+                                               .prometheus = prometheus,
+                                               .db_backup = db_backup};
+
 void fake_start(struct fake *f, void (*edit)(struct api_config *c)) {
-    struct api_callbacks cb = {.describe = describe,
-                               .generate = generate,
-                               .job_create = job_create,
-                               .job_list = job_list,
-                               .job_get = job_get,
-                               .job_field = job_field,
-                               .job_patch = job_patch,
-                               .job_remove = job_remove,
-                               .job_action = job_action,
-                               .metrics_open = metrics_open,
-                               .metrics_wide = metrics_wide,
-                               .job_alerts = job_alerts,
-                               .events_read = events_read,
-                               .checkpoint_list = reply_list,
-                               .checkpoint_get = reply_id,
-                               .checkpoint_patch = checkpoint_patch,
-                               .checkpoint_remove = job_remove,
-                               .checkpoint_activate = reply_id,
-                               .served_get = served_get,
-                               .served_put = served_put,
-                               .checkpoint_file = checkpoint_file,
-                               .checkpoint_export = checkpoint_export,
-                               .checkpoint_import = checkpoint_import,
-                               .config_list = reply_object,
-                               .config_get = reply_id,
-                               .config_schema = reply_object,
-                               .dataset_list = reply_object,
-                               .dataset_get = reply_id,
-                               .dataset_create = dataset_create,
-                               .dataset_append = dataset_append,
-                               .dataset_import = dataset_import,
-                               .dataset_remove = job_remove,
-                               .dataset_samples = dataset_samples,
-                               .dataset_recipe = dataset_recipe,
-                               .sample_list = reply_list,
-                               .sample_png = sample_png,
-                               .status = status,
-                               .ready = reply_object,
-                               .prometheus = prometheus,
-                               .db_backup = db_backup};
     char err[256] = "";
     memset(f, 0, sizeof *f);
     pthread_mutex_init(&f->mu, NULL);
@@ -507,7 +508,7 @@ void fake_start(struct fake *f, void (*edit)(struct api_config *c)) {
                            .version = "0.test"};
     if (edit)
         edit(&c);
-    if (api_server_start(&c, &cb, f, &f->srv, err, sizeof err)) {
+    if (api_server_start(&c, &callbacks, f, &f->srv, err, sizeof err)) {
         fprintf(stderr, "start: %s\n", err);
         abort();
     }
