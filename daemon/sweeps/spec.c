@@ -446,6 +446,7 @@ static void add_cell(struct parse *p, const int *at, int64_t seed) {
     c.overrides = json_object();
     c.from = json_object();
     c.config = p->axis[0].option[at[0]].config;
+    snprintf(c.recipe, sizeof c.recipe, "%s", p->axis[0].option[at[0]].path);
     take(&c, p->common, "overrides");
     for (int i = 0; i < p->naxes; i++)
         take(&c, p->axis[i].option[at[i]].set, p->axis[i].option[at[i]].path);

@@ -25,6 +25,7 @@ struct dd_sweep_cell {
     const json_t *config;       // a recipe's name or an object; part of the file
     json_t *overrides;          // dotted keys, `train.seed` and `eval.*` among them
     json_t *from;               // of each key of the overrides: where the file has it
+    char recipe[96];            // where the file has the recipe
     int64_t seed;
 };
 // A search by successive halving; keep 0: none. Rung r trains each configuration that is left with

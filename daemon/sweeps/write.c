@@ -1,6 +1,7 @@
 // Submission of sweeps, stop, resume and removal (sweeps.h). Rows and jobs are made in one
 // transaction: a process that dies has made all of them or none.
 #include "daemon/base/util.h"
+#include "daemon/evals/evals.h"
 #include "daemon/sweeps/priv.h"
 
 #include <stdio.h>
@@ -26,13 +27,14 @@ struct submit {
 // Where the file has the key that an error is at.
 static const char *origin(const struct dd_sweep_cell *c, const char *field) {
     const char *path = json_string_value(json_object_get(c->from, field));
-    return path ? path : !strncmp(field, "eval.", 5) ? "eval" : "recipes";
+    return path ? path : !strncmp(field, "eval.", 5) ? "eval" : c->recipe;
 }
 
 static void build_one(struct dd_jobs *j, const struct dd_sweep_new *in,
                       const struct dd_sweep_spec *spec, int i, struct built *b, json_t *problems) {
     const struct dd_sweep_cell *c = &spec->cell[i];
     struct dr_err err = {0};
+    unsigned metrics[DD_EVAL_BYS];
     int rc = in->build(in->ctx, c->config, c->overrides, &b->cfg, &err);
     if (!rc) {
         snprintf(b->recipe, sizeof b->recipe, "%s", b->cfg.name[0] ? b->cfg.name : "custom");
@@ -51,7 +53,9 @@ static void build_one(struct dd_jobs *j, const struct dd_sweep_new *in,
         else if (b->cfg.kind == DR_RECIPE_EVAL)
             rc = dr_fail_at(&err, DR_ECONFIG, "kind",
                             "is a recipe of kind eval; expected one that trains");
-        else
+        else if (dr_config_evaluates(&b->cfg))
+            rc = dd_eval_metrics_parse(b->cfg.eval.metrics, metrics, &err);
+        if (!rc)
             rc = dd_job_draft(j, &job, &b->draft, &err);
     }
     if (rc)

@@ -254,12 +254,12 @@ static int table_next(void *self, struct api_wide_row *out) {
 }
 static int metrics_wide(void *ctx, const struct api_wide_query *q, struct api_wide_cursor *out,
                         struct api_problem *p) {
-    static const char *const names[] = {"loss", "lr"};
+    static const char *const columns[] = {"loss", "lr"};
     (void)ctx;
     for (size_t i = 0; i < q->njobs; i++)
         if (q->jobs[i][0] != 'j')
             return api_problem_set(p, 404, "not-found", "there is no job %s", q->jobs[i]);
-    *out = (struct api_wide_cursor){calloc(1, sizeof(struct table)), names, 2, table_next, free};
+    *out = (struct api_wide_cursor){calloc(1, sizeof(struct table)), columns, 2, table_next, free};
     return 0;
 }
 static int job_alerts(void *ctx, const char *id, struct api_reply *out) {

@@ -10,7 +10,7 @@ const accuracies = { classify: ['accuracy', 'test_accuracy'], autoencode: ['prob
 const objective = (j) => (j.kind === 'encoder' ? j.config?.encoder?.objective : null);
 const panels = [
   { key: 'drift_norm', title: 'Drift norm', hint: 'per temperature', lineless: true, alerts: ['collapse', 'gradient'],
-    about: 'A good curve falls quickly at first and then flattens. It can rise while samples improve, so judge by samples and evaluations; a jump together with an alert is trouble.',
+    about: 'How far a step would move the samples. A good curve finds its level soon, from above or from below, and stays there. It can rise while samples improve, so judge by samples and evaluations; a jump with an alert is trouble.',
     names: (j) => j.kind === 'encoder' ? [] : ['drift_norm', ...taus(j).map((_, i) => `drift_norm_${i}`)] },
   { key: 'loss', title: 'Loss', names: () => ['loss'] },
   { key: 'accuracy', title: 'Accuracy', optional: true, hint: 'of encoders and judges', names: (j) => accuracies[objective(j)] ?? [] },
@@ -98,7 +98,7 @@ export function mount(root, params) {
           const color = runColor(several ? own : own + k);
           lines.push({
             label: several ? `${short(run.job)}${names.length > 1 ? ` · ${label(name, run.job)}` : ''}` : label(name, run.job),
-            color, band: `${color}40`, dash: several ? dashes[k % dashes.length] : undefined,
+            color, band: `${color}55`, dash: several ? dashes[k % dashes.length] : undefined,
             series: () => { const [a, b] = view.from === null ? [0, Infinity] : stepsOf(run); return run.series(name, a, b); },
             axis() { return axisOf(this.series()); },
             offset: () => offsetOf(run),
@@ -260,8 +260,9 @@ export function mount(root, params) {
 
   // ---- life ----
 
-  const hint = matchMedia('(pointer: coarse), (max-width: 860px)').matches ? 'Drag across a plot to zoom.' : 'Drag across a plot to zoom, shift-drag to pan, double-click to reset.';
-  fill(root, head('Curves', hint), pane, bar,
+  const small = matchMedia('(pointer: coarse), (max-width: 860px)').matches;
+  const hint = small ? 'Drag across a plot to zoom.' : 'Drag across a plot to zoom, shift-drag to pan, double-click to reset.';
+  fill(root, head('Curves', hint), pane, h('details.fold', { open: !small }, h('summary', null, 'Smoothing and axes'), bar),
     h('p.sr', { id: 'plot-keys' }, 'Arrow keys move the cursor, shift with arrow keys pans, plus and minus zoom, zero shows everything.'), box);
 
   async function begin() {

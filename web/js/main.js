@@ -10,18 +10,21 @@ import * as data from './data.js';
 import * as evals from './evals.js';
 import * as status from './status.js';
 import * as checkpoints from './checkpoints.js';
+import * as sweeps from './sweeps.js';
 
 const pages = [
   ['runs', 'Runs', runs], ['data', 'Data', data], ['curves', 'Curves', curves], ['samples', 'Samples', samples],
   ['play', 'Playground', play], ['evals', 'Evaluations', evals], ['checkpoints', 'Checkpoints', checkpoints], ['status', 'Status', status],
 ];
 const front = ['runs', 'curves', 'samples', 'play']; // on a phone; the rest is behind More
+// Reached from another page, below which they count.
+const below = { sweeps: ['runs', 'Sweeps', sweeps] };
 const main = document.getElementById('main');
 let down = null, current = '';
 
 function route() {
   const [path, search = ''] = location.hash.replace(/^#\/?/, '').split('?');
-  const page = pages.find(([key]) => key === path) ?? pages[0];
+  const page = below[path] ?? pages.find(([key]) => key === path) ?? pages[0];
   const moved = current !== page[0];
   down?.();
   down = null;
@@ -31,7 +34,7 @@ function route() {
     if (a.dataset.page === page[0]) a.setAttribute('aria-current', 'page');
     else a.removeAttribute('aria-current');
   }
-  const root = h(`div.page.page-${page[0]}`);
+  const root = h(`div.page.page-${below[path] ? path : page[0]}`);
   fill(main, root);
   try {
     down = page[2].mount(root, new URLSearchParams(search));

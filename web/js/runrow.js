@@ -128,8 +128,9 @@ export function runRow(id, host) {
   function toggle(open = more.hidden) {
     more.hidden = !open;
     opener.setAttribute('aria-expanded', String(open));
-    if (open && !detail) { detail = details(id, host); fill(more, h('td', { colspan: '9' }, detail.el)); }
+    if (open && !detail) { detail = details(id, host); fill(more, h('td', null, detail.el)); }
     if (!open) return;
+    more.firstChild.colSpan = narrow.matches ? 4 : 9; // the columns that are shown
     if (narrow.matches) detail.actions.prepend(...Object.values(buttons)); // the row has no room for them
     else acts.prepend(...Object.values(buttons));
     detail.update(jobs.get(id));

@@ -91,7 +91,7 @@ export function mount(root, params) {
   const box = h('div.card.scroll.runs-box', { tabindex: '0', role: 'region', 'aria-label': 'Runs' }, body);
   const list = h('div.runs-list');
   const create = h('button.primary', { type: 'button', onclick: () => openForm() }, 'New run');
-  fill(root, head('Runs', 'Training jobs of this daemon. A job is a recipe plus your overrides.', create), bar, beside, list);
+  fill(root, head('Runs', 'A job is a recipe plus your overrides.', h('a.button', { href: '#/sweeps' }, 'Sweeps'), create), bar, beside, list);
 
   const near = new IntersectionObserver((seen) => { for (const e of seen) if (e.isIntersecting) rows.get(e.target.dataset.run)?.look(); }, { rootMargin: '200px' });
   const host = {

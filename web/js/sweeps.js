@@ -1,0 +1,183 @@
+// Sweeps: many runs from one file, as a list of groups, and one of them with its plot, its parallel
+// coordinates (a line per configuration over all axes and metrics), its table and its runs.
+import { at, get, post, query, raw } from './api.js';
+import { h, fill, text, num, int, duration, ago, badge, toast, empty, head, keepInAddress } from './ui.js';
+
+const SVG = 'http://www.w3.org/2000/svg';
+const open = (s) => ['queued', 'running', 'stopping'].includes(s.state);
+const finite = (v) => typeof v === 'number' && Number.isFinite(v);
+const show = (v) => (typeof v === 'number' ? num(v) : typeof v === 'string' ? v : JSON.stringify(v));
+
+function svg(name, attributes, ...children) {
+  const el = document.createElementNS(SVG, name);
+  for (const [k, v] of Object.entries(attributes)) el.setAttribute(k, v);
+  el.append(...children);
+  return el;
+}
+
+const summary = (s) => [`${int(s.runs.completed)} of ${int(s.runs.total)} runs done`, s.runs.running ? `${int(s.runs.running)} running` : '', s.runs.queued ? `${int(s.runs.queued)} queued` : '',
+  s.evaluating ? `${int(s.evaluating)} evaluating` : '', s.runs.failed ? `${int(s.runs.failed)} failed` : '', s.rungs > 1 ? `rung ${s.rung + 1} of ${s.rungs}` : ''].filter(Boolean).join(' · ');
+
+async function act(s, action, done) {
+  try {
+    if (action !== 'remove') await post(`/v1/sweeps/${s.id}/${action}`);
+    else {
+      if (!confirm(`Delete sweep ${s.id} (${s.name}) with its ${s.runs.total} runs, their checkpoints and metrics?`)) return;
+      await raw(`/v1/sweeps/${s.id}?jobs=delete`, { method: 'DELETE' });
+      toast(`Sweep ${s.id} is deleted.`);
+    }
+    done();
+  } catch (e) { toast(e.message, true); }
+}
+
+function buttons(s, done) {
+  const button = (action, label) => h('button.quiet', { type: 'button', 'aria-label': `${label} sweep ${s.id}`, onclick: () => act(s, action, done) }, label);
+  return [open(s) && s.state !== 'stopping' ? button('stop', 'Stop') : null, ['stopped', 'failed'].includes(s.state) ? button('resume', 'Resume') : null, open(s) ? null : button('remove', 'Delete')];
+}
+
+const card = (s, done) => h('article.run', { data: { sweep: s.id, state: s.state }, 'aria-label': `Sweep ${s.id}, ${s.name}, ${s.state}` },
+  h('div.run-top', null, h('div', null, h('a.run-name', { href: `#/sweeps?id=${s.id}` }, s.name), h('p.sub', null, `sweep ${s.id} · ${s.about || s.kind} · created ${ago(s.created)}`)), badge(s.state)),
+  h('div.run-bar', null, h('progress', { max: '1', value: String(s.progress), 'aria-label': `Progress of sweep ${s.id}` })),
+  h('p.sub', null, summary(s)), s.error ? h('p.error', null, s.error) : null,
+  h('div.run-actions', null, h('a.button.quiet', { href: `#/sweeps?id=${s.id}` }, 'Table and plots'), h('span.spacer'), buttons(s, done)));
+
+// ---- parallel coordinates ----
+
+// The axes: what the runs differ in, then the metrics. Words stand in their order, numbers to scale.
+function axesOf(table) {
+  const of = (name, values, label) => {
+    const real = values.every((v) => v === null || v === undefined || finite(v)) && values.some(finite);
+    const words = [...new Set(values.map(show))], all = values.filter(finite), lo = Math.min(...all), hi = Math.max(...all);
+    const place = (v) => (real ? (finite(v) ? (hi > lo ? (v - lo) / (hi - lo) : 0.5) : null) : words.length > 1 ? words.indexOf(show(v)) / (words.length - 1) : 0.5);
+    return { name, label, place, ticks: real ? (hi > lo ? [lo, hi] : [lo]).map((v) => [place(v), num(v)]) : words.map((w, i) => [words.length > 1 ? i / (words.length - 1) : 0.5, w]) };
+  };
+  const rows = table.rows, alphas = new Set(rows.map((r) => r.alpha));
+  const list = table.params.filter((p) => new Set(rows.map((r) => show(r.params[p]))).size > 1)
+    .map((p) => ({ ...of(p, rows.map((r) => r.params[p]), p), get: (r) => r.params[p] }));
+  if (alphas.size > 1) list.push({ ...of('alpha', rows.map((r) => r.alpha), 'alpha'), get: (r) => r.alpha });
+  for (const { name, better } of table.metrics) {
+    const get1 = (r) => r.values[name]?.mean ?? null;
+    if (rows.some((r) => finite(get1(r)))) list.push({ ...of(name, rows.map(get1), `${name.replaceAll('_', ' ')}${better ? ` (${better === 'one' ? 'near 1' : `${better} is better`})` : ''}`), get: get1, metric: true });
+  }
+  return list;
+}
+
+function parallel(table, chosen, choose) {
+  const axes = axesOf(table), rows = table.rows.filter((r) => r.runs);
+  if (axes.length < 2 || !rows.length) return null;
+  const step = 150, w = Math.max(420, step * (axes.length - 1) + 220), top = 46, height = 340, bottom = 18, X = (i) => 110 + (i * (w - 220)) / (axes.length - 1), Y = (p) => height - bottom - p * (height - top - bottom);
+  const parts = [];
+  axes.forEach((a, i) => {
+    parts.push(svg('path', { d: `M${X(i)} ${top}V${height - bottom}`, class: 'pc-axis' }), svg('text', { x: X(i), y: i % 2 ? 14 : 32, 'text-anchor': 'middle', class: 'pc-name' }, a.label));
+    for (const [p, word] of a.ticks) parts.push(svg('text', { x: X(i) + 7, y: Y(p) + 4, class: 'pc-tick' }, word.length > 18 ? `${word.slice(0, 17)}…` : word));
+  });
+  rows.forEach((r) => {
+    const k = table.rows.indexOf(r), points = axes.map((a, i) => [X(i), a.place(a.get(r))]).filter(([, p]) => p !== null);
+    const line = svg('path', { d: points.map(([x, p], i) => `${i ? 'L' : 'M'}${x.toFixed(1)} ${Y(p).toFixed(1)}`).join(''), class: 'pc-line', 'data-row': k, 'data-chosen': chosen === k }, svg('title', {}, r.label));
+    line.addEventListener('click', () => choose(k));
+    parts.push(line);
+  });
+  return svg('svg', { viewBox: `0 0 ${w} ${height}`, width: w, height, class: 'pc', role: 'img', 'aria-label': `Parallel coordinates: ${rows.length} configurations over ${axes.map((a) => a.label).join(', ')}. The table below has the numbers.` }, ...parts);
+}
+
+// ---- the table ----
+
+function tableOf(table, chosen, choose, sort, resort) {
+  const value = (r, key) => (key in r.params ? r.params[key] : key in r ? r[key] : r.values[key]?.mean ?? null);
+  const columns = [...table.params, ...(table.halving ? ['rung'] : []), 'alpha', 'runs', 'steps', 'seconds', ...table.metrics.map((m) => m.name)];
+  const order = table.rows.map((r, k) => [r, k]);
+  if (sort.key) {
+    order.sort(([a], [b]) => {
+      const x = value(a, sort.key), y = value(b, sort.key);
+      if (x === null || y === null) return (x === null) - (y === null);
+      return (sort.down ? -1 : 1) * (finite(x) && finite(y) ? x - y : show(x).localeCompare(show(y)));
+    });
+  }
+  const cell = (r, key) => {
+    const v = r.values[key];
+    if (!(key in r.params) && v) return `${num(v.mean)}${v.sd === null ? '' : ` ± ${num(v.sd, 2)}`}`;
+    if (key === 'runs') return `${int(r.runs)} of ${int(r.of)}`;
+    if (key === 'seconds') return duration(r.seconds);
+    return value(r, key) === null ? '–' : show(value(r, key));
+  };
+  return h('table', null, h('thead', null, h('tr', null, columns.map((key) => h('th', { 'aria-sort': sort.key === key ? (sort.down ? 'descending' : 'ascending') : null },
+    h('button.quiet', { type: 'button', data: { col: key }, onclick: () => resort(key) }, key.replaceAll('_', ' ')))))),
+  h('tbody', null, order.map(([r, k]) => h('tr', { data: { row: String(k), chosen: String(chosen === k) }, onclick: () => choose(k) }, columns.map((key) => h('td', null, cell(r, key)))))));
+}
+
+// ---- the page ----
+
+function list(root) {
+  let closed = false;
+  const box = h('div.runs');
+  fill(root, head('Sweeps', 'Many runs from one file: every combination, evaluated in the same way.', h('a.button', { href: '#/runs' }, 'Runs')), box);
+  async function load() {
+    try {
+      const { sweeps } = await get('/v1/sweeps?limit=200');
+      if (closed) return;
+      fill(box, sweeps.length ? sweeps.map((s) => card(s, load)) : empty('No sweeps yet', 'A sweep runs every combination of recipes, changed keys and seeds, and ends in one table.',
+        h('p', null, h('code', null, 'driftctl ablate FILE.json'))));
+    } catch (e) { toast(e.message, true); }
+  }
+  load();
+  const timer = setInterval(load, 4000);
+  return () => { closed = true; clearInterval(timer); };
+}
+
+function detail(root, id, params) {
+  let s = null, chosen = null, closed = false, seen = '', metric = params.get('metric') ?? '';
+  const sort = { key: params.get('sort') ?? '', down: params.get('down') === '1' };
+  const title = h('div'), progress = h('progress', { max: '1', value: '0', 'aria-label': `Progress of sweep ${id}` }), sub = h('p.sub', { 'aria-live': 'polite' }), error = h('p.error', { hidden: true });
+  const lines = h('div.card.scroll', { tabindex: '0', role: 'region', 'aria-label': 'Parallel coordinates' }), table = h('div.card.scroll.sweep-table', { tabindex: '0', role: 'region', 'aria-label': 'Table of the sweep' });
+  const pick = h('select', { 'aria-label': 'Metric of the plot', onchange: () => { metric = pick.value; drawPlot(); keep(); } }), picture = h('img.sweep-plot', { alt: '' });
+  const figure = h('figure.card', null, h('div.line', null, h('span', null, 'Over steps:'), pick), picture), runs = h('div.card.scroll', { tabindex: '0', role: 'region', 'aria-label': 'Runs of the sweep' });
+  fill(root, title, progress, sub, error, lines, table, figure, runs);
+
+  const keep = () => { if (!closed) keepInAddress('sweeps', query({ id, metric, sort: sort.key, down: sort.down ? 1 : '' })); };
+  const choose = (k) => { chosen = chosen === k ? null : k; draw(); };
+  const resort = (key) => { sort.down = sort.key === key && !sort.down; sort.key = key; draw(); keep(); table.querySelector(`[data-col="${CSS.escape(key)}"]`)?.focus(); };
+  function drawPlot() {
+    const names = [...new Set([...s.table.metrics.map((m) => m.name), 'loss', 'drift_norm'])];
+    if (!names.includes(metric)) metric = names[0];
+    fill(pick, names.map((n) => h('option', { value: n, selected: n === metric }, n.replaceAll('_', ' '))));
+    picture.alt = `${metric.replaceAll('_', ' ')} against the step, one line per configuration`;
+    picture.src = at(`/v1/sweeps/${id}.png?${query({ metric })}`);
+  }
+  function draw() {
+    const plot = parallel(s.table, chosen, choose);
+    lines.hidden = !plot;
+    fill(lines, plot);
+    fill(table, tableOf(s.table, chosen, choose, sort, resort));
+    const mine = chosen === null ? s.list : s.list.filter((c) => s.table.rows[chosen].cells.includes(c.cell));
+    fill(runs, h('table', null, h('thead', null, h('tr', null, ['run', 'configuration', 'seed', 'state', 'step', 'evaluation'].map((t) => h('th', null, t)))),
+      h('tbody', null, mine.map((c) => h('tr', { data: { cell: String(c.cell) } }, h('td', null, c.job ? h('a', { href: `#/curves?runs=${c.job}` }, c.job) : '–'), h('td', null, c.label), h('td', null, String(c.seed)),
+        h('td', null, badge(c.state)), h('td', null, `${int(c.step)} / ${int(c.steps_total)}`), h('td', null, c.evaluation ?? '–'))))));
+  }
+  async function load() {
+    try {
+      const d = await get(`/v1/sweeps/${encodeURIComponent(id)}`), now = JSON.stringify([d.state, d.runs, d.evaluating, d.table, d.progress]);
+      if (closed || now === seen) return;
+      seen = now;
+      s = d;
+      fill(title, head(s.name, s.about || `sweep ${id}`, h('a.button', { href: '#/sweeps' }, 'All sweeps'), h('a.button', { href: at(`/v1/sweeps/${id}.csv`), download: `sweep-${id}.csv` }, 'CSV'),
+        h('a.button', { href: at(`/v1/sweeps/${id}.md`), download: `sweep-${id}.md` }, 'Markdown'), buttons(s, load)));
+      progress.value = s.progress;
+      text(sub, `${s.state}: ${summary(s)}`);
+      error.hidden = !s.error;
+      text(error, s.error ?? '');
+      draw();
+      drawPlot();
+    } catch (e) {
+      if (e.status === 404) location.hash = '#/sweeps';
+      else toast(e.message, true);
+    }
+  }
+  load();
+  const timer = setInterval(() => { if (!s || open(s)) load(); }, 2500);
+  return () => { closed = true; clearInterval(timer); };
+}
+
+export function mount(root, params) {
+  const id = params.get('id');
+  return id ? detail(root, id, params) : list(root);
+}
