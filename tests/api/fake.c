@@ -494,12 +494,11 @@ static const struct api_callbacks callbacks = {.describe = describe,
 
 void fake_start(struct fake *f, void (*edit)(struct api_config *c)) {
     char err[256] = "";
-    memset(f, 0, sizeof *f);
+    *f = (struct fake){.boot = 7};
     pthread_mutex_init(&f->mu, NULL);
     snprintf(f->dir, sizeof f->dir, P_tmpdir "/driftd-api-XXXXXX");
     assert(mkdtemp(f->dir));
     snprintf(f->unix_path, sizeof f->unix_path, "%s/sock", f->dir);
-    f->boot = 7;
     struct api_listener lis[2] = {{listen_tcp(&f->port), false}, {listen_unix(f->unix_path), true}};
     struct api_config c = {.listeners = lis,
                            .nlisteners = 2,
