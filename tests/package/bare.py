@@ -194,8 +194,8 @@ def check_files(root):
     assert VERSION in root.run("driftctl", "--version")
     have = root.run("dpkg", "-L", "driftd").splitlines()
     for name in ("bin/driftd", "bin/driftctl", "share/man/man1/driftd.1.gz", "share/man/man1/driftctl.1.gz", "lib/tmpfiles.d/driftd.conf",
-                 "share/bash-completion/completions/driftctl", "share/driftd/configs/digits.json", "share/driftd/python/driftd.py",
-                 "share/driftd/python/driftd_model.py", "share/doc/driftd/changelog.Debian.gz", "share/doc/driftd/copyright"):
+                 "share/bash-completion/completions/driftctl.bash", "share/driftd/configs/digits.json", "share/driftd/python/driftd.py",
+                 "share/driftd/python/driftd_model.py", "share/doc/driftd/changelog.gz", "share/doc/driftd/copyright"):
         assert f"/usr/{name}" in have, (name, have)
     for unit in ("driftd.service", "driftd.socket"):
         assert any(x.endswith(f"/systemd/system/{unit}") for x in have), unit
