@@ -49,10 +49,10 @@ configure_in() {
     [ -f "$1/build.ninja" ] || logged "$1" meson setup "$(cuda_option)" "$@"
 }
 
-# build_in FOLDER
+# build_in FOLDER [TARGET...]: without a target, everything.
 build_in() {
     say "building in $1/"
-    logged "$1" ninja -C "$1"
+    logged "$1" ninja -C "$@"
 }
 
 # logged NAME COMMAND...: what it prints goes to build-logs/NAME.log and is shown when it fails.

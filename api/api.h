@@ -211,6 +211,31 @@ struct api_metrics_cursor {
     void (*close)(void *self);
 };
 
+// Metrics of several jobs as one table.
+struct api_wide_query {
+    const char *const *jobs; // [njobs] ids; njobs 0: every job
+    size_t njobs;
+    const char *const *names; // [nnames]; nnames 0: those that any of the jobs has
+    size_t nnames;
+    int64_t from, to; // steps, inclusive; 0 and INT64_MAX by default
+    int max_points;   // buckets per metric, of which the means are given; 0: every row
+};
+struct api_wide_row {
+    const char *job, *run; // id and name; all of this lives until the next call
+    int64_t step;          // the last one of a bucket
+    double time;           // Unix seconds
+    const double *value;   // [nnames] of the cursor; NAN: not finite
+    const bool *have;      // [nnames]; false: none at this step
+};
+struct api_wide_cursor {
+    void *self;
+    const char *const *names; // the columns; live as long as the cursor
+    size_t nnames;
+    // 1: *out filled; 0: end; -1: failed (the response ends early). Called by one thread at a time.
+    int (*next)(void *self, struct api_wide_row *out);
+    void (*close)(void *self);
+};
+
 struct api_import {
     const char *path;   // absolute for an upload; as given by the client (to be confined by the
                         // daemon to its import roots) otherwise
@@ -231,6 +256,14 @@ struct api_eval_query {
     bool one_per_metric;   // csv: a line per metric in place of a line per run
     int64_t width, height; // of a plot, in pixels
 };
+
+struct api_sweep_create {
+    const json_t *file;                        // borrowed
+    const char *idempotency_key, *fingerprint; // as of api_job_create
+    bool check;                                // only say what would run
+};
+// REMOVE keeps the jobs, REMOVE_ALL removes them as well.
+enum api_sweep_action { API_SWEEP_STOP, API_SWEEP_RESUME, API_SWEEP_REMOVE, API_SWEEP_REMOVE_ALL };
 
 struct api_dataset_create {
     const char *name;
@@ -274,6 +307,11 @@ struct api_callbacks {
     int (*job_field)(void *ctx, const char *id, struct api_reply *out);
     int (*metrics_open)(void *ctx, const struct api_metrics_query *q,
                         struct api_metrics_cursor *out, struct api_problem *problem);
+    // Several jobs as one table, rows by job and step; 404 for a job that does not exist.
+    int (*metrics_wide)(void *ctx, const struct api_wide_query *q, struct api_wide_cursor *out,
+                        struct api_problem *problem);
+    // {"alerts": [{"kind", "step", "text", "time"}]}, oldest first.
+    int (*job_alerts)(void *ctx, const char *id, struct api_reply *out);
 
     // Events with (boot, seq) strictly after the given pair and before (boot2, seq2), oldest
     // first, at most `max`; job NULL: all. Returns how many, or -1.
@@ -316,6 +354,20 @@ struct api_callbacks {
                      struct api_problem *problem);
     int (*eval_file)(void *ctx, const char *id, const char *name, struct api_file *out,
                      struct api_problem *problem);
+
+    // Sweeps (docs/ablations.md). list: {"sweeps": [...]}; create: 201 + location "/v1/sweeps/ID",
+    // 200 for a check; action: 409 for the removal of one that is open. text and plot give
+    // malloc'ed bytes; metric NULL: the table's first.
+    int (*sweep_list)(void *ctx, const struct api_page *page, struct api_reply *out);
+    int (*sweep_create)(void *ctx, const struct api_sweep_create *in, struct api_reply *out);
+    int (*sweep_get)(void *ctx, const char *id, struct api_reply *out);
+    int (*sweep_action)(void *ctx, const char *id, enum api_sweep_action action,
+                        struct api_reply *out);
+    int (*sweep_text)(void *ctx, const char *id, bool markdown, char **text, size_t *size,
+                      struct api_problem *problem);
+    int (*sweep_curve)(void *ctx, const char *id, const char *metric, struct api_reply *out);
+    int (*sweep_plot)(void *ctx, const char *id, const char *metric, int64_t width, int64_t height,
+                      void **png, size_t *size, struct api_problem *problem);
 
     // Data sets: {"datasets": [...]}; create: 201 + location. append: {"name", "received"}, 409
     // `wrong-offset` when the upload has another length. import: 202. remove: 409 while jobs use
@@ -414,6 +466,9 @@ int api_server_reload(struct api_server *s, const char *token, const char *tls_c
 // within this boot) under which the daemon should store (boot, seq, type, job, data).
 // data: borrowed JSON object; job: id or "".
 uint64_t api_publish(struct api_server *s, const char *type, const char *job, const json_t *data);
+// The newest seq there is, that of waiting rows of metrics included. Whoever stops publishing counts
+// on from here.
+uint64_t api_event_head(struct api_server *s);
 // Adds a row of metrics; rows are sent at 10 Hz at most, as `metrics {job, step0, cols, rows}`
 // (cols starts with "step"; a non-finite value is null). Not stored: replay beyond the ring is a
 // `gap`, and clients refetch by REST.

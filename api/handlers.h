@@ -11,10 +11,13 @@ api_handler api_h_ckpt_list, api_h_ckpt_get, api_h_ckpt_activate, api_h_served_g
 api_handler api_h_dataset_list, api_h_dataset_get, api_h_dataset_create, api_h_dataset_upload,
     api_h_dataset_import, api_h_dataset_remove, api_h_dataset_samples, api_h_dataset_recipe;
 api_handler api_h_config_list, api_h_config_get, api_h_config_schema;
-api_handler api_h_job_field;
+api_handler api_h_job_field, api_h_job_alerts, api_h_metrics_csv;
 api_handler api_h_sample_list, api_h_sample_png;
 api_handler api_h_eval_list, api_h_eval_get, api_h_eval_create, api_h_eval_remove, api_h_eval_csv,
     api_h_eval_curve, api_h_eval_plot, api_h_eval_file;
+api_handler api_h_sweep_list, api_h_sweep_create, api_h_sweep_get, api_h_sweep_stop,
+    api_h_sweep_resume, api_h_sweep_remove, api_h_sweep_csv, api_h_sweep_markdown,
+    api_h_sweep_curve, api_h_sweep_plot;
 api_handler api_h_status, api_h_livez, api_h_health, api_h_readyz, api_h_prometheus, api_h_openapi,
     api_h_backup;
 

@@ -27,21 +27,6 @@ enum MHD_Result api_h_job_list(struct api_req *r) {
     return list(r, r->srv->cb.job_list);
 }
 
-static const char *check_key(struct api_req *r, struct api_problem *p) {
-    const char *key = api_header(r, "Idempotency-Key");
-    if (!key)
-        return NULL;
-    bool ok = *key && strlen(key) <= 255;
-    for (const char *c = key; *c; c++)
-        ok = ok && *c > 32 && *c < 127;
-    if (!ok) {
-        api_problem_set(p, 400, "bad-idempotency-key",
-                        "Idempotency-Key must be 1 to 255 printable characters");
-        api_problem_field(p, "Idempotency-Key", "1 to 255 printable ASCII characters");
-    }
-    return key;
-}
-
 static void bad_field(struct api_problem *p, const char *field, const char *message) {
     if (!p->status)
         api_problem_set(p, 422, "invalid-value", "%s %s", field, message);
@@ -73,7 +58,7 @@ enum MHD_Result api_h_job_create(struct api_req *r) {
     struct api_problem p = {0};
     struct api_reply reply = {0};
     NEED(job_create);
-    in.idempotency_key = check_key(r, &p);
+    in.idempotency_key = api_idempotency_key(r, &p);
     json_t *o = p.status ? NULL : api_body_object(r, keys, &p);
     if (!o)
         return api_send_problem(r, &p);

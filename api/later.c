@@ -118,7 +118,8 @@ enum MHD_Result api_later_start(struct api_req *r) {
     struct pool *p = &r->srv->later->pool[r->route->flags & (API_LONG | API_LONG_ASKED) ? 1 : 0];
     pthread_mutex_lock(&p->mu);
     const bool closing = p->closing;
-    // By what was accepted, not by the queue: a thread that has not begun yet is no reason to refuse.
+    // By what was accepted, not by the queue: a thread that has not begun yet is no reason to
+    // refuse.
     const bool room = p->accepted < p->max_threads + p->max_queued;
     const bool ok = !closing && room && ensure_thread(p);
     if (ok) {

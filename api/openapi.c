@@ -29,7 +29,8 @@ static json_t *parameters(const struct api_route *r) {
                                   json_pack("{s:s, s:s, s:b, s:{s:s}}", "name", in_path[i], "in",
                                             "path", "required", 1, "schema", "type", "string"));
     }
-    if (!strcmp(r->path, "/v1/jobs") && !strcmp(r->method, "POST"))
+    if ((!strcmp(r->path, "/v1/jobs") || !strcmp(r->path, "/v1/sweeps")) &&
+        !strcmp(r->method, "POST"))
         json_array_append_new(list,
                               json_pack("{s:s, s:s, s:{s:s, s:i}}", "name", "Idempotency-Key", "in",
                                         "header", "schema", "type", "string", "maxLength", 255));
@@ -59,6 +60,8 @@ static json_t *body(const struct api_route *r) {
         ref = "#/components/schemas/ImageCreate";
     else if (r->body == API_BODY_GENERATE)
         ref = "#/components/schemas/Generate";
+    else if (!strcmp(r->path, "/v1/sweeps"))
+        ref = "#/components/schemas/SweepCreate";
     else if (!strcmp(r->path, "/v1/evals"))
         ref = "#/components/schemas/EvalCreate";
     json_t *content = r->body == API_BODY_BYTES
@@ -161,6 +164,16 @@ static const char components[] =
     "\"data\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"object\"}]},"
     "\"name\":{\"type\":\"string\",\"maxLength\":200},\"kind\":{\"type\":\"string\"},"
     "\"settings\":{\"type\":\"object\"},\"priority\":{\"type\":\"integer\"}}},"
+    "\"SweepCreate\":{\"type\":\"object\",\"required\":[\"name\",\"recipes\"],"
+    "\"additionalProperties\":false,\"properties\":{\"name\":{\"type\":\"string\","
+    "\"maxLength\":100},\"about\":{\"type\":\"string\"},\"recipes\":{\"oneOf\":[{\"type\":"
+    "\"array\",\"items\":{\"type\":\"string\"}},{\"type\":\"object\"}]},"
+    "\"overrides\":{\"type\":\"object\"},\"axes\":{\"type\":\"object\"},"
+    "\"skip\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},"
+    "\"seeds\":{\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"array\",\"items\":{\"type\":"
+    "\"integer\"}}]},\"eval\":{\"type\":\"object\"},\"metrics\":{\"type\":\"array\","
+    "\"items\":{\"type\":\"string\"}},\"search\":{\"type\":\"object\"},"
+    "\"priority\":{\"type\":\"integer\"}}},"
     "\"DatasetCreate\":{\"type\":\"object\",\"required\":[\"name\"],"
     "\"additionalProperties\":false,\"properties\":{\"name\":{\"type\":\"string\","
     "\"maxLength\":63},\"path\":{\"type\":\"string\"},\"source\":{\"type\":\"string\"},\"options\":"

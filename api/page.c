@@ -46,7 +46,7 @@ static const char page_js[] =
     "  cells.get(name).textContent = value === null ? 'not finite' :\n"
     "    Number.isInteger(value) ? value : value.toPrecision(5);\n}\n"
     "const es = new EventSource('./v1/events');\n"
-    "es.onerror = () => { live.textContent = 'The event stream is interrupted.'; };\n"
+    "es.onerror = () => { live.textContent = 'Can\\'t reach driftd, retrying.'; };\n"
     "es.addEventListener('hello', () => { live.textContent = 'Connected.'; });\n"
     "es.addEventListener('metrics', (e) => {\n"
     "  const d = JSON.parse(e.data), row = d.rows[d.rows.length - 1];\n"

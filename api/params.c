@@ -129,12 +129,9 @@ int api_parse_page(struct api_req *r, struct api_page *out, struct api_problem *
     return p->status ? -1 : 0;
 }
 
-json_t *api_body_object(struct api_req *r, const char *const *keys, struct api_problem *p) {
+json_t *api_body_any_object(struct api_req *r, struct api_problem *p) {
     json_error_t e;
     json_t *o = json_loadb(r->body ? r->body : "", r->body_len, JSON_REJECT_DUPLICATES, &e);
-    char near[96], msg[400];
-    const char *key;
-    json_t *value;
     if (!o) {
         api_problem_set(p, 400, "malformed-json",
                         "the body is not JSON: %.200s (line %d column %d)", e.text, e.line,
@@ -146,6 +143,15 @@ json_t *api_body_object(struct api_req *r, const char *const *keys, struct api_p
         json_decref(o);
         return NULL;
     }
+    return o;
+}
+
+json_t *api_body_object(struct api_req *r, const char *const *keys, struct api_problem *p) {
+    json_t *o = api_body_any_object(r, p), *value;
+    char near[96], msg[400];
+    const char *key;
+    if (!o)
+        return NULL;
     json_object_foreach(o, key, value) {
         const char *const *k = keys;
         while (*k && strcmp(*k, key))
@@ -181,4 +187,19 @@ int api_body_str(const json_t *o, const char *key, size_t max, const char **out,
     }
     snprintf(msg, sizeof msg, "must be a string of at most %zu bytes", max);
     return invalid(p, key, msg);
+}
+
+const char *api_idempotency_key(struct api_req *r, struct api_problem *p) {
+    const char *key = api_header(r, "Idempotency-Key");
+    if (!key)
+        return NULL;
+    bool ok = *key && strlen(key) <= 255;
+    for (const char *c = key; *c; c++)
+        ok = ok && *c > 32 && *c < 127;
+    if (!ok) {
+        api_problem_set(p, 400, "bad-idempotency-key",
+                        "Idempotency-Key must be 1 to 255 printable characters");
+        api_problem_field(p, "Idempotency-Key", "1 to 255 printable ASCII characters");
+    }
+    return key;
 }

@@ -16,6 +16,10 @@ int api_parse_int(const char *text, int64_t *out);
 int api_parse_page(struct api_req *r, struct api_page *out, struct api_problem *p);
 // The request's body as an object whose keys are all in `keys` (NULL-terminated).
 json_t *api_body_object(struct api_req *r, const char *const *keys, struct api_problem *p);
+// The same with any keys.
+json_t *api_body_any_object(struct api_req *r, struct api_problem *p);
+// The header Idempotency-Key, NULL without one.
+const char *api_idempotency_key(struct api_req *r, struct api_problem *p);
 // A string member of at most max bytes; NULL when absent or null.
 int api_body_str(const json_t *o, const char *key, size_t max, const char **out,
                  struct api_problem *p);

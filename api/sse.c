@@ -167,6 +167,14 @@ uint64_t api_publish(struct api_server *s, const char *type, const char *job, co
     return seq;
 }
 
+uint64_t api_event_head(struct api_server *s) {
+    pthread_mutex_lock(&s->sse->mu);
+    flush_metrics(s);
+    const uint64_t head = s->sse->head;
+    pthread_mutex_unlock(&s->sse->mu);
+    return head;
+}
+
 static bool same_names(const struct pending *p, size_t n, const char *const *names) {
     const char *have = p->names.s;
     if (p->ncols != n)

@@ -8,6 +8,7 @@
 static const char *words(const struct ctl_command *k) {
     return !strcmp(k->name, "fetch")        ? "mnist fashion-mnist cifar10"
            : !strcmp(k->name, "data")       ? "add list show remove samples train"
+           : !strcmp(k->name, "ablate")     ? "list show table plot follow stop resume remove"
            : !strcmp(k->name, "db")         ? "backup"
            : !strcmp(k->name, "completion") ? "bash zsh fish"
            : !strcmp(k->name, "serve")      ? "live auto"

@@ -188,9 +188,9 @@ int ctl_cmd_train(struct ctl *c), ctl_cmd_jobs(struct ctl *c), ctl_cmd_job(struc
     ctl_cmd_edit(struct ctl *c), ctl_cmd_follow(struct ctl *c), ctl_cmd_stop(struct ctl *c),
     ctl_cmd_pause(struct ctl *c), ctl_cmd_resume(struct ctl *c), ctl_cmd_checkpoint(struct ctl *c),
     ctl_cmd_remove(struct ctl *c), ctl_cmd_sample(struct ctl *c), ctl_cmd_sweep(struct ctl *c),
-    ctl_cmd_eval(struct ctl *c), ctl_cmd_evals(struct ctl *c), ctl_cmd_compare(struct ctl *c),
-    ctl_cmd_checkpoints(struct ctl *c), ctl_cmd_activate(struct ctl *c),
-    ctl_cmd_serve(struct ctl *c), ctl_cmd_export(struct ctl *c), ctl_cmd_import(struct ctl *c),
-    ctl_cmd_fetch(struct ctl *c), ctl_cmd_data(struct ctl *c), ctl_cmd_metrics(struct ctl *c),
-    ctl_cmd_db(struct ctl *c), ctl_cmd_status(struct ctl *c), ctl_cmd_configs(struct ctl *c),
-    ctl_cmd_completion(struct ctl *c), ctl_cmd_help(struct ctl *c);
+    ctl_cmd_ablate(struct ctl *c), ctl_cmd_eval(struct ctl *c), ctl_cmd_evals(struct ctl *c),
+    ctl_cmd_compare(struct ctl *c), ctl_cmd_checkpoints(struct ctl *c),
+    ctl_cmd_activate(struct ctl *c), ctl_cmd_serve(struct ctl *c), ctl_cmd_export(struct ctl *c),
+    ctl_cmd_import(struct ctl *c), ctl_cmd_fetch(struct ctl *c), ctl_cmd_data(struct ctl *c),
+    ctl_cmd_metrics(struct ctl *c), ctl_cmd_db(struct ctl *c), ctl_cmd_status(struct ctl *c),
+    ctl_cmd_configs(struct ctl *c), ctl_cmd_completion(struct ctl *c), ctl_cmd_help(struct ctl *c);

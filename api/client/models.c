@@ -196,7 +196,8 @@ static void status_text(struct ctl *c, const json_t *o) {
     } else {
         fprintf(c->out, "training   nothing\n");
     }
-    fprintf(c->out, "queued     %.0f jobs\n", ctl_num(o, "queued_jobs"));
+    const double queued = ctl_num(o, "queued_jobs");
+    fprintf(c->out, "queued     %.0f job%s\n", queued, queued == 1 ? "" : "s");
     if (json_is_object(g)) {
         const char *why = ctl_str(json_object_get(g, "served"), "why");
         fprintf(c->out, "serving    %s%s%s%s on %s, %.0f images so far, %.0f waiting\n",

@@ -1,5 +1,5 @@
-// The sets of the build (engine/data/sets.def) as entries of the list: those made by code, and
-// those whose files are in the data directory.
+// The sets of the build (engine/data/sets.def) as entries of the list: those procedurally generated
+// and those whose files are in the data directory.
 #include "daemon/datasets/datasets_priv.h"
 
 #include <dirent.h>
@@ -46,7 +46,7 @@ static json_t *entry(const struct dd_datasets *d, const struct dr_set_facts *f) 
                           : f->made ? "made"
                                     : "files",
                           "state", found ? "ready" : "missing", "own", 0, "source",
-                          f->made ? "made by code" : "the data directory");
+                          f->made ? "procedurally generated" : "the data directory");
     json_object_set_new(j, "size", f->side ? json_integer(f->side) : json_null());
     json_object_set_new(j, "channels",
                         points        ? json_integer(2)

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LEFT = 70, RIGHT = 20, TOP = 40, BOTTOM = 50, LEGEND_LINES = 10 };
+enum { LEFT = 70, RIGHT = 20, TOP = 40, BOTTOM = 50, LEGEND_LINES = 10, SWEEP_LINES = 24 };
 static const double colours[][3] = {{0.12, 0.47, 0.71}, {0.84, 0.15, 0.16}, {0.17, 0.63, 0.17},
                                     {0.58, 0.40, 0.74}, {1.00, 0.50, 0.05}, {0.09, 0.75, 0.81},
                                     {0.55, 0.34, 0.29}, {0.89, 0.47, 0.76}};
@@ -161,13 +161,17 @@ static void legend(struct plot *p, const json_t *all) {
     json_array_foreach(all, i, s) {
         const double *rgb = colours[i % DR_COUNT(colours)];
         const json_t *alpha = json_object_get(s, "alpha");
-        if (i == LEGEND_LINES)
+        const char *own = json_string_value(json_object_get(s, "label"));
+        if (i == (own ? SWEEP_LINES : LEGEND_LINES))
             return;
-        snprintf(text, sizeof text, "%.50s, %s %g, n %lld, %s",
-                 json_string_value(json_object_get(s, "name")), alpha ? "alpha" : "step",
-                 member(s, alpha ? "alpha" : "step"),
-                 (long long)json_integer_value(json_object_get(s, "n")),
-                 json_string_value(json_object_get(s, "weights")));
+        if (own)
+            snprintf(text, sizeof text, "%.150s", own);
+        else
+            snprintf(text, sizeof text, "%.50s, %s %g, n %lld, %s",
+                     json_string_value(json_object_get(s, "name")), alpha ? "alpha" : "step",
+                     member(s, alpha ? "alpha" : "step"),
+                     (long long)json_integer_value(json_object_get(s, "n")),
+                     json_string_value(json_object_get(s, "weights")));
         cairo_set_source_rgb(p->c, rgb[0], rgb[1], rgb[2]);
         label(p, p->w - RIGHT - 8, TOP + 18 + 16 * (double)i, 1, text);
     }

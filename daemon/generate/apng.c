@@ -25,11 +25,15 @@ static void put_chunk(FILE *f, const char *type, const uint8_t *head, size_t nhe
     put32(b, (uint32_t)(nhead + nrest));
     memcpy(b + 4, type, 4);
     uint32_t crc = libdeflate_crc32(0, b + 4, 4);
-    crc = nhead ? libdeflate_crc32(crc, head, nhead) : crc; // a NULL would begin anew
-    crc = nrest ? libdeflate_crc32(crc, rest, nrest) : crc;
     fwrite(b, 1, sizeof b, f);
-    fwrite(head, 1, nhead, f);
-    fwrite(rest, 1, nrest, f);
+    if (nhead) { // neither call takes a NULL
+        crc = libdeflate_crc32(crc, head, nhead);
+        fwrite(head, 1, nhead, f);
+    }
+    if (nrest) {
+        crc = libdeflate_crc32(crc, rest, nrest);
+        fwrite(rest, 1, nrest, f);
+    }
     put32(b, crc);
     fwrite(b, 1, CRC, f);
 }

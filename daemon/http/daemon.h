@@ -63,6 +63,16 @@ int dd_glue_eval_fill(struct dd *d, json_t *config, struct dr_err *err);
 int dd_glue_eval_config(struct dd *d, const json_t *body, json_t **out, struct dr_err *err);
 void dd_glue_eval_name(const json_t *config, char out[201]);
 void dd_glue_eval_shorten(struct api_problem *p);
+int dd_glue_sweep_list(void *ctx, const struct api_page *page, struct api_reply *out);
+int dd_glue_sweep_create(void *ctx, const struct api_sweep_create *in, struct api_reply *out);
+int dd_glue_sweep_get(void *ctx, const char *id, struct api_reply *out);
+int dd_glue_sweep_action(void *ctx, const char *id, enum api_sweep_action action,
+                         struct api_reply *out);
+int dd_glue_sweep_text(void *ctx, const char *id, bool markdown, char **text, size_t *size,
+                       struct api_problem *p);
+int dd_glue_sweep_curve(void *ctx, const char *id, const char *metric, struct api_reply *out);
+int dd_glue_sweep_plot(void *ctx, const char *id, const char *metric, int64_t width, int64_t height,
+                       void **png, size_t *size, struct api_problem *p);
 // Opens a file of the state folder for sending; 404 or 410 in *p otherwise.
 int dd_glue_open(const char *path, struct api_file *out, struct api_problem *p);
 int dd_glue_checkpoint_list(void *ctx, const struct api_page *page, struct api_reply *out);
@@ -94,5 +104,8 @@ json_t *dd_glue_fill(struct dd *d, const char *recipe, const json_t *given, int 
 // names.
 int dd_glue_fits(struct dd *d, const struct dr_config *cfg, struct dr_err *err);
 int dd_glue_field(void *ctx, const char *id, struct api_reply *out);
+int dd_glue_metrics_wide(void *ctx, const struct api_wide_query *q, struct api_wide_cursor *out,
+                         struct api_problem *p);
+int dd_glue_job_alerts(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_sample_list(void *ctx, const struct api_page *page, struct api_reply *out);
 int dd_glue_sample_png(void *ctx, const char *id, struct api_file *out, struct api_problem *p);

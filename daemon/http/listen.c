@@ -62,7 +62,7 @@ static int add(struct dd_listeners *out, int fd, bool allowed, const char *tls, 
     if (!is_local(&s.a) && !allowed) {
         close(fd);
         return dr_fail(err, DR_EINVAL,
-                       "listen: %s is open to other machines: give --token-file or --insecure",
+                       "listen: %s is open to other machines: pass --token-file or --insecure",
                        what);
     }
     if (out->n == DD_MAX_LISTENERS) {

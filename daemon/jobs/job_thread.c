@@ -148,8 +148,11 @@ static bool next_job(struct dd_lane *l, struct dd_job *job, char error[512]) {
         struct claim c = {.job = job};
         struct dr_err err = {0};
         pthread_mutex_unlock(&j->lock);
-        if (!l->beside) // one thread is enough
+        if (!l->beside) { // one thread is enough
             dd_needs_settle(j);
+            if (j->env.between)
+                j->env.between(j->env.between_ctx);
+        }
         pthread_mutex_lock(&j->lock);
         if (j->closing)
             break;

@@ -1,8 +1,9 @@
 // The job queue: rows in the store with a state machine, one job at a time on the job thread, and
 // beside it one of the kinds that run beside training, each by the functions of its kind (kinds.h).
 //
-//   queued -> running -> completed | failed | stopped (by wish) | paused (by wish) | interrupted
-//   running -> stopping -> stopped ; paused | stopped | failed | interrupted -> queued by resume
+//   queued -> running -> completed | failed | stopped (on request) | paused (on request) |
+//   interrupted running -> stopping -> stopped ; paused | stopped | failed | interrupted -> queued
+//   by resume
 // A start finds rows still `running`: they were cut off, become `interrupted` and are queued again
 // when the policy is auto. Any thread. The functions return 0 or DR_E* with a sentence in err:
 // ENOENT for an unknown job, ECONFLICT where its state refuses, EINVAL for bad input, or what the
@@ -23,6 +24,10 @@ struct dd_jobs_env {
     struct dd_live *live;
     const char *device;                     // where jobs run: the option, with `auto` decided
     const struct dd_job_kind *const *kinds; // ends with NULL; NULL: those of this build
+    // Called on the job thread before it looks for a job, also after each end of one; may queue
+    // more. NULL: nothing to do.
+    void (*between)(void *ctx);
+    void *between_ctx;
 };
 enum dd_job_action { DD_JOB_STOP, DD_JOB_STOP_NOW, DD_JOB_PAUSE, DD_JOB_RESUME, DD_JOB_CHECKPOINT };
 
@@ -38,9 +43,21 @@ struct dd_job_new {
     const char *recipe, *name, *kind; // name NULL: the recipe's; kind: of kinds.h
     int priority;
     const char *key, *fingerprint; // idempotency, NULL: none
+    int64_t sweep, cell, rung;     // of a sweep's job; sweep 0: none
+    const char *changed;           // as dd_changed says; NULL: found when it is queued
 };
 int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, bool *replayed,
                    struct dr_err *err);
+// Several jobs in one transaction, or jobs together with other rows. A draft is a job that has been
+// checked; what `in` points to must outlive it. dd_job_draft_put, within a closure of the store,
+// inserts it and the jobs that it needs. dd_job_draft_free (NULL is fine) tells clients of them
+// where they have been committed; dd_jobs_wake afterwards.
+struct dd_job_draft;
+int dd_job_draft(struct dd_jobs *j, const struct dd_job_new *in, struct dd_job_draft **out,
+                 struct dr_err *err);
+int dd_job_draft_put(sqlite3 *db, struct dd_job_draft *d, int64_t sweep, int64_t *id,
+                     struct dr_err *err);
+void dd_job_draft_free(struct dd_jobs *j, struct dd_job_draft *d, bool committed);
 int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct dr_err *err);
 int dd_jobs_patch(struct dd_jobs *j, int64_t id, const char *name, const char *notes,
                   struct dr_err *err);
@@ -53,6 +70,9 @@ int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err)
 bool dd_jobs_finish_early(struct dd_jobs *j, int64_t id);
 // Jobs have been queued behind the queue's back (dd_eval_due).
 void dd_jobs_wake(struct dd_jobs *j);
+// Tells clients that a closure of the caller's has changed a job's state.
+void dd_jobs_tell(struct dd_jobs *j, int64_t id, const char *from, const char *to);
+struct dd_store *dd_jobs_store(const struct dd_jobs *j);
 
 struct dd_jobs_now {
     int64_t running; // 0: none

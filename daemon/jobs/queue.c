@@ -5,6 +5,7 @@
 #include "daemon/base/recipe.h"
 #include "daemon/base/util.h"
 #include "daemon/evals/evals.h"
+#include "daemon/jobs/changed.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"
@@ -28,13 +29,20 @@ static int set_state(struct dd_jobs *j, struct dd_job_change *c, struct dr_err *
 struct create {
     const struct dd_job_new *in;
     const struct dd_job_kind *kind;
-    const char *json;
+    char *json, *changed;
     int64_t id;
     bool replayed;
     // The recipe of an encoder that the job needs, and of a judge that its evaluations will; json
     // NULL: none.
     struct dd_need need, judge;
 };
+
+static void release(struct create *c) {
+    free(c->json);
+    free(c->changed);
+    free(c->need.json);
+    free(c->judge.json);
+}
 
 static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
     sqlite3_stmt *st = dd_sql_prepare(
@@ -57,6 +65,8 @@ static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
 static int create(sqlite3 *db, void *arg, struct dr_err *err) {
     struct create *c = arg;
     const struct dd_job_new *in = c->in;
+    struct dd_job_new row = *in;
+    row.changed = c->changed;
     int rc = in->key ? known_key(db, c, err) : 0;
     if (rc || c->replayed)
         return rc;
@@ -66,7 +76,7 @@ static int create(sqlite3 *db, void *arg, struct dr_err *err) {
     if (!rc && c->need.json)
         rc = dd_needs_take(db, &c->need, in->priority, err);
     if (!rc)
-        rc = dd_job_insert(db, in, c->json, c->kind->steps ? c->kind->steps(in->cfg) : 0,
+        rc = dd_job_insert(db, &row, c->json, c->kind->steps ? c->kind->steps(in->cfg) : 0,
                            c->need.id, &c->id, err);
     if (!rc && in->key)
         rc = dd_sql_run(db, err, "INSERT INTO idempotency VALUES(?,?,?,?)", "ttii", in->key,
@@ -125,40 +135,86 @@ static int check_refs(struct dd_jobs *j, const struct dr_config *cfg, struct dr_
     return rc ? dd_needs_say(cfg, err, rc, why.msg) : 0;
 }
 
-int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, bool *replayed,
-                   struct dr_err *err) {
-    struct create c = {.in = in};
-    int rc = dd_job_kind_find(j->env.kinds, in->kind, &c.kind, err);
+// What of it can be checked before the database is asked; frees c where it fails.
+static int prepare(struct dd_jobs *j, struct create *c, struct dr_err *err) {
+    const struct dd_job_new *in = c->in;
+    int rc = dd_job_kind_find(j->env.kinds, in->kind, &c->kind, err);
     if (!rc)
         rc = check_refs(j, in->cfg, err);
     if (!rc)
-        rc = read_need(j, in->cfg, &c.need, err);
+        rc = read_need(j, in->cfg, &c->need, err);
     if (!rc && dr_config_evaluates(in->cfg))
-        rc = read_judge(j, in->cfg, &c.judge, err);
-    if (rc) {
-        free(c.need.json);
+        rc = read_judge(j, in->cfg, &c->judge, err);
+    if (!rc && !(c->json = dr_config_to_json(in->cfg)))
+        rc = dr_fail(err, DR_ENOMEM, "no memory for the configuration");
+    if (rc)
+        release(c);
+    else
+        c->changed = dd_changed(j->env.opt->config_dir, in->recipe, in->cfg);
+    return rc;
+}
+
+static void announce(struct dd_jobs *j, const struct create *c) {
+    if (c->replayed)
+        return;
+    if (c->judge.made)
+        dd_job_event(j, c->judge.id, "", "queued", NULL);
+    if (c->need.made)
+        dd_job_event(j, c->need.id, "", "queued", NULL);
+    dd_job_event(j, c->id, "", "queued", NULL);
+}
+
+int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, bool *replayed,
+                   struct dr_err *err) {
+    struct create c = {.in = in};
+    int rc = prepare(j, &c, err);
+    if (rc)
         return rc;
-    }
-    char *json = dr_config_to_json(in->cfg);
-    c.json = json;
-    rc = json ? dd_store_do(j->env.store, create, &c, err)
-              : dr_fail(err, DR_ENOMEM, "no memory for the configuration");
-    free(json);
-    free(c.need.json);
-    free(c.judge.json);
+    rc = dd_store_do(j->env.store, create, &c, err);
+    release(&c);
     if (rc)
         return rc;
     *id = c.id;
     *replayed = c.replayed;
-    if (c.replayed)
-        return 0;
-    if (c.judge.made)
-        dd_job_event(j, c.judge.id, "", "queued", NULL);
-    if (c.need.made)
-        dd_job_event(j, c.need.id, "", "queued", NULL);
-    dd_job_event(j, c.id, "", "queued", NULL);
-    dd_jobs_wake(j);
+    announce(j, &c);
+    if (!c.replayed)
+        dd_jobs_wake(j);
     return 0;
+}
+
+struct dd_job_draft {
+    struct dd_job_new in;
+    struct create c;
+};
+
+int dd_job_draft(struct dd_jobs *j, const struct dd_job_new *in, struct dd_job_draft **out,
+                 struct dr_err *err) {
+    struct dd_job_draft *d = dd_xcalloc(1, sizeof *d);
+    d->in = *in;
+    d->c.in = &d->in;
+    int rc = prepare(j, &d->c, err);
+    if (rc)
+        free(d);
+    else
+        *out = d;
+    return rc;
+}
+
+int dd_job_draft_put(sqlite3 *db, struct dd_job_draft *d, int64_t sweep, int64_t *id,
+                     struct dr_err *err) {
+    d->in.sweep = sweep;
+    int rc = create(db, &d->c, err);
+    *id = d->c.id;
+    return rc;
+}
+
+void dd_job_draft_free(struct dd_jobs *j, struct dd_job_draft *d, bool committed) {
+    if (!d)
+        return;
+    if (committed)
+        announce(j, &d->c);
+    release(&d->c);
+    free(d);
 }
 
 int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err) {
@@ -395,6 +451,8 @@ int dd_jobs_new(const struct dd_jobs_env *env, struct dd_jobs **out, struct dr_e
         j->lane[i] = (struct dd_lane){.jobs = j, .beside = i == DD_LANE_BESIDE};
     atomic_store(&j->beat, INT64_MAX);
     int rc = dd_store_do(env->store, recover, env->opt->resume, err);
+    if (!rc)
+        rc = dd_store_do(env->store, dd_changed_fill, env->opt->config_dir, err);
     if (rc) {
         dd_jobs_free(j);
         return rc;

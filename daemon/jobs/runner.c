@@ -6,6 +6,7 @@
 #include "daemon/base/util.h"
 #include "daemon/generate/grid.h"
 #include "daemon/jobs/encoder_data.h"
+#include "daemon/jobs/spike.h"
 #include "daemon/jobs/watch.h"
 #include "daemon/store/ckpt_files.h"
 
@@ -35,6 +36,7 @@ struct run {
     int64_t evaluated_step;
     double saved_at, published_at, publish_cost, field_at, evaluated_at;
     bool collapsed, save_failing;
+    struct dd_spike gradient;
     bool stopped; // before the first step
 };
 
@@ -197,6 +199,16 @@ static void watch_spread(struct run *r, const struct dr_metrics *m) {
     r->collapsed = low;
 }
 
+static void watch_gradient(struct run *r, const struct dr_metrics *m) {
+    double usual;
+    if (!dd_spike(&r->gradient, m->grad_norm, &usual))
+        return;
+    char text[200];
+    snprintf(text, sizeof text, "the gradient norm is %.3g, %.0f times its recent mean of %.3g",
+             m->grad_norm, m->grad_norm / usual, usual);
+    CALL(r, alert, "gradient", m->step, text);
+}
+
 // What is measured of an encoder after this step. A failure costs the measurement and not the run.
 static bool test(struct run *r, bool last, struct dr_metrics *m) {
     struct dr_err why = {0};
@@ -218,6 +230,7 @@ static void report(struct run *r, struct dr_metrics *m) {
     if (m->step % r->spec->cfg->metrics.every == 0 || last || tested || !isnan(m->spread))
         CALL(r, step, m, dr_trainer_seconds(r->t), dr_trainer_steps_total(r->t));
     watch_spread(r, m);
+    watch_gradient(r, m);
 }
 
 static int stepped(struct run *r, int rc, struct dr_metrics *m, struct dr_err *err) {

@@ -103,14 +103,24 @@ void dd_jobs_wake(struct dd_jobs *j) {
     pthread_mutex_unlock(&j->lock);
 }
 
+void dd_jobs_tell(struct dd_jobs *j, int64_t id, const char *from, const char *to) {
+    dd_job_event(j, id, from, to, NULL);
+}
+
+struct dd_store *dd_jobs_store(const struct dd_jobs *j) {
+    return j->env.store;
+}
+
 int dd_job_insert(sqlite3 *db, const struct dd_job_new *in, const char *json, int64_t steps,
                   int64_t needs, int64_t *id, struct dr_err *err) {
     int rc = dd_sql_run(
         db, err,
-        "INSERT INTO jobs(name,kind,recipe,config,state,priority,created_us,steps_total,needs)"
-        " VALUES(?,?,?,?,'queued',?,?,?,nullif(?,0))",
-        "ttttiiii", in->name ? in->name : in->recipe, in->kind, in->recipe, json,
-        (int64_t)in->priority, dd_wall_us(), steps, needs);
+        "INSERT INTO jobs(name,kind,recipe,config,state,priority,created_us,steps_total,needs,"
+        "sweep,cell,rung,changed) VALUES(?1,?2,?3,?4,'queued',?5,?6,?7,nullif(?8,0),nullif(?9,0),"
+        "CASE WHEN ?9 THEN ?10 END,CASE WHEN ?9 THEN ?11 END,?12)",
+        "ttttiiiiiiit", in->name ? in->name : in->recipe, in->kind, in->recipe, json,
+        (int64_t)in->priority, dd_wall_us(), steps, needs, in->sweep, in->cell, in->rung,
+        in->changed);
     *id = sqlite3_last_insert_rowid(db);
     return rc;
 }

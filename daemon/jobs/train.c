@@ -3,6 +3,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/datasets/datasets.h"
+#include "daemon/generate/field.h"
 #include "daemon/jobs/eval_due.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/jobs/needs.h"
@@ -85,6 +86,18 @@ static void on_snapshot(void *ctx, struct dr_snapshot *s) {
 static void on_field(void *ctx, struct dr_drift_field *f) {
     struct dd_job *job = ctx;
     dd_live_set_field(job->env->live, job->id, f);
+}
+
+// What the page draws of a toy once its job no longer runs. A failure costs the picture alone.
+static void keep_field(struct dd_job *job, const char *folder) {
+    struct dr_drift_field *f = dd_live_field(job->env->live, job->id);
+    struct dr_err err = {0};
+    if (f && dd_field_keep(f, job->id, folder, &err)) {
+        char q[600];
+        dd_log(DR_LOG_WARN, "field.failed", "job=%lld reason=%s", (long long)job->id,
+               dd_log_quote(err.msg, q, sizeof q));
+    }
+    free(f);
 }
 
 static void on_saving(void *ctx) {
@@ -224,6 +237,7 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
         spec.encoder_of_recipe = dd_encoder_ref(&job->cfg, &word) == DD_ENCODER_RECIPE;
         rc = dd_run(&spec, &hooks, &res, err);
         *outcome = res.outcome;
+        keep_field(job, samples);
     }
     free(job->own);
     job->own = NULL;

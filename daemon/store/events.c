@@ -39,6 +39,9 @@ void dd_events_free(struct dd_events *e) {
 
 void dd_events_attach(struct dd_events *e, const struct dd_event_sink *sink) {
     pthread_rwlock_wrlock(&e->lock);
+    // What follows is newer than all that a client has seen.
+    if (!sink && e->attached && e->sink.head)
+        atomic_store(&e->seq, e->sink.head(e->sink.ctx));
     e->attached = sink != NULL;
     e->sink = sink ? *sink : (struct dd_event_sink){0};
     pthread_rwlock_unlock(&e->lock);

@@ -13,6 +13,7 @@ struct dd_event_sink {
     uint64_t (*publish)(void *ctx, const char *type, const char *job, const json_t *data);
     void (*metrics)(void *ctx, const char *job, int64_t step, size_t n, const char *const *names,
                     const double *values);
+    uint64_t (*head)(void *ctx); // the newest number, metrics included; asked when it is detached
 };
 struct dd_events *dd_events_new(struct dd_store *s);
 void dd_events_free(struct dd_events *e);

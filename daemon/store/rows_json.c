@@ -84,7 +84,16 @@ static json_t *read_page(struct dd_store *s, const struct page *p, const char *c
     " (SELECT state FROM jobs n WHERE n.id=jobs.needs),"                                           \
     " (SELECT count(*) FROM jobs n WHERE jobs.state='queued' AND (n.state IN "                     \
     "('running','stopping') OR (n.state='queued' AND (n.priority>jobs.priority OR"                 \
-    " (n.priority=jobs.priority AND n.id<jobs.id))))) FROM jobs "
+    " (n.priority=jobs.priority AND n.id<jobs.id))))), sweep, cell, changed,"                      \
+    " (SELECT printf('/v1/samples/%d.png?v=%x', s.id, s.created_us) FROM samples s WHERE"          \
+    " s.job=jobs.id ORDER BY s.step DESC LIMIT 1) FROM jobs "
+
+// What the job changes of its recipe, and its newest sample grid; null where there is none.
+static void add_looks(json_t *j, sqlite3_stmt *st) {
+    json_t *changed = *text(st, 24) ? json_loads(text(st, 24), 0, NULL) : NULL;
+    json_object_set_new(j, "changed", changed ? changed : json_null());
+    json_object_set_new(j, "sample", *text(st, 25) ? json_string(text(st, 25)) : json_null());
+}
 
 // The job that one needs, and whether it waits for it; null: none.
 static void add_needs(json_t *j, sqlite3_stmt *st) {
@@ -97,6 +106,14 @@ static void add_needs(json_t *j, sqlite3_stmt *st) {
                                           json_sprintf("%lld", (long long)id), "name", text(st, 19),
                                           "state", *state ? state : "removed")
                               : json_null());
+}
+
+// The sweep that a job belongs to, and its place there.
+static void add_sweep(json_t *j, sqlite3_stmt *st) {
+    const int64_t sweep = sqlite3_column_int64(st, 22);
+    json_object_set_new(j, "sweep", sweep ? json_sprintf("%lld", (long long)sweep) : json_null());
+    json_object_set_new(j, "cell",
+                        sweep ? json_integer(sqlite3_column_int64(st, 23)) : json_null());
 }
 
 static json_t *job_row(sqlite3_stmt *st, int64_t with_config) {
@@ -122,6 +139,8 @@ static json_t *job_row(sqlite3_stmt *st, int64_t with_config) {
     json_object_set_new(j, "data", *text(st, 15) ? json_string(text(st, 15)) : json_null());
     add_needs(j, st);
     json_object_set_new(j, "ahead", json_integer(sqlite3_column_int64(st, 21)));
+    add_sweep(j, st);
+    add_looks(j, st);
     if (with_config) {
         json_object_set_new(j, "config", json_loads(text(st, 16), 0, NULL));
         json_t *names = *text(st, 17) ? json_loads(text(st, 17), 0, NULL) : NULL;
@@ -168,6 +187,36 @@ json_t *dd_jobs_json(struct dd_store *s, const char *state, const char *cursor, 
                      .filter_text = state ? state : "",
                      .row = job_row};
     return read_page(s, &p, cursor, limit, next, next_size, err);
+}
+
+static json_t *alert_row(sqlite3_stmt *st) {
+    json_t *data = json_loads(text(st, 0), 0, NULL), *kind = json_object_get(data, "kind"),
+           *step = json_object_get(data, "step"), *words = json_object_get(data, "text");
+    json_t *row = json_pack("{s:O, s:O, s:O, s:o}", "kind", kind ? kind : json_null(), "step",
+                            step ? step : json_null(), "text", words ? words : json_null(), "time",
+                            dd_json_time(sqlite3_column_int64(st, 1)));
+    json_decref(data);
+    return row;
+}
+
+json_t *dd_alerts_json(struct dd_store *s, int64_t job, struct dr_err *err) {
+    json_t *known = dd_job_json(s, job, false, err), *list = NULL;
+    sqlite3 *db = known ? dd_store_reader(s, err) : NULL;
+    sqlite3_stmt *st =
+        db ? dd_sql_prepare(db, err,
+                            "SELECT data, time_us FROM (SELECT boot, seq, data, time_us FROM events"
+                            " WHERE job=? AND type='alert' ORDER BY boot DESC, seq DESC LIMIT 1000)"
+                            " ORDER BY boot, seq",
+                            "i", job)
+           : NULL;
+    json_decref(known);
+    if (st)
+        list = json_array();
+    while (st && sqlite3_step(st) == SQLITE_ROW)
+        json_array_append_new(list, alert_row(st));
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    return list ? json_pack("{s:o}", "alerts", list) : NULL;
 }
 
 // --- checkpoints and samples ---

@@ -110,6 +110,23 @@ static const char *const steps[] = {
     "evals_1 e,"
     " json_each(e.results) r WHERE r.type IN ('integer','real');"
     "DROP TABLE evals_1;",
+    // 7: sweeps. `file` is what was submitted; a cell is a configuration with a seed, and one job
+    // per cell and rung trains it, by the index never two. rung counts up in a search by halving.
+    "CREATE TABLE sweeps(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL,"
+    " file TEXT NOT NULL, stopped INTEGER NOT NULL DEFAULT 0, rung INTEGER NOT NULL DEFAULT 0,"
+    " rungs INTEGER NOT NULL DEFAULT 1, error TEXT, created_us INTEGER NOT NULL, key TEXT UNIQUE,"
+    " fingerprint TEXT NOT NULL DEFAULT '') STRICT;"
+    "CREATE TABLE sweep_cells(sweep INTEGER NOT NULL REFERENCES sweeps(id) ON DELETE CASCADE,"
+    " cell INTEGER NOT NULL, label TEXT NOT NULL, params TEXT NOT NULL, seed INTEGER NOT NULL,"
+    " recipe TEXT NOT NULL, config TEXT NOT NULL, PRIMARY KEY(sweep, cell)) STRICT, WITHOUT ROWID;"
+    "ALTER TABLE jobs ADD COLUMN sweep INTEGER REFERENCES sweeps(id) ON DELETE SET NULL;"
+    "ALTER TABLE jobs ADD COLUMN cell INTEGER;"
+    "ALTER TABLE jobs ADD COLUMN rung INTEGER;"
+    "CREATE UNIQUE INDEX jobs_sweep ON jobs(sweep, cell, rung) WHERE sweep IS NOT NULL;"
+    "CREATE INDEX jobs_parent ON jobs(parent) WHERE parent IS NOT NULL;",
+    // 8: what a job changes of its recipe, as JSON; NULL: not known (daemon/jobs/changed.h fills it
+    // in)
+    "ALTER TABLE jobs ADD COLUMN changed TEXT;",
 };
 enum { VERSION = (int)(sizeof steps / sizeof *steps) };
 

@@ -1,6 +1,7 @@
 // `driftd bench`: training-step and sampling rates of recipes beside the machine's own GEMM rate
 // and memory bandwidth, all measured in one run, so that machines and builds compare as ratios.
-// Needs no files: the recipes are compiled in and the images are drawn by code (bench_config.c).
+// Needs no files: the recipes are compiled in and the images are procedurally generated
+// (bench_config.c).
 #include "daemon/base/util.h"
 #include "daemon/verbs/verbs.h"
 #include "engine/drift.h"

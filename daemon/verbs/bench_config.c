@@ -1,4 +1,4 @@
-// What `driftd bench` runs: a recipe as it is, but on images made by code (verbs.h).
+// What `driftd bench` runs: a recipe as it is, but on procedurally generated images (verbs.h).
 #include "daemon/base/recipe.h"
 #include "daemon/verbs/verbs.h"
 

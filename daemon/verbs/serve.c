@@ -6,6 +6,7 @@
 #include "daemon/base/util.h"
 #include "daemon/http/daemon.h"
 #include "daemon/http/listen.h"
+#include "daemon/sweeps/sweeps.h"
 #include "daemon/verbs/verbs.h"
 #include "driftd_config.h"
 #ifdef DD_HAVE_WEB
@@ -112,6 +113,10 @@ static void publish_metrics(void *ctx, const char *job, int64_t step, size_t n,
     api_publish_metrics(ctx, job, step, n, names, values);
 }
 
+static uint64_t event_head(void *ctx) {
+    return api_event_head(ctx);
+}
+
 // The table of kinds as the API describes it. Returns how many.
 static size_t list_kinds(struct api_job_kind out[DD_MAX_KINDS]) {
     size_t n = 0;
@@ -157,7 +162,7 @@ static int start_http(struct dd *d, struct dd_listeners *l, struct dr_err *err) 
         dd_listen_close(l);
     }
     if (!rc) {
-        struct dd_event_sink sink = {d->server, publish, publish_metrics};
+        struct dd_event_sink sink = {d->server, publish, publish_metrics, event_head};
         dd_events_attach(d->events, &sink);
     }
     free(token);
@@ -239,7 +244,13 @@ static int build(struct dd *d, struct dd_listeners *l, struct dr_err *err) {
     if (rc)
         return rc;
     struct dd_batcher_env be = {&d->opt, d->store, d->live, d->models};
-    struct dd_jobs_env je = {&d->opt, d->store, d->events, d->pump, d->live, NULL};
+    struct dd_jobs_env je = {.opt = &d->opt,
+                             .store = d->store,
+                             .events = d->events,
+                             .pump = d->pump,
+                             .live = d->live,
+                             .between = dd_sweeps_between,
+                             .between_ctx = &d->jobs};
     rc = dd_batcher_start(&be, &d->batcher, err);
     if (!rc)
         je.device = device_of_jobs(d);

@@ -13,6 +13,6 @@ int dd_inspect_main(int argc, char **argv);
 int dd_version_main(void);
 
 // What bench runs for a name: the recipe of this build, or for `tiny` the default configuration.
-// Only the data differ where they would need files (2000 digits made by code, of the same size),
-// the precision, and metrics.spread_every, which is 0. DR_ENOENT: no such recipe.
+// Only the data differ where they would need files (2000 procedurally generated digits, of the same
+// size), the precision, and metrics.spread_every, which is 0. DR_ENOENT: no such recipe.
 int dd_bench_config(const char *name, int precision, struct dr_config *out, struct dr_err *err);

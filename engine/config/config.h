@@ -26,7 +26,7 @@ struct dr_set_facts {
     int kind;                  // enum dr_kind
     int64_t classes, channels; // 0: as the configuration says
     int64_t side;              // height and width of its files' images; 0: not known before reading
-    bool made;                 // by code: data.count samples
+    bool made;                 // procedurally generated: data.count samples
     bool folder;               // has no folder of its own name: data.path is needed
 };
 // The row of a set; NULL: there is no such set.

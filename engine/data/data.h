@@ -1,7 +1,7 @@
 // Data sets, indexed by class (method.md 1.5). Immutable once loaded; any thread.
 //
 // A set is a file of this folder and a row of sets.def. Its values are in memory where they fit
-// (made by code, read, or mapped) and are fetched by number where they do not.
+// (procedurally generated, read, or mapped) and are fetched by number where they do not.
 #pragma once
 
 #include "engine/config/config.h"
@@ -29,8 +29,8 @@ struct dr_dataset {
 
 // Makes or reads what cfg names, fitted to cfg->size. data_dir: root of data sets (searched as
 // data_dir/path, data_dir/set, then data_dir itself; $DRIFTD_DATA in the same way first); may be
-// NULL. Test split: for sets made by code, count / 5 other samples. Errors name the file and what
-// was expected.
+// NULL. Test split: for procedurally generated sets, count / 5 other samples. Errors name the file
+// and what was expected.
 int dr_dataset_load(const struct dr_data_config *cfg, const char *data_dir, bool test_split,
                     struct dr_dataset **out, struct dr_err *err);
 void dr_dataset_free(struct dr_dataset *d);
@@ -49,7 +49,7 @@ int dr_dataset_reals(const struct dr_dataset *d, const int64_t *ids, int64_t n, 
 int dr_idx_read_images(const char *path, uint8_t **pixels, int64_t *n, int64_t *h, int64_t *w,
                        struct dr_err *err);
 int dr_idx_read_labels(const char *path, uint8_t **labels, int64_t *n, struct dr_err *err);
-// Stroke digit `cls` number `index` of `seed`, drawn by code into gray [size,size].
+// Stroke digit `cls` number `index` of `seed`, drawn into gray [size,size].
 void dr_digit_draw(uint64_t seed, uint64_t index, int cls, int64_t size, uint8_t *gray);
 
 // Draws the reals of one step. Exact: without replacement within a step from the class index;

@@ -3,7 +3,8 @@
 
 #include "engine/data/data.h"
 
-// Test images of the sets made by code come from another range of indices than training images.
+// Test images of the procedurally generated sets come from another range of indices than training
+// images.
 #define DR_DATA_TEST_INDEX ((uint64_t)1 << 40)
 
 // What a set is asked for.
@@ -29,7 +30,7 @@ int dr_dataset_open(dr_set_open *open, const struct dr_set_facts *facts,
 
 // --- for the sets' own files ---
 
-// Samples to make by code: data.count to train on, a fifth of that (at least 16) to test with.
+// Samples to generate: data.count to train on, a fifth of that (at least 16) to test with.
 int64_t dr_made_count(const struct dr_set_query *q);
 // Allocates label and values for d->n samples [c,h,w] in memory; *values (uint8 or real, by
 // d->kind) is to be filled.

@@ -1,6 +1,7 @@
-// Digits drawn by code: a data set without files. Each glyph is a few pen strokes through control
-// points, of several hands (open and closed 4, 7 with and without a bar, 2 with a loop, ...);
-// points, posture and pen vary at random. A picture is a function of (seed, index, class, size).
+// Procedurally generated digits: a data set without files. Each glyph is a few pen strokes through
+// control points, of several hands (open and closed 4, 7 with and without a bar, 2 with a loop,
+// ...); points, posture and pen vary at random. A picture is a function of (seed, index, class,
+// size).
 #include "engine/data/data_priv.h"
 
 #include <math.h>

@@ -252,7 +252,8 @@ static int find_source(const struct dr_set_query *q, const char *const *names, c
     }
     if (!tried[0])
         return dr_fail(err, DR_ENOENT,
-                       "%s: no data directory is set; give --data-dir or $DRIFTD_DATA", q->name);
+                       "%s: no data directory is set; pass --data-dir or set $DRIFTD_DATA",
+                       q->name);
     if (q->cfg->path[0])
         return dr_fail_at(err, DR_ENOENT, "data.path", "there is no `%.150s` in %s", q->cfg->path,
                           tried);

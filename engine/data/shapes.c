@@ -1,7 +1,7 @@
-// Coloured shapes and textures drawn by code: a data set of rgb images without files. Eight
-// classes; colours, place, size, turn and background vary at random and say nothing of the class. A
-// picture is a function of (seed, index, class, size), drawn from signed distances, so that its
-// edges are smooth at any size.
+// Procedurally generated coloured shapes and textures: a data set of rgb images without files.
+// Eight classes; colours, place, size, turn and background vary at random and say nothing of the
+// class. A picture is a function of (seed, index, class, size), drawn from signed distances, so
+// that its edges are smooth at any size.
 #include "engine/data/data_priv.h"
 
 #include <math.h>

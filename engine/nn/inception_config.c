@@ -12,7 +12,8 @@ struct dr_inception_config dr_inception_defaults(void) {
         .size = DR_INCEPTION_SIZE, .classes = DR_INCEPTION_CLASSES, .narrow = 1};
 }
 
-static int read_key(const char *key, json_t *v, struct dr_inception_config *c, struct dr_err *err) {
+static int read_key(const char *key, json_t *v, void *cfg, struct dr_err *err) {
+    struct dr_inception_config *c = cfg;
     static const char *const number[] = {"size", "classes", "narrow"};
     int64_t *const to[] = {&c->size, &c->classes, &c->narrow};
     if (!strcmp(key, "arch"))
@@ -42,18 +43,8 @@ static int read_key(const char *key, json_t *v, struct dr_inception_config *c, s
 int dr_inception_parse(struct dr_net *net, const char *json, size_t len, const char *where,
                        struct dr_err *err) {
     struct dr_inception_config *c = &((struct dr_inception *)net)->cfg;
-    json_t *root = json_loadb(json, len, JSON_REJECT_DUPLICATES, NULL), *v;
-    const char *key;
-    int rc = json_is_object(root)
-                 ? 0
-                 : dr_fail(err, DR_ECONFIG, "the description of a network must be a JSON object");
     *c = dr_inception_defaults();
-    json_object_foreach(root, key, v) {
-        if (!rc)
-            rc = read_key(key, v, c, err);
-    }
-    json_decref(root);
-    return rc && where ? dr_fail_prefix(err, rc, where) : rc;
+    return dr_net_read_keys(json, len, where, c, read_key, err);
 }
 
 char *dr_inception_describe(const struct dr_net *net) {

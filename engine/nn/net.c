@@ -65,6 +65,22 @@ static int parse_encoder(const char *json, size_t len, const char *where, struct
     return rc && where ? dr_fail_prefix(err, rc, where) : rc;
 }
 
+int dr_net_read_keys(const char *json, size_t len, const char *where, void *to,
+                     int (*read_key)(const char *key, json_t *v, void *to, struct dr_err *err),
+                     struct dr_err *err) {
+    json_t *root = json_loadb(json, len, JSON_REJECT_DUPLICATES, NULL), *v;
+    const char *key;
+    int rc = json_is_object(root)
+                 ? 0
+                 : dr_fail(err, DR_ECONFIG, "the description of a network must be a JSON object");
+    json_object_foreach(root, key, v) {
+        if (!rc)
+            rc = read_key(key, v, to, err);
+    }
+    json_decref(root);
+    return rc && where ? dr_fail_prefix(err, rc, where) : rc;
+}
+
 int dr_net_parse(const char *json, size_t len, const char *where, struct dr_net **out,
                  struct dr_err *err) {
     *out = NULL;

@@ -76,7 +76,8 @@ static int unknown(const char *key, struct dr_err *err) {
                       key);
 }
 
-static int read_key(const char *key, json_t *v, struct dr_resnet_config *c, struct dr_err *err) {
+static int read_key(const char *key, json_t *v, void *cfg, struct dr_err *err) {
+    struct dr_resnet_config *c = cfg;
     if (!strcmp(key, "arch"))
         return 0;
     if (!strcmp(key, "blocks"))
@@ -106,18 +107,8 @@ static int read_key(const char *key, json_t *v, struct dr_resnet_config *c, stru
 int dr_resnet_parse(struct dr_net *net, const char *json, size_t len, const char *where,
                     struct dr_err *err) {
     struct dr_resnet_config *c = &((struct dr_resnet *)net)->cfg;
-    json_t *root = json_loadb(json, len, JSON_REJECT_DUPLICATES, NULL), *v;
-    const char *key;
-    int rc = json_is_object(root)
-                 ? 0
-                 : dr_fail(err, DR_ECONFIG, "the description of a network must be a JSON object");
     *c = dr_resnet_defaults();
-    json_object_foreach(root, key, v) {
-        if (!rc)
-            rc = read_key(key, v, c, err);
-    }
-    json_decref(root);
-    return rc && where ? dr_fail_prefix(err, rc, where) : rc;
+    return dr_net_read_keys(json, len, where, c, read_key, err);
 }
 
 char *dr_resnet_describe(const struct dr_net *net) {

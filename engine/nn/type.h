@@ -5,6 +5,8 @@
 #include "engine/nn/net.h"
 #include "engine/nn/params.h"
 
+#include <jansson.h>
+
 // The part every network has. A network's struct begins with it; `build` fills it.
 struct dr_net {
     const struct dr_net_type *type;
@@ -49,3 +51,9 @@ struct dr_net_type {
 // nets.c: the row of a word, NULL: none; generator number `arch` (enum dr_arch), NULL: none.
 const struct dr_net_type *dr_net_type_named(const char *word);
 const struct dr_net_type *dr_net_type_of_arch(int arch);
+
+// For a type's `parse`: hands each key of the JSON object to read_key, with `to`, until one fails.
+// `where` (NULL: nothing) is put before the message.
+int dr_net_read_keys(const char *json, size_t len, const char *where, void *to,
+                     int (*read_key)(const char *key, json_t *v, void *to, struct dr_err *err),
+                     struct dr_err *err);

@@ -35,6 +35,8 @@ POST /v1/jobs/{id}/pause
 POST /v1/jobs/{id}/resume
 POST /v1/jobs/{id}/checkpoint
 GET /v1/jobs/{id}/metrics
+GET /v1/jobs/{id}/alerts
+GET /v1/metrics.csv
 GET /v1/jobs/{id}/events
 GET /v1/jobs/{id}/field
 GET /v1/events
@@ -57,6 +59,14 @@ GET /v1/evals/curve
 GET /v1/evals/curve.png
 GET /v1/samples
 GET /v1/samples/{id}.png
+GET POST /v1/sweeps
+GET DELETE /v1/sweeps/{id}
+GET /v1/sweeps/{id}.csv
+GET /v1/sweeps/{id}.md
+GET /v1/sweeps/{id}.png
+GET /v1/sweeps/{id}/curve
+POST /v1/sweeps/{id}/stop
+POST /v1/sweeps/{id}/resume
 GET /v1/configs
 GET /v1/configs/schema
 GET /v1/configs/{id}
@@ -84,7 +94,8 @@ BODIES = {("POST", "/v1/jobs"): {"config": "tiny"}, ("PATCH", "/v1/jobs/{id}"): 
           ("POST", "/v1/checkpoints"): {"path": "/nowhere"}, ("POST", "/v1/datasets"): {"name": "x"},
           ("POST", "/v1/images/generations"): {"prompt": "3"},
           ("PUT", "/v1/datasets/{id}/upload"): b"x", ("POST", "/v1/evals"): {"checkpoint": "77", "judge": "x"},
-          ("PUT", "/v1/served"): {"checkpoint": "2"}}
+          ("PUT", "/v1/served"): {"checkpoint": "2"},
+          ("POST", "/v1/sweeps"): {"name": "x", "recipes": ["tiny"]}}
 
 
 def test_document_and_server():
@@ -139,7 +150,7 @@ def walk(d, method, path, op):
     ok = int(next(code for code in op["responses"] if code != "default"))
     expected = {("DELETE", "/v1/jobs/{id}"): {204, 404}, ("GET", "/v1/evals/{id}"): {404},
                 ("DELETE", "/v1/evals/{id}"): {404}, ("GET", "/v1/evals/{id}/files/{name}"): {404},
-                ("POST", "/v1/evals"): {422},
+                ("POST", "/v1/evals"): {422}, ("DELETE", "/v1/sweeps/{id}"): {204, 404, 409},
                 ("POST", "/v1/checkpoints"): {403}, ("DELETE", "/v1/datasets/{id}"): {409},
                 ("PUT", "/v1/datasets/{id}/upload"): {415},
                 ("POST", "/v1/datasets/{id}/import"): {404},

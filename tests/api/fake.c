@@ -228,6 +228,48 @@ static int metrics_open(void *ctx, const struct api_metrics_query *q,
     return 0;
 }
 
+// Two jobs of two steps; the second has no `lr` at all, and a value that is not finite.
+struct table {
+    int i;
+    double value[2];
+    bool have[2];
+};
+static int table_next(void *self, struct api_wide_row *out) {
+    struct table *t = self;
+    if (t->i == 4)
+        return 0;
+    const bool second = t->i >= 2;
+    t->value[0] = t->i == 3 ? NAN : 0.25 * t->i;
+    t->value[1] = 1e-4;
+    t->have[0] = true;
+    t->have[1] = !second;
+    *out = (struct api_wide_row){.job = second ? "j2" : "j1",
+                                 .run = second ? "a, \"b\"" : "first",
+                                 .step = t->i % 2 + 1,
+                                 .time = 1000 + t->i,
+                                 .value = t->value,
+                                 .have = t->have};
+    t->i++;
+    return 1;
+}
+static int metrics_wide(void *ctx, const struct api_wide_query *q, struct api_wide_cursor *out,
+                        struct api_problem *p) {
+    static const char *const names[] = {"loss", "lr"};
+    (void)ctx;
+    for (size_t i = 0; i < q->njobs; i++)
+        if (q->jobs[i][0] != 'j')
+            return api_problem_set(p, 404, "not-found", "there is no job %s", q->jobs[i]);
+    *out = (struct api_wide_cursor){calloc(1, sizeof(struct table)), names, 2, table_next, free};
+    return 0;
+}
+static int job_alerts(void *ctx, const char *id, struct api_reply *out) {
+    (void)ctx;
+    if (strcmp(id, "j1"))
+        return api_problem_set(&out->problem, 404, "not-found", "there is no job %s", id);
+    out->body = json_pack("{s:[{s:s, s:i}]}", "alerts", "kind", "collapse", "step", 7);
+    return 0;
+}
+
 static int events_read(void *ctx, uint64_t boot, uint64_t seq, uint64_t boot2, uint64_t seq2,
                        const char *job, int max, api_event_fn *fn, void *arg) {
     struct fake *f = ctx;
@@ -414,6 +456,8 @@ void fake_start(struct fake *f, void (*edit)(struct api_config *c)) {
                                .job_remove = job_remove,
                                .job_action = job_action,
                                .metrics_open = metrics_open,
+                               .metrics_wide = metrics_wide,
+                               .job_alerts = job_alerts,
                                .events_read = events_read,
                                .checkpoint_list = reply_list,
                                .checkpoint_get = reply_id,

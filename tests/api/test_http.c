@@ -504,6 +504,28 @@ static void test_metrics(void **state) {
     expect_problem(http_do(&f, "GET", "/v1/jobs/j9/metrics", NULL, NULL), 404, "not-found");
 }
 
+static void test_wide(void **state) {
+    (void)state;
+    struct reply r = http_do(&f, "GET", "/v1/metrics.csv?jobs=j1,j2", NULL, NULL);
+    assert_string_equal(reply_header(&r, "Content-Type"), "text/csv; charset=utf-8");
+    assert_string_equal(r.body, "job,run,step,time,loss,lr\n"
+                                "j1,\"first\",1,1000.000,0,0.0001\n"
+                                "j1,\"first\",2,1001.000,0.25,0.0001\n"
+                                "j2,\"a, \"\"b\"\"\",1,1002.000,0.5,\n"
+                                "j2,\"a, \"\"b\"\"\",2,1003.000,nan,\n");
+    expect(r, 200);
+    expect(http_do(&f, "GET", "/v1/metrics.csv", NULL, NULL), 200);
+    expect_problem(http_do(&f, "GET", "/v1/metrics.csv?jobs=9", NULL, NULL), 404, "not-found");
+    expect_problem(http_do(&f, "GET", "/v1/metrics.csv?from=9&to=3", NULL, NULL), 422,
+                   "invalid-value");
+    expect_problem(http_do(&f, "GET", "/v1/metrics.csv?job=1", NULL, NULL), 400,
+                   "unknown-parameter");
+    r = http_do(&f, "GET", "/v1/jobs/j1/alerts", NULL, NULL);
+    assert_non_null(strstr(r.body, "collapse"));
+    expect(r, 200);
+    expect_problem(http_do(&f, "GET", "/v1/jobs/j9/alerts", NULL, NULL), 404, "not-found");
+}
+
 static void test_page_and_text(void **state) {
     (void)state;
     struct reply r = http_do(&f, "GET", "/", NULL, NULL);
@@ -586,15 +608,25 @@ static void test_idle_connections(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_route),  cmocka_unit_test(test_openapi_matches_routes),
-        cmocka_unit_test(test_methods),      cmocka_unit_test(test_query),
-        cmocka_unit_test(test_list_link),    cmocka_unit_test(test_job_create),
-        cmocka_unit_test(test_job_actions),  cmocka_unit_test(test_host_and_origin),
-        cmocka_unit_test(test_smuggling),    cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_slow_clients), cmocka_unit_test(test_files),
-        cmocka_unit_test(test_import),       cmocka_unit_test(test_metrics),
-        cmocka_unit_test(test_datasets),     cmocka_unit_test(test_page_and_text),
-        cmocka_unit_test(test_token),        cmocka_unit_test(test_idle_connections),
+        cmocka_unit_test(test_every_route),
+        cmocka_unit_test(test_openapi_matches_routes),
+        cmocka_unit_test(test_methods),
+        cmocka_unit_test(test_query),
+        cmocka_unit_test(test_list_link),
+        cmocka_unit_test(test_job_create),
+        cmocka_unit_test(test_job_actions),
+        cmocka_unit_test(test_host_and_origin),
+        cmocka_unit_test(test_smuggling),
+        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_slow_clients),
+        cmocka_unit_test(test_files),
+        cmocka_unit_test(test_import),
+        cmocka_unit_test(test_metrics),
+        cmocka_unit_test(test_wide),
+        cmocka_unit_test(test_datasets),
+        cmocka_unit_test(test_page_and_text),
+        cmocka_unit_test(test_token),
+        cmocka_unit_test(test_idle_connections),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

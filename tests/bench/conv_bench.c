@@ -4,6 +4,7 @@
 // Run by hand: conv_bench [bf16|fp32] [threads] [batch]. Not a test: it asserts nothing.
 #include "engine/core/backend.h"
 #include "engine/open.h"
+#include "tests/bench/rates.h"
 
 #include "driftd_config.h"
 
@@ -57,28 +58,6 @@ static const struct shape shapes[] = {
 
 static int threads;
 
-// One thread: its CPU time, so that other processes count less.
-static double now(void) {
-    struct timespec ts;
-    clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
-}
-
-static void *random_values(struct dr_backend *be, enum dr_dtype t, int64_t n) {
-    void *p = NULL;
-    struct dr_err err = {0};
-    real *f = malloc((size_t)n * sizeof *f);
-    if (!f || be->mem_alloc(be, (size_t)n * sizeof *f, &p, &err)) {
-        fprintf(stderr, "out of memory\n");
-        exit(1);
-    }
-    for (int64_t i = 0; i < n; i++)
-        f[i] = (real)(rand() % 2001 - 1000) * (real)1e-3;
-    DR_OP(be, cast, .dst = p, .src = f, .dt = t, .st = DR_F32, .n = n);
-    free(f);
-    return p;
-}
-
 struct job {
     struct dr_backend *be;
     struct shape s;
@@ -117,9 +96,9 @@ static int runs_of(const struct job *j) {
 static double rate(const struct job *j, int way) {
     double best = 1e9;
     for (int i = 0; i < runs_of(j); i++) {
-        double t = now();
+        double t = rates_now(threads);
         call(j, way);
-        t = now() - t;
+        t = rates_now(threads) - t;
         best = t < best ? t : best;
     }
     return flops(j) / best * 1e-9;
@@ -192,9 +171,9 @@ static double library_rate(const struct job *j, int way) {
     }
     double best = 1e9;
     for (int i = 0; i < runs_of(j) && !st; i++) {
-        double t = now();
+        double t = rates_now(threads);
         st = dnnl_primitive_execute(p, stream, 3, args);
-        t = now() - t;
+        t = rates_now(threads) - t;
         best = t < best ? t : best;
     }
     for (int i = 0; i < 3; i++)
@@ -227,14 +206,14 @@ static bool library_open(void) {
 
 static double product_rate(struct dr_backend *be, enum dr_dtype t) {
     enum { N = 2048 };
-    void *a = random_values(be, t, N * N), *b = random_values(be, t, N * N);
-    real *c = random_values(be, DR_F32, N * N);
+    void *a = rates_random(be, t, N * N), *b = rates_random(be, t, N * N);
+    real *c = rates_random(be, DR_F32, N * N);
     double best = 1e9;
     for (int i = 0; i < 4; i++) {
-        double s = now();
+        double s = rates_now(threads);
         DR_OP(be, gemm, .m = N, .n = N, .k = N, .a = a, .b = b, .c = c, .lda = N, .ldb = N,
               .ldc = N, .abt = t);
-        s = now() - s;
+        s = rates_now(threads) - s;
         best = s < best ? s : best;
     }
     be->mem_free(be, a);
@@ -249,10 +228,10 @@ static void measure(struct dr_backend *be, const struct shape *s, enum dr_dtype 
     j.out = (s->h + 2 * (s->k / 2) - s->k) / s->stride + 1;
     const double most = MOST_FLOPS / flops(&j);
     j.b = (double)batch < most ? batch : (int64_t)most;
-    j.x = random_values(be, t, j.b * s->h * s->h * s->ci);
-    j.y = random_values(be, t, j.b * j.out * j.out * s->co);
-    j.w = random_values(be, DR_F32, s->co * s->ci * s->k * s->k);
-    j.dw = random_values(be, DR_F32, s->co * s->ci * s->k * s->k);
+    j.x = rates_random(be, t, j.b * s->h * s->h * s->ci);
+    j.y = rates_random(be, t, j.b * j.out * j.out * s->co);
+    j.w = rates_random(be, DR_F32, s->co * s->ci * s->k * s->k);
+    j.dw = rates_random(be, DR_F32, s->co * s->ci * s->k * s->k);
     j.version = dr_next_version(be);
     printf("%3d -> %3d, %3d px, %dx%d by %d, %3d images ", (int)s->ci, (int)s->co, (int)s->h,
            (int)s->k, (int)s->k, (int)s->stride, (int)j.b);

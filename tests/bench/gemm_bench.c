@@ -2,6 +2,7 @@
 // Run by hand: gemm_bench [threads]. Not a test: it measures, it asserts nothing.
 #include "engine/core/backend.h"
 #include "engine/open.h"
+#include "tests/bench/rates.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -9,28 +10,6 @@
 #include <time.h>
 
 static int threads;
-
-// One thread: its CPU time, so that other processes count less.
-static double now(void) {
-    struct timespec ts;
-    clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
-}
-
-static void *random_values(struct dr_backend *be, enum dr_dtype t, int64_t n) {
-    void *p = NULL;
-    struct dr_err err = {0};
-    real *f = malloc((size_t)n * sizeof *f);
-    if (!f || be->mem_alloc(be, (size_t)n * sizeof *f, &p, &err)) {
-        fprintf(stderr, "out of memory\n");
-        exit(1);
-    }
-    for (int64_t i = 0; i < n; i++)
-        f[i] = (real)(rand() % 2001 - 1000) * (real)1e-3;
-    DR_OP(be, cast, .dst = p, .src = f, .dt = t, .st = DR_F32, .n = n);
-    free(f);
-    return p;
-}
 
 typedef void sgemm_fn(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a,
                       int lda, const float *b, int ldb, float beta, float *c, int ldc);
@@ -52,20 +31,20 @@ static sgemm_fn *openblas(int with_threads) {
 static void compare(struct dr_backend *be, sgemm_fn *sgemm, const char *what,
                     struct dr_gemm_args g) {
     double best[2] = {1e9, 1e9}, flops = 2.0 * (double)g.m * (double)g.n * (double)g.k;
-    const real *a = g.a = random_values(be, DR_F32, g.m * g.k);
-    const real *b = g.b = random_values(be, DR_F32, g.n * g.k);
-    real *c = g.c = random_values(be, DR_F32, g.m * g.n);
+    const real *a = g.a = rates_random(be, DR_F32, g.m * g.k);
+    const real *b = g.b = rates_random(be, DR_F32, g.n * g.k);
+    real *c = g.c = rates_random(be, DR_F32, g.m * g.n);
     g.lda = g.ta ? g.m : g.k;
     g.ldb = g.tb ? g.k : g.n;
     g.ldc = g.n;
     for (int i = 0; i < 2 * ((int)(4e10 / flops) + 3); i++) {
-        double t0 = now();
+        double t0 = rates_now(threads);
         if (i % 2)
             sgemm(101, g.ta ? 112 : 111, g.tb ? 112 : 111, (int)g.m, (int)g.n, (int)g.k, 1, a,
                   (int)g.lda, b, (int)g.ldb, g.acc, c, (int)g.ldc);
         else
             be->op.gemm(be, &g);
-        double t = now() - t0;
+        double t = rates_now(threads) - t0;
         best[i % 2] = t < best[i % 2] ? t : best[i % 2];
     }
     printf("%-10s fp32 %5d %5d %5d: %.0f GFLOP/s, OpenBLAS %.0f, ratio %.2f\n", what, (int)g.m,
@@ -88,18 +67,18 @@ static void against_openblas(struct dr_backend *be, sgemm_fn *sgemm, int64_t m, 
 
 // Best of a few runs, in GFLOP/s.
 static double rate(struct dr_backend *be, struct dr_gemm_args g) {
-    g.a = random_values(be, g.abt, g.m * g.k);
-    g.b = random_values(be, g.abt, g.n * g.k);
-    g.c = random_values(be, g.ct, g.m * g.n);
+    g.a = rates_random(be, g.abt, g.m * g.k);
+    g.b = rates_random(be, g.abt, g.n * g.k);
+    g.c = rates_random(be, g.ct, g.m * g.n);
     g.lda = g.ta ? g.m : g.k;
     g.ldb = g.tb ? g.k : g.n;
     g.ldc = g.n;
     double flops = 2.0 * (double)g.m * (double)g.n * (double)g.k, best = 1e9;
     int runs = (int)(1e10 / flops) + 3;
     for (int i = 0; i < runs; i++) {
-        double t0 = now();
+        double t0 = rates_now(threads);
         be->op.gemm(be, &g);
-        double t = now() - t0;
+        double t = rates_now(threads) - t0;
         best = t < best ? t : best;
     }
     be->mem_free(be, (void *)(uintptr_t)g.a);

@@ -220,7 +220,7 @@ curve() { # DEVICE
     "$build/tests/bench/gpu_bench" curve "$1" configs/digits.json "$n" "${set[@]}"
 }
 
-# The reference's run, as arguments; without MNIST's files, digits drawn by code: the same shapes.
+# The reference's run, as arguments; without MNIST's files, procedurally generated digits: the same shapes.
 reference() {
     set=(train.precision=bf16 "train.steps=$steps" metrics.spread_every=0)
     if [ -n "$emulated" ]; then

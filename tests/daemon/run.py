@@ -197,7 +197,7 @@ def png_rows(data):
 
 
 def test_colour():
-    """A set of rgb images made by code gives sample grids in colour, the same in two runs."""
+    """A procedurally generated set of rgb images gives sample grids in colour, the same in two runs."""
     colour = ("data.set=shapes", "data.classes=8", "data.channels=3", "data.size=16", "data.flip=true", "data.crop=2",
               "train.classes=8", "train.steps=12", "samples.per_class=2", "metrics.spread_every=4",
               "features.rms=1")

@@ -1,5 +1,5 @@
-// Sets made by code: digits (deterministic, balanced, varied, inside the frame, tell-apart by a
-// nearest-mean rule) and the two-dimensional toys (where their points lie).
+// Procedurally generated sets: digits (deterministic, balanced, varied, inside the frame,
+// tell-apart by a nearest-mean rule) and the two-dimensional toys (where their points lie).
 #include "tests/data/util.h"
 
 #include <math.h>

@@ -175,7 +175,7 @@ static void rows_of_the_table(void **state) {
         assert_int_equal(c.model.kind, f->kind);
         if (!f->made)
             continue;
-        struct dr_dataset *d; // a set made by code keeps what its row promises
+        struct dr_dataset *d; // a procedurally generated set keeps what its row promises
         c.data.count = 40;
         assert_int_equal(dr_dataset_load(&c.data, NULL, false, &d, &err), 0);
         assert_true(d->n == 40 && d->kind == f->kind && d->classes == c.data.classes);

@@ -61,7 +61,7 @@ engine=$(tr ' ' '\n' <<<"$public" | grep . | sort -u | sed 's/\./\\./g' | paste 
 # The daemon's rooms, from the ground up; only http/ and verbs/ know of HTTP.
 rooms=daemon/base/
 may daemon/base "$engine|$rooms"
-for room in store datasets generate evals jobs; do
+for room in store datasets generate evals jobs sweeps; do
     rooms+="|daemon/$room/"
     may "daemon/$room" "$engine|$rooms"
 done

@@ -150,12 +150,13 @@ try {
     assert.ok(field.data.every(([x, y]) => Math.hypot(x, y) < 1.2), 'the reals lie on the spiral');
   });
 
-  await check('the card of a running job shows its values before the stream sends any', async () => {
+  await check('the row of a running job shows its values before the stream sends any', async () => {
     const silent = await page.context().newPage();
     await silent.route('**/v1/events', () => {}); // never answered
     await silent.goto(`${base}/#/runs`);
     const stat = (label) => silent.locator('.run[data-run="1"] .stat', { hasText: label }).locator('b').textContent();
     await silent.waitForSelector('.run[data-run="1"][data-state="running"]');
+    await silent.getByRole('button', { name: 'Details of run 1' }).click();
     for (const label of ['loss', 'drift norm'])
       await until(label, async () => Number.isFinite(parseFloat(await stat(label))));
     await silent.close();
@@ -415,15 +416,20 @@ try {
   });
 
   await check('a checkpoint is served by a button, and no longer by another; so is the live run', async () => {
-    await go('#/status');
+    await go('#/checkpoints');
     const mode = async (m) => (await api('/v1/served')).mode === m;
     const button = page.getByRole('button', { name: /^Serve checkpoint \d+$/ }).first();
     const id = /\d+/.exec(await button.getAttribute('aria-label'))[0];
     await button.click();
     await until('served', async () => (await api('/v1/served')).checkpoint === id && mode('checkpoint'));
+    await page.waitForSelector(`tr[data-checkpoint="${id}"] .badge`);
+    await audit('checkpoints');
+    await go('#/status');
     await until('the page shows it', async () => /promoted/.test(await page.getByRole('region', { name: 'Generation' }).textContent()));
+    await go('#/checkpoints');
     await page.getByRole('button', { name: `Serve checkpoint ${id} no longer` }).click();
     await until('automatic again', () => mode('auto'));
+    await go('#/status');
     await page.getByRole('button', { name: 'Serve the live run' }).click();
     await until('live', () => mode('live'));
     await page.getByRole('button', { name: 'Serve automatically' }).click();

@@ -31,7 +31,7 @@ function askToken() {
     const form = document.createElement('form');
     form.method = 'dialog';
     const title = document.createElement('h2');
-    title.textContent = 'This driftd needs an access token';
+    title.textContent = 'Enter this server\'s access token';
     const ok = document.createElement('button');
     ok.textContent = 'Continue';
     ok.className = 'primary';

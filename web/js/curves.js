@@ -1,7 +1,7 @@
 // The curves page: runs, axis, smoothing and range; the panels draw them. The address holds the view,
 // so that a link shows the same picture.
-import { raw, query } from './api.js';
-import { jobs, on, jobDetail, jobList, loadJobs, active } from './state.js';
+import { get, raw, query } from './api.js';
+import { jobs, on, colourOf, jobDetail, jobList, loadJobs, active } from './state.js';
 import { h, fill, toast, say, perFrame, debounce, download, clamp, num, empty, head, text, keepInAddress } from './ui.js';
 import { Panel, runColor, formatX } from './panel.js';
 import { Run } from './runmodel.js';
@@ -9,14 +9,16 @@ import { Run } from './runmodel.js';
 const accuracies = { classify: ['accuracy', 'test_accuracy'], autoencode: ['probe_accuracy'], both: ['accuracy', 'test_accuracy', 'probe_accuracy'] };
 const objective = (j) => (j.kind === 'encoder' ? j.config?.encoder?.objective : null);
 const panels = [
-  { key: 'drift_norm', title: 'Drift norm', hint: 'per temperature', lineless: true, names: (j) => j.kind === 'encoder' ? [] : ['drift_norm', ...taus(j).map((_, i) => `drift_norm_${i}`)] },
+  { key: 'drift_norm', title: 'Drift norm', hint: 'per temperature', lineless: true, alerts: ['collapse', 'gradient'],
+    about: 'A good curve falls quickly at first and then flattens. It can rise while samples improve, so judge by samples and evaluations; a jump together with an alert is trouble.',
+    names: (j) => j.kind === 'encoder' ? [] : ['drift_norm', ...taus(j).map((_, i) => `drift_norm_${i}`)] },
   { key: 'loss', title: 'Loss', names: () => ['loss'] },
   { key: 'accuracy', title: 'Accuracy', optional: true, hint: 'of encoders and judges', names: (j) => accuracies[objective(j)] ?? [] },
   { key: 'losses', title: 'Loss terms', optional: true, hint: 'of encoders', names: (j) => (objective(j) === 'both' ? ['classify_loss', 'autoencode_loss'] : []) },
-  { key: 'grad_norm', title: 'Gradient norm', names: () => ['grad_norm'] },
-  { key: 'lr', title: 'Learning rate', names: () => ['lr'] },
+  { key: 'grad_norm', title: 'Gradient norm', alerts: ['gradient'], names: () => ['grad_norm'] },
+  { key: 'lr', title: 'Learning rate', hint: 'as set, not smoothed', names: () => ['lr'] },
   { key: 'step_seconds', title: 'Step time', hint: 'seconds', names: () => ['step_seconds'] },
-  { key: 'spread', title: 'Spread', optional: true, hint: 'samples over data, within a class', names: () => ['spread', 'spread_min'] },
+  { key: 'spread', title: 'Spread', optional: true, alerts: ['collapse'], hint: 'samples over data, within a class', names: () => ['spread', 'spread_min'] },
   { key: 'feature_scale', title: 'Feature scale', more: true, names: () => ['feature_scale'] },
   { key: 'dist', title: 'Distances', hint: 'mean and variance', more: true, names: () => ['dist_mean', 'dist_var'] },
   { key: 'alpha_mean', title: 'Mean guidance', more: true, names: () => ['alpha_mean'] },
@@ -89,22 +91,33 @@ export function mount(root, params) {
     say: (m) => say(m, true),
     lines(spec) {
       const lines = [], several = models.size > 1;
-      let r = 0;
       for (const run of models.values()) {
+        const own = colourOf(run.job.id, [...models.keys()]);
         const names = spec.names(run.job).filter((n) => several ? n !== 'drift_norm' || taus(run.job).length === 0 : n !== 'drift_norm' || taus(run.job).length !== 1);
         names.forEach((name, k) => {
-          const color = runColor(several ? r : k === 0 ? 0 : k);
+          const color = runColor(several ? own : own + k);
           lines.push({
             label: several ? `${short(run.job)}${names.length > 1 ? ` · ${label(name, run.job)}` : ''}` : label(name, run.job),
-            color, band: `${color}2e`, dash: several ? dashes[k % dashes.length] : undefined,
+            color, band: `${color}40`, dash: several ? dashes[k % dashes.length] : undefined,
             series: () => { const [a, b] = view.from === null ? [0, Infinity] : stepsOf(run); return run.series(name, a, b); },
             axis() { return axisOf(this.series()); },
             offset: () => offsetOf(run),
           });
         });
-        r++;
       }
       return lines;
+    },
+    // Alerts of the runs shown, of the kinds that a panel marks: [{x, label, text}].
+    alerts(spec) {
+      const marks = [];
+      for (const run of spec.alerts ? models.values() : [])
+        for (const a of run.alerts ?? []) {
+          if (!spec.alerts.includes(a.kind)) continue;
+          const s = run.base.get('loss'), i = view.axis === 'step' || !s?.n ? 0 : clamp(s.find(a.step), 0, s.n - 1);
+          const x = view.axis === 'step' ? a.step : s?.n ? s.t[i] - offsetOf(run) : NaN;
+          marks.push({ x, text: a.text, label: `${models.size > 1 ? `run ${run.job.id}, ` : ''}step ${num(a.step, 6)}, ${a.kind}` });
+        }
+      return marks.sort((a, b) => a.x - b.x);
     },
     setRange(a, b) {
       if (!(b > a)) return;
@@ -185,6 +198,7 @@ export function mount(root, params) {
       const names = [...new Set(panels.flatMap((s) => (s.more && !view.more ? [] : s.names(job))))];
       const run = new Run(job, names, view.window, () => { if (!models.get(id)?.drawn) { run.drawn = true; rebuild(); } draw(); });
       models.set(id, run);
+      get(`/v1/jobs/${id}/alerts`).then((d) => { run.alerts = d.alerts; draw(); }, () => {});
       chipList();
       rebuild();
       await run.load();
@@ -201,9 +215,9 @@ export function mount(root, params) {
   function chipList() {
     const order = [...models.keys()], have = document.activeElement?.dataset?.run;
     fill(chips, jobList().slice(0, 40).map((j) => {
-      const shown = order.indexOf(j.id);
+      const shown = order.indexOf(j.id), colour = colourOf(j.id, order);
       const dot = h('i.dot', { 'aria-hidden': 'true' });
-      if (shown >= 0) dot.style.background = runColor(shown);
+      if (shown >= 0) dot.style.background = runColor(colour);
       return h('button.chip', { type: 'button', 'aria-pressed': String(shown >= 0), data: { run: j.id },
         onclick: () => { if (models.has(j.id)) dropRun(j.id); else addRun(j.id).then(remember); } },
       dot, short(j), active(j) ? h('span.live-mark', null, j.state) : null);
@@ -246,7 +260,8 @@ export function mount(root, params) {
 
   // ---- life ----
 
-  fill(root, head('Curves', 'Drag across a plot to zoom, shift-drag to pan, double-click to show everything.'), pane, bar,
+  const hint = matchMedia('(pointer: coarse), (max-width: 860px)').matches ? 'Drag across a plot to zoom.' : 'Drag across a plot to zoom, shift-drag to pan, double-click to reset.';
+  fill(root, head('Curves', hint), pane, bar,
     h('p.sr', { id: 'plot-keys' }, 'Arrow keys move the cursor, shift with arrow keys pans, plus and minus zoom, zero shows everything.'), box);
 
   async function begin() {
@@ -279,6 +294,10 @@ export function mount(root, params) {
     if (!run) return;
     if (d.state === 'running') run.rewound = true;
     else if (d.state !== 'stopping') run.reload(600);
+  }));
+  off.push(on('alert', (d) => {
+    const run = models.get(String(d.job));
+    if (run) { (run.alerts ??= []).push(d); draw(); }
   }));
   off.push(on('refetch', () => { for (const run of models.values()) run.reload(300); }));
   off.push(on('jobs', (id) => { if (!made.length && jobs.size) begin(); else if (id === undefined || !chips.querySelector(`[data-run="${id}"]`)) chipList(); }));

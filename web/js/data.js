@@ -129,7 +129,7 @@ export function mount(root, params) {
     if (s.state === 'failed') return s.error;
     if (s.state === 'missing') return 'its files are not in the data directory';
     if (s.kind === 'points') return 'points in two dimensions';
-    const n = s.train ? `${int(s.train + s.test)} pictures` : s.kind === 'made' ? 'made by code' : 'pictures';
+    const n = s.train ? `${int(s.train + s.test)} pictures` : s.kind === 'made' ? 'procedurally generated' : 'pictures';
     return [n, s.class_count ? `${int(s.class_count)} ${s.class_count === 1 ? 'class' : 'classes'}` : null, s.size ? `${s.size} × ${s.size}` : null, s.channels ? (s.channels === 1 ? 'grey' : 'colour') : null].filter(Boolean).join(' · ');
   }
   const busy = (s) => s.state === 'importing' || uploads.has(s.name);

@@ -1,7 +1,8 @@
 // The dialog that starts a run: a recipe, and its values as fields made from the configuration schema.
-// Only changed values are sent, as overrides.
+// Only changed values are sent, as overrides. Another recipe keeps what has been edited; `from` is a run
+// whose settings are filled in.
 import { get, post } from './api.js';
-import { remember } from './state.js';
+import { jobDetail, remember } from './state.js';
 import { h, fill, toast, field, text, int } from './ui.js';
 
 const common = ['train.steps', 'train.minutes', 'train.seed', 'optim.lr', 'loss.temperatures', 'train.alpha_max', 'encoder.objective', 'encoder.batch', 'samples.every'];
@@ -24,16 +25,17 @@ function read(f, el) {
   return el.value;
 }
 
-export async function openForm() {
-  let schema, recipes;
+export async function openForm({ from = null } = {}) {
+  let schema, recipes, source = null;
   try {
-    [schema, recipes] = await Promise.all([get('/v1/configs/schema'), get('/v1/configs').then((c) => c.configs)]);
+    [schema, recipes, source] = await Promise.all([get('/v1/configs/schema'), get('/v1/configs').then((c) => c.configs), from ? jobDetail(from.id) : null]);
   } catch (e) { toast(e.message, true); return; }
   let config = {}, controls = new Map();
+  const own = source && !recipes.some((r) => r.name === source.recipe && !r.error); // its recipe is not here: the whole configuration is sent
   const about = h('p.about'), errors = h('div.form-errors', { role: 'alert' }), basics = h('div.fields'), rest = h('div.field-groups');
   const changedNote = h('p.changed', { 'aria-live': 'polite' }, '');
-  const name = h('input', { type: 'text', maxlength: '200', placeholder: 'optional', autocomplete: 'off' });
-  const priority = h('input', { type: 'number', min: '-1000', max: '1000', step: '1', value: '0' });
+  const name = h('input', { type: 'text', maxlength: '200', placeholder: 'optional', autocomplete: 'off', value: from?.name && from.name !== from.recipe ? from.name : '' });
+  const priority = h('input', { type: 'number', min: '-1000', max: '1000', step: '1', value: String(from?.priority ?? 0) });
   const search = h('input', { type: 'search', placeholder: 'Filter settings', 'aria-label': 'Filter settings', oninput: () => {
     const q = search.value.toLowerCase();
     for (const g of rest.children) {
@@ -42,7 +44,7 @@ export async function openForm() {
       g.hidden = !any;
     }
   } });
-  const recipe = h('select', { autofocus: true, onchange: () => choose(recipe.value) }, recipes.map((r) => h('option', { value: r.name, disabled: !!r.error }, r.name)));
+  const recipe = h('select', { autofocus: true, onchange: () => choose(recipe.value) }, own ? h('option', { value: '' }, `configuration of run ${from.id}`) : null, recipes.map((r) => h('option', { value: r.name, disabled: !!r.error, title: r.error ?? '', selected: !own && r.name === source?.recipe }, r.error ? `${r.name} (broken)` : r.name)));
   const key = crypto.randomUUID?.() ?? String(Math.random());
 
   const changes = () => {
@@ -57,11 +59,25 @@ export async function openForm() {
     const n = Object.keys(changes()).length;
     text(changedNote, n ? `${n} setting${n > 1 ? 's' : ''} changed from the recipe` : '');
   };
+  // Into the fields; those that the recipe's kind does not have are dropped. Returns how many were.
+  function put(values) {
+    let lost = 0;
+    for (const [path, v] of Object.entries(values)) {
+      const c = controls.get(path);
+      if (!c) { lost++; continue; }
+      if (c.f.type === 'boolean') c.el.checked = !!v;
+      else c.el.value = Array.isArray(v) ? v.join(', ') : String(v);
+    }
+    return lost;
+  }
 
   async function choose(which) {
-    try { config = await get(`/v1/configs/${encodeURIComponent(which)}`); } catch (e) { text(errors, e.message); return; }
+    const kept = controls.size ? changes() : {}, had = config.kind;
+    fill(errors);
+    try { config = which ? await get(`/v1/configs/${encodeURIComponent(which)}`) : source.config; } catch (e) { text(errors, e.message); return; }
     const r = recipes.find((x) => x.name === which);
-    text(about, `${r.about.replace(/\.?$/, '.').replace(/^./, (c) => c.toUpperCase())} ${int(r.steps)} steps${r.minutes ? ` or ${r.minutes} minutes, whichever comes first` : ''}, ${r.size > 1 ? `${r.size} × ${r.size} pixels` : 'two dimensions'}, ${r.classes} class${r.classes > 1 ? 'es' : ''}.`);
+    if (!r) text(about, `All settings of run ${from.id}, ${from.name || from.recipe}.`);
+    else text(about, `${r.about.replace(/\.?$/, '.').replace(/^./, (c) => c.toUpperCase())} ${int(r.steps)} steps${r.minutes ? ` or ${r.minutes} minutes, whichever comes first` : ''}, ${r.size > 1 ? `${r.size} × ${r.size} pixels` : 'two dimensions'}, ${r.classes} class${r.classes > 1 ? 'es' : ''}.`);
     controls = new Map();
     const make = (f) => {
       const el = control(f, at(config, f.path) ?? f.default, touched);
@@ -77,13 +93,27 @@ export async function openForm() {
       groups.get(g).push(f);
     }
     fill(rest, [...groups].map(([g, list]) => h('fieldset', null, h('legend', null, g), h('div.fields', null, list.map(make)))));
+    const n = Object.keys(kept).length, lost = put(kept);
+    if (n && had !== undefined) toast(lost ? `${n - lost} of ${n} changed settings are kept; the others do not exist in ${which}.` : `${n} changed setting${n > 1 ? 's are' : ' is'} kept.`);
     touched();
+  }
+
+  // Wherever a field is: in the section that is folded, or filtered away.
+  function show(el) {
+    const section = el.closest('details');
+    if (section) {
+      section.open = true;
+      if (search.value) { search.value = ''; search.oninput(); }
+    }
+    el.scrollIntoView({ block: 'center' });
+    el.focus();
   }
 
   async function submit(e) {
     e.preventDefault();
     fill(errors);
-    const body = { config: recipe.value, overrides: changes(), priority: Number(priority.value) || 0 };
+    for (const { el } of controls.values()) el.removeAttribute('aria-invalid');
+    const body = { config: recipe.value || source.config, overrides: changes(), priority: Number(priority.value) || 0 };
     if (name.value.trim()) body.name = name.value.trim();
     go.disabled = true;
     try {
@@ -92,10 +122,12 @@ export async function openForm() {
       toast(`Run ${job.id} is ${job.state}.`);
       dialog.close();
     } catch (err) {
-      fill(errors, h('p', null, err.message), err.errors?.length > 1 ? err.errors.map((x) => h('p', null, `${x.field}: ${x.message}`)) : null);
-      const bad = err.errors?.map((x) => controls.get(x.field.replace(/^overrides\./, ''))?.el).find(Boolean);
-      bad?.setAttribute('aria-invalid', 'true');
-      bad?.focus();
+      const named = (err.errors ?? []).map((x) => ({ path: x.field.replace(/^(overrides|config)\./, ''), message: x.message }));
+      const wrong = named.filter((x) => controls.has(x.path));
+      const first = wrong[0];
+      fill(errors, h('p', null, first && !err.message.includes(first.path) ? `${first.path}: ${err.message}` : err.message), named.length > 1 ? named.map((x) => h('p', null, `${x.path}: ${x.message}`)) : null);
+      for (const x of wrong) controls.get(x.path).el.setAttribute('aria-invalid', 'true');
+      if (first) show(controls.get(first.path).el);
     } finally { go.disabled = false; }
   }
 
@@ -103,7 +135,7 @@ export async function openForm() {
   const go = h('button.primary', { type: 'submit' }, 'Start');
   const dialog = h('dialog.form', { 'aria-labelledby': 'form-title', onclose: () => dialog.remove() },
     h('form', { onsubmit: submit, novalidate: true },
-      h('div.form-head', null, h('h2', { id: 'form-title' }, 'New run'), h('button.quiet', { type: 'button', 'aria-label': 'Close', onclick: () => dialog.close() }, '✕')),
+      h('div.form-head', null, h('h2', { id: 'form-title' }, from ? `Run ${from.id}, with changes` : 'New run'), h('button.quiet', { type: 'button', 'aria-label': 'Close', onclick: () => dialog.close() }, '✕')),
       h('div.form-body', { tabindex: '0', role: 'region', 'aria-label': 'Settings' },
         h('div.fields', null, field('Recipe', recipe), field('Name', name), field('Priority', priority)),
         about, basics,
@@ -113,6 +145,15 @@ export async function openForm() {
   document.body.append(dialog);
   dialog.showModal();
   const usable = recipes.find((r) => !r.error);
-  if (usable) choose(usable.name);
+  if (source) {
+    await choose(own ? '' : source.recipe);
+    const was = {};
+    for (const [path, { f }] of controls) {
+      const v = at(source.config, path);
+      if (v !== undefined && JSON.stringify(v) !== JSON.stringify(at(config, path) ?? f.default)) was[path] = v;
+    }
+    put(was);
+    touched();
+  } else if (usable) choose(usable.name);
   else text(errors, 'There is no usable recipe in the configuration folder.');
 }

@@ -9,11 +9,13 @@ import * as play from './play.js';
 import * as data from './data.js';
 import * as evals from './evals.js';
 import * as status from './status.js';
+import * as checkpoints from './checkpoints.js';
 
 const pages = [
   ['runs', 'Runs', runs], ['data', 'Data', data], ['curves', 'Curves', curves], ['samples', 'Samples', samples],
-  ['play', 'Playground', play], ['evals', 'Evaluations', evals], ['status', 'Status', status],
+  ['play', 'Playground', play], ['evals', 'Evaluations', evals], ['checkpoints', 'Checkpoints', checkpoints], ['status', 'Status', status],
 ];
+const front = ['runs', 'curves', 'samples', 'play']; // on a phone; the rest is behind More
 const main = document.getElementById('main');
 let down = null, current = '';
 
@@ -37,6 +39,7 @@ function route() {
     toast(e.message, true);
     console.error(e);
   }
+  more.toggleAttribute('data-here', !front.includes(page[0]));
   if (moved) scrollTo(0, 0);
 }
 
@@ -61,8 +64,16 @@ button.addEventListener('click', () => {
 });
 dark.addEventListener('change', theme);
 
-fill(document.getElementById('nav'), pages.map(([key, title]) =>
-  h('a', { href: `#/${key}`, data: { page: key } }, icon(key), h('span', null, title))));
+const nav = document.getElementById('nav');
+const more = h('button.nav-more', { type: 'button', 'aria-expanded': 'false', onclick: () => unfold(!nav.hasAttribute('data-open')) }, icon('more'), h('span', null, 'More'));
+function unfold(open) {
+  nav.toggleAttribute('data-open', open);
+  more.setAttribute('aria-expanded', String(open));
+}
+fill(nav, pages.map(([key, title]) =>
+  h(`a${front.includes(key) ? '' : '.behind'}`, { href: `#/${key}`, data: { page: key } }, icon(key), h('span', null, title))), more);
+addEventListener('hashchange', () => unfold(false));
+addEventListener('keydown', (e) => { if (e.key === 'Escape') unfold(false); });
 document.querySelector('.skip').addEventListener('click', (e) => { e.preventDefault(); main.focus(); });
 addEventListener('hashchange', route);
 theme();

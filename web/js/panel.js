@@ -23,6 +23,7 @@ export class Panel {
     this.spec = spec;
     this.host = host;
     this.legend = h('ul.legend');
+    this.notes = h('p.sub.alerts', { hidden: true });
     this.plot = h('div.plot', { tabindex: '0', role: 'group', 'aria-label': spec.title,
       'aria-describedby': 'plot-keys', onkeydown: (e) => this.key(e) });
     this.tableBox = h('div.plot-table', { hidden: true, tabindex: '0', role: 'region', 'aria-label': `${spec.title}, table` });
@@ -32,7 +33,7 @@ export class Panel {
         h('div.panel-tools', null, this.tableButton,
           h('button.quiet', { type: 'button', 'aria-label': `${spec.title}: CSV`, onclick: () => host.csv(spec) }, 'CSV'),
           h('button.quiet', { type: 'button', 'aria-label': `${spec.title}: PNG`, onclick: () => this.png() }, 'PNG'))),
-      this.legend, this.plot, this.tableBox);
+      this.legend, this.plot, this.tableBox, this.notes, spec.about ? h('p.sub.about-plot', null, spec.about) : null);
     this.resize = new ResizeObserver(() => this.fit());
     this.resize.observe(this.plot);
     this.panning();
@@ -62,7 +63,7 @@ export class Panel {
     this.u = null;
     this.lines = this.host.lines(this.spec);
     const view = this.host.view();
-    const grid = { stroke: css('--grid'), width: 1 }, stroke = css('--muted'), font = '11.5px system-ui, sans-serif';
+    const grid = { stroke: css('--grid'), width: 1 }, stroke = css('--muted'), font = '12px system-ui, sans-serif'; // whole pixels: uPlot multiplies the digits before px
     const series = [{}], bands = [];
     for (const l of this.lines) {
       const at = series.length;
@@ -101,7 +102,7 @@ export class Panel {
           this.host.setRange(a, b);
         }],
         setCursor: [() => this.values()],
-        draw: [(u) => this.markBad(u)],
+        draw: [(u) => { this.markAlerts(u); this.markBad(u); }],
       },
     };
     this.plot.replaceChildren();
@@ -136,6 +137,27 @@ export class Panel {
   isEmpty() {
     if (this.spec.lineless && !this.lines.length) return true; // nothing of it in the runs shown
     return !!this.spec.optional && this.lines.every((l) => !l.series().n);
+  }
+
+  // A dashed line and a triangle where the daemon gave an alert of one of the panel's kinds.
+  markAlerts(u) {
+    const ctx = u.ctx, r = devicePixelRatio || 1, foot = u.bbox.top + u.bbox.height;
+    const [a, b] = this.host.range();
+    const seen = (this.host.alerts?.(this.spec) ?? []).filter((m) => m.x >= a && m.x <= b);
+    ctx.save();
+    ctx.strokeStyle = ctx.fillStyle = css('--warn');
+    ctx.lineWidth = r;
+    for (const m of seen) {
+      const x = Math.round(u.valToPos(m.x, 'x', true));
+      ctx.setLineDash([3 * r, 3 * r]);
+      ctx.beginPath(); ctx.moveTo(x, u.bbox.top); ctx.lineTo(x, foot); ctx.stroke();
+      ctx.beginPath(); ctx.moveTo(x, foot - 8 * r); ctx.lineTo(x - 5 * r, foot); ctx.lineTo(x + 5 * r, foot); ctx.fill();
+    }
+    ctx.restore();
+    this.el.dataset.alerts = seen.length;
+    this.notes.hidden = !seen.length;
+    const last = seen.slice(-2).map((m) => `${m.label}: ${m.text}`);
+    text(this.notes, `${seen.length > 2 ? `${seen.length} alerts, the last two: ` : ''}${last.join('; ')}`);
   }
 
   // Red crosses along the top edge: steps whose value was not a finite number.
@@ -177,7 +199,7 @@ export class Panel {
     this.lines.forEach((l, k) => {
       const s = l.series();
       const at = i !== null && i !== undefined && i < xs.length ? nearest(out[k].line, i) : NaN;
-      const v = Number.isNaN(at) ? lastFinite(s) : out[k].line[at];
+      const v = Number.isNaN(at) ? lastVisible(xs, out[k].line, this.host.range()[1]) ?? lastFinite(s) : out[k].line[at];
       text(this.cells[k].value, num(v));
       text(this.cells[k].bad, s.totalBad ? `${s.totalBad} not finite` : '');
       said += `, ${l.label} ${num(v, 3)}`;
@@ -264,11 +286,11 @@ export class Panel {
     ctx.fillStyle = css('--panel');
     ctx.fillRect(0, 0, c.width, c.height);
     ctx.fillStyle = css('--ink');
-    ctx.font = `600 ${13 * r}px system-ui, sans-serif`;
+    ctx.font = `600 ${Math.round(13 * r)}px system-ui, sans-serif`;
     const window = this.host.view().window;
     ctx.fillText(this.spec.title, 12 * r, 18 * r);
     const after = 20 * r + ctx.measureText(this.spec.title).width;
-    ctx.font = `${11 * r}px system-ui, sans-serif`;
+    ctx.font = `${Math.round(11 * r)}px system-ui, sans-serif`;
     ctx.fillStyle = css('--muted');
     ctx.fillText(`by ${this.host.view().axis}${window > 1 ? `, EMA over ${window} steps` : ''}`, after, 18 * r);
     let x = 12 * r;
@@ -303,6 +325,12 @@ function nearest(list, i) {
     if (list[i + d] !== null && list[i + d] !== undefined) return i + d;
   }
   return NaN;
+}
+
+// The line's value at the right end of what is in view.
+function lastVisible(xs, line, end) {
+  for (let i = xs.length - 1; i >= 0; i--) if (xs[i] <= end && line[i] !== null && line[i] !== undefined) return line[i];
+  return null;
 }
 
 function lastFinite(s) {

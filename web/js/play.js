@@ -11,9 +11,10 @@ const MAGNIFIED = 3;
 export function mount(root, params) {
   const asked = params.get('cfg') ?? '1.5', several = asked.includes(',');
   // n: images per guidance scale; null: as many as the grid holds. scales: of a sweep.
+  const number = (key, none) => (params.has(key) && params.get(key) !== '' && Number.isFinite(+params.get(key)) ? +params.get(key) : none); // 0 is one
   const s = {
-    class: params.get('class') ?? '', cfg: several ? 1.5 : +asked || 1.5, scales: several ? asked : SCALES, sweep: several,
-    seed: +(params.get('seed') ?? 0) || dice(), lock: params.has('seed'), n: +params.get('n') || null,
+    class: params.get('class') ?? '', cfg: several ? 1.5 : number('cfg', 1.5), scales: several ? asked : SCALES, sweep: several,
+    seed: number('seed', null) ?? dice(), lock: params.has('seed'), n: +params.get('n') || null,
     cols: clamp(+(params.get('cols') ?? 6) || 6, 1, 1024), rows: clamp(+(params.get('rows') ?? 4) || 4, 1, 1024),
     checkpoint: params.get('checkpoint') ?? 'served', guidance: params.get('guidance') ?? 'one-step', scale: +params.get('scale') || MAGNIFIED,
     drawn: null, // {checkpoint, step} of the picture that is being restored
@@ -30,9 +31,11 @@ export function mount(root, params) {
   const stage = h('div.stage-box', null, error, figure, note, split, splitText);
 
   function request(pinned) {
-    const rows = s.sweep && s.n === null ? s.scales.split(',').length : s.rows;
+    const scales = s.scales.split(',').length, all = /^0-(\d+)$/.exec(s.class);
+    // A sweep has a row of images per scale; over all classes one of each in it.
+    const cols = s.sweep && s.n === null && all ? +all[1] + 1 : s.cols, rows = s.sweep && s.n === null ? scales : s.rows;
     return query({ class: s.class || 'random', cfg: s.sweep ? s.scales : s.cfg, seed: s.seed,
-      n: s.n ?? (s.sweep ? s.cols : s.cols * s.rows), checkpoint: pinned ?? s.checkpoint, grid: `${s.cols}x${rows}`, scale: s.scale,
+      n: s.n ?? (s.sweep ? cols : cols * rows), checkpoint: pinned ?? s.checkpoint, grid: `${cols}x${rows}`, scale: s.scale,
       guidance: s.guidance === 'one-step' ? null : s.guidance });
   }
   // The same bytes again need the id that made them: what a word stands for changes.

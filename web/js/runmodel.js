@@ -8,6 +8,9 @@ import { Series } from './series.js';
 const RAW_STEPS = 40000; // runs up to this length are fetched row by row, longer ones as means of 64 or more
 const RECENT = 4000;
 
+// What is set and not measured is drawn as it is.
+const smoothing = (name, window) => (name === 'lr' ? 1 : window);
+
 export class Run {
   constructor(job, names, window, changed) {
     this.job = job;
@@ -19,7 +22,7 @@ export class Run {
     this.recent = []; // [{cols, row, t}] of the stream, to bridge a load
     this.rewound = false;
     this.coarse = true; // until the fine load has arrived
-    for (const n of names) this.base.set(n, new Series(window));
+    for (const n of names) this.base.set(n, new Series(smoothing(n, window)));
   }
 
   close() {
@@ -35,7 +38,7 @@ export class Run {
 
   setWindow(window) {
     this.window = window;
-    for (const s of this.base.values()) s.setWindow(window);
+    for (const [n, s] of this.base) s.setWindow(smoothing(n, window));
     this.detail = null;
   }
 
@@ -122,7 +125,7 @@ export class Run {
     if (asked !== this.asked || this.closed) return false;
     const series = new Map();
     for (const one of data.series) {
-      const s = new Series(this.window, 2 * RAW_STEPS);
+      const s = new Series(smoothing(one.name, this.window), 2 * RAW_STEPS);
       s.load(data.columns, one.rows);
       series.set(one.name, s);
     }

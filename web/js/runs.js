@@ -1,8 +1,11 @@
-// The runs page: every job with its live state, and the form that starts one.
-import { get, post, raw } from './api.js';
-import { jobs, on, jobList, loadJobs, remember } from './state.js';
-import { h, fill, text, num, int, duration, ago, badge, toast, empty, head, perFrame } from './ui.js';
+// The runs page: every job in one table that sorts and filters, each with a row that opens; what the
+// chosen ones have in common is compared. The address holds the view.
+import { post, raw, query } from './api.js';
+import { jobs, on, jobList, loadJobs, remember, active } from './state.js';
+import { h, fill, text, toast, empty, head, perFrame, debounce, download, keepInAddress } from './ui.js';
 import { openForm } from './form.js';
+import { runRow, paths } from './runrow.js';
+import { settings } from './diff.js';
 
 const can = {
   pause: (s) => s === 'running' || s === 'queued',
@@ -10,6 +13,13 @@ const can = {
   stop: (s) => s === 'running' || s === 'queued' || s === 'paused',
   remove: (s) => s === 'completed' || s === 'failed' || s === 'stopped' || s === 'interrupted',
 };
+const order = ['running', 'stopping', 'queued', 'paused', 'interrupted', 'failed', 'stopped', 'completed'];
+const seconds = (j) => j.seconds ?? 0;
+const columns = [
+  ['id', 'Run', (j) => +j.id], ['state', 'State', (j) => order.indexOf(j.state)], ['changed', 'Changed from the recipe', (j) => paths(j).join()],
+  ['drift', 'Drift norm', (j) => j.newest?.drift_norm ?? Infinity], ['step', 'Steps', (j) => j.step ?? 0], ['time', 'Time', seconds],
+];
+const falling = ['id', 'step', 'time']; // the first click shows the greatest first
 
 async function act(job, action) {
   try {
@@ -24,89 +34,129 @@ async function act(job, action) {
   } catch (e) { toast(e.message, true); }
 }
 
-// The last values of a run, until the stream sends newer ones.
-async function lastValues(j) {
-  if (j.newest || !j.step || j.asked === j.step || (j.asked && j.state === 'running')) return;
-  j.asked = j.step; // rows are stored a little after their step, so ask for a few more
-  const d = await get(`/v1/jobs/${j.id}/metrics?names=loss,drift_norm&from=${Math.max(0, j.step - 64)}&max_points=0`);
-  const at = (name) => d.series.find((s) => s.name === name)?.rows.at(-1)?.[2] ?? null;
-  const now = jobs.get(j.id);
-  if (now && !now.newest) now.newest = { step: j.step, loss: at('loss'), drift_norm: at('drift_norm') };
-}
-
-// A card per run; made once, updated in place.
-function card(id) {
-  const name = h('a.run-name'), sub = h('p.sub'), state = h('span.badge'), bar = h('progress', { max: '1', value: '0' });
-  const left = h('span'), steps = h('b'), eta = h('b'), norm = h('b'), loss = h('b'), rate = h('b'), error = h('p.error', { hidden: true });
-  const buttons = {};
-  for (const [action, label] of [['pause', 'Pause'], ['resume', 'Resume'], ['stop', 'Stop'], ['remove', 'Delete']])
-    buttons[action] = h('button.quiet', { type: 'button', onclick: () => act(jobs.get(id), action) }, label);
-  const stat = (label, b, cls = '') => h(`div.stat${cls}`, null, h('span', null, label), b);
-  const el = h('article.run', { data: { run: id } },
-    h('div.run-top', null, h('div', null, name, sub), state),
-    h('div.run-bar', null, bar),
-    h('div.stats', null, stat('step', steps), h('div.stat', null, left, eta), stat('drift norm', norm), stat('loss', loss), stat('steps / s', rate)),
-    error,
-    h('div.run-actions', null, h('a.button.quiet', { href: `#/curves?runs=${id}` }, 'Curves'), h('a.button.quiet', { href: `#/samples?job=${id}` }, 'Samples'),
-      h('span.spacer'), Object.values(buttons)));
-  const update = () => {
-    const j = jobs.get(id);
-    if (!j) return;
-    name.href = `#/curves?runs=${id}`;
-    text(name, j.name || j.recipe);
-    el.setAttribute('aria-label', `Run ${id}, ${j.name || j.recipe}, ${j.state}`);
-    bar.setAttribute('aria-label', `Progress of run ${id}`);
-    text(sub, `run ${id} · ${j.recipe}${j.data && j.data !== j.recipe ? ` · ${j.data}` : ''} · ${j.state === 'running' && j.started ? `started ${ago(j.started)}` : j.ended ? `ended ${ago(j.ended)}` : `created ${ago(j.created)}`}`);
-    text(state, j.state !== 'queued' ? j.state : j.waits_for ? `waits for run ${j.waits_for.id}` : j.ahead ? `queued, ${j.ahead} ahead` : j.state);
-    state.title = j.waits_for ? `${j.waits_for.name}, which is ${j.waits_for.state}` : '';
-    state.dataset.state = j.state;
-    el.dataset.state = j.state;
-    const done = j.state === 'completed'; // perhaps before all its steps, by its time limit
-    bar.value = done ? 1 : Math.min(1, j.progress ?? 0);
-    text(steps, done && j.step !== j.steps_total ? int(j.step) : `${int(j.step)} / ${int(j.steps_total)}`);
-    const going = j.state === 'running' || j.state === 'queued';
-    text(left, going ? 'time left' : 'took');
-    text(eta, duration(going ? j.eta_seconds : j.seconds));
-    text(norm, num(j.newest?.drift_norm));
-    text(loss, num(j.newest?.loss));
-    text(rate, j.state === 'running' && j.rate ? num(j.rate, 3) : j.seconds > 0 && j.step ? num(j.step / j.seconds, 3) : '–');
-    error.hidden = !j.error;
-    text(error, j.error ?? '');
-    for (const [action, b] of Object.entries(buttons)) {
-      b.hidden = !can[action](j.state);
-      b.setAttribute('aria-label', `${b.textContent} run ${id}`);
-    }
-  };
-  update();
-  return { el, update };
-}
+// All words of a run that the filter looks at.
+const words = (j) => [j.id, j.name, j.recipe, j.kind, j.state, j.data, j.notes, ...paths(j)].join(' ').toLowerCase();
 
 export function mount(root, params) {
-  const cards = new Map(), list = h('div.runs'), off = [];
-  const create = h('button.primary', { type: 'button', onclick: () => openForm() }, 'New run');
-  fill(root, head('Runs', 'Training jobs of this daemon, newest first.', create), list);
+  const view = { q: params.get('q') ?? '', state: params.get('state') ?? '', sort: params.get('sort') ?? '-id', diff: (params.get('diff') ?? '').split(',').filter(Boolean) };
+  const rows = new Map(), picked = new Set(view.diff), off = [];
+  let shown = [], loaded = jobs.size > 0;
 
-  const layout = () => {
-    const order = jobList();
-    if (!order.length) {
-      cards.clear();
-      fill(list, empty('Nothing has been trained yet', 'Pick a recipe and watch a distribution drift onto the data.',
+  const search = h('input', { type: 'search', value: view.q, placeholder: 'Name, recipe, setting or note', 'aria-label': 'Filter runs',
+    oninput: debounce(() => { view.q = search.value; layout(); }, 120) });
+  const state = h('select', { 'aria-label': 'State', onchange: () => { view.state = state.value; layout(); } },
+    [['', 'every state'], ['active', 'active'], ['ended', 'ended'], ...order.map((s) => [s, s])].map(([v, t]) => h('option', { value: v, selected: v === view.state }, t)));
+  const count = h('output');
+  const chosen = () => jobList().filter((j) => picked.has(j.id)).map((j) => j.id).reverse();
+  const curves = h('button', { type: 'button', onclick: () => { location.hash = `#/curves?runs=${chosen().join(',')}`; } }, 'Curves');
+  const differ = h('button', { type: 'button', onclick: () => { view.diff = chosen(); compare(true); save(); } }, 'Settings');
+  const csv = h('button', { type: 'button', onclick: () => table(picked.size ? chosen() : shown.map((j) => j.id).reverse()) }, 'CSV');
+  const bar = h('div.toolbar.runs-bar', null, search, state, count, h('div.control.end', { role: 'group', 'aria-label': 'Chosen runs' }, curves, differ, csv));
+
+  async function table(ids) {
+    try {
+      const res = await raw(`/v1/metrics.csv?${query({ jobs: ids.join(',') })}`);
+      download(await res.blob(), `driftd-runs-${ids.slice(0, 8).join('-')}.csv`);
+    } catch (e) { toast(e.message, true); }
+  }
+
+  // ---- settings side by side ----
+
+  const beside = h('div.beside');
+  let comparing = '';
+  async function compare(focus) {
+    const key = view.diff.join();
+    if (key === comparing && !focus) return;
+    comparing = key;
+    try {
+      const el = view.diff.length ? await settings(view.diff, () => { view.diff = []; compare(); save(); differ.focus(); }) : null;
+      if (comparing !== key) return;
+      fill(beside, el);
+      if (focus) beside.querySelector('h2')?.focus();
+    } catch (e) { toast(e.message, true); }
+  }
+
+  // ---- the table ----
+
+  const all = h('input', { type: 'checkbox', 'aria-label': 'Choose all runs shown', onchange: () => {
+    for (const j of shown) { if (all.checked) picked.add(j.id); else picked.delete(j.id); }
+    marks();
+  } });
+  const heads = columns.map(([key, title]) => h(`th.c-${key}`, { scope: 'col' }, h('button.sort', { type: 'button', onclick: () => {
+    const now = view.sort.replace('-', '') === key;
+    view.sort = now ? (view.sort[0] === '-' ? key : `-${key}`) : falling.includes(key) ? `-${key}` : key;
+    layout();
+  } }, title)));
+  const body = h('table.runs', null, h('thead', null, h('tr', null, h('td.c-pick', null, all), h('td.c-thumb'), heads, h('td.c-act'))));
+  const box = h('div.card.scroll.runs-box', { tabindex: '0', role: 'region', 'aria-label': 'Runs' }, body);
+  const list = h('div.runs-list');
+  const create = h('button.primary', { type: 'button', onclick: () => openForm() }, 'New run');
+  fill(root, head('Runs', 'Training jobs of this daemon. A job is a recipe plus your overrides.', create), bar, beside, list);
+
+  const near = new IntersectionObserver((seen) => { for (const e of seen) if (e.isIntersecting) rows.get(e.target.dataset.run)?.look(); }, { rootMargin: '200px' });
+  const host = {
+    can, act,
+    duplicate: (j) => openForm({ from: j }),
+    compare: (j) => { view.diff = [j.id]; compare(true); save(); },
+    picked: (id) => picked.has(id),
+    pick(id, yes) { if (yes) picked.add(id); else picked.delete(id); marks(); },
+  };
+  function marks() {
+    for (const r of rows.values()) r.mark();
+    for (const id of picked) if (!jobs.has(id)) picked.delete(id);
+    all.checked = shown.length > 0 && shown.every((j) => picked.has(j.id));
+    curves.disabled = differ.disabled = !picked.size;
+    text(csv, picked.size ? 'CSV' : 'CSV of all');
+    csv.disabled = !shown.length;
+  }
+  function save() {
+    keepInAddress('runs', query({ q: view.q, state: view.state, sort: view.sort === '-id' ? null : view.sort, diff: view.diff.join(',') }));
+  }
+
+  function layout() {
+    const everything = jobList();
+    bar.hidden = !everything.length;
+    if (!everything.length) {
+      if (!loaded) return;
+      rows.clear();
+      fill(list, empty('No runs yet', 'A run is started from a recipe, with any of its settings changed.',
         h('button.primary', { type: 'button', onclick: () => openForm() }, 'Start the first run')));
       return;
     }
-    const had = [...list.children].map((c) => c.dataset?.run).join();
-    for (const id of cards.keys()) if (!jobs.has(id)) cards.delete(id);
-    for (const j of order) if (!cards.has(j.id)) cards.set(j.id, card(j.id));
-    if (had !== order.map((j) => j.id).join()) fill(list, order.map((j) => cards.get(j.id).el));
-    for (const c of cards.values()) c.update();
-    for (const j of order.slice(0, 50)) lastValues(j).then(() => cards.get(j.id)?.update(), () => {});
-  };
+    if (list.firstChild !== box) fill(list, box);
+    for (const id of rows.keys()) if (!jobs.has(id)) { near.unobserve(rows.get(id).el); rows.get(id).close(); rows.delete(id); }
+    const q = view.q.toLowerCase().split(/\s+/).filter(Boolean);
+    const fits = (j) => (!view.state || j.state === view.state || (view.state === 'active' && active(j)) || (view.state === 'ended' && !active(j))) && q.every((w) => words(j).includes(w));
+    const down = view.sort[0] === '-', by = columns.find(([key]) => key === view.sort.replace('-', '')) ?? columns[0];
+    const rank = (a, b) => { const x = by[2](a), y = by[2](b); return x < y ? -1 : x > y ? 1 : 0; };
+    shown = everything.filter(fits).sort((a, b) => (down ? rank(b, a) : rank(a, b)) || b.id - a.id);
+    heads.forEach((th, i) => {
+      if (columns[i] === by) th.setAttribute('aria-sort', down ? 'descending' : 'ascending');
+      else th.removeAttribute('aria-sort');
+    });
+    for (const j of shown) if (!rows.has(j.id)) { rows.set(j.id, runRow(j.id, host)); near.observe(rows.get(j.id).el); }
+    const want = shown.map((j) => rows.get(j.id).el), have = [...body.tBodies];
+    if (have.length !== want.length || have.some((el, i) => el !== want[i])) {
+      const focused = document.activeElement;
+      for (const el of have) el.remove();
+      body.append(...want);
+      if (focused?.isConnected && focused !== document.activeElement && body.contains(focused)) focused.focus();
+    }
+    text(count, shown.length === everything.length ? `${shown.length} run${shown.length === 1 ? '' : 's'}` : `${shown.length} of ${everything.length} runs`);
+    for (const r of rows.values()) r.update();
+    marks();
+    save();
+  }
+
   const changed = new Set();
-  const paint = perFrame(() => { for (const id of changed) cards.get(id)?.update(); changed.clear(); });
+  const paint = perFrame(() => { for (const id of changed) rows.get(id)?.update(); changed.clear(); });
   off.push(on('jobs', layout));
   off.push(on('metrics', (d) => { changed.add(d.job); paint(); }));
-  const tick = setInterval(() => { for (const c of cards.values()) c.update(); }, 5000);
-  loadJobs().catch((e) => { toast(e.message, true); layout(); });
+  off.push(on('sample', (d) => rows.get(String(d.job))?.sample(d)));
+  off.push(on('refetch', () => { for (const r of rows.values()) r.again(); }));
+  const tick = setInterval(() => { for (const r of rows.values()) r.update(); }, 5000);
+  if (loaded) layout();
+  loadJobs().then(() => { loaded = true; layout(); compare(); }, (e) => { toast(e.message, true); loaded = true; layout(); });
   if (params.get('new')) openForm();
-  return () => { clearInterval(tick); paint.cancel(); for (const f of off) f(); };
+  return () => { clearInterval(tick); paint.cancel(); near.disconnect(); for (const f of off) f(); for (const r of rows.values()) r.close(); };
 }

@@ -1,6 +1,6 @@
 // The samples page: the periodic grids of a run with a slider over its steps, and for toys the live
 // scatter.
-import { get, raw } from './api.js';
+import { get, query, raw } from './api.js';
 import { jobs, on, jobDetail, jobList, loadJobs } from './state.js';
 import { h, fill, text, toast, int, ago, empty, head, field, clamp, perFrame } from './ui.js';
 import { scatter } from './scatter.js';
@@ -11,7 +11,11 @@ export function mount(root, params) {
   let list = [], at = -1, job = null, playing = 0, closed = false, toy = null, wanted = 0, pending = null;
   const urls = new Map(), off = [];
   const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
-  const pick = h('select', { onchange: () => { location.hash = `#/samples?job=${pick.value}`; } });
+  const pick = h('select', { onchange: () => address(pick.value, pick2.value === pick.value ? '' : pick2.value) });
+  const other = { id: params.get('with') ?? '', list: [], shown: '' }; // the second run, followed step by step
+  const pick2 = h('select', { onchange: () => address(pick.value, pick2.value) });
+  const address = (one, two) => { location.hash = `#/samples?${query({ job: one, with: two })}`; };
+  const img2 = h('img.grid-image', { alt: '' }), caption2 = h('figcaption', { 'aria-live': 'polite' }), figure2 = h('figure.card', { hidden: true }, img2, caption2);
   const img = h('img.grid-image', { alt: '' }), caption = h('figcaption', { 'aria-live': 'polite' });
   const figure = h('figure.card', { hidden: true }, img, caption);
   const slider = h('input', { type: 'range', min: '0', max: '0', step: '1', value: '0', 'aria-label': 'Step of the samples', oninput: () => { stop(); show(+slider.value); } });
@@ -21,8 +25,9 @@ export function mount(root, params) {
   const bar = h('div.toolbar.scrub', { hidden: true }, playButton, prev, slider, next);
   const strip = h('div.strip', { role: 'group', 'aria-label': 'Steps of the run' });
   const extra = h('div');
-  fill(root, head('Samples', 'The same noise through the generator as it trains: move the slider to watch the distribution drift.', field('Run', pick)),
-    h('div.sample-split', null, h('div.sample-main', null, bar, figure), extra, strip));
+  fill(root, head('Samples', 'The same noise through the generator as it trains: move the slider to watch the distribution drift.', field('Run', pick), field('Beside it', pick2)),
+    h('div.sample-split', null, h('div.sample-main', null, bar, h('div.pair', null, figure, figure2)), extra, strip));
+  root.classList.toggle('is-pair', !!other.id);
 
   const url = async (s) => {
     if (!urls.has(s.id)) urls.set(s.id, raw(s.url).then((r) => r.blob()).then((b) => URL.createObjectURL(b)));
@@ -40,10 +45,32 @@ export function mount(root, params) {
       if (closed || turn !== wanted) return;
       img.src = u;
       img.alt = `Samples of ${job.name || job.recipe} at step ${s.step}`;
-      text(caption, `step ${int(s.step)} · ${at + 1} of ${list.length} · ${ago(s.created)}`);
+      text(caption, `${other.id ? `${job.id} ${job.name || job.recipe} · ` : ''}step ${int(s.step)} · ${at + 1} of ${list.length} · ${ago(s.created)}`);
       figure.hidden = false;
     } catch (e) { toast(e.message, true); }
+    beside(s.step);
     if (at + 1 < list.length) url(list[at + 1]).catch(() => {});
+  }
+  // The grid of the second run that is nearest to a step.
+  async function beside(step) {
+    if (!other.list.length) return;
+    const s = other.list.reduce((a, b) => (Math.abs(b.step - step) < Math.abs(a.step - step) ? b : a));
+    other.shown = s.id;
+    try {
+      const u = await url(s), j = jobs.get(other.id);
+      if (closed || other.shown !== s.id) return;
+      img2.src = u;
+      img2.alt = `Samples of ${j?.name || j?.recipe || `run ${other.id}`} at step ${s.step}`;
+      text(caption2, `${other.id} ${j?.name || j?.recipe || ''} · step ${int(s.step)}`);
+      figure2.hidden = false;
+    } catch (e) { toast(e.message, true); }
+  }
+  async function loadOther() {
+    if (!other.id) return;
+    other.list = await every(other.id);
+    if (closed) return;
+    if (!other.list.length) toast(`Run ${other.id} has no grids yet.`);
+    if (at >= 0) beside(list[at].step);
   }
   function stop() {
     clearInterval(playing);
@@ -55,20 +82,24 @@ export function mount(root, params) {
     if (at >= list.length - 1) show(0);
     playing = setInterval(() => { if (at >= list.length - 1) stop(); else show(at + 1); }, still ? 1200 : 260);
   }
-  async function load(follow) {
+  async function every(id) {
     const all = [];
     let cursor = '';
     do {
-      const d = await get(`/v1/samples?job=${job.id}&limit=500${cursor ? `&cursor=${cursor}` : ''}`);
+      const d = await get(`/v1/samples?job=${id}&limit=500${cursor ? `&cursor=${cursor}` : ''}`);
       all.push(...d.samples);
       cursor = d.next_cursor ?? '';
     } while (cursor && all.length < 5000);
+    return all.sort((a, b) => a.step - b.step);
+  }
+  async function load(follow) {
+    const all = await every(job.id);
     if (closed) return;
     const last = at < 0 || at === list.length - 1;
-    list = all.sort((a, b) => a.step - b.step);
+    list = all;
     grown();
     if (list.length) { if (last || !follow) show(list.length - 1); else show(at); }
-    else if (!toy) fill(extra, empty('No grids yet', 'The first one is made after a few hundred steps.'));
+    else if (!toy) fill(extra, empty('No grids yet', `The first one is made at step ${int(job.config?.samples?.every || job.steps_total)}.`));
   }
   // A few grids along the run, so that Tab passes them quickly even if there are many.
   function grown() {
@@ -117,17 +148,21 @@ export function mount(root, params) {
     const id = params.get('job') ?? (jobList().find((j) => j.state === 'running') ?? jobList()[0])?.id;
     if (!id) { fill(extra, empty('No runs yet', 'Samples appear while a run trains.', h('a.button.primary', { href: '#/runs?new=1' }, 'Start a run'))); return; }
     fill(pick, jobList().map((j) => h('option', { value: j.id, selected: j.id === id }, `${j.id} ${j.name || j.recipe}`)));
+    fill(pick2, h('option', { value: '' }, 'none'), jobList().filter((j) => j.id !== id).map((j) => h('option', { value: j.id, selected: j.id === other.id }, `${j.id} ${j.name || j.recipe}`)));
     job = await jobDetail(id);
     if (closed) return;
-    if (job.config?.data?.size === 1 && job.config?.data?.channels === 2) {
+    if (!other.id && job.config?.data?.size === 1 && job.config?.data?.channels === 2) {
       toy = scatter(() => jobs.get(id) ?? job);
       root.classList.add('is-toy');
       fill(extra, toy.el);
     }
-    await load(false);
+    await Promise.all([load(false), loadOther()]);
   }
   begin().catch((e) => toast(e.message, true));
-  off.push(on('sample', (d) => { if (job && String(d.job) === job.id) take(d); }));
+  off.push(on('sample', (d) => {
+    if (job && String(d.job) === job.id) take(d);
+    if (String(d.job) === other.id) loadOther().catch(() => {});
+  }));
   off.push(on('refetch', () => { if (job) load(true).catch(() => {}); }));
   off.push(on('theme', () => toy?.draw()));
   return () => {

@@ -9,6 +9,7 @@ import { npy } from './png.js';
 
 const EVERY = 250; // ms between two requests at least
 const N = 400; // samples from a checkpoint
+const half = 1.5; // of the plane that is drawn, as on the grids of samples
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 // job(): the toy's job now. Returns {el, draw, stop}.
@@ -19,7 +20,7 @@ export function scatter(job) {
   const arrowsKey = key('arrow', job().config?.loss?.field === 'learned' ? 'learned drift V' : 'drift V');
   const legend = h('ul.legend', null, key('data', 'data'), key('sample', 'samples'), arrowsKey);
   const el = h('section.card.toy', { 'aria-label': 'Live scatter' }, h('h2', null, 'Live scatter'), legend, canvas, note);
-  let shown = null, half = 1.2, busy = false, due = 0, timer = 0, stopped = false;
+  let shown = null, busy = false, due = 0, timer = 0, stopped = false;
 
   const resize = new ResizeObserver(() => draw());
   resize.observe(canvas);
@@ -75,13 +76,9 @@ export function scatter(job) {
     ctx.globalAlpha = 1;
   }
 
-  // The view contains all points and stays calm: it grows at once and shrinks late.
-  function frame() {
-    let far = 0;
-    for (const list of [shown.data, shown.samples])
-      for (const [x, y] of list) far = Math.max(far, Math.abs(x), Math.abs(y));
-    if (far * 1.05 > half || far * 1.6 < half) half = Math.max(0.5, Math.ceil(far * 1.12 * 4) / 4);
-  }
+  const outside = (list) => list.filter(([x, y]) => Math.max(Math.abs(x), Math.abs(y)) > half).length;
+
+  const beyond = (list) => (outside(list) ? `; ${outside(list)} samples lie beyond` : '');
 
   function meanDrift(list) {
     let sum = 0;
@@ -92,7 +89,7 @@ export function scatter(job) {
   function take(field) {
     shown = { data: field.data, samples: field.samples, drift: true, step: field.step };
     const mean = meanDrift(field.samples);
-    text(note, `Step ${int(field.step)}: ${int(field.samples.length)} samples of the training batch, each with its drift, to scale (mean length ${num(mean, 2)}). Grid lines are half a unit apart.`);
+    text(note, `Step ${int(field.step)}: ${int(field.samples.length)} samples of the training batch, each with its drift, to scale (mean length ${num(mean, 2)}). Grid lines are half a unit apart${beyond(field.samples)}.`);
     el.dataset.step = field.step;
     el.dataset.drift = mean;
   }
@@ -125,7 +122,6 @@ export function scatter(job) {
       if (!stopped && shown) {
         arrowsKey.hidden = !shown.drift;
         legend.firstChild.hidden = !shown.data.length;
-        frame();
         draw();
       }
     } catch (e) {

@@ -48,6 +48,20 @@ export function remember(job) {
 export const jobList = () => [...jobs.values()].sort((a, b) => b.id - a.id);
 export const active = (j) => ['running', 'queued', 'paused', 'stopping'].includes(j.state);
 
+// The colour of a run (an index of --run-N), the same on every page while the page is open: its own by
+// its id, or another where one of the runs beside it had that first.
+const colours = new Map();
+export function colourOf(id, beside) {
+  if (!colours.has(id)) {
+    const taken = new Set(beside.filter((x) => x !== id && colours.has(x)).map((x) => colours.get(x)));
+    let c = (Number(id) - 1) % 8;
+    for (let i = 0; i < 8 && taken.has(c); i++) c = (c + 1) % 8;
+    if (!beside.includes(id)) return c;
+    colours.set(id, c);
+  }
+  return colours.get(id);
+}
+
 function metrics(d) {
   const row = d.rows[d.rows.length - 1];
   const j = jobs.get(d.job);
@@ -106,7 +120,7 @@ export function start() {
     server.state = state;
     box.dataset.state = state;
     text(box.querySelector('span'), words[state]);
-    if (state === 'lost') say('The event stream is interrupted; reconnecting.', true);
+    if (state === 'lost') say('Can\'t reach driftd, retrying.', true);
     emit('stream', state);
   });
   stream.start();

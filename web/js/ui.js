@@ -40,6 +40,8 @@ const paths = {
   play: 'M6 8h12M6 16h12M10 5.5v5M15 13.5v5',
   evals: 'M5 20V11M10 20V5M15 20v-7M20 20V8',
   status: 'M3 12h4l3-7 4 14 3-7h4',
+  checkpoints: 'M5 4h11l4 4v12H5zM8 4v5h7V4M8 20v-6h9v6',
+  more: 'M5 12h.01M12 12h.01M19 12h.01',
 };
 
 export function icon(name) {

@@ -1,0 +1,21 @@
+// What the files of this folder share.
+#pragma once
+
+#include "daemon/sweeps/sweeps.h"
+
+// The file of a sweep as JSON, new reference; NULL: DR_ENOENT or what the store failed with.
+json_t *dd_sweep_file(sqlite3 *db, int64_t id, struct dr_err *err);
+json_t *dd_sweep_table_of(sqlite3 *db, int64_t id, struct dr_err *err);
+// Whether the name is that of a metric of evaluations.
+bool dd_sweep_evaluated(const char *metric);
+// The mean of a list of numbers, its standard deviation (NaN for fewer than two) and how many.
+struct dd_sweep_spread {
+    double mean, sd;
+    int n;
+};
+struct dd_sweep_spread dd_sweep_spread(const json_t *list);
+
+// States of a sweep's jobs that are on their way.
+#define DD_SWEEP_OPEN "('queued','running','stopping')"
+// Jobs of sweep ?1 and the evaluations that belong to them.
+#define DD_SWEEP_JOBS "(j.sweep=?1 OR j.parent IN (SELECT id FROM jobs WHERE sweep=?1))"

@@ -1,0 +1,318 @@
+// Comparing runs, and what the page promises on every screen: the table of runs, settings side by side,
+// duplicates, curves with alerts, grids beside each other; weight, layout shift, accessibility and
+// phones. usage: runs.mjs DRIFTD CONFIG_DIR NODE_MODULES [SCREENSHOT_DIR]
+// Exit 77: chromium or the packages are missing.
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import assert from 'node:assert/strict';
+import { Daemon, openPage, skip, sleep, tools, until } from './lib.mjs';
+
+const [driftd, configs, modules, shots] = process.argv.slice(2);
+const TOY = { 'train.steps': 300, 'train.generated': 16, 'train.positives': 16, 'model.dim': 16, 'model.depth': 1, 'data.count': 500, 'samples.every': 60, 'metrics.every': 1, 'checkpoint.every': 100 };
+const DIGITS = { 'train.steps': 12, 'train.minutes': 0, 'train.classes': 2, 'train.generated': 4, 'train.positives': 4, 'model.dim': 16, 'model.depth': 1, 'model.heads': 2, 'data.count': 200, 'samples.every': 6, 'metrics.every': 1 };
+const found = tools(modules);
+const daemon = new Daemon(driftd, configs);
+const api = (path) => daemon.get(path), post = (path, body) => daemon.post(path, body);
+
+let count = 0;
+async function check(name, f) {
+  const began = Date.now();
+  await f();
+  count++;
+  console.log(`ok ${count} ${name} (${Date.now() - began} ms)`);
+}
+
+await daemon.up();
+const { base } = daemon;
+if (!(await (await fetch(`${base}/`)).text()).includes('app/main.js')) { await daemon.end(); skip('the daemon was built without the dashboard'); }
+const { browser, page, faults } = await openPage(found, base);
+const open = async (where, hash) => { await where.goto(`${base}/#/about-blank`); await where.goto(`${base}/${hash}`); await where.reload(); };
+const go = (hash) => open(page, hash);
+const shot = async (name, of = page) => { if (shots) await of.screenshot({ path: join(shots, `${name}.png`) }); };
+async function audit(name, of = page) {
+  await of.evaluate(found.axe);
+  const bad = await of.evaluate(() => globalThis.axe.run(document, { resultTypes: ['violations'] }).then((r) => r.violations.map((v) => `${v.id}: ${v.nodes.slice(0, 3).map((n) => n.target.join(' ')).join(', ')}`)));
+  assert.deepEqual(bad, [], `axe on ${name}`);
+}
+const ids = () => page.evaluate(() => [...document.querySelectorAll('.run')].map((e) => e.dataset.run));
+const download = async (button) => {
+  const [got] = await Promise.all([page.waitForEvent('download'), button.click()]);
+  return readFileSync(await got.path());
+};
+
+let failed = false;
+try {
+  await check('no runs: the page says so and offers one', async () => {
+    await page.goto(base);
+    await page.waitForSelector('.empty');
+    assert.match(await page.textContent('.empty'), /No runs yet/);
+  });
+
+  await check('the table: newest sample, state, changed settings, drift norm, steps', async () => {
+    for (const [config, overrides, name] of [['toy-swiss-roll', TOY, 'plain'], ['toy-swiss-roll', { ...TOY, 'optim.lr': 0.0125 }, 'quick'], ['digits', DIGITS, 'tiny digits']])
+      assert.ok((await post('/v1/jobs', { config, overrides, name })).id);
+    await until('all of them have ended', async () => (await api('/v1/jobs?state=completed')).jobs.length === 3);
+    await go('#/runs');
+    await page.waitForSelector('.run[data-run="3"][data-state="completed"]');
+    for (const id of [1, 2, 3]) {
+      await until(`the grid of run ${id}`, () => page.evaluate((i) => document.querySelector(`.run[data-run="${i}"] .thumb img`).naturalWidth > 0, id));
+      await until(`the curve of run ${id}`, () => page.evaluate((i) => document.querySelector(`.run[data-run="${i}"] .spark path`).getAttribute('d')?.length > 20, id));
+      assert.ok(parseFloat(await page.textContent(`.run[data-run="${id}"] .spark-value`)) > 0);
+    }
+    assert.match(await page.getAttribute('.run[data-run="2"] .changes', 'title'), /optim\.lr=0\.0125/);
+    assert.match(await page.textContent('.run[data-run="2"] .c-step'), /300.*\/ s/);
+    await shot('runs-1440');
+    await audit('runs');
+  });
+
+  await check('sorted and filtered, in the address too', async () => {
+    assert.deepEqual(await ids(), ['3', '2', '1']);
+    await page.getByRole('button', { name: 'Steps', exact: true }).click();
+    assert.deepEqual((await ids()).at(-1), '3');
+    await page.getByRole('button', { name: 'Steps', exact: true }).click();
+    assert.equal((await ids())[0], '3');
+    assert.equal(await page.getAttribute('th.c-step', 'aria-sort'), 'ascending');
+    await page.fill('input[aria-label="Filter runs"]', 'optim.lr=0.0125');
+    await until('one run', async () => (await ids()).join() === '2');
+    assert.match(await page.textContent('.runs-bar output'), /1 of 3/);
+    const address = page.url();
+    await page.reload();
+    await until('the same by its address', async () => (await ids()).join() === '2');
+    assert.equal(page.url(), address);
+    await page.fill('input[aria-label="Filter runs"]', '');
+    await page.selectOption('select[aria-label="State"]', 'failed');
+    await until('none', async () => (await ids()).length === 0);
+    await page.selectOption('select[aria-label="State"]', '');
+    await until('all', async () => (await ids()).length === 3);
+  });
+
+  await check('a run is renamed, gets notes, and its Delete looks like one', async () => {
+    await page.getByRole('button', { name: 'Details of run 1' }).click();
+    await page.fill('#name-1', 'the first');
+    await page.fill('#notes-1', 'A note <b>as typed</b>');
+    await page.keyboard.press('Tab');
+    await until('both are stored', async () => { const j = await api('/v1/jobs/1'); return j.name === 'the first' && j.notes === 'A note <b>as typed</b>'; });
+    await until('the row shows it', async () => (await page.textContent('.run[data-run="1"] .run-name')) === 'the first');
+    assert.match(await page.textContent('.run[data-run="1"] .facts'), /train\.steps 300/);
+    const colour = (sel) => page.evaluate((s) => getComputedStyle(document.querySelector(s)).color, sel);
+    assert.equal(await colour('button[aria-label="Delete run 1"]'), await page.evaluate(() => { const p = document.createElement('p'); p.className = 'error'; document.body.append(p); const c = getComputedStyle(p).color; p.remove(); return c; }));
+    await audit('an opened run');
+    await shot('runs-open-1440');
+  });
+
+  await check('settings of two runs side by side, of one beside its recipe', async () => {
+    for (const id of [1, 2]) await page.check(`input[aria-label="Choose run ${id}"]`);
+    await page.getByRole('button', { name: 'Settings', exact: true }).click();
+    await page.waitForSelector('.diff tbody tr');
+    assert.deepEqual(await page.$$eval('.diff tbody tr', (l) => l.map((tr) => [...tr.children].map((c) => c.textContent))),
+      [['optim.lr', String((await api('/v1/configs/toy-swiss-roll')).optim.lr), '0.0125']]);
+    await audit('two configurations');
+    await shot('diff-1440');
+    await page.getByRole('button', { name: 'Settings of run 1 beside its recipe' }).click();
+    await until('the recipe', async () => /recipe toy-swiss-roll/.test(await page.textContent('.diff thead')));
+    const rows = await page.$$eval('.diff tbody tr', (l) => l.map((tr) => tr.children[0].textContent));
+    assert.deepEqual(rows.sort(), Object.keys((await api('/v1/jobs/1')).changed).sort());
+    await page.getByRole('button', { name: 'Close the settings' }).click();
+    await until('closed', async () => (await page.locator('.diff').count()) === 0);
+  });
+
+  await check('a table of the chosen runs as CSV: a line per step, a column per metric', async () => {
+    const text = (await download(page.getByRole('button', { name: 'CSV', exact: true }))).toString();
+    assert.equal(text, await (await fetch(`${base}/v1/metrics.csv?jobs=1,2`)).text());
+    const [head, ...lines] = text.trim().split('\n'), names = head.split(',');
+    assert.deepEqual(names.slice(0, 4), ['job', 'run', 'step', 'time']);
+    assert.equal(lines.length, 600);
+    const loss = (await api('/v1/jobs/2/metrics?names=loss&max_points=0')).series[0].rows, at = names.indexOf('loss');
+    assert.deepEqual(lines.slice(300).map((l) => +l.split(',')[at]), loss.map((r) => r[2]));
+    for (const id of [1, 2]) await page.uncheck(`input[aria-label="Choose run ${id}"]`);
+    assert.match((await download(page.getByRole('button', { name: 'CSV of all' }))).toString(), /\n3,"tiny digits",12,/);
+  });
+
+  await check('a run is duplicated with changes', async () => {
+    await page.getByRole('button', { name: 'Details of run 2' }).click();
+    await page.getByRole('button', { name: 'Duplicate run 2 with changes' }).click();
+    await page.waitForSelector('dialog[open] #f-optim-lr');
+    await until('its settings', async () => (await page.inputValue('#f-optim-lr')) === '0.0125');
+    assert.equal(await page.inputValue('#f-train-steps'), '300');
+    await page.fill('#f-train-steps', '40');
+    await audit('the form of a duplicate');
+    await page.getByRole('button', { name: 'Start', exact: true }).click();
+    await page.waitForSelector('.run[data-run="4"]');
+    const [a, b] = [await api('/v1/jobs/2'), await api('/v1/jobs/4')];
+    assert.deepEqual(b.changed, { ...a.changed, 'train.steps': 40 });
+    await until('it has ended', async () => (await api('/v1/jobs/4')).state === 'completed');
+  });
+
+  await check('another recipe keeps the edits; Start shows what is wrong, wherever it is', async () => {
+    await page.getByRole('button', { name: 'New run' }).click();
+    await page.waitForSelector('dialog[open] #f-train-steps');
+    await page.fill('#f-train-steps', '123');
+    await page.selectOption('dialog select', 'toy-checkerboard');
+    await until('the other recipe', async () => /kept/.test(await page.textContent('#toasts')));
+    assert.equal(await page.inputValue('#f-train-steps'), '123');
+    assert.equal(await page.locator('dialog details').getAttribute('open'), null);
+    await page.evaluate(() => { const i = document.querySelector('#f-data-count'); i.value = '-5'; i.dispatchEvent(new Event('input')); });
+    await page.getByRole('button', { name: 'Start', exact: true }).click();
+    await until('the section is open', async () => (await page.locator('dialog details').getAttribute('open')) !== null);
+    assert.match(await page.textContent('.form-errors'), /data\.count/);
+    assert.equal(await page.evaluate(() => document.activeElement.id), 'f-data-count');
+    assert.equal(await page.getAttribute('#f-data-count', 'aria-invalid'), 'true');
+    await page.keyboard.press('Escape');
+  });
+
+  await check('zeros in the address of the playground; a sweep over all classes', async () => {
+    const asked = [];
+    page.on('request', (r) => { if (r.url().includes('/v1/generate')) asked.push(new URL(r.url()).searchParams); });
+    const id = (await api('/v1/checkpoints?job=3')).checkpoints[0].id;
+    await go(`#/play?checkpoint=${id}&seed=0&cfg=0&cols=3&rows=2`);
+    await until('an image', () => page.evaluate(() => document.querySelector('.stage img')?.naturalWidth > 0));
+    assert.equal(asked.at(-1).get('seed'), '0');
+    assert.equal(asked.at(-1).get('cfg'), '0');
+    assert.match(page.url(), /cfg=0&seed=0/);
+    await page.getByRole('button', { name: 'all', exact: true }).click();
+    await page.check('text=guidance sweep');
+    await until('ten columns, eight rows', () => asked.at(-1).get('grid') === '10x8' && asked.at(-1).get('n') === '10');
+    await until('the picture', async () => /rows: guidance 1, 1\.25/.test(await page.textContent('figcaption')));
+    assert.equal(await page.locator('.stage-box .error').isVisible(), false);
+    await until('the sweep in the address', () => /cfg=1%2C1\.25/.test(page.url()));
+    await shot('sweep-1440');
+  });
+
+  await check('curves: a colour per run, the rate as set, values at the end of the view, alerts', async () => {
+    await page.route('**/v1/jobs/*/alerts', (r) => r.fulfill({ json: { alerts: /jobs\/2\//.test(r.request().url()) ? [{ kind: 'gradient', step: 120, text: 'the gradient norm is 20', time: null }, { kind: 'collapse', step: 60, text: 'alike', time: null }] : [] } }));
+    const colour = (id) => page.evaluate((i) => document.querySelector(`.chip[data-run="${i}"] .dot`).style.backgroundColor, id);
+    await go('#/curves?runs=2&w=50');
+    await page.waitForSelector('[data-panel="loss"] canvas');
+    const alone = await colour('2');
+    await until('marks', async () => (await page.getAttribute('[data-panel="drift_norm"]', 'data-alerts')) === '2');
+    assert.match(await page.textContent('[data-panel="drift_norm"] .alerts'), /step 60.0000?, collapse: alike|step 60, collapse: alike/);
+    assert.equal(await page.getAttribute('[data-panel="grad_norm"]', 'data-alerts'), '1');
+    assert.match(await page.textContent('[data-panel="drift_norm"] .about-plot'), /can rise while samples improve/);
+    await go('#/curves?runs=1,2&w=50&from=10&to=150');
+    await page.waitForSelector('[data-panel="loss"] canvas');
+    await until('both', async () => (await page.evaluate(() => [...document.querySelector('.page-curves').models.values()].filter((r) => r.lastStep === 300).length)) === 2);
+    assert.equal(await colour('2'), alone);
+    assert.notEqual(await colour('1'), alone);
+    assert.deepEqual(await page.evaluate(() => { const b = document.querySelector('.page-curves').models.get('1').base; return [b.get('lr').window, b.get('loss').window]; }), [1, 50]);
+    const want = await page.evaluate(() => { const s = document.querySelector('.page-curves').models.get('1').base.get('loss'); return [s.ema[s.find(150)], s.ema[s.n - 1]]; });
+    await page.mouse.move(5, 5);
+    await until('the value at step 150', async () => Math.abs(parseFloat((await page.textContent('[data-panel="loss"] .legend li b'))) - want[0]) < Math.abs(want[0]) * 2e-3);
+    await audit('curves with alerts');
+    await shot('curves-1440');
+    await page.unroute('**/v1/jobs/*/alerts');
+  });
+
+  await check('a second run beside the first on Samples; a toy keeps its last field', async () => {
+    await go('#/samples?job=1&with=2');
+    await until('two grids', () => page.evaluate(() => document.querySelectorAll('.pair .grid-image[src]').length === 2 && [...document.querySelectorAll('.pair figcaption')].every((c) => /step/.test(c.textContent))));
+    await page.getByRole('button', { name: 'Earlier grid' }).click();
+    await until('both follow', async () => { const t = await page.$$eval('.pair figcaption', (l) => l.map((c) => /step ([\d\s]+)/.exec(c.textContent)?.[1].trim())); return t[0] === t[1] && t[0] === '240'; });
+    await audit('two grids');
+    await shot('samples-pair-1440');
+    faults.quiet = true;
+    await daemon.down();
+    await daemon.up();
+    faults.quiet = false;
+    await go('#/samples?job=1');
+    await until('its last field', () => page.evaluate(() => document.querySelector('.toy')?.dataset.step === '300' && +document.querySelector('.toy').dataset.drift > 0));
+    await shot('samples-toy-1440');
+  });
+
+  await check('checkpoints have a page; counters of what has not happened are not shown', async () => {
+    await go('#/checkpoints?job=2');
+    await page.waitForSelector('tbody tr[data-checkpoint]');
+    const want = (await api('/v1/checkpoints?job=2')).checkpoints.map((c) => c.id);
+    assert.deepEqual(await page.$$eval('tr[data-checkpoint]', (l) => l.map((e) => e.dataset.checkpoint)), want);
+    await go('#/status');
+    await page.waitForSelector('.cards .card');
+    const text = await page.textContent('.cards');
+    for (const gone of ['failed writes', 'client left', 'rejected (429)', 'dropped', 'shed', 'abandoned']) assert.ok(!text.includes(gone), `${gone}: ${text}`);
+  });
+
+  await check('tick labels of whole pixels on a fine screen', async () => {
+    const fine = await openPage(found, base, { deviceScaleFactor: 2 });
+    await fine.page.addInitScript(() => {
+      globalThis.fonts = new Set();
+      const draw = CanvasRenderingContext2D.prototype.fillText;
+      CanvasRenderingContext2D.prototype.fillText = function (...a) { globalThis.fonts.add(this.font); return draw.apply(this, a); };
+    });
+    await open(fine.page, '#/curves?runs=1');
+    await until('labels', () => fine.page.evaluate(() => globalThis.fonts.size > 0));
+    for (const font of await fine.page.evaluate(() => [...globalThis.fonts])) assert.match(font, /^24px /);
+    await fine.browser.close();
+  });
+
+  await check('every page and size: no layout shift, axe finds nothing, nothing is off the screen', async () => {
+    const pages = [['runs', '#/runs', '.run .spark path[d]'], ['data', '#/data', '.set, .empty'], ['curves', '#/curves?runs=1,2', '[data-panel="loss"] canvas'], ['samples', '#/samples?job=1', '.grid-image[src]'],
+      ['play', '#/play?seed=5&cols=4&rows=4', '.stage img[src]'], ['evals', '#/evals', '.empty'], ['checkpoints', '#/checkpoints', 'tr[data-checkpoint]'], ['status', '#/status', '.cards .card']];
+    const paints = [];
+    for (const [width, height] of [[1440, 900], [820, 1180], [390, 844]]) {
+      const other = await openPage(found, base, { viewport: { width, height } });
+      await other.page.addInitScript(() => {
+        globalThis.shifts = [];
+        new PerformanceObserver((list) => { for (const e of list.getEntries()) if (!e.hadRecentInput) globalThis.shifts.push([e.value, ...e.sources.map((s) => s.node?.className ?? s.node?.nodeName ?? '?')]); }).observe({ type: 'layout-shift', buffered: true });
+      });
+      for (const [name, hash, ready] of pages) {
+        await open(other.page, hash);
+        await other.page.waitForSelector(ready, { state: 'attached' });
+        await sleep(500);
+        const shifts = await other.page.evaluate(() => globalThis.shifts);
+        assert.ok(shifts.reduce((a, s) => a + s[0], 0) < 0.001, `${name} at ${width} shifts: ${JSON.stringify(shifts)}`);
+        const paint = await other.page.evaluate(() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime);
+        if (paint) paints.push(paint);
+        assert.ok((await other.page.evaluate(() => document.documentElement.scrollWidth - innerWidth)) <= 0, `${name} at ${width} is too wide`);
+        const off = await other.page.evaluate(() => [...document.querySelectorAll('button, a, input, select')].filter((e) => {
+          const b = e.getBoundingClientRect();
+          return b.width > 1 && !e.closest('.scroll, .chips, .strip, .skip, .eval-table') && (b.right > innerWidth + 1 || b.left < -1);
+        }).map((e) => e.getAttribute('aria-label') || e.textContent));
+        assert.deepEqual(off, [], `${name} at ${width}: off the screen`);
+        for (const theme of ['light', 'dark']) {
+          if (theme === 'dark') await other.page.locator('#theme').click();
+          await audit(`${name} at ${width}, ${theme}`, other.page);
+          await shot(`${name}-${width}-${theme}`, other.page);
+        }
+        await other.page.locator('#theme').click();
+      }
+      assert.deepEqual(other.faults.list, []);
+      await other.browser.close();
+    }
+    paints.sort((a, b) => a - b);
+    console.log(`# first paint of ${paints.length} loads: median ${paints[paints.length >> 1].toFixed(0)} ms, longest ${paints.at(-1).toFixed(0)} ms`);
+  });
+
+  await check('a phone: labels apart, plots above the fold, no hints for a mouse, everything reachable', async () => {
+    const phone = await openPage(found, base, { viewport: { width: 390, height: 844 }, hasTouch: true });
+    await open(phone.page, '#/curves?runs=1,2');
+    await phone.page.waitForSelector('[data-panel="drift_norm"] canvas');
+    const fold = await phone.page.evaluate(() => ({ plot: document.querySelector('[data-panel="drift_norm"] canvas').getBoundingClientRect(), nav: document.querySelector('#nav').getBoundingClientRect().top }));
+    assert.ok(fold.plot.top + fold.plot.height / 2 < fold.nav, JSON.stringify(fold));
+    assert.ok(!/shift/i.test(await phone.page.textContent('.page-head')));
+    const labels = async () => phone.page.evaluate(() => [...document.querySelectorAll('#nav a span, #nav button span')].map((e) => e.getBoundingClientRect()).filter((b) => b.width).map((b) => [b.left, b.right, b.top]));
+    const apart = (l) => l.every((a, i) => l.every((b, k) => i === k || Math.abs(a[2] - b[2]) > 8 || a[1] + 4 <= b[0] || b[1] + 4 <= a[0]));
+    assert.ok(apart(await labels()), 'labels of the bar');
+    await phone.page.getByRole('button', { name: 'More' }).click();
+    assert.ok(apart(await labels()), 'labels of the open bar');
+    await audit('the open bar', phone.page);
+    await shot('phone-more', phone.page);
+    await phone.page.locator('#nav a[data-page="checkpoints"]').click();
+    await phone.page.waitForSelector('tr[data-checkpoint]');
+    await open(phone.page, '#/runs');
+    await phone.page.getByRole('button', { name: 'Details of run 2' }).click();
+    await phone.page.getByRole('button', { name: 'Delete run 2' }).scrollIntoViewIfNeeded();
+    assert.ok(await phone.page.getByRole('button', { name: 'Resume run 2' }).count() === 1);
+    await audit('an opened run on a phone', phone.page);
+    await shot('phone-run-open', phone.page);
+    await phone.browser.close();
+  });
+
+  await check('nothing broke on the way', async () => assert.deepEqual(faults.list, []));
+} catch (e) {
+  failed = true;
+  console.error(`not ok: ${e.stack}`);
+  console.error(`faults: ${faults.list.join('; ')}\nat ${page.url()}\ndaemon: ${daemon.log.split('\n').slice(-6).join('\n')}`);
+  if (shots) await page.screenshot({ path: join(shots, 'failure.png') }).catch(() => {});
+} finally {
+  await browser.close();
+  await daemon.end();
+}
+process.exit(failed ? 1 : 0);
