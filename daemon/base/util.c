@@ -164,13 +164,20 @@ char *dd_xstrdup(const char *s) {
 }
 
 void dd_trim_text(char *text) {
-    size_t n = strlen(text), tail = 0;
-    while (tail < 3 && tail < n && ((unsigned char)text[n - 1 - tail] & 0xc0) == 0x80)
-        tail++;
-    const unsigned char lead = tail < n ? (unsigned char)text[n - 1 - tail] : 0;
-    const size_t whole = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : lead >= 0xc0 ? 2 : 1;
-    if (whole > 1 && tail + 1 < whole)
-        text[n - 1 - tail] = 0;
+    char *to = text;
+    for (const char *p = text; *p;) {
+        const unsigned char lead = (unsigned char)*p;
+        const size_t n = lead < 0x80 ? 1 : lead < 0xc0 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+        size_t have = 1;
+        while (have < n && ((unsigned char)p[have] & 0xc0) == 0x80)
+            have++;
+        if (have == n) {
+            memmove(to, p, n);
+            to += n;
+        }
+        p += have;
+    }
+    *to = 0;
 }
 
 bool dd_parse_int(const char *text, int64_t lo, int64_t hi, int64_t *out) {
