@@ -68,6 +68,30 @@ enum MHD_Result api_h_eval_remove(struct api_req *r) {
     return api_send_reply(r, r->srv->cb.eval_remove(r->srv->ctx, r->seg[0], &reply), &reply);
 }
 
+static void expect(bool fine, const char *field, const char *what, struct api_problem *p) {
+    if (fine)
+        return;
+    if (!p->status)
+        api_problem_set(p, 422, "invalid-value", "%s %s", field, what);
+    api_problem_field(p, field, "%s", what);
+}
+
+// The members that are not settings of the evaluation: those are checked with its configuration.
+static void check_body(const json_t *o, struct api_problem *p) {
+    const json_t *priority = json_object_get(o, "priority"), *data = json_object_get(o, "data"),
+                 *settings = json_object_get(o, "settings");
+    const char *name;
+    api_body_str(o, "name", 200, &name, p);
+    expect(!priority || json_is_null(priority) ||
+               (json_is_integer(priority) && json_integer_value(priority) >= -1000 &&
+                json_integer_value(priority) <= 1000),
+           "priority", "must be a whole number from -1000 to 1000", p);
+    expect(!data || json_is_null(data) || json_is_string(data) || json_is_object(data), "data",
+           "must be the name of a recipe or an object such as {\"set\": \"mnist\"}", p);
+    expect(!settings || json_is_null(settings) || json_is_object(settings), "settings",
+           "must be an object such as {\"n\": 5000}", p);
+}
+
 enum MHD_Result api_h_eval_create(struct api_req *r) {
     static const char *const keys[] = {
         "checkpoint", "job",           "folder",   "n",       "alpha", "seed",
@@ -80,7 +104,10 @@ enum MHD_Result api_h_eval_create(struct api_req *r) {
     json_t *o = api_body_object(r, keys, &p);
     if (!o)
         return api_send_problem(r, &p);
-    enum MHD_Result rc = api_send_reply(r, r->srv->cb.eval_create(r->srv->ctx, o, &reply), &reply);
+    check_body(o, &p);
+    enum MHD_Result rc =
+        p.status ? api_send_problem(r, &p)
+                 : api_send_reply(r, r->srv->cb.eval_create(r->srv->ctx, o, &reply), &reply);
     json_decref(o);
     return rc;
 }

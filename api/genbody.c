@@ -67,10 +67,10 @@ int api_gen_body(struct api_req *r, struct api_gen_request *out, struct api_prob
     const char *keys[API_QUERY_MAX + 1] = {0}, *key;
     json_t *value;
     size_t n = 0;
-    if (!r->body || r->openai)
-        return 0;
     if (r->body_is_bytes)
         return read_noise(r, out, p);
+    if (!r->body || r->openai)
+        return 0;
     for (const struct api_param *a = r->route->params; a && a->name && n < API_QUERY_MAX; a++)
         keys[n++] = a->name;
     json_t *o = api_body_object(r, keys, p);

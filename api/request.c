@@ -116,11 +116,11 @@ static int check_body(struct api_req *r, struct api_problem *p) {
                                               "this endpoint takes no body; use the query")
                             : 0;
     r->body_max = r->srv->cfg.max_body;
-    if (kind == API_BODY_GENERATE && !n && !chunked)
+    const bool bytes = content_type_is(type, "application/octet-stream");
+    if (kind == API_BODY_GENERATE && !n && !chunked && !bytes) // without bytes it is not noise
         return 0;
     if (!length && !chunked)
         return api_problem_set(p, 411, "length-required", "a body with Content-Length is required");
-    const bool bytes = content_type_is(type, "application/octet-stream");
     if (bytes && kind == API_BODY_GENERATE) {
         r->body_is_bytes = true;
         r->body_max = API_MAX_NOISE;

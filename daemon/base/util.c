@@ -163,6 +163,23 @@ char *dd_xstrdup(const char *s) {
     return s ? dd_printf("%s", s) : NULL;
 }
 
+void dd_trim_text(char *text) {
+    char *to = text;
+    for (const char *p = text; *p;) {
+        const unsigned char lead = (unsigned char)*p;
+        const size_t n = lead < 0x80 ? 1 : lead < 0xc0 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+        size_t have = 1;
+        while (have < n && ((unsigned char)p[have] & 0xc0) == 0x80)
+            have++;
+        if (have == n) {
+            memmove(to, p, n);
+            to += n;
+        }
+        p += have;
+    }
+    *to = 0;
+}
+
 bool dd_parse_int(const char *text, int64_t lo, int64_t hi, int64_t *out) {
     char *end = NULL;
     errno = 0;

@@ -30,6 +30,8 @@ int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *e
 int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err);
 // A whole decimal number within [lo, hi]; NULL and anything else: false.
 bool dd_parse_int(const char *text, int64_t lo, int64_t hi, int64_t *out);
+// Removes what cuts have left of UTF-8 characters in a text: JSON takes whole ones only.
+void dd_trim_text(char *text);
 // snprintf into malloc'd memory; aborts when out of memory.
 char *dd_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void *dd_xcalloc(size_t n, size_t size); // never NULL

@@ -50,6 +50,7 @@ static int insert_found(sqlite3 *db, sqlite3_stmt *st, int64_t eval_job,
                *own = (const char *)sqlite3_column_text(st, 3);
     char name[201];
     snprintf(name, sizeof name, "%s", *own ? own : base ? base + 1 : path);
+    dd_trim_text(name);
     char *suffix = strstr(name, ".safetensors");
     if (suffix && !suffix[12])
         *suffix = 0;
@@ -192,8 +193,10 @@ static int due(sqlite3 *db, void *arg, struct dr_err *err) {
     d->id = dd_sql_one(db, 0, "SELECT id FROM jobs WHERE parent=? AND kind='eval'", "i", d->job);
     d->made = !d->id;
     if (d->made) {
-        char name[201];
-        snprintf(name, sizeof name, "%.180s, evaluated", d->name);
+        char name[201], start[181];
+        snprintf(start, sizeof start, "%s", d->name);
+        dd_trim_text(start);
+        snprintf(name, sizeof name, "%s, evaluated", start);
         rc = dd_sql_run(db, err,
                         "INSERT INTO jobs(name,kind,recipe,config,state,priority,created_us,"
                         "steps_total,needs,parent) VALUES(?,'eval','',?,'queued',?,?,0,"

@@ -109,8 +109,11 @@ void dd_glue_eval_name(const json_t *config, char out[201]) {
     const int64_t checkpoint = whole(config, "checkpoint");
     const char *folder =
         json_string_value(json_object_get(json_object_get(config, "eval"), "folder"));
+    char start[151];
+    snprintf(start, sizeof start, "%s", folder ? folder : "");
+    dd_trim_text(start);
     if (folder)
-        snprintf(out, 201, "%.150s, evaluated", folder);
+        snprintf(out, 201, "%s, evaluated", start);
     else
         snprintf(out, 201, "%s %lld, evaluated", checkpoint ? "checkpoint" : "job",
                  (long long)(checkpoint ? checkpoint : whole(config, "job")));

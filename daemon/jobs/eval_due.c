@@ -71,7 +71,7 @@ void dd_eval_checkpoint(struct dd_job *job, int64_t step, const char *path) {
         rc = dd_eval_due(store, &d, &why);
     free(config);
     if (rc) {
-        snprintf(text, sizeof text, "step %lld is not evaluated: %.400s", (long long)step, why.msg);
+        snprintf(text, sizeof text, "step %lld is not evaluated: %s", (long long)step, why.msg);
         dd_job_alert(job, "eval", step, text);
         return;
     }

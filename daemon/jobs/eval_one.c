@@ -258,18 +258,15 @@ static void add_times(const struct dr_eval_result *res, int judge, struct dd_eva
     o->seconds += res->seconds_generate + res->seconds_features + res->seconds_statistics;
 }
 
-// The slices of all judges; the images are made once.
+// The slices of all judges; the images are made once. partial: where a stop leaves what is done.
 static int measure(struct dd_eval_work *w, const struct dd_eval_run *r, const struct images *s,
-                   struct dd_eval_outcome *o, struct dr_err *err) {
+                   const char *partial, struct dd_eval_outcome *o, struct dr_err *err) {
     struct progress p = {.w = w, .r = r};
     struct dr_eval_ref *refs[DD_EVAL_BYS];
     struct dr_eval_result res;
-    char partial[DD_PATH_MAX];
     for (int i = 0; i < w->njudges; i++)
         refs[i] = w->judge[i].ref;
-    int rc = dd_eval_path(w, partial, err, "%lld/partial.safetensors", (long long)r->id);
-    if (!rc)
-        rc = create(s, refs, w->njudges, partial, &p.e, err);
+    int rc = create(s, refs, w->njudges, partial, &p.e, err);
     if (rc)
         return rc;
     p.partial = partial;
@@ -286,8 +283,6 @@ static int measure(struct dd_eval_work *w, const struct dd_eval_run *r, const st
             add_sizes(&res, o->details);
     }
     dr_eval_free(p.e);
-    if (!rc)
-        unlink(partial);
     return rc;
 }
 
@@ -317,17 +312,21 @@ int dd_eval_one(struct dd_eval_work *w, const struct dd_eval_run *r, struct dd_e
                 struct dr_err *err) {
     const struct dr_config *cfg = &w->job->cfg;
     struct images s = {0};
+    char partial[DD_PATH_MAX];
     *o = (struct dd_eval_outcome){.comparable = w->comparable, .details = json_object()};
     int rc = cfg->eval.folder[0] ? open_folder(w, &s, err) : open_checkpoint(w, r, &s, err);
     if (!rc)
         o->settings = settings(w, &s);
     if (!rc)
-        rc = measure(w, r, &s, o, err);
+        rc = dd_eval_path(w, partial, err, "%lld/partial.safetensors", (long long)r->id);
+    if (!rc)
+        rc = measure(w, r, &s, partial, o, err);
     if (!rc)
         rc = dd_eval_write_files(w, r, s.source, o->details, err);
     images_free(&s);
     if (rc)
         return rc;
+    unlink(partial); // not before: a stop may come while the files are written
     o->training = dd_eval_training(w->job->env->store, r);
     o->epoch = epoch(w, r);
     o->best = dd_eval_best_name(w->job, o);

@@ -147,6 +147,9 @@ static void judge(struct fallen *f, sqlite3_stmt *st) {
     const char *state = (const char *)sqlite3_column_text(st, 2),
                *name = (const char *)sqlite3_column_text(st, 3),
                *why = (const char *)sqlite3_column_text(st, 4);
+    char start[61];
+    snprintf(start, sizeof start, "%s", name ? name : "");
+    dd_trim_text(start);
     f->id = sqlite3_column_int64(st, 0);
     f->need = sqlite3_column_int64(st, 1);
     snprintf(f->state, sizeof f->state, "%s",
@@ -163,8 +166,9 @@ static void judge(struct fallen *f, sqlite3_stmt *st) {
                  (long long)f->need, name);
     else
         snprintf(f->error, sizeof f->error,
-                 "job %lld (%.60s), which trains the encoder, failed%s%.400s", (long long)f->need,
-                 name, why ? ": " : "", why ? why : "");
+                 "job %lld (%s), which trains the encoder, failed%s%.400s", (long long)f->need,
+                 start, why ? ": " : "", why ? why : "");
+    dd_trim_text(f->error);
 }
 
 static int settle(sqlite3 *db, void *arg, struct dr_err *err) {

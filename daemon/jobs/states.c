@@ -66,6 +66,7 @@ void dd_job_set_running(struct dd_lane *l, int64_t id, const char *name) {
     pthread_mutex_lock(&j->shown.lock);
     j->shown.running = id;
     snprintf(j->shown.name, sizeof j->shown.name, "%s", name);
+    dd_trim_text(j->shown.name);
     pthread_mutex_unlock(&j->shown.lock);
 }
 

@@ -88,6 +88,7 @@ static int add_cell(struct dd_jobs *j, sqlite3 *db, struct promotion *p,
         snprintf(c->name, sizeof c->name, "%.80s: %.70s, seed %lld, rung %lld", spec->name,
                  (const char *)sqlite3_column_text(st, 2), (long long)sqlite3_column_int64(st, 3),
                  (long long)p->rung + 1);
+        dd_trim_text(c->name);
         rc = dr_config_parse(json, strlen(json), NULL, &c->cfg, err);
         if (!rc)
             rc = dr_config_merge(&c->cfg, more, strlen(more), NULL, err);

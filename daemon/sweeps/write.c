@@ -40,6 +40,7 @@ static void build_one(struct dd_jobs *j, const struct dd_sweep_new *in,
         snprintf(b->recipe, sizeof b->recipe, "%s", b->cfg.name[0] ? b->cfg.name : "custom");
         snprintf(b->name, sizeof b->name, "%.90s: %.80s, seed %lld", spec->name, c->label,
                  (long long)c->seed);
+        dd_trim_text(b->name);
         b->params = json_dumps(c->params, JSON_COMPACT);
         b->json = dr_config_to_json(&b->cfg);
         const struct dd_job_new job = {.cfg = &b->cfg,
@@ -296,6 +297,7 @@ static int read_missing(sqlite3 *db, struct again *a, json_t *file, struct dr_er
         *m = (struct missing){.cell = sqlite3_column_int64(st, 0)};
         snprintf(m->name, sizeof m->name, "%.90s: %.80s, seed %lld", name,
                  (const char *)sqlite3_column_text(st, 1), (long long)sqlite3_column_int64(st, 2));
+        dd_trim_text(m->name);
         snprintf(m->recipe, sizeof m->recipe, "%s", (const char *)sqlite3_column_text(st, 3));
         rc = dr_config_parse(json, strlen(json), NULL, &m->cfg, err);
     }

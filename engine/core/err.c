@@ -38,9 +38,12 @@ static void make_plain(char *text) {
 }
 
 static void fill(struct dr_err *err, int code, const char *field, const char *fmt, va_list ap) {
+    char name[sizeof err->field], msg[sizeof err->msg]; // what comes may be parts of err itself
+    snprintf(name, sizeof name, "%s", field);
+    vsnprintf(msg, sizeof msg, fmt, ap);
     err->code = code;
-    snprintf(err->field, sizeof err->field, "%s", field);
-    vsnprintf(err->msg, sizeof err->msg, fmt, ap);
+    strcpy(err->field, name);
+    strcpy(err->msg, msg);
     make_plain(err->field);
     make_plain(err->msg);
 }

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/io/safetensors.h"
@@ -28,10 +29,16 @@ void dr_sha256_hex(struct dr_sha256 *s, char hex[65]) {
 
 int dr_sha256_file(const char *path, char hex[65], struct dr_err *err) {
     enum { CHUNK = 1 << 20 };
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    // O_NONBLOCK: a FIFO must not hang the caller before fstat refuses it.
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    struct stat st;
     if (fd < 0)
         return dr_fail(err, errno == ENOENT ? DR_ENOENT : DR_EIO, "%.300s: cannot open: %s", path,
                        strerror(errno));
+    if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
+        close(fd);
+        return dr_fail(err, DR_EFORMAT, "%.300s: not a regular file", path);
+    }
     uint8_t *buf = malloc(CHUNK);
     if (!buf) {
         close(fd);

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import pathlib
 import random
 import re
@@ -189,7 +190,13 @@ def test_bad_input():
                 ({"checkpoint": checkpoint, "n": "x"}, "n", "integer"),
                 ({"checkpoint": checkpoint, "metrics": "fd,kidd"}, "metrics", "kid"),
                 ({"checkpoint": checkpoint, "split": "tset"}, "split", "test"),
-                ({"checkpoint": checkpoint, "data": "nothing"}, "data", "nothing"),
+                ({"checkpoint": checkpoint, "data": "nothing"}, "data", "no recipe named nothing"),
+                ({"checkpoint": checkpoint, "data": 5}, "data", "recipe"),
+                ({"checkpoint": checkpoint, "settings": [5]}, "settings", "object"),
+                ({"checkpoint": checkpoint, "priority": "1"}, "priority", "-1000"),
+                ({"checkpoint": checkpoint, "priority": 10**12}, "priority", "-1000"),
+                ({"checkpoint": checkpoint, "name": 7}, "name", "200"),
+                ({"checkpoint": checkpoint, "name": "x" * 201}, "name", "200"),
                 ({"folder": "../x"}, "folder", "`..`"), ({"folder": "nowhere"}, "folder", "nowhere"),
                 ({"checkpoint": checkpoint, "chekpoint": "1"}, "chekpoint", "`checkpoint`")]:
             r = d.ask("POST", "/v1/evals", {"judge": "judge", "n": 200, **body})
@@ -210,7 +217,8 @@ def test_bad_input():
         assert "12 x 12" in d.get(f"/v1/jobs/{bad}").json()["error"]
         (d.dir / "data/empty").mkdir()
         bad = evaluate(d, folder="empty", data="tiny", wait="failed")
-        assert rows(d, f"&eval_job={bad}")[0]["error"], rows(d)
+        error = rows(d, f"&eval_job={bad}")[0]["error"]
+        assert f"{d.dir}/data/empty: there is no picture" in error, error
         judged = d.get("/v1/jobs?limit=100").json()["jobs"]
         judge = next(j["id"] for j in judged if j["kind"] == "encoder")
         judge = d.get(f"/v1/checkpoints?job={judge}").json()["checkpoints"][0]["id"]
@@ -218,8 +226,56 @@ def test_bad_input():
         assert "eval.judge" in d.get(f"/v1/jobs/{bad}").json()["error"]
         problem(d.ask("POST", "/v1/evals", {"checkpoint": judge, "judge": "judge"}), 422, None, "checkpoint",
                 "generator")
+        os.mkfifo(d.dir / "data/pipe")  # nobody writes to it: reading would wait for ever
+        bad = evaluate(d, checkpoint=checkpoint, inception="pipe", wait="failed")
+        assert "pipe: not a regular file" in d.get(f"/v1/jobs/{bad}").json()["error"]
         evaluate(d, checkpoint=checkpoint)  # and nothing is lost
         assert rows(d)[0]["state"] == "done"
+
+
+# ---- names that are cut stay text: a job is listed whatever its name begins with ----
+
+def test_long_names():
+    with daemon() as d:
+        d.wait(d.job("judge"), "completed")
+        for name in ("a" * 179 + "\u00e9" * 10, "b" * 178 + "\U0001f600" * 5, "c" * 61 + "\u20ac" * 40):
+            job = d.job({"data": DATA, "model": MODEL, "train": {"steps": 2, "generated": 4, "positives": 4},
+                         "checkpoint": {"every": 0, "every_seconds": 0},
+                         "eval": {"judge": "judge", "n": 20, "at_end": True}}, name=name)
+            d.wait(job, "completed")
+            known = {j["id"]: j["name"] for j in d.get("/v1/jobs?limit=100").json()["jobs"]}
+            own = str(int(job) + 1)
+            assert known[own].endswith(", evaluated") and name.startswith(known[own][:-len(", evaluated")]), known
+            assert d.get(f"/v1/jobs/{own}").json()["name"] == known[own]
+        folder = "d" * 149 + "\u00e9\u00e9"
+        (d.dir / "data" / folder).mkdir()
+        job = evaluate(d, folder=folder, data="tiny", wait="failed")
+        assert d.get(f"/v1/jobs/{job}").json()["name"] == folder[:149] + ", evaluated"
+
+
+# ---- a stop while the files of an evaluation are written: what was measured is not lost ----
+
+def test_stop_late():
+    with daemon() as d:
+        _, checkpoint = trained(d)
+        job = evaluate(d, checkpoint=checkpoint, n=4000, samples=True, wait=None)
+        folder = d.dir / "state/evals/1"
+        while not (rows(d) and rows(d)[0]["state"] == "running"):
+            time.sleep(0.01)
+        assert d.ask("POST", f"/v1/jobs/{job}/stop").status == 202
+        d.wait(job, "stopped")
+        assert (folder / "partial.safetensors").exists()
+        os.mkfifo(folder / "samples.npy.part")  # the samples wait for a reader
+        assert d.ask("POST", f"/v1/jobs/{job}/resume").status == 202
+        end = time.monotonic() + 90
+        while not (folder / "nearest.png").exists():
+            assert time.monotonic() < end, d.get(f"/v1/jobs/{job}").json()
+            time.sleep(0.02)
+        assert (folder / "partial.safetensors").exists()
+        with open(folder / "samples.npy.part", "rb") as f:
+            assert len(f.read()) == 128 + 4000 * 64 * 4
+        d.wait(job, "completed")
+        assert not (folder / "partial.safetensors").exists()
 
 
 # ---- a folder of pictures: what the generator drew gets the same figures ----

@@ -100,7 +100,7 @@ def test_noise():
         assert d.ask("POST", ask + "&temperature=0", array((3, 64), [1] * 192), **OCTETS).body == none
         text = png(d.ask("POST", "/v1/generate?seed=5", zeros, **OCTETS).body)[2]
         assert text["request"] is None and "own" in text["noise"], text
-        for body, word in ((b"x", "npy"), (zeros[:-4], "shape"), (zeros + b"1", "shape"), (zeros[:30], "npy"),
+        for body, word in ((b"", "npy"), (b"x", "npy"), (zeros[:-4], "shape"), (zeros + b"1", "shape"), (zeros[:30], "npy"),
                            (array((3, 64), [0] * 192, order="True"), "C order"),
                            (array((3, 64), [0] * 192, "i4"), "float32"), (array((0, 64), []), "shape"),
                            (array((3, 64), [0] * 191 + [float("nan")]), "finite"),

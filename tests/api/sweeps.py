@@ -133,6 +133,15 @@ def test_mistakes():
         assert d.get("/v1/jobs").json()["jobs"] == []
 
 
+# ---- a long name is cut between characters: each job can be read ----
+
+def test_long_name():
+    with daemon() as d:
+        submit(d, {"name": "a" * 89 + "\u00e9" * 5, "recipes": ["tiny"]})
+        names = [j["name"] for j in d.get("/v1/jobs").json()["jobs"]]
+        assert len(names) == 1 and names[0].startswith("a" * 89 + ": tiny, seed "), names
+
+
 # ---- a matrix, its table and plots ----
 
 def test_matrix():

@@ -458,6 +458,10 @@ static void sentences_are_plain(void **state) {
     }
     dr_fail(&err, DR_EINVAL, "\xe2\x82\xac \xf0\x9f\x98\x80 \xc3\xa9");
     assert_string_equal(err.msg, "\xe2\x82\xac \xf0\x9f\x98\x80 \xc3\xa9");
+    // a sentence may be made of the one before
+    dr_fail(&err, DR_EINVAL, "no recipe named nothing");
+    dr_fail_at(&err, DR_EINVAL, err.field, "data: %.300s", err.msg);
+    assert_string_equal(err.msg, "data: no recipe named nothing");
 }
 
 static void guidance(void **state) {
