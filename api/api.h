@@ -486,8 +486,8 @@ int api_server_reload(struct api_server *s, const char *token, const char *tls_c
 // within this boot) under which the daemon should store (boot, seq, type, job, data).
 // data: borrowed JSON object; job: id or "".
 uint64_t api_publish(struct api_server *s, const char *type, const char *job, const json_t *data);
-// The newest seq there is, that of waiting rows of metrics included. Whoever stops publishing counts
-// on from here.
+// The newest seq there is, that of waiting rows of metrics included. Whoever stops publishing
+// counts on from here.
 uint64_t api_event_head(struct api_server *s);
 // Adds a row of metrics; rows are sent at 10 Hz at most, as `metrics {job, step0, cols, rows}`
 // (cols starts with "step"; a non-finite value is null). Not stored: replay beyond the ring is a
