@@ -258,7 +258,8 @@ def test_long_names():
 def test_stop_late():
     with daemon() as d:
         _, checkpoint = trained(d)
-        job = evaluate(d, checkpoint=checkpoint, n=4000, samples=True, wait=None)
+        n = 20000  # longer than a stop takes to arrive
+        job = evaluate(d, checkpoint=checkpoint, n=n, samples=True, wait=None)
         folder = d.dir / "state/evals/1"
         while not (rows(d) and rows(d)[0]["state"] == "running"):
             time.sleep(0.01)
@@ -273,7 +274,7 @@ def test_stop_late():
             time.sleep(0.02)
         assert (folder / "partial.safetensors").exists()
         with open(folder / "samples.npy.part", "rb") as f:
-            assert len(f.read()) == 128 + 4000 * 64 * 4
+            assert len(f.read()) == 128 + n * 64 * 4
         d.wait(job, "completed")
         assert not (folder / "partial.safetensors").exists()
 

@@ -388,7 +388,7 @@ def test_prometheus_and_status():
             assert re.search(rf'^driftd_{name}_bucket{{le="\+Inf"}} [1-9]', text, re.M), name
             assert f"# TYPE driftd_{name} histogram" in text
         for line in text.rstrip().split("\n"):
-            assert re.fullmatch(r"# (HELP|TYPE) driftd_\w+ .+|driftd_\w+(\{[^}]*\})? \S+", line), line
+            assert re.fullmatch(r"# (HELP|TYPE) (driftd|process)_\w+ .+|(driftd|process)_\w+(\{[^}]*\})? \S+", line), line
         assert "job=" not in text, "no labels that grow"
         assert "driftd_train_steps_total 60" in text
         s = d.get("/v1/status").json()
