@@ -198,10 +198,10 @@ export function mount(root, params) {
       const names = [...new Set(panels.flatMap((s) => (s.more && !view.more ? [] : s.names(job))))];
       const run = new Run(job, names, view.window, () => { if (!models.get(id)?.drawn) { run.drawn = true; rebuild(); } draw(); });
       models.set(id, run);
-      get(`/v1/jobs/${id}/alerts`).then((d) => { run.alerts = d.alerts; draw(); }, () => {});
+      const alerts = get(`/v1/jobs/${id}/alerts`).then((d) => { run.alerts = d.alerts; draw(); }, () => {});
       chipList();
       rebuild();
-      await run.load();
+      await Promise.all([run.load(), alerts]);
       refine();
     } catch (e) { toast(`run ${id}: ${e.message}`, true); }
   }
@@ -272,11 +272,14 @@ export function mount(root, params) {
       fill(box, empty('No runs yet', 'Curves appear as soon as a run takes its first steps.', h('a.button.primary', { href: '#/runs?new=1' }, 'Start a run')));
       return;
     }
+    root.classList.add('filling'); // unseen until its parts have their sizes, so that nothing jumps
     layout();
     chipList();
     const first = view.runs.length ? view.runs : [(jobList().find((j) => j.state === 'running') ?? jobList()[0]).id];
     await Promise.all(first.map((id) => jobDetail(id).catch(() => {}))); // then each gets its colour in order
     await Promise.all(first.map(addRun));
+    draw();
+    requestAnimationFrame(() => requestAnimationFrame(() => root.classList.remove('filling')));
     remember();
   }
 

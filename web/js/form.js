@@ -72,7 +72,7 @@ export async function openForm({ from = null } = {}) {
   }
 
   async function choose(which) {
-    const kept = controls.size ? changes() : {}, had = config.kind;
+    const kept = controls.size ? changes() : {};
     fill(errors);
     try { config = which ? await get(`/v1/configs/${encodeURIComponent(which)}`) : source.config; } catch (e) { text(errors, e.message); return; }
     const r = recipes.find((x) => x.name === which);
@@ -94,7 +94,7 @@ export async function openForm({ from = null } = {}) {
     }
     fill(rest, [...groups].map(([g, list]) => h('fieldset', null, h('legend', null, g), h('div.fields', null, list.map(make)))));
     const n = Object.keys(kept).length, lost = put(kept);
-    if (n && had !== undefined) toast(lost ? `${n - lost} of ${n} changed settings are kept; the others do not exist in ${which}.` : `${n} changed setting${n > 1 ? 's are' : ' is'} kept.`);
+    if (n) toast(lost ? `${n - lost} of ${n} changed settings are kept; the others do not exist in ${which}.` : `${n} changed setting${n > 1 ? 's are' : ' is'} kept.`);
     touched();
   }
 
@@ -134,7 +134,7 @@ export async function openForm({ from = null } = {}) {
   let tries = 0;
   const go = h('button.primary', { type: 'submit' }, 'Start');
   const dialog = h('dialog.form', { 'aria-labelledby': 'form-title', onclose: () => dialog.remove() },
-    h('form', { onsubmit: submit, novalidate: true },
+    h('form', { onsubmit: submit, novalidate: '' },
       h('div.form-head', null, h('h2', { id: 'form-title' }, from ? `Run ${from.id}, with changes` : 'New run'), h('button.quiet', { type: 'button', 'aria-label': 'Close', onclick: () => dialog.close() }, '✕')),
       h('div.form-body', { tabindex: '0', role: 'region', 'aria-label': 'Settings' },
         h('div.fields', null, field('Recipe', recipe), field('Name', name), field('Priority', priority)),

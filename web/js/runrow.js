@@ -155,7 +155,7 @@ function details(id, host) {
       h('button', { type: 'button', 'aria-label': `Duplicate run ${id} with changes`, onclick: () => host.duplicate(jobs.get(id)) }, 'Duplicate …'), h('span.spacer'), remove);
   const el = h('div.detail', null, error, stats,
     h('div.detail-split', null,
-      h('div', null, h('h3', null, 'Changed from the recipe'), none, facts),
+      h('div', null, h('h2.minor', null, 'Changed from the recipe'), none, facts),
       h('div.detail-edit', null, h('label.field', { for: `name-${id}` }, h('span', null, 'Name'), name), h('label.field', { for: `notes-${id}` }, h('span', null, 'Notes'), notes))),
     actions);
 
