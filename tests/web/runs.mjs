@@ -301,7 +301,7 @@ try {
     await open(phone.page, '#/runs');
     await phone.page.getByRole('button', { name: 'Details of run 2' }).click();
     await phone.page.getByRole('button', { name: 'Delete run 2' }).scrollIntoViewIfNeeded();
-    assert.ok(await phone.page.getByRole('button', { name: 'Resume run 2' }).count() === 1);
+    assert.ok(await phone.page.getByRole('button', { name: 'Duplicate run 2 with changes' }).count() === 1);
     await audit('an opened run on a phone', phone.page);
     await shot('phone-run-open', phone.page);
     await phone.browser.close();
