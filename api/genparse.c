@@ -302,8 +302,7 @@ static void own_noise(struct parse *x, int64_t *n, const struct api_gen_request 
     if (!out->noise)
         return;
     if (*n && *n * x->nscales != out->n)
-        bad(x, "n", "%lld images; the body holds noise for %d", (long long)(*n * x->nscales),
-            out->n);
+        bad(x, "n", "%lld images; the body holds noise for %d", (long long)*n * x->nscales, out->n);
     if (out->n % x->nscales)
         bad(x, "cfg", "%d scales do not divide the noise of %d images", x->nscales, out->n);
     *n = out->n / x->nscales;

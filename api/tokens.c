@@ -80,7 +80,7 @@ static int parse_line(char *line, struct token *t, char *err, size_t n) {
     int k = 0;
     for (char *w = strtok_r(line, " \t\r", &save); w && k < 4; w = strtok_r(NULL, " \t\r", &save))
         word[k++] = w;
-    const size_t len = strlen(word[0]);
+    const size_t len = word[0] ? strlen(word[0]) : 0;
     if (len < MIN_TOKEN || len > MAX_TOKEN) {
         snprintf(err, n, "expected at least %d characters, and at most %d", MIN_TOKEN, MAX_TOKEN);
         return -1;

@@ -160,6 +160,7 @@ static void promote(struct dd_jobs *j, sqlite3 *db, struct promotion *p) {
     for (int i = 0; i < p->n; i++)
         dd_job_draft_free(j, p->cell[i].draft, put_in && !p->error);
     free(p->cell);
+    p->error = NULL;
     dd_sweep_spec_free(&spec);
     json_decref(problems);
     json_decref(file);
