@@ -131,19 +131,6 @@ static void stream_free(void *cls) {
     free(s);
 }
 
-// The names of a comma-separated list, as pointers into it. malloc'ed; NULL: out of memory.
-static const char **split_names(char *text, size_t *n) {
-    size_t commas = 0;
-    char *save = NULL;
-    for (const char *c = text; *c; c++)
-        commas += *c == ',';
-    const char **names = calloc(commas + 1, sizeof *names);
-    *n = 0;
-    for (char *w = strtok_r(text, ",", &save); w && names; w = strtok_r(NULL, ",", &save))
-        names[(*n)++] = w;
-    return names;
-}
-
 static enum MHD_Result open_stream(struct api_req *r, const struct api_metrics_query *q,
                                    int format) {
     static const char *const types[] = {"application/json", "text/csv; charset=utf-8",
@@ -171,39 +158,26 @@ static enum MHD_Result open_stream(struct api_req *r, const struct api_metrics_q
 
 static int parse_query(struct api_req *r, struct api_metrics_query *q, int *format,
                        struct api_problem *p) {
-    int64_t points = 2000;
-    q->to = INT64_MAX;
     api_q_enum(r, "format", "json|csv|ndjson", format, p);
-    if (*format != JSON_TEXT)
-        points = 0; // files for other programs: every row
-    api_q_int(r, "from", 0, INT64_MAX, &q->from, p);
-    api_q_int(r, "to", 0, INT64_MAX, &q->to, p);
-    api_q_int(r, "max_points", 0, 100000, &points, p);
-    q->max_points = (int)points;
-    if (!p->status && q->from > q->to) {
-        api_problem_set(p, 422, "invalid-value", "from is greater than to");
-        api_problem_field(p, "from", "must not be greater than `to`");
-    }
-    return p->status ? -1 : 0;
+    // Files for other programs have every row.
+    return api_q_steps(r, &q->from, &q->to, *format == JSON_TEXT ? 2000 : 0, &q->max_points, p);
 }
 
 enum MHD_Result api_h_job_metrics(struct api_req *r) {
     struct api_problem p = {0};
     struct api_metrics_query q = {.job = r->seg[0]};
-    const char *text = api_query_get(&r->query, "names"), **names = NULL;
+    struct api_list names = {0};
+    enum MHD_Result rc = MHD_NO;
     int format = JSON_TEXT;
     if (!r->srv->cb.metrics_open)
         return api_not_built(r);
     if (parse_query(r, &q, &format, &p))
         return api_send_problem(r, &p);
-    char *copy = text ? strdup(text) : NULL;
-    if (text && (!copy || !(names = split_names(copy, &q.nnames)))) {
-        free(copy);
-        return MHD_NO;
+    if (api_list_split(api_query_get(&r->query, "names"), &names)) {
+        q.names = names.word;
+        q.nnames = names.n;
+        rc = open_stream(r, &q, format);
     }
-    q.names = names;
-    enum MHD_Result rc = open_stream(r, &q, format);
-    free(names);
-    free(copy);
+    api_list_free(&names);
     return rc;
 }

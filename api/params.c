@@ -54,6 +54,20 @@ int api_q_int(struct api_req *r, const char *key, int64_t min, int64_t max, int6
     return invalid(p, key, msg);
 }
 
+int api_q_steps(struct api_req *r, int64_t *from, int64_t *to, int64_t points, int *max_points,
+                struct api_problem *p) {
+    *to = INT64_MAX;
+    api_q_int(r, "from", 0, INT64_MAX, from, p);
+    api_q_int(r, "to", 0, INT64_MAX, to, p);
+    api_q_int(r, "max_points", 0, 100000, &points, p);
+    *max_points = (int)points;
+    if (!p->status && *from > *to) {
+        api_problem_set(p, 422, "invalid-value", "from is greater than to");
+        api_problem_field(p, "from", "must not be greater than `to`");
+    }
+    return p->status ? -1 : 0;
+}
+
 int api_q_num(struct api_req *r, const char *key, double min, double max, double *out,
               struct api_problem *p) {
     const char *text = api_query_get(&r->query, key);

@@ -5,6 +5,10 @@
 
 int api_q_int(struct api_req *r, const char *key, int64_t min, int64_t max, int64_t *out,
               struct api_problem *p);
+// from, to and max_points of a curve; points: as many where it does not say. -1: p holds what is
+// wrong.
+int api_q_steps(struct api_req *r, int64_t *from, int64_t *to, int64_t points, int *max_points,
+                struct api_problem *p);
 int api_q_num(struct api_req *r, const char *key, double min, double max, double *out,
               struct api_problem *p);
 // *out: index in the list "a|b|c"; unchanged when the key is absent.

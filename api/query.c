@@ -162,3 +162,22 @@ int api_edit_distance(const char *a, const char *b, int cap) {
     }
     return row[lb] < cap ? row[lb] : cap;
 }
+
+bool api_list_split(const char *text, struct api_list *out) {
+    size_t room = 1;
+    char *save = NULL;
+    text = text ? text : "";
+    for (const char *c = text; *c; c++)
+        room += *c == ',';
+    *out = (struct api_list){.text = strdup(text), .word = calloc(room, sizeof *out->word)};
+    if (!out->text || !out->word)
+        return false;
+    for (char *w = strtok_r(out->text, ",", &save); w; w = strtok_r(NULL, ",", &save))
+        out->word[out->n++] = w;
+    return true;
+}
+
+void api_list_free(struct api_list *list) {
+    free(list->text);
+    free(list->word);
+}

@@ -26,6 +26,16 @@ int api_query_add(struct api_query *q, const char *key, const char *value);
 // The value, or NULL when the key is absent.
 const char *api_query_get(const struct api_query *q, const char *key);
 
+// The words of a comma-separated list, as pointers into a copy of it; n 0: text is NULL or empty.
+struct api_list {
+    char *text;
+    const char **word;
+    size_t n;
+};
+// False: out of memory. The list is released by api_list_free in both cases.
+bool api_list_split(const char *text, struct api_list *out);
+void api_list_free(struct api_list *list);
+
 // Decodes %XX (and '+' as a space when plus) in place of dst, which has strlen(src) + 1 bytes.
 // -1 for a malformed escape or an escaped NUL.
 int api_percent_decode(char *dst, const char *src, size_t len, bool plus);

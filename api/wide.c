@@ -94,29 +94,6 @@ static void wide_free(void *cls) {
     free(w);
 }
 
-// The words of a comma-separated list, as pointers into a copy of it; *n 0: it is absent.
-struct list {
-    char *text;
-    const char **word;
-    size_t n;
-};
-static void list_free(struct list *l) {
-    free(l->text);
-    free(l->word);
-}
-static bool list_split(const char *text, struct list *l) {
-    size_t room = 1;
-    char *save = NULL;
-    for (const char *c = text ? text : ""; *c; c++)
-        room += *c == ',';
-    l->text = strdup(text ? text : "");
-    l->word = calloc(room, sizeof *l->word);
-    for (char *w = l->text && l->word ? strtok_r(l->text, ",", &save) : NULL; w;
-         w = strtok_r(NULL, ",", &save))
-        l->word[l->n++] = w;
-    return l->text && l->word;
-}
-
 static enum MHD_Result send_wide(struct api_req *r, const struct api_wide_query *q) {
     struct api_problem p = {0};
     struct wide *w = calloc(1, sizeof *w);
@@ -143,18 +120,9 @@ static enum MHD_Result send_wide(struct api_req *r, const struct api_wide_query 
     return api_send(r, 200, resp);
 }
 
-static int parse(struct api_req *r, struct api_wide_query *q, const struct list *jobs,
+static int parse(struct api_req *r, struct api_wide_query *q, const struct api_list *jobs,
                  struct api_problem *p) {
-    int64_t points = 0;
-    q->to = INT64_MAX;
-    api_q_int(r, "from", 0, INT64_MAX, &q->from, p);
-    api_q_int(r, "to", 0, INT64_MAX, &q->to, p);
-    api_q_int(r, "max_points", 0, 100000, &points, p);
-    q->max_points = (int)points;
-    if (!p->status && q->from > q->to) {
-        api_problem_set(p, 422, "invalid-value", "from is greater than to");
-        api_problem_field(p, "from", "must not be greater than `to`");
-    }
+    api_q_steps(r, &q->from, &q->to, 0, &q->max_points, p);
     if (!p->status && jobs->n > MAX_JOBS) {
         api_problem_set(p, 422, "invalid-value", "more than %d jobs are listed", MAX_JOBS);
         api_problem_field(p, "jobs", "at most %d ids", MAX_JOBS);
@@ -165,20 +133,20 @@ static int parse(struct api_req *r, struct api_wide_query *q, const struct list 
 enum MHD_Result api_h_metrics_csv(struct api_req *r) {
     struct api_problem p = {0};
     struct api_wide_query q = {0};
-    struct list jobs = {0}, names = {0};
+    struct api_list jobs = {0}, names = {0};
     enum MHD_Result rc = MHD_NO;
     if (!r->srv->cb.metrics_wide)
         return api_not_built(r);
-    if (list_split(api_query_get(&r->query, "jobs"), &jobs) &&
-        list_split(api_query_get(&r->query, "names"), &names)) {
+    if (api_list_split(api_query_get(&r->query, "jobs"), &jobs) &&
+        api_list_split(api_query_get(&r->query, "names"), &names)) {
         q.jobs = jobs.word;
         q.njobs = jobs.n;
         q.names = names.word;
         q.nnames = names.n;
         rc = parse(r, &q, &jobs, &p) ? api_send_problem(r, &p) : send_wide(r, &q);
     }
-    list_free(&jobs);
-    list_free(&names);
+    api_list_free(&jobs);
+    api_list_free(&names);
     return rc;
 }
 

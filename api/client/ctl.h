@@ -96,6 +96,9 @@ int ctl_http(struct ctl *c, const char *method, const char *path, const json_t *
 // The same, and anything but 2xx is printed as the problem it is and returned as CTL_REFUSED.
 int ctl_call(struct ctl *c, const char *method, const char *path, const json_t *body,
              const char *const *headers, struct ctl_reply *out);
+// A POST that makes one thing however often the connection breaks and it is repeated: with --key,
+// or a key of this run. As ctl_call.
+int ctl_create(struct ctl *c, const char *path, const json_t *body, struct ctl_reply *out);
 // GET and parse; *out is a new reference.
 int ctl_get_json(struct ctl *c, const char *path, json_t **out);
 // On stderr: sentences, or with --json the problem document as it came.

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/random.h>
+#include <unistd.h>
 
 #define CONNECT_S 10.0
 
@@ -284,4 +286,28 @@ int ctl_get_list(struct ctl *c, const char *path, const char *key, json_t **out)
         *out = NULL;
     }
     return rc;
+}
+
+int ctl_create(struct ctl *c, const char *path, const json_t *body, struct ctl_reply *out) {
+    uint64_t id[2] = {0};
+    const char *key = ctl_get(c, "key");
+    if (getrandom(id, sizeof id, 0) != sizeof id)
+        id[0] = (uint64_t)getpid();
+    char *line = key ? ctl_printf("Idempotency-Key: %s", key)
+                     : ctl_printf("Idempotency-Key: driftctl-%016llx%016llx",
+                                  (unsigned long long)id[0], (unsigned long long)id[1]);
+    const char *const headers[] = {line, NULL};
+    int rc = CTL_UNREACHABLE;
+    for (int attempt = 0; attempt < 3 && rc == CTL_UNREACHABLE; attempt++) {
+        if (attempt) {
+            ctl_reply_free(out);
+            usleep(150000u << attempt);
+        }
+        rc = ctl_http(c, "POST", path, body, headers, attempt < 2, out);
+    }
+    free(line);
+    if (rc || (out->status >= 200 && out->status < 300))
+        return rc;
+    ctl_print_problem(c, out);
+    return CTL_REFUSED;
 }

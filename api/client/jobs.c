@@ -3,8 +3,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
-#include <unistd.h>
 
 // A recipe's name, or the object in a JSON file.
 static json_t *read_config(const char *arg) {
@@ -62,41 +60,13 @@ static int job_body(struct ctl *c, json_t **out) {
     return 0;
 }
 
-// Without --key each run creates one job, also when the connection breaks and the request is
-// repeated.
-static int create(struct ctl *c, const json_t *body, struct ctl_reply *r) {
-    uint64_t id[2] = {0};
-    const char *key = ctl_get(c, "key");
-    if (getrandom(id, sizeof id, 0) != sizeof id)
-        id[0] = (uint64_t)getpid();
-    char *line = key ? ctl_printf("Idempotency-Key: %s", key)
-                     : ctl_printf("Idempotency-Key: driftctl-%016llx%016llx",
-                                  (unsigned long long)id[0], (unsigned long long)id[1]);
-    const char *const headers[] = {line, NULL};
-    int rc = CTL_UNREACHABLE;
-    for (int attempt = 0; attempt < 3 && rc == CTL_UNREACHABLE; attempt++) {
-        if (attempt) {
-            ctl_reply_free(r);
-            usleep(150000u << attempt);
-        }
-        rc = ctl_http(c, "POST", "/v1/jobs", body, headers, attempt < 2, r);
-    }
-    free(line);
-    if (rc)
-        return rc;
-    if (r->status >= 200 && r->status < 300)
-        return 0;
-    ctl_print_problem(c, r);
-    return CTL_REFUSED;
-}
-
 int ctl_cmd_train(struct ctl *c) {
     struct ctl_reply r = {0};
     json_t *body = NULL;
     int rc = job_body(c, &body);
     if (rc)
         return rc;
-    rc = create(c, body, &r);
+    rc = ctl_create(c, "/v1/jobs", body, &r);
     json_decref(body);
     json_t *job = rc ? NULL : json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, NULL);
     ctl_reply_free(&r);

@@ -4,7 +4,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 enum { POLL_US = 1000000, LOST_S = 120 };
@@ -127,32 +126,6 @@ static void print_check(struct ctl *c, const json_t *o) {
     fprintf(c->out, "%zu runs\n", json_array_size(list));
 }
 
-// Without --key each run of the command makes one sweep, also when a connection breaks.
-static int post(struct ctl *c, const json_t *file, struct ctl_reply *r) {
-    const char *path = ctl_get(c, "check") ? "/v1/sweeps?check=1" : "/v1/sweeps";
-    uint64_t id[2] = {0};
-    const char *key = ctl_get(c, "key");
-    if (getrandom(id, sizeof id, 0) != sizeof id)
-        id[0] = (uint64_t)getpid();
-    char *line = key ? ctl_printf("Idempotency-Key: %s", key)
-                     : ctl_printf("Idempotency-Key: driftctl-%016llx%016llx",
-                                  (unsigned long long)id[0], (unsigned long long)id[1]);
-    const char *const headers[] = {line, NULL};
-    int rc = CTL_UNREACHABLE;
-    for (int attempt = 0; attempt < 3 && rc == CTL_UNREACHABLE; attempt++) {
-        if (attempt) {
-            ctl_reply_free(r);
-            usleep(150000u << attempt);
-        }
-        rc = ctl_http(c, "POST", path, file, headers, attempt < 2, r);
-    }
-    free(line);
-    if (rc || (r->status >= 200 && r->status < 300))
-        return rc;
-    ctl_print_problem(c, r);
-    return CTL_REFUSED;
-}
-
 static int submit(struct ctl *c) {
     json_error_t e;
     struct ctl_reply r = {0};
@@ -162,7 +135,8 @@ static int submit(struct ctl *c) {
                 ctl_safe(e.text), e.line, e.column);
         return CTL_USAGE;
     }
-    int rc = post(c, file, &r);
+    const char *path = ctl_get(c, "check") ? "/v1/sweeps?check=1" : "/v1/sweeps";
+    int rc = ctl_create(c, path, file, &r);
     json_decref(file);
     json_t *o = rc ? NULL : json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, NULL);
     ctl_reply_free(&r);

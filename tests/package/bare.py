@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The Debian package on bare Debian 12 roots: the stages of Containerfile, each in a root of its own; then what
+"""The Debian package on bare Debian 12 roots: the stages of debian/Containerfile, each in a root of its own; then what
 is installed is looked at, trains, serves, and takes over a state folder of 0.1.0.
 
-usage: bare.py SOURCE           only checks that Containerfile can be followed
+usage: bare.py SOURCE           only checks that debian/Containerfile can be followed
        bare.py SOURCE FOLDER    root, debootstrap and the network are needed, else it is skipped (77).
 FOLDER keeps the fetched Debian for the next time; the package is left in FOLDER/packages. $DRIFTD_DEB=FILE:
 installs this package instead of building one.
@@ -43,7 +43,7 @@ def said(*command, **more):
 def stages():
     """[(name, [(instruction, words or text)])]; an instruction that this test would not follow is an error."""
     out = []
-    for line in (SOURCE / "Containerfile").read_text().splitlines():
+    for line in (SOURCE / "debian/Containerfile").read_text().splitlines():
         if not line or line.startswith("#"):
             continue
         word, rest = line.split(maxsplit=1)

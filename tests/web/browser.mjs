@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 import { createServer, request } from 'node:http';
 import { join } from 'node:path';
 import assert from 'node:assert/strict';
-import { Daemon, openPage, skip, sleep, tools, until } from './lib.mjs';
+import { audit as axeFinds, begin, check, Daemon, report, sleep, tools, until } from './lib.mjs';
 
 const [driftd, configs, modules, shots] = process.argv.slice(2);
 const SMALL = { 'train.steps': 1000000, 'train.generated': 16, 'train.positives': 16, 'model.dim': 16, 'model.depth': 1, 'data.count': 500, 'samples.every': 50, 'metrics.every': 1, 'checkpoint.every': 200 };
@@ -13,20 +13,8 @@ const found = tools(modules);
 const daemon = new Daemon(driftd, configs);
 const api = (path) => daemon.get(path), post = (path, body) => daemon.post(path, body);
 
-let count = 0;
-async function check(name, f) {
-  const began = Date.now();
-  await f();
-  count++;
-  console.log(`ok ${count} ${name} (${Date.now() - began} ms)`);
-}
-
-await daemon.up();
-const { base } = daemon;
-const served = await (await fetch(`${base}/`)).text();
-if (!served.includes('app/main.js')) { await daemon.end(); skip('the daemon was built without the dashboard'); }
-const { browser, page, faults } = await openPage(found, base);
-const { axe } = found;
+const opened = await begin(daemon, found);
+const { base, browser, page, faults } = opened;
 
 const go = async (hash) => { await page.goto(`${base}/#/about-blank`); await page.goto(`${base}/${hash}`); };
 const active = () => page.evaluate(() => { const a = document.activeElement; return a ? `${a.tagName} ${a.id} ${a.name ?? ''} ${a.textContent.slice(0, 40)} ${a.getAttribute('aria-label') ?? ''}` : ''; });
@@ -49,11 +37,7 @@ async function sameAsServer() {
   const last = Math.min(mine.at(-1) ?? 0, rows.at(-1) ?? 0), cut = (list) => list.filter((x) => x <= last);
   return last > 0 && JSON.stringify(cut(mine)) === JSON.stringify(cut(rows)) && rows.every((x, i) => !i || x === rows[i - 1] + 1);
 }
-async function audit(name) {
-  await page.evaluate(axe);
-  const found = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ['violations'] }).then((r) => r.violations.map((v) => `${v.id}: ${v.nodes.slice(0, 3).map((n) => n.target.join(' ')).join(', ')}`)));
-  assert.deepEqual(found, [], `axe on ${name}`);
-}
+const audit = (name) => axeFinds(page, found, name);
 const pixels = () => page.evaluate(async () => {
   const img = document.querySelector('.stage img');
   await img.decode();
@@ -528,9 +512,7 @@ try {
   });
 } catch (e) {
   failed = true;
-  console.error(`not ok: ${e.stack}`);
-  console.error(`faults: ${faults.list.join('; ')}\nat ${page.url()}\ndaemon: ${daemon.log.split('\n').slice(-6).join('\n')}`);
-  if (shots) await page.screenshot({ path: join(shots, 'failure.png') }).catch(() => {});
+  await report(e, opened, daemon, shots);
 } finally {
   await browser.close();
   await daemon.end();

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { deflateSync } from 'node:zlib';
 import assert from 'node:assert/strict';
-import { Daemon, openPage, skip, tools, until } from './lib.mjs';
+import { audit as axeFinds, begin, check, Daemon, report, tools, until } from './lib.mjs';
 
 const [driftd, configs, modules, shots] = process.argv.slice(2);
 const found = tools(modules);
@@ -97,24 +97,11 @@ async function pictures(page, folder) {
 
 // ---- the page ----
 
-let count = 0;
-async function check(name, f) {
-  const began = Date.now();
-  await f();
-  console.log(`ok ${++count} ${name} (${Date.now() - began} ms)`);
-}
-
-await daemon.up();
-const { base } = daemon;
-if (!(await (await fetch(`${base}/`)).text()).includes('app/main.js')) { await daemon.end(); skip('the daemon was built without the dashboard'); }
-const { browser, page, faults } = await openPage(found, base);
+const opened = await begin(daemon, found);
+const { base, browser, page, faults } = opened;
 const scratch = mkdtempSync(join(tmpdir(), 'driftd-pictures-'));
 
-async function audit(name) {
-  await page.evaluate(found.axe);
-  const bad = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ['violations'] }).then((r) => r.violations.map((v) => `${v.id}: ${v.nodes.slice(0, 3).map((n) => n.target.join(' ')).join(', ')}`)));
-  assert.deepEqual(bad, [], `axe on ${name}`);
-}
+const audit = (name) => axeFinds(page, found, name);
 const shot = (name) => (shots ? page.screenshot({ path: join(shots, `${name}.png`), fullPage: true }) : null);
 const loaded = () => page.evaluate(() => { const i = document.querySelector('.set-grid img'); return i?.complete ? i.naturalWidth : 0; });
 // Files and their names as if they had been dropped.
@@ -202,9 +189,7 @@ try {
   await check('nothing broke on the way', async () => assert.deepEqual(faults.list, []));
 } catch (e) {
   failed = true;
-  console.error(e);
-  console.error(daemon.log);
-  await page.screenshot({ path: join(tmpdir(), 'driftd-data-failed.png'), fullPage: true }).catch(() => {});
+  await report(e, opened, daemon, shots);
 } finally {
   await browser.close();
   await daemon.end();

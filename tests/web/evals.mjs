@@ -6,7 +6,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import assert from 'node:assert/strict';
-import { Daemon, openPage, skip, tools, until } from './lib.mjs';
+import { audit as axeFinds, begin, check, Daemon, report, tools, until } from './lib.mjs';
 
 const [driftd, , modules, shots] = process.argv.slice(2);
 const found = tools(modules);
@@ -21,23 +21,10 @@ writeFileSync(join(recipes, 'other-judge.json'), JSON.stringify({ ...JUDGE, name
 const daemon = new Daemon(driftd, recipes);
 const api = (path) => daemon.get(path);
 
-let count = 0;
-async function check(name, f) {
-  const began = Date.now();
-  await f();
-  console.log(`ok ${++count} ${name} (${Date.now() - began} ms)`);
-}
+const opened = await begin(daemon, found);
+const { base, browser, page, faults } = opened;
 
-await daemon.up();
-const { base } = daemon;
-if (!(await (await fetch(`${base}/`)).text()).includes('app/main.js')) { await daemon.end(); skip('the daemon was built without the dashboard'); }
-const { browser, page, faults } = await openPage(found, base);
-
-async function audit(name) {
-  await page.evaluate(found.axe);
-  const bad = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ['violations'] }).then((r) => r.violations.map((v) => `${v.id}: ${v.nodes.slice(0, 3).map((n) => n.target.join(' ')).join(', ')}`)));
-  assert.deepEqual(bad, [], `axe on ${name}`);
-}
+const audit = (name) => axeFinds(page, found, name);
 const shot = (name) => (shots ? page.screenshot({ path: join(shots, `${name}.png`), fullPage: true }) : null);
 const done = async () => (await api('/v1/evals?state=done')).evals;
 const lines = (plot) => page.evaluate((p) => +(document.querySelector(`[data-plot="${p}"]`)?.dataset.lines ?? -1), plot);
@@ -246,9 +233,7 @@ try {
   await check('nothing broke on the way', async () => assert.deepEqual(faults.list, []));
 } catch (e) {
   failed = true;
-  console.error(`not ok: ${e.stack}`);
-  console.error(`faults: ${faults.list.join('; ')}\nat ${page.url()}\ndaemon: ${daemon.log.split('\n').slice(-6).join('\n')}`);
-  if (shots) await page.screenshot({ path: join(shots, 'failure.png'), fullPage: true }).catch(() => {});
+  await report(e, opened, daemon, shots);
 } finally {
   await browser.close();
   await daemon.end();

@@ -89,3 +89,31 @@ export async function openPage({ chrome, chromium }, base, options = {}) {
   await page.addInitScript(() => addEventListener('securitypolicyviolation', (e) => console.error(`CSP ${e.violatedDirective} ${e.blockedURI}`)));
   return { browser, page, faults };
 }
+
+let count = 0;
+export async function check(name, f) {
+  const began = Date.now();
+  await f();
+  console.log(`ok ${++count} ${name} (${Date.now() - began} ms)`);
+}
+
+// Starts the daemon and opens its page; skips where it was built without one.
+export async function begin(daemon, found) {
+  await daemon.up();
+  if (!(await (await fetch(`${daemon.base}/`)).text()).includes('app/main.js')) { await daemon.end(); skip('the daemon was built without the dashboard'); }
+  return { base: daemon.base, ...await openPage(found, daemon.base) };
+}
+
+// axe finds nothing on the page as it is.
+export async function audit(page, { axe }, name) {
+  await page.evaluate(axe);
+  const bad = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ['violations'] }).then((r) => r.violations.map((v) => `${v.id}: ${v.nodes.slice(0, 3).map((n) => n.target.join(' ')).join(', ')}`)));
+  assert.deepEqual(bad, [], `axe on ${name}`);
+}
+
+// What is printed and kept when a check has failed. shots: the folder of screenshots, or none.
+export async function report(e, { page, faults }, daemon, shots) {
+  console.error(`not ok: ${e.stack}`);
+  console.error(`faults: ${faults.list.join('; ')}\nat ${page.url()}\ndaemon: ${daemon.log.split('\n').slice(-6).join('\n')}`);
+  if (shots) await page.screenshot({ path: join(shots, 'failure.png'), fullPage: true }).catch(() => {});
+}

@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import assert from 'node:assert/strict';
-import { Daemon, openPage, skip, tools, until } from './lib.mjs';
+import { audit as axeFinds, begin, check, Daemon, report, tools, until } from './lib.mjs';
 
 const [driftd, , modules, shots] = process.argv.slice(2);
 const found = tools(modules);
@@ -17,24 +17,11 @@ writeFileSync(join(recipes, 'small.json'), JSON.stringify(SMALL));
 const FILE = { name: 'rates', about: 'two rates, two sizes', recipes: ['small'], axes: { 'optim.lr': [0.001, 0.004], size: { four: { 'train.generated': 4 }, six: { 'train.generated': 6 } } }, seeds: 2, metrics: ['loss', 'drift_norm'] };
 const daemon = new Daemon(driftd, recipes);
 
-let count = 0;
-async function check(name, f) {
-  const began = Date.now();
-  await f();
-  console.log(`ok ${++count} ${name} (${Date.now() - began} ms)`);
-}
-
-await daemon.up();
-const { base } = daemon;
-if (!(await (await fetch(`${base}/`)).text()).includes('app/main.js')) { await daemon.end(); skip('the daemon was built without the dashboard'); }
-const { browser, page, faults } = await openPage(found, base);
+const opened = await begin(daemon, found);
+const { base, browser, page, faults } = opened;
 page.on('dialog', (d) => d.accept());
 
-async function audit(name) {
-  await page.evaluate(found.axe);
-  const bad = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ['violations'] }).then((r) => r.violations.map((v) => `${v.id}: ${v.nodes.slice(0, 3).map((n) => n.target.join(' ')).join(', ')}`)));
-  assert.deepEqual(bad, [], `axe on ${name}`);
-}
+const audit = (name) => axeFinds(page, found, name);
 const shot = (name) => (shots ? page.screenshot({ path: join(shots, `${name}.png`), fullPage: true }) : null);
 const column = (k) => page.locator(`.sweep-table tbody tr td:nth-child(${k})`).allTextContents();
 
@@ -130,9 +117,7 @@ try {
   await check('nothing broke on the way', async () => assert.deepEqual(faults.list, []));
 } catch (e) {
   failed = true;
-  console.error(`not ok: ${e.stack}`);
-  console.error(`faults: ${faults.list.join('; ')}\nat ${page.url()}\ndaemon: ${daemon.log.split('\n').slice(-6).join('\n')}`);
-  if (shots) await page.screenshot({ path: join(shots, 'failure.png'), fullPage: true }).catch(() => {});
+  await report(e, opened, daemon, shots);
 } finally {
   await browser.close();
   await daemon.end();

@@ -1,7 +1,7 @@
 // The page Checkpoints: what is kept of every run, which one is served, and downloads.
 import { at, get, query, send } from './api.js';
 import { on, jobs, jobList, loadJobs } from './state.js';
-import { h, fill, int, bytes, ago, toast, empty, head, field, keepInAddress } from './ui.js';
+import { h, fill, int, bytes, ago, toast, empty, head, field, keepInAddress, settle } from './ui.js';
 
 const PAGE = 50;
 
@@ -49,7 +49,7 @@ export function mount(root, params) {
   function runs() {
     fill(pick, h('option', { value: '', selected: !job }, 'every run'), jobList().filter((j) => j.kind !== 'eval' && j.kind !== 'import').map((j) => h('option', { value: j.id, selected: j.id === job }, `${j.id} ${j.name || j.recipe}`)));
   }
-  load();
+  settle(root, load());
   const off = [on('checkpoint', () => load()), on('refetch', () => load()), on('served', () => load())];
   return () => { closed = true; off.forEach((f) => f()); };
 }

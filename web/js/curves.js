@@ -2,7 +2,7 @@
 // so that a link shows the same picture.
 import { get, raw, query } from './api.js';
 import { jobs, on, colourOf, jobDetail, jobList, loadJobs, active } from './state.js';
-import { h, fill, toast, say, perFrame, debounce, download, clamp, num, empty, head, text, keepInAddress } from './ui.js';
+import { h, fill, toast, say, perFrame, debounce, download, clamp, num, empty, head, text, keepInAddress, settle } from './ui.js';
 import { Panel, runColor, formatX } from './panel.js';
 import { Run } from './runmodel.js';
 
@@ -272,14 +272,12 @@ export function mount(root, params) {
       fill(box, empty('No runs yet', 'Curves appear as soon as a run takes its first steps.', h('a.button.primary', { href: '#/runs?new=1' }, 'Start a run')));
       return;
     }
-    root.classList.add('filling'); // unseen until its parts have their sizes, so that nothing jumps
     layout();
     chipList();
     const first = view.runs.length ? view.runs : [(jobList().find((j) => j.state === 'running') ?? jobList()[0]).id];
     await Promise.all(first.map((id) => jobDetail(id).catch(() => {}))); // then each gets its colour in order
     await Promise.all(first.map(addRun));
     draw();
-    requestAnimationFrame(() => requestAnimationFrame(() => root.classList.remove('filling')));
     remember();
   }
 
@@ -311,7 +309,7 @@ export function mount(root, params) {
     const s = (performance.now() - lastRow) / 1000;
     text(age, lastRow && s < 30 ? `last point ${num(s, 2)} s ago` : '');
   }, 1000);
-  begin();
+  settle(root, begin());
 
   return () => {
     closed = true;

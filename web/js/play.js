@@ -2,7 +2,7 @@
 // is shown, the request can be copied as curl, and a dropped PNG restores the request that made it.
 import { at, get, raw, query } from './api.js';
 import { on, jobDetail, loadJobs, jobs, jobList } from './state.js';
-import { h, fill, text, toast, field, head, debounce, download, num, int, clamp, keepInAddress } from './ui.js';
+import { h, fill, text, toast, field, head, debounce, download, num, int, clamp, keepInAddress, settle } from './ui.js';
 import { parameters, requestOf, shorten } from './png.js';
 
 const SCALES = '1,1.25,1.5,1.75,2,2.5,3,4'; // of a guidance sweep
@@ -204,11 +204,11 @@ export function mount(root, params) {
     if (toyModel && !sized) { s.cols = s.rows = 24; cols.value = rows.value = '24'; }
     classList();
   }
-  (async () => {
+  settle(root, (async () => {
     if (!jobs.size) await loadJobs().catch(() => {});
     await describe().catch((e) => toast(e.message, true));
-    if (!closed) generate();
-  })();
+    if (!closed) await generate();
+  })());
   off.push(on('checkpoint', () => describe().catch(() => {})), on('served', () => describe().catch(() => {})));
   off.push(on('state', debounce(() => { if (!closed) describe().then(() => { if (!shown) generate(); }, () => {}); }, 1500)));
   return () => {

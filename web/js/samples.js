@@ -2,7 +2,7 @@
 // scatter.
 import { get, query, raw } from './api.js';
 import { jobs, on, jobDetail, jobList, loadJobs } from './state.js';
-import { h, fill, text, toast, int, ago, empty, head, field, clamp, perFrame } from './ui.js';
+import { h, fill, text, toast, int, ago, empty, head, field, clamp, perFrame, settle } from './ui.js';
 import { scatter } from './scatter.js';
 
 const STATIONS = 12;
@@ -158,7 +158,7 @@ export function mount(root, params) {
     }
     await Promise.all([load(false), loadOther()]);
   }
-  begin().catch((e) => toast(e.message, true));
+  settle(root, begin());
   off.push(on('sample', (d) => {
     if (job && String(d.job) === job.id) take(d);
     if (String(d.job) === other.id) loadOther().catch(() => {});

@@ -1,6 +1,6 @@
 // The status page: the daemon's state from /v1/status and /readyz.
 import { at, get } from './api.js';
-import { h, fill, num, int, bytes, duration, head } from './ui.js';
+import { h, fill, num, int, bytes, duration, head, settle } from './ui.js';
 import { on, jobs } from './state.js';
 import { serve } from './checkpoints.js';
 
@@ -38,7 +38,7 @@ export function mount(root) {
       card('Store', [['database', bytes(s.store.bytes)], ['disk free', bytes(s.store.disk_free)], counted('failed writes', s.store.failures), counted('metric rows dropped', s.store.metrics_dropped), counted('failed checkpoints', s.store.checkpoint_failures)]),
       card('HTTP', [['requests', int(s.http?.requests)], counted('refused (4xx)', s.http?.responses_4xx), counted('failed (5xx)', s.http?.responses_5xx), counted('rejected (429)', s.http?.shed), ['connections', int(s.http?.connections)], ['event streams', int(s.http?.sse_clients)]]));
   }
-  load();
+  settle(root, load());
   const timer = setInterval(() => { if (!document.hidden) load(); }, 3000);
   const off = [on('served', load)];
   return () => { clearInterval(timer); off.forEach((f) => f()); };

@@ -140,6 +140,14 @@ export function field(label, control, hint) {
   return h('label.field', null, h('span', null, label), control, hint ? h('small', null, hint) : null);
 }
 
+// Shows the page below its heading when its first content is there, or after a while, so that
+// nothing jumps while it loads.
+export async function settle(root, first) {
+  root.classList.add('filling');
+  await Promise.race([first.catch((e) => toast(e.message, true)), new Promise((r) => setTimeout(r, 1500))]);
+  requestAnimationFrame(() => requestAnimationFrame(() => root.classList.remove('filling')));
+}
+
 // Keeps a page's view in the address, unless the address has already moved on to another page.
 export function keepInAddress(page, search) {
   if (location.hash.split('?')[0] === `#/${page}`) history.replaceState(null, '', `#/${page}?${search}`);
