@@ -168,7 +168,7 @@ export function mount(root, params) {
   function drawSide(again) {
     const have = new Map(rows.filter(done).map((r) => [r.id, r]));
     chosen = chosen.filter((id) => have.has(id));
-    if (!picked && !chosen.length) {
+    if (!picked) { // the newest, until a run is chosen
       const newest = [...have.values()].sort((a, b) => b.id - a.id)[0];
       if (newest) chosen = [newest.id];
     }
