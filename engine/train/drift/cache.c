@@ -22,8 +22,8 @@ static bool pays(const struct drift *t, size_t *bytes) {
         each += (double)width(t, f) * sizeof(real) + DR_ALIGN;
     const double all = each * (double)d->n * (t->cfg->data.flip ? 2 : 1);
     *bytes = (size_t)all;
-    return dr_features_params(t->features) && t->be->host_memory && !t->cfg->data.crop &&
-           all <= budget;
+    return dr_features_params(t->features) && !drift_learns_features(t) && t->be->host_memory &&
+           !t->cfg->data.crop && all <= budget;
 }
 
 int drift_cache_open(struct drift *t, struct dr_err *err) {
