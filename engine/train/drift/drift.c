@@ -42,13 +42,28 @@ static int allocate_host(struct drift *t, struct dr_err *err) {
     return rc;
 }
 
+// Four numbers per parameter: itself, its gradient, and the optimiser's two.
+static int check_field_memory(const struct drift *t, struct dr_err *err) {
+    const struct dr_ldf_config *l = &t->cfg->loss.ldf;
+    const double gib = 1073741824.0, left = (double)t->be->mem_left(t->be);
+    const double need = 4.0 * sizeof(real) * (double)t->field_params.total;
+    if (need <= left)
+        return 0;
+    return dr_fail_at(err, DR_ENOMEM, "loss.ldf_projection_dim",
+                      "the field's %lld parameters for %d features need %.1f GiB, and there are "
+                      "%.1f GiB; lower loss.ldf_hidden_dim (%lld), loss.ldf_projection_dim (%lld) "
+                      "or loss.ldf_score_hidden_dim (%lld)",
+                      (long long)t->field_params.total, dr_features_count(t->features), need / gib,
+                      left / gib, (long long)l->hidden, (long long)l->width, (long long)l->score);
+}
+
 static int open_field(struct drift *t, struct dr_err *err) {
     int rc = t->field->validate ? t->field->validate(t->cfg, err) : 0;
     if (!rc && t->field->params)
         rc = t->field->params(&t->cfg->loss, t->features, &t->field_params, err);
     if (!rc && t->field->params)
         dr_params_finish(&t->field_params);
-    return rc;
+    return rc || !t->field->params ? rc : check_field_memory(t, err);
 }
 
 static int open_features(struct drift *t, const struct dr_objective_env *env, struct dr_err *err) {
