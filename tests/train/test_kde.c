@@ -139,7 +139,7 @@ static void kept_or_again_changes_nothing(void **state) {
         {NULL},
         {"features.norm=sphere", "features.rms=1", "features.pixel_weight=0.5", NULL},
         {"features.standardize=batch", "loss.negatives=independent", "data.flip=true", NULL},
-        {"loss.field=kernel-l2", "train.unconditional=0", NULL}};
+        {"train.unconditional=0", "loss.field=kernel-l2", NULL}};
     for (size_t i = 0; i < DR_COUNT(all); i++) {
         struct dr_config c;
         struct run r;
