@@ -625,6 +625,15 @@ struct dr_correlate_args { // out = {sum x y, sum x^2, sum y^2}
     const real *x, *y;     // [n]
     int64_t n;
 };
+// pull (+)= factor da / d, [n]; nothing where d is at most 1e-4: d is |x_i - y_j| (pair_dist), da a
+// gradient by it, and the gradient by x_i is sum_j pull_ij (x_i - y_j). pull may alias da.
+struct dr_pair_pull_args {
+    real *pull;
+    const real *da, *d;
+    int64_t n;
+    real factor;
+    bool acc;
+};
 
 // ---- optimiser
 // -------------------------------------------------------------------------------------

@@ -66,6 +66,39 @@ static int take_data(const struct dr_config *cfg, struct dr_config *encoder, str
     return rc;
 }
 
+int dd_encoder_maps(const struct dr_config *cfg, const struct dr_net *net, struct dr_err *err) {
+    bool chosen[DR_NET_OUTPUTS];
+    struct dr_net *encoder;
+    if (cfg->kind != DR_RECIPE_TRAIN || cfg->features.kind != DR_FEATURE_ENCODER ||
+        dr_net_encoder(net, cfg->model.size, &encoder, NULL))
+        return 0;
+    const int rc = dr_net_choose(encoder, cfg->features.maps, chosen, err);
+    dr_net_free(encoder);
+    return rc;
+}
+
+int dd_encoder_maps_of_file(const struct dr_config *cfg, const char *path, struct dr_err *err) {
+    struct dr_net *net;
+    if (dr_snapshot_network(path, &net, NULL))
+        return 0;
+    const int rc = dd_encoder_maps(cfg, net, err);
+    dr_net_free(net);
+    return rc;
+}
+
+static int maps_of_recipe(const struct dr_config *cfg, const struct dr_config *encoder,
+                          struct dr_err *err) {
+    struct dr_net *net;
+    char *json = dr_config_to_json(encoder);
+    int rc = json ? dr_net_parse(json, strlen(json), NULL, &net, NULL) : DR_ENOMEM;
+    free(json);
+    if (rc)
+        return 0;
+    rc = dd_encoder_maps(cfg, net, err);
+    dr_net_free(net);
+    return rc;
+}
+
 int dd_encoder_recipe(const char *config_dir, const struct dr_config *cfg, struct dr_config *out,
                       struct dr_err *err) {
     struct dr_err why = {0};
@@ -93,7 +126,7 @@ int dd_encoder_recipe(const char *config_dir, const struct dr_config *cfg, struc
     if (take_data(cfg, out, &why))
         return dr_fail_at(err, DR_ECONFIG, key, "%s, the recipe %.60s with this data: %.300s", key,
                           name, why.msg);
-    return 0;
+    return maps_of_recipe(cfg, out, err);
 }
 
 // Same samples in the same order, as long as the files are the same. Mirroring and shifts happen

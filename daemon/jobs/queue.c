@@ -132,7 +132,7 @@ static int check_refs(struct dd_jobs *j, const struct dr_config *cfg, struct dr_
     if (rc || ref == DD_ENCODER_NONE || ref == DD_ENCODER_RECIPE)
         return rc;
     rc = dd_ckpt_find(j->env.store, data_dir, word, path, &why);
-    return rc ? dd_needs_say(cfg, err, rc, why.msg) : 0;
+    return rc ? dd_needs_say(cfg, err, rc, why.msg) : dd_encoder_maps_of_file(cfg, path, err);
 }
 
 // What of it can be checked before the database is asked; frees c where it fails.

@@ -21,7 +21,7 @@
     } while (0)
 
 // Copying the EMA may cost at most 1/PUBLISH_SHARE of the training time.
-enum { FIELDS_A_SECOND = 5, PUBLISH_SHARE = 100, SPREAD_GRACE_STEPS = 100 };
+enum { FIELDS_A_SECOND = 5, PUBLISH_SHARE = 100, SPREAD_GRACE_STEPS = 100, PATIENCE_SECONDS = 1 };
 
 struct run {
     const struct dd_run_spec *spec;
@@ -37,13 +37,42 @@ struct run {
     double saved_at, published_at, publish_cost, field_at, evaluated_at;
     bool collapsed, save_failing;
     struct dd_spike gradient;
-    bool stopped; // before the first step
+    bool stopped;         // before the first step
+    enum dd_wish pending; // a wish of before the first step that is for later
+    double creating_at;   // when the trainer was asked for
 };
+
+// Setting up may take minutes, in which a stop holds as well. What else is wished waits for the
+// steps.
+static bool still_wanted(void *ctx) {
+    struct run *r = ctx;
+    const enum dd_wish w = r->hooks->wish ? r->hooks->wish(r->hooks->ctx) : DD_WISH_NONE;
+    r->stopped |= w == DD_WISH_STOP || w == DD_WISH_STOP_NOW;
+    if (w != DD_WISH_NONE)
+        r->pending = w;
+    return !r->stopped;
+}
+
+// A trainer that is there at once stops like any other, with a checkpoint.
+static bool worth_making(void *ctx) {
+    const struct run *r = ctx;
+    return dd_seconds() - r->creating_at < PATIENCE_SECONDS || still_wanted(ctx);
+}
+
+static enum dd_wish next_wish(struct run *r) {
+    const enum dd_wish waiting = r->pending;
+    r->pending = DD_WISH_NONE;
+    if (waiting != DD_WISH_NONE)
+        return waiting;
+    return r->hooks->wish ? r->hooks->wish(r->hooks->ctx) : DD_WISH_NONE;
+}
 
 static int create_trainer(struct run *r, struct dr_err *err) {
     dr_trainer_free(r->t);
     r->t = NULL;
-    const struct dr_trainer_files files = {.encoder = r->spec->encoder};
+    r->creating_at = dd_seconds();
+    const struct dr_trainer_files files = {
+        .encoder = r->spec->encoder, .go_on = worth_making, .ctx = r};
     return dr_trainer_create_from(&files, r->spec->cfg, r->be, r->data, &r->t, err);
 }
 
@@ -281,7 +310,7 @@ static int loop(struct run *r, struct dr_err *err) {
     const struct dr_config *cfg = r->spec->cfg;
     int rc = 0;
     while (!dr_trainer_finished(r->t)) {
-        enum dd_wish w = r->hooks->wish ? r->hooks->wish(r->hooks->ctx) : DD_WISH_NONE;
+        enum dd_wish w = next_wish(r);
         if (w == DD_WISH_STOP_NOW || w == DD_WISH_STOP) {
             r->res->outcome = DD_RUN_STOPPED;
             show_field(r, true);
@@ -332,13 +361,9 @@ static int init(struct run *r, struct dr_err *err) {
     return rc;
 }
 
-// Pictures that are read for the first time may take minutes, in which a stop holds as well.
 static bool on_import(void *ctx, const struct dr_import_progress *p) {
-    struct run *r = ctx;
     (void)p;
-    const enum dd_wish w = r->hooks->wish ? r->hooks->wish(r->hooks->ctx) : DD_WISH_NONE;
-    r->stopped |= w == DD_WISH_STOP || w == DD_WISH_STOP_NOW;
-    return !r->stopped;
+    return still_wanted(ctx);
 }
 
 static int load(struct run *r, struct dr_err *err) {

@@ -177,10 +177,40 @@ static int check_encoder_features(const struct dr_config *c, struct dr_err *err)
     return 0;
 }
 
+static int check_kde_features(const struct dr_config *c, struct dr_err *err) {
+    const struct dr_feature_config *f = &c->features;
+    if (has_points(c))
+        return FAIL("features.kind",
+                    "features.kind kde works on images; the set %s has points in two dimensions",
+                    sets[c->data.set].name);
+    if (f->encoder[0])
+        return FAIL("features.encoder",
+                    "features.encoder is %.100s; features.kind kde trains an encoder of its own: "
+                    "remove it, or set features.kind to encoder",
+                    f->encoder);
+    if (!f->image && !f->quadrants && !f->patch2 && !f->patch4)
+        return FAIL("features.image",
+                    "the encoder of features.kind kde has no feature to learn from; set at least "
+                    "one of features.image, features.quadrants, features.patch2, features.patch4");
+    if (c->train.positives < 2)
+        return FAIL("train.positives",
+                    "train.positives is %lld; features.kind kde needs two reals per class or more",
+                    (long long)c->train.positives);
+    if (c->loss.field == DR_FIELD_LEARNED)
+        return FAIL("loss.field",
+                    "loss.field is learned; with features.kind kde, whose features change in every "
+                    "step, only kernel and kernel-l2 work");
+    return 0;
+}
+
 static int check_features(const struct dr_config *c, struct dr_err *err) {
     const struct dr_feature_config *f = &c->features;
     long long size = c->data.size;
-    if (f->kind == DR_FEATURE_ENCODER) {
+    if (f->kind == DR_FEATURE_KDE) {
+        int rc = check_kde_features(c, err);
+        if (rc)
+            return rc;
+    } else if (f->kind == DR_FEATURE_ENCODER) {
         int rc = check_encoder_features(c, err);
         if (rc || f->pixel_weight <= 0)
             return rc;

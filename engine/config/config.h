@@ -117,6 +117,9 @@ struct dr_feature_config {
     int64_t grid, cache_mb, keep_mb;
     bool map_locations, map_global, map_quadrants, map_patch2, map_patch4, map_std;
     double pixel_weight; // of image, quadrants and patches; 0: off
+    // kind kde
+    int64_t kde_width;
+    double kde_lr;
 };
 // Of the field `learned` (method.md 4).
 enum dr_ldf_objective { DR_LDF_DENOISE, DR_LDF_NCE, DR_LDF_FROZEN };

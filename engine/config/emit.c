@@ -64,8 +64,15 @@ static bool of_frozen_encoder(const char *path) {
     return false;
 }
 
+// Keys of another features.kind than this one.
+static bool of_other_features(const struct dr_config *c, const char *path) {
+    if (!strncmp(path, "features.kde_", 13))
+        return c->features.kind != DR_FEATURE_KDE;
+    return c->features.kind != DR_FEATURE_ENCODER && of_frozen_encoder(path);
+}
+
 // Keys of another kind of recipe have their defaults (check.c). So do kind, init_from and the
-// keys of frozen encoders and of evaluations in most recipes: without them, older builds read the
+// keys of encoders and of evaluations in most recipes: without them, older builds read the
 // text as well.
 static bool wanted(const struct dr_config_field *f, const struct dr_config *c,
                    const struct dr_config *plain) {
@@ -74,8 +81,7 @@ static bool wanted(const struct dr_config_field *f, const struct dr_config *c,
         return c->kind != DR_RECIPE_TRAIN;
     if (!strcmp(f->path, "init_from"))
         return c->init_from[0];
-    if (c->features.kind != DR_FEATURE_ENCODER && of_frozen_encoder(f->path) &&
-        dr_config_same_value(f, c, plain))
+    if (of_other_features(c, f->path) && dr_config_same_value(f, c, plain))
         return false;
     if (c->kind == DR_RECIPE_EVAL)
         return dr_config_of_eval(f->path) && (kind < 0 || kind == c->kind);

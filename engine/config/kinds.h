@@ -15,7 +15,8 @@
 // features.kind: engine/loss/feature_NAME.c defines dr_feature_NAME (engine/loss/features.h)
 #define DR_FEATURES(X)                                                                             \
     X(PIXEL, pixel, "pixel")                                                                       \
-    X(ENCODER, encoder, "encoder")
+    X(ENCODER, encoder, "encoder")                                                                 \
+    X(KDE, kde, "kde")
 #define DR_FEATURE_WORDS (&(DR_FEATURES(DR_KIND_TEXT))[1])
 
 // kind: what a recipe's job does. The names of job kinds (daemon/jobs/kinds.c).

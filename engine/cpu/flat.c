@@ -86,6 +86,18 @@ void dr_cpu_axpy(struct dr_backend *be, const struct dr_axpy_args *a) {
     row_axpy(a->y + i, dr_at(a->x, a->xt, i), a->xt, len, a->alpha);
 }
 
+DR_HOT static void row_pull(const struct dr_pair_pull_args *a, int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; i++) {
+        const real v = a->d[i] <= (real)1e-4 ? 0 : a->factor * a->da[i] / a->d[i]; // keeps a NaN
+        a->pull[i] = a->acc ? a->pull[i] + v : v;
+    }
+}
+
+void dr_cpu_pair_pull(struct dr_backend *be, const struct dr_pair_pull_args *a) {
+    FOR_SHARES(be, a->n, i, len)
+    row_pull(a, i, i + len);
+}
+
 DR_HOT static void row_pixels(real *restrict y, const uint8_t *restrict p, int64_t n) {
     for (int64_t i = 0; i < n; i++)
         y[i] = (real)p[i] / (real)127.5 - 1;

@@ -97,6 +97,19 @@ __global__ void __launch_bounds__(256)
     *to += (float)sum;
 }
 
+struct pair_pull_f {
+    struct dr_pair_pull_args a;
+    template <int V> __device__ void run(int64_t i) const {
+        const float d = a.d[i], v = d <= 1e-4f ? 0 : a.factor * a.da[i] / d; // keeps a NaN
+        a.pull[i] = a.acc ? a.pull[i] + v : v;
+    }
+};
+
+void dr_cuda_pair_pull(struct dr_backend *be, const struct dr_pair_pull_args *a) {
+    const pair_pull_f f = {*a};
+    DR_FLAT(be, f, a->n, false);
+}
+
 struct pull_f {
     struct dr_pair_score_bwd_args a;
     const float *slope;

@@ -28,45 +28,13 @@ struct encoder {
 
 // ---- which maps
 
-static int fail_map(const struct dr_net *net, const char *word, struct dr_err *err) {
-    char all[400] = "";
-    for (int i = 0; i < dr_net_outputs(net); i++) {
-        const size_t at = strlen(all);
-        snprintf(all + at, sizeof all - at, "%s%s", i ? ", " : "", dr_net_output_name(net, i));
-    }
-    return dr_fail_at(err, DR_ECONFIG, "features.maps",
-                      "features.maps: the encoder %s has no map \"%.40s\"; expected all, numbers "
-                      "from 1 to %d, or some of %s",
-                      dr_net_name(net), word, dr_net_outputs(net), all);
-}
-
-// The output that a word names: its name, its number from 1, or from the end below 0.
-static int output_of(const struct dr_net *net, const char *word) {
-    char *end;
-    const long n = strtol(word, &end, 10), all = dr_net_outputs(net);
-    if (*word && !*end)
-        return n >= 1 && n <= all ? (int)n - 1 : n < 0 && -n <= all ? (int)(all + n) : -1;
-    return dr_net_output_find(net, word);
-}
-
 static int choose_maps(struct encoder *e, const char *list, struct dr_err *err) {
-    bool chosen[DR_NET_OUTPUTS] = {0};
-    char words[128], *rest = words, *word;
-    snprintf(words, sizeof words, "%s", list);
-    if (!strcmp(list, "all") || !*list)
-        memset(chosen, 1, sizeof chosen);
-    else
-        while ((word = strsep(&rest, ", ")))
-            if (*word) {
-                const int k = output_of(e->net, word);
-                if (k < 0)
-                    return fail_map(e->net, word, err);
-                chosen[k] = true;
-            }
-    for (int i = 0; i < dr_net_outputs(e->net); i++)
+    bool chosen[DR_NET_OUTPUTS];
+    int rc = dr_net_choose(e->net, list, chosen, err);
+    for (int i = 0; !rc && i < dr_net_outputs(e->net); i++)
         if (chosen[i])
             e->outputs[e->maps++] = i;
-    return e->maps ? 0 : fail_map(e->net, list, err);
+    return rc;
 }
 
 // ---- their features

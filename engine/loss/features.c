@@ -102,6 +102,13 @@ int dr_features_load(const struct dr_features *f, real *host, struct dr_err *err
     return f->kind->load(f->impl, host, err);
 }
 
+bool dr_features_learns(const struct dr_features *f) {
+    return f->kind->learns;
+}
+bool dr_features_learns_from(const struct dr_features *f, int i) {
+    return f->kind->learns && f->f[i].map == 0;
+}
+
 // ---- maps
 
 // Bytes of cx->keep that one chunk's extraction takes, by a dry run. Weights of zero: kinds may
@@ -221,11 +228,12 @@ void dr_features_backward(struct dr_ctx *cx, const struct dr_features *f,
     real *at[DR_MAX_MAPS];
     if (!f->kind->backward)
         return; // the gradients went to the images at once
-    for (int64_t i = 0, b; (b = chunk_of(f, dm, i, at)) > 0; i++, dx += b * image, x += b * image) {
+    for (int64_t i = 0, b; (b = chunk_of(f, dm, i, at)) > 0; i++, x += b * image) {
         const size_t mark = dr_mark(cx->keep);
         if (m->again)
             extract_again(cx, f, w, x, b, m->saved[0]);
         f->kind->backward(cx, f->impl, w, x, b, at, m->saved[m->again ? 0 : i], dx);
+        dx = dx ? dx + b * image : NULL;
         if (m->again)
             dr_release(cx->keep, mark);
     }
@@ -268,6 +276,19 @@ void dr_features_vectors_backward(struct dr_ctx *cx, const struct dr_features *f
     }
     dr_pool_backward(cx, t, f->map[t->map], m->map[t->map], m->groups, m->n, dout, dm->map[t->map]);
     dr_release(cx->tmp, mark);
+}
+
+void dr_features_plain(struct dr_ctx *cx, const struct dr_features *f, int i,
+                       const struct dr_maps *m, real *out) {
+    const struct dr_pooling *t = &f->f[i];
+    dr_pool_forward(cx, t, f->map[t->map], m->map[t->map], m->groups, m->n, 1, out);
+}
+
+void dr_features_plain_backward(struct dr_ctx *cx, const struct dr_features *f, int i,
+                                const struct dr_maps *m, const real *dout,
+                                const struct dr_maps *dm) {
+    const struct dr_pooling *t = &f->f[i];
+    dr_pool_backward(cx, t, f->map[t->map], m->map[t->map], m->groups, m->n, dout, dm->map[t->map]);
 }
 
 // ---- standardisation

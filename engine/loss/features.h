@@ -41,9 +41,14 @@ int dr_features_create(const struct dr_feature_config *cfg, int64_t c, int64_t h
 void dr_features_free(struct dr_features *f);
 int dr_features_count(const struct dr_features *f);
 struct dr_feature_dim dr_features_dim(const struct dr_features *f, int i);
-// Layout of the frozen weights, NULL: none. load fills host[total].
+// Layout of the network's weights, NULL: none.
 const struct dr_params *dr_features_params(const struct dr_features *f);
+// Fills host[total] with weights that are frozen; not of a kind that learns.
 int dr_features_load(const struct dr_features *f, real *host, struct dr_err *err);
+// The weights learn beside the generator: they are a group of the optimiser (kde.h).
+bool dr_features_learns(const struct dr_features *f);
+// Whether feature i is one they learn from: of the network's map, not of the image itself.
+bool dr_features_learns_from(const struct dr_features *f, int i);
 
 // The maps of groups * n images, in cx->tmp or, for kinds whose map is the image, the images.
 struct dr_maps {
@@ -63,7 +68,7 @@ int dr_maps_init(const struct dr_features *f, int64_t images, int64_t chunk, siz
 void dr_maps_free(const struct dr_features *f, struct dr_maps *m);
 
 // x: [groups,n,C,H,W], which stays in place as long as the maps are used. m: chunk and saved are
-// read, the rest is written. w: the frozen weights (w->g NULL); NULL where there are none.
+// read, the rest is written. w: the network's weights; NULL where there are none.
 void dr_features_extract(struct dr_ctx *cx, const struct dr_features *f, const struct dr_weights *w,
                          real *x, int64_t groups, int64_t n, struct dr_maps *m);
 // Feature i of the maps -> out: [groups*T, n, S] (group-major: b = group * T + location). reals:
@@ -71,6 +76,13 @@ void dr_features_extract(struct dr_ctx *cx, const struct dr_features *f, const s
 // [groups*T*n] norms for the backward pass, used with `sphere`; NULL when no gradient is wanted.
 void dr_features_vectors(struct dr_ctx *cx, const struct dr_features *f, int i,
                          const struct dr_maps *m, bool reals, real *out, real *norm);
+// The same before `sphere`, features.standardize and the gain of `rms`; and back, as
+// dr_features_vectors_backward.
+void dr_features_plain(struct dr_ctx *cx, const struct dr_features *f, int i,
+                       const struct dr_maps *m, real *out);
+void dr_features_plain_backward(struct dr_ctx *cx, const struct dr_features *f, int i,
+                                const struct dr_maps *m, const real *dout,
+                                const struct dr_maps *dm);
 // What features.standardize subtracts and multiplies by, [groups*T, S] each; rstd NULL: nothing.
 struct dr_standard {
     const real *mean, *rstd;
@@ -94,7 +106,9 @@ void dr_features_zero_gradients(struct dr_ctx *cx, const struct dr_features *f,
 void dr_features_vectors_backward(struct dr_ctx *cx, const struct dr_features *f, int i,
                                   const struct dr_maps *m, const real *out, const real *norm,
                                   const real *dout, const struct dr_maps *dm);
-// dx: [groups,n,C,H,W] = the gradient by the images that m was extracted from, with m->saved.
+// dx: [groups,n,C,H,W] = the gradient by the images that m was extracted from, with m->saved; NULL:
+// not wanted, of kinds that learn. w->g accumulates the gradients of the weights, NULL: frozen. Of
+// kinds that learn it may run again with other gradients dm.
 void dr_features_backward(struct dr_ctx *cx, const struct dr_features *f,
                           const struct dr_weights *w, const struct dr_maps *m,
                           const struct dr_maps *dm, real *dx);
@@ -117,6 +131,7 @@ enum dr_pool {
 struct dr_feature_kind {
     const char *name; // features.kind
     bool network;     // runs the network of dr_features_create_on
+    bool learns;      // its weights learn beside the generator; `load` is NULL
     // Adds maps and features to f for images [C,H,W]; *impl is the kind's own.
     int (*create)(const struct dr_feature_config *cfg, struct dr_map_dim image,
                   struct dr_features *f, void **impl, struct dr_err *err);
@@ -129,8 +144,8 @@ struct dr_feature_kind {
     // x: [n,C,H,W] -> every map [n,c,h,w]. saved NULL: nothing is kept.
     void (*extract)(struct dr_ctx *cx, const void *impl, const struct dr_weights *w, const real *x,
                     int64_t n, real *const *map, void *saved);
-    // Of the images x that were extracted with `saved`, which may be overwritten. dx: [n,C,H,W] is
-    // overwritten.
+    // Of the images x that were extracted with `saved`, which may be overwritten, but not by a kind
+    // that learns. dx: [n,C,H,W] is overwritten; NULL, of such a kind: not wanted.
     void (*backward)(struct dr_ctx *cx, const void *impl, const struct dr_weights *w, const real *x,
                      int64_t n, real *const *dmap, void *saved, real *dx);
 };

@@ -26,7 +26,7 @@ void dr_conv_forward(struct dr_ctx *cx, const struct dr_weights *w, const struct
                      const void *x, int64_t b, int64_t height, int64_t width, void *y) {
     DR_OP(cx->be, conv2d_fwd, .y = y, .x = x, .t = cx->act, .weight = dr_weight(w, l->w),
           .bias = dr_weight(w, l->b), .b = b, .h = height, .w = width, .ci = l->ci, .co = l->co,
-          .k = l->k, .stride = l->stride, .pad = l->pad, .version = w->version);
+          .k = l->k, .stride = l->stride, .pad = l->pad, .dil = l->dil, .version = w->version);
 }
 
 void dr_conv_backward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_conv *l,
@@ -34,12 +34,12 @@ void dr_conv_backward(struct dr_ctx *cx, const struct dr_weights *w, const struc
     if (w->g)
         DR_OP(cx->be, conv2d_bwd_weight, .dweight = dr_grad(w, l->w), .dbias = dr_grad(w, l->b),
               .x = x, .dy = dy, .t = cx->act, .b = b, .h = height, .w = width, .ci = l->ci,
-              .co = l->co, .k = l->k, .stride = l->stride, .pad = l->pad);
+              .co = l->co, .k = l->k, .stride = l->stride, .pad = l->pad, .dil = l->dil);
 }
 
 void dr_conv_backward_input(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_conv *l,
                             const void *dy, int64_t b, int64_t height, int64_t width, void *dx) {
     DR_OP(cx->be, conv2d_bwd_data, .dx = dx, .dy = dy, .t = cx->act, .weight = dr_weight(w, l->w),
           .b = b, .h = height, .w = width, .ci = l->ci, .co = l->co, .k = l->k, .stride = l->stride,
-          .pad = l->pad, .version = w->version);
+          .pad = l->pad, .dil = l->dil, .version = w->version);
 }

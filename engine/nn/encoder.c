@@ -4,6 +4,7 @@
 #include "engine/nn/resnet.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 // Errors of the network name its own keys; here those are of the sections encoder and data.
@@ -40,4 +41,46 @@ int dr_encoder_net(const struct dr_config *cfg, struct dr_net **out, struct dr_e
     if (rc)
         name_key(err);
     return rc;
+}
+
+// ---- outputs
+
+static int fail_map(const struct dr_net *net, const char *word, struct dr_err *err) {
+    char all[400] = "";
+    for (int i = 0; i < dr_net_outputs(net); i++) {
+        const size_t at = strlen(all);
+        snprintf(all + at, sizeof all - at, "%s%s", i ? ", " : "", dr_net_output_name(net, i));
+    }
+    return dr_fail_at(err, DR_ECONFIG, "features.maps",
+                      "features.maps: the encoder %s has no map \"%.40s\"; expected all, numbers "
+                      "from 1 to %d, or some of %s",
+                      dr_net_name(net), word, dr_net_outputs(net), all);
+}
+
+// The output that a word names: its name, its number from 1, or from the end below 0.
+static int output_of(const struct dr_net *net, const char *word) {
+    char *end;
+    const long n = strtol(word, &end, 10), all = dr_net_outputs(net);
+    if (*word && !*end)
+        return n >= 1 && n <= all ? (int)n - 1 : n < 0 && -n <= all ? (int)(all + n) : -1;
+    return dr_net_output_find(net, word);
+}
+
+int dr_net_choose(const struct dr_net *net, const char *list, bool chosen[DR_NET_OUTPUTS],
+                  struct dr_err *err) {
+    char words[128], *rest = words, *word;
+    const bool all = !strcmp(list, "all") || !*list;
+    int n = 0;
+    snprintf(words, sizeof words, "%s", list);
+    for (int i = 0; i < DR_NET_OUTPUTS; i++)
+        chosen[i] = all && i < dr_net_outputs(net);
+    while (!all && (word = strsep(&rest, ", ")))
+        if (*word) {
+            const int k = output_of(net, word);
+            if (k < 0)
+                return fail_map(net, word, err);
+            chosen[k] = true;
+            n++;
+        }
+    return all || n ? 0 : fail_map(net, list, err);
 }

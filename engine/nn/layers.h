@@ -55,6 +55,7 @@ static inline void *dr_alloc_act(struct dr_arena *a, const struct dr_ctx *cx, in
 struct dr_conv {
     int w, b;
     int64_t ci, co, k, stride, pad;
+    int64_t dil; // of the kernel, 0: 1
 };
 // Adds NAME.weight and NAME.bias, both with this initialisation. shape: all but w and b.
 struct dr_conv dr_conv_add(struct dr_params *ps, struct dr_conv shape, enum dr_init init,
@@ -63,9 +64,9 @@ struct dr_conv dr_conv_add(struct dr_params *ps, struct dr_conv shape, enum dr_i
 struct dr_conv dr_conv_add_plain(struct dr_params *ps, struct dr_conv shape, const char *name);
 // Side of the output for a side of the input.
 static inline int64_t dr_conv_side(const struct dr_conv *l, int64_t side) {
-    return (side + 2 * l->pad - l->k) / l->stride + 1;
+    return (side + 2 * l->pad - DR_MAX(l->dil, 1) * (l->k - 1) - 1) / l->stride + 1;
 }
-// x: [b,height,width,ci]; y: [b,ho,wo,co], ho = (height + 2 pad - k) / stride + 1.
+// x: [b,height,width,ci]; y: [b,ho,wo,co], ho = dr_conv_side of height.
 void dr_conv_forward(struct dr_ctx *cx, const struct dr_weights *w, const struct dr_conv *l,
                      const void *x, int64_t b, int64_t height, int64_t width, void *y);
 // dW += the correlation of dy with x, db += sum of dy; nothing where w->g is NULL.

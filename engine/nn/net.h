@@ -64,6 +64,12 @@ int64_t dr_gen_style_count(const struct dr_net *net); // style indices per sampl
 int64_t dr_gen_image_count(const struct dr_net *net); // C*H*W (2 for points)
 int dr_gen_null_class(const struct dr_net *net);      // index of the null class, -1: none
 
+// Which outputs of an encoder a list names, into chosen: `all` (or nothing), or some by their names
+// or numbers with commas, from 1, below 0 from the end. ECONFIG at features.maps for one that it
+// does not have, with those that it has.
+int dr_net_choose(const struct dr_net *net, const char *list, bool chosen[DR_NET_OUTPUTS],
+                  struct dr_err *err);
+
 // ---- running ----
 
 // Shape of one output per sample. Images of a generator lie as [b,c,h,w], maps of an encoder as

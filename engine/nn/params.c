@@ -144,8 +144,12 @@ static void init_one(const struct dr_param *p, int number, uint64_t seed, real *
     }
 }
 
+void dr_params_init_one(const struct dr_params *ps, int i, uint64_t seed, real *host) {
+    init_one(&ps->p[i], i, seed, host + ps->p[i].offset);
+}
+
 void dr_params_init(const struct dr_params *ps, uint64_t seed, real *host) {
     memset(host, 0, (size_t)ps->total * sizeof *host);
     for (int i = 0; i < ps->n; i++)
-        init_one(&ps->p[i], i, seed, host + ps->p[i].offset);
+        dr_params_init_one(ps, i, seed, host);
 }

@@ -54,6 +54,8 @@ int dr_params_copy_named(const struct dr_params *to, real *dst, const struct dr_
                          const real *src, struct dr_err *err);
 // Fills host[total]; a function of (layout, seed). Philox stream INIT, index = parameter number.
 void dr_params_init(const struct dr_params *ps, uint64_t seed, real *host);
+// Parameter i of it alone, into host[total], whose other values stay; zero before.
+void dr_params_init_one(const struct dr_params *ps, int i, uint64_t seed, real *host);
 
 // One set of weights on a device, as the layers see it. Not owned.
 struct dr_weights {

@@ -121,6 +121,8 @@ struct dr_trainer_parts {
     const struct dr_feature_kind *kind;   // NULL: features.kind
     struct dr_comm *comm;                 // NULL: one process
     const char *encoder;                  // file of features.encoder; NULL: that is its path
+    bool (*go_on)(void *ctx);             // as in dr_trainer_files
+    void *ctx;
 };
 int dr_trainer_create_of(const struct dr_trainer_parts *parts, const struct dr_config *cfg,
                          struct dr_backend *be, const struct dr_dataset *data,

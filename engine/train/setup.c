@@ -155,21 +155,37 @@ void trainer_round_weights(struct dr_trainer *t) {
                   .st = DR_F32, .n = t->group[k].layout->total);
 }
 
+// A parameter at a time, between which it may be told to end.
+static int init_params(const struct dr_trainer_parts *parts, const struct dr_params *ps,
+                       uint64_t seed, real *host, struct dr_err *err) {
+    for (int i = 0; i < ps->n; i++) {
+        if (parts->go_on && !parts->go_on(parts->ctx))
+            return dr_fail(err, DR_ECANCELED, "stopped while the weights were being made");
+        dr_params_init_one(ps, i, seed, host);
+    }
+    return 0;
+}
+
 // The groups' seeds differ, so that none repeats the numbers of another.
-static int initial_weights(struct dr_trainer *t, struct dr_err *err) {
-    for (int k = 0; k < t->ngroups; k++) {
+static int initial_weights(struct dr_trainer *t, const struct dr_trainer_parts *parts,
+                           struct dr_err *err) {
+    int rc = 0;
+    for (int k = 0; k < t->ngroups && !rc; k++) {
         const struct dr_group *g = &t->group[k];
         const size_t bytes = (size_t)g->layout->total * sizeof(real);
         real *host = calloc((size_t)DR_MAX(g->layout->total, 1), sizeof *host);
         if (!host)
             return dr_fail(err, DR_ENOMEM, "out of memory for %lld parameters",
                            (long long)g->layout->total);
-        dr_params_init(g->layout, (uint64_t)t->cfg.train.seed ^ (uint64_t)k << 56, host);
+        const uint64_t seed = (uint64_t)t->cfg.train.seed ^ (uint64_t)k << 56;
+        rc = init_params(parts, g->layout, seed, host, err);
         t->be->upload(t->be, g->w, host, bytes);
         for (int i = 0; !k && i < t->cfg.ema.n; i++)
             t->be->upload(t->be, g->ema[i], host, bytes);
         free(host);
     }
+    if (rc)
+        return rc;
     trainer_round_weights(t);
     return t->be->sync(t->be, err);
 }
@@ -208,7 +224,7 @@ static int set_up(struct dr_trainer *t, const struct dr_trainer_parts *parts, st
     if (!rc)
         rc = t->objective->start(t->o, err);
     if (!rc)
-        rc = initial_weights(t, err);
+        rc = initial_weights(t, parts, err);
     return rc;
 }
 
@@ -236,7 +252,10 @@ int dr_trainer_create_of(const struct dr_trainer_parts *parts, const struct dr_c
 int dr_trainer_create_from(const struct dr_trainer_files *files, const struct dr_config *cfg,
                            struct dr_backend *be, const struct dr_dataset *data,
                            struct dr_trainer **out, struct dr_err *err) {
-    const struct dr_trainer_parts parts = {.encoder = files ? files->encoder : NULL};
+    struct dr_trainer_parts parts = {0};
+    if (files)
+        parts = (struct dr_trainer_parts){
+            .encoder = files->encoder, .go_on = files->go_on, .ctx = files->ctx};
     return dr_trainer_create_of(&parts, cfg, be, data, out, err);
 }
 

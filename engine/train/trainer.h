@@ -45,6 +45,10 @@ int dr_trainer_create(const struct dr_config *cfg, struct dr_backend *be,
 // Files that a configuration names in words which only its user can look up; NULL: none.
 struct dr_trainer_files {
     const char *encoder; // of features.encoder; NULL: that is the path
+    // Asked now and then while weights are made, which of very large networks takes minutes: false
+    // ends it with ECANCELED. NULL: nobody is asked.
+    bool (*go_on)(void *ctx);
+    void *ctx;
 };
 int dr_trainer_create_from(const struct dr_trainer_files *files, const struct dr_config *cfg,
                            struct dr_backend *be, const struct dr_dataset *data,

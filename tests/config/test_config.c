@@ -508,10 +508,24 @@ static void encoders(void **state) {
     text = dr_config_to_json(&c); // a generator's has neither kind nor encoder, as before
     assert_null(strstr(text, "\"encoder\":{"));
     assert_null(strstr(text, "init_from"));
+    assert_null(strstr(text, "kde"));
+    free(text);
+    accept("{\"features\": {\"kind\": \"kde\", \"kde_lr\": 2}}", &c);
+    text = dr_config_to_json(&c);
+    assert_non_null(strstr(text, "\"kde_width\":128"));
     free(text);
     refuse("{\"encoder\": {\"width\": 16}}", "encoder.width", "kind encoder", "kind train", NULL);
     refuse("{\"kind\": \"encoder\", \"model\": {\"dim\": 64}}", "model.dim", "kind train", NULL);
     refuse("{\"kind\": \"encoder\", \"train\": {\"generated\": 64}}", "train.generated", NULL);
+    refuse("{\"features\": {\"kind\": \"kde\", \"encoder\": \"x\"}}", "features.encoder", NULL);
+    refuse("{\"features\": {\"kind\": \"kde\", \"image\": false, \"rms\": 1}}", "features.image",
+           "learn from", NULL);
+    refuse("{\"features.kind\": \"kde\", \"train.positives\": 1}", "train.positives", NULL);
+    refuse("{\"features.kind\": \"kde\", \"loss.field\": \"learned\"}", "loss.field", NULL);
+    refuse("{\"features.kind\": \"kde\", \"data\": {\"set\": \"toy-swiss-roll\", \"classes\": 1},"
+           "\"model.arch\": \"mlp\"}",
+           "features.kind", "works on images", NULL);
+    refuse("{\"features\": {\"kind\": \"kde\", \"kde_width\": 0}}", "features.kde_width", NULL);
     refuse("{\"kind\": \"encoders\"}", "kind", "did you mean `encoder`", NULL);
     refuse("{\"kind\": \"encoder\", \"encoder\": {\"blocks\": [1.5]}}", "whole numbers", NULL);
     refuse("{\"kind\": \"encoder\", \"encoder\": {\"objective\": \"autoencode\","

@@ -83,14 +83,18 @@ static int teardown(void **state) {
     return 0;
 }
 
-static int submit(const char *name, int64_t *id) {
+static int submit_maps(const char *name, const char *maps, int64_t *id) {
     struct dr_config c;
     bool replayed;
     test_tiny(&c, 5);
     c.features.kind = DR_FEATURE_ENCODER;
     snprintf(c.features.encoder, sizeof c.features.encoder, "%s", name);
+    snprintf(c.features.maps, sizeof c.features.maps, "%s", maps);
     struct dd_job_new in = {.cfg = &c, .recipe = "gen", .kind = "train", .priority = 3};
     return dd_jobs_create(w.jobs, &in, id, &replayed, &err);
+}
+static int submit(const char *name, int64_t *id) {
+    return submit_maps(name, "all", id);
 }
 static void start(void) {
     assert_int_equal(dd_jobs_start(w.jobs, &err), 0);
@@ -300,6 +304,34 @@ static void write_encoder(const char *path, const struct dr_config *cfg, const c
     free(json);
 }
 
+// Maps that the encoder does not have are refused at once, whether it is trained yet or not.
+static void maps_that_are_not_there(void **state) {
+    (void)state;
+    static const char *const encoder_of[] = {"small-encoder", "e.safetensors"};
+    struct dr_config own;
+    char path[600];
+    int64_t a;
+    dr_config_defaults(&own);
+    own.kind = DR_RECIPE_ENCODER;
+    own.data.size = 16;
+    free(w.opt.data_dir);
+    w.opt.data_dir = dd_xstrdup(w.dir);
+    snprintf(path, sizeof path, "%s/e.safetensors", w.dir);
+    write_encoder(path, &own, "0123456789abcdef");
+    for (int i = 0; i < 2; i++) {
+        err = (struct dr_err){0};
+        assert_int_equal(submit_maps(encoder_of[i], "stage1,stage9", &a), DR_ECONFIG);
+        assert_string_equal(err.field, "features.maps");
+        if (!strstr(err.msg, "no map \"stage9\"") || !strstr(err.msg, "some of stage1, stage2"))
+            fail_msg("%s: %s", encoder_of[i], err.msg);
+        assert_int_equal(submit_maps(encoder_of[i], "99", &a), DR_ECONFIG);
+        expect("SELECT count(*) FROM jobs", 2 * i);
+        assert_int_equal(submit_maps(encoder_of[i], "stage1,-1", &a), 0);
+        if (i)
+            expect("SELECT count(*) FROM jobs", 3);
+    }
+}
+
 static void data_that_changed(void **state) {
     (void)state;
     struct dr_config c, own;
@@ -339,6 +371,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(a_waiting_encoder_takes_the_priority, setup, teardown),
         cmocka_unit_test_setup_teardown(they_wait_over_a_restart, setup, teardown),
         cmocka_unit_test_setup_teardown(bad_names, setup, teardown),
+        cmocka_unit_test_setup_teardown(maps_that_are_not_there, setup, teardown),
         cmocka_unit_test_setup_teardown(data_that_changed, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

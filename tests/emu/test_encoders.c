@@ -145,6 +145,40 @@ static void unets_train_like_on_the_cpu(void **state) {
     compare(&c, &parts, 1e-3, "unet");
 }
 
+// An encoder that learns beside the generator: its dilated convolutions, its own objective.
+static void encoders_learn_beside_like_on_the_cpu(void **state) {
+    static const char *const small[] = {"features.kind=kde",
+                                        "features.kde_width=8",
+                                        "features.kde_lr=3",
+                                        "data.set=digits",
+                                        "data.size=8",
+                                        "data.count=600",
+                                        "features.patch2=true",
+                                        "features.rms=1",
+                                        "model.dim=16",
+                                        "model.depth=1",
+                                        "model.heads=2",
+                                        "model.patch=4",
+                                        "model.registers=1",
+                                        "model.mlp_ratio=2",
+                                        "model.style_tokens=2",
+                                        "model.codebook=4",
+                                        "train.classes=3",
+                                        "train.generated=2",
+                                        "train.positives=3",
+                                        "train.unconditional=2",
+                                        "train.seed=11",
+                                        "optim.lr=1e-3",
+                                        "optim.warmup=2",
+                                        "loss.affinity_floor=0",
+                                        NULL};
+    const struct dr_trainer_parts parts = {0};
+    struct dr_config c;
+    (void)state;
+    config_of(&c, small);
+    compare(&c, &parts, 1e-3, "kde");
+}
+
 // Convolutions of every form, with ReLU, into parts of wider maps; pools; both kinds of images.
 static void inceptions_judge_like_on_the_cpu(void **state) {
     static const char json[] = "{\"arch\":\"inception\",\"size\":75,\"narrow\":16,\"classes\":5}";
@@ -185,6 +219,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(inceptions_judge_like_on_the_cpu),
                                        cmocka_unit_test(encoders_train_like_on_the_cpu),
                                        cmocka_unit_test(frozen_encoders_drive_like_on_the_cpu),
+                                       cmocka_unit_test(encoders_learn_beside_like_on_the_cpu),
                                        cmocka_unit_test(unets_train_like_on_the_cpu)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

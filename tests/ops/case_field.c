@@ -1,5 +1,5 @@
 // Cases of the learned field's ops: set_noise, pair_score_fwd and _bwd, set_softmax_fwd and _bwd,
-// denoise_loss, mass_loss, correlate. The whole field is in tests/loss.
+// denoise_loss, mass_loss, correlate, pair_pull. The whole field is in tests/loss.
 #include "tests/ops/harness.h"
 
 #include "engine/core/rng.h"
@@ -304,5 +304,27 @@ void case_correlate(struct t *t) {
         }
         T_RUN(t, correlate, .out = out->p, .x = x->p, .y = y->p, .n = n[i]);
         t_check(t, "out", out, want, 1e-24);
+    }
+}
+
+// ---- gradients by distances
+
+void case_pair_pull(struct t *t) {
+    static const int64_t count[] = {1, 3, 37, 128, 40000};
+    for (size_t i = 0; i < DR_COUNT(count) * 4; i++) {
+        const int64_t n = count[i / 4];
+        const bool acc = i % 2, alias = !acc && i / 2 % 2;
+        double *d = t_tmp(t, n), *want = t_tmp(t, n);
+        for (int64_t k = 0; k < n; k++) // some pairs of equal points, at the floor of pair_dist
+            d[k] = t_rand(t) % 5 ? 0.25 + (double)(t_rand(t) % 512) / 64 : 0x1p-14;
+        struct tbuf *dist = t_values(t, DR_F32, n, d), *da = t_normal(t, DR_F32, n, 1);
+        struct tbuf *pull = alias ? t_inout(da)
+                            : acc ? t_inout(t_normal(t, DR_F32, n, 1))
+                                  : t_out(t, DR_F32, n);
+        for (int64_t k = 0; k < n; k++)
+            want[k] = (acc ? pull->v[k] : 0) + (d[k] <= 1e-4 ? 0 : -1.5 * da->v[k] / d[k]);
+        T_RUN(t, pair_pull, .pull = pull->p, .da = da->p, .d = dist->p, .n = n, .factor = -1.5,
+              .acc = acc);
+        t_check(t, "pull", pull, want, t_tol(t, DR_F32));
     }
 }

@@ -170,6 +170,44 @@ static void it_learns(void **state) {
     }
 }
 
+static size_t little(struct dr_backend *be) {
+    (void)be;
+    return (size_t)1 << 30;
+}
+static bool three_times(void *ctx) {
+    int *asked = ctx;
+    return ++*asked < 4;
+}
+
+// Widths that no machine has memory for are refused before anything is allocated, with the keys; a
+// set-up that is no longer wanted ends.
+static void too_large_and_unwanted(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err = {0};
+    struct dr_backend *be;
+    struct dr_dataset *data;
+    struct dr_trainer *trainer;
+    int asked = 0;
+    configure(&c, "denoise", true);
+    if (dr_backend_open("cpu", 1, &be, &err) || dr_dataset_load(&c.data, NULL, false, &data, &err))
+        fail_msg("%s", err.msg);
+    dr_backend_enter(be);
+    const struct dr_trainer_files files = {.go_on = three_times, .ctx = &asked};
+    assert_int_equal(dr_trainer_create_from(&files, &c, be, data, &trainer, &err), DR_ECANCELED);
+    assert_null(trainer);
+    assert_int_equal(asked, 4);
+    be->mem_left = little;
+    c.loss.ldf.hidden = c.loss.ldf.width = c.loss.ldf.score = 8192;
+    assert_int_equal(dr_trainer_create(&c, be, data, &trainer, &err), DR_ENOMEM);
+    assert_null(trainer);
+    assert_string_equal(err.field, "loss.ldf_projection_dim");
+    assert_non_null(strstr(err.msg, "loss.ldf_hidden_dim (8192)"));
+    assert_non_null(strstr(err.msg, "there are 1.0 GiB"));
+    dr_dataset_free(data);
+    dr_backend_free(be);
+}
+
 // Points have a drift to draw, in the data's own units.
 static void toys_have_arrows(void **state) {
     (void)state;
@@ -193,6 +231,7 @@ int main(void) {
         cmocka_unit_test(a_step_moves_what_learns),
         cmocka_unit_test(it_resumes_exactly),
         cmocka_unit_test(it_learns),
+        cmocka_unit_test(too_large_and_unwanted),
         cmocka_unit_test(toys_have_arrows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

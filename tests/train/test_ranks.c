@@ -159,6 +159,19 @@ static void kernel_l2(void **state) {
     two_train_like_one(&c);
 }
 
+// Sums of an encoder's gradients and of its objective cross the processes as well.
+static void kde(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err = {0};
+    config_of(&c, tiny_digits);
+    const char *const set[] = {"features.kind=kde", "features.kde_width=4", "features.kde_lr=5",
+                               "features.quadrants=true", "metrics.spread_every=0"};
+    if (dr_config_set_all(&c, set, DR_COUNT(set), &err))
+        fail_msg("%s", err.msg);
+    two_train_like_one(&c);
+}
+
 static void learned(void **state) {
     (void)state;
     static const char *const objective[] = {"loss.ldf_objective=denoise", "loss.ldf_objective=nce"};
@@ -196,6 +209,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kernel),
         cmocka_unit_test(kernel_l2),
+        cmocka_unit_test(kde),
         cmocka_unit_test(learned),
         cmocka_unit_test(more_processes_than_classes_are_refused),
     };

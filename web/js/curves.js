@@ -8,13 +8,14 @@ import { Run } from './runmodel.js';
 
 const accuracies = { classify: ['accuracy', 'test_accuracy'], autoencode: ['probe_accuracy'], both: ['accuracy', 'test_accuracy', 'probe_accuracy'] };
 const objective = (j) => (j.kind === 'encoder' ? j.config?.encoder?.objective : null);
+const beside = (j) => j.kind !== 'encoder' && j.config?.features?.kind === 'kde'; // its encoder learns as well
 const panels = [
   { key: 'drift_norm', title: 'Drift norm', hint: 'per temperature', lineless: true, alerts: ['collapse', 'gradient'],
     about: 'How far a step would move the samples. A good curve finds its level soon, from above or from below, and stays there. It can rise while samples improve, so judge by samples and evaluations; a jump with an alert is trouble.',
     names: (j) => j.kind === 'encoder' ? [] : ['drift_norm', ...taus(j).map((_, i) => `drift_norm_${i}`)] },
   { key: 'loss', title: 'Loss', names: () => ['loss'] },
-  { key: 'accuracy', title: 'Accuracy', optional: true, hint: 'of encoders and judges', names: (j) => accuracies[objective(j)] ?? [] },
-  { key: 'losses', title: 'Loss terms', optional: true, hint: 'of encoders', names: (j) => (objective(j) === 'both' ? ['classify_loss', 'autoencode_loss'] : []) },
+  { key: 'accuracy', title: 'Accuracy', optional: true, hint: 'of encoders and judges', names: (j) => accuracies[objective(j)] ?? (beside(j) ? ['encoder_right'] : []) },
+  { key: 'losses', title: 'Loss terms', optional: true, hint: 'of encoders', names: (j) => (objective(j) === 'both' ? ['classify_loss', 'autoencode_loss'] : beside(j) ? ['encoder_loss'] : []) },
   { key: 'grad_norm', title: 'Gradient norm', alerts: ['gradient'], names: () => ['grad_norm'] },
   { key: 'lr', title: 'Learning rate', hint: 'as set, not smoothed', names: () => ['lr'] },
   { key: 'step_seconds', title: 'Step time', hint: 'seconds', names: () => ['step_seconds'] },
@@ -30,7 +31,7 @@ const dashes = [undefined, [7, 4], [2, 3], [10, 3, 2, 3], [4, 2]];
 function label(name, job) {
   const m = /^drift_norm_(\d+)$/.exec(name);
   if (m) return `τ ${taus(job)[+m[1]] ?? m[1]}`;
-  return { accuracy: 'training', test_accuracy: 'test', probe_accuracy: 'probe', classify_loss: 'cross-entropy', autoencode_loss: 'masked pixels', drift_norm: 'mean', spread_min: 'smallest class', dist_mean: 'mean', dist_var: 'variance' }[name] ?? name.replaceAll('_', ' ');
+  return { accuracy: 'training', test_accuracy: 'test', probe_accuracy: 'probe', classify_loss: 'cross-entropy', autoencode_loss: 'masked pixels', encoder_right: 'reals from generated', encoder_loss: 'reals from generated', drift_norm: 'mean', spread_min: 'smallest class', dist_mean: 'mean', dist_var: 'variance' }[name] ?? name.replaceAll('_', ' ');
 }
 
 const short = (j) => `${j.id} ${j.name || j.recipe}`;

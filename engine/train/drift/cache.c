@@ -19,7 +19,8 @@ static bool pays(const struct drift *t, size_t *bytes) {
     const struct dr_dataset *d = t->reals.data;
     const int64_t mb = t->cfg->features.cache_mb;
     double each = 0;
-    if (!mb || !dr_features_params(t->features) || !t->be->host_memory || t->cfg->data.crop)
+    if (!mb || !dr_features_params(t->features) || drift_learns_features(t) ||
+        !t->be->host_memory || t->cfg->data.crop)
         return false;
     for (int f = 0; f < dr_features_count(t->features); f++)
         each += (double)width(t, f) * sizeof(real) + DR_ALIGN;

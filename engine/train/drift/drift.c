@@ -21,7 +21,7 @@ static void take_sizes(struct drift *t) {
     t->image = dr_gen_image_count(t->gen);
     t->noise = dr_gen_noise_count(t->gen);
     t->nstyle = dr_gen_style_count(t->gen);
-    t->nreport = drift_report(t, dr_features_count(t->features));
+    t->nreport = drift_report_encoder(t) + (drift_learns_features(t) ? DRIFT_ENCODER_REPORT : 0);
 }
 
 static int allocate_host(struct drift *t, struct dr_err *err) {
@@ -42,13 +42,28 @@ static int allocate_host(struct drift *t, struct dr_err *err) {
     return rc;
 }
 
+// Four numbers per parameter: itself, its gradient, and the optimiser's two.
+static int check_field_memory(const struct drift *t, struct dr_err *err) {
+    const struct dr_ldf_config *l = &t->cfg->loss.ldf;
+    const double gib = 1073741824.0, left = (double)t->be->mem_left(t->be);
+    const double need = 4.0 * sizeof(real) * (double)t->field_params.total;
+    if (need <= left)
+        return 0;
+    return dr_fail_at(err, DR_ENOMEM, "loss.ldf_projection_dim",
+                      "the field's %lld parameters for %d features need %.1f GiB, and there are "
+                      "%.1f GiB; lower loss.ldf_hidden_dim (%lld), loss.ldf_projection_dim (%lld) "
+                      "or loss.ldf_score_hidden_dim (%lld)",
+                      (long long)t->field_params.total, dr_features_count(t->features), need / gib,
+                      left / gib, (long long)l->hidden, (long long)l->width, (long long)l->score);
+}
+
 static int open_field(struct drift *t, struct dr_err *err) {
     int rc = t->field->validate ? t->field->validate(t->cfg, err) : 0;
     if (!rc && t->field->params)
         rc = t->field->params(&t->cfg->loss, t->features, &t->field_params, err);
     if (!rc && t->field->params)
         dr_params_finish(&t->field_params);
-    return rc;
+    return rc || !t->field->params ? rc : check_field_memory(t, err);
 }
 
 static int open_features(struct drift *t, const struct dr_objective_env *env, struct dr_err *err) {
@@ -94,6 +109,7 @@ static void free_chunks(struct drift *t) {
     free(t->saved);
     t->saved = NULL;
     dr_maps_free(t->features, &t->kept);
+    dr_maps_free(t->features, &t->kept_reals);
 }
 
 static void destroy(void *o) {
@@ -120,18 +136,36 @@ static void destroy(void *o) {
 
 static int groups(const void *o, struct dr_group out[TRAINER_GROUPS]) {
     const struct drift *t = o;
+    int n = 1;
     out[0] = (struct dr_group){.name = "", .layout = dr_net_params(t->gen), .learning_rate = 1};
-    if (!t->field->params)
-        return 1;
-    out[1] = (struct dr_group){.name = "field",
-                               .layout = &t->field_params,
-                               .learning_rate = t->field->rate ? t->field->rate(&t->cfg->loss)
-                                                               : t->field->learning_rate};
-    return 2;
+    if (t->field->params)
+        out[n++] = (struct dr_group){.name = "field",
+                                     .layout = &t->field_params,
+                                     .learning_rate = t->field->rate ? t->field->rate(&t->cfg->loss)
+                                                                     : t->field->learning_rate};
+    if (drift_learns_features(t))
+        out[n++] = (struct dr_group){.name = "encoder",
+                                     .layout = dr_features_params(t->features),
+                                     .learning_rate = t->cfg->features.kde_lr};
+    return n;
 }
 
 static int64_t batch(const void *o) {
     return ((const struct drift *)o)->B;
+}
+
+// What the encoder keeps of the generated images and, where it learns from them, of the positives.
+static int keep_maps(struct drift *t, int64_t chunk, struct dr_err *err) {
+    const bool bf16 = t->cfg->train.precision == DR_PREC_BF16;
+    const enum dr_dtype act = bf16 ? DR_BF16 : DR_F32;
+    const size_t asked = (size_t)t->cfg->features.keep_mb << 20;
+    const size_t budget = t->be->host_memory ? asked : DR_MAX(asked, t->be->mem_left(t->be) / 2);
+    const int64_t npos = drift_learns_features(t) ? t->nclass * t->P : 0, all = t->B + npos;
+    const size_t of_gen = budget / (size_t)all * (size_t)t->B;
+    int rc = dr_maps_init(t->features, t->B, chunk, npos ? of_gen : budget, act, &t->kept, err);
+    if (!rc && npos)
+        rc = dr_maps_init(t->features, npos, chunk, budget - of_gen, act, &t->kept_reals, err);
+    return rc;
 }
 
 static int cut(void *o, int64_t chunk, struct dr_err *err) {
@@ -146,17 +180,18 @@ static int cut(void *o, int64_t chunk, struct dr_err *err) {
     if (failed)
         return dr_fail(err, DR_ENOMEM, "out of memory for a batch of %lld samples",
                        (long long)t->B);
-    const bool bf16 = t->cfg->train.precision == DR_PREC_BF16;
-    const size_t asked = (size_t)t->cfg->features.keep_mb << 20;
-    return dr_maps_init(t->features, t->B, chunk,
-                        t->be->host_memory ? asked : DR_MAX(asked, t->be->mem_left(t->be) / 2),
-                        bf16 ? DR_BF16 : DR_F32, &t->kept, err);
+    return keep_maps(t, chunk, err);
+}
+
+// Layout of the weights that stay as they are; NULL: there are none.
+static const struct dr_params *frozen_params(const struct drift *t) {
+    return drift_learns_features(t) ? NULL : dr_features_params(t->features);
 }
 
 static void lay_out(void *o, struct dr_arena *a) {
     struct drift *t = o;
     const size_t img = (size_t)t->image * sizeof(real), B = (size_t)t->B;
-    const struct dr_params *encoder = dr_features_params(t->features);
+    const struct dr_params *encoder = frozen_params(t);
     const size_t frozen = encoder ? (size_t)encoder->total : 0;
     const bool bf16 = t->cfg->train.precision == DR_PREC_BF16;
     t->tables = dr_alloc(a, (size_t)dr_net_tables_count(t->gen) * sizeof(real));
@@ -192,7 +227,7 @@ static void lay_out_inputs(void *o, int place, struct dr_arena *a) {
 // The generator's tables and the weights of a frozen encoder.
 static int start(void *o, struct dr_err *err) {
     struct drift *t = o;
-    const struct dr_params *encoder = dr_features_params(t->features);
+    const struct dr_params *encoder = frozen_params(t);
     const int64_t tables = dr_net_tables_count(t->gen),
                   most = DR_MAX(tables, encoder ? encoder->total : 0);
     real *host = calloc((size_t)DR_MAX(most, 1), sizeof *host);

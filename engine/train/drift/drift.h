@@ -57,6 +57,7 @@ struct drift {
     struct drift_cache cache;
     struct dr_net_saved **saved; // one per chunk
     struct dr_maps kept;         // of the generated images
+    struct dr_maps kept_reals;   // of the positives, where the encoder learns from them
     struct drift_reals reals;
 
     // Classes of a step: all of them, and from which one on those of this process.
@@ -96,6 +97,19 @@ static inline int drift_report(const struct drift *t, int feature) {
 static inline int drift_report_own(const struct drift *t, int feature) {
     return drift_report(t, feature) + drift_count(t) + 3;
 }
+// After those, of an encoder that learns: what kde.h accumulates, and the square of its gradient's
+// norm.
+enum { DRIFT_ENCODER_LOSS, DRIFT_ENCODER_WRONG, DRIFT_ENCODER_GRADIENT, DRIFT_ENCODER_REPORT };
+static inline int drift_report_encoder(const struct drift *t) {
+    return drift_report(t, dr_features_count(t->features));
+}
+static inline bool drift_learns_features(const struct drift *t) {
+    return dr_features_learns(t->features);
+}
+// The encoder's among the groups of parameters, where it learns.
+static inline int drift_encoder_group(const struct drift *t) {
+    return t->field->params ? 2 : 1;
+}
 static inline int64_t drift_groups(const struct drift *t, int64_t locations) {
     return t->classes * locations; // of all processes
 }
@@ -130,6 +144,9 @@ void drift_noise(struct drift *t, struct dr_ctx *cx, bool second);
 // step.c
 void drift_device_step(void *o, struct dr_ctx *cx, const struct dr_step *s);
 void drift_summed(void *o, struct dr_ctx *cx, const struct dr_step *s);
+// learn.c: the encoder's own objective, on the maps of the generated images and of the positives.
+void drift_learn(struct drift *t, struct dr_ctx *cx, const struct dr_step *s,
+                 const struct dr_maps *gen, const struct dr_maps *pos);
 // metrics.c
 const struct dr_metric_def *drift_metrics(const void *o, int *n);
 void drift_read(void *o, int slot, const real *report, bool ok, struct dr_metrics *m);

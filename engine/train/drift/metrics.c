@@ -46,9 +46,10 @@ enum {
                 "within-class spread of generated over real samples; near 0 is collapse",          \
                 DR_METRIC_LINEAR},                                                                 \
     [SPREAD_MIN] = {"spread_min", "", "spread of the class where it is lowest", DR_METRIC_LINEAR}, \
-    [ENCODER_SECONDS] = {"encoder_seconds", "s",                                                   \
-                         "time of the frozen encoder within loss_seconds; CPU only",               \
-                         DR_METRIC_LINEAR}
+    [ENCODER_SECONDS] = {                                                                          \
+        "encoder_seconds", "s",                                                                    \
+        "time of the encoder within loss_seconds, its own training included; CPU only",            \
+        DR_METRIC_LINEAR}
 
 static const struct dr_metric_def defs[] = {
     FIXED_ROWS, [NORM0] = ROW_OF(0), ROW_OF(1),  ROW_OF(2),  ROW_OF(3),  ROW_OF(4),
@@ -90,6 +91,44 @@ static const struct dr_metric_def learned[] = {
 _Static_assert(DR_COUNT(learned) == GRADIENT0 + OPERATORS, "a row per operator");
 _Static_assert(DR_COUNT(learned) <= DR_MAX_METRICS, "struct dr_metrics holds every metric");
 
+// Of features whose encoder learns.
+enum { ENCODER_LOSS = NORM0, ENCODER_RIGHT, ENCODER_GRADIENT, BESIDE_NORM0 };
+static const struct dr_metric_def beside[] = {
+    FIXED_ROWS,
+    [ENCODER_LOSS] = {"encoder_loss", "",
+                      "what the encoder minimises: telling reals from generated samples by kernel "
+                      "densities; 1.386 is chance",
+                      DR_METRIC_LINEAR},
+    [ENCODER_RIGHT] = {"encoder_right", "",
+                       "mean probability with which the encoder's densities name reals and "
+                       "generated samples rightly; 0.5 is chance",
+                       DR_METRIC_LINEAR},
+    [ENCODER_GRADIENT] = {"encoder_grad_norm", "", "norm of the gradient of the encoder's weights",
+                          DR_METRIC_LOG},
+    [BESIDE_NORM0] = ROW_OF(0),
+    ROW_OF(1),
+    ROW_OF(2),
+    ROW_OF(3),
+    ROW_OF(4),
+    ROW_OF(5),
+    ROW_OF(6),
+    ROW_OF(7),
+    ROW_OF(8),
+    ROW_OF(9),
+    ROW_OF(10),
+    ROW_OF(11),
+    ROW_OF(12),
+    ROW_OF(13),
+    ROW_OF(14),
+    ROW_OF(15),
+};
+_Static_assert(DR_COUNT(beside) == BESIDE_NORM0 + DR_MAX_TAU, "a row per temperature");
+_Static_assert(DR_COUNT(beside) <= DR_MAX_METRICS, "struct dr_metrics holds every metric");
+
+static int norm0(const struct drift *t) {
+    return drift_learns_features(t) ? BESIDE_NORM0 : NORM0;
+}
+
 static int operators(const struct drift *t) {
     return DR_MIN(dr_features_count(t->features), OPERATORS);
 }
@@ -97,6 +136,10 @@ static int operators(const struct drift *t) {
 const struct dr_metric_def *drift_metrics(const void *o, int *n) {
     const struct drift *t = o;
     const bool learns = t->field->params_each;
+    if (drift_learns_features(t)) {
+        *n = BESIDE_NORM0 + drift_count(t);
+        return beside;
+    }
     *n = learns ? GRADIENT0 + operators(t) : NORM0 + drift_count(t);
     return learns ? learned : defs;
 }
@@ -119,6 +162,13 @@ static void read_field(const struct drift *t, const real *report, struct dr_metr
     dr_metric_set(m, FIELD_GRADIENT, sqrt(all));
 }
 
+static void read_encoder(const struct drift *t, const real *report, struct dr_metrics *m) {
+    const real *own = report + drift_report_encoder(t);
+    dr_metric_set(m, ENCODER_LOSS, (double)own[DRIFT_ENCODER_LOSS]);
+    dr_metric_set(m, ENCODER_RIGHT, 1 - (double)own[DRIFT_ENCODER_WRONG]);
+    dr_metric_set(m, ENCODER_GRADIENT, sqrt((double)own[DRIFT_ENCODER_GRADIENT]));
+}
+
 void drift_read(void *o, int slot, const real *report, bool ok, struct dr_metrics *m) {
     struct drift *t = o;
     const int features = dr_features_count(t->features), ntau = drift_count(t);
@@ -129,7 +179,7 @@ void drift_read(void *o, int slot, const real *report, bool ok, struct dr_metric
         for (int k = 0; k < ntau; k++)
             m->drift_norm[k] += sqrt((double)report[drift_report(t, f) + k]) / features;
     for (int k = 0; k < ntau; k++) {
-        dr_metric_set(m, NORM0 + k, m->drift_norm[k]);
+        dr_metric_set(m, norm0(t) + k, m->drift_norm[k]);
         sum += m->drift_norm[k];
     }
     dr_metric_set(m, NORM, ntau ? sum / ntau : 0);
@@ -139,9 +189,11 @@ void drift_read(void *o, int slot, const real *report, bool ok, struct dr_metric
     dr_metric_set(m, ALPHA_MEAN, m->alpha_mean = t->slot[slot].alpha_mean);
     if (t->be->host_memory)
         dr_metric_set(m, LOSS_SECONDS, m->loss_seconds = t->loss_seconds);
-    if (t->be->host_memory && t->frozen.net)
+    if (t->be->host_memory && dr_features_params(t->features))
         dr_metric_set(m, ENCODER_SECONDS, t->encoder_seconds);
-    if (t->field->params_each)
+    if (drift_learns_features(t))
+        read_encoder(t, report, m);
+    else if (t->field->params_each)
         read_field(t, report, m);
     if (!ok || !t->slot[slot].spread)
         return;

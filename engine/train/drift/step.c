@@ -118,12 +118,19 @@ static void feature_loss(struct drift *t, struct dr_ctx *cx, const struct dr_ste
     dr_release(cx->tmp, mark);
 }
 
+// The encoder as the generator sees it: it drives, and does not move.
+static struct dr_weights encoder_weights(const struct drift *t, const struct dr_step *s) {
+    if (drift_learns_features(t))
+        return s->group[drift_encoder_group(t)].weights;
+    return (struct dr_weights){
+        .layout = dr_features_params(t->features), .w = t->encoder, .w16 = t->encoder16};
+}
+
 static void losses(struct drift *t, struct dr_ctx *cx, const struct dr_step *s) {
     const size_t mark = dr_mark(cx->tmp);
-    const struct dr_weights encoder = {
-        .layout = dr_features_params(t->features), .w = t->encoder, .w16 = t->encoder16};
+    const struct dr_weights encoder = encoder_weights(t, s);
     const struct dr_weights *w = encoder.layout ? &encoder : NULL;
-    struct compared c = {.x = t->kept};
+    struct compared c = {.x = t->kept, .pos = t->kept_reals};
     c.neg.chunk = c.pos.chunk = c.unc.chunk = t->chunk;
     const double start = dr_seconds();
     dr_features_extract(cx, t->features, w, t->x, t->nclass, t->N, &c.x);
@@ -141,6 +148,8 @@ static void losses(struct drift *t, struct dr_ctx *cx, const struct dr_step *s) 
         feature_loss(t, cx, s, &c, f);
     const double back = dr_seconds();
     dr_features_backward(cx, t->features, w, &c.x, &c.dx, t->dx);
+    if (drift_learns_features(t))
+        drift_learn(t, cx, s, &c.x, &c.pos);
     t->encoder_seconds = dr_seconds() - back + extracted - start;
     dr_release(cx->tmp, mark);
 }
@@ -161,9 +170,14 @@ void drift_device_step(void *o, struct dr_ctx *cx, const struct dr_step *s) {
     backward(t, cx, &s->group[0].gradients);
 }
 
-// The gradient norms of the field's parameters, feature by feature.
+// The gradient norms of the field's parameters, feature by feature, and of the encoder's.
 void drift_summed(void *o, struct dr_ctx *cx, const struct dr_step *s) {
     struct drift *t = o;
+    if (drift_learns_features(t)) {
+        const struct dr_group *e = &s->group[drift_encoder_group(t)];
+        DR_OP(cx->be, sumsq, .out = s->report + drift_report_encoder(t) + DRIFT_ENCODER_GRADIENT,
+              .x = e->g, .n = e->layout->total);
+    }
     if (!t->field->params_each)
         return;
     const struct dr_group *g = &s->group[1];
