@@ -199,6 +199,18 @@ void dr_config_defaults(struct dr_config *c);
 // ("optim.lr"). `where`: the source, put before the sentence. A UTF-8 byte-order mark is skipped.
 int dr_config_parse(const char *json, size_t len, const char *where, struct dr_config *out,
                     struct dr_err *err);
+// The functions that end in _listed find all problems: the first is in *err, as it is without them,
+// and each is appended to *list (or NULL). A check across keys is left out where it would compare
+// with a key whose own value is refused. c NULL: each key by itself, and nothing is kept, for
+// changes of a configuration that is refused already.
+int dr_config_parse_listed(const char *json, size_t len, const char *where, struct dr_config *out,
+                           struct dr_problems *list, struct dr_err *err);
+int dr_config_load_listed(const char *path, struct dr_config *out, struct dr_problems *list,
+                          struct dr_err *err);
+int dr_config_merge_listed(struct dr_config *c, const char *json, size_t len, const char *where,
+                           struct dr_problems *list, struct dr_err *err);
+int dr_config_set_listed(struct dr_config *c, const char *const *assignments, int n,
+                         struct dr_problems *list, struct dr_err *err);
 // The same from a regular file of at most 1 MiB; anything else (a FIFO, a folder) is DR_EIO.
 int dr_config_load(const char *path, struct dr_config *out, struct dr_err *err);
 // Parses JSON text over *c instead of the defaults (overrides of a recipe). Keys may be nested or

@@ -21,6 +21,11 @@ def bearer(token):
     return {"Authorization": f"Bearer {token}"}
 
 
+def ctl(d, *words):
+    return subprocess.run([DRIFTCTL, *map(str, words), "--url", f"http://127.0.0.1:{d.port}"], capture_output=True,
+                          text=True)
+
+
 # ---- tokens ----
 
 TOKENS = """# who may do what
@@ -231,6 +236,38 @@ def test_priority():
         d.wait(a, "completed")
         ended = [d.get(f"/v1/jobs/{j}").json()["started"] for j in (a, b)]
         assert ended[1] < ended[0], ended
+
+
+def test_every_problem():
+    """All that is wrong with a job, a change of one and a sweep; the first is where it was."""
+    wrong = {"optim.lr": "fast", "model": {"hedas": 2, "dim": -4}, "train.alpha_min": 5, "train.alpha_max": 2}
+    keys = ["optim.lr", "model.hedas", "model.dim", "train.alpha_min"]
+
+    def fields(p):
+        assert p["errors"][0]["message"] in p["detail"] or p["detail"].endswith(p["errors"][0]["message"]), p
+        return [e["field"] for e in p["errors"]]
+
+    with daemon() as d:
+        p = problem(d.ask("POST", "/v1/jobs", {"config": "tiny", "overrides": wrong}), 422, "invalid-config",
+                    "overrides.optim.lr", "fast")
+        assert fields(p) == [f"overrides.{k}" for k in keys], p
+        p = problem(d.ask("POST", "/v1/jobs", {"config": wrong, "overrides": {"ema.ramp": 1}}), 422, "invalid-config",
+                    "config.optim.lr", "fast")
+        assert fields(p) == [f"config.{k}" for k in keys] + ["overrides.ema.ramp"], p
+        p = problem(d.ask("POST", "/v1/jobs", {"config": "tiny", "overrides": wrong, "priority": "high"}), 422, None,
+                    "priority", "whole")
+        assert fields(p) == ["priority"] + [f"overrides.{k}" for k in keys], p
+        p = problem(d.ask("POST", "/v1/evals", {"checkpoint": "1", "n": 0, "split": "all", "data": {"set": "mnist"}}),
+                    422, None, "n")
+        assert fields(p) == ["n", "split"], p
+        p = problem(d.ask("POST", "/v1/sweeps", {"name": "x", "recipes": ["tiny"], "overrides": wrong}), 422)
+        assert {e["field"] for e in p["errors"]} == {f"overrides.{k}" for k in keys}, p
+        job = d.job("tiny")
+        p = problem(d.ask("PATCH", f"/v1/jobs/{job}", {"name": 7, "notes": [], "priority": 5000}), 422, None, "name")
+        assert fields(p) == ["name", "notes", "priority"], p
+        r = ctl(d, "train", "tiny", "--set", "optim.lr=fast", "--set", "model.hedas=2")
+        assert r.returncode == 1 and "overrides.optim.lr" in r.stderr and "overrides.model.hedas" in r.stderr, r
+        assert len(d.get("/v1/jobs").json()["jobs"]) == 1
 
 
 def test_backup():
