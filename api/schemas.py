@@ -112,7 +112,7 @@ SCHEMAS = {
     "EvalList": page("evals", "Eval", metrics=array(ANY), kinds=array(S)),
     "EvalCreate": body(checkpoint=S, job=S, folder=S, n=I, alpha={"oneOf": [N, array(N)]}, seed=I, split=S,
                        weights=words("ema", "raw"), batch=I, metrics=S, judge=S, inception=S, resize=S, skip_existing=B,
-                       samples=B, share=N, data={"oneOf": [S, ANY]}, name=NAME, kind=S, settings=ANY, priority=PRIORITY),
+                       samples=B, allow_own_encoder=B, share=N, data={"oneOf": [S, ANY]}, name=NAME, kind=S, settings=ANY, priority=PRIORITY),
     "EvalCurve": obj(metric=S, x=words("step", "alpha"), series=array(ANY)),
     "Alerts": obj(alerts=array(ANY)),
     "Sweep": ANY | {"description": "as in docs/api.md"},

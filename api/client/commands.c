@@ -68,6 +68,8 @@ static const struct ctl_opt eval_opts[] = {
     {"batch", 'b', "N", "samples at a time (100)", WHOLE(1, ANY)},
     {"metrics", 'm', "LIST", "as fd,kid (all)"},
     {"judge", 0, "NAME", "recipe of a judge, or checkpoint:ID"},
+    {"allow-own-encoder", 0, NULL,
+     "take a judge that is the encoder the generator was trained with"},
     {"inception", 0, "FILE", "Inception-v3 below the server's data directory, for fid"},
     {"resize", 0, "HOW", "clean, legacy_pytorch or legacy_tensorflow (clean)"},
     {"data", 'd', "RECIPE", "judge against this recipe's data; default: the checkpoint's own"},

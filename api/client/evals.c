@@ -48,6 +48,8 @@ static int body_of(struct ctl *c, json_t **out) {
         json_object_set_new(o, "kind", json_string(ctl_get(c, "kind")));
     if (ctl_get(c, "skip-existing"))
         json_object_set_new(o, "skip_existing", json_true());
+    if (ctl_get(c, "allow-own-encoder"))
+        json_object_set_new(o, "allow_own_encoder", json_true());
     if (ctl_get(c, "samples"))
         json_object_set_new(o, "samples", json_true());
     json_t *list = ctl_get(c, "alpha") ? alphas(ctl_get(c, "alpha")) : NULL;

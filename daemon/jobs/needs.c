@@ -34,6 +34,14 @@ static bool same_meaning(const char *json, const char *want) {
     return same;
 }
 
+bool dd_needs_same(const struct dr_config *a, const struct dr_config *b) {
+    char *x = meaning(a), *y = meaning(b);
+    const bool same = x && y && !strcmp(x, y);
+    free(x);
+    free(y);
+    return same;
+}
+
 int dd_needs_find(sqlite3 *db, const struct dr_config *encoder, int64_t *id, struct dr_err *err) {
     char *want = meaning(encoder);
     if (!want)

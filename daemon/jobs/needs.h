@@ -28,6 +28,8 @@ int dd_needs_take(sqlite3 *db, struct dd_need *n, int priority, struct dr_err *e
 // The job whose encoder a job of this configuration may use: one that is at work, waits, or is
 // complete with its checkpoint. 0: there is none.
 int dd_needs_find(sqlite3 *db, const struct dr_config *encoder, int64_t *id, struct dr_err *err);
+// Whether two recipes make the same encoder.
+bool dd_needs_same(const struct dr_config *a, const struct dr_config *b);
 // ECONFLICT when a job that has not ended needs this one.
 int dd_needs_check_drop(sqlite3 *db, int64_t id, struct dr_err *err);
 // Queues what a job to be resumed needs as well, unless that is done or on its way. *woken: its id,

@@ -8,6 +8,7 @@
 #include "daemon/jobs/changed.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/jobs/needs.h"
+#include "daemon/jobs/own_encoder.h"
 #include "daemon/store/checkpoints.h"
 
 #include <ftw.h>
@@ -145,6 +146,9 @@ static int prepare(struct dd_jobs *j, struct create *c, struct dr_err *err) {
         rc = read_need(j, in->cfg, &c->need, err);
     if (!rc && dr_config_evaluates(in->cfg))
         rc = read_judge(j, in->cfg, &c->judge, err);
+    if (!rc)
+        rc = dd_own_encoder_check(j->env.store, j->env.opt->data_dir, j->env.opt->config_dir,
+                                  in->cfg, err);
     if (!rc && !(c->json = dr_config_to_json(in->cfg)))
         rc = dr_fail(err, DR_ENOMEM, "no memory for the configuration");
     if (rc)

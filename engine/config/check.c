@@ -374,10 +374,11 @@ static void check_measures(const struct dr_config *c, struct dr_notes *notes) {
              "eval.judge is \"%.100s\"; expected a recipe, the id of a checkpoint or a "
              "relative path without `..`, below the data directory",
              e->judge);
-    if (c->kind == DR_RECIPE_TRAIN && e->judge[0] && !strcmp(e->judge, c->features.encoder))
+    if (c->kind == DR_RECIPE_TRAIN && e->judge[0] && !e->allow_own_encoder &&
+        !strcmp(e->judge, c->features.encoder))
         FAIL("eval.judge",
              "eval.judge is %.100s, as features.encoder is; a judge must be another network "
-             "than the one the generator trains with",
+             "than the one the generator trains with (or set eval.allow_own_encoder)",
              e->judge);
 }
 

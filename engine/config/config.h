@@ -173,7 +173,7 @@ struct dr_eval_section {
     int split, weights, resize; // 0: train, ema, clean
     char metrics[256], judge[256], inception[256], best[32];
     double share, every_seconds;
-    bool skip_existing, samples, at_end;
+    bool skip_existing, samples, at_end, allow_own_encoder;
 };
 struct dr_config {
     char name[64], about[256], init_from[256];

@@ -235,6 +235,60 @@ def test_bad_input():
 
 # ---- names that are cut stay text: a job is listed whatever its name begins with ----
 
+# ---- the judge is the generator's own encoder: refused under any name, or marked in the row ----
+
+def test_own_encoder():
+    with daemon() as d:
+        features = {"kind": "encoder", "encoder": "judge", "maps": "stage2", "pool": "global"}
+        base = {"data": DATA, "model": MODEL, "train": {"steps": 4, "generated": 4, "positives": 4}, "features": features}
+        job, checkpoint = trained(d, features=features, train={"steps": 4, "generated": 4, "positives": 4})
+        encoder = d.get(f"/v1/jobs/{job}").json()["needs"]
+        judge = d.get(f"/v1/checkpoints?job={encoder}").json()["checkpoints"][0]["id"]
+        copy = d.ask("POST", "/v1/checkpoints", d.get(f"/v1/checkpoints/{judge}/file").body,
+                     Content_Type="application/octet-stream").json()["id"]
+        (d.dir / "data/a.safetensors").write_bytes(d.get(f"/v1/checkpoints/{judge}/file").body)
+        (d.dir / "recipes/other.json").write_text(json.dumps(JUDGE | {"name": "other"}))
+        for name in ("judge", f"checkpoint:{judge}", copy, "a.safetensors", "other"):
+            for what in ({"checkpoint": checkpoint}, {"job": job}):
+                p = problem(d.ask("POST", "/v1/evals", {"judge": name, "n": 200, **what}), 422, None, "judge",
+                            f"checkpoint {checkpoint}")
+                assert name in p["detail"] and "allow_own_encoder" in p["detail"], p
+            p = problem(d.ask("POST", "/v1/jobs", {"config": base | {"eval": {"judge": name, "n": 200, "at_end": True}}}),
+                        422, None, "config" if name == "judge" else "eval.judge", name)
+        assert "generator was trained with" in ctl(d, "eval", "-k", checkpoint, "--judge", "judge", status=1) or \
+            "is trained with" in ctl(d, "eval", "-k", checkpoint, "--judge", "judge", status=1)
+        assert rows(d) == []
+        ctl(d, "eval", "-k", checkpoint, "--judge", "judge", "-n", 200, "--allow-own-encoder", "-f")
+        assert [r["settings"]["judge_own_encoder"] for r in rows(d)] == [True]
+        another = JUDGE | {"name": "another", "train": {"steps": 61}}
+        (d.dir / "recipes/another.json").write_text(json.dumps(another))
+        evaluate(d, checkpoint=checkpoint, judge="another")
+        assert [r["settings"]["judge_own_encoder"] for r in rows(d)] == [False, True]
+        at = ctl(d, "evals", "--csv").splitlines()
+        column = at[0].split(",").index("judge_own_encoder")
+        assert [row[column] for row in csv.reader(at[1:])] == ["true", "false"], at
+        # A judge that did not exist when the job was made is found out when the evaluation runs.
+        late = {"judge": "late", "n": 200, "checkpoint": checkpoint}
+        (d.dir / "recipes/late.json").write_text(json.dumps(JUDGE))
+        with contextlib.closing(sqlite3.connect(d.dir / "state/driftd.sqlite3", timeout=30)) as db:
+            held = d.job(base | {"train": {**base["train"], "steps": 10**6}})
+            d.wait(held, "running")
+            r = d.ask("POST", "/v1/evals", {**late, "allow_own_encoder": True})
+            assert r.status == 201, r
+            d.ask("POST", f"/v1/jobs/{held}/stop")
+            d.wait(r.json()["id"], "completed", "failed")
+            assert rows(d, f"&eval_job={r.json()['id']}")[0]["settings"]["judge_own_encoder"] is True
+            db.execute("UPDATE jobs SET config=json_remove(config,'$.eval.allow_own_encoder'), state='queued'"
+                       " WHERE id=?", (r.json()["id"],))
+            db.execute("DELETE FROM evals WHERE eval_job=?", (r.json()["id"],))
+            db.commit()
+        d.end()
+        d.start()
+        d.wait(r.json()["id"], "completed", "failed")
+        row = rows(d, f"&eval_job={r.json()['id']}")[0]
+        assert row["state"] == "failed" and "late" in row["error"] and f"checkpoint {checkpoint}" in row["error"], row
+
+
 def test_long_names():
     with daemon() as d:
         d.wait(d.job("judge"), "completed")
