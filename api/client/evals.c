@@ -199,6 +199,18 @@ int ctl_cmd_eval(struct ctl *c) {
 
 // --- evals ---
 
+static int act(struct ctl *c) {
+    static const char *const actions[] = {"show", "remove"};
+    const int action = ctl_action(c, actions, 2);
+    if (action < 0)
+        return CTL_USAGE;
+    struct ctl_buf path = ctl_path("/v1/evals/", c->arg[1], "");
+    const int rc =
+        action == 0 ? ctl_show(c, path.s) : ctl_remove(c, path.s, "evaluation", c->arg[1]);
+    free(path.s);
+    return rc;
+}
+
 int ctl_cmd_evals(struct ctl *c) {
     static const char *const filters[] = {"job",  "eval-job", "checkpoint", "state",
                                           "data", "weights",  "alpha",      "n",
@@ -207,6 +219,8 @@ int ctl_cmd_evals(struct ctl *c) {
                                               "data",       "weights",  "alpha",      "n",
                                               "comparable", "sort",     "limit"};
     const bool csv = ctl_get(c, "csv"), png = ctl_get(c, "png");
+    if (c->narg)
+        return act(c);
     struct ctl_buf path = ctl_path("", "",
                                    csv   ? "/v1/evals.csv"
                                    : png ? "/v1/evals/curve.png"

@@ -255,8 +255,7 @@ def test_own_encoder():
                 assert name in p["detail"] and "allow_own_encoder" in p["detail"], p
             p = problem(d.ask("POST", "/v1/jobs", {"config": base | {"eval": {"judge": name, "n": 200, "at_end": True}}}),
                         422, None, "config" if name == "judge" else "eval.judge", name)
-        assert "generator was trained with" in ctl(d, "eval", "-k", checkpoint, "--judge", "judge", status=1) or \
-            "is trained with" in ctl(d, "eval", "-k", checkpoint, "--judge", "judge", status=1)
+        assert f"checkpoint {checkpoint} is trained with" in ctl(d, "eval", "-k", checkpoint, "--judge", "judge", status=1)
         assert rows(d) == []
         ctl(d, "eval", "-k", checkpoint, "--judge", "judge", "-n", 200, "--allow-own-encoder", "-f")
         assert [r["settings"]["judge_own_encoder"] for r in rows(d)] == [True]
@@ -264,29 +263,22 @@ def test_own_encoder():
         (d.dir / "recipes/another.json").write_text(json.dumps(another))
         evaluate(d, checkpoint=checkpoint, judge="another")
         assert [r["settings"]["judge_own_encoder"] for r in rows(d)] == [False, True]
+        kept = rows(d)[0]["id"]
+        assert json.loads(ctl(d, "evals", "show", kept))["details"]["nearest"]
         at = ctl(d, "evals", "--csv").splitlines()
         column = at[0].split(",").index("judge_own_encoder")
         assert [row[column] for row in csv.reader(at[1:])] == ["true", "false"], at
-        # A judge that did not exist when the job was made is found out when the evaluation runs.
-        late = {"judge": "late", "n": 200, "checkpoint": checkpoint}
-        (d.dir / "recipes/late.json").write_text(json.dumps(JUDGE))
-        with contextlib.closing(sqlite3.connect(d.dir / "state/driftd.sqlite3", timeout=30)) as db:
-            held = d.job(base | {"train": {**base["train"], "steps": 10**6}})
-            d.wait(held, "running")
-            r = d.ask("POST", "/v1/evals", {**late, "allow_own_encoder": True})
-            assert r.status == 201, r
-            d.ask("POST", f"/v1/jobs/{held}/stop")
-            d.wait(r.json()["id"], "completed", "failed")
-            assert rows(d, f"&eval_job={r.json()['id']}")[0]["settings"]["judge_own_encoder"] is True
-            db.execute("UPDATE jobs SET config=json_remove(config,'$.eval.allow_own_encoder'), state='queued'"
-                       " WHERE id=?", (r.json()["id"],))
-            db.execute("DELETE FROM evals WHERE eval_job=?", (r.json()["id"],))
-            db.commit()
+        # Found out at work as well, where it could not be known when the job was made.
+        late = evaluate(d, checkpoint=checkpoint, allow_own_encoder=True, seed=5)
         d.end()
+        with contextlib.closing(sqlite3.connect(d.dir / "state/driftd.sqlite3")) as db, db:
+            db.execute("UPDATE jobs SET config=json_remove(config,'$.eval.allow_own_encoder'), state='queued'"
+                       " WHERE id=?", (late,))
+            db.execute("DELETE FROM evals WHERE eval_job=?", (late,))
         d.start()
-        d.wait(r.json()["id"], "completed", "failed")
-        row = rows(d, f"&eval_job={r.json()['id']}")[0]
-        assert row["state"] == "failed" and "late" in row["error"] and f"checkpoint {checkpoint}" in row["error"], row
+        d.wait(late, "completed", "failed")
+        row = rows(d, f"&eval_job={late}")[0]
+        assert row["state"] == "failed" and f"judge is the encoder that checkpoint {checkpoint}" in row["error"], row
 
 
 def test_long_names():

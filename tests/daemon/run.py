@@ -230,7 +230,7 @@ def test_colour():
 
 
 for test in (test_stop, test_checkpoint_and_go_on, test_same_file_twice, test_nobody_reads, test_file_size_limit, test_nohup, test_set_together,
-             test_colour, test_encoder):
+             test_every_problem, test_colour, test_encoder):
     start = time.monotonic()
     print(f"{test.__name__} ...", end=" ", flush=True)
     test()
