@@ -11,15 +11,19 @@ enum { MAX_PATH = 4096 };
 
 // --- eval ---
 
+enum { MAX_ALPHA = 1000 }; // the server's limit, of either sign
+
 // "1,1.5" as a list of numbers; NULL and a message otherwise.
 static json_t *alphas(const char *text) {
     json_t *list = json_array();
     for (const char *p = text; *p;) {
         char *end;
         const double v = strtod(p, &end);
-        if (end == p || (*end && *end != ',') || !isfinite(v)) {
-            fprintf(stderr, "driftctl eval: --alpha takes numbers with commas between, not `%s`\n",
-                    ctl_safe(text));
+        if (end == p || (*end && *end != ',') || !(fabs(v) <= MAX_ALPHA)) {
+            fprintf(stderr,
+                    "driftctl eval: --alpha takes numbers from -%d to %d with commas between, not "
+                    "`%s`\n",
+                    MAX_ALPHA, MAX_ALPHA, ctl_safe(text));
             json_decref(list);
             return NULL;
         }
