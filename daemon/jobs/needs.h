@@ -9,10 +9,11 @@
 // The recipe of an encoder, or of a judge, that a job needs; json NULL: none.
 struct dd_need {
     struct dr_config cfg;
-    char *json; // malloc'd
-    int64_t id; // the job that trains it
-    bool made;  // queued just now
+    char *json, *changed; // malloc'd; changed: of the recipe, as dd_changed says
+    int64_t id;           // the job that trains it
+    bool made;            // queued just now
 };
+void dd_need_release(struct dd_need *n); // what it points to
 // What cfg names, into n; json stays NULL where it is no recipe.
 int dd_needs_read(const char *config_dir, const struct dr_config *cfg, struct dd_need *n,
                   struct dr_err *err);

@@ -41,8 +41,8 @@ struct create {
 static void release(struct create *c) {
     free(c->json);
     free(c->changed);
-    free(c->need.json);
-    free(c->judge.json);
+    dd_need_release(&c->need);
+    dd_need_release(&c->judge);
 }
 
 static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
@@ -302,7 +302,7 @@ static int resume_job(struct dd_jobs *j, int64_t id, struct dr_err *err) {
     if (!config_of(j, id, &cfg, &why)) // a recipe that is gone matters only where it is needed
         read_need(j, &cfg, &r.need, &why);
     int rc = dd_store_do(j->env.store, resume, &r, err);
-    free(r.need.json);
+    dd_need_release(&r.need);
     if (rc)
         return rc;
     if (r.changed && (r.need.made || r.old[0]))

@@ -89,6 +89,7 @@ def test_checkpoint():
         first = evaluate(d, checkpoint=checkpoint, alpha=[1, 1.5], samples=True)
         info = d.get(f"/v1/jobs/{first}").json()
         assert info["kind"] == "eval" and info["needs"], info
+        assert d.get(f"/v1/jobs/{info['needs']}").json()["changed"] == {}, "as its recipe has it"
         judge = d.get(f"/v1/checkpoints?job={info['needs']}").json()["checkpoints"][0]["id"]
         again = evaluate(d, checkpoint=checkpoint)
         assert d.get(f"/v1/jobs/{again}").json()["needs"] == info["needs"]
