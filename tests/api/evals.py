@@ -381,6 +381,7 @@ def test_while_training():
         assert [j["kind"] for j in jobs.values()].count("encoder") == 1, jobs  # before the generator
         assert int(next(i for i, j in jobs.items() if j["kind"] == "encoder")) < int(job)
         mine = next(i for i, j in jobs.items() if j["kind"] == "eval")
+        assert all(j["changed"] is not None for j in jobs.values()), jobs
         d.wait(mine, "completed")
         found = rows(d, f"&job={job}&sort=step")
         assert [r["step"] for r in found] == [40, 80, 120] and {r["eval_job"] for r in found} == {mine}, found
