@@ -1,6 +1,6 @@
 // Files that are mapped for reading, and lose pages while they are: another process truncates one,
 // or its disk fails. The kernel then ends whoever touches such a page (SIGBUS). Mapped here, the
-// file's pages become zeros instead and dr_mapped_lost says so, which whoever has read asks before
+// file's pages become zeros instead and dr_mapped_lost is true, which whoever has read asks before
 // a result counts.
 //
 // This needs a handler of SIGBUS, installed with the first file; faults elsewhere go to the handler

@@ -384,7 +384,7 @@ static void damaged_files_are_refused(void **state) {
 }
 
 // Of 300 pictures of a map that somebody truncates, those that are gone read as zeros, and who
-// reads them is told so.
+// reads them gets an error.
 static void truncated_while_mapped(void **state) {
     (void)state;
     tree_clear();
