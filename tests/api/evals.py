@@ -240,7 +240,7 @@ def test_bad_input():
 
 def test_own_encoder():
     with daemon() as d:
-        features = {"kind": "encoder", "encoder": "judge", "maps": "stage2", "pool": "global"}
+        features = {"kind": "encoder", "encoder": "judge", "pool": "global"}
         base = {"data": DATA, "model": MODEL, "train": {"steps": 4, "generated": 4, "positives": 4}, "features": features}
         job, checkpoint = trained(d, features=features, train={"steps": 4, "generated": 4, "positives": 4})
         encoder = d.get(f"/v1/jobs/{job}").json()["needs"]
@@ -255,7 +255,7 @@ def test_own_encoder():
                             f"checkpoint {checkpoint}")
                 assert name in p["detail"] and "allow_own_encoder" in p["detail"], p
             p = problem(d.ask("POST", "/v1/jobs", {"config": base | {"eval": {"judge": name, "n": 200, "at_end": True}}}),
-                        422, None, "config" if name == "judge" else "eval.judge", name)
+                        422, None, "config.eval.judge" if name == "judge" else "eval.judge", name)
         assert f"checkpoint {checkpoint} is trained with" in ctl(d, "eval", "-k", checkpoint, "--judge", "judge", status=1)
         assert rows(d) == []
         ctl(d, "eval", "-k", checkpoint, "--judge", "judge", "-n", 200, "--allow-own-encoder", "-f")
