@@ -1,6 +1,8 @@
 // The table from error codes to HTTP (errors.h).
 #include "daemon/http/errors.h"
 
+#include "engine/config/config.h"
+
 #include <string.h>
 
 struct row {

@@ -4,6 +4,8 @@
 #include "api/api.h"
 #include "engine/core/err.h"
 
+struct dr_problems; // engine/config/config.h
+
 // Fills the problem from a code and its sentence, with err->field as the field error where it is
 // set, and a time to retry where waiting helps. Returns -1.
 int dd_http_fail(struct api_problem *p, int rc, const struct dr_err *err);

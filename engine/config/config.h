@@ -192,6 +192,19 @@ struct dr_config {
     struct dr_eval_section eval;
 };
 
+// Everything that is wrong with one input, in the order in which it was found. Plain data.
+#define DR_MAX_PROBLEMS 24
+struct dr_problem {
+    char field[96], msg[512]; // as in struct dr_err
+};
+struct dr_problems {
+    int n;    // rows
+    int more; // problems beyond those
+    struct dr_problem row[DR_MAX_PROBLEMS];
+};
+// Appends what *err holds; beyond DR_MAX_PROBLEMS it is only counted. list may be NULL.
+void dr_problems_add(struct dr_problems *list, const struct dr_err *err);
+
 void dr_config_defaults(struct dr_config *c);
 // Parses JSON text over the defaults, then checks the whole (dim % heads, size % patch, alpha_min
 // <= alpha_max, ...). An unknown key, a wrong type or a value out of range is DR_ECONFIG: the

@@ -6,6 +6,18 @@
 #include <stdio.h>
 #include <string.h>
 
+void dr_problems_add(struct dr_problems *list, const struct dr_err *err) {
+    if (!list)
+        return;
+    if (list->n == DR_MAX_PROBLEMS) {
+        list->more++;
+        return;
+    }
+    struct dr_problem *p = &list->row[list->n++];
+    memcpy(p->field, err->field, sizeof p->field);
+    memcpy(p->msg, err->msg, sizeof p->msg);
+}
+
 bool dr_note(struct dr_notes *n, const struct dr_err *e) {
     if (!n->rc) {
         n->rc = e->code;

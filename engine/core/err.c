@@ -78,18 +78,6 @@ int dr_fail_prefix(struct dr_err *err, int code, const char *prefix) {
     return err->code;
 }
 
-void dr_problems_add(struct dr_problems *list, const struct dr_err *err) {
-    if (!list)
-        return;
-    if (list->n == DR_MAX_PROBLEMS) {
-        list->more++;
-        return;
-    }
-    struct dr_problem *p = &list->row[list->n++];
-    memcpy(p->field, err->field, sizeof p->field);
-    memcpy(p->msg, err->msg, sizeof p->msg);
-}
-
 const char *dr_code_text(int code) {
     switch (code) {
     case DR_OK:

@@ -51,18 +51,6 @@ int dr_fail_at(struct dr_err *err, int code, const char *field, const char *fmt,
 // Puts "prefix: " before the sentence already in *err, whose field stays; returns err->code (or
 // `code` if err is NULL).
 int dr_fail_prefix(struct dr_err *err, int code, const char *prefix);
-// Everything that is wrong with one input, in the order in which it was found. Plain data.
-#define DR_MAX_PROBLEMS 24
-struct dr_problem {
-    char field[96], msg[512]; // as in struct dr_err
-};
-struct dr_problems {
-    int n;    // rows
-    int more; // problems beyond those
-    struct dr_problem row[DR_MAX_PROBLEMS];
-};
-// Appends what *err holds; beyond DR_MAX_PROBLEMS it is only counted. list may be NULL.
-void dr_problems_add(struct dr_problems *list, const struct dr_err *err);
 // Static text of a code, e.g. "malformed file". Never NULL.
 const char *dr_code_text(int code);
 
