@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define API_ID_MAX 64 // job, checkpoint, sample and eval ids: [A-Za-z0-9._-], 1..63 bytes
-#define API_PROBLEM_ERRORS 8
+#define API_PROBLEM_ERRORS 24
 #define API_GEN_MAX_IMAGES 4096 // per request; the model's max_n is usually lower
 
 // ---------------------------------------------------------------------------------------------
@@ -164,6 +164,7 @@ struct api_job_create {
     int priority;                // -1000..1000, default 0, higher first
     const char *idempotency_key; // or NULL; 1..255 printable bytes
     const char *fingerprint; // canonical text of the body: the same key with another text is 422
+    bool check;              // only say what is wrong with the configuration; make nothing
 };
 
 struct api_page {

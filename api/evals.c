@@ -94,10 +94,10 @@ static void check_body(const json_t *o, struct api_problem *p) {
 
 enum MHD_Result api_h_eval_create(struct api_req *r) {
     static const char *const keys[] = {
-        "checkpoint", "job",           "folder",   "n",       "alpha", "seed",
-        "split",      "weights",       "batch",    "metrics", "judge", "inception",
-        "resize",     "skip_existing", "samples",  "share",   "data",  "name",
-        "priority",   "kind",          "settings", NULL};
+        "checkpoint",        "job",   "folder",  "n",     "alpha",     "seed",   "split",
+        "weights",           "batch", "metrics", "judge", "inception", "resize", "skip_existing",
+        "samples",           "share", "data",    "name",  "priority",  "kind",   "settings",
+        "allow_own_encoder", NULL};
     struct api_reply reply = {0};
     struct api_problem p = {0};
     NEED(eval_create);

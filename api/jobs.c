@@ -59,6 +59,19 @@ void api_parse_job(json_t *o, struct api_job_create *in, struct api_problem *p) 
     read_priority(o, &in->priority, p);
 }
 
+// What is wrong with the configuration, behind what is wrong with other members of the body.
+static void add_config_errors(struct api_req *r, struct api_job_create *in, struct api_problem *p) {
+    struct api_reply reply = {0};
+    for (size_t i = 0; i < p->nerrors; i++)
+        if (!strcmp(p->errors[i].field, "config") || !strcmp(p->errors[i].field, "overrides"))
+            return;
+    in->check = true;
+    r->srv->cb.job_create(r->srv->ctx, in, &reply);
+    json_decref(reply.body);
+    for (size_t i = 0; i < reply.problem.nerrors; i++)
+        api_problem_field(p, reply.problem.errors[i].field, "%s", reply.problem.errors[i].message);
+}
+
 enum MHD_Result api_h_job_create(struct api_req *r) {
     static const char *const keys[] = {"config", "overrides", "name", "kind", "priority", NULL};
     struct api_job_create in = {0};
@@ -70,6 +83,8 @@ enum MHD_Result api_h_job_create(struct api_req *r) {
     if (!o)
         return api_send_problem(r, &p);
     api_parse_job(o, &in, &p);
+    if (p.status)
+        add_config_errors(r, &in, &p);
     char *canonical = json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS);
     in.fingerprint = canonical ? canonical : "";
     enum MHD_Result rc =

@@ -1,6 +1,7 @@
 // npy for noise (npy.h). The header is a Python dictionary: three keys, looked for by name.
 #include "api/npy.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -92,11 +93,12 @@ int api_npy_read(const void *bytes, size_t size, int *n, size_t *count, float **
         double d = 0;
         float s = 0;
         memcpy(wide ? (void *)&d : (void *)&s, p + i * each, each);
-        x[i] = wide ? (float)d : s;
-        if (!isfinite(x[i])) {
+        // Beyond float, and not a number, before the conversion.
+        if (wide ? !(fabs(d) <= FLT_MAX) : !isfinite(s)) {
             free(x);
-            return fail(err, err_size, "a value is not finite");
+            return fail(err, err_size, "a value is not finite, or too large for float32");
         }
+        x[i] = wide ? (float)d : s;
     }
     *n = (int)rows;
     *out = x;

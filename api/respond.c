@@ -67,6 +67,23 @@ static void add_retry_after(struct MHD_Response *resp, double seconds) {
     MHD_add_response_header(resp, "Retry-After", text);
 }
 
+// What OpenAI's clients read of a problem. The parameters of a generate request have other names
+// there.
+static json_t *openai_error(const struct api_problem *p, const json_t *doc) {
+    const json_t *first = json_array_get(json_object_get(doc, "errors"), 0);
+    json_t *param = json_object_get(first, "field");
+    const char *field = json_is_string(param) ? json_string_value(param) : "";
+    const char *other = !strcmp(field, "class")        ? "prompt"
+                        : !strcmp(field, "checkpoint") ? "model"
+                                                       : NULL;
+    return json_pack("{s:O, s:s, s:o, s:s}", "message", json_object_get(doc, "detail"), "type",
+                     p->status < 500 ? "invalid_request_error" : "server_error", "param",
+                     other   ? json_string(other)
+                     : param ? json_incref(param)
+                             : json_null(),
+                     "code", p->type);
+}
+
 enum MHD_Result api_send_problem_with(struct api_req *r, const struct api_problem *p,
                                       const char *name, const char *value) {
     struct api_problem fixed = *p;
@@ -76,11 +93,7 @@ enum MHD_Result api_send_problem_with(struct api_req *r, const struct api_proble
         fixed.retry_after = 1; // these two always name a time
     json_t *doc = api_problem_json(&fixed, r->id);
     if (r->openai) // what its clients read; the rest is the problem as everywhere
-        json_object_set_new(
-            doc, "error",
-            json_pack("{s:O, s:s, s:s?, s:s}", "message", json_object_get(doc, "detail"), "type",
-                      fixed.status < 500 ? "invalid_request_error" : "server_error", "param",
-                      fixed.nerrors ? fixed.errors[0].field : NULL, "code", fixed.type));
+        json_object_set_new(doc, "error", openai_error(&fixed, doc));
     struct MHD_Response *resp = json_response(doc, "application/problem+json");
     if (!resp)
         return MHD_NO;

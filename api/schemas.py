@@ -63,7 +63,9 @@ PRIORITY = whole(-1000, 1000)
 SCHEMAS = {
     "Any": ANY,
     "Problem": obj(["instance", "retry_after", "errors", "error"], type=S, title=S, status=I, detail=S, instance=S,
-                   retry_after=N, errors=array(obj(field=S, message=S)), error=ANY),
+                   retry_after=N,
+                   errors=array(obj(field=S, message=S)) | {
+                       "maxItems": 24, "description": "everything that is wrong; `detail` says the first"}, error=ANY),
     "Job": obj(["config", "class_names"], id=S, name=S, notes=S, kind=S, recipe=S, state=STATE, priority=PRIORITY,
                created=TIME, started=null(TIME), ended=null(TIME), step=I, steps_total=I, seconds=N,
                progress={"type": "number", "minimum": 0, "maximum": 1}, attempts=I, eta_seconds=null(N), error=null(S),
@@ -110,7 +112,7 @@ SCHEMAS = {
     "EvalList": page("evals", "Eval", metrics=array(ANY), kinds=array(S)),
     "EvalCreate": body(checkpoint=S, job=S, folder=S, n=I, alpha={"oneOf": [N, array(N)]}, seed=I, split=S,
                        weights=words("ema", "raw"), batch=I, metrics=S, judge=S, inception=S, resize=S, skip_existing=B,
-                       samples=B, share=N, data={"oneOf": [S, ANY]}, name=NAME, kind=S, settings=ANY, priority=PRIORITY),
+                       samples=B, allow_own_encoder=B, share=N, data={"oneOf": [S, ANY]}, name=NAME, kind=S, settings=ANY, priority=PRIORITY),
     "EvalCurve": obj(metric=S, x=words("step", "alpha"), series=array(ANY)),
     "Alerts": obj(alerts=array(ANY)),
     "Sweep": ANY | {"description": "as in docs/api.md"},

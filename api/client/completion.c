@@ -6,13 +6,15 @@
 
 // What may stand behind a command besides options; NULL: anything.
 static const char *words(const struct ctl_command *k) {
-    return !strcmp(k->name, "fetch")        ? "mnist fashion-mnist cifar10"
-           : !strcmp(k->name, "data")       ? "add list show remove samples train"
-           : !strcmp(k->name, "ablate")     ? "list show table plot follow stop resume remove"
-           : !strcmp(k->name, "db")         ? "backup"
-           : !strcmp(k->name, "completion") ? "bash zsh fish"
-           : !strcmp(k->name, "serve")      ? "live auto"
-                                            : NULL;
+    return !strcmp(k->name, "fetch")         ? "mnist fashion-mnist cifar10"
+           : !strcmp(k->name, "data")        ? "add list show remove samples train"
+           : !strcmp(k->name, "checkpoints") ? "show edit remove"
+           : !strcmp(k->name, "evals")       ? "show remove"
+           : !strcmp(k->name, "ablate")      ? "list show table plot follow stop resume remove"
+           : !strcmp(k->name, "db")          ? "backup"
+           : !strcmp(k->name, "completion")  ? "bash zsh fish"
+           : !strcmp(k->name, "serve")       ? "live auto"
+                                             : NULL;
 }
 
 static bool takes_recipe(const struct ctl_command *k) {
@@ -21,6 +23,14 @@ static bool takes_recipe(const struct ctl_command *k) {
 
 static bool takes_checkpoint(const struct ctl_command *k) {
     return !strcmp(k->name, "serve") || !strcmp(k->name, "activate") || !strcmp(k->name, "export");
+}
+
+// The list whose ids stand behind an action of the command; NULL: none.
+static const char *acts_on(const struct ctl_command *k) {
+    return !strcmp(k->name, "checkpoints") ? "checkpoints id"
+           : !strcmp(k->name, "evals")     ? "evals id"
+           : !strcmp(k->name, "grids")     ? "grids id"
+                                           : NULL;
 }
 
 // The list whose names or ids stand for such a value; NULL: none.
@@ -85,6 +95,9 @@ static void bash(FILE *out) {
         if (takes_job(k) || takes_checkpoint(k))
             fprintf(out, "  %s:*) w+=\" $(_driftctl_names %s id)\" ;;\n", k->name,
                     takes_job(k) ? "jobs" : "checkpoints");
+    for (const struct ctl_command *k = ctl_commands; k->name; k++)
+        if (acts_on(k))
+            fprintf(out, "  %s:*) w+=\" $(_driftctl_names %s)\" ;;\n", k->name, acts_on(k));
     fprintf(out, "  esac\n"
                  "  case $prev in\n"
                  "  --set|-s) [[ $cmd != train ]] || { compopt -o nospace 2>/dev/null\n"
@@ -107,11 +120,17 @@ static void zsh_options(FILE *out, const struct ctl_opt *o) {
     }
 }
 
+static bool repeats(const struct ctl_opt *o) {
+    static const char *const names[] = {"set", "mirror", "tag", "untag"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(o->name, names[i]))
+            return true;
+    return false;
+}
+
 static void zsh_command_options(FILE *out, const struct ctl_opt *opts) {
     for (const struct ctl_opt *o = opts; o && o->name; o++) {
-        fprintf(out, "      '%s--%s%s[",
-                !strcmp(o->name, "set") || !strcmp(o->name, "mirror") ? "*" : "", o->name,
-                o->arg ? "=" : "");
+        fprintf(out, "      '%s--%s%s[", repeats(o) ? "*" : "", o->name, o->arg ? "=" : "");
         quoted(out, o->help, "[]:");
         if (list_of(o))
             fprintf(out, "]:%s:_driftctl_names %s' \\\n", o->arg, list_of(o));
@@ -163,6 +182,11 @@ static void zsh(FILE *out) {
         zsh_command_options(out, k->opts);
         if (takes_checkpoint(k))
             fprintf(out, "      '1:checkpoint:_driftctl_names checkpoints id' ;;\n");
+        else if (words(k) && acts_on(k))
+            fprintf(out, "      '1:word:(%s)' '2:id:_driftctl_names %s' ;;\n", words(k),
+                    acts_on(k));
+        else if (acts_on(k))
+            fprintf(out, "      '1:id:_driftctl_names %s' ;;\n", acts_on(k));
         else if (words(k))
             fprintf(out, "      '1:word:(%s)' ;;\n", words(k));
         else if (takes_recipe(k))
@@ -222,6 +246,9 @@ static void fish(FILE *out) {
         if (takes_checkpoint(k))
             fprintf(out, "complete -c driftctl -n '%s' -a '(__driftctl_names checkpoints id)'\n",
                     when);
+        if (acts_on(k))
+            fprintf(out, "complete -c driftctl -n '%s' -a '(__driftctl_names %s)'\n", when,
+                    acts_on(k));
         if (!strcmp(k->name, "import"))
             fprintf(out, "complete -c driftctl -n '%s' -F\n", when);
     }

@@ -171,6 +171,13 @@ void ctl_bar(char *buf, size_t size, int width, double fraction);
 
 // jobs.c: GET /v1/WHAT with the options `filter` and `limit`, as JSON or a table.
 int ctl_list(struct ctl *c, const char *what, const char *filter, const char *const *columns);
+// jobs.c: which of n actions arg[0] is, where it has an argument of its own; -1: usage, printed.
+int ctl_action(struct ctl *c, const char *const *actions, int n);
+// One thing as JSON; its removal, "checkpoint 7 is removed".
+int ctl_show(struct ctl *c, const char *path);
+int ctl_remove(struct ctl *c, const char *path, const char *what, const char *id);
+// models.c: the name of a file that was written, unless it is standard output.
+void ctl_print_file(struct ctl *c, const char *file);
 // follow.c: shows a job until it ends and returns the exit status for how it ended.
 int ctl_follow(struct ctl *c, const char *job);
 bool ctl_interrupted(void);
@@ -193,8 +200,8 @@ int ctl_cmd_train(struct ctl *c), ctl_cmd_jobs(struct ctl *c), ctl_cmd_job(struc
     ctl_cmd_remove(struct ctl *c), ctl_cmd_sample(struct ctl *c), ctl_cmd_sweep(struct ctl *c),
     ctl_cmd_ablate(struct ctl *c), ctl_cmd_eval(struct ctl *c), ctl_cmd_evals(struct ctl *c),
     ctl_cmd_compare(struct ctl *c), ctl_cmd_checkpoints(struct ctl *c),
-    ctl_cmd_activate(struct ctl *c), ctl_cmd_serve(struct ctl *c), ctl_cmd_export(struct ctl *c),
-    ctl_cmd_import(struct ctl *c), ctl_cmd_fetch(struct ctl *c), ctl_cmd_data(struct ctl *c),
-    ctl_cmd_metrics(struct ctl *c), ctl_cmd_backup(struct ctl *c), ctl_cmd_restore(struct ctl *c),
-    ctl_cmd_db(struct ctl *c), ctl_cmd_status(struct ctl *c), ctl_cmd_configs(struct ctl *c),
-    ctl_cmd_completion(struct ctl *c), ctl_cmd_help(struct ctl *c);
+    ctl_cmd_grids(struct ctl *c), ctl_cmd_activate(struct ctl *c), ctl_cmd_serve(struct ctl *c),
+    ctl_cmd_export(struct ctl *c), ctl_cmd_import(struct ctl *c), ctl_cmd_fetch(struct ctl *c),
+    ctl_cmd_data(struct ctl *c), ctl_cmd_metrics(struct ctl *c), ctl_cmd_backup(struct ctl *c),
+    ctl_cmd_restore(struct ctl *c), ctl_cmd_db(struct ctl *c), ctl_cmd_status(struct ctl *c),
+    ctl_cmd_configs(struct ctl *c), ctl_cmd_completion(struct ctl *c), ctl_cmd_help(struct ctl *c);

@@ -11,15 +11,19 @@ enum { MAX_PATH = 4096 };
 
 // --- eval ---
 
+enum { MAX_ALPHA = 1000 }; // the server's limit, of either sign
+
 // "1,1.5" as a list of numbers; NULL and a message otherwise.
 static json_t *alphas(const char *text) {
     json_t *list = json_array();
     for (const char *p = text; *p;) {
         char *end;
         const double v = strtod(p, &end);
-        if (end == p || (*end && *end != ',') || !isfinite(v)) {
-            fprintf(stderr, "driftctl eval: --alpha takes numbers with commas between, not `%s`\n",
-                    ctl_safe(text));
+        if (end == p || (*end && *end != ',') || !(fabs(v) <= MAX_ALPHA)) {
+            fprintf(stderr,
+                    "driftctl eval: --alpha takes numbers from -%d to %d with commas between, not "
+                    "`%s`\n",
+                    MAX_ALPHA, MAX_ALPHA, ctl_safe(text));
             json_decref(list);
             return NULL;
         }
@@ -48,6 +52,8 @@ static int body_of(struct ctl *c, json_t **out) {
         json_object_set_new(o, "kind", json_string(ctl_get(c, "kind")));
     if (ctl_get(c, "skip-existing"))
         json_object_set_new(o, "skip_existing", json_true());
+    if (ctl_get(c, "allow-own-encoder"))
+        json_object_set_new(o, "allow_own_encoder", json_true());
     if (ctl_get(c, "samples"))
         json_object_set_new(o, "samples", json_true());
     json_t *list = ctl_get(c, "alpha") ? alphas(ctl_get(c, "alpha")) : NULL;
@@ -197,6 +203,18 @@ int ctl_cmd_eval(struct ctl *c) {
 
 // --- evals ---
 
+static int act(struct ctl *c) {
+    static const char *const actions[] = {"show", "remove"};
+    const int action = ctl_action(c, actions, 2);
+    if (action < 0)
+        return CTL_USAGE;
+    struct ctl_buf path = ctl_path("/v1/evals/", c->arg[1], "");
+    const int rc =
+        action == 0 ? ctl_show(c, path.s) : ctl_remove(c, path.s, "evaluation", c->arg[1]);
+    free(path.s);
+    return rc;
+}
+
 int ctl_cmd_evals(struct ctl *c) {
     static const char *const filters[] = {"job",  "eval-job", "checkpoint", "state",
                                           "data", "weights",  "alpha",      "n",
@@ -205,6 +223,8 @@ int ctl_cmd_evals(struct ctl *c) {
                                               "data",       "weights",  "alpha",      "n",
                                               "comparable", "sort",     "limit"};
     const bool csv = ctl_get(c, "csv"), png = ctl_get(c, "png");
+    if (c->narg)
+        return act(c);
     struct ctl_buf path = ctl_path("", "",
                                    csv   ? "/v1/evals.csv"
                                    : png ? "/v1/evals/curve.png"

@@ -108,6 +108,65 @@ static void note_waiting(json_t *jobs) {
     }
 }
 
+// Lists of words as one text, for a table.
+static void join_tags(json_t *rows) {
+    size_t i, k;
+    json_t *row, *tag;
+    json_array_foreach(rows, i, row) {
+        struct ctl_buf text = {0};
+        json_array_foreach(json_object_get(row, "tags"), k, tag) {
+            const char *word = json_is_string(tag) ? json_string_value(tag) : "";
+            ctl_buf_add(&text, " ", k > 0);
+            ctl_buf_add(&text, word, strlen(word));
+        }
+        if (json_is_array(json_object_get(row, "tags")))
+            json_object_set_new(row, "tags", json_string(text.s ? text.s : ""));
+        free(text.s);
+    }
+}
+
+int ctl_action(struct ctl *c, const char *const *actions, int n) {
+    const char *names[9] = {0};
+    char near[96];
+    for (int i = 0; i < n; i++) {
+        names[i] = actions[i];
+        if (strcmp(c->arg[0], actions[i]))
+            continue;
+        if (c->narg > 1)
+            return i;
+        fprintf(stderr, "usage: driftctl %s %s ID\n", c->command->name, actions[i]);
+        return -1;
+    }
+    ctl_nearest(c->arg[0], names, near, sizeof near);
+    fprintf(stderr, "driftctl %s: unknown action `%s`%s\n", c->command->name, ctl_safe(c->arg[0]),
+            near);
+    return -1;
+}
+
+int ctl_show(struct ctl *c, const char *path) {
+    json_t *o;
+    int rc = ctl_get_json(c, path, &o);
+    if (rc)
+        return rc;
+    ctl_json(c, o);
+    json_decref(o);
+    return 0;
+}
+
+int ctl_remove(struct ctl *c, const char *path, const char *what, const char *id) {
+    struct ctl_reply r;
+    int rc = ctl_call(c, "DELETE", path, NULL, NULL, &r);
+    if (!rc && c->json) { // a 204 has no body
+        json_t *o = json_pack("{s:s, s:b}", "id", id, "removed", 1);
+        ctl_json(c, o);
+        json_decref(o);
+    } else if (!rc) {
+        fprintf(c->out, "%s %s is deleted\n", what, ctl_safe(id));
+    }
+    ctl_reply_free(&r);
+    return rc;
+}
+
 int ctl_list(struct ctl *c, const char *what, const char *filter, const char *const *columns) {
     struct ctl_buf path = ctl_path("/v1/", what, "");
     json_t *o;
@@ -119,6 +178,8 @@ int ctl_list(struct ctl *c, const char *what, const char *filter, const char *co
         return rc;
     if (!c->json && !strcmp(what, "jobs"))
         note_waiting(json_object_get(o, what));
+    if (!c->json)
+        join_tags(json_object_get(o, what));
     if (c->json)
         ctl_json(c, o);
     else
@@ -141,16 +202,23 @@ int ctl_cmd_jobs(struct ctl *c) {
     return ctl_list(c, "jobs", "state", columns);
 }
 
-int ctl_cmd_job(struct ctl *c) {
-    struct ctl_buf path = ctl_path("/v1/jobs/", c->arg[0], "");
+static int show_alerts(struct ctl *c, const char *path) {
+    static const char *const columns[] = {"STEP:step", "KIND:kind", "TIME:time", "TEXT:text", NULL};
     json_t *o;
-    int rc = ctl_get_json(c, path.s, &o);
-    free(path.s);
+    int rc = ctl_get_json(c, path, &o);
     if (rc)
         return rc;
-    ctl_json(c, o);
+    ctl_table(c, json_object_get(o, "alerts"), columns);
     json_decref(o);
     return 0;
+}
+
+int ctl_cmd_job(struct ctl *c) {
+    const bool alerts = ctl_get(c, "alerts");
+    struct ctl_buf path = ctl_path("/v1/jobs/", c->arg[0], alerts ? "/alerts" : "");
+    int rc = alerts && !c->json ? show_alerts(c, path.s) : ctl_show(c, path.s);
+    free(path.s);
+    return rc;
 }
 
 static int act(struct ctl *c, const char *method, const char *rest, const char *said) {
@@ -174,11 +242,14 @@ static int act(struct ctl *c, const char *method, const char *rest, const char *
 int ctl_cmd_edit(struct ctl *c) {
     const char *name = ctl_get(c, "name"), *notes = ctl_get(c, "notes");
     struct ctl_reply r;
-    if (!name && !notes) {
-        fprintf(stderr, "driftctl edit: --name or --notes is needed\n");
+    if (!name && !notes && !ctl_get(c, "priority")) {
+        fprintf(stderr, "driftctl edit: --name, --notes or --priority is needed\n");
         return CTL_USAGE;
     }
     json_t *body = json_pack("{s:s*, s:s*}", "name", name, "notes", notes);
+    if (ctl_get(c, "priority"))
+        json_object_set_new(body, "priority",
+                            json_integer((json_int_t)ctl_get_num(c, "priority", 0)));
     struct ctl_buf path = ctl_path("/v1/jobs/", c->arg[0], "");
     int rc = ctl_call(c, "PATCH", path.s, body, NULL, &r);
     json_decref(body);

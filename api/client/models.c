@@ -1,4 +1,5 @@
-// Commands on checkpoints, metrics, recipes, the database and the server's status.
+// Commands on what is served, exports and imports, metrics, recipes, the database and the server's
+// status.
 #include "api/client/ctl.h"
 
 #include <math.h>
@@ -8,14 +9,6 @@
 #include <time.h>
 
 #define IMPORT_S 300.0 // the server copies and hashes the file first
-
-int ctl_cmd_checkpoints(struct ctl *c) {
-    static const char *const columns[] = {"ID:id",       "JOB:job",       "NAME:name",
-                                          "KIND:kind",   "STEP:step:num", "SIZE:bytes:bytes",
-                                          "STATE:state", "ACTIVE:active", "CREATED:created",
-                                          NULL};
-    return ctl_list(c, "checkpoints", "job", columns);
-}
 
 int ctl_cmd_activate(struct ctl *c) {
     struct ctl_reply r = {0};
@@ -60,7 +53,7 @@ int ctl_cmd_serve(struct ctl *c) {
     return rc;
 }
 
-static void print_file(struct ctl *c, const char *file) {
+void ctl_print_file(struct ctl *c, const char *file) {
     struct stat st;
     if (ctl_is_direct(file)) // standard output may hold the bytes
         return;
@@ -98,7 +91,7 @@ int ctl_cmd_export(struct ctl *c) {
     int rc = ctl_download(c, "GET", path.s, file);
     free(path.s);
     if (!rc)
-        print_file(c, file);
+        ctl_print_file(c, file);
     free(name);
     return rc;
 }
@@ -131,14 +124,35 @@ int ctl_cmd_import(struct ctl *c) {
     return rc;
 }
 
+// Several jobs make one table, which is CSV alone.
+static int metrics_path(struct ctl *c, struct ctl_buf *path) {
+    const char *format = ctl_get(c, "csv") ? "csv" : ctl_get(c, "ndjson") ? "ndjson" : NULL;
+    struct ctl_buf ids = {0};
+    if (c->narg == 1) {
+        *path = ctl_path("/v1/jobs/", c->arg[0], "/metrics");
+        ctl_query(path, "format", !format && !c->json ? "csv" : format); // for other programs
+        return 0;
+    }
+    if (c->json || (format && strcmp(format, "csv"))) {
+        fprintf(stderr, "driftctl metrics: several jobs make one table, which is CSV\n");
+        return CTL_USAGE;
+    }
+    *path = ctl_path("/v1/metrics.csv", "", "");
+    for (int i = 0; i < c->narg; i++) {
+        ctl_buf_add(&ids, ",", i > 0);
+        ctl_buf_add(&ids, c->arg[i], strlen(c->arg[i]));
+    }
+    ctl_query(path, "jobs", ids.s);
+    free(ids.s);
+    return 0;
+}
+
 int ctl_cmd_metrics(struct ctl *c) {
-    struct ctl_buf path = ctl_path("/v1/jobs/", c->arg[0], "/metrics");
+    struct ctl_buf path = {0};
     struct ctl_reply r = {0};
     const char *file = ctl_get(c, "output");
-    const char *format = ctl_get(c, "csv") ? "csv" : ctl_get(c, "ndjson") ? "ndjson" : NULL;
-    if (!format && !c->json)
-        format = "csv"; // for other programs
-    ctl_query(&path, "format", format);
+    if (metrics_path(c, &path))
+        return CTL_USAGE;
     ctl_query(&path, "names", ctl_get(c, "names"));
     ctl_query(&path, "from", ctl_get(c, "from"));
     ctl_query(&path, "to", ctl_get(c, "to"));
@@ -174,7 +188,7 @@ int ctl_cmd_db(struct ctl *c) {
     }
     int rc = ctl_download(c, "POST", "/v1/db/backup", file);
     if (!rc)
-        print_file(c, file);
+        ctl_print_file(c, file);
     return rc;
 }
 

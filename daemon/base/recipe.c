@@ -64,8 +64,8 @@ static bool printable(const char *name) {
     return ok;
 }
 
-int dd_recipe_named(const char *config_dir, const char *name, struct dr_config *out,
-                    struct dr_err *err) {
+// Whether a recipe may have this name at all.
+static int check_name(const char *config_dir, const char *name, size_t room, struct dr_err *err) {
     if (name[0] == '.' || !name[0] || strchr(name, '/'))
         return not_found(config_dir, name, err);
     if (!printable(name))
@@ -76,26 +76,50 @@ int dd_recipe_named(const char *config_dir, const char *name, struct dr_config *
                        "the name %s is reserved (/v1/configs/%s describes all keys): rename the "
                        "recipe's file",
                        reserved, reserved);
-    if (strlen(name) >= sizeof out->name)
+    if (strlen(name) >= room)
         return dr_fail(err, DR_EINVAL,
                        "the recipe's file name %.20s... is longer than %zu bytes: rename it", name,
-                       sizeof out->name - 1);
-    char *path = dd_printf("%s/%s.json", config_dir, name);
-    int rc = dr_config_load(path, out, err);
-    free(path);
-    if (rc == DR_ENOENT)
-        return not_found(config_dir, name, err);
+                       room - 1);
+    return 0;
+}
+
+int dd_recipe_named_listed(const char *config_dir, const char *name, struct dr_config *out,
+                           struct dr_problems *list, struct dr_err *err) {
+    struct dr_err why = {0};
+    const int before = list ? list->n : 0;
+    int rc = check_name(config_dir, name, sizeof out->name, &why);
+    if (!rc) {
+        char *path = dd_printf("%s/%s.json", config_dir, name);
+        rc = dr_config_load_listed(path, out, list, &why);
+        free(path);
+        if (rc == DR_ENOENT)
+            rc = not_found(config_dir, name, &why);
+    }
     if (!rc && !out->name[0])
         memcpy(out->name, name, strlen(name));
+    if (rc && list && list->n == before) // not a problem inside the file
+        dr_problems_add(list, &why);
+    if (rc && err)
+        *err = why;
     return rc;
+}
+
+int dd_recipe_load_listed(const char *config_dir, const char *name, struct dr_config *out,
+                          struct dr_problems *list, struct dr_err *err) {
+    size_t n = strlen(name);
+    if (strchr(name, '/') || (n > 5 && !strcmp(name + n - 5, ".json")))
+        return dr_config_load_listed(name, out, list, err);
+    return dd_recipe_named_listed(config_dir, name, out, list, err);
+}
+
+int dd_recipe_named(const char *config_dir, const char *name, struct dr_config *out,
+                    struct dr_err *err) {
+    return dd_recipe_named_listed(config_dir, name, out, NULL, err);
 }
 
 int dd_recipe_load(const char *config_dir, const char *name, struct dr_config *out,
                    struct dr_err *err) {
-    size_t n = strlen(name);
-    if (strchr(name, '/') || (n > 5 && !strcmp(name + n - 5, ".json")))
-        return dr_config_load(name, out, err);
-    return dd_recipe_named(config_dir, name, out, err);
+    return dd_recipe_load_listed(config_dir, name, out, NULL, err);
 }
 
 int dd_recipe_each(const char *config_dir,

@@ -13,6 +13,11 @@ int dd_recipe_named(const char *config_dir, const char *name, struct dr_config *
 // The same, but anything with a slash or a .json suffix is a file: what a user may say in a shell.
 int dd_recipe_load(const char *config_dir, const char *name, struct dr_config *out,
                    struct dr_err *err);
+// The same, with everything that is wrong in *list (dr_config_load_listed).
+int dd_recipe_named_listed(const char *config_dir, const char *name, struct dr_config *out,
+                           struct dr_problems *list, struct dr_err *err);
+int dd_recipe_load_listed(const char *config_dir, const char *name, struct dr_config *out,
+                          struct dr_problems *list, struct dr_err *err);
 // Calls fn for each *.json of the folder, by name; cfg is NULL and `error` a sentence where it
 // cannot be used (broken, not a regular file, a name that dd_recipe_named refuses). A folder that
 // is not there has none; DR_EIO when it cannot be read.

@@ -39,7 +39,8 @@ static const struct column {
                {"judge", "settings.judge"},
                {"judge_accuracy", "settings.judge_accuracy"},
                {"comparable", "comparable"},
-               {"version", "settings.version"}};
+               {"version", "settings.version"},
+               {"judge_own_encoder", "settings.judge_own_encoder"}};
 
 static void put_text(FILE *f, const char *s) {
     if (!strpbrk(s, "\",\r\n")) {
@@ -59,6 +60,8 @@ static void put(FILE *f, const json_t *v) {
         fprintf(f, "%lld", (long long)json_integer_value(v));
     else if (json_is_real(v))
         fprintf(f, "%.9g", json_real_value(v));
+    else if (json_is_boolean(v))
+        fputs(json_is_true(v) ? "true" : "false", f);
 }
 
 static const json_t *at(const json_t *row, const char *path) {

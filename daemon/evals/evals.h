@@ -50,6 +50,7 @@ struct dd_eval_due {
     const char *name;            // of the training job
     const struct dr_config *cfg; // of the training job
     const char *config;          // of the eval job, as text
+    const char *changed;         // of its defaults, as daemon/jobs/changed.h says
     int64_t needs;               // the job that trains the judge, 0: none
     int priority;
     int64_t id;

@@ -199,10 +199,10 @@ static int due(sqlite3 *db, void *arg, struct dr_err *err) {
         snprintf(name, sizeof name, "%s, evaluated", start);
         rc = dd_sql_run(db, err,
                         "INSERT INTO jobs(name,kind,recipe,config,state,priority,created_us,"
-                        "steps_total,needs,parent) VALUES(?,'eval','',?,'queued',?,?,0,"
-                        "nullif(?,0),?)",
-                        "ttiiii", name, d->config, (int64_t)d->priority, dd_wall_us(), d->needs,
-                        d->job);
+                        "steps_total,needs,parent,changed) VALUES(?,'eval','',?,'queued',?,?,0,"
+                        "nullif(?,0),?,?)",
+                        "ttiiiit", name, d->config, (int64_t)d->priority, dd_wall_us(), d->needs,
+                        d->job, d->changed);
         d->id = sqlite3_last_insert_rowid(db);
     }
     sqlite3_stmt *st = rc ? NULL : dd_sql_prepare(db, err, SOURCES "c.id=?", "i", d->checkpoint);

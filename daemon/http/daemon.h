@@ -110,8 +110,9 @@ int dd_glue_dataset_recipe(void *ctx, const char *name, double minutes, struct a
 json_t *dd_glue_fill(struct dd *d, const char *recipe, const json_t *given, int *rc,
                      struct dr_err *err);
 // DR_ECONFIG, with the key as field, where a configuration contradicts the user's set that it
-// names.
-int dd_glue_fits(struct dd *d, const struct dr_config *cfg, struct dr_err *err);
+// names; all of them go to *list.
+int dd_glue_fits(struct dd *d, const struct dr_config *cfg, struct dr_problems *list,
+                 struct dr_err *err);
 int dd_glue_field(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_metrics_wide(void *ctx, const struct api_wide_query *q, struct api_wide_cursor *out,
                          struct api_problem *p);

@@ -138,25 +138,35 @@ json_t *dd_glue_fill(struct dd *d, const char *recipe, const json_t *given, int 
     return out;
 }
 
-int dd_glue_fits(struct dd *d, const struct dr_config *cfg, struct dr_err *err) {
+int dd_glue_fits(struct dd *d, const struct dr_config *cfg, struct dr_problems *list,
+                 struct dr_err *err) {
     struct dd_dataset_facts f;
     const struct dr_data_config *c = &cfg->data;
+    struct dr_err e[3] = {0};
     if (!dd_dataset_named(c))
         return 0;
     int rc = dd_dataset_facts(d->store, c->path, &f, err);
     if (rc)
         return rc == DR_ENOENT ? 0 : rc;
     if (c->size != f.size)
-        return dr_fail_at(err, DR_ECONFIG, "data.size",
-                          "data.size is %lld; the pictures of the data set %s are %lldx%lld",
-                          (long long)c->size, c->path, (long long)f.size, (long long)f.size);
+        dr_fail_at(&e[0], DR_ECONFIG, "data.size",
+                   "data.size is %lld; the pictures of the data set %s are %lldx%lld",
+                   (long long)c->size, c->path, (long long)f.size, (long long)f.size);
     if (c->channels != f.channels)
-        return dr_fail_at(err, DR_ECONFIG, "data.channels",
-                          "data.channels is %lld; the data set %s has %lld", (long long)c->channels,
-                          c->path, (long long)f.channels);
+        dr_fail_at(&e[1], DR_ECONFIG, "data.channels",
+                   "data.channels is %lld; the data set %s has %lld", (long long)c->channels,
+                   c->path, (long long)f.channels);
     if (c->classes != f.classes)
-        return dr_fail_at(err, DR_ECONFIG, "data.classes",
-                          "data.classes is %lld; the data set %s has %lld", (long long)c->classes,
-                          c->path, (long long)f.classes);
-    return 0;
+        dr_fail_at(&e[2], DR_ECONFIG, "data.classes",
+                   "data.classes is %lld; the data set %s has %lld", (long long)c->classes, c->path,
+                   (long long)f.classes);
+    for (int i = 0; i < 3; i++) {
+        if (!e[i].code)
+            continue;
+        if (!rc)
+            *err = e[i];
+        rc = DR_ECONFIG;
+        dr_problems_add(list, &e[i]);
+    }
+    return rc;
 }

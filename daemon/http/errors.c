@@ -1,6 +1,8 @@
 // The table from error codes to HTTP (errors.h).
 #include "daemon/http/errors.h"
 
+#include "engine/config/config.h"
+
 #include <string.h>
 
 struct row {
@@ -31,15 +33,30 @@ int dd_http_fail(struct api_problem *p, int rc, const struct dr_err *err) {
     return dd_http_fail_as(p, rc, err, find(rc)->type);
 }
 
+// "cursor: ..." need not name the field twice.
+static void add_field(struct api_problem *p, const char *field, const char *msg) {
+    const size_t n = strlen(field);
+    if (!strncmp(msg, field, n) && !strncmp(msg + n, ": ", 2))
+        msg += n + 2;
+    api_problem_field(p, field, "%s", msg);
+}
+
+int dd_http_fail_listed(struct api_problem *p, int rc, const struct dr_err *err,
+                        const struct dr_problems *list) {
+    dd_http_fail(p, rc, err);
+    if (list->n)
+        p->nerrors = 0;
+    for (int i = 0; i < list->n; i++)
+        add_field(p, list->row[i].field, list->row[i].msg);
+    return -1;
+}
+
 int dd_http_fail_as(struct api_problem *p, int rc, const struct dr_err *err, const char *type) {
     const struct row *row = find(rc);
     const char *msg = err->msg[0] ? err->msg : dr_code_text(rc);
     api_problem_set(p, row->status, type, "%s", msg);
     p->retry_after = row->retry_after;
-    if (!err->field[0])
-        return -1;
-    size_t n = strlen(err->field); // "cursor: ..." need not name the field twice
-    if (!strncmp(msg, err->field, n) && !strncmp(msg + n, ": ", 2))
-        msg += n + 2;
-    return api_problem_field(p, err->field, "%s", msg);
+    if (err->field[0])
+        add_field(p, err->field, msg);
+    return -1;
 }

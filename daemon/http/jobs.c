@@ -16,9 +16,48 @@ static int no_job(struct api_problem *p, const char *id) {
 
 // --- creation ---
 
+// Problems from `first` on are below a member of the body: "overrides.optim.lr". Not keyed: the
+// recipe's file has them, which is not the client's fault.
+static void below(struct dr_problems *list, int first, const char *member, bool keyed) {
+    for (int i = first; i < list->n; i++) {
+        char *field = list->row[i].field, key[sizeof list->row[i].field];
+        snprintf(key, sizeof key, "%s", field);
+        snprintf(field, sizeof key, keyed && *key ? "%s.%.80s" : "%s", member, key);
+    }
+}
+
+// The configuration or the recipe itself.
+static int read_base(struct dd *d, const char *name, const json_t *keys, struct dr_config *cfg,
+                     struct dr_problems *list, struct dr_err *err) {
+    int rc;
+    if (name) {
+        rc = dd_recipe_named_listed(d->opt.config_dir, name, cfg, list, err);
+    } else {
+        char *text = json_dumps(keys, JSON_COMPACT);
+        rc = dr_config_parse_listed(text ? text : "", text ? strlen(text) : 0, "config", cfg, list,
+                                    err);
+        free(text);
+    }
+    below(list, 0, "config", !name);
+    return rc;
+}
+
+// Nested or dotted; checked together, since one may need another. cfg NULL: each by itself.
+static int read_overrides(const json_t *overrides, struct dr_config *cfg, struct dr_problems *list,
+                          struct dr_err *err) {
+    const int first = list->n;
+    char *text = json_dumps(overrides, JSON_COMPACT);
+    int rc =
+        dr_config_merge_listed(cfg, text ? text : "", text ? strlen(text) : 0, NULL, list, err);
+    free(text);
+    below(list, first, "overrides", true);
+    return rc;
+}
+
 static int build_config(struct dd *d, const struct api_job_create *in, struct dr_config *cfg,
                         char *recipe, size_t recipe_size, struct api_problem *p) {
-    struct dr_err err = {0};
+    struct dr_err err = {0}, later;
+    struct dr_problems list = {0};
     int rc;
     const char *name = json_string_value(in->config);
     // What is left out is taken from the data set, over that of a recipe.
@@ -32,32 +71,20 @@ static int build_config(struct dd *d, const struct api_job_create *in, struct dr
         json_decref(keys);
         return dd_http_fail(p, rc, &err);
     }
-    if (name) {
-        rc = dd_recipe_named(d->opt.config_dir, name, cfg, &err);
-    } else {
-        char *text = json_dumps(keys, JSON_COMPACT);
-        rc = dr_config_parse(text ? text : "", text ? strlen(text) : 0, "config", cfg, &err);
-        free(text);
-    }
+    rc = read_base(d, name, keys, cfg, &list, &err);
     snprintf(recipe, recipe_size, "%s", rc ? "" : cfg->name[0] ? cfg->name : "custom");
-    const char *field = "config";
-    bool keyed = json_is_object(in->config); // what a recipe's file says is not the client's fault
-    if (!rc && overrides) { // nested or dotted; checked together, since one may need another
-        field = "overrides";
-        keyed = true;
-        char *text = json_dumps(overrides, JSON_COMPACT);
-        rc = dr_config_merge(cfg, text ? text : "", text ? strlen(text) : 0, NULL, &err);
-        free(text);
+    if (overrides) {
+        const int refused = read_overrides(overrides, rc ? NULL : cfg, &list, rc ? &later : &err);
+        rc = rc ? rc : refused;
     }
     json_decref(keys);
-    if (!rc)
-        rc = dd_glue_fits(d, cfg, &err);
-    if (!rc)
-        return 0;
-    char key[sizeof err.field]; // below the member of the body: "overrides.optim.lr"
-    snprintf(key, sizeof key, "%s", err.field);
-    snprintf(err.field, sizeof err.field, keyed && *key ? "%s.%.80s" : "%s", field, key);
-    return dd_http_fail(p, DR_ECONFIG, &err);
+    if (rc)
+        return dd_http_fail_listed(p, DR_ECONFIG, &err, &list);
+    rc = dd_glue_fits(d, cfg, &list, &err);
+    if (rc && !list.n)
+        dr_problems_add(&list, &err);
+    below(&list, 0, overrides ? "overrides" : "config", overrides || !name);
+    return rc ? dd_http_fail_listed(p, DR_ECONFIG, &err, &list) : 0;
 }
 
 // The configuration says what kind of job it is for; a request may repeat it.
@@ -82,11 +109,13 @@ static int job_create(void *ctx, const struct api_job_create *in, struct api_rep
     const struct dd_job_kind *kind;
     char recipe[64];
     int64_t id;
-    int rc = in->kind ? dd_job_kind_find(NULL, in->kind, &kind, &err) : 0;
+    int rc = in->kind && !in->check ? dd_job_kind_find(NULL, in->kind, &kind, &err) : 0;
     if (rc)
         return dd_http_fail(&out->problem, rc, &err);
     if (build_config(d, in, &cfg, recipe, sizeof recipe, &out->problem))
         return -1;
+    if (in->check)
+        return 0;
     if ((rc = choose_kind(in, &cfg, &kind, &err)))
         return dd_http_fail(&out->problem, rc, &err);
     struct dd_job_new n = {.cfg = &cfg,

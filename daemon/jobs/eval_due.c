@@ -4,6 +4,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/evals/evals.h"
+#include "daemon/jobs/changed.h"
 #include "daemon/jobs/needs.h"
 
 #include <math.h>
@@ -12,8 +13,8 @@
 #include <string.h>
 
 // The configuration of the eval job that belongs to a training job. The keys that are training's
-// stay for best and patience.
-static char *config_of(const struct dd_job *job, struct dr_err *err) {
+// stay for best and patience. *changed: what differs from the defaults.
+static char *config_of(const struct dd_job *job, char **changed, struct dr_err *err) {
     struct dr_config c;
     dr_config_defaults(&c);
     c.kind = DR_RECIPE_EVAL;
@@ -27,6 +28,7 @@ static char *config_of(const struct dd_job *job, struct dr_err *err) {
     c.eval.at_end = false;
     snprintf(c.eval.best, sizeof c.eval.best, "auto");
     char *json = dr_config_to_json(&c);
+    *changed = dd_changed(job->env->opt->config_dir, "", &c);
     if (!json)
         dr_fail(err, DR_ENOMEM, "no memory for the configuration of an evaluation");
     return json;
@@ -62,14 +64,16 @@ void dd_eval_checkpoint(struct dd_job *job, int64_t step, const char *path) {
     char name[201] = "", text[600];
     d.checkpoint = checkpoint_id(store, path, &d.priority, job->id, name);
     d.name = name;
-    char *config = config_of(job, &why);
+    char *changed, *config = config_of(job, &changed, &why);
     d.config = config;
+    d.changed = changed;
     int rc = !config         ? DR_ENOMEM
              : !d.checkpoint ? dr_fail(&why, DR_ENOENT, "its checkpoint is not in the database")
                              : dd_needs_judge(job->queue, config, &d.needs, &why);
     if (!rc)
         rc = dd_eval_due(store, &d, &why);
     free(config);
+    free(changed);
     if (rc) {
         snprintf(text, sizeof text, "step %lld is not evaluated: %s", (long long)step, why.msg);
         dd_job_alert(job, "eval", step, text);

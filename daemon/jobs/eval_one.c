@@ -1,6 +1,7 @@
 // One run of an eval job (eval_priv.h): where its images come from, slice after slice, its numbers.
 #include "daemon/jobs/eval_due.h"
 #include "daemon/jobs/eval_priv.h"
+#include "daemon/jobs/own_encoder.h"
 
 #include "daemon/base/util.h"
 #include "daemon/datasets/datasets.h"
@@ -22,6 +23,7 @@ struct images {
     struct dr_dataset *folder;
     struct dr_eval_source *source;
     char sha256[65]; // of the checkpoint
+    bool own;        // the judge is the encoder that it was trained with
 };
 
 static void images_free(struct images *s) {
@@ -48,6 +50,20 @@ static int check_generator(const struct dd_eval_work *w, const struct dr_snapsho
              : dr_fail(err, DR_EINVAL, "it is no generator");
 }
 
+// A judge must not be what the generator was trained to please.
+static int check_own(const struct dd_eval_work *w, const struct dd_ckpt_row *row, struct images *s,
+                     struct dr_err *err) {
+    const struct dr_eval_section *e = &w->job->cfg.eval;
+    char name[40];
+    for (int i = 0; i < w->njudges; i++)
+        if (w->judge[i].by == DD_EVAL_BY_JUDGE)
+            s->own = dd_own_encoder(row->path, w->judge[i].snap, w->train->h);
+    if (!s->own || e->allow_own_encoder)
+        return 0;
+    snprintf(name, sizeof name, "checkpoint %s", row->id);
+    return dd_own_encoder_refuse(e->judge, name, err);
+}
+
 static int open_checkpoint(struct dd_eval_work *w, const struct dd_eval_run *r, struct images *s,
                            struct dr_err *err) {
     const struct dr_eval_section *e = &w->job->cfg.eval;
@@ -62,6 +78,8 @@ static int open_checkpoint(struct dd_eval_work *w, const struct dd_eval_run *r, 
         rc = (e->weights ? dr_snapshot_load_raw : dr_snapshot_load)(row.path, row.config, &s->snap,
                                                                     err);
     snprintf(s->sha256, sizeof s->sha256, "%s", row.sha256);
+    if (!rc)
+        rc = check_own(w, &row, s, err);
     dd_ckpt_row_free(&row);
     if (!rc)
         rc = check_generator(w, s->snap, err);
@@ -240,6 +258,7 @@ static json_t *settings(const struct dd_eval_work *w, const struct images *s) {
         json_object_set_new(o, "judge_sha256", json_string(j->sha256));
         json_object_set_new(o, "judge_accuracy", number(a.value));
         json_object_set_new(o, "judge_accuracy_error", number(a.se));
+        json_object_set_new(o, "judge_own_encoder", json_boolean(s->own));
     }
     return o;
 }

@@ -3,6 +3,7 @@
 #include "daemon/jobs/needs.h"
 
 #include "daemon/base/util.h"
+#include "daemon/jobs/changed.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/store/checkpoints.h"
 
@@ -31,6 +32,14 @@ static bool same_meaning(const char *json, const char *want) {
     char *have = meaning(&c);
     const bool same = have && !strcmp(have, want);
     free(have);
+    return same;
+}
+
+bool dd_needs_same(const struct dr_config *a, const struct dr_config *b) {
+    char *x = meaning(a), *y = meaning(b);
+    const bool same = x && y && !strcmp(x, y);
+    free(x);
+    free(y);
     return same;
 }
 
@@ -63,8 +72,11 @@ int dd_needs_take(sqlite3 *db, struct dd_need *n, int priority, struct dr_err *e
     if (rc || n->id)
         return rc;
     const char *name = n->cfg.name[0] ? n->cfg.name : "encoder";
-    const struct dd_job_new in = {
-        .cfg = &n->cfg, .recipe = name, .kind = dr_recipe_word(n->cfg.kind), .priority = priority};
+    const struct dd_job_new in = {.cfg = &n->cfg,
+                                  .recipe = name,
+                                  .kind = dr_recipe_word(n->cfg.kind),
+                                  .priority = priority,
+                                  .changed = n->changed};
     n->made = true;
     return dd_job_insert(db, &in, n->json, n->cfg.train.steps, 0, &n->id, err);
 }
@@ -76,7 +88,14 @@ int dd_needs_read(const char *config_dir, const struct dr_config *cfg, struct dd
     int rc = dd_encoder_recipe(config_dir, cfg, &n->cfg, err);
     if (!rc && !(n->json = dr_config_to_json(&n->cfg)))
         rc = dr_fail(err, DR_ENOMEM, "no memory for the configuration");
+    if (!rc)
+        n->changed = dd_changed(config_dir, n->cfg.name[0] ? n->cfg.name : "encoder", &n->cfg);
     return rc;
+}
+
+void dd_need_release(struct dd_need *n) {
+    free(n->json);
+    free(n->changed);
 }
 
 static int take(sqlite3 *db, void *arg, struct dr_err *err) {
@@ -94,7 +113,7 @@ int dd_needs_judge(struct dd_jobs *j, const char *config, int64_t *id, struct dr
     *id = n->id;
     if (!rc && n->made)
         dd_job_event(j, n->id, "", "queued", NULL);
-    free(n->json);
+    dd_need_release(n);
     free(n);
     return rc;
 }

@@ -9,10 +9,11 @@
 // The recipe of an encoder, or of a judge, that a job needs; json NULL: none.
 struct dd_need {
     struct dr_config cfg;
-    char *json; // malloc'd
-    int64_t id; // the job that trains it
-    bool made;  // queued just now
+    char *json, *changed; // malloc'd; changed: of the recipe, as dd_changed says
+    int64_t id;           // the job that trains it
+    bool made;            // queued just now
 };
+void dd_need_release(struct dd_need *n); // what it points to
 // What cfg names, into n; json stays NULL where it is no recipe.
 int dd_needs_read(const char *config_dir, const struct dr_config *cfg, struct dd_need *n,
                   struct dr_err *err);
@@ -28,6 +29,8 @@ int dd_needs_take(sqlite3 *db, struct dd_need *n, int priority, struct dr_err *e
 // The job whose encoder a job of this configuration may use: one that is at work, waits, or is
 // complete with its checkpoint. 0: there is none.
 int dd_needs_find(sqlite3 *db, const struct dr_config *encoder, int64_t *id, struct dr_err *err);
+// Whether two recipes make the same encoder.
+bool dd_needs_same(const struct dr_config *a, const struct dr_config *b);
 // ECONFLICT when a job that has not ended needs this one.
 int dd_needs_check_drop(sqlite3 *db, int64_t id, struct dr_err *err);
 // Queues what a job to be resumed needs as well, unless that is done or on its way. *woken: its id,

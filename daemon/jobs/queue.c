@@ -8,6 +8,7 @@
 #include "daemon/jobs/changed.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/jobs/needs.h"
+#include "daemon/jobs/own_encoder.h"
 #include "daemon/store/checkpoints.h"
 
 #include <ftw.h>
@@ -40,8 +41,8 @@ struct create {
 static void release(struct create *c) {
     free(c->json);
     free(c->changed);
-    free(c->need.json);
-    free(c->judge.json);
+    dd_need_release(&c->need);
+    dd_need_release(&c->judge);
 }
 
 static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
@@ -145,6 +146,9 @@ static int prepare(struct dd_jobs *j, struct create *c, struct dr_err *err) {
         rc = read_need(j, in->cfg, &c->need, err);
     if (!rc && dr_config_evaluates(in->cfg))
         rc = read_judge(j, in->cfg, &c->judge, err);
+    if (!rc)
+        rc = dd_own_encoder_check(j->env.store, j->env.opt->data_dir, j->env.opt->config_dir,
+                                  in->cfg, err);
     if (!rc && !(c->json = dr_config_to_json(in->cfg)))
         rc = dr_fail(err, DR_ENOMEM, "no memory for the configuration");
     if (rc)
@@ -298,7 +302,7 @@ static int resume_job(struct dd_jobs *j, int64_t id, struct dr_err *err) {
     if (!config_of(j, id, &cfg, &why)) // a recipe that is gone matters only where it is needed
         read_need(j, &cfg, &r.need, &why);
     int rc = dd_store_do(j->env.store, resume, &r, err);
-    free(r.need.json);
+    dd_need_release(&r.need);
     if (rc)
         return rc;
     if (r.changed && (r.need.made || r.old[0]))

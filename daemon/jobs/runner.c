@@ -263,6 +263,8 @@ static void report(struct run *r, struct dr_metrics *m) {
 }
 
 static int stepped(struct run *r, int rc, struct dr_metrics *m, struct dr_err *err) {
+    if (!rc) // on the CPU a step reads the data set where it lies
+        rc = dr_dataset_intact(r->data, err);
     if (!rc)
         report(r, m);
     if (rc != DR_ENONFINITE)

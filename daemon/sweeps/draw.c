@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+static const double LARGEST = 0x1p53; // whole numbers up to here are exact
+
 static uint64_t next(uint64_t *state) { // splitmix64
     uint64_t z = *state += 0x9e3779b97f4a7c15u;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
@@ -36,8 +38,10 @@ static bool check_range(const char *key, const json_t *r, json_t *problems) {
                                                                strcmp(member, "scale"))
         dd_sweep_problem(problems, field, "unknown key %.40s; expected min, max and scale", member);
     if (!json_is_number(lo) || !json_is_number(hi) ||
-        !(json_number_value(lo) < json_number_value(hi)))
-        dd_sweep_problem(problems, field, "expected numbers `min` and `max`, min below max");
+        !(json_number_value(lo) < json_number_value(hi)) || !(json_number_value(lo) >= -LARGEST) ||
+        !(json_number_value(hi) <= LARGEST))
+        dd_sweep_problem(problems, field,
+                         "expected numbers `min` and `max`, min below max, neither beyond 2^53");
     if (!word || (strcmp(word, "linear") && strcmp(word, "log")))
         dd_sweep_problem(problems, field, "`scale` is linear or log");
     else if (!strcmp(word, "log") && !(json_number_value(lo) > 0))

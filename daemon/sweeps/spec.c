@@ -9,6 +9,7 @@
 #include <string.h>
 
 enum { PATH = 96, MAX_AXES = 16, MAX_NAME = 100, MAX_SEEDS = 100, MAX_POINTS = 500 };
+static const double MAX_BUDGET = 1e9; // of train.steps
 
 struct option {
     const json_t *config; // of the axis `recipe`
@@ -266,16 +267,18 @@ static void read_budget(struct parse *p, const json_t *search) {
                *key = json_string_value(json_object_get(b, "key")),
                *goal = json_string_value(json_object_get(search, "goal"));
     if (!json_is_object(b) || !json_is_number(lo) || !json_is_number(hi) ||
-        !(json_number_value(lo) > 0 && json_number_value(lo) < json_number_value(hi)))
+        !(json_number_value(lo) > 0 && json_number_value(lo) < json_number_value(hi) &&
+          json_number_value(hi) <= MAX_BUDGET))
         dd_sweep_problem(p->problems, "search.budget",
                          "expected {\"key\": \"train.steps\", \"min\": 100, \"max\": 900}, min "
-                         "above 0 and below max");
+                         "above 0 and below max, max at most 1e9");
     else
         check_keys(p, "search.budget", b, keys, 3);
     if (key && strcmp(key, "train.steps") && strcmp(key, "train.minutes"))
         dd_sweep_problem(p->problems, "search.budget.key", "expected train.steps or train.minutes");
-    h->keep = json_is_integer(keep) ? (int)json_integer_value(keep) : keep ? 0 : 3;
-    if (h->keep < 2 || h->keep > 100)
+    const json_int_t every = json_is_integer(keep) ? json_integer_value(keep) : keep ? 0 : 3;
+    h->keep = every >= 2 && every <= 100 ? (int)every : 0;
+    if (!h->keep)
         dd_sweep_problem(p->problems, "search.keep",
                          "expected a whole number K from 2 to 100: the best of every K go on");
     if (!metric || !*metric || strlen(metric) >= sizeof h->metric)
@@ -487,8 +490,10 @@ static void read_rest(struct parse *p) {
         dd_sweep_problem(p->problems, "name", "is required: a text of at most %d bytes", MAX_NAME);
     if (about && !json_is_string(about))
         dd_sweep_problem(p->problems, "about", "expected a text");
-    p->out->priority = priority ? (int)json_integer_value(priority) : -1;
-    if (priority && (!json_is_integer(priority) || llabs(json_integer_value(priority)) > 1000))
+    const json_int_t n = json_integer_value(priority);
+    const bool fits = json_is_integer(priority) && n >= -1000 && n <= 1000;
+    p->out->priority = fits ? (int)n : -1;
+    if (priority && !fits)
         dd_sweep_problem(p->problems, "priority", "expected a whole number from -1000 to 1000");
     if (metrics && !json_array_size(metrics))
         dd_sweep_problem(p->problems, "metrics", "expected a list such as [\"fd\", \"accuracy\"]");

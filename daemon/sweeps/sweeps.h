@@ -15,7 +15,7 @@
 
 #include <jansson.h>
 
-enum { DD_SWEEP_MAX_CELLS = 1000, DD_SWEEP_MAX_PROBLEMS = 8, DD_SWEEP_LABEL = 160 };
+enum { DD_SWEEP_MAX_CELLS = 1000, DD_SWEEP_MAX_PROBLEMS = 24, DD_SWEEP_LABEL = 160 };
 
 // --- the file ---
 
@@ -58,9 +58,9 @@ json_t *dd_sweep_budget(const struct dd_sweep_halving *h, int rung);
 json_t *dd_sweep_draw(const json_t *ranges, int64_t count, int64_t seed, json_t *problems);
 
 // The configuration of a cell: `config` (a recipe's name or an object) with these overrides. Errors
-// are at the key.
+// are at the key; all that concern keys go to *list.
 typedef int dd_sweep_build(void *ctx, const json_t *config, const json_t *overrides,
-                           struct dr_config *out, struct dr_err *err);
+                           struct dr_config *out, struct dr_problems *list, struct dr_err *err);
 
 // --- writing ---
 

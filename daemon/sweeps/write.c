@@ -34,8 +34,9 @@ static void build_one(struct dd_jobs *j, const struct dd_sweep_new *in,
                       const struct dd_sweep_spec *spec, int i, struct built *b, json_t *problems) {
     const struct dd_sweep_cell *c = &spec->cell[i];
     struct dr_err err = {0};
+    struct dr_problems list = {0};
     unsigned metrics[DD_EVAL_BYS];
-    int rc = in->build(in->ctx, c->config, c->overrides, &b->cfg, &err);
+    int rc = in->build(in->ctx, c->config, c->overrides, &b->cfg, &list, &err);
     if (!rc) {
         snprintf(b->recipe, sizeof b->recipe, "%s", b->cfg.name[0] ? b->cfg.name : "custom");
         snprintf(b->name, sizeof b->name, "%.90s: %.80s, seed %lld", spec->name, c->label,
@@ -59,7 +60,9 @@ static void build_one(struct dd_jobs *j, const struct dd_sweep_new *in,
         if (!rc)
             rc = dd_job_draft(j, &job, &b->draft, &err);
     }
-    if (rc)
+    for (int k = 0; k < list.n; k++)
+        dd_sweep_problem(problems, origin(c, list.row[k].field), "%s", list.row[k].msg);
+    if (rc && !list.n)
         dd_sweep_problem(problems, origin(c, err.field), "%s", err.msg);
 }
 

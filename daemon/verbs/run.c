@@ -330,11 +330,23 @@ static int run(struct run_cmd *c, const struct dd_options *o, struct dr_config *
     return res.outcome == DD_RUN_COMPLETED ? 0 : 3;
 }
 
+// The recipe with its changes; everything that is wrong with both goes to *list.
+static int read_recipe(const struct run_cmd *c, const struct dd_options *o, struct dr_config *cfg,
+                       struct dr_problems *list, struct dr_err *err) {
+    if (o->nargs != 1)
+        return dr_fail(err, DR_EINVAL, "expected one recipe: a name or a file");
+    const int broken = dd_recipe_load_listed(o->config_dir, o->args[0], cfg, list, err);
+    int rc = dr_config_set_listed(broken ? NULL : cfg, (const char *const *)c->set, c->nset, list,
+                                  broken ? NULL : err);
+    return broken ? broken : rc;
+}
+
 int dd_run_main(int argc, char **argv) {
     static const char *const flags[] = {"out", "grid", "set", "resume!", "quiet!", NULL};
     struct run_cmd c = {0};
     struct dd_options o;
     struct dr_err err = {0};
+    struct dr_problems list = {0};
     struct dr_config cfg;
     int status = 2;
     if (dd_options_parse(argc, argv, flags, extra, &c, &o, &err)) {
@@ -342,10 +354,7 @@ int dd_run_main(int argc, char **argv) {
         return 2;
     }
     dd_log_init((enum dr_log_level)dd_log_parse(o.log_level));
-    int rc = o.nargs == 1 ? dd_recipe_load(o.config_dir, o.args[0], &cfg, &err)
-                          : dr_fail(&err, DR_EINVAL, "expected one recipe: a name or a file");
-    if (!rc)
-        rc = dr_config_set_all(&cfg, (const char *const *)c.set, c.nset, &err);
+    int rc = read_recipe(&c, &o, &cfg, &list, &err);
     if (!rc)
         rc = check(&c, &cfg, &err);
     if (!rc) {
@@ -355,7 +364,7 @@ int dd_run_main(int argc, char **argv) {
         status = run(&c, &o, &cfg, &err);
     }
     if (err.msg[0] && (rc || status))
-        fprintf(stderr, "driftd run: %s\n", err.msg);
+        dd_print_problems("driftd run", &list, &err);
     dd_options_free(&o);
     return status;
 }

@@ -9,18 +9,29 @@
 #include <stdlib.h>
 #include <string.h>
 
+void dd_print_problems(const char *who, const struct dr_problems *list, const struct dr_err *err) {
+    for (int i = 0; i < list->n; i++)
+        fprintf(stderr, "%s: %s\n", who, list->row[i].msg);
+    if (!list->n)
+        fprintf(stderr, "%s: %s\n", who, err->msg);
+    if (list->more)
+        fprintf(stderr, "%s: and %d more problems\n", who, list->more);
+}
+
 int dd_check_config_main(int argc, char **argv) {
     struct dr_config cfg;
     struct dr_err err = {0};
+    struct dr_problems list = {0};
     if (argc < 1) {
         fputs("usage: driftd check-config FILE [KEY=VALUE]...\n", stderr);
         return 2;
     }
-    int rc = dr_config_load(argv[0], &cfg, &err);
-    if (!rc) // together: one may need another
-        rc = dr_config_set_all(&cfg, (const char *const *)argv + 1, argc - 1, &err);
-    if (rc) {
-        fprintf(stderr, "driftd: %s\n", err.msg);
+    // The changes together: one may need another.
+    const int broken = dr_config_load_listed(argv[0], &cfg, &list, &err);
+    if (dr_config_set_listed(broken ? NULL : &cfg, (const char *const *)argv + 1, argc - 1, &list,
+                             broken ? NULL : &err) ||
+        broken) {
+        dd_print_problems("driftd", &list, &err);
         return 1;
     }
     char *json = dr_config_to_json(&cfg);

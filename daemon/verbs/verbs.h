@@ -4,6 +4,7 @@
 
 struct dr_config;
 struct dr_err;
+struct dr_problems;
 
 int dd_serve_main(int argc, char **argv); // only with DD_HAVE_SERVER
 int dd_run_main(int argc, char **argv);
@@ -11,6 +12,9 @@ int dd_bench_main(int argc, char **argv);
 int dd_check_config_main(int argc, char **argv);
 int dd_inspect_main(int argc, char **argv);
 int dd_version_main(void);
+
+// On stderr: a line `who: sentence` per problem of the list; *err alone where it has none.
+void dd_print_problems(const char *who, const struct dr_problems *list, const struct dr_err *err);
 
 // What bench runs for a name: the recipe of this build, or for `tiny` the default configuration.
 // Only the data differ where they would need files (2000 procedurally generated digits, of the same

@@ -6,7 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-#define FAIL(key, ...) dr_fail_at(err, DR_ECONFIG, key, __VA_ARGS__)
+// Goes on after a problem: err has the first, a list has all.
+#define FAIL(key, ...) dr_note_check(notes, key, __VA_ARGS__)
 #define MAX_STEP_SAMPLES (1 << 20) // samples of one step; far above any machine's memory
 
 #define DR_SET(id, open, set, ...) [DR_DATA_##id] = {.name = set, __VA_ARGS__},
@@ -44,56 +45,70 @@ int64_t dr_model_width(const struct dr_model_config *m, int level) {
     return DR_MAX((int64_t)lround((double)m->dim * m->widths[level]), (int64_t)1);
 }
 
-int dr_model_levels_check(const struct dr_model_config *m, struct dr_err *err) {
+static void check_levels(const struct dr_model_config *m, struct dr_notes *notes) {
     if (m->depth < 1 || m->depth > 16)
-        return FAIL("model.depth",
-                    "model.depth is %lld; model.arch unet takes 1 to 16 blocks per level",
-                    (long long)m->depth);
-    if (m->nwidths < 1 || m->nwidths > DR_MAX_LEVELS)
-        return FAIL("model.widths", "model.widths lists %d levels; model.arch unet takes 1 to %d",
-                    m->nwidths, DR_MAX_LEVELS);
+        FAIL("model.depth", "model.depth is %lld; model.arch unet takes 1 to 16 blocks per level",
+             (long long)m->depth);
+    if (m->nwidths < 1 || m->nwidths > DR_MAX_LEVELS) {
+        FAIL("model.widths", "model.widths lists %d levels; model.arch unet takes 1 to %d",
+             m->nwidths, DR_MAX_LEVELS);
+        return;
+    }
     int64_t side = m->size;
     for (int l = 0; l < m->nwidths; l++) {
         const int64_t c = dr_model_width(m, l);
-        if (l && side == 1)
-            return FAIL("model.widths",
-                        "model.widths lists %d levels; images of data.size %lld have at most %d",
-                        m->nwidths, (long long)m->size, l);
+        if (l && side == 1) {
+            FAIL("model.widths",
+                 "model.widths lists %d levels; images of data.size %lld have at most %d",
+                 m->nwidths, (long long)m->size, l);
+            return;
+        }
         side = l ? (side + 1) / 2 : side;
-        if (side <= m->attention && (m->heads < 1 || c % m->heads))
-            return FAIL("model.heads",
-                        "model.heads is %lld; expected a divisor of the %lld channels of level "
-                        "%d, which has attention (model.attention, model.widths)",
-                        (long long)m->heads, (long long)c, l + 1);
+        if (side <= m->attention && (m->heads < 1 || c % m->heads)) {
+            FAIL("model.heads",
+                 "model.heads is %lld; expected a divisor of the %lld channels of level "
+                 "%d, which has attention (model.attention, model.widths)",
+                 (long long)m->heads, (long long)c, l + 1);
+            return;
+        }
     }
-    return 0;
+}
+
+int dr_model_levels_check(const struct dr_model_config *m, struct dr_err *err) {
+    struct dr_notes notes = {.err = err};
+    check_levels(m, &notes);
+    return notes.rc;
+}
+
+static void check_model(const struct dr_model_config *m, struct dr_notes *notes) {
+    if (m->label_dropout > 0 && !m->null_class)
+        FAIL("model.label_dropout",
+             "model.label_dropout is %g but model.null_class is false; dropped labels "
+             "need the null class",
+             m->label_dropout);
+    const unsigned needs = dr_arch_needs(m->arch);
+    if (needs & DR_ARCH_LEVELS)
+        check_levels(m, notes);
+    if (!(needs & DR_ARCH_PATCHES))
+        return;
+    if (m->dim % m->heads != 0)
+        FAIL("model.heads", "model.heads is %lld; expected a divisor of model.dim (%lld)",
+             (long long)m->heads, (long long)m->dim);
+    else if (m->rope && m->dim / m->heads % 2 != 0)
+        FAIL("model.rope", "model.rope needs an even head width; model.dim / model.heads is %lld",
+             (long long)(m->dim / m->heads));
+    if ((m->pos_embed || (needs & DR_ARCH_POSITIONS)) && m->dim % 4 != 0)
+        FAIL("model.dim", "model.dim is %lld; a position embedding needs a multiple of 4",
+             (long long)m->dim);
+    if (m->size % m->patch != 0)
+        FAIL("model.patch", "model.patch is %lld; expected a divisor of data.size (%lld)",
+             (long long)m->patch, (long long)m->size);
 }
 
 int dr_model_config_check(const struct dr_model_config *m, struct dr_err *err) {
-    if (m->label_dropout > 0 && !m->null_class)
-        return FAIL("model.label_dropout",
-                    "model.label_dropout is %g but model.null_class is false; dropped labels "
-                    "need the null class",
-                    m->label_dropout);
-    const unsigned needs = dr_arch_needs(m->arch);
-    if (needs & DR_ARCH_LEVELS)
-        return dr_model_levels_check(m, err);
-    if (!(needs & DR_ARCH_PATCHES))
-        return 0;
-    if (m->dim % m->heads != 0)
-        return FAIL("model.heads", "model.heads is %lld; expected a divisor of model.dim (%lld)",
-                    (long long)m->heads, (long long)m->dim);
-    if (m->rope && m->dim / m->heads % 2 != 0)
-        return FAIL("model.rope",
-                    "model.rope needs an even head width; model.dim / model.heads is %lld",
-                    (long long)(m->dim / m->heads));
-    if ((m->pos_embed || (needs & DR_ARCH_POSITIONS)) && m->dim % 4 != 0)
-        return FAIL("model.dim", "model.dim is %lld; a position embedding needs a multiple of 4",
-                    (long long)m->dim);
-    if (m->size % m->patch != 0)
-        return FAIL("model.patch", "model.patch is %lld; expected a divisor of data.size (%lld)",
-                    (long long)m->patch, (long long)m->size);
-    return 0;
+    struct dr_notes notes = {.err = err};
+    check_model(m, &notes);
+    return notes.rc;
 }
 
 // Relative, without "..": files named in a config stay below the data directory.
@@ -112,112 +127,112 @@ static bool colour(const char *text) {
     return text[0] == '#' && strlen(text) == 7 && strspn(text + 1, "0123456789abcdefABCDEF") == 6;
 }
 
-static int check_pictures(const struct dr_data_config *d, struct dr_err *err) {
+static void check_pictures(const struct dr_data_config *d, struct dr_notes *notes) {
     const struct dr_set_facts *f = &sets[d->set];
     if (d->set == DR_DATA_FOLDER && d->channels != 1 && d->channels != 3)
-        return FAIL("data.channels",
-                    "data.channels is %lld; the pictures of a folder have 1 (grey) or 3 (rgb)",
-                    (long long)d->channels);
+        FAIL("data.channels",
+             "data.channels is %lld; the pictures of a folder have 1 (grey) or 3 (rgb)",
+             (long long)d->channels);
     if (d->flip && f->kind != DR_KIND_IMAGES)
-        return FAIL("data.flip", "data.flip is on; the set %s has no images to mirror", f->name);
+        FAIL("data.flip", "data.flip is on; the set %s has no images to mirror", f->name);
     if (d->crop && f->kind != DR_KIND_IMAGES)
-        return FAIL("data.crop", "data.crop is %lld; the set %s has no images to move",
-                    (long long)d->crop, f->name);
+        FAIL("data.crop", "data.crop is %lld; the set %s has no images to move", (long long)d->crop,
+             f->name);
     if (d->crop >= d->size)
-        return FAIL("data.crop", "data.crop is %lld; expected less than data.size (%lld)",
-                    (long long)d->crop, (long long)d->size);
+        FAIL("data.crop", "data.crop is %lld; expected less than data.size (%lld)",
+             (long long)d->crop, (long long)d->size);
     if (!colour(d->background))
-        return FAIL("data.background", "data.background is \"%s\"; expected a colour as #rrggbb",
-                    d->background);
-    return 0;
+        FAIL("data.background", "data.background is \"%s\"; expected a colour as #rrggbb",
+             d->background);
 }
 
-static int check_data(const struct dr_data_config *d, struct dr_err *err) {
+static void check_data(const struct dr_data_config *d, struct dr_notes *notes) {
     const struct dr_set_facts *f = &sets[d->set];
     if (!confined(d->path))
-        return FAIL("data.path",
-                    "data.path is \"%.100s\"; expected a relative path without `..`, below the "
-                    "data directory",
-                    d->path);
+        FAIL("data.path",
+             "data.path is \"%.100s\"; expected a relative path without `..`, below the "
+             "data directory",
+             d->path);
     if (f->folder && !d->path[0])
-        return FAIL("data.path", "data.path is empty; the set %s needs the folder of its files",
-                    f->name);
+        FAIL("data.path", "data.path is empty; the set %s needs the folder of its files", f->name);
     if (f->classes && d->classes && d->classes != f->classes)
-        return FAIL("data.classes", "data.classes is %lld; the set %s has %lld (0: without labels)",
-                    (long long)d->classes, f->name, (long long)f->classes);
+        FAIL("data.classes", "data.classes is %lld; the set %s has %lld (0: without labels)",
+             (long long)d->classes, f->name, (long long)f->classes);
     if (f->channels && d->channels != f->channels)
-        return FAIL("data.channels", "data.channels is %lld; the set %s has %lld",
-                    (long long)d->channels, f->name, (long long)f->channels);
+        FAIL("data.channels", "data.channels is %lld; the set %s has %lld", (long long)d->channels,
+             f->name, (long long)f->channels);
     if (f->side && d->fit == DR_FIT_PAD && d->size < f->side)
-        return FAIL("data.size",
-                    "data.size is %lld; images of %s are %lldx%lld and cannot be padded to that: "
-                    "use %lld or more, or data.fit resize",
-                    (long long)d->size, f->name, (long long)f->side, (long long)f->side,
-                    (long long)f->side);
-    return check_pictures(d, err);
+        FAIL("data.size",
+             "data.size is %lld; images of %s are %lldx%lld and cannot be padded to that: "
+             "use %lld or more, or data.fit resize",
+             (long long)d->size, f->name, (long long)f->side, (long long)f->side,
+             (long long)f->side);
+    check_pictures(d, notes);
 }
 
-static int check_encoder_features(const struct dr_config *c, struct dr_err *err) {
+static void check_encoder_features(const struct dr_config *c, struct dr_notes *notes) {
     const struct dr_feature_config *f = &c->features;
-    if (has_points(c))
-        return FAIL("features.kind",
-                    "features.kind encoder works on images; the set %s has points in two "
-                    "dimensions",
-                    sets[c->data.set].name);
+    if (has_points(c)) {
+        FAIL("features.kind",
+             "features.kind encoder works on images; the set %s has points in two "
+             "dimensions",
+             sets[c->data.set].name);
+        return;
+    }
     if (!f->encoder[0])
-        return FAIL("features.encoder",
-                    "features.encoder is empty; the kind encoder needs a recipe that trains one, "
-                    "checkpoint:ID, or a safetensors file");
+        FAIL("features.encoder",
+             "features.encoder is empty; the kind encoder needs a recipe that trains one, "
+             "checkpoint:ID, or a safetensors file");
     if (!f->map_global &&
         (f->pool == DR_FEATURE_POOL_GLOBAL ||
          !(f->map_locations || f->map_quadrants || f->map_patch2 || f->map_patch4)))
-        return FAIL("features.map_global",
-                    "no feature of the encoder's maps is on; set features.map_global, or another "
-                    "one with features.pool all");
-    return 0;
+        FAIL("features.map_global",
+             "no feature of the encoder's maps is on; set features.map_global, or another "
+             "one with features.pool all");
 }
 
-static int check_kde_features(const struct dr_config *c, struct dr_err *err) {
+static void check_kde_features(const struct dr_config *c, struct dr_notes *notes) {
     const struct dr_feature_config *f = &c->features;
     if (has_points(c))
-        return FAIL("features.kind",
-                    "features.kind kde works on images; the set %s has points in two dimensions",
-                    sets[c->data.set].name);
+        FAIL("features.kind",
+             "features.kind kde works on images; the set %s has points in two dimensions",
+             sets[c->data.set].name);
     if (f->encoder[0])
-        return FAIL("features.encoder",
-                    "features.encoder is %.100s; features.kind kde trains an encoder of its own: "
-                    "remove it, or set features.kind to encoder",
-                    f->encoder);
+        FAIL("features.encoder",
+             "features.encoder is %.100s; features.kind kde trains an encoder of its own: "
+             "remove it, or set features.kind to encoder",
+             f->encoder);
     if (!f->image && !f->quadrants && !f->patch2 && !f->patch4)
-        return FAIL("features.image",
-                    "the encoder of features.kind kde has no feature to learn from; set at least "
-                    "one of features.image, features.quadrants, features.patch2, features.patch4");
+        FAIL("features.image",
+             "the encoder of features.kind kde has no feature to learn from; set at least "
+             "one of features.image, features.quadrants, features.patch2, features.patch4");
     if (c->train.positives < 2)
-        return FAIL("train.positives",
-                    "train.positives is %lld; features.kind kde needs two reals per class or more",
-                    (long long)c->train.positives);
+        FAIL("train.positives",
+             "train.positives is %lld; features.kind kde needs two reals per class or more",
+             (long long)c->train.positives);
     if (c->loss.field == DR_FIELD_LEARNED)
-        return FAIL("loss.field",
-                    "loss.field is learned; with features.kind kde, whose features change in every "
-                    "step, only kernel and kernel-l2 work");
-    return 0;
+        FAIL("loss.field",
+             "loss.field is learned; with features.kind kde, whose features change in every "
+             "step, only kernel and kernel-l2 work");
 }
 
-static int check_features(const struct dr_config *c, struct dr_err *err) {
+static void check_features(const struct dr_config *c, struct dr_notes *notes) {
     const struct dr_feature_config *f = &c->features;
     long long size = c->data.size;
     if (f->kind == DR_FEATURE_KDE) {
-        int rc = check_kde_features(c, err);
-        if (rc)
-            return rc;
+        check_kde_features(c, notes);
+        if (has_points(c) || (!f->image && !f->quadrants && !f->patch2 && !f->patch4))
+            return;
     } else if (f->kind == DR_FEATURE_ENCODER) {
-        int rc = check_encoder_features(c, err);
-        if (rc || f->pixel_weight <= 0)
-            return rc;
-    } else if (!f->image && !f->quadrants && !f->patch2 && !f->patch4 && f->rms <= 0)
-        return FAIL("features.image",
-                    "no feature is on; set at least one of features.image, features.quadrants, "
-                    "features.patch2, features.patch4, features.rms");
+        check_encoder_features(c, notes);
+        if (f->pixel_weight <= 0 || has_points(c))
+            return;
+    } else if (!f->image && !f->quadrants && !f->patch2 && !f->patch4 && f->rms <= 0) {
+        FAIL("features.image",
+             "no feature is on; set at least one of features.image, features.quadrants, "
+             "features.patch2, features.patch4, features.rms");
+        return;
+    }
     if (has_points(c)) {
         const char *wrong = !f->image      ? "features.image"
                             : f->quadrants ? "features.quadrants"
@@ -225,92 +240,89 @@ static int check_features(const struct dr_config *c, struct dr_err *err) {
                             : f->patch4    ? "features.patch4"
                             : f->rms > 0   ? "features.rms"
                                            : NULL;
-        return wrong ? FAIL(wrong,
-                            "%s cannot be %s for points in two dimensions, which have "
-                            "features.image alone",
-                            wrong, f->image ? "on" : "off")
-                     : 0;
+        if (wrong)
+            FAIL(wrong,
+                 "%s cannot be %s for points in two dimensions, which have "
+                 "features.image alone",
+                 wrong, f->image ? "on" : "off");
+        return;
     }
     if (f->quadrants && size % 2 != 0)
-        return FAIL("features.quadrants",
-                    "features.quadrants needs an even data.size, which is %lld", size);
+        FAIL("features.quadrants", "features.quadrants needs an even data.size, which is %lld",
+             size);
     if (f->patch2 && size % 2 != 0)
-        return FAIL("features.patch2", "features.patch2 needs an even data.size, which is %lld",
-                    size);
+        FAIL("features.patch2", "features.patch2 needs an even data.size, which is %lld", size);
     if (f->patch4 && size % 4 != 0)
-        return FAIL("features.patch4",
-                    "features.patch4 needs data.size to be a multiple of 4, not %lld", size);
-    return 0;
+        FAIL("features.patch4", "features.patch4 needs data.size to be a multiple of 4, not %lld",
+             size);
 }
 
-static int check_reals(const struct dr_config *c, struct dr_err *err) {
+static void check_reals(const struct dr_config *c, struct dr_notes *notes) {
     const struct dr_train_config *t = &c->train;
     if (t->sampler == DR_SAMPLER_QUEUE) {
         if (t->positives > t->queue_class)
-            return FAIL("train.positives",
-                        "train.positives is %lld; the queue sampler has at most "
-                        "train.queue_class (%lld) of a class",
-                        (long long)t->positives, (long long)t->queue_class);
+            FAIL("train.positives",
+                 "train.positives is %lld; the queue sampler has at most "
+                 "train.queue_class (%lld) of a class",
+                 (long long)t->positives, (long long)t->queue_class);
         if (t->unconditional > t->queue_global)
-            return FAIL("train.unconditional",
-                        "train.unconditional is %lld; the queue sampler has at most "
-                        "train.queue_global (%lld)",
-                        (long long)t->unconditional, (long long)t->queue_global);
-        return 0;
+            FAIL("train.unconditional",
+                 "train.unconditional is %lld; the queue sampler has at most "
+                 "train.queue_global (%lld)",
+                 (long long)t->unconditional, (long long)t->queue_global);
+        return;
     }
     if (!sets[c->data.set].made)
-        return 0; // how many there are is known once the files are read
+        return; // how many there are is known once the files are read
     int64_t n = c->data.count;
     if (c->data.limit > 0 && c->data.limit < n)
         n = c->data.limit;
     if (t->positives > n / c->model.classes)
-        return FAIL("train.positives",
-                    "train.positives is %lld; the set has %lld images per class (data.count, "
-                    "data.limit)",
-                    (long long)t->positives, (long long)(n / c->model.classes));
+        FAIL("train.positives",
+             "train.positives is %lld; the set has %lld images per class (data.count, "
+             "data.limit)",
+             (long long)t->positives, (long long)(n / c->model.classes));
     if (t->unconditional > n)
-        return FAIL("train.unconditional",
-                    "train.unconditional is %lld; the set has %lld images (data.count, "
-                    "data.limit)",
-                    (long long)t->unconditional, (long long)n);
-    return 0;
+        FAIL("train.unconditional",
+             "train.unconditional is %lld; the set has %lld images (data.count, "
+             "data.limit)",
+             (long long)t->unconditional, (long long)n);
 }
 
-static int check_train(const struct dr_config *c, struct dr_err *err) {
+static void check_train(const struct dr_config *c, struct dr_notes *notes) {
     const struct dr_train_config *t = &c->train;
     if (t->classes > c->model.classes)
-        return FAIL("train.classes",
-                    "train.classes is %lld; expected at most data.classes (%lld), or 0 for all",
-                    (long long)t->classes, (long long)c->model.classes);
+        FAIL("train.classes",
+             "train.classes is %lld; expected at most data.classes (%lld), or 0 for all",
+             (long long)t->classes, (long long)c->model.classes);
     if (t->alpha_min > t->alpha_max)
-        return FAIL("train.alpha_min",
-                    "train.alpha_min is %g; expected at most train.alpha_max (%g)", t->alpha_min,
-                    t->alpha_max);
+        FAIL("train.alpha_min", "train.alpha_min is %g; expected at most train.alpha_max (%g)",
+             t->alpha_min, t->alpha_max);
     if (dr_config_batch(c) > MAX_STEP_SAMPLES)
-        return FAIL("train.generated",
-                    "train.generated is %lld: %lld samples per step; expected at most %d",
-                    (long long)t->generated, (long long)dr_config_batch(c), MAX_STEP_SAMPLES);
+        FAIL("train.generated",
+             "train.generated is %lld: %lld samples per step; expected at most %d",
+             (long long)t->generated, (long long)dr_config_batch(c), MAX_STEP_SAMPLES);
     if (c->loss.field == DR_FIELD_KERNEL_L2 && t->unconditional > 0)
-        return FAIL("train.unconditional",
-                    "train.unconditional is %lld; the field kernel-l2 has no unconditional "
-                    "negatives: set it to 0",
-                    (long long)t->unconditional);
+        FAIL("train.unconditional",
+             "train.unconditional is %lld; the field kernel-l2 has no unconditional "
+             "negatives: set it to 0",
+             (long long)t->unconditional);
     if (c->loss.ldf.sigma_min > c->loss.ldf.sigma_max)
-        return FAIL("loss.ldf_sigma_min",
-                    "loss.ldf_sigma_min is %g; expected at most loss.ldf_sigma_max (%g)",
-                    c->loss.ldf.sigma_min, c->loss.ldf.sigma_max);
+        FAIL("loss.ldf_sigma_min",
+             "loss.ldf_sigma_min is %g; expected at most loss.ldf_sigma_max (%g)",
+             c->loss.ldf.sigma_min, c->loss.ldf.sigma_max);
     if (c->loss.normalize == DR_NORM_SINKHORN_SPLIT && c->loss.negatives != DR_NEG_INDEPENDENT)
-        return FAIL("loss.negatives",
-                    "loss.negatives is self-masked; loss.normalize sinkhorn-split has a plan to a "
-                    "second generated batch: set it to independent");
-    return check_reals(c, err);
+        FAIL("loss.negatives",
+             "loss.negatives is self-masked; loss.normalize sinkhorn-split has a plan to a "
+             "second generated batch: set it to independent");
+    check_reals(c, notes);
 }
 
 // A key of another kind of recipe would do nothing: whoever sets one has forgotten `kind`, or
-// started from the wrong recipe.
-static int check_kind(const struct dr_config *c, struct dr_err *err) {
+// started from the wrong recipe. False: there are such keys.
+static bool check_kind(const struct dr_config *c, struct dr_notes *notes) {
     struct dr_config plain;
-    int n;
+    int n, found = 0;
     const struct dr_config_field *f = dr_config_fields(&n);
     dr_config_defaults(&plain);
     for (int i = 0; i < n; i++) {
@@ -320,39 +332,43 @@ static int check_kind(const struct dr_config *c, struct dr_err *err) {
         const bool foreign = c->kind == DR_RECIPE_EVAL      ? !dr_config_of_eval(f[i].path)
                              : c->kind == DR_RECIPE_ENCODER ? !strncmp(f[i].path, "eval.", 5)
                                                             : false;
-        if (kind < 0 && foreign)
-            return FAIL(f[i].path, "%s is no key of recipes of kind %s: remove it", f[i].path,
-                        dr_recipe_word(c->kind));
-        if (kind < 0 || kind == c->kind)
+        if (!foreign && (kind < 0 || kind == c->kind))
             continue;
-        return FAIL(f[i].path,
-                    "%s is a key of recipes of kind %s, and this one is of kind %s: remove it, or "
-                    "set `kind` to %s",
-                    f[i].path, dr_recipe_word(kind), dr_recipe_word(c->kind), dr_recipe_word(kind));
+        found++;
+        if (kind < 0)
+            FAIL(f[i].path, "%s is no key of recipes of kind %s: remove it", f[i].path,
+                 dr_recipe_word(c->kind));
+        else
+            FAIL(f[i].path,
+                 "%s is a key of recipes of kind %s, and this one is of kind %s: remove it, or "
+                 "set `kind` to %s",
+                 f[i].path, dr_recipe_word(kind), dr_recipe_word(c->kind), dr_recipe_word(kind));
     }
-    return 0;
+    return !found;
 }
 
-static int check_encoder(const struct dr_config *c, struct dr_err *err) {
+static void check_encoder(const struct dr_config *c, struct dr_notes *notes) {
     const struct dr_encoder_config *e = &c->encoder;
     const long long size = c->data.size;
-    if (has_points(c))
-        return FAIL("data.set", "data.set is %s, which has points; an encoder needs images",
-                    sets[c->data.set].name);
+    if (has_points(c)) {
+        FAIL("data.set", "data.set is %s, which has points; an encoder needs images",
+             sets[c->data.set].name);
+        return;
+    }
     for (int i = 0; i < e->stages; i++)
-        if (e->blocks[i] != (double)(int)e->blocks[i])
-            return FAIL("encoder.blocks", "encoder.blocks holds %g; expected whole numbers",
-                        e->blocks[i]);
+        if (e->blocks[i] != (double)(int)e->blocks[i]) {
+            FAIL("encoder.blocks", "encoder.blocks holds %g; expected whole numbers", e->blocks[i]);
+            break;
+        }
     if (e->objective != DR_ENCODER_AUTOENCODE && c->data.classes < 2)
-        return FAIL("encoder.objective",
-                    "encoder.objective needs two classes or more to tell apart, and data.classes "
-                    "is %lld; use autoencode",
-                    (long long)c->data.classes);
+        FAIL("encoder.objective",
+             "encoder.objective needs two classes or more to tell apart, and data.classes "
+             "is %lld; use autoencode",
+             (long long)c->data.classes);
     if (e->objective != DR_ENCODER_CLASSIFY && size % e->mask_patch)
-        return FAIL("encoder.mask_patch",
-                    "encoder.mask_patch is %lld; expected a divisor of data.size (%lld)",
-                    (long long)e->mask_patch, size);
-    return 0;
+        FAIL("encoder.mask_patch",
+             "encoder.mask_patch is %lld; expected a divisor of data.size (%lld)",
+             (long long)e->mask_patch, size);
 }
 
 bool dr_config_evaluates(const struct dr_config *c) {
@@ -361,80 +377,88 @@ bool dr_config_evaluates(const struct dr_config *c) {
 }
 
 // What an evaluation needs, in a job of its own and in a training job that asks for it.
-static int check_measures(const struct dr_config *c, struct dr_err *err) {
+static void check_measures(const struct dr_config *c, struct dr_notes *notes) {
     const struct dr_eval_section *e = &c->eval;
     const long long classes = DR_MAX(c->data.classes, (int64_t)1);
-    if (has_points(c))
-        return FAIL("data.set", "data.set is %s, which has points; an evaluation needs images",
-                    sets[c->data.set].name);
+    if (has_points(c)) {
+        FAIL("data.set", "data.set is %s, which has points; an evaluation needs images",
+             sets[c->data.set].name);
+        return;
+    }
     if (!e->judge[0] && !e->inception[0])
-        return FAIL("eval.judge", "eval.judge and eval.inception are both empty; an evaluation "
-                                  "needs a judge or Inception weights");
+        FAIL("eval.judge", "eval.judge and eval.inception are both empty; an evaluation "
+                           "needs a judge or Inception weights");
     if (e->n < 2 * classes)
-        return FAIL("eval.n",
-                    "eval.n is %lld; expected at least two samples of each of the %lld "
-                    "classes",
-                    (long long)e->n, classes);
+        FAIL("eval.n",
+             "eval.n is %lld; expected at least two samples of each of the %lld "
+             "classes",
+             (long long)e->n, classes);
     if (!confined(e->inception))
-        return FAIL("eval.inception",
-                    "eval.inception is \"%.100s\"; expected a relative path without `..`, below "
-                    "the data directory",
-                    e->inception);
+        FAIL("eval.inception",
+             "eval.inception is \"%.100s\"; expected a relative path without `..`, below "
+             "the data directory",
+             e->inception);
     if (!confined(e->judge))
-        return FAIL("eval.judge",
-                    "eval.judge is \"%.100s\"; expected a recipe, the id of a checkpoint or a "
-                    "relative path without `..`, below the data directory",
-                    e->judge);
-    if (c->kind == DR_RECIPE_TRAIN && e->judge[0] && !strcmp(e->judge, c->features.encoder))
-        return FAIL("eval.judge",
-                    "eval.judge is %.100s, as features.encoder is; a judge must be another network "
-                    "than the one the generator trains with",
-                    e->judge);
-    return 0;
+        FAIL("eval.judge",
+             "eval.judge is \"%.100s\"; expected a recipe, the id of a checkpoint or a "
+             "relative path without `..`, below the data directory",
+             e->judge);
+    if (c->kind == DR_RECIPE_TRAIN && e->judge[0] && !e->allow_own_encoder &&
+        !strcmp(e->judge, c->features.encoder))
+        FAIL("eval.judge",
+             "eval.judge is %.100s, as features.encoder is; a judge must be another network "
+             "than the one the generator trains with (or set eval.allow_own_encoder)",
+             e->judge);
 }
 
-static int check_eval(const struct dr_config *c, struct dr_err *err) {
+static void check_eval(const struct dr_config *c, struct dr_notes *notes) {
     const struct dr_eval_section *e = &c->eval;
     const int named = (e->checkpoint > 0) + (e->job > 0) + (e->folder[0] != 0);
     if (named != 1)
-        return FAIL("eval.checkpoint",
-                    "%s of eval.checkpoint, eval.job and eval.folder %s given; expected one",
-                    named ? "several" : "none", named ? "are" : "is");
+        FAIL("eval.checkpoint",
+             "%s of eval.checkpoint, eval.job and eval.folder %s given; expected one",
+             named ? "several" : "none", named ? "are" : "is");
     if (!confined(e->folder))
-        return FAIL("eval.folder",
-                    "eval.folder is \"%.100s\"; expected a relative path without `..`, below the "
-                    "data directory",
-                    e->folder);
-    return check_measures(c, err);
+        FAIL("eval.folder",
+             "eval.folder is \"%.100s\"; expected a relative path without `..`, below the "
+             "data directory",
+             e->folder);
+    check_measures(c, notes);
 }
 
-int dr_config_check(const struct dr_config *c, struct dr_err *err) {
-    int rc = check_kind(c, err);
-    if (!rc)
-        rc = check_data(&c->data, err);
-    if (!rc && !confined(c->init_from))
-        rc = FAIL("init_from",
-                  "init_from is \"%.100s\"; expected the id of a checkpoint or a relative path "
-                  "without `..`, below the data directory",
-                  c->init_from);
-    if (rc)
-        return rc;
-    if (c->kind == DR_RECIPE_ENCODER)
-        return check_encoder(c, err);
-    if (c->kind == DR_RECIPE_EVAL)
-        return check_eval(c, err);
-    if (dr_config_evaluates(c) && (rc = check_measures(c, err)))
-        return rc;
+static void check_generator(const struct dr_config *c, struct dr_notes *notes) {
     const char *set = sets[c->data.set].name;
     const bool points = dr_arch_needs(c->model.arch) & DR_ARCH_POINTS;
-    if (has_points(c) && !points)
-        return FAIL("model.arch", "model.arch must be mlp for the two-dimensional set %s", set);
-    if (!has_points(c) && points)
-        return FAIL("model.arch",
-                    "model.arch mlp makes points in two dimensions; the set %s has images: use "
-                    "driftdit, lightningdit or unet",
-                    set);
-    if ((rc = dr_model_config_check(&c->model, err)) || (rc = check_features(c, err)))
-        return rc;
-    return check_train(c, err);
+    if (dr_config_evaluates(c))
+        check_measures(c, notes);
+    if (has_points(c) && !points) {
+        FAIL("model.arch", "model.arch must be mlp for the two-dimensional set %s", set);
+    } else if (!has_points(c) && points) {
+        FAIL("model.arch",
+             "model.arch mlp makes points in two dimensions; the set %s has images: use "
+             "driftdit, lightningdit or unet",
+             set);
+    } else {
+        check_model(&c->model, notes);
+        check_features(c, notes);
+    }
+    check_train(c, notes);
+}
+
+void dr_config_check(const struct dr_config *c, struct dr_notes *notes) {
+    const bool own_keys = check_kind(c, notes);
+    check_data(&c->data, notes);
+    if (!confined(c->init_from))
+        FAIL("init_from",
+             "init_from is \"%.100s\"; expected the id of a checkpoint or a relative path "
+             "without `..`, below the data directory",
+             c->init_from);
+    if (!own_keys)
+        return;
+    if (c->kind == DR_RECIPE_ENCODER)
+        check_encoder(c, notes);
+    else if (c->kind == DR_RECIPE_EVAL)
+        check_eval(c, notes);
+    else
+        check_generator(c, notes);
 }

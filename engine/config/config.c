@@ -49,10 +49,11 @@ void dr_config_defaults(struct dr_config *c) {
 struct walk {
     struct dr_config *c;
     bool *seen;
-    struct dr_err *err;
+    struct dr_notes *notes;
 };
 
-static int walk_object(struct walk *w, const char *prefix, json_t *object);
+// False: a problem was found and nobody asks for more.
+static bool walk_object(struct walk *w, const char *prefix, json_t *object);
 
 static bool is_section(const char *path) {
     int n;
@@ -64,36 +65,54 @@ static bool is_section(const char *path) {
     return false;
 }
 
-static int walk_key(struct walk *w, const char *path, json_t *v) {
+static void mark_bad(struct dr_notes *notes, const struct dr_config_field *f) {
     int n;
-    const struct dr_config_field *f = dr_config_field(path), *all = dr_config_fields(&n);
-    if (f) {
-        if (w->seen[f - all])
-            return dr_fail_at(w->err, DR_ECONFIG, path, "%s is given twice", path);
-        w->seen[f - all] = true;
-        return dr_config_assign(w->c, f, path, v, w->err);
-    }
-    if (!is_section(path))
-        return dr_config_unknown(path, w->err);
-    if (!json_is_object(v))
-        return dr_fail_at(w->err, DR_ECONFIG, path,
-                          "%s is a section; expected an object of its keys", path);
-    return walk_object(w, path, v);
+    if (f && notes->bad)
+        notes->bad[f - dr_config_fields(&n)] = true;
 }
 
-static int walk_object(struct walk *w, const char *prefix, json_t *object) {
+static bool walk_key(struct walk *w, const char *path, json_t *v) {
+    int n;
+    struct dr_err e = {0};
+    const struct dr_config_field *f = dr_config_field(path), *all = dr_config_fields(&n);
+    if (f) {
+        const bool twice = w->seen[f - all];
+        w->seen[f - all] = true;
+        if (twice)
+            dr_fail_at(&e, DR_ECONFIG, path, "%s is given twice", path);
+        else if (dr_config_assign(w->c, f, path, v, &e))
+            mark_bad(w->notes, f);
+        return !e.code || dr_note(w->notes, &e);
+    }
+    if (!is_section(path)) {
+        mark_bad(w->notes, dr_config_meant(path));
+        dr_config_unknown(path, &e);
+        return dr_note(w->notes, &e);
+    }
+    if (json_is_object(v))
+        return walk_object(w, path, v);
+    dr_notes_bad_section(w->notes, path);
+    dr_fail_at(&e, DR_ECONFIG, path, "%s is a section; expected an object of its keys", path);
+    return dr_note(w->notes, &e);
+}
+
+static bool walk_object(struct walk *w, const char *prefix, json_t *object) {
     const char *key;
     json_t *v;
     json_object_foreach(object, key, v) {
         char path[256];
         int n = snprintf(path, sizeof path, "%s%s%s", prefix, *prefix ? "." : "", key);
-        if (n >= (int)sizeof path)
-            return dr_fail_at(w->err, DR_ECONFIG, path, "unknown key `%.60s...`", path);
-        int rc = walk_key(w, path, v);
-        if (rc)
-            return rc;
+        struct dr_err e;
+        if (n < (int)sizeof path) {
+            if (!walk_key(w, path, v))
+                return false;
+            continue;
+        }
+        dr_fail_at(&e, DR_ECONFIG, path, "unknown key `%.60s...`", path);
+        if (!dr_note(w->notes, &e))
+            return false;
     }
-    return 0;
+    return true;
 }
 
 static json_t *load_text(const char *json, size_t len, struct dr_err *err) {
@@ -116,41 +135,82 @@ static json_t *load_text(const char *json, size_t len, struct dr_err *err) {
     return root;
 }
 
-static int merge_object(struct dr_config *c, json_t *root, struct dr_err *err) {
+// Over *c, which stays as it is after a problem; c NULL: each key by itself, nothing is kept.
+static int merge_object(struct dr_config *c, json_t *root, struct dr_problems *list,
+                        struct dr_err *err) {
     int n;
     dr_config_fields(&n);
-    bool *seen = calloc((size_t)n, sizeof *seen);
+    bool *seen = calloc(2 * (size_t)n, sizeof *seen);
     if (!seen)
         return dr_fail(err, DR_ENOMEM, "out of memory");
-    struct dr_config next = *c;
-    struct walk w = {.c = &next, .seen = seen, .err = err};
-    int rc = walk_object(&w, "", root);
+    struct dr_config next;
+    struct dr_notes notes = {.err = err, .list = list, .bad = seen + n};
+    struct walk w = {.c = &next, .seen = seen, .notes = &notes};
+    dr_config_defaults(&next);
+    if (c)
+        next = *c;
+    if (walk_object(&w, "", root) && c) {
+        dr_config_link(&next);
+        dr_config_check(&next, &notes);
+    }
     free(seen);
-    if (rc)
-        return rc;
-    dr_config_link(&next);
-    rc = dr_config_check(&next, err);
-    if (!rc)
+    if (!notes.rc && c)
         *c = next;
+    return notes.rc;
+}
+
+// Puts the source before what a call has found: err's sentence, and the rows from `first` on.
+static int prefix_all(struct dr_err *err, int rc, const char *where, struct dr_problems *list,
+                      int first) {
+    for (int i = first; list && i < list->n; i++) {
+        struct dr_err e = {.code = rc};
+        snprintf(e.msg, sizeof e.msg, "%s", list->row[i].msg);
+        dr_fail_prefix(&e, rc, where);
+        memcpy(list->row[i].msg, e.msg, sizeof e.msg);
+    }
+    return dr_fail_prefix(err, rc, where);
+}
+
+// `err` takes what makes the text unreadable as JSON; the list as well.
+static json_t *load_listed(const char *json, size_t len, struct dr_problems *list,
+                           struct dr_err *err) {
+    struct dr_err e = {0};
+    json_t *root = load_text(json, len, &e);
+    if (!root) {
+        dr_problems_add(list, &e);
+        if (err)
+            *err = e;
+    }
+    return root;
+}
+
+int dr_config_merge_listed(struct dr_config *c, const char *json, size_t len, const char *where,
+                           struct dr_problems *list, struct dr_err *err) {
+    const int first = list ? list->n : 0;
+    json_t *root = load_listed(json, len, list, err);
+    int rc = root ? merge_object(c, root, list, err) : DR_ECONFIG;
+    json_decref(root);
+    return rc && where ? prefix_all(err, rc, where, list, first) : rc;
+}
+
+int dr_config_parse_listed(const char *json, size_t len, const char *where, struct dr_config *out,
+                           struct dr_problems *list, struct dr_err *err) {
+    struct dr_config c;
+    dr_config_defaults(&c);
+    int rc = dr_config_merge_listed(&c, json, len, where, list, err);
+    if (!rc)
+        *out = c;
     return rc;
 }
 
 int dr_config_merge(struct dr_config *c, const char *json, size_t len, const char *where,
                     struct dr_err *err) {
-    json_t *root = load_text(json, len, err);
-    int rc = root ? merge_object(c, root, err) : DR_ECONFIG;
-    json_decref(root);
-    return rc && where ? dr_fail_prefix(err, rc, where) : rc;
+    return dr_config_merge_listed(c, json, len, where, NULL, err);
 }
 
 int dr_config_parse(const char *json, size_t len, const char *where, struct dr_config *out,
                     struct dr_err *err) {
-    struct dr_config c;
-    dr_config_defaults(&c);
-    int rc = dr_config_merge(&c, json, len, where, err);
-    if (!rc)
-        *out = c;
-    return rc;
+    return dr_config_parse_listed(json, len, where, out, NULL, err);
 }
 
 // Opens without waiting for a writer: a FIFO among the recipes must not hang the reader.
@@ -170,6 +230,11 @@ static int open_regular(const char *path, int *fd, struct dr_err *err) {
 }
 
 int dr_config_load(const char *path, struct dr_config *out, struct dr_err *err) {
+    return dr_config_load_listed(path, out, NULL, err);
+}
+
+int dr_config_load_listed(const char *path, struct dr_config *out, struct dr_problems *list,
+                          struct dr_err *err) {
     int fd, rc = open_regular(path, &fd, err);
     if (rc)
         return rc;
@@ -189,7 +254,7 @@ int dr_config_load(const char *path, struct dr_config *out, struct dr_err *err) 
     else if (n > MAX_FILE)
         rc = dr_fail(err, DR_ECONFIG, "%.300s: larger than %d bytes", path, MAX_FILE);
     else
-        rc = dr_config_parse(text, n, path, out, err);
+        rc = dr_config_parse_listed(text, n, path, out, list, err);
     free(text);
     close(fd);
     return rc;
@@ -216,7 +281,8 @@ static json_t *assignment_value(const struct dr_config_field *f, const char *tex
     return v ? v : json_string(text);
 }
 
-static int apply(struct dr_config *c, const char *assignment, struct dr_err *err) {
+static int apply(struct dr_config *c, const char *assignment, struct dr_notes *notes,
+                 struct dr_err *err) {
     const char *eq = strchr(assignment, '=');
     char path[128];
     if (!eq || eq == assignment || eq - assignment >= (ptrdiff_t)sizeof path)
@@ -227,6 +293,7 @@ static int apply(struct dr_config *c, const char *assignment, struct dr_err *err
     if (!f && is_section(path))
         return dr_fail_at(err, DR_ECONFIG, path,
                           "%s is a section; set one of its keys, like model.dim=128", path);
+    mark_bad(notes, f ? NULL : dr_config_meant(path));
     if (!f)
         return dr_config_unknown(path, err);
     json_t *v = assignment_value(f, eq + 1);
@@ -234,22 +301,40 @@ static int apply(struct dr_config *c, const char *assignment, struct dr_err *err
         return dr_fail_at(err, DR_ECONFIG, path, "%s: the value is not UTF-8", path);
     int rc = dr_config_assign(c, f, path, v, err);
     json_decref(v);
+    mark_bad(notes, rc ? f : NULL);
     return rc;
 }
 
 int dr_config_set_all(struct dr_config *c, const char *const *assignments, int n,
                       struct dr_err *err) {
-    struct dr_config next = *c;
-    for (int i = 0; i < n; i++) {
-        int rc = apply(&next, assignments[i], err);
-        if (rc)
-            return rc;
+    return dr_config_set_listed(c, assignments, n, NULL, err);
+}
+
+int dr_config_set_listed(struct dr_config *c, const char *const *assignments, int n,
+                         struct dr_problems *list, struct dr_err *err) {
+    struct dr_config next;
+    int nfields;
+    dr_config_fields(&nfields);
+    bool *bad = calloc((size_t)nfields, sizeof *bad), more = true;
+    if (!bad)
+        return dr_fail(err, DR_ENOMEM, "out of memory");
+    struct dr_notes notes = {.err = err, .list = list, .bad = bad};
+    dr_config_defaults(&next);
+    if (c)
+        next = *c;
+    for (int i = 0; i < n && more; i++) {
+        struct dr_err e = {0};
+        if (apply(&next, assignments[i], &notes, &e))
+            more = dr_note(&notes, &e);
     }
-    dr_config_link(&next);
-    int rc = dr_config_check(&next, err);
-    if (!rc)
+    if (more && c) {
+        dr_config_link(&next);
+        dr_config_check(&next, &notes);
+    }
+    free(bad);
+    if (!notes.rc && c)
         *c = next;
-    return rc;
+    return notes.rc;
 }
 
 int dr_config_set(struct dr_config *c, const char *assignment, struct dr_err *err) {
@@ -296,7 +381,7 @@ int dr_model_config_parse(const char *json, size_t len, const char *where,
     int rc = DR_ECONFIG;
     if (root) {
         bool whole = json_object_get(root, "model") || json_object_get(root, "data");
-        rc = whole ? merge_object(&c, root, err) : parse_model_object(root, &c, err);
+        rc = whole ? merge_object(&c, root, NULL, err) : parse_model_object(root, &c, err);
     }
     json_decref(root);
     if (!rc && c.kind != DR_RECIPE_TRAIN)

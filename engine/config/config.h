@@ -176,7 +176,7 @@ struct dr_eval_section {
     int split, weights, resize; // 0: train, ema, clean
     char metrics[256], judge[256], inception[256], best[32];
     double share, every_seconds;
-    bool skip_existing, samples, at_end;
+    bool skip_existing, samples, at_end, allow_own_encoder;
 };
 struct dr_config {
     char name[64], about[256], init_from[256];
@@ -195,6 +195,19 @@ struct dr_config {
     struct dr_eval_section eval;
 };
 
+// Everything that is wrong with one input, in the order in which it was found. Plain data.
+#define DR_MAX_PROBLEMS 24
+struct dr_problem {
+    char field[96], msg[512]; // as in struct dr_err
+};
+struct dr_problems {
+    int n;    // rows
+    int more; // problems beyond those
+    struct dr_problem row[DR_MAX_PROBLEMS];
+};
+// Appends what *err holds; beyond DR_MAX_PROBLEMS it is only counted. list may be NULL.
+void dr_problems_add(struct dr_problems *list, const struct dr_err *err);
+
 void dr_config_defaults(struct dr_config *c);
 // Parses JSON text over the defaults, then checks the whole (dim % heads, size % patch, alpha_min
 // <= alpha_max, ...). An unknown key, a wrong type or a value out of range is DR_ECONFIG: the
@@ -202,6 +215,18 @@ void dr_config_defaults(struct dr_config *c);
 // ("optim.lr"). `where`: the source, put before the sentence. A UTF-8 byte-order mark is skipped.
 int dr_config_parse(const char *json, size_t len, const char *where, struct dr_config *out,
                     struct dr_err *err);
+// The functions that end in _listed find all problems: the first is in *err, as it is without them,
+// and each is appended to *list (or NULL). A check across keys is left out where it would compare
+// with a key whose own value is refused. c NULL: each key by itself, and nothing is kept, for
+// changes of a configuration that is refused already.
+int dr_config_parse_listed(const char *json, size_t len, const char *where, struct dr_config *out,
+                           struct dr_problems *list, struct dr_err *err);
+int dr_config_load_listed(const char *path, struct dr_config *out, struct dr_problems *list,
+                          struct dr_err *err);
+int dr_config_merge_listed(struct dr_config *c, const char *json, size_t len, const char *where,
+                           struct dr_problems *list, struct dr_err *err);
+int dr_config_set_listed(struct dr_config *c, const char *const *assignments, int n,
+                         struct dr_problems *list, struct dr_err *err);
 // The same from a regular file of at most 1 MiB; anything else (a FIFO, a folder) is DR_EIO.
 int dr_config_load(const char *path, struct dr_config *out, struct dr_err *err);
 // Parses JSON text over *c instead of the defaults (overrides of a recipe). Keys may be nested or

@@ -81,6 +81,8 @@ static bool wanted(const struct dr_config_field *f, const struct dr_config *c,
         return c->kind != DR_RECIPE_TRAIN;
     if (!strcmp(f->path, "init_from"))
         return c->init_from[0];
+    if (!strcmp(f->path, "eval.allow_own_encoder"))
+        return c->eval.allow_own_encoder;
     if (of_other_features(c, f->path) && dr_config_same_value(f, c, plain))
         return false;
     if (c->kind == DR_RECIPE_EVAL)

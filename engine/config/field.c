@@ -140,31 +140,49 @@ static const char *last_part(const char *path) {
     return dot ? dot + 1 : path;
 }
 
+// Whether a row is in the section of a key, its path up to the last dot.
+static bool beside(const char *row, const char *path, int section) {
+    return last_part(row) - row == section && !strncmp(row, path, (size_t)section);
+}
+
+// The nearest in the key's own section, else anywhere.
+const struct dr_config_field *dr_config_meant(const char *path) {
+    const char *leaf = last_part(path), *same[DR_COUNT(fields)], *all[DR_COUNT(fields)], *near;
+    const int section = (int)(leaf - path);
+    int nsame = 0;
+    for (size_t i = 0; i < DR_COUNT(fields); i++) {
+        all[i] = last_part(fields[i].path);
+        if (beside(fields[i].path, path, section))
+            same[nsame++] = all[i];
+    }
+    near = dr_nearest(leaf, same, nsame);
+    if (!near)
+        near = dr_nearest(leaf, all, (int)DR_COUNT(fields));
+    for (size_t i = 0; near && i < DR_COUNT(fields); i++)
+        if (all[i] == near)
+            return &fields[i];
+    return NULL;
+}
+
 int dr_config_unknown(const char *path, struct dr_err *err) {
-    const char *leaf = last_part(path), *same[DR_COUNT(fields)], *all[DR_COUNT(fields)];
+    const char *leaf = last_part(path);
+    const struct dr_config_field *near = dr_config_meant(path);
     int section = (int)(leaf - path), nsame = 0;
     char keys[256] = "";
     for (size_t i = 0; i < DR_COUNT(fields); i++) {
-        const char *p = fields[i].path, *end = last_part(p);
-        all[i] = end;
-        if (end - p != section || strncmp(p, path, (size_t)section) != 0)
+        const char *end = last_part(fields[i].path);
+        if (!beside(fields[i].path, path, section))
             continue;
-        same[nsame++] = end;
+        nsame++;
         size_t used = strlen(keys);
         if (used + strlen(end) + sizeof ", , ..." < sizeof keys)
             snprintf(keys + used, sizeof keys - used, "%s%s", used ? ", " : "", end);
         else if (strcmp(keys + used - 3, "...") != 0)
             strcpy(keys + used, ", ...");
     }
-    const char *near = dr_nearest(leaf, same, nsame);
     if (near)
-        return dr_fail_at(err, DR_ECONFIG, path, "unknown key `%.80s`; did you mean `%.*s%s`?",
-                          path, section, path, near);
-    near = dr_nearest(leaf, all, (int)DR_COUNT(fields));
-    for (size_t i = 0; near && i < DR_COUNT(fields); i++)
-        if (all[i] == near)
-            return dr_fail_at(err, DR_ECONFIG, path, "unknown key `%.80s`; did you mean `%s`?",
-                              path, fields[i].path);
+        return dr_fail_at(err, DR_ECONFIG, path, "unknown key `%.80s`; did you mean `%s`?", path,
+                          near->path);
     if (nsame && section)
         return dr_fail_at(err, DR_ECONFIG, path, "unknown key `%.80s`; keys of `%.*s` are %s", path,
                           section - 1, path, keys);

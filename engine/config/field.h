@@ -30,6 +30,8 @@ int dr_enum_index(const char *values, const char *word);
 // Sets a field from a JSON value. `shown` is the key as the user wrote it, for the error.
 int dr_config_assign(struct dr_config *c, const struct dr_config_field *f, const char *shown,
                      json_t *v, struct dr_err *err);
+// The row that an unknown key was probably meant to be, or NULL.
+const struct dr_config_field *dr_config_meant(const char *path);
 // Fails with "unknown key `x`" and the nearest valid one or the keys of the section.
 int dr_config_unknown(const char *path, struct dr_err *err);
 
@@ -45,8 +47,23 @@ bool dr_config_of_eval(const char *path);
 // Whether both configurations have the same value of this key.
 bool dr_config_same_value(const struct dr_config_field *f, const struct dr_config *a,
                           const struct dr_config *b);
+// What is wrong with a configuration, collected while it is read and checked (notes.c).
+struct dr_notes {
+    struct dr_err *err;       // the first; may be NULL
+    struct dr_problems *list; // all of them; may be NULL
+    int rc;                   // DR_E* of the first; 0: none so far
+    bool *bad;                // [number of fields] those without a value to check; NULL: none
+};
+// Takes over what *e holds. A first problem ends the search where there is no list: false.
+bool dr_note(struct dr_notes *n, const struct dr_err *e);
+// Marks every field below `section` as one without a value.
+void dr_notes_bad_section(struct dr_notes *n, const char *section);
+// A problem across keys; left out where it rests on a key without a value.
+void dr_note_check(struct dr_notes *n, const char *key, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
 // Cross-key checks of everything, and of the model section alone.
-int dr_config_check(const struct dr_config *c, struct dr_err *err);
+void dr_config_check(const struct dr_config *c, struct dr_notes *n);
 int dr_model_config_check(const struct dr_model_config *m, struct dr_err *err);
 // The kind that a model section's other keys imply (dr_model_config_to_json).
 int dr_model_implied_kind(const struct dr_model_config *m);

@@ -23,6 +23,9 @@ struct dr_dataset {
     // by several threads at once. Fails with DR_EIO, or another code of the source.
     int (*rows)(const struct dr_dataset *d, const int64_t *ids, int64_t n, void *out,
                 struct dr_err *err);
+    // What was read is what the set held; NULL: it always is. DR_EIO, naming the file, where it was
+    // truncated meanwhile.
+    int (*intact)(const struct dr_dataset *d, struct dr_err *err);
     void *own;                             // of the set's own file
     void (*release)(struct dr_dataset *d); // frees own and the values; NULL: nothing to free
 };
@@ -41,6 +44,9 @@ const void *dr_dataset_all(const struct dr_dataset *d);
 // The same as d->rows, from memory where the values are there.
 int dr_dataset_rows(const struct dr_dataset *d, const int64_t *ids, int64_t n, void *out,
                     struct dr_err *err);
+// Whether values that were read from dr_dataset_all are the set's: for who does not use rows, which
+// fails by itself. Ask after reading. 0, or DR_EIO.
+int dr_dataset_intact(const struct dr_dataset *d, struct dr_err *err);
 // Samples as reals, pixels in [-1,1]: [n,c,h,w].
 int dr_dataset_reals(const struct dr_dataset *d, const int64_t *ids, int64_t n, real *out,
                      struct dr_err *err);

@@ -97,7 +97,11 @@ int dr_dataset_rows(const struct dr_dataset *d, const int64_t *ids, int64_t n, v
         return d->rows(d, ids, n, out, err);
     for (int64_t i = 0; i < n; i++)
         memcpy((char *)out + (size_t)i * row, all + (size_t)ids[i] * row, row);
-    return 0;
+    return dr_dataset_intact(d, err);
+}
+
+int dr_dataset_intact(const struct dr_dataset *d, struct dr_err *err) {
+    return d->intact ? d->intact(d, err) : 0;
 }
 
 int dr_dataset_reals(const struct dr_dataset *d, const int64_t *ids, int64_t n, real *out,
@@ -145,7 +149,7 @@ static int fingerprint(struct dr_dataset *d, struct dr_err *err) {
             return rc;
     }
     d->fingerprint = dr_fnv1a(h, d->label, (size_t)d->n * sizeof *d->label);
-    return 0;
+    return dr_dataset_intact(d, err);
 }
 
 // dr_config_check has said the same of a whole configuration; tools may bring a section of their

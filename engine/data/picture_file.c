@@ -1,6 +1,7 @@
 // The picture file (see pictures.h; docs/data.md has its layout): a header of one page, the pixels
 // of the training and then of the test split, their labels, and the report of the import as JSON.
 // Numbers are little-endian.
+#include "engine/core/mapped.h"
 #include "engine/data/pictures_priv.h"
 
 #include <errno.h>
@@ -165,11 +166,6 @@ int picture_file_write(struct dr_import *im, const char *out) {
 
 // ---- opening
 
-struct map {
-    char *p;
-    size_t n;
-};
-
 static int wrong(const char *path, const char *what, struct dr_err *err) {
     return dr_fail(err, DR_EFORMAT, "%.300s: not a sound picture file: %s; import it again", path,
                    what);
@@ -188,7 +184,8 @@ static int64_t pixels_of(const struct head *h) {
     return all;
 }
 
-static int check_head(const char *path, const struct map *m, struct head *h, struct dr_err *err) {
+static int check_head(const char *path, const struct dr_mapped *m, struct head *h,
+                      struct dr_err *err) {
     if (m->n < PAGE)
         return wrong(path, "it is shorter than its header", err);
     memcpy(h, m->p, sizeof *h);
@@ -210,27 +207,23 @@ static int check_head(const char *path, const struct map *m, struct head *h, str
                                                        : wrong(path, "its checksum is wrong", err);
 }
 
-static int map_file(const char *path, struct map *m, struct head *h, struct dr_err *err) {
+static int map_file(const char *path, struct dr_mapped *m, struct head *h, struct dr_err *err) {
     struct stat st;
-    *m = (struct map){0};
+    *m = (struct dr_mapped){.slot = -1};
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rc = 0;
     if (fd < 0)
         return dr_fail(err, errno == ENOENT ? DR_ENOENT : DR_EIO, "%.300s: cannot open: %s", path,
                        strerror(errno));
     if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_size < PAGE)
         rc = wrong(path, "it is shorter than its header", err);
-    void *p = rc ? MAP_FAILED : mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-    if (!rc && p == MAP_FAILED)
-        rc = dr_fail(err, DR_EIO, "%.300s: cannot map: %s", path, strerror(errno));
+    const int failed = rc ? 0 : dr_mapped_open(fd, (size_t)st.st_size, m);
+    if (failed)
+        rc = dr_fail(err, DR_EIO, "%.300s: cannot map: %s", path, strerror(failed));
     close(fd);
+    if (!rc)
+        rc = check_head(path, m, h, err);
     if (rc)
-        return rc;
-    *m = (struct map){p, (size_t)st.st_size};
-    rc = check_head(path, m, h, err);
-    if (rc) {
-        munmap(m->p, m->n);
-        *m = (struct map){0};
-    }
+        dr_mapped_close(m);
     return rc;
 }
 
@@ -243,7 +236,7 @@ bool dr_pictures_is_file(const char *path) {
     return is;
 }
 
-static int read_report(const char *path, const struct map *m, const struct head *h,
+static int read_report(const char *path, const struct dr_mapped *m, const struct head *h,
                        struct dr_import_report *r, struct dr_err *err) {
     int rc = report_from_json(m->p + h->json_at, (size_t)h->json_bytes, r, err);
     if (!rc && (r->classes != h->classes || r->train != h->n[0] || r->test != h->n[1]))
@@ -256,14 +249,14 @@ static int read_report(const char *path, const struct map *m, const struct head 
 }
 
 int dr_pictures_info(const char *path, struct dr_import_report *report, struct dr_err *err) {
-    struct map m;
+    struct dr_mapped m;
     struct head h;
     *report = (struct dr_import_report){0};
     int rc = map_file(path, &m, &h, err);
     if (rc)
         return rc;
     rc = read_report(path, &m, &h, report, err);
-    munmap(m.p, m.n);
+    dr_mapped_close(&m);
     if (rc)
         dr_import_report_free(report);
     return rc;
@@ -274,17 +267,33 @@ int dr_pictures_info(const char *path, struct dr_import_report *report, struct d
 struct query {
     struct dr_set_query q; // first
     const char *path;
-    struct map map;
+    struct dr_mapped map;
     struct head head;
     const struct dr_import_report *report;
     bool *owned; // the map belongs to the data set
 };
 
+// What a data set keeps of its file.
+struct own {
+    struct dr_mapped map;
+    char path[300]; // for messages
+};
+
 static void unmap(struct dr_dataset *d) {
-    struct map *m = d->own;
-    if (m)
-        munmap(m->p, m->n);
-    free(m);
+    struct own *own = d->own;
+    if (own)
+        dr_mapped_close(&own->map);
+    free(own);
+}
+
+static int intact(const struct dr_dataset *d, struct dr_err *err) {
+    const struct own *own = d->own;
+    return dr_mapped_lost(&own->map)
+               ? dr_fail(err, DR_EIO,
+                         "%.300s: the picture file was truncated, or could not be read, while it "
+                         "was in use; import the pictures again",
+                         own->path)
+               : 0;
 }
 
 static int open_mapped(struct dr_dataset *d, const struct dr_set_query *set, struct dr_err *err) {
@@ -292,7 +301,7 @@ static int open_mapped(struct dr_dataset *d, const struct dr_set_query *set, str
     const struct head *h = &q->head;
     const int split = set->test;
     const int64_t first = split ? h->n[0] : 0, n = h->n[split], limit = set->cfg->limit;
-    struct map *own = malloc(sizeof *own);
+    struct own *own = malloc(sizeof *own);
     d->n = limit && limit < n ? limit : n;
     d->c = h->c;
     d->h = d->w = h->size;
@@ -311,9 +320,11 @@ static int open_mapped(struct dr_dataset *d, const struct dr_set_query *set, str
         free(own);
         return rc;
     }
-    *own = q->map;
+    own->map = q->map;
+    snprintf(own->path, sizeof own->path, "%s", q->path);
     d->own = own;
     d->release = unmap;
+    d->intact = intact;
     *q->owned = true;
     return 0;
 }
@@ -370,7 +381,7 @@ int dr_pictures_open(const char *path, const struct dr_data_config *want, bool t
         rc = dr_dataset_open(open_mapped, &facts, &q.q, out, err);
     }
     if (!owned)
-        munmap(q.map.p, q.map.n);
+        dr_mapped_close(&q.map);
     dr_import_report_free(&r);
     return rc;
 }

@@ -39,6 +39,11 @@ static inline size_t dr_drift_field_bytes(const struct dr_drift_field *f) {
     return sizeof *f + (size_t)(4 * f->n + 2 * f->p) * sizeof(real);
 }
 
+// The SHA-256 of the encoder inside a network and its weights, as extraction from images of this
+// side uses them: what a generator's checkpoint holds as `driftd.encoder_sha256`. EINVAL for a
+// network without one. Any thread.
+int dr_encoder_identity(const struct dr_snapshot *snap, int64_t side, char sha256_hex[65],
+                        struct dr_err *err);
 // The data set must outlive the trainer. Allocates everything a step needs (dry run first).
 int dr_trainer_create(const struct dr_config *cfg, struct dr_backend *be,
                       const struct dr_dataset *data, struct dr_trainer **out, struct dr_err *err);

@@ -307,6 +307,9 @@ def test_numbers():
                 r = p.ctl(*words, f"--{option}=2", "--url", "http://127.0.0.1:1", "--timeout=1")
                 assert r.returncode != 2 and "expected a" not in r.err, (words, option, r)
         assert found >= 18, found
+        for value in ("1e300", "-1e300", "1001", "1,1e19", "nan", "inf", "1,,2", "x"):
+            r = p.ctl("eval", "--job=1", f"--alpha={value}", "--url", "http://127.0.0.1:1")
+            assert r.returncode == 2 and "from -1000 to 1000" in r.err, (value, r)
         for line, bound in [("train x -p 1001", "1000"), ("sweep -r 33", "from 1 to 32"), ("jobs -l 0", "from 1"), ("sample -n -1", "1")]:
             r = p.ctl(*line.split())
             assert r.returncode == 2 and bound in r.err, r

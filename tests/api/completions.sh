@@ -17,6 +17,8 @@ cat >"$dir/stub/driftctl" <<'STUB'
 case "$*" in
 'jobs --json') printf ' "jobs": [\n {\n  "id": "7",\n  "name": "a"\n },\n {\n  "id": "8",\n  "name": "b"\n }\n' ;;
 'checkpoints --json') printf '  "id": "41",\n  "job": "7",\n  "id": "42",\n' ;;
+'evals --json') printf '  "id": "51",\n' ;;
+'grids --json') printf '  "id": "61",\n' ;;
 'configs --json') printf '  "name": "digits",\n' ;;
 'configs --keys') printf 'optim.lr\ntrain.steps\n' ;;
 esac
@@ -53,6 +55,13 @@ for command in job follow stop pause resume remove checkpoint metrics edit; do
     has 8 driftctl $command ""
 done
 for command in serve activate export; do has 42 driftctl $command 4; done
+for word in show edit remove; do has $word driftctl checkpoints ""; done
+has 42 driftctl checkpoints edit ""
+has --untag driftctl checkpoints edit 42 --un
+has remove driftctl evals ""
+has 51 driftctl evals show ""
+has 61 driftctl grids ""
+has --priority driftctl edit 7 --p
 has auto driftctl serve ""
 has live driftctl serve l
 has digits driftctl train ""

@@ -172,6 +172,26 @@ def test_upload_look_train():
         assert not (d.dir / "state/datasets/shapes200").exists()
 
 
+def test_truncated_while_training():
+    """Somebody truncates the file that a job trains from: an error of the job, not the end of the daemon."""
+    with daemon() as d:
+        assert upload(d, "lost", zipped(two_classes()), size=16, test_share=0.1)["state"] == "ready"
+        job = d.job({**small("lost"), "train": {"steps": 10**9, "generated": 4, "positives": 4}})
+        d.wait(job, "running")
+        while not d.get(f"/v1/jobs/{job}").json()["step"]:
+            time.sleep(0.05)
+        os.truncate(d.dir / "state/datasets/lost/lost.pictures", 5000)
+        d.wait(job, "failed")
+        error = d.get(f"/v1/jobs/{job}").json()["error"]
+        assert "lost.pictures: the picture file was truncated" in error and "import" in error, error
+        assert d.get("/v1/datasets/lost/samples").status >= 400
+        r = d.ask("POST", "/v1/jobs", {"config": small("lost")})
+        assert r.status == 201, r
+        d.wait(r.json()["id"], "failed")
+        assert d.get("/livez").status == 200
+        d.wait(d.job("tiny"), "completed")
+
+
 def small(path="shapes200"):
     return {"data": {"set": "folder", "path": path},
             "model": {"dim": 16, "depth": 1, "heads": 2, "patch": 8, "registers": 1, "style_tokens": 2},
@@ -548,7 +568,7 @@ def test_driftctl_resumes():
 
 
 if __name__ == "__main__":
-    tests = [test_upload_look_train, test_what_a_configuration_leaves_out,
+    tests = [test_upload_look_train, test_truncated_while_training, test_what_a_configuration_leaves_out,
              test_recipe_with_an_encoder, test_by_path, test_by_path_again,
              test_samples_read_nothing_first, test_refusals,
              test_two_uploads_and_a_resume, test_bad_archives, test_full_disk,

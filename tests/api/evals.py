@@ -89,6 +89,7 @@ def test_checkpoint():
         first = evaluate(d, checkpoint=checkpoint, alpha=[1, 1.5], samples=True)
         info = d.get(f"/v1/jobs/{first}").json()
         assert info["kind"] == "eval" and info["needs"], info
+        assert d.get(f"/v1/jobs/{info['needs']}").json()["changed"] == {}, "as its recipe has it"
         judge = d.get(f"/v1/checkpoints?job={info['needs']}").json()["checkpoints"][0]["id"]
         again = evaluate(d, checkpoint=checkpoint)
         assert d.get(f"/v1/jobs/{again}").json()["needs"] == info["needs"]
@@ -235,6 +236,52 @@ def test_bad_input():
 
 # ---- names that are cut stay text: a job is listed whatever its name begins with ----
 
+# ---- the judge is the generator's own encoder: refused under any name, or marked in the row ----
+
+def test_own_encoder():
+    with daemon() as d:
+        features = {"kind": "encoder", "encoder": "judge", "pool": "global"}
+        base = {"data": DATA, "model": MODEL, "train": {"steps": 4, "generated": 4, "positives": 4}, "features": features}
+        job, checkpoint = trained(d, features=features, train={"steps": 4, "generated": 4, "positives": 4})
+        encoder = d.get(f"/v1/jobs/{job}").json()["needs"]
+        judge = d.get(f"/v1/checkpoints?job={encoder}").json()["checkpoints"][0]["id"]
+        copy = d.ask("POST", "/v1/checkpoints", d.get(f"/v1/checkpoints/{judge}/file").body,
+                     Content_Type="application/octet-stream").json()["id"]
+        (d.dir / "data/a.safetensors").write_bytes(d.get(f"/v1/checkpoints/{judge}/file").body)
+        (d.dir / "recipes/other.json").write_text(json.dumps(JUDGE | {"name": "other"}))
+        for name in ("judge", f"checkpoint:{judge}", copy, "a.safetensors", "other"):
+            for what in ({"checkpoint": checkpoint}, {"job": job}):
+                p = problem(d.ask("POST", "/v1/evals", {"judge": name, "n": 200, **what}), 422, None, "judge",
+                            f"checkpoint {checkpoint}")
+                assert name in p["detail"] and "allow_own_encoder" in p["detail"], p
+            p = problem(d.ask("POST", "/v1/jobs", {"config": base | {"eval": {"judge": name, "n": 200, "at_end": True}}}),
+                        422, None, "config.eval.judge" if name == "judge" else "eval.judge", name)
+        assert f"checkpoint {checkpoint} is trained with" in ctl(d, "eval", "-k", checkpoint, "--judge", "judge", status=1)
+        assert rows(d) == []
+        ctl(d, "eval", "-k", checkpoint, "--judge", "judge", "-n", 200, "--allow-own-encoder", "-f")
+        assert [r["settings"]["judge_own_encoder"] for r in rows(d)] == [True]
+        another = JUDGE | {"name": "another", "train": {"steps": 61}}
+        (d.dir / "recipes/another.json").write_text(json.dumps(another))
+        evaluate(d, checkpoint=checkpoint, judge="another")
+        assert [r["settings"]["judge_own_encoder"] for r in rows(d)] == [False, True]
+        kept = rows(d)[0]["id"]
+        assert json.loads(ctl(d, "evals", "show", kept))["details"]["nearest"]
+        at = ctl(d, "evals", "--csv").splitlines()
+        column = at[0].split(",").index("judge_own_encoder")
+        assert [row[column] for row in csv.reader(at[1:])] == ["true", "false"], at
+        # Found out at work as well, where it could not be known when the job was made.
+        late = evaluate(d, checkpoint=checkpoint, allow_own_encoder=True, seed=5)
+        d.end()
+        with contextlib.closing(sqlite3.connect(d.dir / "state/driftd.sqlite3")) as db, db:
+            db.execute("UPDATE jobs SET config=json_remove(config,'$.eval.allow_own_encoder'), state='queued'"
+                       " WHERE id=?", (late,))
+            db.execute("DELETE FROM evals WHERE eval_job=?", (late,))
+        d.start()
+        d.wait(late, "completed", "failed")
+        row = rows(d, f"&eval_job={late}")[0]
+        assert row["state"] == "failed" and f"judge is the encoder that checkpoint {checkpoint}" in row["error"], row
+
+
 def test_long_names():
     with daemon() as d:
         d.wait(d.job("judge"), "completed")
@@ -334,6 +381,7 @@ def test_while_training():
         assert [j["kind"] for j in jobs.values()].count("encoder") == 1, jobs  # before the generator
         assert int(next(i for i, j in jobs.items() if j["kind"] == "encoder")) < int(job)
         mine = next(i for i, j in jobs.items() if j["kind"] == "eval")
+        assert all(j["changed"] is not None for j in jobs.values()), jobs
         d.wait(mine, "completed")
         found = rows(d, f"&job={job}&sort=step")
         assert [r["step"] for r in found] == [40, 80, 120] and {r["eval_job"] for r in found} == {mine}, found

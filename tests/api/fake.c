@@ -132,6 +132,8 @@ static int job_create(void *ctx, const struct api_job_create *in, struct api_rep
         api_problem_set(&out->problem, 422, "invalid-config", "there is no recipe of this name");
         return api_problem_field(&out->problem, "config", "did you mean `digits`?");
     }
+    if (in->check)
+        return 0;
     if (in->idempotency_key && !strcmp(in->idempotency_key, f->last_key)) {
         if (strcmp(in->fingerprint, f->last_job))
             return api_problem_set(&out->problem, 422, "idempotency", "the key has another body");

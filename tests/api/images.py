@@ -104,6 +104,8 @@ def test_noise():
                            (array((3, 64), [0] * 192, order="True"), "C order"),
                            (array((3, 64), [0] * 192, "i4"), "float32"), (array((0, 64), []), "shape"),
                            (array((3, 64), [0] * 191 + [float("nan")]), "finite"),
+                           (array((3, 64), [0] * 191 + [1e300], "f8"), "too large"),
+                           (array((3, 64), [0] * 191 + [-float("inf")], "f8"), "finite"),
                            (array((3, 63), [0] * 189), "64")):
             problem(d.ask("POST", "/v1/generate", body, **OCTETS), 422, None, "body", word)
         problem(d.ask("POST", ask.replace("n=3", "n=2"), zeros, **OCTETS), 422, None, "n", "3")
@@ -221,10 +223,29 @@ def test_openai():
                                   ({"prompt": "3", "size": "20x20"}, "size", "multiples"),
                                   ({"prompt": "3", "response_format": "url"}, "response_format", "b64_json"),
                                   ({"prompt": "3", "n": 0}, "n", "1 to"), ({"prompt": "3", "stream": True}, "stream", "whole"),
-                                  ({"promt": "3"}, "promt", "`prompt`")):
+                                  ({"promt": "3"}, "promt", "`prompt`"),
+                                  # what would be ignored, or taken for something else
+                                  ({"prompt": "3", "model": 5.5}, "model", "tag"), ({"prompt": "3", "model": ["1"]}, "model", "tag"),
+                                  ({"prompt": "3", "model": True}, "model", "tag"), ({"prompt": "3", "stream": 1}, "stream", "false"),
+                                  ({"prompt": "3", "stream": "true"}, "stream", "false"), ({"prompt": "3", "n": [2]}, "n", "number"),
+                                  ({"prompt": "3", "n": True}, "n", "number"), ({"prompt": "3", "seed": {}}, "seed", "number"),
+                                  ({"prompt": "3", "temperature": [1]}, "temperature", "number"), ({"prompt": ["3"]}, "prompt", "class"),
+                                  ({"prompt": "3", "response_format": 1}, "response_format", "b64_json"),
+                                  ({"prompt": "3", "output_format": True}, "output_format", "png"),
+                                  ({"prompt": "3", "size": 16}, "size", "WIDTHx"), *(({"prompt": "3", k: 5}, k, "string") for k in (
+                                      "quality", "style", "user", "moderation", "background"))):
             p = problem(make(**body), 422, None, field, word)
-            assert p["error"]["message"] == p["detail"] and p["error"]["param"] == field, p
-        assert problem(make(prompt="3", model="dall-e-3"), 404)["error"]["type"] == "invalid_request_error"
+            param = {"class": "prompt", "checkpoint": "model"}.get(field, field)  # the member as it was sent
+            assert p["error"]["message"] == p["detail"] and p["error"]["param"] == param, p
+        p = problem(make(prompt="3", model="dall-e-3"), 404)
+        assert p["error"]["type"] == "invalid_request_error" and p["error"]["param"] == "model", p
+        newest = make(prompt="3", model="latest").json()["driftd"]["checkpoint"]
+        older = next(c["id"] for c in d.get("/v1/checkpoints").json()["checkpoints"] if c["id"] != newest)
+        assert make(prompt="3", model=int(older)).json()["driftd"]["checkpoint"] == older  # a number is an id
+        assert make(prompt="3", model=None, stream=False, n=None, user=None, quality="hd").status == 200
+        assert problem(make(prompt="3", model=777), 404)["error"]["param"] == "model"
+        two = problem(make(prompt="3", model=True, stream=3, n=[1]), 422)
+        assert {e["field"] for e in two["errors"]} == {"model", "stream", "n"}, two
 
 
 if __name__ == "__main__":

@@ -21,6 +21,11 @@ def bearer(token):
     return {"Authorization": f"Bearer {token}"}
 
 
+def ctl(d, *words):
+    return subprocess.run([DRIFTCTL, *map(str, words), "--url", f"http://127.0.0.1:{d.port}"], capture_output=True,
+                          text=True)
+
+
 # ---- tokens ----
 
 TOKENS = """# who may do what
@@ -212,6 +217,52 @@ def test_checkpoints():
         assert [c["id"] for c in d.get("/v1/checkpoints").json()["checkpoints"]] == [newest]
 
 
+def test_commands():
+    """What the API changes, driftctl changes: tags, names and notes, priorities, removal."""
+    with trained() as d:
+        newest, older = [c["id"] for c in d.get("/v1/checkpoints").json()["checkpoints"]]
+        of = lambda c: d.get(f"/v1/checkpoints/{c}").json()
+        r = ctl(d, "checkpoints", "edit", older, "--name", "early", "--notes", "blurred", "--tag", "demo", "--tag=v1.0")
+        assert r.returncode == 0 and r.stdout == f"checkpoint {older} is changed\n", r
+        assert [of(older)[k] for k in ("name", "notes", "tags")] == ["early", "blurred", ["demo", "v1.0"]], of(older)
+        ctl(d, "checkpoints", "edit", older, "--tag", "demo", "--tag", "last", "--untag", "v1.0", "--untag", "none")
+        assert of(older)["tags"] == ["demo", "last"] and of(older)["name"] == "early", of(older)
+        table = ctl(d, "checkpoints").stdout.splitlines()
+        assert "TAGS" in table[0] and "demo last" in table[2] and "blurred" in table[2], table
+        shown = json.loads(ctl(d, "checkpoints", "show", older).stdout)
+        assert shown["id"] == older and shown["tags"] == ["demo", "last"], shown
+        picture = d.dir / "x.npy"
+        assert ctl(d, "sample", "--checkpoint", "demo", "--seed", 1, "-o", picture).returncode == 0
+        for words, status, word in (
+                (("edit", older, "--tag", "Bad Tag"), 1, "letter"), (("edit", older), 2, "--untag is needed"),
+                (("edit", "77", "--name", "x"), 1, "77"), (("edit", "77", "--tag", "x"), 1, "77"),
+                (("remove", newest), 1, "served"), (("show",), 2, "checkpoints show ID"), (("shwo", older), 2, "`show`")):
+            r = ctl(d, "checkpoints", *words)
+            assert r.returncode == status and word in r.stderr, (words, r)
+        r = ctl(d, "checkpoints", "remove", older, "--json")
+        assert r.returncode == 0 and json.loads(r.stdout) == {"id": older, "removed": True}, r
+        assert of(older)["state"] == "removed"
+        long, job = d.job("long"), None
+        d.wait(long, "running")
+        job = d.job("tiny", name="a")
+        assert ctl(d, "edit", job, "--priority", "7").returncode == 0
+        assert d.get(f"/v1/jobs/{job}").json()["priority"] == 7 and d.get(f"/v1/jobs/{job}").json()["name"] == "a"
+        assert "running" in ctl(d, "edit", long, "-p", "1").stderr
+        assert "--priority is needed" in ctl(d, "edit", job).stderr
+        assert ctl(d, "job", "1", "--alerts").stdout.startswith("STEP")
+        wide = ctl(d, "metrics", "1", long, "--names", "loss").stdout.splitlines()
+        assert wide[0].split(",")[-1] == "loss" and {x.split(",")[0] for x in wide[1:]} >= {"1"}, wide[:3]
+        assert "CSV" in ctl(d, "metrics", "1", long, "--ndjson").stderr
+        grids = json.loads(ctl(d, "grids", "--job", "1", "--json").stdout)["samples"]
+        assert ctl(d, "grids").stdout.count("\n") >= 1 + len(grids) and grids
+        file = d.dir / "g.png"
+        assert ctl(d, "grids", grids[0]["id"], "-o", file).returncode == 0
+        assert file.read_bytes() == d.get(grids[0]["url"]).body
+        assert ctl(d, "grids", "77", "-o", d.dir / "none.png").returncode == 1 and not (d.dir / "none.png").exists()
+        assert "evaluation" in ctl(d, "evals", "remove", "5").stderr and ctl(d, "evals", "show", "5").returncode == 1
+        d.ask("POST", f"/v1/jobs/{long}/stop?mode=now")
+
+
 def test_checkpoint_in_use():
     """What a job would go on from, or starts from, stays."""
     with daemon() as d:
@@ -241,6 +292,38 @@ def test_priority():
         d.wait(a, "completed")
         ended = [d.get(f"/v1/jobs/{j}").json()["started"] for j in (a, b)]
         assert ended[1] < ended[0], ended
+
+
+def test_every_problem():
+    """All that is wrong with a job, a change of one and a sweep; the first is where it was."""
+    wrong = {"optim.lr": "fast", "model": {"hedas": 2, "dim": -4}, "train.alpha_min": 5, "train.alpha_max": 2}
+    keys = ["optim.lr", "model.hedas", "model.dim", "train.alpha_min"]
+
+    def fields(p):
+        assert p["errors"][0]["message"] in p["detail"] or p["detail"].endswith(p["errors"][0]["message"]), p
+        return [e["field"] for e in p["errors"]]
+
+    with daemon() as d:
+        p = problem(d.ask("POST", "/v1/jobs", {"config": "tiny", "overrides": wrong}), 422, "invalid-config",
+                    "overrides.optim.lr", "fast")
+        assert fields(p) == [f"overrides.{k}" for k in keys], p
+        p = problem(d.ask("POST", "/v1/jobs", {"config": wrong, "overrides": {"ema.ramp": 1}}), 422, "invalid-config",
+                    "config.optim.lr", "fast")
+        assert fields(p) == [f"config.{k}" for k in keys] + ["overrides.ema.ramp"], p
+        p = problem(d.ask("POST", "/v1/jobs", {"config": "tiny", "overrides": wrong, "priority": "high"}), 422, None,
+                    "priority", "whole")
+        assert fields(p) == ["priority"] + [f"overrides.{k}" for k in keys], p
+        p = problem(d.ask("POST", "/v1/evals", {"checkpoint": "1", "n": 0, "split": "all", "data": {"set": "mnist"}}),
+                    422, None, "n")
+        assert fields(p) == ["n", "split"], p
+        p = problem(d.ask("POST", "/v1/sweeps", {"name": "x", "recipes": ["tiny"], "overrides": wrong}), 422)
+        assert {e["field"] for e in p["errors"]} == {f"overrides.{k}" for k in keys}, p
+        job = d.job("tiny")
+        p = problem(d.ask("PATCH", f"/v1/jobs/{job}", {"name": 7, "notes": [], "priority": 5000}), 422, None, "name")
+        assert fields(p) == ["name", "notes", "priority"], p
+        r = ctl(d, "train", "tiny", "--set", "optim.lr=fast", "--set", "model.hedas=2")
+        assert r.returncode == 1 and "overrides.optim.lr" in r.stderr and "overrides.model.hedas" in r.stderr, r
+        assert len(d.get("/v1/jobs").json()["jobs"]) == 1
 
 
 def test_backup():
@@ -292,4 +375,8 @@ def test_backup():
 
 
 if __name__ == "__main__":
-    run([test_scopes, test_json_logs, test_metrics, test_time_left, test_checkpoints, test_checkpoint_in_use, test_priority, test_backup])
+    if len(sys.argv) > 4:  # the names of some
+        run([v for k, v in list(globals().items()) if k in sys.argv[4:]])
+    else:
+        run([test_scopes, test_json_logs, test_metrics, test_time_left, test_checkpoints,
+         test_commands, test_checkpoint_in_use, test_priority, test_every_problem, test_backup])

@@ -107,7 +107,17 @@ def test_mistakes():
             "search.budget", "below max"),
            ({**FILE, "axes": {f"optim.{k}": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6] for k in ("lr", "beta1", "beta2", "clip")}},
             "axes", "1000"),
-           ({**FILE, "priority": 1.5}, "priority", "whole")]
+           ({**FILE, "priority": 1.5}, "priority", "whole"), ({**FILE, "priority": -2**63}, "priority", "whole"),
+           ({**FILE, "priority": 2**32}, "priority", "whole"), ({**FILE, "seeds": 2**40}, "seeds", "100"),
+           # what no integer holds, or only half of it
+           ({**FILE, "search": {"kind": "halving", "metric": "fd", "keep": 2**32 + 3, "budget": {"min": 10, "max": 50}}},
+            "search.keep", "2 to 100"),
+           ({**FILE, "search": {"kind": "halving", "metric": "fd", "budget": {"min": 1e300, "max": 1e301}}},
+            "search.budget", "1e9"),
+           ({**FILE, "search": {"kind": "random", "count": 2, "ranges": {"train.steps": {"min": 1, "max": 2**63 - 1}}}},
+            "search.ranges.train.steps", "2^53"),
+           ({**FILE, "search": {"kind": "random", "count": 2, "ranges": {"optim.lr": {"min": -1e308, "max": 1e308}}}},
+            "search.ranges.optim.lr", "2^53")]
     wrong = []
     with daemon() as d:
         for file, field, word in bad:

@@ -154,6 +154,19 @@ def test_set_together():
     assert status == 2 and "heads" in err, (status, err)
 
 
+def test_every_problem():
+    """One line for each thing that is wrong, in the file and in the changes."""
+    bad = {**RECIPE, "optim": {"lr": "fast"}, "trian": {}, "train": {**RECIPE["train"], "alpha_min": 4, "alpha_max": 2}}
+    r = Run("--set", "ema.ramp=7", recipe=bad)
+    status, _, err = r.end()
+    lines = err.splitlines()
+    assert status == 2 and len(lines) == 4 and all(x.startswith("driftd run: ") for x in lines), err
+    for line, word in zip(lines, ("optim.lr is", "`trian`", "train.alpha_min is", "ema.ramp is")):
+        assert word in line, (word, err)
+    c = subprocess.run([DRIFTD, "check-config", r.dir / "r.json", "ema.ramp=7"], capture_output=True, text=True)
+    assert c.returncode == 1 and c.stderr.count("\n") == 4 and c.stderr.count("r.json: ") == 3, c
+
+
 def test_encoder():
     """Encoders train by their recipe alone, and one starts from another's file."""
     first = Run(recipe=ENCODER)
@@ -217,7 +230,7 @@ def test_colour():
 
 
 for test in (test_stop, test_checkpoint_and_go_on, test_same_file_twice, test_nobody_reads, test_file_size_limit, test_nohup, test_set_together,
-             test_colour, test_encoder):
+             test_every_problem, test_colour, test_encoder):
     start = time.monotonic()
     print(f"{test.__name__} ...", end=" ", flush=True)
     test()

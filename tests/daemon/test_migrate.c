@@ -181,6 +181,38 @@ static void test_long_path(void **state) {
     assert_true(daemon_says(&d, "at most 480"));
 }
 
+// Earlier builds cut names inside a character: such rows are listed again, without what was left.
+static void test_cut_names(void **state) {
+    (void)state;
+    char path[DD_PATH_MAX], *why = NULL;
+    sqlite3 *db;
+    struct dr_err err = {0};
+    unpack();
+    assert_int_equal(dd_path(path, &err, "%s/s/driftd.sqlite3", d.dir), 0);
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    if (sqlite3_exec(db,
+                     "UPDATE jobs SET name=CAST(x'6b61747a656e20c3a4c3' AS TEXT) WHERE id=1;"
+                     "UPDATE jobs SET error=CAST(x'776879e282' AS TEXT),"
+                     " notes=CAST(x'61f0ff62eda08063' AS TEXT) WHERE id=2;"
+                     "UPDATE checkpoints SET name=CAST(x'666978f09f90' AS TEXT) WHERE id=1",
+                     NULL, NULL, &why))
+        fail_msg("%s", why);
+    sqlite3_close(db);
+    daemon_up(&d, NULL);
+    assert_int_equal(get("/v1/jobs"), 200);
+    unchunk(last.body);
+    assert_non_null(strstr(last.body, "\"katzen \u00e4\""));
+    assert_non_null(strstr(last.body, "\"why\""));
+    assert_int_equal(get("/v1/jobs/1"), 200);
+    assert_non_null(strstr(last.body, "\"katzen \u00e4\""));
+    assert_int_equal(get("/v1/jobs/2"), 200);
+    assert_int_equal(get("/v1/checkpoints"), 200);
+    assert_non_null(strstr(last.body, "\"fix\""));
+    assert_int_equal(daemon_sql(&d, "SELECT count(*) FROM jobs WHERE notes LIKE 'a%c'"), 1);
+    assert_int_equal(daemon_end(&d, SIGTERM), 0);
+    daemon_check_db(&d);
+}
+
 int main(int argc, char **argv) {
     // Absolute: one test starts the daemon from other folders.
     d.binary = realpath(argc > 1 ? argv[1] : "driftd", NULL);
@@ -191,6 +223,6 @@ int main(int argc, char **argv) {
     }
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {T(test_curves_by_name), T(test_serves_and_resumes),
-                                       T(test_moved_folder), T(test_long_path)};
+                                       T(test_moved_folder), T(test_long_path), T(test_cut_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -111,6 +111,7 @@ static void one_encoder_for_all(void **state) {
     assert_int_equal(submit("recipe:small-encoder", &b), 0);
     expect("SELECT count(*) FROM jobs WHERE kind='encoder'", 1);
     expect("SELECT priority FROM jobs WHERE kind='encoder'", 3);
+    expect("SELECT count(*) FROM jobs WHERE changed IS NULL", 0); // not only at the next start
     json_t *j = dd_job_json(w.store, a, true, &err);
     const json_t *waits = json_object_get(j, "waits_for");
     assert_string_equal(json_string_value(json_object_get(waits, "id")), "1");

@@ -3,6 +3,9 @@
 #include "tests/data/import_run.h"
 
 #include <omp.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 
 static struct dr_dataset *open_out(bool test) {
     struct dr_dataset *d;
@@ -380,6 +383,67 @@ static void damaged_files_are_refused(void **state) {
     dr_import_report_free(&r);
 }
 
+// Of 300 pictures of a map that somebody truncates, those that are gone read as zeros, and who
+// reads them gets an error.
+static void truncated_while_mapped(void **state) {
+    (void)state;
+    tree_clear();
+    for (int i = 0; i < 300; i++) {
+        char name[40];
+        snprintf(name, sizeof name, "set/a/%d.png", i);
+        put_level(name, 100 + i % 100);
+    }
+    const struct dr_import_options o = options();
+    import_ok("set", &o);
+    struct dr_dataset *d = open_out(false), *other = open_out(false), *again;
+    const int64_t first = 0, last = d->n - 1, row = (int64_t)dr_dataset_row_bytes(d);
+    uint8_t sample[3 * 64];
+    struct dr_err err = {0};
+    assert_int_equal(row, sizeof sample);
+    assert_true(4096 + 300 * row > 4 * 4096);
+    assert_int_equal(dr_dataset_rows(d, &last, 1, sample, &err), 0);
+    assert_true(sample[0] >= 100);
+    assert_int_equal(dr_dataset_intact(d, &err), 0);
+    assert_int_equal(truncate(at("out.pictures"), 4096 + row), 0);
+    assert_int_equal(dr_dataset_rows(d, &last, 1, sample, &err), DR_EIO);
+    assert_non_null(strstr(err.msg, "out.pictures: the picture file was truncated"));
+    assert_int_equal(sample[0], 0);
+    assert_int_equal(d->pixels[last * row], 0); // no signal any more
+    assert_int_equal(dr_dataset_intact(d, &err), DR_EIO);
+    assert_int_equal(dr_dataset_rows(d, &first, 1, sample, &err), DR_EIO); // of a file that is gone
+    assert_int_equal(other->pixels[last * row], 0);
+    assert_int_equal(truncate(at("out.pictures"), 1 << 20),
+                     0); // as long as it was, but not the same
+    assert_int_equal(dr_dataset_intact(other, &err), DR_EIO);
+    assert_int_equal(dr_pictures_open(at("out.pictures"), NULL, false, &again, &err), DR_EFORMAT);
+    dr_dataset_free(d);
+    dr_dataset_free(other);
+    import_ok("set", &o); // the next file is watched anew
+    d = open_out(false);
+    assert_int_equal(dr_dataset_rows(d, &last, 1, sample, &err), 0);
+    dr_dataset_free(d);
+}
+
+// A fault in anybody else's memory ends the process as ever.
+static void other_faults_stay(void **state) {
+    (void)state;
+    int status;
+    const pid_t child = fork();
+    if (!child) {
+        const struct rlimit none = {0};
+        setrlimit(RLIMIT_CORE, &none);
+        FILE *f = tmpfile();
+        ftruncate(fileno(f), 8192);
+        volatile char *p = mmap(NULL, 8192, PROT_READ, MAP_SHARED, fileno(f), 0);
+        ftruncate(fileno(f), 0);
+        _exit(p[4096]);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(!WIFEXITED(status) || WEXITSTATUS(status)); // a sanitizer ends it by itself
+    if (WIFSIGNALED(status))
+        assert_int_equal(WTERMSIG(status), SIGBUS);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(folders_are_classes),
@@ -394,6 +458,8 @@ int main(void) {
         cmocka_unit_test(changes_are_noticed),
         cmocka_unit_test(threads_change_nothing),
         cmocka_unit_test(damaged_files_are_refused),
+        cmocka_unit_test(truncated_while_mapped),
+        cmocka_unit_test(other_faults_stay),
     };
     const int rc = cmocka_run_group_tests(tests, dir_setup, tree_teardown);
     dr_import_report_free(&report);

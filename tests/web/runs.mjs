@@ -137,12 +137,17 @@ try {
     await until('the other recipe', async () => /kept/.test(await page.textContent('#toasts')));
     assert.equal(await page.inputValue('#f-train-steps'), '123');
     assert.equal(await page.locator('dialog details').getAttribute('open'), null);
-    await page.evaluate(() => { const i = document.querySelector('#f-data-count'); i.value = '-5'; i.dispatchEvent(new Event('input')); });
+    await page.evaluate(() => {
+      for (const [id, v] of [['#f-data-count', '-5'], ['#f-metrics-every', '-1']]) {
+        const i = document.querySelector(id); i.value = v; i.dispatchEvent(new Event('input'));
+      }
+    });
     await page.getByRole('button', { name: 'Start', exact: true }).click();
     await until('the section is open', async () => (await page.locator('dialog details').getAttribute('open')) !== null);
     assert.match(await page.textContent('.form-errors'), /data\.count/);
     assert.equal(await page.evaluate(() => document.activeElement.id), 'f-data-count');
-    assert.equal(await page.getAttribute('#f-data-count', 'aria-invalid'), 'true');
+    for (const id of ['#f-data-count', '#f-metrics-every']) assert.equal(await page.getAttribute(id, 'aria-invalid'), 'true', id);
+    assert.match(await page.textContent('.form-errors'), /data\.count is -5.*metrics\.every is -1/s); // all that is wrong
     await page.keyboard.press('Escape');
   });
 

@@ -93,7 +93,7 @@ async function save(a, r) {
 function facts(r) {
   const s = r.settings ?? {}, judge = s.judge_name ?? s.judge, took = r.details?.seconds;
   const list = [['data', `${s.data ?? '–'}, ${s.split ?? '–'} split`], ['samples', int(s.n)], ['guidance', `α ${num(s.alpha)}`], ['seed', String(s.seed ?? '–')], ['weights', s.weights ?? '–'],
-    ['judge', judge ? `${judge}${finite(s.judge_accuracy) ? `, ${num(100 * s.judge_accuracy, 4)} % on real images` : ''}` : 'none'],
+    ['judge', judge ? `${judge}${finite(s.judge_accuracy) ? `, ${num(100 * s.judge_accuracy, 4)} % on real images` : ''}${s.judge_own_encoder ? ', the encoder it was trained with' : ''}` : 'none'],
     s.inception_sha256 ? ['Inception', `${s.inception_sha256.slice(0, 8)}, ${s.resize}`] : null,
     took && typeof took === 'object' ? ['time', Object.entries(took).map(([k, v]) => `${k} ${num(v, 2)} s`).join(', ')] : null,
     ['computed on', s.device ?? '–'], ['version', s.version ?? '–'], r.checkpoint ? ['checkpoint', r.checkpoint] : null].filter(Boolean);

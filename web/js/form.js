@@ -125,7 +125,7 @@ export async function openForm({ from = null } = {}) {
       const named = (err.errors ?? []).map((x) => ({ path: x.field.replace(/^(overrides|config)\./, ''), message: x.message }));
       const wrong = named.filter((x) => controls.has(x.path));
       const first = wrong[0];
-      fill(errors, h('p', null, first && !err.message.includes(first.path) ? `${first.path}: ${err.message}` : err.message), named.length > 1 ? named.map((x) => h('p', null, `${x.path}: ${x.message}`)) : null);
+      fill(errors, h('p', null, first && !err.message.includes(first.path) ? `${first.path}: ${err.message}` : err.message), named.length > 1 ? named.map((x) => h('p', null, x.message.includes(x.path) ? x.message : `${x.path}: ${x.message}`)) : null);
       for (const x of wrong) controls.get(x.path).el.setAttribute('aria-invalid', 'true');
       if (first) show(controls.get(first.path).el);
     } finally { go.disabled = false; }

@@ -3,6 +3,7 @@
 #include "engine/train/drift/drift.h"
 
 #include "engine/io/sha256.h"
+#include "engine/train/trainer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,6 +43,18 @@ int drift_encoder_open(struct drift_encoder *e, const char *path, int64_t side,
         identify(e);
     else if (err)
         snprintf(err->field, sizeof err->field, "features.encoder");
+    return rc;
+}
+
+int dr_encoder_identity(const struct dr_snapshot *snap, int64_t side, char sha256_hex[65],
+                        struct dr_err *err) {
+    struct drift_encoder e = {0};
+    int rc = cut(&e, snap, side, err);
+    if (!rc) {
+        identify(&e);
+        memcpy(sha256_hex, e.sha256, sizeof e.sha256);
+    }
+    drift_encoder_close(&e);
     return rc;
 }
 
