@@ -19,7 +19,7 @@ function valuesOf(rows, key) {
 
 // {down, across, bands: [{name, cells: [{name, rows}]}], keys}: a matrix of the two keys with the most
 // values where its cells are filled, else one row with a cell per configuration (down and across null).
-// keys: what is told apart by the lines within a cell. null: the runs differ in nothing.
+// keys: those that the lines within a cell differ in. null: the runs differ in nothing.
 export function arrange(table) {
   const rows = table.rows, is = (r, k, v) => show(r.params[k.key]) === v;
   const keys = table.params.map((key) => ({ key, values: valuesOf(rows, key) })).filter((k) => k.values.length > 1).sort((a, b) => b.values.length - a.values.length);
