@@ -53,6 +53,8 @@ function linesOf(cell, plan, table, curve, rungs) {
   return [...out.values()];
 }
 
+const tenth = (v) => Math.round(v * 10) / 10; // of a pixel
+
 // Round numbers in lo..hi, about three.
 function ticks(lo, hi, log) {
   const list = [];
@@ -77,23 +79,24 @@ function axesOf(all, names, width) {
   const f = log ? Math.log : (v) => v, right = width - RIGHT, bottom = HEIGHT - (once ? 8 : BOTTOM);
   const first = Math.min(...points.map((p) => p.step)), last = Math.max(...points.map((p) => p.step));
   return { once, log, lo, hi, first, last, width, bottom, right, ticks: ticks(lo, hi, log), names,
-    X: (s) => LEFT + ((s - first) / (last - first || 1)) * (right - LEFT), slot: (i) => LEFT + ((i + 0.5) / names.length) * (right - LEFT),
-    Y: (v) => bottom - ((f(Math.max(v, lo)) - f(lo)) / (f(hi) - f(lo))) * (bottom - TOP) };
+    X: (s) => tenth(LEFT + ((s - first) / (last - first || 1)) * (right - LEFT)), slot: (i) => tenth(LEFT + ((i + 0.5) / names.length) * (right - LEFT)),
+    Y: (v) => tenth(bottom - ((f(Math.max(v, lo)) - f(lo)) / (f(hi) - f(lo))) * (bottom - TOP)) };
 }
 
 function line(l, a) {
-  const at = (p, v) => `${(a.once ? a.slot(a.names.indexOf(l.name)) : a.X(p.step)).toFixed(1)} ${a.Y(v).toFixed(1)}`, e = (p) => (finite(p.error) ? p.error : 0);
+  const at = (p, v) => `${a.X(p.step)} ${a.Y(v)}`, e = (p) => (finite(p.error) ? p.error : 0);
   const g = svg('g', { class: 'multi-line' });
   g.style.color = `var(--run-${a.names.indexOf(l.name) % 8})`;
   if (a.once) {
     const [p] = l.points, x = a.slot(a.names.indexOf(l.name));
-    g.append(svg('path', { d: `M${at(p, p.value - e(p))}V${a.Y(p.value + e(p)).toFixed(1)}M${x - 4} ${a.Y(p.value + e(p))}h8M${x - 4} ${a.Y(p.value - e(p))}h8`, class: 'bars' }), svg('circle', { cx: x, cy: a.Y(p.value), r: 3.5 }));
+    if (e(p) > 0) g.append(svg('path', { d: `M${x} ${a.Y(p.value - e(p))}V${a.Y(p.value + e(p))}M${x - 4} ${a.Y(p.value + e(p))}h8M${x - 4} ${a.Y(p.value - e(p))}h8`, class: 'bars' }));
+    g.append(svg('circle', { cx: x, cy: a.Y(p.value), r: 3.5 }));
     return g;
   }
   if (l.points.some((p) => e(p) > 0))
     g.append(svg('path', { d: `M${l.points.map((p) => at(p, p.value + e(p))).join('L')}L${[...l.points].reverse().map((p) => at(p, p.value - e(p))).join('L')}Z`, class: 'band' }));
   g.append(svg('path', { d: `M${l.points.map((p) => at(p, p.value)).join('L')}`, class: 'mean' }));
-  if (l.points.length <= 12) g.append(l.points.map((p) => svg('circle', { cx: a.X(p.step), cy: a.Y(p.value), r: 2 })));
+  if (l.points.length <= 12) g.append(...l.points.map((p) => svg('circle', { cx: a.X(p.step), cy: a.Y(p.value), r: 2 })));
   return g;
 }
 
@@ -128,7 +131,7 @@ export function multiples(table, curve, host) {
     if (!c.rows.length) return h('span.multi-none', null, 'not run');
     return h('button.multi-cell', { type: 'button', data: { rows: places.join() }, 'aria-pressed': String(host.chosen(places)), onclick: () => host.choose(places),
       'aria-label': `${c.name}: ${mine.map((l) => `${l.name ? `${l.name} ` : ''}${title} ${says(l)}`).join('; ') || `no ${title} yet`}` },
-    h('span.multi-head', null, plan.down ? null : h('b', null, c.name), h('span', null, best ? says(best) : mine.length ? '' : 'none yet')), plot(mine, a));
+    h('span.multi-head', null, plan.down ? null : h('b', null, c.name), best ? h('span', null, says(best)) : mine.length ? null : h('span', null, 'none yet')), plot(mine, a));
   };
   const el = plan.down
     ? h('table.multi', null, h('thead', null, h('tr', null, h('th', { scope: 'col' }, plan.down.key), plan.across.values.map((v) => h('th', { scope: 'col' }, `${plan.across.key} ${v}`)))),
