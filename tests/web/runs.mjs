@@ -245,6 +245,11 @@ try {
     await audit('an opened checkpoint on a phone');
     await shot('checkpoint-open-390');
     await page.setViewportSize({ width: 1440, height: 900 });
+    await go('#/play?checkpoint=early');
+    await until('a picture by the tag', async () => (await page.textContent('.stage figcaption')).includes(`checkpoint ${id}`));
+    assert.equal(await page.locator('.play-controls select').inputValue(), 'early');
+    await go('#/checkpoints?job=2');
+    await page.getByRole('button', { name: `Details of checkpoint ${id}` }).click();
     const answer = (yes) => page.once('dialog', (d) => (yes ? d.accept() : d.dismiss()));
     answer(false);
     await page.getByRole('button', { name: `Delete checkpoint ${id}` }).click();

@@ -187,11 +187,13 @@ export function mount(root, params) {
   async function describe() {
     const list = (await get('/v1/checkpoints?limit=100')).checkpoints.filter((c) => c.state === 'ok' && (c.net ?? 'generator') === 'generator');
     const option = (v, t) => h('option', { value: v, selected: v === s.checkpoint }, t);
-    if (!['served', 'live', 'latest'].includes(s.checkpoint) && !list.some((c) => c.id === s.checkpoint)) s.checkpoint = 'served';
+    const tags = [...new Set(list.flatMap((c) => c.tags ?? []))];
+    if (!['served', 'live', 'latest', ...tags].includes(s.checkpoint) && !list.some((c) => c.id === s.checkpoint)) s.checkpoint = 'served';
     const served = await get('/v1/served');
     fill(checkpoint, option('served', `served – ${served.checkpoint ? `checkpoint ${served.checkpoint}` : served.text}`), option('live', 'live – the running run'), option('latest', 'latest – newest on disk'),
-      list.map((c) => option(c.id, `${c.id} – ${jobs.get(c.job)?.name ?? (c.name || 'imported')}, step ${int(c.step)}`)));
-    const row = list.find((c) => c.id === (s.checkpoint === 'served' ? served.checkpoint : s.checkpoint)) ?? list[0];
+      tags.map((t) => option(t, `${t} – newest with this tag`)),
+      list.map((c) => option(c.id, `${c.id} – ${jobs.get(c.job)?.name ?? (c.name || 'imported')}, step ${int(c.step)}${c.tags?.length ? `, ${c.tags.join(' ')}` : ''}`)));
+    const row = list.find((c) => c.id === (s.checkpoint === 'served' ? served.checkpoint : s.checkpoint) || c.tags?.includes(s.checkpoint)) ?? list[0];
     const running = jobList().find((j) => j.state === 'running');
     const live = s.checkpoint === 'live' || (s.checkpoint === 'served' && served.why === 'live');
     const source = live && running ? running.id : row?.job ?? running?.id;
