@@ -391,6 +391,10 @@ try {
     await shot('phone-more', phone.page);
     await phone.page.locator('#nav a[data-page="checkpoints"]').click();
     await phone.page.waitForSelector('tr[data-checkpoint]');
+    await phone.page.getByRole('button', { name: /^Details of checkpoint/ }).first().click();
+    const serves = await phone.page.getByRole('link', { name: /^Try checkpoint/ }).first().boundingBox();
+    assert.ok(serves && serves.x >= 0 && serves.x + serves.width <= 390, `what a checkpoint offers is in sight: ${JSON.stringify(serves)}`);
+    await shot('phone-checkpoint-open', phone.page);
     await open(phone.page, '#/runs');
     await phone.page.getByRole('button', { name: 'Details of run 2' }).click();
     await phone.page.getByRole('button', { name: 'Delete run 2' }).scrollIntoViewIfNeeded();

@@ -5,6 +5,7 @@ import { on, jobs, jobList, loadJobs } from './state.js';
 import { h, fill, int, bytes, ago, toast, empty, head, field, keepInAddress, settle } from './ui.js';
 
 const PAGE = 50;
+const narrow = matchMedia('(max-width: 860px)');
 
 // What requests without a checkpoint get; what: an id, "live" or "auto".
 export async function serve(what) {
@@ -14,7 +15,7 @@ export async function serve(what) {
   } catch (e) { toast(e.message, true); }
 }
 
-// The opened part of a row. host: {changed(c), removed(c)}
+// The opened part of a row, {el, actions}. host: {changed(c), removed(c)}
 function details(c, host) {
   const save = async (key, value) => {
     try {
@@ -34,10 +35,10 @@ function details(c, host) {
   const name = h('input', { type: 'text', maxlength: '200', value: c.name ?? '', onchange: () => save('name', name.value.trim()) });
   const tags = h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', value: (c.tags ?? []).join(' '), onchange: () => save('tags', tags.value.split(/[\s,]+/).filter(Boolean)) });
   const notes = h('textarea', { rows: '3', value: c.notes ?? '', onchange: () => save('notes', notes.value) });
-  return h('div.detail', null, h('div.detail-split', null,
+  const actions = h('div.run-actions', null, h('span.spacer'), h('button.danger', { type: 'button', 'aria-label': `Delete checkpoint ${c.id}`, onclick: remove }, 'Delete'));
+  return { actions, el: h('div.detail', null, h('div.detail-split', null,
     h('div.detail-edit', null, field('Name', name), field('Tags', tags, 'Words of a-z 0-9 . _ - with spaces between. A tag stands for the newest checkpoint that has it, as in checkpoint=best.')),
-    h('div.detail-edit', null, field('Notes', notes))),
-  h('div.run-actions', null, h('span.spacer'), h('button.danger', { type: 'button', 'aria-label': `Delete checkpoint ${c.id}`, onclick: remove }, 'Delete')));
+    h('div.detail-edit', null, field('Notes', notes))), actions) };
 }
 
 export function mount(root, params) {
@@ -50,25 +51,28 @@ export function mount(root, params) {
 
   function row(c) {
     const generator = (c.net ?? 'generator') === 'generator';
+    const acts = [c.state === 'ok' && !c.active && generator ? h('button.quiet', { type: 'button', 'aria-label': `Serve checkpoint ${c.id}`, onclick: () => serve(c.id).then(() => load()) }, 'Serve') : null,
+      c.active ? h('button.quiet', { type: 'button', 'aria-label': `Serve checkpoint ${c.id} no longer`, onclick: () => serve('auto').then(() => load()) }, 'Stop serving') : null,
+      c.state === 'ok' && generator ? h('a.button.quiet', { href: `#/play?checkpoint=${c.id}`, 'aria-label': `Try checkpoint ${c.id}` }, 'Try') : null,
+      h('a.button.quiet', { href: at(`/v1/checkpoints/${c.id}/file`), 'aria-label': `Download checkpoint ${c.id}` }, 'Download')].filter(Boolean);
     const what = h('td'), more = h('tr.more', { id: `checkpoint-${c.id}`, hidden: true });
     const paint = () => fill(what, c.job ? h('a', { href: `#/curves?runs=${c.job}` }, `${c.job} ${jobs.get(c.job)?.name ?? ''}`) : c.name || 'imported',
       c.job && c.name ? h('small', null, c.name) : null, c.tags?.length ? h('span.tags', null, c.tags.map((t) => h('code', null, t))) : null);
     const opener = h('button.quiet.opener', { type: 'button', 'aria-expanded': 'false', 'aria-controls': more.id, 'aria-label': `Details of checkpoint ${c.id}`, onclick: () => { if (more.hidden) open.add(c.id); else open.delete(c.id); show(); } }, h('span', { 'aria-hidden': 'true' }, '▾'));
+    const cell = h('td.row-actions', null, acts, opener);
+    let detail = null;
     function show() {
       const shown = open.has(c.id);
       more.hidden = !shown;
       opener.setAttribute('aria-expanded', String(shown));
-      if (shown && !more.firstChild) more.append(h('td', { colspan: '8' }, details(c, { changed: paint, removed: () => { open.delete(c.id); load(); } })));
+      if (shown && !detail) more.append(h('td', { colspan: '8' }, (detail = details(c, { changed: paint, removed: () => { open.delete(c.id); load(); } })).el));
+      if (shown) (narrow.matches ? detail.actions : cell).prepend(...acts); // a phone's row has no room for them
     }
     paint();
     show();
     return [h('tr', { data: { checkpoint: c.id } }, h('th', { scope: 'row' }, c.id), what, h('td', null, c.net ?? '–'), h('td', null, int(c.step)), h('td', null, bytes(c.bytes)), h('td', null, ago(c.created)),
       h('td', null, c.active ? h('span.badge', { data: { state: 'completed' } }, 'served') : c.state === 'ok' ? (c.best ? 'best' : '') : c.state),
-      h('td.row-actions', null,
-        c.state === 'ok' && !c.active && generator ? h('button.quiet', { type: 'button', 'aria-label': `Serve checkpoint ${c.id}`, onclick: () => serve(c.id).then(() => load()) }, 'Serve') : null,
-        c.active ? h('button.quiet', { type: 'button', 'aria-label': `Serve checkpoint ${c.id} no longer`, onclick: () => serve('auto').then(() => load()) }, 'Stop serving') : null,
-        c.state === 'ok' && generator ? h('a.button.quiet', { href: `#/play?checkpoint=${c.id}`, 'aria-label': `Try checkpoint ${c.id}` }, 'Try') : null,
-        h('a.button.quiet', { href: at(`/v1/checkpoints/${c.id}/file`), 'aria-label': `Download checkpoint ${c.id}` }, 'Download'), opener)), more];
+      cell), more];
   }
   const writing = () => box.contains(document.activeElement) && document.activeElement.matches('input, textarea');
   async function load(from = '') {
