@@ -80,8 +80,12 @@ try {
     await page.click('.sweep-table tbody tr >> nth=0');
     assert.equal(await page.locator('.pc-line[data-chosen="true"]').count(), 1);
     assert.equal(await page.locator('[data-cell]').count(), 2);
-    await page.click('.sweep-table tbody tr >> nth=0');
+    await page.locator('.row-pick').first().focus();
+    await page.keyboard.press('Enter');
     assert.equal(await page.locator('[data-cell]').count(), 8);
+    await page.keyboard.press('Enter');
+    assert.equal(await page.locator('[data-cell]').count(), 2, 'the focus stays');
+    await page.keyboard.press('Enter');
   });
 
   await check('another metric over steps', async () => {

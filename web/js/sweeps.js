@@ -95,7 +95,8 @@ function tableOf(table, chosen, choose, sort, resort) {
   };
   return h('table', null, h('thead', null, h('tr', null, columns.map((key) => h('th', { 'aria-sort': sort.key === key ? (sort.down ? 'descending' : 'ascending') : null },
     h('button.quiet', { type: 'button', data: { col: key }, onclick: () => resort(key) }, key.replaceAll('_', ' ')))))),
-  h('tbody', null, order.map(([r, k]) => h('tr', { data: { row: String(k), chosen: String(chosen.has(k)) }, onclick: () => choose([k]) }, columns.map((key) => h('td', null, cell(r, key)))))));
+  h('tbody', null, order.map(([r, k]) => h('tr', { data: { row: String(k), chosen: String(chosen.has(k)) }, onclick: () => choose([k]) },
+    columns.map((key, i) => h('td', null, i ? cell(r, key) : h('button.row-pick', { type: 'button', data: { pick: String(k) }, 'aria-pressed': String(chosen.has(k)) }, cell(r, key))))))));
 }
 
 // ---- the page ----
@@ -164,7 +165,9 @@ function detail(root, id, params) {
     const plot = parallel(s.table, chosen, choose);
     lines.hidden = !plot;
     fill(lines, plot);
+    const had = document.activeElement?.dataset?.pick;
     fill(table, tableOf(s.table, chosen, choose, sort, resort));
+    if (had) table.querySelector(`[data-pick="${had}"]`)?.focus();
     const mine = !chosen.size ? s.list : s.list.filter((c) => [...chosen].some((k) => s.table.rows[k]?.cells.includes(c.cell)));
     fill(runs, h('table', null, h('thead', null, h('tr', null, ['run', 'configuration', 'seed', 'state', 'step', 'evaluation'].map((t) => h('th', null, t)))),
       h('tbody', null, mine.map((c) => h('tr', { data: { cell: String(c.cell) } }, h('td', null, c.job ? h('a', { href: `#/curves?runs=${c.job}` }, c.job) : '–'), h('td', null, c.label), h('td', null, String(c.seed)),
