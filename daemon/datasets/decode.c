@@ -168,6 +168,7 @@ int dd_dataset_decode(const struct dd_decode *in, struct dd_dataset_result *out,
     if (!rc)
         rc = dr_pictures_import(in->source, in->cache, &o, on_progress, (void *)(uintptr_t)in, &r,
                                 err);
+    dr_workers_rest();
     if (!rc)
         fill_result(&r, out);
     else

@@ -92,6 +92,7 @@ int dd_batcher_served(struct dd_batcher *b, struct dd_served *out, struct dr_err
 // Batches of this many images compute at about the rate of full ones.
 enum { FULL = 16 };
 #define RATE_SECONDS 1.0
+#define REST_NS 50000000 // without requests, until helpers end
 #define LANE_FLOPS 0.6e9 // of a forward pass, below which one thread runs it
 
 // The rate over about the last second of batches: one stalled batch must not dominate, and a slower
@@ -464,6 +465,22 @@ static int open_engine(struct dd_batcher *b, struct dr_err *err) {
     return rc;
 }
 
+// Waits for a request; the lock is held. Helpers of this thread end when none has come for a while:
+// they would slow training down (machine.h).
+static void wait_for_work(struct dd_batcher *b) {
+    const int64_t until = dd_now_ns() + REST_NS;
+    while (!b->queue.head && !b->closing)
+        if (dd_cond_wait_until(&b->work, &b->lock, until))
+            break;
+    if (b->queue.head || b->closing)
+        return;
+    pthread_mutex_unlock(&b->lock);
+    dr_workers_rest();
+    pthread_mutex_lock(&b->lock);
+    while (!b->queue.head && !b->closing)
+        pthread_cond_wait(&b->work, &b->lock);
+}
+
 static void wait_for_company(struct dd_batcher *b) {
     if (!b->env.opt->max_queue_delay_us || b->waiting >= b->env.opt->max_batch)
         return;
@@ -482,9 +499,9 @@ static void *batcher(void *arg) {
     pthread_cond_broadcast(&b->idle);
     struct batch k = {.s = dd_xcalloc((size_t)b->env.opt->max_batch, sizeof *k.s)};
     while (!rc) {
-        while (!b->queue.head && !b->closing) {
+        if (!b->queue.head) {
             b->last_ns = 0;
-            pthread_cond_wait(&b->work, &b->lock);
+            wait_for_work(b);
         }
         if (b->closing)
             break;

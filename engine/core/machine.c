@@ -3,6 +3,7 @@
 #include "engine/core/machine.h"
 
 #include <math.h>
+#include <omp.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -289,4 +290,8 @@ char *dr_machine_describe(const struct dr_machine *m, char *buf, size_t size) {
              m->threads == 1 ? "" : "s", m->processors, m->processors == 1 ? "" : "s", m->cores,
              m->cores == 1 ? "" : "s", quota, memory);
     return buf;
+}
+
+void dr_workers_rest(void) {
+    omp_pause_resource_all(omp_pause_soft);
 }

@@ -114,6 +114,7 @@ static void cpu_destroy(struct dr_backend *be) {
     for (int i = 0; i < DR_WS_COUNT; i++)
         free(cpu->ws[i].base);
     free(cpu);
+    dr_workers_rest();
 }
 
 void *dr_cpu_scratch(struct dr_backend *be, enum dr_cpu_slot slot, size_t bytes) {

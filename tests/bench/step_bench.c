@@ -1,5 +1,7 @@
 // Where a training step's time goes, op by op and product by product, on any device.
-// usage: step_bench DEVICE CONFIG [STEPS [KEY=VALUE]...]     DEVICE: cpu, cuda[:N]; STEPS: 10
+// usage: step_bench DEVICE CONFIG [STEPS[+WARM] [KEY=VALUE]...]     DEVICE: cpu, cuda[:N]
+// STEPS: 10; WARM: steps before, 3. Features of reals that are kept (features.cache_mb) need as
+// many as it takes to draw most of the reals once.
 //
 // Each op is waited for, so a device starts them one by one and without a recording: what an empty
 // op takes that way is taken off, and the last line tells how long a step takes undisturbed.
@@ -122,7 +124,8 @@ static double run(struct dr_trainer *t, int64_t steps) {
 }
 
 // Seconds of a step; with `timed`, op by op.
-static double steps_of(const char *device, const struct dr_config *c, int64_t steps, bool timed) {
+static double steps_of(const char *device, const struct dr_config *c, int64_t warm, int64_t steps,
+                       bool timed) {
     struct dr_backend *be;
     struct dr_dataset *data;
     struct dr_trainer *t;
@@ -133,7 +136,7 @@ static double steps_of(const char *device, const struct dr_config *c, int64_t st
     if (dr_dataset_load(&c->data, getenv("DRIFTD_DATA"), false, &data, &err) ||
         dr_trainer_create(c, be, data, &t, &err))
         stop(&err);
-    run(t, 3); // workspaces, libraries, the recording
+    run(t, warm); // workspaces, libraries, the recording
     if (timed) {
         printf("%s: %s; %lld samples per step\n", be->name, be->detail,
                (long long)dr_config_batch(c));
@@ -164,19 +167,21 @@ static void print_phases(double each, double losses, double encoder) {
 int main(int argc, char **argv) {
     struct dr_config c;
     struct dr_err err = {0};
-    const int64_t steps = argc > 3 ? atoll(argv[3]) : 10;
-    if (argc < 3 || steps < 1) {
-        fputs("usage: step_bench DEVICE CONFIG [STEPS [KEY=VALUE]...]\n", stderr);
+    long long steps = 10, warm = 3;
+    if (argc > 3)
+        sscanf(argv[3], "%lld+%lld", &steps, &warm);
+    if (argc < 3 || steps < 1 || warm < 1) {
+        fputs("usage: step_bench DEVICE CONFIG [STEPS[+WARM] [KEY=VALUE]...]\n", stderr);
         return 2;
     }
     if (dr_config_load(argv[2], &c, &err) ||
         (argc > 4 && dr_config_set_all(&c, (const char *const *)argv + 4, argc - 4, &err)))
         stop(&err);
     c.metrics.spread_every = 0;
-    const double each = steps_of(argv[1], &c, steps, false);
+    const double each = steps_of(argv[1], &c, warm, steps, false);
     const double losses = phase[0] / (double)steps, encoder = phase[1] / (double)steps;
     setenv("DRIFTD_GRAPHS", "0", 1);
-    steps_of(argv[1], &c, steps, true);
+    steps_of(argv[1], &c, warm, steps, true);
     qsort(lines, (size_t)nlines, sizeof *lines, by_seconds);
     double sum = 0;
     for (int i = 0; i < nlines; i++)

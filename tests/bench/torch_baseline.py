@@ -7,6 +7,7 @@ Our own code, written from docs/method.md; measured beside driftd by tests/bench
 usage: torch_baseline.py [--device cuda|cpu] [--small] [--modes eager,compile] [--seconds S]
                          [--precision bf16|fp32] [--networks NAME,...] [--what train,sample]
                          [--budget S] <CONFIGS          what does not start in time is named, not measured
+       torch_baseline.py --resnet FILE                  torchvision's ResNet-18 with random weights
        torch_baseline.py --check tests/golden/NAME.safetensors...    the same network?
 
 Without torch it prints a sentence on stderr and exits with 77.
@@ -14,6 +15,7 @@ Without torch it prints a sentence on stderr and exits with 77.
 import argparse
 import json
 import math
+import resource
 import statistics
 import struct
 import sys
@@ -202,6 +204,24 @@ def drifting_loss(gen, pos, taus, floor=1e-6):
     return (gen.float() / length - goal).square().mean()
 
 
+class PooledResNet(nn.Module):
+    """torchvision's ResNet-18 in inference, random weights: the mean over the places of each stage's map."""
+
+    def __init__(self):
+        super().__init__()
+        from torchvision.models import resnet18
+        self.net = resnet18().eval().requires_grad_(False)
+
+    def forward(self, x):
+        r, means = self.net, []
+        x = F.interpolate(x / 2 + 0.5, size=64, mode="bilinear", align_corners=False)
+        x = r.maxpool(r.relu(r.bn1(r.conv1((x - 0.45) / 0.226))))
+        for stage in (r.layer1, r.layer2, r.layer3, r.layer4):
+            x = stage(x)
+            means.append(x.mean((2, 3)).float())
+        return means
+
+
 class Trainer:
     def __init__(self, cfg, device, compiled, autocast):
         m, t = cfg["model"], cfg["train"]
@@ -215,14 +235,26 @@ class Trainer:
                                      o["weight_decay"], **fused)
         size = m["size"]
         self.data = torch.rand(self.classes, 400, m["channels"] * size * size, device=device) * 2 - 1
+        encoder = cfg["features"]["kind"] == "encoder"
+        self.features = PooledResNet().to(device) if encoder else None
         self.run = torch.compile(self.forward) if compiled else self.forward
 
     def forward(self, noise, cls, alpha, style, pos):
         kind = "cuda" if self.device == "cuda" else "cpu"
         with torch.autocast(kind, torch.bfloat16, enabled=self.autocast):
             x = self.net(noise, cls, alpha, style)
-        return drifting_loss(x.view(self.classes, self.n, -1), pos, self.cfg["loss"]["temperatures"],
-                             self.cfg["loss"]["affinity_floor"])
+            pairs = self.vectors(x, pos)
+        loss = self.cfg["loss"]
+        return sum(drifting_loss(g, r, loss["temperatures"], loss["affinity_floor"]) for g, r in pairs)
+
+    def vectors(self, x, pos):
+        """The features of samples and reals, [classes,n,S] each."""
+        if self.features is None:
+            return [(x.view(self.classes, self.n, -1), pos)]
+        grouped = lambda maps: [F.normalize(v, dim=1).view(self.classes, -1, v.shape[1]) for v in maps]
+        with torch.no_grad():
+            reals = grouped(self.features(pos.reshape(-1, *x.shape[1:])))
+        return list(zip(grouped(self.features(x)), reals))
 
     def step(self):
         m, dev = self.cfg["model"], self.device
@@ -290,7 +322,8 @@ def training(name, cfg, options, mode):
     t = Trainer(cfg, options.device, mode == "compile", options.precision == "bf16")
     warm = 2 if options.small or options.device == "cpu" else 10
     s = timed(t.step, options.device, options.seconds, warm)
-    emit(what="train", torch=mode, network=name, precision=options.precision, samples=t.batch, ms=s * 1e3)
+    emit(what="train", torch=mode, network=name, precision=options.precision, samples=t.batch, ms=s * 1e3,
+         peak_MiB=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def sampling(name, cfg, options, mode):
@@ -323,7 +356,8 @@ def measure(options):
                 in_time(options)
                 if mode == "compile":
                     torch._dynamo.reset()  # or the networks before count towards its limits
-                if "train" in options.what and cfg["model"]["channels"] == 1 and name != "Small":
+                encoder = cfg["features"]["kind"] == "encoder"
+                if "train" in options.what and (encoder or cfg["model"]["channels"] == 1 and name != "Small"):
                     training(name, cfg, options, mode)
                 if "sample" in options.what:
                     sampling(name, cfg, options, mode)
@@ -344,6 +378,19 @@ def read_safetensors(path):
             part = bytearray(body[t["data_offsets"][0]:t["data_offsets"][1]])
             out[name] = torch.frombuffer(part, dtype=kinds[t["dtype"]]).reshape(t["shape"])
     return out, meta
+
+
+def write_resnet(path):
+    net = PooledResNet().net
+    t = {k: v for k, v in net.state_dict().items() if v.dtype == torch.float32}
+    head, at = {}, 0
+    for name, v in t.items():
+        head[name] = {"dtype": "F32", "shape": list(v.shape), "data_offsets": [at, at + 4 * v.numel()]}
+        at += 4 * v.numel()
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text + b"".join(v.contiguous().numpy().tobytes() for v in t.values()))
 
 
 def check(path):
@@ -371,9 +418,13 @@ def main():
     a.add_argument("--networks", help="those of the configurations to measure; all")
     a.add_argument("--what", default="train,sample")
     a.add_argument("--check", nargs="+")
+    a.add_argument("--resnet", metavar="FILE")
     options = a.parse_args()
     if options.check:
         sys.exit(max(check(p) for p in options.check))
+    if options.resnet:
+        write_resnet(options.resnet)
+        return
     if options.device == "cuda" and not torch.cuda.is_available():
         print("torch_baseline: this PyTorch finds no GPU: skipped", file=sys.stderr)
         sys.exit(77)

@@ -4,12 +4,14 @@
 #include "engine/core/machine.h"
 #include "engine/open.h"
 
+#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -204,6 +206,37 @@ static void test_backend(void **state) {
     dr_backend_free(be);
 }
 
+static int threads_now(void) {
+    int n = 0;
+    DIR *d = opendir("/proc/self/task");
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d));)
+        n += e->d_name[0] != '.';
+    closedir(d);
+    return n;
+}
+
+// Waits: the kernel removes a thread a moment after it was joined.
+static bool becomes(int n) {
+    for (int i = 0; i < 1000 && threads_now() != n; i++)
+        usleep(10000);
+    return threads_now() == n;
+}
+
+static void test_rest(void **state) {
+    (void)state;
+    const int before = threads_now();
+    for (int again = 0; again < 2; again++) {
+        int ran = 0;
+#pragma omp parallel num_threads(3) reduction(+ : ran)
+        ran++;
+        assert_int_equal(ran, 3);
+        assert_true(threads_now() >= before + 2);
+        dr_workers_rest();
+        assert_true(becomes(before));
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_processors, setup, teardown),
@@ -212,6 +245,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_v2_part, setup, teardown),
         cmocka_unit_test_setup_teardown(test_v1, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_backend, setup, teardown)};
+        cmocka_unit_test_setup_teardown(test_backend, setup, teardown),
+        cmocka_unit_test(test_rest)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -65,6 +65,12 @@ static void kept_features_change_nothing(void **state) {
     }
 }
 
+static int warnings_about_memory;
+
+static void count_warnings(enum dr_log_level level, const char *line) {
+    warnings_about_memory += level == DR_LOG_WARN && strstr(line, "features.cache_mb allows 1:");
+}
+
 static void too_little_memory_keeps_nothing(void **state) {
     (void)state;
     struct dr_config c;
@@ -75,7 +81,11 @@ static void too_little_memory_keeps_nothing(void **state) {
         configure(&c, NULL);
         c.data.size = c.model.size = 16;
         c.features.cache_mb = i ? 1024 : 1; // 600 digits take more than a MiB
+        warnings_about_memory = 0;
+        dr_log_set(DR_LOG_INFO, count_warnings);
         run_open_of(&r, &c, &parts);
+        dr_log_set(DR_LOG_INFO, NULL);
+        assert_int_equal(warnings_about_memory, !i);
         bytes[i] = dr_trainer_memory(r.t);
         run_close(&r);
     }

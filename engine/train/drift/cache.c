@@ -6,6 +6,7 @@
 // mirrored real is another one. Sample-major: [n * variants, T, S] per feature.
 #include "engine/train/drift/drift.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 static int64_t width(const struct drift *t, int f) {
@@ -16,14 +17,21 @@ static int64_t width(const struct drift *t, int f) {
 // Whether the same real comes in few enough ways, and all of them fit.
 static bool pays(const struct drift *t, size_t *bytes) {
     const struct dr_dataset *d = t->reals.data;
-    const double budget = (double)t->cfg->features.cache_mb * 1048576;
+    const int64_t mb = t->cfg->features.cache_mb;
     double each = 0;
+    if (!mb || !dr_features_params(t->features) || !t->be->host_memory || t->cfg->data.crop)
+        return false;
     for (int f = 0; f < dr_features_count(t->features); f++)
         each += (double)width(t, f) * sizeof(real) + DR_ALIGN;
     const double all = each * (double)d->n * (t->cfg->data.flip ? 2 : 1);
     *bytes = (size_t)all;
-    return dr_features_params(t->features) && t->be->host_memory && !t->cfg->data.crop &&
-           all <= budget;
+    if (all <= (double)mb * 1048576)
+        return true;
+    dr_log(DR_LOG_WARN,
+           "the features of %lld reals take %.0f MiB, features.cache_mb allows %lld: every step"
+           " extracts its reals again, which is slower",
+           (long long)d->n, ceil(all / 1048576), (long long)mb);
+    return false;
 }
 
 int drift_cache_open(struct drift *t, struct dr_err *err) {
