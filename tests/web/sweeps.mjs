@@ -99,7 +99,7 @@ try {
     assert.deepEqual(await page.locator('.multi tbody th').allTextContents(), ['0.001', '0.004']);
     const { table } = await daemon.get('/v1/sweeps/1'), { series } = await daemon.get('/v1/sweeps/1/curve?metric=drift_norm');
     const rows = await page.locator('.multi-cell').evaluateAll((all) => all.map((b) => +b.dataset.rows));
-    assert.deepEqual(rows.map((k) => table.rows[k].params), [[0.001, 'four'], [0.001, 'six'], [0.004, 'four'], [0.004, 'six']].map(([lr, size]) => ({ 'optim.lr': lr, size })));
+    assert.deepEqual(rows.map((k) => table.rows[k].params), [[0.001, 'four'], [0.001, 'six'], [0.004, 'four'], [0.004, 'six']].map(([lr, size]) => ({ recipe: 'small', 'optim.lr': lr, size })));
     // Every mean by the shared axis: heights in pixels follow the values by one straight line.
     const drawn = await page.locator('.multi-cell .mean').evaluateAll((all) => all.map((p) => p.getAttribute('d').match(/-?[\d.]+ -?[\d.]+/g).map((q) => q.split(' ').map(Number))));
     const pairs = rows.flatMap((k, i) => series.find((s) => s.label === table.rows[k].label).points.map((p, n) => ({ ...p, x: drawn[i][n][0], y: drawn[i][n][1] })));

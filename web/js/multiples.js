@@ -124,8 +124,8 @@ export function multiples(table, curve, host) {
   if (!plan) return null;
   const cells = plan.bands.flatMap((b) => b.cells), lines = new Map(cells.map((c) => [c, linesOf(c, plan, table, curve, host.rungs)])), all = [...lines.values()].flat();
   if (!all.length) return { el: h('p.sub', null, `No run has ${title} yet.`), about: '', legend: [] };
-  const names = [...new Set(all.map((l) => l.name))], head = plan.down ? clamp(host.width * 0.14, 76, 150) : 0, columns = plan.across?.values.length ?? Math.max(1, Math.floor(host.width / 200));
-  const a = axesOf(all, names, Math.round(clamp((host.width - head) / columns - 26, 136, 280))), better = table.metrics.find((m) => m.name === curve.metric)?.better;
+  const names = [...new Set(all.map((l) => l.name))], head = plan.down ? clamp(host.width * 0.14, 76, 150) : 0, columns = plan.across?.values.length ?? Math.max(1, Math.floor(host.width / 155));
+  const a = axesOf(all, names, Math.round(clamp((host.width - head) / columns - 26, 124, 280))), better = table.metrics.find((m) => m.name === curve.metric)?.better;
   const cell = (c) => {
     const mine = lines.get(c), best = foremost(mine, better), places = c.rows.map((r) => table.rows.indexOf(r));
     if (!c.rows.length) return h('span.multi-none', null, 'not run');
