@@ -235,6 +235,7 @@ try {
     await page.keyboard.press('Tab');
     await page.waitForSelector('.toast[data-bad="true"]');
     assert.match(await page.textContent('.toast[data-bad="true"]'), /tags/);
+    assert.equal(await opened1.getByLabel('Tags').getAttribute('aria-invalid'), 'true');
     assert.equal((await api(`/v1/checkpoints/${id}`)).tags.join(), 'early,to-keep');
     await audit('an opened checkpoint');
     await shot('checkpoint-open-1440');
@@ -247,7 +248,7 @@ try {
     await page.setViewportSize({ width: 1440, height: 900 });
     await go('#/play?checkpoint=early');
     await until('a picture by the tag', async () => (await page.textContent('.stage figcaption')).includes(`checkpoint ${id}`));
-    assert.equal(await page.locator('.play-controls select').inputValue(), 'early');
+    assert.equal(await page.locator('.play-controls select').first().inputValue(), 'early');
     await go('#/checkpoints?job=2');
     await page.getByRole('button', { name: `Details of checkpoint ${id}` }).click();
     const answer = (yes) => page.once('dialog', (d) => (yes ? d.accept() : d.dismiss()));

@@ -17,12 +17,13 @@ export async function serve(what) {
 
 // The opened part of a row, {el, actions}. host: {changed(c), removed(c)}
 function details(c, host) {
-  const save = async (key, value) => {
+  const save = async (el, key, value) => {
+    el.removeAttribute('aria-invalid');
     try {
       Object.assign(c, await send('PATCH', `/v1/checkpoints/${c.id}`, { [key]: value }));
       toast(`Saved: ${key} of checkpoint ${c.id}.`);
       host.changed(c);
-    } catch (e) { toast(e.message, true); }
+    } catch (e) { el.setAttribute('aria-invalid', 'true'); toast(e.message, true); }
   };
   async function remove() {
     if (!confirm(`Delete checkpoint ${c.id} (step ${int(c.step)}, ${bytes(c.bytes)}) with its file?`)) return;
@@ -32,9 +33,9 @@ function details(c, host) {
       host.removed(c);
     } catch (e) { toast(e.message, true); }
   }
-  const name = h('input', { type: 'text', maxlength: '200', value: c.name ?? '', onchange: () => save('name', name.value.trim()) });
-  const tags = h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', value: (c.tags ?? []).join(' '), onchange: () => save('tags', tags.value.split(/[\s,]+/).filter(Boolean)) });
-  const notes = h('textarea', { rows: '3', value: c.notes ?? '', onchange: () => save('notes', notes.value) });
+  const name = h('input', { type: 'text', maxlength: '200', value: c.name ?? '', onchange: () => save(name, 'name', name.value.trim()) });
+  const tags = h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', value: (c.tags ?? []).join(' '), onchange: () => save(tags, 'tags', tags.value.split(/[\s,]+/).filter(Boolean)) });
+  const notes = h('textarea', { rows: '3', value: c.notes ?? '', onchange: () => save(notes, 'notes', notes.value) });
   const actions = h('div.run-actions', null, h('span.spacer'), h('button.danger', { type: 'button', 'aria-label': `Delete checkpoint ${c.id}`, onclick: remove }, 'Delete'));
   return { actions, el: h('div.detail', null, h('div.detail-split', null,
     h('div.detail-edit', null, field('Name', name), field('Tags', tags, 'Words of a-z 0-9 . _ - with spaces between. A tag stands for the newest checkpoint that has it, as in checkpoint=best.')),
