@@ -23,8 +23,8 @@ export function mount(root) {
   // The same elements at every refresh, so that the focus stays.
   const modes = [['auto', 'Serve automatically', 'The final checkpoint of the newest completed run; before there is one, the live run'],
     ['live', 'Serve the live run', 'The averaged weights of the running run, as they are now']].map(([mode, label, title]) =>
-    h('button.quiet', { type: 'button', title, data: { serve: mode }, onclick: () => serve(mode).then(load) }, label));
-  const copy = h('button.quiet', { type: 'button', onclick: () => backup(progress) }, 'Download a backup'), how = h('p.sub', { 'aria-live': 'polite' });
+    h('button', { type: 'button', title, data: { serve: mode }, onclick: () => serve(mode).then(load) }, label));
+  const copy = h('button', { type: 'button', onclick: () => backup(progress) }, 'Download a backup'), how = h('p.sub', { 'aria-live': 'polite' });
   function progress() {
     const w = work.now;
     copy.disabled = Boolean(w) || !possible();
