@@ -380,7 +380,7 @@ try {
       await page.dispatchEvent('.stage', 'drop', { dataTransfer: data });
     };
     for (const q of ['class=0-9&n=10&grid=4x3', 'cfg=1,2,3', 'cfg=1,2,3&class=3,1&n=4&grid=5x3&scale=2', 'n=5', 'class=7&cfg=1.3&n=3&guidance=two-pass',
-      'cfg=1,1.5,2,2.5,3,3.5,4&n=8&class=3', 'cfg=0.333333,4&n=2']) { // the last but one is a request of driftctl sweep
+      'cfg=1,1.5,2,2.5,3,3.5,4&n=8&class=3', 'cfg=0.333333,4&n=2', 'n=4&weights=raw', 'n=4&temperature=0.7', 'class=3,5&n=2&seed=4&seed2=9&steps=5&cfg=1.5']) { // that with seven scales is a request of driftctl sweep
       const png = Buffer.from(await (await fetch(`${base}/v1/generate?${q}&checkpoint=${id}`)).arrayBuffer());
       assert.equal(png.subarray(1, 4).toString(), 'PNG', `${q}: ${png.subarray(0, 300)}`);
       await drop(png);

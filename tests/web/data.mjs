@@ -1,7 +1,8 @@
 // The page Data in a real browser against a real daemon: 200 pictures of two classes, of wild sizes and
 // formats, all drawn here, are sent, looked at, trained on and generated. usage:
-//   data.mjs DRIFTD CONFIG_DIR NODE_MODULES [SCREENSHOT_DIR]
+//   data.mjs DRIFTD CONFIG_DIR NODE_MODULES CMYK_JPEG [SCREENSHOT_DIR]
 // Exit 77: chromium or the packages are missing.
+import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,11 +10,12 @@ import { deflateSync } from 'node:zlib';
 import assert from 'node:assert/strict';
 import { audit as axeFinds, begin, check, Daemon, report, tools, until } from './lib.mjs';
 
-const [driftd, configs, modules, shots] = process.argv.slice(2);
+const [driftd, configs, modules, cmyk, shots] = process.argv.slice(2);
+assert.ok(cmyk, 'CMYK_JPEG is missing');
 const found = tools(modules);
 const daemon = new Daemon(driftd, configs);
 const api = (path) => daemon.get(path);
-const CLASSES = ['kreise', 'balken'];
+const CLASSES = ['kreise', 'balken'], CMYK = 5, EXIF_VALUE = 28;
 
 // ---- pictures ----
 
@@ -49,21 +51,27 @@ function draw(k) {
   const ink = k === 0 ? [190 + rnd(60), 30, 40] : [20, 60 + rnd(60), 200], ground = [235, 236 + rnd(12), 230];
   return { w, h, cx, cy, r, k, ink, ground, at: (x, y) => (k === 0 ? (x - cx) ** 2 + (y - cy) ** 2 < r * r : Math.abs(x - cx) < r / 2.2) };
 }
+// By the last part of a name. PNG: palette, grey, 16 bits, transparent ground, 16 bits with a transparent
+// ground; JPEG: CMYK, and by the browser plain and turned; WebP: plain and with a transparent ground.
 const forms = [
   (d) => png(d.w, d.h, 3, 8, (y) => Buffer.from(Array.from({ length: d.w }, (_, x) => +d.at(x, y))), [...d.ground, ...d.ink]),
   (d) => png(d.w, d.h, 0, 8, (y) => Buffer.from(Array.from({ length: d.w }, (_, x) => (d.at(x, y) ? 60 : 235)))),
   (d) => png(d.w, d.h, 2, 16, (y) => { const b = Buffer.alloc(6 * d.w); for (let x = 0; x < d.w; x++) for (let c = 0; c < 3; c++) b.writeUInt16BE(257 * (d.at(x, y) ? d.ink : d.ground)[c], 6 * x + 2 * c); return b; }),
   (d) => png(d.w, d.h, 6, 8, (y) => Buffer.from(Array.from({ length: d.w }, (_, x) => (d.at(x, y) ? [...d.ink, 255] : [0, 0, 0, 0])).flat())),
+  (d) => png(d.w, d.h, 6, 16, (y) => { const b = Buffer.alloc(8 * d.w); for (let x = 0; x < d.w; x++) if (d.at(x, y)) [...d.ink, 255].forEach((v, c) => b.writeUInt16BE(257 * v, 8 * x + 2 * c)); return b; }),
+  (d) => execFileSync(cmyk, [d.w, d.h], { input: Buffer.from(Array.from({ length: d.w * d.h }, (_, i) => (d.at(i % d.w, Math.floor(i / d.w)) ? d.ink : d.ground)).flat()) }),
 ];
-// JPEG and WebP, by the browser's own encoder.
+const browsers = [{ type: 'image/jpeg' }, { type: 'image/jpeg', turn: 6 }, { type: 'image/jpeg', turn: 8 }, { type: 'image/webp' }, { type: 'image/webp', clear: true }];
+// JPEG and WebP, by the browser's own encoder; those that are to be turned lie on their side.
 async function encode(page, list) {
-  return (await page.evaluate(async (all) => Promise.all(all.map(async ({ d, type }) => {
+  return (await page.evaluate(async (all) => Promise.all(all.map(async ({ d, type, turn, clear }) => {
     const c = document.createElement('canvas');
-    c.width = d.w;
-    c.height = d.h;
+    c.width = turn ? d.h : d.w;
+    c.height = turn ? d.w : d.h;
     const g = c.getContext('2d'), rgb = (v) => `rgb(${v.join(' ')})`;
+    if (turn) g.transform(0, 1, 1, 0, 0, 0); // x and y exchanged
     g.fillStyle = rgb(d.ground);
-    g.fillRect(0, 0, d.w, d.h);
+    if (!clear) g.fillRect(0, 0, d.w, d.h);
     g.fillStyle = rgb(d.ink);
     g.beginPath();
     if (d.k === 0) g.arc(d.cx, d.cy, d.r, 0, 7);
@@ -73,27 +81,42 @@ async function encode(page, list) {
     return btoa(String.fromCharCode(...new Uint8Array(await blob.arrayBuffer())));
   })), list)).map((s) => Buffer.from(s, 'base64'));
 }
-// An EXIF orientation put into a JPEG: turned by 180 degrees, which neither shape minds.
-function turned(jpeg) {
+// An EXIF orientation put into a JPEG: 6 and 8 turn it by 90 degrees.
+function turned(jpeg, by) {
   const exif = Buffer.from('ffe1002245786966000049492a0008000000010012010300010000000300000000000000', 'hex');
   exif.writeUInt16BE(exif.length - 2, 2);
+  exif.writeUInt16LE(by, EXIF_VALUE);
   return Buffer.concat([jpeg.subarray(0, 2), exif, jpeg.subarray(2)]);
 }
 async function pictures(page, folder) {
   const asked = [], names = [];
   for (const c of CLASSES) mkdirSync(join(folder, c), { recursive: true });
   for (let i = 0; i < 200; i++) {
-    const k = i % 2, d = draw(k), form = Math.floor(i / 2) % 6, name = join(folder, CLASSES[k], `bild ${i}`);
-    if (form < 4) writeFileSync(`${name}.png`, forms[form](d));
-    else { asked.push({ d: { ...d, at: undefined }, type: form === 4 ? 'image/jpeg' : 'image/webp' }); names.push(name); }
+    const k = i % 2, d = draw(k), form = Math.floor(i / 2) % (forms.length + browsers.length), name = join(folder, CLASSES[k], `bild ${i}`);
+    if (form < forms.length) writeFileSync(`${name}.${form === CMYK ? 'jpg' : 'png'}`, forms[form](d));
+    else { asked.push({ d: { ...d, at: undefined }, ...browsers[form - forms.length] }); names.push(name); }
   }
   const made = await encode(page, asked);
   made.forEach((b, i) => {
-    const jpeg = asked[i].type === 'image/jpeg';
-    writeFileSync(`${names[i]}${jpeg ? '.jpg' : '.webp'}`, jpeg && i % 3 === 0 ? turned(b) : b);
+    const { type, turn } = asked[i];
+    assert.equal(b.subarray(0, 4).toString('latin1'), type === 'image/jpeg' ? '\xff\xd8\xff\xe0' : 'RIFF', type);
+    writeFileSync(`${names[i]}.${type === 'image/jpeg' ? 'jpg' : 'webp'}`, turn ? turned(b, turn) : b);
   });
   writeFileSync(join(folder, CLASSES[0], 'kaputt.jpg'), Buffer.from('ffd8ffe000104a464946', 'hex'));
 }
+
+// What decoding made of a class: the tiles of the daemon's grid, each as {light, top, left, centre} of its red
+// and green, the darkest along its upper and left edge.
+const tiles = (cls, n) => page.evaluate(async ([url, count]) => {
+  const bitmap = await createImageBitmap(await (await fetch(url)).blob()), size = 64, pitch = 66, cols = 8;
+  const c = new OffscreenCanvas(bitmap.width, bitmap.height), g = c.getContext('2d'), edge = (bitmap.width - cols * pitch + 2) / 2;
+  g.drawImage(bitmap, 0, 0);
+  return Array.from({ length: count }, (_, i) => {
+    const x0 = edge + (i % cols) * pitch, y0 = edge + Math.floor(i / cols) * pitch, at = (x, y) => [...g.getImageData(x0 + x, y0 + y, 1, 1).data];
+    const along = Array.from({ length: 16 }, (__, k) => 4 * k + 2), darkest = (list) => list.reduce((a, b) => (a[0] + a[1] < b[0] + b[1] ? a : b));
+    return { corners: [at(2, 2), at(size - 2, 2), at(2, size - 2), at(size - 2, size - 2)], top: darkest(along.map((k) => at(k, 2))), left: darkest(along.map((k) => at(2, k))), centre: at(size / 2, size / 2) };
+  });
+}, [`${base}/v1/datasets/formen/samples?class=${cls}&n=${n}`, n]);
 
 // ---- the page ----
 
@@ -136,6 +159,17 @@ try {
     assert.equal(s.train + s.test, 200);
     assert.equal(s.report.skipped, 1);
     assert.equal(s.channels, 3);
+  });
+
+  await check('every format is decoded as it was drawn, turned and on white', async () => {
+    const [bars, discs] = [(await api('/v1/datasets/formen')).classes.find((c) => c.name === 'balken').train, (await api('/v1/datasets/formen')).classes.find((c) => c.name === 'kreise').train];
+    const light = ([r, g]) => r > 190 && g > 190, inked = ([r, g]) => r < 150 && g < 150;
+    for (const [i, t] of (await tiles('balken', bars)).entries()) {
+      assert.ok(t.corners.every(light), `bar ${i}: ${JSON.stringify(t)}`);
+      assert.ok(inked(t.top) && light(t.left), `bar ${i} stands: ${JSON.stringify(t)}`);
+    }
+    for (const [i, t] of (await tiles('kreise', discs)).entries())
+      assert.ok(t.corners.every(light) && t.centre[1] < 90, `disc ${i}: ${JSON.stringify(t)}`);
   });
 
   await check('the set shows a grid, counts, and what was skipped and why', async () => {

@@ -2,8 +2,11 @@
 // duplicates, curves with alerts, grids beside each other; weight, layout shift, accessibility and
 // phones. usage: runs.mjs DRIFTD CONFIG_DIR NODE_MODULES [SCREENSHOT_DIR]
 // Exit 77: chromium or the packages are missing.
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import assert from 'node:assert/strict';
 import { audit as axeFinds, begin, check, Daemon, openPage, report, sleep, tools, until } from './lib.mjs';
 
@@ -220,6 +223,112 @@ try {
     for (const gone of ['failed writes', 'client left', 'rejected (429)', 'dropped', 'shed', 'abandoned']) assert.ok(!text.includes(gone), `${gone}: ${text}`);
   });
 
+  await check('a checkpoint gets a name, tags and notes, and is deleted', async () => {
+    await go('#/checkpoints?job=2');
+    await page.waitForSelector('tbody tr[data-checkpoint]');
+    const list = (await api('/v1/checkpoints?job=2')).checkpoints, newest = list[0].id, id = list.at(-1).id;
+    assert.ok(list.length > 1, 'there are several');
+    await page.getByRole('button', { name: `Details of checkpoint ${id}` }).click();
+    const opened1 = page.locator(`#checkpoint-${id}`);
+    await opened1.getByLabel('Name').fill('the early one');
+    await opened1.getByLabel('Tags').fill('early, to-keep');
+    await opened1.getByLabel('Notes').fill('Its arms are <i>short</i>');
+    await page.keyboard.press('Tab');
+    await until('all three are stored', async () => { const c = await api(`/v1/checkpoints/${id}`); return c.name === 'the early one' && c.tags.join() === 'early,to-keep' && c.notes === 'Its arms are <i>short</i>'; });
+    await until('the row shows them', async () => /the early one.*early.*to-keep/.test(await page.textContent(`tr[data-checkpoint="${id}"]`)));
+    await opened1.getByLabel('Tags').fill('Not a tag!');
+    await page.keyboard.press('Tab');
+    await page.waitForSelector('.toast[data-bad="true"]');
+    assert.match(await page.textContent('.toast[data-bad="true"]'), /tags/);
+    assert.equal(await opened1.getByLabel('Tags').getAttribute('aria-invalid'), 'true');
+    assert.equal((await api(`/v1/checkpoints/${id}`)).tags.join(), 'early,to-keep');
+    await audit('an opened checkpoint');
+    await shot('checkpoint-open-1440');
+    await page.setViewportSize({ width: 390, height: 844 });
+    assert.ok((await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)) <= 0, 'too wide');
+    const box = await opened1.getByLabel('Tags').boundingBox();
+    assert.ok(box.x >= 0 && box.x + box.width <= 390, `the fields are in sight: ${JSON.stringify(box)}`);
+    await audit('an opened checkpoint on a phone');
+    await shot('checkpoint-open-390');
+    await page.setViewportSize({ width: 1440, height: 900 });
+    await go('#/play?checkpoint=early');
+    await until('a picture by the tag', async () => (await page.textContent('.stage figcaption')).includes(`checkpoint ${id}`));
+    assert.equal(await page.locator('.play-controls select').first().inputValue(), 'early');
+    await go('#/checkpoints?job=2');
+    await page.getByRole('button', { name: `Details of checkpoint ${id}` }).click();
+    const answer = (yes) => page.once('dialog', (d) => (yes ? d.accept() : d.dismiss()));
+    answer(false);
+    await page.getByRole('button', { name: `Delete checkpoint ${id}` }).click();
+    assert.equal((await api(`/v1/checkpoints/${id}`)).state, 'ok', 'asked first');
+    answer(true);
+    await page.getByRole('button', { name: `Delete checkpoint ${id}` }).click();
+    await until('its row is gone', async () => (await page.locator(`tr[data-checkpoint="${id}"]`).count()) === 0);
+    assert.ok(!(await api('/v1/checkpoints?job=2')).checkpoints.some((c) => c.id === id && c.state === 'ok'));
+    await page.getByRole('button', { name: `Serve checkpoint ${newest}`, exact: true }).click();
+    await until('it is served', async () => (await api('/v1/served')).checkpoint === newest);
+    await page.getByRole('button', { name: `Details of checkpoint ${newest}` }).click();
+    answer(true);
+    await page.getByRole('button', { name: `Delete checkpoint ${newest}` }).click();
+    await until('the reason', async () => (await page.locator('.toast[data-bad="true"]').allTextContents()).some((t) => /served/.test(t)));
+    await page.getByRole('button', { name: `Serve checkpoint ${newest} no longer` }).click();
+    await until('automatic again', async () => (await api('/v1/served')).mode === 'auto');
+  });
+
+  await check('a backup of everything as a tar, which a second daemon starts from', async () => {
+    const ctl = join(dirname(driftd), '../api/driftctl'), folder = mkdtempSync(join(tmpdir(), 'driftd-backup-'));
+    await go('#/status');
+    await page.waitForSelector('.cards .card');
+    const button = page.getByRole('button', { name: 'Download a backup' });
+    await until('the refresh keeps the focus', async () => {
+      await button.focus();
+      await sleep(3500);
+      return page.evaluate(() => document.activeElement.textContent === 'Download a backup');
+    });
+    const [got] = await Promise.all([page.waitForEvent('download'), button.click()]);
+    execFileSync('tar', ['xf', await got.path(), '-C', folder]);
+    const copy = join(folder, got.suggestedFilename().replace(/\.tar$/, '')), list = JSON.parse(readFileSync(join(copy, 'backup.json')));
+    assert.ok(list.files.some((f) => f.path === 'driftd.sqlite3') && list.files.some((f) => /\.safetensors$/.test(f.path)) && list.files.some((f) => /\.png$/.test(f.path)), JSON.stringify(list.files));
+    for (const f of list.files) assert.equal(createHash('sha256').update(readFileSync(join(copy, f.path))).digest('hex'), f.sha256, f.path);
+    await until('the daemon keeps nothing of it', async () => (await fetch(`${base}/v1/backups/${list.id}`, { method: 'DELETE' })).status === 404);
+    execFileSync(ctl, ['restore', copy, '--state-dir', join(folder, 'state')]);
+    const other = new Daemon(driftd, configs);
+    rmSync(other.state, { recursive: true });
+    other.state = join(folder, 'state');
+    try {
+      await other.up();
+      const names = (l) => l.jobs.map((j) => [j.id, j.name, j.step]);
+      assert.deepEqual(names(await other.get('/v1/jobs')), names(await api('/v1/jobs')));
+      assert.equal((await other.get('/v1/served')).checkpoint, (await api('/v1/served')).checkpoint);
+    } finally {
+      await other.end();
+      rmSync(folder, { recursive: true, force: true });
+    }
+  });
+
+  await check('a waiting run goes first by its priority', async () => {
+    const make = async (name, steps) => (await post('/v1/jobs', { config: 'toy-swiss-roll', overrides: { ...TOY, 'train.steps': steps, 'samples.every': 0 }, name })).id;
+    const first = await make('in the way', 1e8), second = await make('second', 50), third = await make('third', 50);
+    await go('#/runs');
+    await page.waitForSelector(`.run[data-run="${third}"]`);
+    await until('two before it', async () => /queued, 2 ahead/.test(await page.textContent(`.run[data-run="${third}"] .badge`)));
+    await page.getByRole('button', { name: `Details of run ${first}` }).click();
+    assert.equal(await page.locator(`#run-${first}`).getByLabel('Priority').isVisible(), false, 'a running job has none');
+    await page.getByRole('button', { name: `Details of run ${third}` }).click();
+    const field = page.locator(`#run-${third}`).getByLabel('Priority');
+    assert.equal(await field.inputValue(), '0');
+    await field.fill('7');
+    await page.keyboard.press('Tab');
+    await until('it is stored', async () => (await api(`/v1/jobs/${third}`)).priority === 7);
+    await until('one before it', async () => /queued, 1 ahead/.test(await page.textContent(`.run[data-run="${third}"] .badge`)));
+    await until('two before the other', async () => /queued, 2 ahead/.test(await page.textContent(`.run[data-run="${second}"] .badge`)));
+    await audit('a waiting run');
+    await shot('runs-waiting-1440');
+    for (const id of [third, second, first]) await post(`/v1/jobs/${id}/stop?mode=now`);
+    await until('they have ended', async () => (await api('/v1/jobs?state=stopped')).jobs.length === 3);
+    for (const id of [first, second, third]) await fetch(`${base}/v1/jobs/${id}`, { method: 'DELETE' });
+    await until('the page too', async () => (await ids()).length === 4);
+  });
+
   await check('tick labels of whole pixels on a fine screen', async () => {
     const fine = await openPage(found, base, { deviceScaleFactor: 2 });
     await fine.page.addInitScript(() => {
@@ -288,6 +397,10 @@ try {
     await shot('phone-more', phone.page);
     await phone.page.locator('#nav a[data-page="checkpoints"]').click();
     await phone.page.waitForSelector('tr[data-checkpoint]');
+    await phone.page.getByRole('button', { name: /^Details of checkpoint/ }).first().click();
+    const serves = await phone.page.getByRole('link', { name: /^Try checkpoint/ }).first().boundingBox();
+    assert.ok(serves && serves.x >= 0 && serves.x + serves.width <= 390, `what a checkpoint offers is in sight: ${JSON.stringify(serves)}`);
+    await shot('phone-checkpoint-open', phone.page);
     await open(phone.page, '#/runs');
     await phone.page.getByRole('button', { name: 'Details of run 2' }).click();
     await phone.page.getByRole('button', { name: 'Delete run 2' }).scrollIntoViewIfNeeded();

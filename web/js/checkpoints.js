@@ -1,9 +1,11 @@
-// The page Checkpoints: what is kept of every run, which one is served, and downloads.
-import { at, get, query, send } from './api.js';
+// The page Checkpoints: what is kept of every run, which one is served, downloads, and each one's name,
+// tags and notes, in a row that opens.
+import { at, get, query, raw, send } from './api.js';
 import { on, jobs, jobList, loadJobs } from './state.js';
 import { h, fill, int, bytes, ago, toast, empty, head, field, keepInAddress, settle } from './ui.js';
 
 const PAGE = 50;
+const narrow = matchMedia('(max-width: 860px)');
 
 // What requests without a checkpoint get; what: an id, "live" or "auto".
 export async function serve(what) {
@@ -13,43 +15,92 @@ export async function serve(what) {
   } catch (e) { toast(e.message, true); }
 }
 
+// The opened part of a row, {el, actions}. host: {changed(c), removed(c)}
+function details(c, host) {
+  const save = async (el, key, value) => {
+    el.removeAttribute('aria-invalid');
+    try {
+      Object.assign(c, await send('PATCH', `/v1/checkpoints/${c.id}`, { [key]: value }));
+      toast(`Saved: ${key} of checkpoint ${c.id}.`);
+      host.changed(c);
+    } catch (e) { el.setAttribute('aria-invalid', 'true'); toast(e.message, true); }
+  };
+  async function remove() {
+    if (!confirm(`Delete checkpoint ${c.id} (step ${int(c.step)}, ${bytes(c.bytes)}) with its file?`)) return;
+    try {
+      await raw(`/v1/checkpoints/${c.id}`, { method: 'DELETE' });
+      toast(`Checkpoint ${c.id} is deleted.`);
+      host.removed(c);
+    } catch (e) { toast(e.message, true); }
+  }
+  const name = h('input', { type: 'text', maxlength: '200', value: c.name ?? '', onchange: () => save(name, 'name', name.value.trim()) });
+  const tags = h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', value: (c.tags ?? []).join(' '), onchange: () => save(tags, 'tags', tags.value.split(/[\s,]+/).filter(Boolean)) });
+  const notes = h('textarea', { rows: '3', value: c.notes ?? '', onchange: () => save(notes, 'notes', notes.value) });
+  const actions = h('div.run-actions', null, h('span.spacer'), h('button.danger', { type: 'button', 'aria-label': `Delete checkpoint ${c.id}`, onclick: remove }, 'Delete'));
+  return { actions, el: h('div.detail', null, h('div.detail-split', null,
+    h('div.detail-edit', null, field('Name', name), field('Tags', tags, 'Words of a-z 0-9 . _ - with spaces between. A tag stands for the newest checkpoint that has it, as in checkpoint=best.')),
+    h('div.detail-edit', null, field('Notes', notes))), actions) };
+}
+
 export function mount(root, params) {
-  let job = params.get('job') ?? '', list = [], cursor = '', turn = 0, closed = false;
+  let job = params.get('job') ?? '', list = [], cursor = '', turn = 0, closed = false, stale = false;
+  const open = new Set();
   const pick = h('select', { onchange: () => { job = pick.value; keepInAddress('checkpoints', query({ job })); load(); } });
   const box = h('div.card.scroll', { tabindex: '0', role: 'region', 'aria-label': 'Checkpoints' });
   const older = h('button', { type: 'button', hidden: true, onclick: () => load(cursor) }, 'Older ones');
   fill(root, head('Checkpoints', 'Weights of every run at some of its steps. The served one answers requests that name none.', field('Run', pick)), box, older);
 
-  const row = (c) => {
+  function row(c) {
     const generator = (c.net ?? 'generator') === 'generator';
-    const run = c.job ? h('a', { href: `#/curves?runs=${c.job}` }, `${c.job} ${jobs.get(c.job)?.name ?? ''}`) : c.name || 'imported';
-    return h('tr', { data: { checkpoint: c.id } }, h('th', { scope: 'row' }, c.id), h('td', null, run), h('td', null, c.net ?? '–'), h('td', null, int(c.step)), h('td', null, bytes(c.bytes)), h('td', null, ago(c.created)),
+    const acts = [c.state === 'ok' && !c.active && generator ? h('button.quiet', { type: 'button', 'aria-label': `Serve checkpoint ${c.id}`, onclick: () => serve(c.id).then(() => load()) }, 'Serve') : null,
+      c.active ? h('button.quiet', { type: 'button', 'aria-label': `Serve checkpoint ${c.id} no longer`, onclick: () => serve('auto').then(() => load()) }, 'Stop serving') : null,
+      c.state === 'ok' && generator ? h('a.button.quiet', { href: `#/play?checkpoint=${c.id}`, 'aria-label': `Try checkpoint ${c.id}` }, 'Try') : null,
+      h('a.button.quiet', { href: at(`/v1/checkpoints/${c.id}/file`), 'aria-label': `Download checkpoint ${c.id}` }, 'Download')].filter(Boolean);
+    const what = h('td'), more = h('tr.more', { id: `checkpoint-${c.id}`, hidden: true });
+    const paint = () => fill(what, c.job ? h('a', { href: `#/curves?runs=${c.job}` }, `${c.job} ${jobs.get(c.job)?.name ?? ''}`) : c.name || 'imported',
+      c.job && c.name ? h('small', null, c.name) : null, c.tags?.length ? h('span.tags', null, c.tags.map((t) => h('code', null, t))) : null);
+    const opener = h('button.quiet.opener', { type: 'button', 'aria-expanded': 'false', 'aria-controls': more.id, 'aria-label': `Details of checkpoint ${c.id}`, onclick: () => { if (more.hidden) open.add(c.id); else open.delete(c.id); show(); } }, h('span', { 'aria-hidden': 'true' }, '▾'));
+    const cell = h('td.row-actions', null, acts, opener);
+    let detail = null;
+    function show() {
+      const shown = open.has(c.id);
+      more.hidden = !shown;
+      opener.setAttribute('aria-expanded', String(shown));
+      if (shown && !detail) more.append(h('td', { colspan: '8' }, (detail = details(c, { changed: paint, removed: () => { open.delete(c.id); load(); } })).el));
+      if (shown) (narrow.matches ? detail.actions : cell).prepend(...acts); // a phone's row has no room for them
+    }
+    paint();
+    show();
+    return [h('tr', { data: { checkpoint: c.id } }, h('th', { scope: 'row' }, c.id), what, h('td', null, c.net ?? '–'), h('td', null, int(c.step)), h('td', null, bytes(c.bytes)), h('td', null, ago(c.created)),
       h('td', null, c.active ? h('span.badge', { data: { state: 'completed' } }, 'served') : c.state === 'ok' ? (c.best ? 'best' : '') : c.state),
-      h('td.row-actions', null,
-        c.state === 'ok' && !c.active && generator ? h('button.quiet', { type: 'button', 'aria-label': `Serve checkpoint ${c.id}`, onclick: () => serve(c.id).then(() => load()) }, 'Serve') : null,
-        c.active ? h('button.quiet', { type: 'button', 'aria-label': `Serve checkpoint ${c.id} no longer`, onclick: () => serve('auto').then(() => load()) }, 'Stop serving') : null,
-        c.state === 'ok' && generator ? h('a.button.quiet', { href: `#/play?checkpoint=${c.id}`, 'aria-label': `Try checkpoint ${c.id}` }, 'Try') : null,
-        h('a.button.quiet', { href: at(`/v1/checkpoints/${c.id}/file`), 'aria-label': `Download checkpoint ${c.id}` }, 'Download')));
-  };
+      cell), more];
+  }
+  const writing = () => box.contains(document.activeElement) && document.activeElement.matches('input, textarea');
   async function load(from = '') {
     const mine = ++turn;
+    stale = false;
     try {
       if (!jobs.size) await loadJobs();
       const page = await get(`/v1/checkpoints?${query({ limit: PAGE, job, cursor: from })}`);
       if (closed || mine !== turn) return;
+      if (writing()) { stale = true; return; }
       list = from ? [...list, ...page.checkpoints] : page.checkpoints;
       cursor = page.next_cursor ?? '';
     } catch (e) { toast(e.message, true); return; }
     older.hidden = !cursor;
     runs();
     if (!list.length) { fill(box, empty('No checkpoints yet', 'A run writes its first after a minute or 500 steps.')); return; }
-    const titles = ['id', 'run', 'network', 'step', 'size', 'written', 'state'];
-    fill(box, h('table', null, h('thead', null, h('tr', null, titles.map((c) => h('th', { scope: 'col' }, c)), h('th', { scope: 'col' }, h('span.sr', null, 'actions')))), h('tbody', null, list.map(row))));
+    const titles = ['id', 'run', 'network', 'step', 'size', 'written', 'state'], focused = document.activeElement?.getAttribute('aria-label');
+    fill(box, h('table.checkpoints', null, h('thead', null, h('tr', null, titles.map((c) => h('th', { scope: 'col' }, c)), h('th', { scope: 'col' }, h('span.sr', null, 'actions')))), h('tbody', null, list.map(row))));
+    if (focused && document.activeElement === document.body) box.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
   }
   function runs() {
     fill(pick, h('option', { value: '', selected: !job }, 'every run'), jobList().filter((j) => j.kind !== 'eval' && j.kind !== 'import').map((j) => h('option', { value: j.id, selected: j.id === job }, `${j.id} ${j.name || j.recipe}`)));
   }
+  // A field that is being filled in stays: what came meanwhile is shown once it is left.
+  const news = () => { if (writing()) stale = true; else load(); };
+  box.addEventListener('focusout', () => setTimeout(() => { if (stale && !writing() && !closed) load(); }, 300));
   settle(root, load());
-  const off = [on('checkpoint', () => load()), on('refetch', () => load()), on('served', () => load())];
+  const off = [on('checkpoint', news), on('refetch', news), on('served', news)];
   return () => { closed = true; off.forEach((f) => f()); };
 }

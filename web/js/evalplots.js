@@ -1,6 +1,6 @@
 // The plots of the page Evaluations: one metric against the step or the guidance scale (uPlot), and two
 // metrics against each other (SVG). Curves of another group than the one looked at are grey and dashed.
-import { h, fill, num, int, text } from './ui.js';
+import { h, svg, fill, num, int, text } from './ui.js';
 import { runColor, formatX, tick } from './panel.js';
 import { best, curveName, curves, estimate, finite, overFloor, value } from './evalrow.js';
 
@@ -154,13 +154,6 @@ export function chart(x, name, link, save) {
 }
 
 // ---- two metrics against each other ----
-
-function svg(tag, props, ...children) {
-  const el = document.createElementNS('http://www.w3.org/2000/svg', tag);
-  for (const [k, v] of Object.entries(props)) if (v !== null && v !== undefined) el.setAttribute(k, v);
-  el.append(...children.flat().filter((c) => c !== null));
-  return el;
-}
 
 // Pairs of metrics that are read together: [across, up].
 export const pairs = [['recall', 'precision'], ['coverage', 'density']];

@@ -6,7 +6,7 @@ import { h, fill, text, toast, field, head, debounce, download, num, int, clamp,
 import { parameters, requestOf, shorten } from './png.js';
 
 const SCALES = '1,1.25,1.5,1.75,2,2.5,3,4'; // of a guidance sweep
-const MAGNIFIED = 3;
+const MAGNIFIED = 3, STEPS = 12;
 
 export function mount(root, params) {
   const asked = params.get('cfg') ?? '1.5', several = asked.includes(',');
@@ -17,6 +17,8 @@ export function mount(root, params) {
     seed: number('seed', null) ?? dice(), lock: params.has('seed'), n: +params.get('n') || null,
     cols: clamp(+(params.get('cols') ?? 6) || 6, 1, 1024), rows: clamp(+(params.get('rows') ?? 4) || 4, 1, 1024),
     checkpoint: params.get('checkpoint') ?? 'served', guidance: params.get('guidance') ?? 'one-step', scale: +params.get('scale') || MAGNIFIED,
+    weights: params.get('weights') === 'raw' ? 'raw' : 'ema', temperature: number('temperature', null), // null: as trained
+    seed2: number('seed2', null), steps: number('steps', STEPS), // a walk, unless seed2 is null
     drawn: null, // {checkpoint, step} of the picture that is being restored
   };
   let closed = false, busy = false, again = false, shown = null, off = [], classes = 0, names = null, toyModel = false, made = null, sized = params.has('cols');
@@ -34,9 +36,13 @@ export function mount(root, params) {
     const scales = s.scales.split(',').length, all = /^0-(\d+)$/.exec(s.class);
     // A sweep has a row of images per scale; over all classes one of each in it.
     const cols = s.sweep && s.n === null && all ? +all[1] + 1 : s.cols, rows = s.sweep && s.n === null ? scales : s.rows;
+    const walk = s.seed2 !== null;
     return query({ class: s.class || 'random', cfg: s.sweep ? s.scales : s.cfg, seed: s.seed,
-      n: s.n ?? (s.sweep ? cols : cols * rows), checkpoint: pinned ?? s.checkpoint, grid: `${cols}x${rows}`, scale: s.scale,
-      guidance: s.guidance === 'one-step' ? null : s.guidance });
+      n: s.n ?? (walk ? rows : s.sweep ? cols : cols * rows), checkpoint: pinned ?? s.checkpoint, grid: walk ? null : `${cols}x${rows}`, scale: s.scale, ...unusual() });
+  }
+  // What differs from the usual.
+  function unusual() {
+    return { guidance: s.guidance === 'one-step' ? null : s.guidance, weights: s.weights === 'ema' ? null : s.weights, temperature: s.temperature, seed2: s.seed2, steps: s.seed2 === null ? null : s.steps };
   }
   // The same bytes again need the id that made them: what a word stands for changes.
   const curl = () => `curl -X POST '${at('/generate')}?${request(made)}' -o driftd.png`;
@@ -67,13 +73,13 @@ export function mount(root, params) {
       error.hidden = true;
       note.hidden = !head('Note');
       text(note, head('Note') ?? '');
-      text(caption, `checkpoint ${head('Checkpoint')} · step ${int(+head('Step'))} · seed ${head('Seed')}${scales ? ` · rows: guidance ${scales}` : ''}`);
+      text(caption, `checkpoint ${head('Checkpoint')} · step ${int(+head('Step'))} · seed ${head('Seed')}${scales ? ` · rows: guidance ${scales}` : ''}${s.seed2 === null ? '' : ` · rows: from seed ${s.seed} to ${s.seed2} in ${s.steps} steps`}`);
       times(+head('Queue-Ms'), +head('Compute-Ms'), total, head('Batch-Size'));
       if (s.drawn && (s.drawn.checkpoint !== head('Checkpoint') || s.drawn.step !== +head('Step')))
         toast(`The picture was made by ${s.drawn.checkpoint} at step ${int(s.drawn.step)}; these are other weights.`);
       s.drawn = null;
       keepInAddress('play', query({ class: s.class, cfg: s.sweep ? s.scales : s.cfg, seed: s.seed, n: s.n, cols: s.cols, rows: s.rows,
-        scale: s.scale === MAGNIFIED ? null : s.scale, guidance: s.guidance === 'one-step' ? null : s.guidance, checkpoint: s.checkpoint }));
+        scale: s.scale === MAGNIFIED ? null : s.scale, checkpoint: s.checkpoint, ...unusual() }));
     } catch (e) {
       if (closed) return;
       error.hidden = false;
@@ -125,8 +131,28 @@ export function mount(root, params) {
   const size = (key) => h('input', { type: 'number', min: '1', max: '32', value: String(s[key]), 'aria-label': key === 'cols' ? 'Columns' : 'Rows', oninput: (e) => { sized = true; s.n = null; s[key] = clamp(Math.floor(+e.target.value) || 1, 1, 32); soon(); } });
   const cols = size('cols'), rows = size('rows');
   const checkpoint = h('select', { onchange: () => { s.checkpoint = checkpoint.value; describe().then(generate); } });
-  const sweep = h('input', { type: 'checkbox', checked: s.sweep, onchange: () => { s.sweep = sweep.checked; s.scales = SCALES; s.n = null; generate(); } });
+  const sweep = h('input', { type: 'checkbox', checked: s.sweep, onchange: () => { s.sweep = sweep.checked; s.scales = SCALES; s.n = null; if (s.sweep) s.seed2 = null; showMore(); generate(); } });
   const twoPass = h('input', { type: 'checkbox', checked: s.guidance === 'two-pass', onchange: () => { s.guidance = twoPass.checked ? 'two-pass' : 'one-step'; generate(); } });
+  const weights = h('select', { onchange: () => { s.weights = weights.value; generate(); } }, [['ema', 'averaged, as served'], ['raw', 'as trained']].map(([v, t]) => h('option', { value: v }, t)));
+  const heat = h('input', { type: 'range', min: '0', max: '2', step: '0.05', 'aria-label': 'Temperature', oninput: () => { s.temperature = +heat.value === 1 ? null : +heat.value; text(heatOut, (+heat.value).toFixed(2)); soon(); } }), heatOut = h('output');
+  const walk = h('input', { type: 'checkbox', onchange: () => { s.seed2 = walk.checked ? dice() : null; s.n = null; if (walk.checked) s.sweep = sweep.checked = false; showMore(); generate(); } });
+  const seed2 = h('input', { type: 'number', min: '0', step: '1', oninput: () => { s.seed2 = Math.max(0, Math.floor(+seed2.value || 0)); soon(); } });
+  const steps = h('input', { type: 'number', min: '2', max: '256', step: '1', oninput: () => { s.steps = clamp(Math.floor(+steps.value) || 2, 2, 256); soon(); } });
+  const ends = h('div.line', null, field('To', seed2), field('Images per row', steps));
+  const more = h('details', null, h('summary', null, 'Weights, temperature, walk'), h('div.play-more', null, field('Weights', weights), h('label.field', null, h('span.line', null, 'Temperature of the noise', heatOut), heat),
+    h('label.check', null, walk, 'walk to another seed, one row per image'), ends));
+  function showMore() {
+    weights.value = s.weights;
+    heat.value = String(s.temperature ?? 1);
+    text(heatOut, (s.temperature ?? 1).toFixed(2));
+    walk.checked = s.seed2 !== null;
+    ends.hidden = s.seed2 === null;
+    seed2.value = String(s.seed2 ?? '');
+    steps.value = String(s.steps);
+    cols.disabled = s.seed2 !== null; // a walk has its own
+    if (s.weights !== 'ema' || s.temperature !== null || s.seed2 !== null) more.open = true;
+  }
+  showMore();
   const go = h('button.primary.wide', { type: 'button', onclick: () => { if (!s.lock) roll(); generate(); } }, 'Generate');
   const file = h('input.sr', { type: 'file', accept: 'image/png', 'aria-label': 'PNG whose parameters to restore', onchange: () => { if (file.files[0]) restore(file.files[0]); file.value = ''; } });
   const controls = h('div.card.play-controls', null,
@@ -134,7 +160,7 @@ export function mount(root, params) {
     h('label.field', null, h('span.line', null, 'Guidance scale', cfgOut), cfg),
     h('div.field', null, h('span', null, 'Seed'), h('div.line', null, seed, lock, die)),
     h('div.field', null, h('span', null, 'Columns × rows'), h('div.line', null, cols, rows)),
-    h('label.check', null, sweep, 'guidance sweep, one row per scale'), h('label.check', null, twoPass, 'two-pass guidance'),
+    h('label.check', null, sweep, 'guidance sweep, one row per scale'), h('label.check', null, twoPass, 'two-pass guidance'), more,
     go,
     h('div.line.wrap', null,
       h('button', { type: 'button', onclick: copyCurl }, 'Copy as curl'),
@@ -157,11 +183,13 @@ export function mount(root, params) {
     try {
       const p = await parameters(new Uint8Array(await blob.arrayBuffer()));
       const q = requestOf(p), known = await has(q.checkpoint);
-      [s.cols, s.rows] = q.grid.split('x').map(Number);
+      if (q.grid) [s.cols, s.rows] = q.grid.split('x').map(Number);
+      else s.rows = q.n; // a walk
       s.sweep = q.cfg.includes(',');
       if (s.sweep) s.scales = q.cfg;
       else s.cfg = +q.cfg;
-      Object.assign(s, { seed: q.seed, class: shorten(q.class.split(',')).join(','), n: q.n, scale: q.scale, guidance: q.guidance, lock: true });
+      Object.assign(s, { seed: q.seed, class: shorten(q.class.split(',')).join(','), n: q.n, scale: q.scale, guidance: q.guidance, lock: true,
+        weights: q.weights ?? 'ema', temperature: q.temperature ?? null, seed2: q.seed2 ?? null, steps: q.steps ?? STEPS });
       if (known) s.checkpoint = q.checkpoint;
       s.drawn = known ? { checkpoint: p.checkpoint, step: p.step } : null;
       sized = true;
@@ -169,6 +197,7 @@ export function mount(root, params) {
       cols.value = String(s.cols); rows.value = String(s.rows);
       sweep.checked = s.sweep; twoPass.checked = s.guidance === 'two-pass';
       lock.setAttribute('aria-pressed', 'true');
+      showMore();
       checkpoint.value = s.checkpoint;
       classList();
       toast(known ? 'Parameters restored.' : `Parameters restored; its checkpoint ${q.checkpoint} is not kept here, so ${s.checkpoint} is used.`);
@@ -187,11 +216,13 @@ export function mount(root, params) {
   async function describe() {
     const list = (await get('/v1/checkpoints?limit=100')).checkpoints.filter((c) => c.state === 'ok' && (c.net ?? 'generator') === 'generator');
     const option = (v, t) => h('option', { value: v, selected: v === s.checkpoint }, t);
-    if (!['served', 'live', 'latest'].includes(s.checkpoint) && !list.some((c) => c.id === s.checkpoint)) s.checkpoint = 'served';
+    const tags = [...new Set(list.flatMap((c) => c.tags ?? []))];
+    if (!['served', 'live', 'latest', ...tags].includes(s.checkpoint) && !list.some((c) => c.id === s.checkpoint)) s.checkpoint = 'served';
     const served = await get('/v1/served');
     fill(checkpoint, option('served', `served – ${served.checkpoint ? `checkpoint ${served.checkpoint}` : served.text}`), option('live', 'live – the running run'), option('latest', 'latest – newest on disk'),
-      list.map((c) => option(c.id, `${c.id} – ${jobs.get(c.job)?.name ?? (c.name || 'imported')}, step ${int(c.step)}`)));
-    const row = list.find((c) => c.id === (s.checkpoint === 'served' ? served.checkpoint : s.checkpoint)) ?? list[0];
+      tags.map((t) => option(t, `${t} – newest with this tag`)),
+      list.map((c) => option(c.id, `${c.id} – ${jobs.get(c.job)?.name ?? (c.name || 'imported')}, step ${int(c.step)}${c.tags?.length ? `, ${c.tags.join(' ')}` : ''}`)));
+    const row = list.find((c) => c.id === (s.checkpoint === 'served' ? served.checkpoint : s.checkpoint) || c.tags?.includes(s.checkpoint)) ?? list[0];
     const running = jobList().find((j) => j.state === 'running');
     const live = s.checkpoint === 'live' || (s.checkpoint === 'served' && served.why === 'live');
     const source = live && running ? running.id : row?.job ?? running?.id;

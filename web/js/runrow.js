@@ -1,7 +1,7 @@
 // One run in the table of runs: a row that is updated in place, and below it, once opened, everything
 // else about the run: values, settings, name and notes, actions.
 import { get, raw, send } from './api.js';
-import { jobs, remember } from './state.js';
+import { jobs, loadJobs, remember } from './state.js';
 import { h, fill, text, num, int, duration, ago, toast } from './ui.js';
 
 const POINTS = 60; // of a sparkline
@@ -149,6 +149,8 @@ function details(id, host) {
   const error = h('p.error', { hidden: true }), facts = h('ul.facts'), none = h('p.sub');
   const name = h('input', { type: 'text', maxlength: '200', id: `name-${id}`, onchange: () => save({ name: name.value.trim() }) });
   const notes = h('textarea', { rows: '3', id: `notes-${id}`, onchange: () => save({ notes: notes.value }) });
+  const priority = h('input', { type: 'number', min: '-1000', max: '1000', step: '1', onchange: () => { if (priority.checkValidity() && priority.value !== '') save({ priority: +priority.value }); else toast('The priority is a whole number from -1000 to 1000.', true); } });
+  const turn = h('label.field', { hidden: true }, h('span', null, 'Priority'), priority, h('small', null, 'Of the queued runs the highest goes first, then the oldest.'));
   const remove = h('button.danger', { type: 'button', 'aria-label': `Delete run ${id}`, onclick: () => host.act(jobs.get(id), 'remove') }, 'Delete');
   const actions = h('div.run-actions', null, h('a.button', { href: `#/curves?runs=${id}` }, 'Curves'), h('a.button', { href: `#/samples?job=${id}` }, 'Samples'),
       h('button', { type: 'button', 'aria-label': `Settings of run ${id} beside its recipe`, onclick: () => host.compare(jobs.get(id)) }, 'Beside the recipe'),
@@ -156,13 +158,14 @@ function details(id, host) {
   const el = h('div.detail', null, error, stats,
     h('div.detail-split', null,
       h('div', null, h('h2.minor', null, 'Changed from the recipe'), none, facts),
-      h('div.detail-edit', null, h('label.field', { for: `name-${id}` }, h('span', null, 'Name'), name), h('label.field', { for: `notes-${id}` }, h('span', null, 'Notes'), notes))),
+      h('div.detail-edit', null, h('label.field', { for: `name-${id}` }, h('span', null, 'Name'), name), h('label.field', { for: `notes-${id}` }, h('span', null, 'Notes'), notes), turn)),
     actions);
 
   async function save(change) {
     try {
       remember(await send('PATCH', `/v1/jobs/${id}`, change));
       toast(`Saved: ${Object.keys(change)[0]} of run ${id}.`);
+      if ('priority' in change) await loadJobs(); // others wait for more or fewer now
     } catch (e) { toast(e.message, true); }
   }
   const put = (el2, v) => { if (document.activeElement !== el2 && el2.value !== v) el2.value = v; };
@@ -180,6 +183,8 @@ function details(id, host) {
     text(error, j.error ?? '');
     put(name, j.name ?? '');
     put(notes, j.notes ?? '');
+    put(priority, String(j.priority ?? 0));
+    turn.hidden = j.state !== 'queued';
     const list = Object.entries(j.changed ?? {});
     none.hidden = list.length > 0;
     text(none, j.changed ? `Nothing: the recipe ${j.recipe} as it is.` : 'Not known of this run.');

@@ -1,19 +1,12 @@
-// Sweeps: many runs from one file, as a list of groups, and one of them with its plot, its parallel
-// coordinates (a line per configuration over all axes and metrics), its table and its runs.
+// Sweeps: many runs from one file, as a list of groups, and one of them with its parallel coordinates (a
+// line per configuration over all axes and metrics), its table, a metric in small multiples and in one
+// plot, and its runs.
 import { at, get, post, query, raw } from './api.js';
-import { h, fill, text, num, int, duration, ago, badge, toast, empty, head, keepInAddress } from './ui.js';
+import { h, svg, fill, text, num, int, duration, ago, badge, toast, empty, head, keepInAddress } from './ui.js';
+import { finite } from './evalrow.js';
+import { multiples, show } from './multiples.js';
 
-const SVG = 'http://www.w3.org/2000/svg';
 const open = (s) => ['queued', 'running', 'stopping'].includes(s.state);
-const finite = (v) => typeof v === 'number' && Number.isFinite(v);
-const show = (v) => (typeof v === 'number' ? num(v) : typeof v === 'string' ? v : JSON.stringify(v));
-
-function svg(name, attributes, ...children) {
-  const el = document.createElementNS(SVG, name);
-  for (const [k, v] of Object.entries(attributes)) el.setAttribute(k, v);
-  el.append(...children);
-  return el;
-}
 
 const summary = (s) => [`${int(s.runs.completed)} of ${int(s.runs.total)} runs done`, s.runs.running ? `${int(s.runs.running)} running` : '', s.runs.queued ? `${int(s.runs.queued)} queued` : '',
   s.evaluating ? `${int(s.evaluating)} evaluating` : '', s.runs.failed ? `${int(s.runs.failed)} failed` : '', s.rungs > 1 ? `rung ${s.rung + 1} of ${s.rungs}` : ''].filter(Boolean).join(' · ');
@@ -73,8 +66,8 @@ function parallel(table, chosen, choose) {
   });
   rows.forEach((r) => {
     const k = table.rows.indexOf(r), points = axes.map((a, i) => [X(i), a.place(a.get(r))]).filter(([, p]) => p !== null);
-    const line = svg('path', { d: points.map(([x, p], i) => `${i ? 'L' : 'M'}${x.toFixed(1)} ${Y(p).toFixed(1)}`).join(''), class: 'pc-line', 'data-row': k, 'data-chosen': chosen === k }, svg('title', {}, r.label));
-    line.addEventListener('click', () => choose(k));
+    const line = svg('path', { d: points.map(([x, p], i) => `${i ? 'L' : 'M'}${x.toFixed(1)} ${Y(p).toFixed(1)}`).join(''), class: 'pc-line', 'data-row': k, 'data-chosen': chosen.has(k) }, svg('title', {}, r.label));
+    line.addEventListener('click', () => choose([k]));
     parts.push(line);
   });
   return svg('svg', { viewBox: `0 0 ${w} ${height}`, width: w, height, class: 'pc', role: 'img', 'aria-label': `Parallel coordinates: ${rows.length} configurations over ${axes.map((a) => a.label).join(', ')}. The table below has the numbers.` }, ...parts);
@@ -102,7 +95,8 @@ function tableOf(table, chosen, choose, sort, resort) {
   };
   return h('table', null, h('thead', null, h('tr', null, columns.map((key) => h('th', { 'aria-sort': sort.key === key ? (sort.down ? 'descending' : 'ascending') : null },
     h('button.quiet', { type: 'button', data: { col: key }, onclick: () => resort(key) }, key.replaceAll('_', ' ')))))),
-  h('tbody', null, order.map(([r, k]) => h('tr', { data: { row: String(k), chosen: String(chosen === k) }, onclick: () => choose(k) }, columns.map((key) => h('td', null, cell(r, key)))))));
+  h('tbody', null, order.map(([r, k]) => h('tr', { data: { row: String(k), chosen: String(chosen.has(k)) }, onclick: () => choose([k]) },
+    columns.map((key, i) => h('td', null, i ? cell(r, key) : h('button.row-pick', { type: 'button', data: { pick: String(k) }, 'aria-pressed': String(chosen.has(k)) }, cell(r, key))))))));
 }
 
 // ---- the page ----
@@ -125,30 +119,56 @@ function list(root) {
 }
 
 function detail(root, id, params) {
-  let s = null, chosen = null, closed = false, seen = '', metric = params.get('metric') ?? '';
+  let s = null, curve = null, chosen = new Set(), closed = false, seen = '', metric = params.get('metric') ?? '', wide = 0; // chosen: places in the table's rows
   const sort = { key: params.get('sort') ?? '', down: params.get('down') === '1' };
   const title = h('div'), progress = h('progress', { max: '1', value: '0', 'aria-label': `Progress of sweep ${id}` }), sub = h('p.sub', { 'aria-live': 'polite' }), error = h('p.error', { hidden: true });
   const lines = h('div.card.scroll', { tabindex: '0', role: 'region', 'aria-label': 'Parallel coordinates' }), table = h('div.card.scroll.sweep-table', { tabindex: '0', role: 'region', 'aria-label': 'Table of the sweep' });
-  const pick = h('select', { 'aria-label': 'Metric of the plot', onchange: () => { metric = pick.value; drawPlot(); keep(); } }), picture = h('img.sweep-plot', { alt: '' });
-  const figure = h('figure.card', null, h('div.line', null, h('span', null, 'Over steps:'), pick), picture), runs = h('div.card.scroll', { tabindex: '0', role: 'region', 'aria-label': 'Runs of the sweep' });
-  fill(root, title, progress, sub, error, lines, table, figure, runs);
+  const pick = h('select', { onchange: () => { metric = pick.value; drawMetric(); keep(); } }), legend = h('ul.legend'), about = h('p.sub'), picture = h('img.sweep-plot', { alt: '' });
+  const small = h('div.scroll.multi-box', { tabindex: '0', role: 'region', 'aria-label': 'Small multiples' }), together = h('figure', null, h('figcaption', null, 'All configurations in one plot'), picture);
+  const oneMetric = h('section.card.sweep-metric', { 'aria-label': 'A metric' }, h('div.line.wrap', null, h('h2', null, 'One metric'), h('label.control', null, h('span', null, 'Metric'), pick)), legend, small, about, together);
+  const runs = h('div.card.scroll', { tabindex: '0', role: 'region', 'aria-label': 'Runs of the sweep' });
+  fill(root, title, progress, sub, error, lines, table, oneMetric, runs);
 
   const keep = () => { if (!closed) keepInAddress('sweeps', query({ id, metric, sort: sort.key, down: sort.down ? 1 : '' })); };
-  const choose = (k) => { chosen = chosen === k ? null : k; draw(); };
+  const all = (list) => list.length > 0 && list.every((k) => chosen.has(k));
+  const choose = (list) => {
+    chosen = new Set(all(list) && chosen.size === list.length ? [] : list);
+    draw();
+    for (const b of small.querySelectorAll('.multi-cell')) b.setAttribute('aria-pressed', String(all(b.dataset.rows.split(',').map(Number))));
+  };
   const resort = (key) => { sort.down = sort.key === key && !sort.down; sort.key = key; draw(); keep(); table.querySelector(`[data-col="${CSS.escape(key)}"]`)?.focus(); };
-  function drawPlot() {
+  async function drawMetric() {
     const names = [...new Set([...s.table.metrics.map((m) => m.name), 'loss', 'drift_norm'])];
     if (!names.includes(metric)) metric = names[0];
     fill(pick, names.map((n) => h('option', { value: n, selected: n === metric }, n.replaceAll('_', ' '))));
     picture.alt = `${metric.replaceAll('_', ' ')} against the step, one line per configuration`;
     picture.src = at(`/v1/sweeps/${id}.png?${query({ metric })}`);
+    try {
+      const c = await get(`/v1/sweeps/${id}/curve?${query({ metric })}`);
+      if (closed || c.metric !== metric) return;
+      curve = c;
+      drawSmall();
+    } catch (e) { toast(e.message, true); }
   }
+  function drawSmall() {
+    wide = small.clientWidth || root.clientWidth - 40;
+    const m = multiples(s.table, curve, { width: wide, rungs: s.rungs, choose, chosen: all });
+    small.hidden = about.hidden = !m;
+    fill(small, m?.el);
+    text(about, m?.about ?? '');
+    legend.hidden = !m?.legend.length;
+    fill(legend, m?.legend.map((l) => { const key = h('span.swatch'); key.style.background = l.colour; return h('li', null, key, l.name); }));
+  }
+  const resize = new ResizeObserver(() => { if (curve && small.clientWidth && Math.abs(small.clientWidth - wide) > 8) drawSmall(); });
+  resize.observe(oneMetric);
   function draw() {
     const plot = parallel(s.table, chosen, choose);
     lines.hidden = !plot;
     fill(lines, plot);
+    const had = document.activeElement?.dataset?.pick;
     fill(table, tableOf(s.table, chosen, choose, sort, resort));
-    const mine = chosen === null ? s.list : s.list.filter((c) => s.table.rows[chosen].cells.includes(c.cell));
+    if (had) table.querySelector(`[data-pick="${had}"]`)?.focus();
+    const mine = !chosen.size ? s.list : s.list.filter((c) => [...chosen].some((k) => s.table.rows[k]?.cells.includes(c.cell)));
     fill(runs, h('table', null, h('thead', null, h('tr', null, ['run', 'configuration', 'seed', 'state', 'step', 'evaluation'].map((t) => h('th', null, t)))),
       h('tbody', null, mine.map((c) => h('tr', { data: { cell: String(c.cell) } }, h('td', null, c.job ? h('a', { href: `#/curves?runs=${c.job}` }, c.job) : '–'), h('td', null, c.label), h('td', null, String(c.seed)),
         h('td', null, badge(c.state)), h('td', null, `${int(c.step)} / ${int(c.steps_total)}`), h('td', null, c.evaluation ?? '–'))))));
@@ -166,7 +186,7 @@ function detail(root, id, params) {
       error.hidden = !s.error;
       text(error, s.error ?? '');
       draw();
-      drawPlot();
+      drawMetric();
     } catch (e) {
       if (e.status === 404) location.hash = '#/sweeps';
       else toast(e.message, true);
@@ -174,7 +194,7 @@ function detail(root, id, params) {
   }
   load();
   const timer = setInterval(() => { if (!s || open(s)) load(); }, 2500);
-  return () => { closed = true; clearInterval(timer); };
+  return () => { closed = true; clearInterval(timer); resize.disconnect(); };
 }
 
 export function mount(root, params) {

@@ -44,15 +44,16 @@ const paths = {
   more: 'M5 12h.01M12 12h.01M19 12h.01',
 };
 
+// The same for SVG: attributes alone, null ones skipped.
+export function svg(tag, props, ...children) {
+  const el = document.createElementNS(SVG, tag);
+  for (const [k, v] of Object.entries(props)) if (v !== null && v !== undefined) el.setAttribute(k, v);
+  add(el, children);
+  return el;
+}
+
 export function icon(name) {
-  const svg = document.createElementNS(SVG, 'svg');
-  svg.setAttribute('viewBox', '0 0 24 24');
-  svg.setAttribute('aria-hidden', 'true');
-  svg.classList.add('icon');
-  const p = document.createElementNS(SVG, 'path');
-  p.setAttribute('d', paths[name]);
-  svg.append(p);
-  return svg;
+  return svg('svg', { viewBox: '0 0 24 24', 'aria-hidden': 'true', class: 'icon' }, svg('path', { d: paths[name] }));
 }
 
 // ---- numbers and times ----
