@@ -60,7 +60,8 @@ static void on_started(void *ctx, const struct dr_trainer *tr, const struct dr_d
     int n;
     const struct dr_metric_def *def = dr_trainer_metrics(tr, &n);
     dd_job_metrics(job, def, n);
-    dd_job_started(job, step, dr_trainer_steps_total(tr), data->name, names);
+    // not what a resumed trainer expects by its past: train.minutes has a rule of its own in rows
+    dd_job_started(job, step, job->cfg.train.steps, data->name, names);
     dd_log(DR_LOG_INFO, "job.start", "job=%lld step=%lld total=%lld data=%s memory=%zu",
            (long long)job->id, (long long)step, (long long)dr_trainer_steps_total(tr),
            dd_log_quote(data->name, q, sizeof q), dr_trainer_memory(tr));

@@ -174,6 +174,16 @@ def test_time_left():
         assert one["progress"] < 0.4 and abs(one["progress"] * 300 - one["seconds"]) < 1, one
         left = float(re.search(r"^driftd_job_eta_seconds (\S+)$", exposed(d)[1], re.M)[1])
         assert 200 < left <= 300, left
+        d.ask("POST", f"/v1/jobs/{job}/stop")
+        d.wait(job, "stopped")
+        d.ask("POST", f"/v1/jobs/{job}/resume")
+        before = one["seconds"]
+        for _ in range(400):  # a resumed one as well: it took its own early guess for the number of steps
+            one = d.get(f"/v1/jobs/{job}").json()
+            if one["state"] == "running" and one["seconds"] > before + 2:
+                break
+            time.sleep(0.05)
+        assert one["steps_total"] == 10**9 and one["eta_seconds"] > 200, one
         d.ask("POST", f"/v1/jobs/{job}/stop?mode=now")
         d.wait(job, "stopped")
 
