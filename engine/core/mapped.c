@@ -20,7 +20,7 @@ static struct slot {
     _Atomic size_t n;
 } slots[SLOTS];
 static struct sigaction before;
-static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; // of the handler's place
 
 // Zeros in place of a watched file. lost comes first: who sees zeros can see that.
 static bool replace(uintptr_t at) {
@@ -49,13 +49,19 @@ static void on_bus(int sig, siginfo_t *info, void *context) {
     errno = saved;
 }
 
+// Unless it is there: others may have taken the signal since the last file.
 static void install(void) {
-    struct sigaction sa = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO};
-    sigaction(SIGBUS, &sa, &before);
+    struct sigaction sa = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO}, now;
+    pthread_mutex_lock(&lock);
+    if (!sigaction(SIGBUS, NULL, &now) && now.sa_sigaction != on_bus) {
+        before = now;
+        sigaction(SIGBUS, &sa, NULL);
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 int dr_mapped_open(int fd, size_t n, struct dr_mapped *out) {
-    pthread_once(&once, install);
+    install();
     *out = (struct dr_mapped){.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3), .slot = -1};
     void *p = out->fd < 0 ? MAP_FAILED : mmap(NULL, n, PROT_READ, MAP_SHARED, fd, 0);
     if (p == MAP_FAILED) {

@@ -3,9 +3,9 @@
 // file's pages become zeros instead and dr_mapped_lost is true, which whoever has read asks before
 // a result counts.
 //
-// This needs a handler of SIGBUS, installed with the first file; faults elsewhere go to the handler
-// that was there before. A content that is changed in place, at the same size, is not noticed. Any
-// thread.
+// This needs a handler of SIGBUS, installed with a file where it is not there; faults elsewhere go
+// to the handler that was there before. A content that is changed in place, at the same size, is
+// not noticed. Any thread.
 #pragma once
 
 #include <stdbool.h>

@@ -3,6 +3,7 @@
 #include "tests/data/import_run.h"
 
 #include <omp.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -427,11 +428,17 @@ static void truncated_while_mapped(void **state) {
 // A fault in anybody else's memory ends the process as ever.
 static void other_faults_stay(void **state) {
     (void)state;
+    const struct dr_import_options o = options();
     int status;
+    tree_clear();
+    put_level("set/a/1.png", 1);
+    import_ok("set", &o);
     const pid_t child = fork();
     if (!child) {
         const struct rlimit none = {0};
         setrlimit(RLIMIT_CORE, &none);
+        signal(SIGBUS, SIG_DFL); // not the one of the test's frame
+        open_out(false);
         FILE *f = tmpfile();
         ftruncate(fileno(f), 8192);
         volatile char *p = mmap(NULL, 8192, PROT_READ, MAP_SHARED, fileno(f), 0);
