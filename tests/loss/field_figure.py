@@ -5,7 +5,7 @@ With --check it compares, so that the figure follows the table."""
 import math
 import sys
 
-W, H, LEFT, RIGHT, TOP, BOTTOM = 640, 340, 58, 150, 42, 52
+W, H, LEFT, RIGHT, TOP, BOTTOM = 640, 340, 58, 100, 42, 52
 LINES = [("learned", "learned"), ("promised", "promised"), ("kernel, best temperature", "kernel")]
 STYLE = """
   .ground { fill: #ffffff; stroke: #dde2e8 } .grid { stroke: #e8ecf0 } text { fill: #18212c; font: 13px system-ui, sans-serif }

@@ -48,6 +48,8 @@ int main(int argc, char **argv) {
         for (int x = 0; x < w; x++) {
             if (fread(rgb, 1, sizeof rgb, stdin) != sizeof rgb) {
                 fprintf(stderr, "cmyk_jpeg: the picture ends in row %d of %d\n", y, h);
+                jpeg_destroy_compress(&j);
+                free(row);
                 return 1;
             }
             inks(rgb, row + 4 * x);

@@ -240,7 +240,7 @@ export function mount(root, params) {
     const go = h('button.primary', { type: 'button', onclick: () => train(s, minutes, go) }, `Train on ${s.name}`);
     const again = s.state === 'failed' && h('button', { type: 'button', onclick: async () => { try { await post(`${path(s.name)}/import`); load(); } catch (e) { toast(e.message, true); } } }, 'Try again');
     return h('div.set-actions', null, s.state === 'ready' && s.own ? [field('Minutes', minutes, 'from 30 on, an encoder is trained first'), go] : null, again || null, h('span.spacer'),
-      s.own ? h('button.quiet', { type: 'button', onclick: () => remove(s) }, 'Remove') : null);
+      s.own ? h('button.danger', { type: 'button', onclick: () => remove(s) }, 'Remove') : null);
   }
   async function show(which) {
     open = which;

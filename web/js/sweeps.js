@@ -24,7 +24,7 @@ async function act(s, action, done) {
 }
 
 function buttons(s, done) {
-  const button = (action, label) => h('button.quiet', { type: 'button', 'aria-label': `${label} sweep ${s.id}`, onclick: () => act(s, action, done) }, label);
+  const button = (action, label) => h(action === 'remove' ? 'button.danger' : 'button.quiet', { type: 'button', 'aria-label': `${label} sweep ${s.id}`, onclick: () => act(s, action, done) }, label);
   return [open(s) && s.state !== 'stopping' ? button('stop', 'Stop') : null, ['stopped', 'failed'].includes(s.state) ? button('resume', 'Resume') : null, open(s) ? null : button('remove', 'Delete')];
 }
 
