@@ -189,8 +189,8 @@ export function scatterPlot() {
     const ticks = (m) => { const step = m > 4 ? Math.ceil(m / 4) : m > 2 ? 1 : m > 1.3 ? 0.5 : 0.25; return Array.from({ length: Math.floor(m / step) + 1 }, (_, i) => i * step); };
     const label = (x, y, s, anchor = 'middle', turn) => svg('text', { x, y, 'text-anchor': anchor, transform: turn }, s);
     const parts = [];
-    for (const t of ticks(mx)) parts.push(svg('path', { d: `M${X(t)} ${top}V${height - bottom}`, class: 'grid' }), label(X(t), height - bottom + 15, num(t)));
-    for (const t of ticks(my)) parts.push(svg('path', { d: `M${left} ${Y(t)}H${w - right}`, class: 'grid' }), label(left - 6, Y(t) + 4, num(t), 'end'));
+    for (const t of ticks(mx)) parts.push(svg('path', { d: `M${X(t)} ${top}V${height - bottom}`, class: 'grid' }), label(X(t), height - bottom + 15, tick([t])[0]));
+    for (const t of ticks(my)) parts.push(svg('path', { d: `M${left} ${Y(t)}H${w - right}`, class: 'grid' }), label(left - 6, Y(t) + 4, tick([t])[0], 'end'));
     parts.push(label((left + w - right) / 2, height - 5, across), label(13, (top + height - bottom) / 2, up, 'middle', `rotate(-90 13 ${(top + height - bottom) / 2})`));
     const floors = rows.filter((r) => r.comparable === state.group && finite(r.floors?.[across]) && finite(r.floors?.[up]));
     if (floors.length) {
