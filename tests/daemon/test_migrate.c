@@ -23,7 +23,7 @@ static int get(const char *path) {
 
 static char *fixture(const char *build, const char *name, size_t *n) {
     struct dr_err err = {0};
-    char path[DD_PATH_MAX], *text;
+    char path[DD_PATH_MAX], *text = NULL;
     if (dd_path(path, &err, "%s/%s/%s", fixtures, build, name) ||
         dd_read_file(path, 1 << 20, &text, n, &err))
         fail_msg("%s", err.msg);

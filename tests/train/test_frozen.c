@@ -190,7 +190,7 @@ static void refused(const struct dr_config *c, const char *file, const char *fie
                     const char *words) {
     struct dr_err err = {0};
     struct dr_backend *be;
-    struct dr_dataset *data;
+    struct dr_dataset *data = NULL;
     struct dr_trainer *t = NULL;
     const struct dr_trainer_parts parts = {.encoder = file};
     if (dr_backend_open("cpu", 1, &be, &err) || dr_dataset_load(&c->data, NULL, false, &data, &err))

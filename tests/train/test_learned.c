@@ -185,8 +185,8 @@ static void too_large_and_unwanted(void **state) {
     (void)state;
     struct dr_config c;
     struct dr_err err = {0};
-    struct dr_backend *be;
-    struct dr_dataset *data;
+    struct dr_backend *be = NULL;
+    struct dr_dataset *data = NULL;
     struct dr_trainer *trainer;
     int asked = 0;
     configure(&c, "denoise", true);
