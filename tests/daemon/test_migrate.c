@@ -33,7 +33,7 @@ static char *fixture(const char *build, const char *name, size_t *n) {
 static void copy_file(const char *build, const char *name) {
     struct dr_err err = {0};
     char to[DD_PATH_MAX];
-    size_t n;
+    size_t n = 0;
     char *bytes = fixture(build, name, &n);
     assert_int_equal(dd_path(to, &err, "%s/s/%s", d.dir, name), 0);
     assert_int_equal(dd_mkdir_for(to, &err), 0);
