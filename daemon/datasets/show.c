@@ -103,6 +103,7 @@ static int open_set(struct dd_datasets *d, const char *name, struct dr_dataset *
     dr_pictures_watch(no_import, NULL);
     rc = dr_dataset_load(&cfg, d->env.data_dir, false, out, err);
     dr_pictures_watch(NULL, NULL);
+    dr_workers_rest(); // that drew built-in pictures
     return rc != DR_ECANCELED
                ? rc
                : dr_fail(err, DR_ECONFLICT,

@@ -7,20 +7,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LEFT = 70, RIGHT = 20, TOP = 40, BOTTOM = 50, LEGEND_LINES = 10, SWEEP_LINES = 24 };
+enum { LEFT = 70, RIGHT = 20, TOP = 40, BOTTOM = 50, LINE = 16, LEGEND_LINES = 10, FEW = 6 };
 static const double colours[][3] = {{0.12, 0.47, 0.71}, {0.84, 0.15, 0.16}, {0.17, 0.63, 0.17},
                                     {0.58, 0.40, 0.74}, {1.00, 0.50, 0.05}, {0.09, 0.75, 0.81},
                                     {0.55, 0.34, 0.29}, {0.89, 0.47, 0.76}};
 
 struct plot {
     cairo_t *c;
-    double w, h; // of the picture
+    double w, h;  // of the picture
+    double right; // of the axes, to the picture's edge
     double x0, x1, y0, y1;
     const char *x;
 };
 
 static double px(const struct plot *p, double x) {
-    return LEFT + (x - p->x0) / (p->x1 - p->x0) * (p->w - LEFT - RIGHT);
+    return LEFT + (x - p->x0) / (p->x1 - p->x0) * (p->w - LEFT - p->right);
 }
 
 static double py(const struct plot *p, double y) {
@@ -91,7 +92,7 @@ static void axes(struct plot *p, const char *title) {
             const double at = axis ? py(p, v) : px(p, v);
             cairo_set_source_rgb(p->c, 0.88, 0.88, 0.88);
             cairo_move_to(p->c, axis ? LEFT : at, axis ? at : TOP);
-            cairo_line_to(p->c, axis ? p->w - RIGHT : at, axis ? at : p->h - BOTTOM);
+            cairo_line_to(p->c, axis ? p->w - p->right : at, axis ? at : p->h - BOTTOM);
             cairo_stroke(p->c);
             cairo_set_source_rgb(p->c, 0.2, 0.2, 0.2);
             snprintf(text, sizeof text, "%.6g", fabs(v) < 1e-9 * d ? 0 : v);
@@ -100,12 +101,12 @@ static void axes(struct plot *p, const char *title) {
         }
     }
     cairo_set_source_rgb(p->c, 0.2, 0.2, 0.2);
-    cairo_rectangle(p->c, LEFT, TOP, p->w - LEFT - RIGHT, p->h - TOP - BOTTOM);
+    cairo_rectangle(p->c, LEFT, TOP, p->w - LEFT - p->right, p->h - TOP - BOTTOM);
     cairo_stroke(p->c);
-    label(p, (LEFT + p->w - RIGHT) / 2, p->h - 12, 0.5, p->x);
+    label(p, (LEFT + p->w - p->right) / 2, p->h - 12, 0.5, p->x);
     snprintf(text, sizeof text, "%.40s against %s", title, p->x);
     cairo_set_font_size(p->c, 15);
-    label(p, (LEFT + p->w - RIGHT) / 2, 24, 0.5, text);
+    label(p, (LEFT + p->w - p->right) / 2, 24, 0.5, text);
     cairo_set_font_size(p->c, 12);
 }
 
@@ -154,26 +155,52 @@ static void draw_series(struct plot *p, const json_t *s, size_t number) {
     }
 }
 
+static void name_of(const json_t *s, char out[160]) {
+    const json_t *alpha = json_object_get(s, "alpha");
+    const char *own = json_string_value(json_object_get(s, "label"));
+    if (own)
+        snprintf(out, 160, "%.150s", own);
+    else
+        snprintf(out, 160, "%.50s, %s %g, n %lld, %s",
+                 json_string_value(json_object_get(s, "name")), alpha ? "alpha" : "step",
+                 member(s, alpha ? "alpha" : "step"),
+                 (long long)json_integer_value(json_object_get(s, "n")),
+                 json_string_value(json_object_get(s, "weights")));
+}
+
+// The many series of a sweep are named beside the axes, where no line runs.
+static void make_room(struct plot *p, const json_t *all) {
+    const json_t *s;
+    size_t i;
+    char text[160];
+    cairo_text_extents_t e;
+    p->right = RIGHT;
+    if (json_array_size(all) <= FEW || !json_object_get(json_array_get(all, 0), "label"))
+        return;
+    json_array_foreach(all, i, s) {
+        name_of(s, text);
+        cairo_text_extents(p->c, text, &e);
+        p->right = fmin(0.4 * p->w, fmax(p->right, e.x_advance + 2 * RIGHT));
+    }
+}
+
 static void legend(struct plot *p, const json_t *all) {
+    const bool beside = p->right > RIGHT;
+    const size_t n = json_array_size(all),
+                 room = beside ? (size_t)fmax(2, (p->h - TOP - BOTTOM) / LINE) : LEGEND_LINES;
     const json_t *s;
     size_t i;
     char text[160];
     json_array_foreach(all, i, s) {
-        const double *rgb = colours[i % DR_COUNT(colours)];
-        const json_t *alpha = json_object_get(s, "alpha");
-        const char *own = json_string_value(json_object_get(s, "label"));
-        if (i == (own ? SWEEP_LINES : LEGEND_LINES))
-            return;
-        if (own)
-            snprintf(text, sizeof text, "%.150s", own);
-        else
-            snprintf(text, sizeof text, "%.50s, %s %g, n %lld, %s",
-                     json_string_value(json_object_get(s, "name")), alpha ? "alpha" : "step",
-                     member(s, alpha ? "alpha" : "step"),
-                     (long long)json_integer_value(json_object_get(s, "n")),
-                     json_string_value(json_object_get(s, "weights")));
+        const double *rgb = colours[i % DR_COUNT(colours)], y = TOP + 18 + LINE * (double)i;
+        const bool last = i + 1 == room && n > room;
+        name_of(s, text);
+        if (last)
+            snprintf(text, sizeof text, "and %zu more", n - i);
         cairo_set_source_rgb(p->c, rgb[0], rgb[1], rgb[2]);
-        label(p, p->w - RIGHT - 8, TOP + 18 + 16 * (double)i, 1, text);
+        label(p, p->w - (beside ? p->right - RIGHT / 2.0 : RIGHT + 8), y, beside ? 0 : 1, text);
+        if (last)
+            return;
     }
 }
 
@@ -195,13 +222,14 @@ int dd_eval_plot(const json_t *curve, int64_t width, int64_t height, void **png,
     cairo_paint(p.c);
     cairo_select_font_face(p.c, "sans-serif", CAIRO_FONT_SLANT_NORMAL, CAIRO_FONT_WEIGHT_NORMAL);
     cairo_set_font_size(p.c, 12);
+    make_room(&p, all);
     ranges(&p, all);
     axes(&p, json_string_value(json_object_get(curve, "metric")));
     json_array_foreach(all, i, s) draw_series(&p, s, i);
     legend(&p, all);
     if (!json_array_size(all)) {
         cairo_set_source_rgb(p.c, 0.4, 0.4, 0.4);
-        label(&p, (LEFT + p.w - RIGHT) / 2, p.h / 2, 0.5, "no finished evaluations");
+        label(&p, (LEFT + p.w - p.right) / 2, p.h / 2, 0.5, "no finished evaluations");
     }
     FILE *f = open_memstream((char **)png, size);
     const bool ok = f && cairo_status(p.c) == CAIRO_STATUS_SUCCESS &&

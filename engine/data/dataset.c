@@ -2,8 +2,6 @@
 // (see data.h). Called by the trainer when a job starts. A set's own part is in its own file.
 #include "engine/data/data_priv.h"
 
-#include "engine/core/machine.h"
-
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
@@ -225,9 +223,7 @@ int dr_dataset_load(const struct dr_data_config *cfg, const char *data_dir, bool
         return dr_fail_at(err, DR_ECONFIG, "data.set", "data.set %d is unknown", cfg->set);
     const struct dr_set_query q = {
         .cfg = cfg, .name = f->name, .data_dir = data_dir, .test = test_split};
-    int rc = dr_dataset_open(table[cfg->set], f, &q, out, err);
-    dr_workers_rest(); // of pictures made or decoded
-    return rc;
+    return dr_dataset_open(table[cfg->set], f, &q, out, err);
 }
 
 void dr_dataset_free(struct dr_dataset *d) {

@@ -454,7 +454,7 @@ def test_commands():
         said = ctl(d, "compare", a["id"], rows(d, f"&eval_job={other}")[0]["id"], status=1)
         assert "same way" in said, said
         assert "PAIRS" in ctl(d, "compare", "--force", a["id"], rows(d, f"&eval_job={other}")[0]["id"])
-        assert "numbers with commas" in ctl(d, "eval", f"--checkpoint={checkpoint}", "--alpha=1;2", status=2)
+        assert "numbers from -1000 to 1000" in ctl(d, "eval", f"--checkpoint={checkpoint}", "--alpha=1;2", status=2)
         assert "did you mean" in ctl(d, "eval", f"--checkpoint={checkpoint}", "--judge=jugde", status=1)
 
 
