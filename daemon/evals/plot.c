@@ -12,6 +12,13 @@ static const double colours[][3] = {{0.12, 0.47, 0.71}, {0.84, 0.15, 0.16}, {0.1
                                     {0.58, 0.40, 0.74}, {1.00, 0.50, 0.05}, {0.09, 0.75, 0.81},
                                     {0.55, 0.34, 0.29}, {0.89, 0.47, 0.76}};
 
+// Of series i; each time the colours are used up, the same ones darker.
+static void set_colour(cairo_t *c, size_t i) {
+    const double *rgb = colours[i % DR_COUNT(colours)];
+    const double k = pow(0.6, (double)(i / DR_COUNT(colours) % 3));
+    cairo_set_source_rgb(c, k * rgb[0], k * rgb[1], k * rgb[2]);
+}
+
 struct plot {
     cairo_t *c;
     double w, h;  // of the picture
@@ -131,10 +138,9 @@ static void draw_floor(struct plot *p, const json_t *points) {
 }
 
 static void draw_series(struct plot *p, const json_t *s, size_t number) {
-    const double *rgb = colours[number % DR_COUNT(colours)];
     const json_t *points = json_object_get(s, "points"), *point;
     size_t i;
-    cairo_set_source_rgb(p->c, rgb[0], rgb[1], rgb[2]);
+    set_colour(p->c, number);
     cairo_set_line_width(p->c, 1);
     draw_floor(p, points);
     json_array_foreach(points, i, point) {
@@ -192,12 +198,12 @@ static void legend(struct plot *p, const json_t *all) {
     size_t i;
     char text[160];
     json_array_foreach(all, i, s) {
-        const double *rgb = colours[i % DR_COUNT(colours)], y = TOP + 18 + LINE * (double)i;
+        const double y = TOP + 18 + LINE * (double)i;
         const bool last = i + 1 == room && n > room;
         name_of(s, text);
         if (last)
             snprintf(text, sizeof text, "and %zu more", n - i);
-        cairo_set_source_rgb(p->c, rgb[0], rgb[1], rgb[2]);
+        set_colour(p->c, i);
         label(p, p->w - (beside ? p->right - RIGHT / 2.0 : RIGHT + 8), y, beside ? 0 : 1, text);
         if (last)
             return;
