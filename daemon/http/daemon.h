@@ -104,15 +104,17 @@ int dd_glue_dataset_remove(void *ctx, const char *name, struct api_reply *out);
 int dd_glue_dataset_samples(void *ctx, const char *name, const char *cls, int n, void **bytes,
                             size_t *size, struct api_problem *p);
 int dd_glue_dataset_recipe(void *ctx, const char *name, double minutes, struct api_reply *out);
-// A copy of the keys that a client gives for a job (over `recipe`, or NULL), with data.size,
-// data.channels and data.classes where it leaves them out and names a user's data set. *rc: that
-// set is not ready.
-json_t *dd_glue_fill(struct dd *d, const char *recipe, const json_t *given, int *rc,
-                     struct dr_err *err);
-// DR_ECONFIG, with the key as field, where a configuration contradicts the user's set that it
-// names; all of them go to *list.
-int dd_glue_fits(struct dd *d, const struct dr_config *cfg, struct dr_problems *list,
-                 struct dr_err *err);
+// What is wrong with the configuration of a job.
+struct dd_glue_found {
+    struct dr_problems list;
+    int base; // so many of them are of the recipe or configuration, the rest of its overrides
+};
+// The configuration of a job as a client describes it: a recipe's name or an object, and overrides
+// (NULL: none). What it leaves out of a user's data set or of what an evaluation is of is filled
+// in. Fails with everything that is wrong in *found (zeroed before), the first of it in *err; where
+// something else fails, such as the database, *found has nothing.
+int dd_glue_config(struct dd *d, const json_t *config, const json_t *overrides,
+                   struct dr_config *out, struct dd_glue_found *found, struct dr_err *err);
 int dd_glue_field(void *ctx, const char *id, struct api_reply *out);
 int dd_glue_metrics_wide(void *ctx, const struct api_wide_query *q, struct api_wide_cursor *out,
                          struct api_problem *p);

@@ -16,75 +16,27 @@ static int no_job(struct api_problem *p, const char *id) {
 
 // --- creation ---
 
-// Problems from `first` on are below a member of the body: "overrides.optim.lr". Not keyed: the
+// Problems [from, to) are below a member of the body: "overrides.optim.lr". Not keyed: the
 // recipe's file has them, which is not the client's fault.
-static void below(struct dr_problems *list, int first, const char *member, bool keyed) {
-    for (int i = first; i < list->n; i++) {
+static void below(struct dr_problems *list, int from, int to, const char *member, bool keyed) {
+    for (int i = from; i < to; i++) {
         char *field = list->row[i].field, key[sizeof list->row[i].field];
         snprintf(key, sizeof key, "%s", field);
         snprintf(field, sizeof key, keyed && *key ? "%s.%.80s" : "%s", member, key);
     }
 }
 
-// The configuration or the recipe itself.
-static int read_base(struct dd *d, const char *name, const json_t *keys, struct dr_config *cfg,
-                     struct dr_problems *list, struct dr_err *err) {
-    int rc;
-    if (name) {
-        rc = dd_recipe_named_listed(d->opt.config_dir, name, cfg, list, err);
-    } else {
-        char *text = json_dumps(keys, JSON_COMPACT);
-        rc = dr_config_parse_listed(text ? text : "", text ? strlen(text) : 0, "config", cfg, list,
-                                    err);
-        free(text);
-    }
-    below(list, 0, "config", !name);
-    return rc;
-}
-
-// Nested or dotted; checked together, since one may need another. cfg NULL: each by itself.
-static int read_overrides(const json_t *overrides, struct dr_config *cfg, struct dr_problems *list,
-                          struct dr_err *err) {
-    const int first = list->n;
-    char *text = json_dumps(overrides, JSON_COMPACT);
-    int rc =
-        dr_config_merge_listed(cfg, text ? text : "", text ? strlen(text) : 0, NULL, list, err);
-    free(text);
-    below(list, first, "overrides", true);
-    return rc;
-}
-
 static int build_config(struct dd *d, const struct api_job_create *in, struct dr_config *cfg,
                         char *recipe, size_t recipe_size, struct api_problem *p) {
-    struct dr_err err = {0}, later;
-    struct dr_problems list = {0};
-    int rc;
-    const char *name = json_string_value(in->config);
-    // What is left out is taken from the data set, over that of a recipe.
-    json_t *keys = dd_glue_fill(d, name, name ? in->overrides : in->config, &rc, &err);
-    if (!rc && !name && (rc = dd_glue_eval_fill(d, keys, &err))) {
-        json_decref(keys);
-        return dd_http_fail(p, rc, &err);
-    }
-    const json_t *overrides = !name ? in->overrides : json_object_size(keys) ? keys : NULL;
-    if (rc) {
-        json_decref(keys);
-        return dd_http_fail(p, rc, &err);
-    }
-    rc = read_base(d, name, keys, cfg, &list, &err);
+    struct dr_err err = {0};
+    struct dd_glue_found found = {0};
+    int rc = dd_glue_config(d, in->config, in->overrides, cfg, &found, &err);
     snprintf(recipe, recipe_size, "%s", rc ? "" : cfg->name[0] ? cfg->name : "custom");
-    if (overrides) {
-        const int refused = read_overrides(overrides, rc ? NULL : cfg, &list, rc ? &later : &err);
-        rc = rc ? rc : refused;
-    }
-    json_decref(keys);
-    if (rc)
-        return dd_http_fail_listed(p, DR_ECONFIG, &err, &list);
-    rc = dd_glue_fits(d, cfg, &list, &err);
-    if (rc && !list.n)
-        dr_problems_add(&list, &err);
-    below(&list, 0, overrides ? "overrides" : "config", overrides || !name);
-    return rc ? dd_http_fail_listed(p, DR_ECONFIG, &err, &list) : 0;
+    if (rc && !found.list.n)
+        return dd_http_fail(p, rc, &err);
+    below(&found.list, 0, found.base, "config", !json_is_string(in->config));
+    below(&found.list, found.base, found.list.n, "overrides", true);
+    return rc ? dd_http_fail_listed(p, DR_ECONFIG, &err, &found.list) : 0;
 }
 
 // The configuration says what kind of job it is for; a request may repeat it.

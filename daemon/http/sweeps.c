@@ -15,30 +15,10 @@ static int no_sweep(struct api_problem *p, const char *id) {
 // A cell's configuration, made as that of POST /v1/jobs.
 static int build(void *ctx, const json_t *config, const json_t *overrides, struct dr_config *out,
                  struct dr_problems *list, struct dr_err *err) {
-    struct dd *d = ctx;
-    const char *name = json_string_value(config);
-    struct dr_err later;
-    int rc = 0, filled = 0;
-    if (name) {
-        rc = dd_recipe_named_listed(d->opt.config_dir, name, out, list, err);
-    } else {
-        char *text = json_dumps(config, JSON_COMPACT);
-        rc =
-            dr_config_parse_listed(text ? text : "", text ? strlen(text) : 0, NULL, out, list, err);
-        free(text);
-    }
-    json_t *keys = name && !rc ? dd_glue_fill(d, name, overrides, &filled, err)
-                               : json_incref((json_t *)(uintptr_t)overrides);
-    char *text = filled ? NULL : json_dumps(keys, JSON_COMPACT);
-    if (text) {
-        const int refused = dr_config_merge_listed(rc ? NULL : out, text, strlen(text), NULL, list,
-                                                   rc ? &later : err);
-        rc = rc ? rc : refused;
-    }
-    rc = filled ? filled : rc;
-    free(text);
-    json_decref(keys);
-    return rc ? rc : dd_glue_fits(d, out, list, err);
+    struct dd_glue_found found = {0};
+    const int rc = dd_glue_config(ctx, config, overrides, out, &found, err);
+    *list = found.list;
+    return rc;
 }
 
 static int reply(struct dd *d, int64_t id, struct api_reply *out) {

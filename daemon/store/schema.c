@@ -2,6 +2,7 @@
 // each in a transaction of its own. Steps are never edited once released, only appended.
 #include "daemon/store/store.h"
 
+#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -130,6 +131,16 @@ static const char *const steps[] = {
     // 9: notes and tags of checkpoints
     "ALTER TABLE checkpoints ADD COLUMN notes TEXT NOT NULL DEFAULT '';"
     "ALTER TABLE checkpoints ADD COLUMN tags TEXT NOT NULL DEFAULT '[]';",
+// 10: texts that earlier builds cut inside a character, of which there could be no JSON
+#define WHOLE(table, column)                                                                       \
+    "UPDATE " table " SET " column "=whole_text(" column ") WHERE whole_text(" column              \
+    ") IS NOT " column ";"
+    WHOLE("jobs", "name") WHOLE("jobs", "notes") WHOLE("jobs", "error") WHOLE("jobs", "data_name")
+        WHOLE("checkpoints", "name") WHOLE("checkpoints", "notes") WHOLE("evals", "name")
+            WHOLE("evals", "job_name") WHOLE("evals", "error") WHOLE("sweeps", "name")
+                WHOLE("sweeps", "error") WHOLE("sweep_cells", "label") WHOLE("datasets", "source")
+                    WHOLE("datasets", "error")
+#undef WHOLE
 };
 enum { VERSION = (int)(sizeof steps / sizeof *steps) };
 
@@ -159,6 +170,29 @@ static void state_path(sqlite3_context *c, int n, sqlite3_value **v) {
     sqlite3_result_text(c, rest ? rest : path, -1, SQLITE_TRANSIENT);
 }
 
+static bool is_whole(const char *text) {
+    json_t *j = json_string(text); // NULL: not UTF-8
+    json_decref(j);
+    return j != NULL;
+}
+
+// whole_text(TEXT): the same where it is UTF-8, else without what the cut has left. What is no
+// UTF-8 for another reason has question marks for all but ASCII.
+static void whole_text(sqlite3_context *c, int n, sqlite3_value **v) {
+    const char *text = (const char *)sqlite3_value_text(v[0]);
+    (void)n;
+    if (!text || is_whole(text)) {
+        sqlite3_result_value(c, v[0]);
+        return;
+    }
+    char *copy = dd_xstrdup(text);
+    dd_trim_text(copy);
+    for (char *p = copy; *p && !is_whole(copy); p++)
+        *p = (unsigned char)*p < 0x80 ? *p : '?';
+    sqlite3_result_text(c, copy, -1, SQLITE_TRANSIENT);
+    free(copy);
+}
+
 int dd_schema_migrate(sqlite3 *db, const char *root, struct dr_err *err) {
     int64_t v = dd_sql_one(db, -1, "PRAGMA user_version", "");
     if (v < 0)
@@ -169,7 +203,9 @@ int dd_schema_migrate(sqlite3 *db, const char *root, struct dr_err *err) {
             "the database has version %lld, made by a newer driftd; this one knows up to %d",
             (long long)v, VERSION);
     if (sqlite3_create_function_v2(db, "state_path", 1, SQLITE_UTF8, (void *)root, state_path, NULL,
-                                   NULL, NULL))
+                                   NULL, NULL) ||
+        sqlite3_create_function_v2(db, "whole_text", 1, SQLITE_UTF8 | SQLITE_DETERMINISTIC, NULL,
+                                   whole_text, NULL, NULL, NULL))
         return dd_sql_fail(db, err, "migrating the database");
     for (; v < VERSION; v++) {
         char pragma[60];

@@ -336,8 +336,6 @@ int dd_store_open(const char *path, struct dd_store **out, struct dr_err *err) {
     if (!rc)
         rc = dd_schema_migrate(s->db, s->root, err);
     if (!rc)
-        rc = dd_store_whole_texts(s->db, err);
-    if (!rc)
         rc = next_boot(s, err);
     if (!rc)
         rc = forget_old(s->db, err);

@@ -62,5 +62,3 @@ int dd_sql_fail(sqlite3 *db, struct dr_err *err,
 // Creates or upgrades the tables (schema.c). Refuses a newer version. root: the state folder.
 int dd_schema_migrate(sqlite3 *db, const char *root, struct dr_err *err);
 int dd_schema_version(void);
-// Repairs names, notes and errors that an earlier build cut inside a character (whole_text.c).
-int dd_store_whole_texts(sqlite3 *db, struct dr_err *err);

@@ -24,7 +24,7 @@ int64_t dr_machine_memory_left(void);
 // The calling thread will not compute for a while: the threads that helped it end, until it
 // computes again. libgomp counts the helpers of all threads, idle ones too; where they are more
 // than the processors, every barrier in the process sleeps at once instead of spinning for
-// microseconds, and training steps of many small ops take half as long again. Outside of parallel
+// microseconds, and training steps of many small ops take nearly twice as long. Outside of parallel
 // regions.
 void dr_workers_rest(void);
 // "2 threads: 64 processors, 32 cores, quota 2.0 processors, memory limit 4.0 GiB".

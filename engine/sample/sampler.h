@@ -35,7 +35,7 @@ int dr_snapshot_load(const char *path, const char *description, struct dr_snapsh
 int dr_snapshot_load_raw(const char *path, const char *description, struct dr_snapshot **out,
                          struct dr_err *err);
 // The network alone that a file holds, from its header: none of its weights is read, so that they
-// may still be missing or wrong. EFORMAT for a file that does not say. The caller frees it.
+// may still be missing or wrong. Fails as the two above. The caller frees it.
 int dr_snapshot_network(const char *path, struct dr_net **out, struct dr_err *err);
 
 struct dr_sample {

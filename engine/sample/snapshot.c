@@ -197,18 +197,12 @@ int dr_snapshot_network(const char *path, struct dr_net **out, struct dr_err *er
     struct dr_st_file *f = NULL;
     *out = NULL;
     int rc = dr_st_open(path, &f, err);
-    if (rc)
-        return rc;
-    const char *json = dr_st_meta(f, "driftd.config");
-    path = dr_st_path(f);
-    if (json)
-        rc = dr_net_parse(json, strlen(json), path, out, err);
-    else if (dr_foreign_is_resnet(f))
-        rc = dr_foreign_resnet(f, path, prefix, out, err);
-    else if (dr_foreign_is_inception(f))
-        rc = dr_foreign_inception(f, path, out, err);
-    else
-        rc = dr_fail(err, DR_EFORMAT, "%s does not say which network it holds", path);
+    if (!rc)
+        rc = find_net(f, dr_st_path(f), NULL, prefix, out, err);
+    if (rc) {
+        dr_net_free(*out);
+        *out = NULL;
+    }
     dr_st_close(f);
     return rc;
 }

@@ -24,32 +24,6 @@ static void configure(struct dr_config *c, const char *const *more) {
             fail_msg("%s", err.msg);
 }
 
-static void save(struct run *r, const char *path) {
-    struct dr_err err = {0};
-    if (dr_trainer_save(r->t, path, NULL, NULL, &err))
-        fail_msg("%s", err.msg);
-}
-
-// Tensors of a file whose names begin so, one after the other; returns how many values.
-static int64_t tensors(const char *path, const char *prefix, float **out) {
-    struct dr_err err = {0};
-    struct dr_st_file *f;
-    int64_t n = 0;
-    *out = NULL;
-    if (dr_st_open(path, &f, &err))
-        fail_msg("%s", err.msg);
-    for (int i = 0; i < dr_st_count(f); i++) {
-        const struct dr_st_tensor *t = dr_st_at(f, i);
-        if (strncmp(t->name, prefix, strlen(prefix)))
-            continue;
-        *out = realloc(*out, (size_t)n * sizeof(float) + t->bytes);
-        memcpy(*out + n, t->data, t->bytes);
-        n += (int64_t)(t->bytes / sizeof(float));
-    }
-    dr_st_close(f);
-    return n;
-}
-
 static void losses_of(const struct dr_config *c, int n, double *loss) {
     struct run r;
     run_open(&r, c);
@@ -86,16 +60,16 @@ static void every_weight_of_it_moves(void **state) {
     snprintf(path, sizeof path, "%s", scratch_path("kde-step.safetensors"));
     configure(&c, NULL);
     run_open(&r, &c);
-    save(&r, path);
-    const int64_t n = tensors(path, "train/encoder/", &before),
-                  g = tensors(path, "train/", &gen[0]);
+    run_save(&r, path);
+    const int64_t n = run_tensors(path, "train/encoder/", &before),
+                  g = run_tensors(path, "train/", &gen[0]);
     struct dr_metrics m = run_steps(&r, 1, NULL);
     assert_true(fabs(dr_metric(r.t, &m, "encoder_loss")) < 20);
     assert_true(dr_metric(r.t, &m, "encoder_grad_norm") > 0);
     m = run_steps(&r, 3, NULL);
-    save(&r, path);
-    assert_int_equal(tensors(path, "train/encoder/", &after), n);
-    assert_int_equal(tensors(path, "train/", &gen[1]), g);
+    run_save(&r, path);
+    assert_int_equal(run_tensors(path, "train/encoder/", &after), n);
+    assert_int_equal(run_tensors(path, "train/", &gen[1]), g);
     assert_true(n == 1 * 9 * 6 + 6 + 8 * (6 * 6 * 9 + 6) + 6 * 9 + 1 && g > n);
     int64_t moved = 0;
     for (int64_t i = 0; i < n; i++)
@@ -171,17 +145,17 @@ static void it_resumes_exactly(void **state) {
     configure(&c, NULL);
     run_open(&r, &c);
     run_steps(&r, 3, whole);
-    save(&r, path);
+    run_save(&r, path);
     run_steps(&r, 3, whole + 3);
-    save(&r, end);
-    const int64_t n = tensors(end, "", &a);
+    run_save(&r, end);
+    const int64_t n = run_tensors(end, "", &a);
     run_close(&r);
     run_open(&r, &c);
     if (dr_trainer_load(r.t, path, &err))
         fail_msg("%s", err.msg);
     run_steps(&r, 3, tail);
-    save(&r, end);
-    assert_int_equal(tensors(end, "", &b), n);
+    run_save(&r, end);
+    assert_int_equal(run_tensors(end, "", &b), n);
     assert_memory_equal(whole + 3, tail, sizeof tail);
     assert_memory_equal(a, b, (size_t)n * sizeof *a);
     free(a), free(b);

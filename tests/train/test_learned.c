@@ -26,32 +26,6 @@ static void configure(struct dr_config *c, const char *objective, bool projectio
     c->loss.ldf.projection = projection;
 }
 
-static void save(struct run *r, const char *path) {
-    struct dr_err err = {0};
-    if (dr_trainer_save(r->t, path, NULL, NULL, &err))
-        fail_msg("%s", err.msg);
-}
-
-// The field's tensors in a file, one after the other; returns how many values.
-static int64_t field_of(const char *path, const char *prefix, float **out) {
-    struct dr_err err = {0};
-    struct dr_st_file *f;
-    int64_t n = 0;
-    *out = NULL;
-    if (dr_st_open(path, &f, &err))
-        fail_msg("%s", err.msg);
-    for (int i = 0; i < dr_st_count(f); i++) {
-        const struct dr_st_tensor *t = dr_st_at(f, i);
-        if (strncmp(t->name, prefix, strlen(prefix)))
-            continue;
-        *out = realloc(*out, (size_t)n * sizeof(float) + t->bytes);
-        memcpy(*out + n, t->data, t->bytes);
-        n += (int64_t)(t->bytes / sizeof(float));
-    }
-    dr_st_close(f);
-    return n;
-}
-
 static void one_step(const char *objective, bool projection) {
     struct dr_config c;
     struct run r;
@@ -61,13 +35,13 @@ static void one_step(const char *objective, bool projection) {
     snprintf(path, sizeof path, "%s", scratch_path("learned-step.safetensors"));
     configure(&c, objective, projection);
     run_open(&r, &c);
-    save(&r, path);
-    const int64_t n = field_of(path, "train/field/", &before);
+    run_save(&r, path);
+    const int64_t n = run_tensors(path, "train/field/", &before);
     const struct dr_metrics m = run_steps(&r, 1, NULL);
-    save(&r, path);
+    run_save(&r, path);
     assert_true(n > 1000);
-    assert_int_equal(field_of(path, "train/field/", &after), n);
-    assert_int_equal(field_of(path, "opt.m/field/", &first), n);
+    assert_int_equal(run_tensors(path, "train/field/", &after), n);
+    assert_int_equal(run_tensors(path, "opt.m/field/", &first), n);
     int64_t moved = 0, graded = 0;
     for (int64_t i = 0; i < n; i++) {
         moved += before[i] != after[i];
@@ -118,17 +92,17 @@ static void it_resumes_exactly(void **state) {
         configure(&c, objective[k], true);
         run_open(&r, &c);
         run_steps(&r, 3, whole);
-        save(&r, path);
+        run_save(&r, path);
         run_steps(&r, 3, whole + 3);
-        save(&r, end);
-        const int64_t n = field_of(end, "", &a);
+        run_save(&r, end);
+        const int64_t n = run_tensors(end, "", &a);
         run_close(&r);
         run_open(&r, &c);
         if (dr_trainer_load(r.t, path, &err))
             fail_msg("%s", err.msg);
         run_steps(&r, 3, tail);
-        save(&r, end);
-        assert_int_equal(field_of(end, "", &b), n);
+        run_save(&r, end);
+        assert_int_equal(run_tensors(end, "", &b), n);
         assert_memory_equal(whole + 3, tail, sizeof tail);
         assert_memory_equal(a, b, (size_t)n * sizeof *a);
         free(a), free(b);

@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 
 const char *const tiny_digits[] = {"data.set=digits",
@@ -108,4 +109,29 @@ const char *scratch_path(const char *name) {
     const char *dir = getenv("DRIFTD_SCRATCH");
     snprintf(path, sizeof path, "%s/%s", dir ? dir : ".", name);
     return path;
+}
+
+void run_save(struct run *r, const char *path) {
+    struct dr_err err = {0};
+    if (dr_trainer_save(r->t, path, NULL, NULL, &err))
+        fail_msg("%s", err.msg);
+}
+
+int64_t run_tensors(const char *path, const char *prefix, float **out) {
+    struct dr_err err = {0};
+    struct dr_st_file *f = NULL;
+    int64_t n = 0;
+    *out = NULL;
+    if (dr_st_open(path, &f, &err))
+        fail_msg("%s", err.msg);
+    for (int i = 0; i < dr_st_count(f); i++) {
+        const struct dr_st_tensor *t = dr_st_at(f, i);
+        if (strncmp(t->name, prefix, strlen(prefix)))
+            continue;
+        *out = realloc(*out, (size_t)n * sizeof(float) + t->bytes);
+        memcpy(*out + n, t->data, t->bytes);
+        n += (int64_t)(t->bytes / sizeof(float));
+    }
+    dr_st_close(f);
+    return n;
 }

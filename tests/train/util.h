@@ -29,6 +29,10 @@ void run_close(struct run *r);
 struct dr_metrics run_steps(struct run *r, int n, double *loss);
 // n samples of one class from the EMA, seed 1.
 void run_sample(struct run *r, int32_t cls, int64_t n, real *x);
+void run_save(struct run *r, const char *path); // a checkpoint
+// float32 tensors of a file whose names begin so, one after the other, malloc'd; returns how many
+// values.
+int64_t run_tensors(const char *path, const char *prefix, float **out);
 // A file below the build folder's scratch.
 const char *scratch_path(const char *name);
 extern const char *const tiny_digits[]; // a small digits run, about 10 ms a step
