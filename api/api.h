@@ -47,6 +47,8 @@ int api_problem_set(struct api_problem *p, int status, const char *type, const c
 // Appends one field error; beyond API_PROBLEM_ERRORS they are dropped. Returns -1 as well.
 int api_problem_field(struct api_problem *p, const char *field, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+// Appends the field errors of `more`, but for fields that p has an error of.
+void api_problem_more(struct api_problem *p, const struct api_problem *more);
 
 // ---------------------------------------------------------------------------------------------
 // Replies of the plain (synchronous) callbacks
@@ -353,10 +355,11 @@ struct api_callbacks {
     int (*sample_png)(void *ctx, const char *id, struct api_file *out, struct api_problem *problem);
 
     // Evaluations (docs/api.md). list: {"evals": [...], "metrics": [...]}; create: as job_create
-    // with the kind `eval`; remove: 409 while it runs. csv and plot give malloc'ed bytes.
+    // with the kind `eval` (check: only say what is wrong); remove: 409 while it runs. csv and plot
+    // give malloc'ed bytes.
     int (*eval_list)(void *ctx, const struct api_eval_query *q, struct api_reply *out);
     int (*eval_get)(void *ctx, const char *id, struct api_reply *out);
-    int (*eval_create)(void *ctx, const json_t *body, struct api_reply *out);
+    int (*eval_create)(void *ctx, const json_t *body, bool check, struct api_reply *out);
     int (*eval_remove)(void *ctx, const char *id, struct api_reply *out);
     int (*eval_curve)(void *ctx, const struct api_eval_query *q, struct api_reply *out);
     int (*eval_csv)(void *ctx, const struct api_eval_query *q, char **text, size_t *size,

@@ -105,9 +105,11 @@ enum MHD_Result api_h_eval_create(struct api_req *r) {
     if (!o)
         return api_send_problem(r, &p);
     check_body(o, &p);
-    enum MHD_Result rc =
-        p.status ? api_send_problem(r, &p)
-                 : api_send_reply(r, r->srv->cb.eval_create(r->srv->ctx, o, &reply), &reply);
+    const bool check = p.status != 0; // what else is wrong, behind it
+    int made = r->srv->cb.eval_create(r->srv->ctx, o, check, &reply);
+    if (check)
+        api_problem_more(&p, &reply.problem);
+    enum MHD_Result rc = check ? api_send_problem(r, &p) : api_send_reply(r, made, &reply);
     json_decref(o);
     return rc;
 }

@@ -70,8 +70,18 @@ static void unknown_class(struct parse *x, const char *word) {
         at < 0 ? "" : x->model.names[at], at < 0 ? "" : "`?");
 }
 
+static const char *classes_of(const struct parse *x, char text[64]) {
+    const int n = x->model.classes;
+    if (n == 1)
+        snprintf(text, 64, "the model has one class, 0");
+    else
+        snprintf(text, 64, "the model has %d classes, 0 to %d", n, n - 1);
+    return text;
+}
+
 // One item of the list: an index, a name, a range "2-5", or "random".
 static int add_class(struct parse *x, char *word) {
+    char has[64];
     int64_t a, b;
     int i;
     char *dash = strchr(word + (*word != '\0'), '-');
@@ -82,8 +92,7 @@ static int add_class(struct parse *x, char *word) {
     if (!api_parse_int(word, &a)) {
         if (a >= 0 && a < x->model.classes)
             return add_label(x, a);
-        bad(x, "class", "%lld is out of range; the model has %d classes, 0 to %d", (long long)a,
-            x->model.classes, x->model.classes - 1);
+        bad(x, "class", "%lld is out of range; %s", (long long)a, classes_of(x, has));
         return -1;
     }
     if (dash) {
@@ -97,8 +106,7 @@ static int add_class(struct parse *x, char *word) {
             return 0;
         }
         if (range) {
-            bad(x, "class", "range %.40s; the model has %d classes, 0 to %d", word,
-                x->model.classes, x->model.classes - 1);
+            bad(x, "class", "range %.40s; %s", word, classes_of(x, has));
             return -1;
         }
     }

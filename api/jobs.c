@@ -68,8 +68,7 @@ static void add_config_errors(struct api_req *r, struct api_job_create *in, stru
     in->check = true;
     r->srv->cb.job_create(r->srv->ctx, in, &reply);
     json_decref(reply.body);
-    for (size_t i = 0; i < reply.problem.nerrors; i++)
-        api_problem_field(p, reply.problem.errors[i].field, "%s", reply.problem.errors[i].message);
+    api_problem_more(p, &reply.problem);
 }
 
 enum MHD_Result api_h_job_create(struct api_req *r) {

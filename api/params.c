@@ -181,10 +181,6 @@ json_t *api_body_object(struct api_req *r, const char *const *keys, struct api_p
         }
         invalid(p, key, msg);
     }
-    if (p->status) {
-        json_decref(o);
-        return NULL;
-    }
     return o;
 }
 

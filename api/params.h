@@ -18,7 +18,8 @@ int api_q_known(struct api_req *r, struct api_problem *p); // no unknown keys, b
 int api_parse_num(const char *text, double *out);
 int api_parse_int(const char *text, int64_t *out);
 int api_parse_page(struct api_req *r, struct api_page *out, struct api_problem *p);
-// The request's body as an object whose keys are all in `keys` (NULL-terminated).
+// The request's body as an object; a key that is not in `keys` (NULL-terminated) is a field error.
+// NULL: it is no object. New reference.
 json_t *api_body_object(struct api_req *r, const char *const *keys, struct api_problem *p);
 // The same with any keys.
 json_t *api_body_any_object(struct api_req *r, struct api_problem *p);

@@ -32,6 +32,18 @@ int api_problem_field(struct api_problem *p, const char *field, const char *fmt,
     return -1;
 }
 
+void api_problem_more(struct api_problem *p, const struct api_problem *more) {
+    const size_t had = p->nerrors;
+    for (size_t i = 0; i < more->nerrors; i++) {
+        const struct api_field_error *e = &more->errors[i];
+        bool known = false;
+        for (size_t k = 0; k < had; k++)
+            known |= !strcmp(p->errors[k].field, e->field);
+        if (!known)
+            api_problem_field(p, e->field, "%s", e->message);
+    }
+}
+
 const char *api_status_title(int status) {
     static const struct {
         int status;

@@ -1,5 +1,5 @@
 // The dashboard's files, packed at build time by web/embed.py (only where npm was there to fetch
-// uPlot). Handed to the HTTP server by daemon/verbs/serve.c.
+// their libraries). Handed to the HTTP server by daemon/verbs/serve.c.
 #pragma once
 
 #include "api/api.h"

@@ -36,16 +36,23 @@ double ctl_get_num(const struct ctl *c, const char *name, double otherwise) {
     return text && parse_number(text, CTL_REAL, &v) ? v : otherwise;
 }
 
-void ctl_nearest(const char *word, const char *const *names, char *buf, size_t n) {
-    int best = 4;
-    buf[0] = '\0';
-    for (; *names; names++) {
+static const char *nearest(const char *word, const char *const *names) {
+    const char *name = NULL;
+    for (int best = 4; *names; names++) {
         int d = api_edit_distance(word, *names, 5);
         if (d < best && d < (int)strlen(*names)) {
             best = d;
-            snprintf(buf, n, "; did you mean `%s`?", *names);
+            name = *names;
         }
     }
+    return name;
+}
+
+void ctl_nearest(const char *word, const char *const *names, char *buf, size_t n) {
+    const char *name = nearest(word, names);
+    buf[0] = '\0';
+    if (name)
+        snprintf(buf, n, "; did you mean `%s`?", name);
 }
 
 // The options that hold now: those of the command, then the common ones.
@@ -81,15 +88,16 @@ static const struct ctl_opt *find(const struct options *o, int value) {
 }
 
 static int unknown_option(const struct ctl *c, const struct options *o, const char *arg) {
-    const char *names[CTL_MAX_OPTS + 1] = {0};
-    char near[96], word[64];
+    const char *names[CTL_MAX_OPTS + 1] = {0}, *near;
+    char word[64];
     for (int i = 0; i < o->n; i++)
         names[i] = o->opt[i]->name;
     snprintf(word, sizeof word, "%.*s", (int)strcspn(arg + 2, "="), arg + 2);
-    ctl_nearest(word, names, near, sizeof near);
-    fprintf(stderr, "driftctl%s%s: unknown option `--%s`%s%s\n", c->command ? " " : "",
+    near = nearest(word, names);
+    fprintf(stderr, "driftctl%s%s: unknown option `--%s`%s%s%s%s\n", c->command ? " " : "",
             c->command ? c->command->name : "", ctl_safe(word),
-            c->command ? "" : " before the command", near);
+            c->command ? "" : " before the command", near ? "; did you mean `--" : "",
+            near ? near : "", near ? "`?" : "");
     return CTL_USAGE;
 }
 

@@ -83,6 +83,7 @@ struct ctl_reply {
     struct ctl_buf body;
     char content_type[96], request_id[48];
     char seed[32], checkpoint[80], step[32], queue_ms[32], compute_ms[32], location[300];
+    char note[200]; // Driftd-Note: what to know about the images
     char etag[96];  // as sent, with quotes
     uint64_t total; // size of a file, from Content-Range or Content-Length; 0: unknown
     uint64_t first; // first byte of a 206

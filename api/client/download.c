@@ -222,8 +222,11 @@ static int to_file(struct ctl *c, const char *method, const char *path, const ch
             rc = CTL_OK; // all of it may be there already
         else
             rc = transfer(c, &t, method, path, head.etag);
+        const bool empty = !ftello(t.f) && !t.start;
         if (fclose(t.f) && !rc)
             rc = failed(part, errno);
+        if (rc && empty) // refused: nothing to go on from
+            unlink(part);
     }
     if (!rc)
         rc = check(&t, part, *t.reply.etag ? t.reply.etag : head.etag,

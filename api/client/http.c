@@ -85,6 +85,7 @@ size_t ctl_on_header(char *p, size_t size, size_t n, void *arg) {
     keep(p, len, "Driftd-Step", r->step, sizeof r->step);
     keep(p, len, "Driftd-Queue-Ms", r->queue_ms, sizeof r->queue_ms);
     keep(p, len, "Driftd-Compute-Ms", r->compute_ms, sizeof r->compute_ms);
+    keep(p, len, "Driftd-Note", r->note, sizeof r->note);
     keep(p, len, "Content-Length", range, sizeof range);
     if (*range && !r->total)
         r->total = strtoull(range, NULL, 10);
@@ -218,6 +219,13 @@ int ctl_http(struct ctl *c, const char *method, const char *path, const json_t *
     return rc ? ctl_unreachable(c, rc, quiet) : CTL_OK;
 }
 
+// Whether a sentence has the field, of "overrides.optim.lr" at least `lr`, and what is wrong with
+// it.
+static bool says(const char *detail, const json_t *error) {
+    const char *field = ctl_str(error, "field"), *last = strrchr(field, '.');
+    return strstr(detail, last ? last + 1 : field) && strstr(detail, ctl_str(error, "message"));
+}
+
 void ctl_print_problem(const struct ctl *c, const struct ctl_reply *r) {
     json_t *o = r->body.s ? json_loadb(r->body.s, r->body.n, 0, NULL) : NULL, *e;
     const char *detail = ctl_str(o, "detail");
@@ -232,8 +240,11 @@ void ctl_print_problem(const struct ctl *c, const struct ctl_reply *r) {
     if (*r->request_id)
         fprintf(stderr, ", request %s", ctl_safe(r->request_id));
     fprintf(stderr, ")\n");
-    json_array_foreach(json_object_get(o, "errors"), i, e) fprintf(
-        stderr, "  %s: %s\n", ctl_safe(ctl_str(e, "field")), ctl_safe(ctl_str(e, "message")));
+    const json_t *errors = json_object_get(o, "errors");
+    const bool said = json_array_size(errors) == 1 && says(detail, json_array_get(errors, 0));
+    if (!said)
+        json_array_foreach(errors, i, e) fprintf(
+            stderr, "  %s: %s\n", ctl_safe(ctl_str(e, "field")), ctl_safe(ctl_str(e, "message")));
     if (json_is_number(json_object_get(o, "retry_after")))
         fprintf(stderr, "  try again in %.0f s\n",
                 json_number_value(json_object_get(o, "retry_after")));

@@ -24,10 +24,11 @@ static int save(struct ctl *c, const struct ctl_reply *r, const char *file) {
     file = file ? file : name;
     int rc = ctl_save(c, file, r->body.s, r->body.n, strcmp(extension(r), "json") != 0);
     if (!rc && c->json && !direct) {
-        json_t *o = json_pack("{s:s, s:I, s:s, s:I, s:f, s:f}", "file", file, "seed",
-                              (json_int_t)strtoll(r->seed, NULL, 10), "checkpoint", r->checkpoint,
-                              "step", (json_int_t)strtoll(r->step, NULL, 10), "queue_ms",
-                              strtod(r->queue_ms, NULL), "compute_ms", strtod(r->compute_ms, NULL));
+        json_t *o =
+            json_pack("{s:s, s:I, s:s, s:I, s:f, s:f, s:s?}", "file", file, "seed",
+                      (json_int_t)strtoll(r->seed, NULL, 10), "checkpoint", r->checkpoint, "step",
+                      (json_int_t)strtoll(r->step, NULL, 10), "queue_ms", strtod(r->queue_ms, NULL),
+                      "compute_ms", strtod(r->compute_ms, NULL), "note", *r->note ? r->note : NULL);
         ctl_json(c, o);
         json_decref(o);
     } else if (!rc && !direct) {
@@ -35,6 +36,8 @@ static int save(struct ctl *c, const struct ctl_reply *r, const char *file) {
                 ctl_safe(file), ctl_safe(r->seed), ctl_safe(r->checkpoint), ctl_safe(r->step),
                 ctl_safe(r->queue_ms), ctl_safe(r->compute_ms));
     }
+    if (!rc && *r->note && (!c->json || direct))
+        fprintf(stderr, "driftctl: %s\n", ctl_safe(r->note));
     free(name);
     return rc;
 }

@@ -106,6 +106,20 @@ static int read_overrides(const json_t *overrides, struct dr_config *cfg, struct
     return rc;
 }
 
+// What else is wrong with keys of which `first` is known.
+static void add_others(struct dd *d, const json_t *keys, const struct dr_err *first,
+                       struct dd_glue_found *found) {
+    struct dr_config unused;
+    struct dr_err e = *first;
+    const size_t n = strlen(e.field);
+    if (!strncmp(e.msg, e.field, n) && !strncmp(e.msg + n, ": ", 2)) // the list names the field
+        memmove(e.msg, e.msg + n + 2, strlen(e.msg + n + 2) + 1);
+    dr_problems_add(&found->list, &e);
+    if (!read_base(d, NULL, keys, &unused, &found->list, NULL))
+        found->list.n = 0;
+    found->base = found->list.n;
+}
+
 int dd_glue_config(struct dd *d, const json_t *config, const json_t *overrides,
                    struct dr_config *out, struct dd_glue_found *found, struct dr_err *err) {
     const char *recipe = json_string_value(config);
@@ -117,6 +131,8 @@ int dd_glue_config(struct dd *d, const json_t *config, const json_t *overrides,
     if (recipe)
         overrides = json_object_size(keys) ? keys : NULL;
     if (rc) {
+        if (!recipe && err->field[0])
+            add_others(d, keys, err, found);
         json_decref(keys);
         return rc;
     }

@@ -54,6 +54,14 @@ static int choose_kind(const struct api_job_create *in, const struct dr_config *
     return dd_job_kind_find(NULL, in->kind && !recipes ? in->kind : of_config, kind, err);
 }
 
+// One more problem, before those that are known.
+static int fail_first(struct api_problem *p, int rc, const struct dr_err *err) {
+    const struct api_problem others = *p;
+    dd_http_fail(p, rc, err);
+    api_problem_more(p, &others);
+    return -1;
+}
+
 static int job_create(void *ctx, const struct api_job_create *in, struct api_reply *out) {
     struct dd *d = ctx;
     struct dr_config cfg;
@@ -61,15 +69,14 @@ static int job_create(void *ctx, const struct api_job_create *in, struct api_rep
     const struct dd_job_kind *kind;
     char recipe[64];
     int64_t id;
-    int rc = in->kind && !in->check ? dd_job_kind_find(NULL, in->kind, &kind, &err) : 0;
+    int rc = in->kind ? dd_job_kind_find(NULL, in->kind, &kind, &err) : 0;
+    const int refused = build_config(d, in, &cfg, recipe, sizeof recipe, &out->problem);
+    if (!rc && !refused)
+        rc = choose_kind(in, &cfg, &kind, &err);
     if (rc)
-        return dd_http_fail(&out->problem, rc, &err);
-    if (build_config(d, in, &cfg, recipe, sizeof recipe, &out->problem))
-        return -1;
-    if (in->check)
-        return 0;
-    if ((rc = choose_kind(in, &cfg, &kind, &err)))
-        return dd_http_fail(&out->problem, rc, &err);
+        return fail_first(&out->problem, rc, &err);
+    if (refused || in->check)
+        return refused;
     struct dd_job_new n = {.cfg = &cfg,
                            .recipe = recipe,
                            .name = in->name,
@@ -88,7 +95,7 @@ static int job_create(void *ctx, const struct api_job_create *in, struct api_rep
 }
 
 // A shorthand for a job of the kind `eval`.
-static int eval_create(void *ctx, const json_t *body, struct api_reply *out) {
+static int eval_create(void *ctx, const json_t *body, bool check, struct api_reply *out) {
     struct dr_err err = {0};
     const json_t *name = json_object_get(body, "name"),
                  *priority = json_object_get(body, "priority");
@@ -99,12 +106,12 @@ static int eval_create(void *ctx, const json_t *body, struct api_reply *out) {
     const struct api_job_create in = {.config = config,
                                       .kind = "eval",
                                       .name = json_is_string(name) ? json_string_value(name) : own,
-                                      .priority = (int)json_integer_value(priority)};
-    rc = rc ? dd_http_fail(&out->problem, rc, &err) : job_create(ctx, &in, out);
+                                      .priority = (int)json_integer_value(priority),
+                                      .check = check || rc};
+    const int refused = job_create(ctx, &in, out);
     json_decref(config);
-    if (rc)
-        dd_glue_eval_shorten(&out->problem);
-    return rc;
+    dd_glue_eval_shorten(&out->problem);
+    return rc ? fail_first(&out->problem, rc, &err) : refused;
 }
 
 // --- reading and acting ---

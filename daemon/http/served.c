@@ -8,11 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *text_of(const char *why) {
+// In words. In mode `live` something answers between jobs too.
+static const char *text_of(const char *mode, const char *why) {
+    const bool live = !strcmp(mode, "live");
     return !why                        ? "nothing yet: no checkpoint exists and no job has a model"
            : !strcmp(why, "promoted")  ? "a checkpoint that was promoted"
            : !strcmp(why, "completed") ? "the final checkpoint of the newest completed job"
            : !strcmp(why, "live")      ? "the averaged weights of the running job"
+           : live                      ? "the newest checkpoint until a job runs"
                                        : "the newest checkpoint";
 }
 
@@ -23,7 +26,7 @@ json_t *dd_glue_served(struct dd *d) {
     const char *mode = active > 0 ? "checkpoint" : active == DD_SERVE_LIVE ? "live" : "auto";
     dd_batcher_served(d->batcher, &s, NULL);
     json_t *o = json_pack("{s:s, s:n, s:n, s:n, s:s?, s:s}", "mode", mode, "checkpoint", "job",
-                          "step", "why", s.why, "text", text_of(s.why));
+                          "step", "why", s.why, "text", text_of(mode, s.why));
     if (s.id && !dd_models_get(d->models, s.id, &info, NULL)) {
         json_object_set_new(o, "checkpoint", json_sprintf("%lld", (long long)s.id));
         json_object_set_new(o, "step", json_integer(info.step));

@@ -75,7 +75,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.seen.append((self.path, dict(self.headers)))
         path = self.path.split("?")[0]
-        if path.endswith("/file"):
+        if path == "/v1/checkpoints/none/file":
+            self.answer(422, {"detail": "format: `x` is none", "errors": [{"field": "format", "message": "`x` is none"}]})
+        elif path.endswith("/file"):
             self.file()
         elif path == "/v1/jobs":
             self.answer(200, {"jobs": JOBS})
@@ -97,7 +99,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path.endswith("backup"):
             self.answer(200, DATA, "application/vnd.sqlite3")
         else:
-            self.answer(200, b"\x89PNG\r\n\x1a\nimage", "image/png", Driftd_Seed="5")
+            more = {"Driftd_Note": "cfg 9 is outside"} if "cfg=9" in self.path else {}
+            self.answer(200, b"\x89PNG\r\n\x1a\nimage", "image/png", Driftd_Seed="5", **more)
 
 
 class Place:
@@ -210,9 +213,24 @@ def test_parts():
             r = p.ctl("export", "1", "-o", target)
             assert r.returncode == 1 and "sha256" in r.err and not whole.exists() and not part.exists(), r
         p.server.etag = SHA
+        r = p.ctl("export", "none", "-o", "x")  # refused: nothing is left
+        assert r.returncode == 1 and not part.exists(), r
+        assert r.err == "driftctl: format: `x` is none (HTTP 422)\n", "one mistake is said once"
         (p.dir / "elsewhere").write_bytes(b"kept")
         part.symlink_to("elsewhere")
         assert p.ctl("export", "1", "-o", "x").returncode == 1 and (p.dir / "elsewhere").read_bytes() == b"kept"
+
+
+def test_sample():
+    with Place() as p:
+        r = p.ctl("sample", "--cfg", "9", "-o", "x.png")
+        assert r.returncode == 0 and r.err == "driftctl: cfg 9 is outside\n" and "seed 5" in r.out, r
+        r = p.ctl("sample", "--cfg", "9", "-o", "x.png", "--json")
+        assert json.loads(r.out)["note"] == "cfg 9 is outside" and not r.err, r
+        r = p.ctl("sample", "-o", "x.png", "--json")
+        assert json.loads(r.out)["note"] is None, r
+        r = p.ctl("sample", "--clas", "9")
+        assert r.returncode == 2 and r.err == "driftctl sample: unknown option `--clas`; did you mean `--class`?\n", r
 
 
 def silent():
@@ -376,7 +394,7 @@ def terminals():
 
 
 if __name__ == "__main__":
-    run([test_outputs, test_parts, test_silence, test_proxies, test_numbers, test_status_of_an_encoder])
+    run([test_outputs, test_parts, test_sample, test_silence, test_proxies, test_numbers, test_status_of_an_encoder])
     if not terminals():
         print("skipped: no pseudo terminals here (is /dev/pts mounted?)")
         sys.exit(77)

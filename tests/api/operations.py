@@ -279,6 +279,15 @@ def test_checkpoint_in_use():
         problem(d.ask("DELETE", f"/v1/checkpoints/{own}"), 409, "conflict", None, "go on from it")
 
 
+def test_live_without_a_job():
+    with trained() as d:
+        r = d.ask("PUT", "/v1/served", {"checkpoint": "live"}).json()
+        assert (r["mode"], r["why"], r["text"]) == ("live", "latest", "the newest checkpoint until a job runs"), r
+        other = d.job("tiny", overrides={"data.classes": 0, "train.classes": 0, "train.steps": 2})
+        d.wait(other, "completed")
+        problem(d.get("/v1/generate?class=1&checkpoint=latest"), 422, None, "class", "the model has one class, 0")
+
+
 def test_priority():
     with daemon() as d:
         first = d.job("long")
@@ -316,6 +325,16 @@ def test_every_problem():
         p = problem(d.ask("POST", "/v1/evals", {"checkpoint": "1", "n": 0, "split": "all", "data": {"set": "mnist"}}),
                     422, None, "n")
         assert fields(p) == ["n", "split"], p
+        p = problem(d.ask("POST", "/v1/evals", {"checkpoint": "1", "priority": "high", "name": 7, "n": 0, "data": {"set": "mnist"},
+                                                "settings": {"split": "all"}}), 422, None, "name")
+        assert fields(p) == ["name", "priority", "split", "n"], p
+        p = problem(d.ask("POST", "/v1/evals", {"checkpoint": "99", "n": 0}), 422, None, "checkpoint")
+        assert fields(p) == ["checkpoint", "n", "judge"], p
+        p = problem(d.ask("POST", "/v1/evals", {"checkpoint": "1", "data": "nothing", "n": 0}), 422, None, "data")
+        assert fields(p) == ["data", "checkpoint", "n", "judge"], p
+        p = problem(d.ask("POST", "/v1/jobs", {"config": "tiny", "overrides": wrong, "kind": "trian", "prioriy": 1}), 422, None,
+                    "prioriy", "`priority`")
+        assert fields(p) == ["prioriy", "kind"] + [f"overrides.{k}" for k in keys], p
         p = problem(d.ask("POST", "/v1/sweeps", {"name": "x", "recipes": ["tiny"], "overrides": wrong}), 422)
         assert {e["field"] for e in p["errors"]} == {f"overrides.{k}" for k in keys}, p
         job = d.job("tiny")
@@ -379,4 +398,4 @@ if __name__ == "__main__":
         run([v for k, v in list(globals().items()) if k in sys.argv[4:]])
     else:
         run([test_scopes, test_json_logs, test_metrics, test_time_left, test_checkpoints,
-         test_commands, test_checkpoint_in_use, test_priority, test_every_problem, test_backup])
+         test_commands, test_checkpoint_in_use, test_live_without_a_job, test_priority, test_every_problem, test_backup])

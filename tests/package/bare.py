@@ -5,8 +5,10 @@ is installed is looked at, trains, serves, and takes over a state folder of 0.1.
 usage: bare.py SOURCE           only checks that debian/Containerfile can be followed
        bare.py SOURCE FOLDER    root, debootstrap and the network are needed, else it is skipped (77).
 FOLDER keeps the fetched Debian for the next time; the package is left in FOLDER/packages. $DRIFTD_DEB=FILE:
-installs this package instead of building one.
+installs this package instead of building one. $DRIFTD_OLD_DEB=FILE: this older package trains first, in a root where the
+package is then installed over it.
 """
+import array
 import contextlib
 import fcntl
 import json
@@ -20,6 +22,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import types
 import urllib.request
 
 SOURCE = pathlib.Path(sys.argv[1]).resolve()
@@ -250,6 +253,72 @@ def check_upgrade(root, stage):
     db.close()
 
 
+def post(url, path, body=None):
+    ask = urllib.request.Request(url + path, data=json.dumps(body or {}).encode() if body else b"", headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(ask, timeout=60) as r:
+        return json.load(r)
+
+
+def read(url, path):
+    return json.loads(fetch(url + path)[0])
+
+
+def wait(url, job, until):
+    for _ in range(1200):
+        now = read(url, f"/v1/jobs/{job}")
+        if until(now):
+            return now
+        time.sleep(0.1)
+    raise AssertionError(f"job {job} in time: {now}")
+
+
+def known(url):
+    """What the state folder holds, in words that every version has."""
+    jobs = {j["id"]: (j["name"], j["state"], j["step"]) for j in read(url, "/v1/jobs")["jobs"]}
+    files = {c["id"]: (c["step"], c["sha256"]) for c in read(url, "/v1/checkpoints?limit=1000")["checkpoints"]}
+    losses = {j: fetch(url + f"/v1/jobs/{j}/metrics?names=loss&max_points=0&format=csv")[0] for j in jobs}
+    return jobs, files, losses
+
+
+def check_package_upgrade(base, folder, stage, old, build, log):
+    packages = {"old": (folder / "old", old), "new": (folder / "new", next((build / "packages").glob("driftd_*.deb")))}
+    for path, deb in packages.values():
+        shutil.rmtree(path, ignore_errors=True)
+        (path / "packages").mkdir(parents=True)
+        shutil.copy(deb, path / "packages")
+        (path / "src/debian").mkdir(parents=True)
+        shutil.copy(SOURCE / "debian/steps.sh", path / "src/debian")
+    root = Root(base, folder / "upgraded")
+    draw = "/v1/generate?checkpoint={}&seed=4&n=16&format=npy"
+    follow(stage, root, {"build": types.SimpleNamespace(path=packages["old"][0])}, log)
+    version = root.run("dpkg-query", "-W", "-f", "${Version}", "driftd")
+    assert version != VERSION, version
+    with serving(root, stage) as url:
+        post(url, "/v1/jobs", {"config": "toy-two-modes-far", "overrides": {"train.steps": 60}, "name": "to its end"})
+        post(url, "/v1/jobs", {"config": "toy-two-modes-far", "overrides": {"train.steps": 10**7}, "name": "to be stopped"})
+        wait(url, 2, lambda j: j["step"] >= 100)
+        post(url, "/v1/jobs/2/stop")
+        stopped = wait(url, 2, lambda j: j["state"] == "stopped")["step"]
+        before = known(url)
+        served = max(before[1], key=int)
+        drawn, _ = fetch(url + draw.format(served))
+    follow(stage, root, {"build": types.SimpleNamespace(path=packages["new"][0])}, log)
+    assert root.run("dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}", "driftd") == f"{VERSION} installed"
+    with serving(root, stage) as url:
+        assert known(url) == before, (before, known(url))
+        again, about = fetch(url + draw.format(served))
+        assert about["Driftd-Checkpoint"] == served and again[:128] == drawn[:128]
+        x, y = (array.array("f", d[128:]) for d in (drawn, again))  # another version may round otherwise
+        assert sum((a - b) ** 2 for a, b in zip(x, y)) < 1e-9 * sum(a * a for a in x), "the same pictures"
+        for checkpoint in before[1]:
+            fetch(url + f"/v1/checkpoints/{checkpoint}/file")
+        post(url, "/v1/jobs/2/resume")
+        wait(url, 2, lambda j: j["step"] >= stopped + 50)
+        losses = fetch(url + "/v1/jobs/2/metrics?names=loss&max_points=0&format=csv")[0]
+        assert losses.startswith(before[2]["2"]), "the curve goes on where it ended"
+    print(f"{version} -> {VERSION}: {len(before[0])} jobs, {len(before[1])} checkpoints, step {stopped} goes on", flush=True)
+
+
 def check_removal(root):
     root.run("apt-get", "purge", "-y", "-qq", "driftd")
     assert (root.path / "var/lib/driftd/driftd.sqlite3").exists(), "models outlive the package"
@@ -297,11 +366,13 @@ def main():
         shutil.copytree(build.path / "packages", folder / "packages")
     root = Root(base, folder / "root")
     follow(last, root, {"build": build}, log)
-    checks = (check_files, [root]), (check_served, [root, last]), (check_upgrade, [root, last]), (check_removal, [root])
+    checks = [(check_files, [root]), (check_served, [root, last]), (check_upgrade, [root, last]), (check_removal, [root])]
+    if old := os.environ.get("DRIFTD_OLD_DEB"):
+        checks.append((check_package_upgrade, [base, folder, last, old, build.path, log]))
     for check, arguments in checks:
         check(*arguments)
         print(check.__name__, "ok", flush=True)
-    for path in (build.path, root.path):
+    for path in (build.path, root.path, folder / "upgraded"):
         said("rm", "-rf", "--one-file-system", path)
 
 

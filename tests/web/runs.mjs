@@ -4,7 +4,7 @@
 // Exit 77: chromium or the packages are missing.
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import assert from 'node:assert/strict';
@@ -302,6 +302,31 @@ try {
     } finally {
       await other.end();
       rmSync(folder, { recursive: true, force: true });
+    }
+  });
+
+  await check('a backup of a large file stays out of the memory of the tab', async () => {
+    const size = 400 * 2 ** 20, large = join(daemon.state, 'samples/large.bin'), copy = mkdtempSync(join(tmpdir(), 'driftd-backup-'));
+    const { processInfo } = await (await browser.newBrowserCDPSession()).send('SystemInfo.getProcessInfo');
+    const memory = (key) => Math.max(...processInfo.filter((p) => p.type === 'renderer').map(({ id }) =>
+      +new RegExp(`${key}:\\s+(\\d+)`).exec(readFileSync(`/proc/${id}/status`, 'utf8'))[1] / 1024));
+    writeFileSync(large, 'head');
+    truncateSync(large, size);
+    try {
+      await go('#/status');
+      const button = page.getByRole('button', { name: 'Download a backup' });
+      await button.waitFor();
+      const before = memory('VmRSS');
+      const [got] = await Promise.all([page.waitForEvent('download'), button.click()]);
+      const grown = memory('VmHWM') - before;
+      console.log(`the tab grew by ${grown.toFixed(0)} MiB for a file of ${size / 2 ** 20} MiB`);
+      assert.ok(grown < 200, `${grown} MiB`);
+      execFileSync('tar', ['xf', await got.path(), '-C', copy, '--strip-components=1']);
+      const sum = JSON.parse(readFileSync(join(copy, 'backup.json'))).files.find((f) => f.path === 'samples/large.bin').sha256;
+      assert.equal(execFileSync('sha256sum', [join(copy, 'samples/large.bin')], { encoding: 'utf8' }).slice(0, 64), sum);
+    } finally {
+      rmSync(large);
+      rmSync(copy, { recursive: true });
     }
   });
 

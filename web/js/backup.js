@@ -5,32 +5,43 @@ import { toast, download } from './ui.js';
 import { tar } from './tar.js';
 
 const LIST = 'backup.json'; // as driftctl writes it
-export const work = { now: null }; // {done, bytes, total} while one is fetched
+const PIECE = 1 << 24; // bytes of a file that are in the tab's memory; what came before is the browser's, on disk if need be
+export const work = { now: null }; // {done, files, bytes, total} while one is fetched
 
-// Browsers hash on https and on this machine alone, and a restore compares every file.
-export const possible = () => Boolean(globalThis.crypto?.subtle);
-
-async function sha256(blob) {
-  const sum = await crypto.subtle.digest('SHA-256', await blob.arrayBuffer());
-  return [...new Uint8Array(sum)].map((b) => b.toString(16).padStart(2, '0')).join('');
+// The body of an answer as a Blob, and its sha256, which a restore compares: crypto.subtle takes a file only as a whole.
+async function received(res, sha256, grown) {
+  const sum = sha256.create(), pieces = [], body = res.body.getReader();
+  let held = [], n = 0;
+  const put = () => { pieces.push(new Blob(held)); grown(n); held = []; n = 0; };
+  for (;;) {
+    const { value, done } = await body.read();
+    if (done) break;
+    sum.update(value);
+    held.push(value);
+    n += value.length;
+    if (n >= PIECE) put();
+  }
+  put();
+  return { file: new Blob(pieces), hex: [...sum.digest()].map((b) => b.toString(16).padStart(2, '0')).join('') };
 }
 
-// changed is called after every file.
+// changed is called with every piece.
 export async function backup(changed) {
   if (work.now) return;
   work.now = { done: 0, bytes: 0, total: 0, files: 0 };
   changed();
   let made = null;
+  const grown = (n) => { work.now.bytes += n; changed(); };
   try {
+    const { sha256 } = await import('./hashes/sha2.js'); // fetched when it is needed
     made = await post('/v1/backups');
     Object.assign(work.now, { total: made.bytes, files: made.files.length });
     const folder = `driftd-backup-${made.created.replace(/\.\d+/, '').replaceAll(':', '')}`, files = [], listed = [];
     for (const { path, bytes, url } of made.files) {
-      const file = await (await raw(url)).blob();
-      listed.push({ path, bytes, sha256: await sha256(file) });
+      const { file, hex } = await received(await raw(url), sha256, grown);
+      listed.push({ path, bytes, sha256: hex });
       files.push({ name: `${folder}/${path}`, file });
       work.now.done++;
-      work.now.bytes += bytes;
       changed();
     }
     const { id, created, bytes } = made;
