@@ -198,10 +198,11 @@ def check_files(root):
     have = root.run("dpkg", "-L", "driftd").splitlines()
     for name in ("bin/driftd", "bin/driftctl", "share/man/man1/driftd.1.gz", "share/man/man1/driftctl.1.gz", "lib/tmpfiles.d/driftd.conf",
                  "share/bash-completion/completions/driftctl.bash", "share/driftd/configs/digits.json", "share/driftd/python/driftd.py",
-                 "share/driftd/python/driftd_model.py", "share/doc/driftd/changelog.gz", "share/doc/driftd/copyright"):
+                 "share/driftd/python/driftd_model.py", "share/doc/driftd/changelog.gz", "share/doc/driftd/README.md", "share/doc/driftd/copyright"):
         assert f"/usr/{name}" in have, (name, have)
-    for unit in ("driftd.service", "driftd.socket"):
-        assert any(x.endswith(f"/systemd/system/{unit}") for x in have), unit
+    units = [next(x for x in have if x.endswith(f"/systemd/system/{name}")) for name in ("driftd.service", "driftd.socket")]
+    about = re.search(r"^Documentation=file:(\S+)", (root.path / units[0].lstrip("/")).read_text(), re.M)[1]
+    assert about in have, f"{about}, which the unit names"
     assert not [x for x in have if "/tests/" in x or x.endswith((".a", ".h"))], have
 
 

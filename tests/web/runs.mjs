@@ -256,6 +256,16 @@ try {
     assert.equal(await page.locator('.play-controls select').first().inputValue(), 'early');
     await go('#/checkpoints?job=2');
     await page.getByRole('button', { name: `Details of checkpoint ${id}` }).click();
+    await page.evaluate(() => sessionStorage.setItem('driftd-token', 'a-token')); // as where one is needed: a link sends none
+    await go('#/checkpoints?job=2');
+    const [asked, file] = await Promise.all([page.waitForRequest(/\/checkpoints\/\d+\/file$/), page.waitForEvent('download'),
+      page.getByRole('link', { name: `Download checkpoint ${newest}` }).click()]);
+    assert.equal(await asked.headerValue('authorization'), 'Bearer a-token');
+    assert.equal(file.suggestedFilename(), `driftd-${newest}-step-300.safetensors`);
+    assert.equal(createHash('sha256').update(readFileSync(await file.path())).digest('hex'), (await api(`/v1/checkpoints/${newest}`)).sha256);
+    await page.evaluate(() => sessionStorage.removeItem('driftd-token'));
+    await go('#/checkpoints?job=2');
+    await page.getByRole('button', { name: `Details of checkpoint ${id}` }).click();
     const answer = (yes) => page.once('dialog', (d) => (yes ? d.accept() : d.dismiss()));
     answer(false);
     await page.getByRole('button', { name: `Delete checkpoint ${id}` }).click();

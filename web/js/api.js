@@ -63,6 +63,28 @@ export async function raw(path, init = {}) {
   }
 }
 
+// Whether requests need a token, which links do not send.
+export const secured = () => token !== '';
+
+const PIECE = 1 << 24; // bytes that are in the tab's memory; what came before is the browser's, on disk if need be
+
+// The body of an answer as a Blob. each(bytes) sees what comes.
+export async function blobOf(res, each = () => {}) {
+  const pieces = [], body = res.body.getReader();
+  let held = [], n = 0;
+  const put = () => { pieces.push(new Blob(held)); held = []; n = 0; };
+  for (;;) {
+    const { value, done } = await body.read();
+    if (done) break;
+    each(value);
+    held.push(value);
+    n += value.length;
+    if (n >= PIECE) put();
+  }
+  put();
+  return new Blob(pieces);
+}
+
 export async function get(path, init) {
   return (await raw(path, init)).json();
 }

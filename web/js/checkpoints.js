@@ -1,8 +1,8 @@
 // The page Checkpoints: what is kept of every run, which one is served, downloads, and each one's name,
 // tags and notes, in a row that opens.
-import { at, get, query, raw, send } from './api.js';
+import { get, query, raw, send } from './api.js';
 import { on, jobs, jobList, loadJobs } from './state.js';
-import { h, fill, int, bytes, ago, toast, empty, head, field, keepInAddress, settle } from './ui.js';
+import { h, fill, int, bytes, ago, toast, empty, head, field, fileLink, keepInAddress, settle } from './ui.js';
 
 const PAGE = 50;
 const narrow = matchMedia('(max-width: 860px)');
@@ -55,7 +55,7 @@ export function mount(root, params) {
     const acts = [c.state === 'ok' && !c.active && generator ? h('button.quiet', { type: 'button', 'aria-label': `Serve checkpoint ${c.id}`, onclick: () => serve(c.id).then(() => load()) }, 'Serve') : null,
       c.active ? h('button.quiet', { type: 'button', 'aria-label': `Serve checkpoint ${c.id} no longer`, onclick: () => serve('auto').then(() => load()) }, 'Stop serving') : null,
       c.state === 'ok' && generator ? h('a.button.quiet', { href: `#/play?checkpoint=${c.id}`, 'aria-label': `Try checkpoint ${c.id}` }, 'Try') : null,
-      h('a.button.quiet', { href: at(`/v1/checkpoints/${c.id}/file`), 'aria-label': `Download checkpoint ${c.id}` }, 'Download')].filter(Boolean);
+      fileLink('a.button.quiet', `/v1/checkpoints/${c.id}/file`, `driftd-${c.id}-step-${c.step}.safetensors`, { 'aria-label': `Download checkpoint ${c.id}` }, 'Download')].filter(Boolean);
     const what = h('td'), more = h('tr.more', { id: `checkpoint-${c.id}`, hidden: true });
     const paint = () => fill(what, c.job ? h('a', { href: `#/curves?runs=${c.job}` }, `${c.job} ${jobs.get(c.job)?.name ?? ''}`) : c.name || 'imported',
       c.job && c.name ? h('small', null, c.name) : null, c.tags?.length ? h('span.tags', null, c.tags.map((t) => h('code', null, t))) : null);

@@ -1,8 +1,8 @@
 // Sweeps: many runs from one file, as a list of groups, and one of them with its parallel coordinates (a
 // line per configuration over all axes and metrics), its table, a metric in small multiples and in one
 // plot, and its runs.
-import { at, get, post, query, raw } from './api.js';
-import { h, svg, fill, text, num, int, duration, ago, badge, toast, empty, head, keepInAddress } from './ui.js';
+import { at, blobOf, get, post, query, raw, secured } from './api.js';
+import { h, svg, fill, text, num, int, duration, ago, badge, toast, empty, head, keepInAddress, fileLink } from './ui.js';
 import { finite } from './evalrow.js';
 import { multiples, show } from './multiples.js';
 
@@ -142,8 +142,9 @@ function detail(root, id, params) {
     if (!names.includes(metric)) metric = names[0];
     fill(pick, names.map((n) => h('option', { value: n, selected: n === metric }, n.replaceAll('_', ' '))));
     picture.alt = `${metric.replaceAll('_', ' ')} against the step, one line per configuration`;
-    picture.src = at(`/v1/sweeps/${id}.png?${query({ metric })}`);
+    const plot = `/v1/sweeps/${id}.png?${query({ metric })}`;
     try {
+      picture.src = secured() ? URL.createObjectURL(await blobOf(await raw(plot))) : at(plot);
       const c = await get(`/v1/sweeps/${id}/curve?${query({ metric })}`);
       if (closed || c.metric !== metric) return;
       curve = c;
@@ -179,8 +180,8 @@ function detail(root, id, params) {
       if (closed || now === seen) return;
       seen = now;
       s = d;
-      fill(title, head(s.name, s.about || `sweep ${id}`, h('a.button', { href: '#/sweeps' }, 'All sweeps'), h('a.button', { href: at(`/v1/sweeps/${id}.csv`), download: `sweep-${id}.csv` }, 'CSV'),
-        h('a.button', { href: at(`/v1/sweeps/${id}.md`), download: `sweep-${id}.md` }, 'Markdown'), buttons(s, load)));
+      fill(title, head(s.name, s.about || `sweep ${id}`, h('a.button', { href: '#/sweeps' }, 'All sweeps'), fileLink('a.button', `/v1/sweeps/${id}.csv`, `sweep-${id}.csv`, {}, 'CSV'),
+        fileLink('a.button', `/v1/sweeps/${id}.md`, `sweep-${id}.md`, {}, 'Markdown'), buttons(s, load)));
       progress.value = s.progress;
       text(sub, `${s.state}: ${summary(s)}`);
       error.hidden = !s.error;

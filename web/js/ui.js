@@ -1,4 +1,5 @@
 // Small helpers of every page: elements, numbers as text, toasts, icons. Depends on no page.
+import { at, blobOf, raw, secured } from './api.js';
 
 // h('button.quiet', {type: 'button', onclick: f}, 'text', child, ...). Functions,
 // booleans and `value` are set as properties, anything else as attributes; null children are skipped.
@@ -122,6 +123,15 @@ export function download(blob, name) {
   a.click();
   a.remove();
   setTimeout(() => URL.revokeObjectURL(a.href), 10000);
+}
+
+// A link to a file of the API. With a token the page fetches it.
+export function fileLink(spec, path, name, props, ...children) {
+  return h(spec, { ...props, href: at(path), download: name, onclick: async (e) => {
+    if (!secured()) return;
+    e.preventDefault();
+    try { download(await blobOf(await raw(path)), name); } catch (err) { toast(err.message, true); }
+  } }, ...children);
 }
 
 export function badge(state) {
