@@ -72,7 +72,7 @@ static void test_usage(void **state) {
     RUN("$D help sample", 0, "--cfg");
     RUN("$D sample --help", 0, "--cfg");
     RUN("$D smaple", 2, "`sample`");
-    RUN("$D sample --clas 3", 2, "`class`");
+    RUN("$D sample --clas 3", 2, "`--class`");
     RUN("$D job", 2, "usage: driftctl job ID");
     RUN("$D sample --class", 2, "needs a value");
     RUN("$D train digits --set lr", 2, "KEY=VALUE");
