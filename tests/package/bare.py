@@ -303,6 +303,7 @@ def check_package_upgrade(base, folder, stage, old, build, log):
         before = known(url)
         served = max(before[1], key=int)
         drawn, _ = fetch(url + draw.format(served))
+    shutil.rmtree(root.path / "packages")
     follow(stage, root, {"build": types.SimpleNamespace(path=packages["new"][0])}, log)
     assert root.run("dpkg-query", "-W", "-f", "${Version} ${db:Status-Status}", "driftd") == f"{VERSION} installed"
     with serving(root, stage) as url:
