@@ -1,6 +1,7 @@
 // Shared by the files of engine/data, and by tests that bring a set of their own.
 #pragma once
 
+#include "engine/config/path.h"
 #include "engine/data/data.h"
 
 // Test images of the procedurally generated sets come from another range of indices than training
@@ -37,8 +38,6 @@ int64_t dr_made_count(const struct dr_set_query *q);
 int dr_dataset_alloc(struct dr_dataset *d, void **values, struct dr_err *err);
 // Names class k; all classes are to be named, or none. UTF-8 of any length.
 int dr_dataset_name(struct dr_dataset *d, int64_t k, const char *name, struct dr_err *err);
-// Whether data.path stays below the data directory: relative, without "..".
-bool dr_path_is_below(const char *path);
 // FNV-1a, as the fingerprint of a data set.
 uint64_t dr_fnv1a(uint64_t h, const void *data, size_t n);
 #define DR_FNV1A_START UINT64_C(0xcbf29ce484222325)
