@@ -76,9 +76,8 @@ static int find_net(const struct dr_st_file *f, const char *path, const char *gi
     return rc ? rc : dr_gen_create(&m, net, err);
 }
 
-// Copies a parameter's values to w; w NULL: only checks that the tensor is there and fits.
-static int read_param(const struct dr_st_file *f, const char *path, const char *prefix,
-                      const struct dr_param *p, real *w, struct dr_err *err) {
+int dr_param_read(const struct dr_st_file *f, const char *path, const char *prefix,
+                  const struct dr_param *p, real *w, struct dr_err *err) {
     char name[DR_PREFIX_MAX + sizeof p->name];
     snprintf(name, sizeof name, "%s%s", prefix, p->name);
     if (!w)
@@ -119,7 +118,7 @@ static int load_weights(const struct dr_st_file *f, const char *path, const char
                         const struct dr_params *ps, bool alone, real **w, struct dr_err *err) {
     int rc = 0;
     for (int i = 0; i < ps->n && !rc; i++)
-        rc = read_param(f, path, prefix, &ps->p[i], NULL, err);
+        rc = dr_param_read(f, path, prefix, &ps->p[i], NULL, err);
     if (!rc && alone)
         rc = check_unknown(f, path, prefix, ps, err);
     if (rc)
@@ -130,7 +129,7 @@ static int load_weights(const struct dr_st_file *f, const char *path, const char
         return dr_fail(err, DR_ENOMEM, "%s: out of memory for %zu bytes of weights", path, bytes);
     memset(*w, 0, bytes);
     for (int i = 0; i < ps->n && !rc; i++)
-        rc = read_param(f, path, prefix, &ps->p[i], *w, err);
+        rc = dr_param_read(f, path, prefix, &ps->p[i], *w, err);
     return rc;
 }
 
