@@ -83,6 +83,7 @@ static int read_param(const struct dr_st_file *f, const char *path, const char *
     snprintf(name, sizeof name, "%s%s", prefix, p->name);
     if (!w)
         return dr_st_read_f32(f, name, p->ndim, p->dim, NULL, err);
+    const bool variance = strstr(p->name, "running_var");
     float *tmp = malloc((size_t)p->count * sizeof *tmp);
     if (!tmp)
         return dr_fail(err, DR_ENOMEM, "%s: out of memory for %s", path, name);
@@ -91,6 +92,10 @@ static int read_param(const struct dr_st_file *f, const char *path, const char *
         if (!isfinite(tmp[i]))
             rc = dr_fail(err, DR_ENONFINITE, "%s: tensor \"%s\" holds a non-finite value at %lld",
                          path, name, (long long)i);
+        else if (variance && tmp[i] < 0)
+            rc = dr_fail(err, DR_EFORMAT,
+                         "%s: tensor \"%s\" holds %g at %lld; a variance is not negative", path,
+                         name, (double)tmp[i], (long long)i);
         w[p->offset + i] = (real)tmp[i];
     }
     free(tmp);

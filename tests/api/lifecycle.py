@@ -4,6 +4,8 @@
 Argument: driftd.
 """
 import json
+import os
+import pathlib
 import platform
 import re
 import signal
@@ -360,6 +362,54 @@ def test_samples_and_evals():
             b"1,1,,checkpoint,20,fid,2.5\n2,1,,checkpoint,40,fid,2.5\n")
 
 
+def test_no_files():
+    """What stands where a checkpoint or a grid was is no file: nobody waits for it."""
+    with trained() as d:
+        sample = d.get("/v1/samples?job=1").json()["samples"][0]["url"]
+        files = [d.dir / "state/checkpoints/1/step-00000060.safetensors", d.dir / "state/samples/1/step-00000060.png"]
+        found = d.get("/v1/checkpoints?job=1").json()["checkpoints"]
+        urls = [f"/v1/checkpoints/{next(c['id'] for c in found if c['step'] == 60)}/file", sample]
+
+        def loop(path):
+            path.symlink_to(path)
+
+        for make in (os.mkfifo, pathlib.Path.mkdir, loop):
+            for path in files:
+                if path.is_dir():
+                    path.rmdir()
+                else:
+                    path.unlink()
+                make(path)
+            for _ in range(6):  # more than there are threads
+                for url in urls:
+                    problem(d.get(url), 410, "gone")
+            assert d.get("/livez").status == 200
+            assert d.get("/v1/generate?class=1").status in (409, 410, 422, 500, 200)
+            assert d.get("/v1/status").status == 200
+
+
+def test_stop_while_data_is_made():
+    """A set of millions of pictures takes minutes to draw; whoever wants none of it need not wait."""
+    with daemon() as d:
+        huge = {"data": {"set": "digits", "count": 20000000, "size": 8, "fit": "resize"}}
+        d.recipe("huge", huge)
+        for end in ("stop", "pause"):
+            job = d.job("huge")
+            d.wait(job, "running")
+            time.sleep(1)
+            start = time.monotonic()
+            assert d.ask("POST", f"/v1/jobs/{job}/{end}").status == 202
+            d.wait(job, "stopped", "paused", seconds=20)
+            print(f"{end}: {time.monotonic() - start:.1f} s")
+        job = d.job("huge")
+        d.wait(job, "running")
+        time.sleep(1)
+        start = time.monotonic()
+        assert d.end() == 0 and time.monotonic() - start < 30
+        d.start("--resume=ask")
+        assert d.state(job) in ("interrupted", "queued"), d.state(job)
+
+
 # ---- service ----
 
 def test_nonfinite_alert():
@@ -560,5 +610,6 @@ def test_verbs():
 if __name__ == "__main__":
     run([test_jobs, test_metrics, test_events, test_checkpoints, test_served, test_import_by_path, test_pictures_come_back,
          test_scales_never_trained, test_long_paths, test_samples_and_evals,
+         test_no_files, test_stop_while_data_is_made,
          test_nonfinite_alert, test_prometheus_and_status, test_private_files, test_waiting_job_says_so,
          test_time_of_a_resumed_job, test_tls_token_reload, test_drain, test_verbs])
