@@ -3,15 +3,24 @@
 
 #include <math.h>
 #include <stdarg.h>
+#include <stdatomic.h>
+
+static atomic_bool damaged;
+
+bool dd_sql_damaged(void) {
+    return atomic_load(&damaged);
+}
 
 int dd_sql_fail(sqlite3 *db, struct dr_err *err, const char *what) {
     int code = sqlite3_errcode(db);
+    if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB)
+        atomic_store(&damaged, true);
     return dr_fail(err,
                    code == SQLITE_FULL    ? DR_ENOSPC
                    : code == SQLITE_NOMEM ? DR_ENOMEM
                    : code == SQLITE_BUSY  ? DR_EBUSY
                                           : DR_EIO,
-                   "database: %s: %s", what, sqlite3_errmsg(db));
+                   "database: %s (%.100s)", sqlite3_errmsg(db), what);
 }
 
 static sqlite3_stmt *prepare(sqlite3 *db, const char *sql, const char *types, va_list ap) {

@@ -389,10 +389,17 @@ int dd_store_backup(struct dd_store *s, const char *path, struct dr_err *err) {
     if (sqlite3_open_v2(path, &to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK)
         rc = dr_fail(err, DR_EIO, "cannot create the backup %s", path);
     sqlite3_backup *b = rc ? NULL : sqlite3_backup_init(to, "main", from, "main");
-    if (!rc && (!b || sqlite3_backup_step(b, -1) != SQLITE_DONE))
-        rc = dd_sql_fail(to, err, "backup");
+    const int step = b ? sqlite3_backup_step(b, -1) : SQLITE_OK;
     if (b)
-        sqlite3_backup_finish(b);
+        sqlite3_backup_finish(b); // neither connection tells why a step has failed
+    if (!rc && !b)
+        rc = dd_sql_fail(to, err, "backup");
+    else if (!rc && step != SQLITE_DONE)
+        rc = dr_fail(err,
+                     step == SQLITE_FULL                            ? DR_ENOSPC
+                     : step == SQLITE_BUSY || step == SQLITE_LOCKED ? DR_EBUSY
+                                                                    : DR_EIO,
+                     "database: %s (backup)", sqlite3_errstr(step));
     sqlite3_close(to);
     sqlite3_close(from);
     return rc;

@@ -39,6 +39,7 @@ void dr_snapshot_unref(struct dr_snapshot *s) {
     free(s);
 }
 
+#define MOST_STEPS ((int64_t)1 << 53)
 #define RAW "train/" // before the names of the weights that training updates
 
 // Tensors that a usable file may hold besides the served weights: PyTorch's RoPE buffers, its
@@ -153,18 +154,32 @@ static int find_raw(const struct dr_st_file *f, const char *path, const struct d
                       path);
 }
 
+// The step that the file's description says, 0 where it says none.
+static int read_step(const struct dr_st_file *f, const char *path, int64_t *step,
+                     struct dr_err *err) {
+    const char *text = dr_st_meta(f, "driftd.step");
+    *step = text ? strtoll(text, NULL, 10) : 0;
+    if (!text || (*text && strspn(text, "0123456789") == strlen(text) && *step < MOST_STEPS))
+        return 0;
+    return dr_fail(err, DR_EFORMAT, "%s: \"driftd.step\" is \"%.40s\"; expected a whole number",
+                   path, text);
+}
+
 static int load(const char *path, const char *description, bool raw, struct dr_snapshot **out,
                 struct dr_err *err) {
     *out = NULL;
     struct dr_st_file *f = NULL;
     struct dr_net *net = NULL;
     real *w = NULL;
+    int64_t step = 0;
     char prefix[DR_PREFIX_MAX];
     int rc = dr_st_open(path, &f, err);
     if (!rc) {
         path = dr_st_path(f); // from here on for messages
         rc = find_net(f, path, description, prefix, &net, err);
     }
+    if (!rc)
+        rc = read_step(f, path, &step, err);
     if (!rc && raw)
         rc = find_raw(f, path, net, prefix, err);
     if (!rc && dr_inception_config(net))
@@ -172,8 +187,8 @@ static int load(const char *path, const char *description, bool raw, struct dr_s
     else if (!rc)
         rc = load_weights(f, path, prefix, dr_net_params(net), !raw, &w, err);
     if (!rc) {
-        const char *step = dr_st_meta(f, "driftd.step"), *config = dr_st_meta(f, "driftd.config");
-        *out = dr_snapshot_new(net, w, step ? strtoll(step, NULL, 10) : 0);
+        const char *config = dr_st_meta(f, "driftd.config");
+        *out = dr_snapshot_new(net, w, step);
         net = NULL;
         w = NULL;
         if (!*out)
