@@ -57,9 +57,11 @@ struct dd_eval_due {
     bool made, queued; // out
 };
 int dd_eval_due(struct dd_store *s, struct dd_eval_due *d, struct dr_err *err);
-// The next queued run, marked as running; id 0: none. *left: queued ones after it; *done: finished.
-int dd_eval_next(struct dd_store *s, int64_t eval_job, struct dd_eval_run *out, int64_t *left,
-                 int64_t *done, struct dr_err *err);
+// The next queued run, marked as running; id 0: none.
+int dd_eval_next(struct dd_store *s, int64_t eval_job, struct dd_eval_run *out, struct dr_err *err);
+// Runs of a job that are queued, and that are finished or have failed.
+int dd_eval_counts(struct dd_store *s, int64_t eval_job, int64_t *waiting, int64_t *ended,
+                   struct dr_err *err);
 // How a run ended.
 struct dd_eval_outcome {
     const char *comparable;

@@ -231,7 +231,6 @@ int dd_eval_due(struct dd_store *s, struct dd_eval_due *d, struct dr_err *err) {
 struct next {
     int64_t eval_job;
     struct dd_eval_run *out;
-    int64_t *left, *done;
 };
 
 static void copy_text(char *out, size_t size, sqlite3_stmt *st, int column) {
@@ -261,24 +260,38 @@ static int next(sqlite3 *db, void *arg, struct dr_err *err) {
         copy_text(r->job_name, sizeof r->job_name, st, 7);
     }
     sqlite3_finalize(st);
-    *n->done = dd_sql_one(db, 0,
-                          "SELECT count(*) FROM evals WHERE eval_job=? AND state IN"
-                          " ('done','failed')",
-                          "i", n->eval_job);
     if (!r->id)
         return 0;
-    *n->left = dd_sql_one(db, 1, "SELECT count(*)-1 FROM evals WHERE eval_job=? AND state='queued'",
-                          "i", n->eval_job);
     return dd_sql_run(db, err,
                       "UPDATE evals SET state='running', started_us=coalesce(started_us,?) WHERE"
                       " id=?",
                       "ii", dd_wall_us(), r->id);
 }
 
-int dd_eval_next(struct dd_store *s, int64_t eval_job, struct dd_eval_run *out, int64_t *left,
-                 int64_t *done, struct dr_err *err) {
-    *left = 0;
-    return dd_store_do(s, next, &(struct next){eval_job, out, left, done}, err);
+int dd_eval_next(struct dd_store *s, int64_t eval_job, struct dd_eval_run *out,
+                 struct dr_err *err) {
+    return dd_store_do(s, next, &(struct next){eval_job, out}, err);
+}
+
+struct counts {
+    int64_t eval_job, *waiting, *ended;
+};
+
+static int counts(sqlite3 *db, void *arg, struct dr_err *err) {
+    (void)err;
+    const struct counts *c = arg;
+    *c->waiting = dd_sql_one(
+        db, 0, "SELECT count(*) FROM evals WHERE eval_job=? AND state='queued'", "i", c->eval_job);
+    *c->ended = dd_sql_one(db, 0,
+                           "SELECT count(*) FROM evals WHERE eval_job=? AND state IN"
+                           " ('done','failed')",
+                           "i", c->eval_job);
+    return 0;
+}
+
+int dd_eval_counts(struct dd_store *s, int64_t eval_job, int64_t *waiting, int64_t *ended,
+                   struct dr_err *err) {
+    return dd_store_do(s, counts, &(struct counts){eval_job, waiting, ended}, err);
 }
 
 struct finish {

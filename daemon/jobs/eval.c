@@ -82,16 +82,25 @@ static bool skip(struct dd_eval_work *w, const struct dd_eval_run *r) {
     return true;
 }
 
-static int work(struct dd_eval_work *w, struct tally *t, struct dr_err *err) {
+static int count(struct dd_eval_work *w, struct dr_err *err) {
     const int64_t n = w->job->cfg.eval.n;
-    int64_t left, done;
+    int64_t waiting, ended;
+    const int rc = dd_eval_counts(w->job->env->store, w->job->id, &waiting, &ended, err);
+    if (!rc) {
+        w->done = ended * n;
+        w->total = (ended + waiting) * n;
+    }
+    return rc;
+}
+
+static int work(struct dd_eval_work *w, struct tally *t, struct dr_err *err) {
     struct dd_eval_run r;
     for (;;) {
-        int rc = dd_eval_next(w->job->env->store, w->job->id, &r, &left, &done, err);
+        int rc = count(w, err);
+        if (!rc)
+            rc = dd_eval_next(w->job->env->store, w->job->id, &r, err);
         if (rc || !r.id)
             return rc;
-        w->done = done * n;
-        w->total = (done + 1 + left) * n;
         if (skip(w, &r))
             continue;
         if ((rc = take(w, &r, t, err)))
@@ -113,11 +122,13 @@ static int run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err)
     dr_pictures_watch(on_import, &w);
     int rc = dd_eval_plan(job->env->store, job->id, &job->cfg, job->resume, err);
     if (!rc)
+        rc = count(&w, err);
+    if (!rc)
         rc = dd_eval_setup(&w, err);
     if (!rc)
         rc = work(&w, &t, err);
     dr_pictures_watch(NULL, NULL);
-    dd_job_progress(job, w.done, w.total, dd_seconds() - w.reported);
+    dd_eval_report(&w);
     dd_eval_setdown(&w);
     if (rc == DR_ECANCELED && w.stop) {
         *outcome = DD_RUN_STOPPED;

@@ -48,6 +48,12 @@ static bool wants_stop(struct dd_eval_work *w) {
     return w->stop;
 }
 
+void dd_eval_report(struct dd_eval_work *w) {
+    const double now = dd_seconds();
+    dd_job_progress(w->job, w->refs_done + w->done, w->refs_total + w->total, now - w->reported);
+    w->reported = now;
+}
+
 bool dd_eval_pace(struct dd_eval_work *w) {
     const bool cpu = !strncmp(w->job->env->device, "cpu", 3);
     double now = dd_seconds();
@@ -59,9 +65,7 @@ bool dd_eval_pace(struct dd_eval_work *w) {
     }
     w->since = dd_seconds();
     w->worked = dd_eval_thread_seconds();
-    if (w->since - w->reported >= REPORT_EVERY) {
-        dd_job_progress(w->job, w->done, w->total, w->since - w->reported);
-        w->reported = w->since;
-    }
+    if (w->since - w->reported >= REPORT_EVERY)
+        dd_eval_report(w);
     return !w->stop;
 }

@@ -26,8 +26,9 @@ struct dd_eval_work {
     struct dd_eval_judge judge[DD_EVAL_BYS];
     int njudges;
     char comparable[17];
-    bool stop;           // the user's wish
-    int64_t done, total; // images
+    bool stop;                     // the user's wish
+    int64_t done, total;           // images of runs
+    int64_t refs_done, refs_total; // a reference that has to be made counts as a run
     // Pace: how much this thread has worked since `since`, while another job trains.
     double worked, since, reported, shown, saved;
 };
@@ -36,6 +37,8 @@ struct dd_eval_work {
 // Processor time of this thread, which computes alone while another job trains.
 double dd_eval_thread_seconds(void);
 bool dd_eval_others_train(const struct dd_eval_work *w);
+// Tells how far the job is.
+void dd_eval_report(struct dd_eval_work *w);
 // After each slice: sleeps as long as a job that trains needs the processor. False: stop.
 bool dd_eval_pace(struct dd_eval_work *w);
 // Seconds of a slice.

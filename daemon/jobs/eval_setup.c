@@ -170,8 +170,11 @@ static int make_ref(struct dd_eval_work *w, struct dd_eval_judge *j, struct dr_e
     struct dr_err why = {0};
     int rc = open_ref(w, j, path, err);
     const double before = rc ? 1 : dr_eval_ref_progress(j->ref);
+    const int64_t n = w->job->cfg.eval.n, earlier = w->refs_done;
+    w->refs_total += before < 1 ? n : 0;
     w->saved = dd_seconds();
     while (!rc && !(rc = dr_eval_ref_advance(j->ref, dd_eval_slice(w), &done, err)) && !done) {
+        w->refs_done = earlier + (int64_t)(dr_eval_ref_progress(j->ref) * (double)n);
         const bool go = dd_eval_pace(w);
         if (!go || dd_seconds() - w->saved > SAVE_EVERY) {
             dr_eval_ref_save(j->ref, path, &why); // a process that ends goes on from here
@@ -180,6 +183,7 @@ static int make_ref(struct dd_eval_work *w, struct dd_eval_judge *j, struct dr_e
         if (!go)
             rc = dr_fail(err, DR_ECANCELED, "stopped");
     }
+    w->refs_done = w->refs_total;
     if (!rc && before < 1 && dr_eval_ref_save(j->ref, path, &why))
         dd_log(DR_LOG_WARN, "eval.reference", "job=%lld reason=%.200s", (long long)w->job->id,
                why.msg);

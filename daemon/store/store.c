@@ -391,15 +391,11 @@ int dd_store_backup(struct dd_store *s, const char *path, struct dr_err *err) {
     sqlite3_backup *b = rc ? NULL : sqlite3_backup_init(to, "main", from, "main");
     const int step = b ? sqlite3_backup_step(b, -1) : SQLITE_OK;
     if (b)
-        sqlite3_backup_finish(b); // neither connection tells why a step has failed
-    if (!rc && !b)
-        rc = dd_sql_fail(to, err, "backup");
+        sqlite3_backup_finish(b); // before it the connection does not know of a step's failure
+    if (!rc && (step == SQLITE_BUSY || step == SQLITE_LOCKED))
+        rc = dr_fail(err, DR_EBUSY, "database: %s (backup)", sqlite3_errstr(step));
     else if (!rc && step != SQLITE_DONE)
-        rc = dr_fail(err,
-                     step == SQLITE_FULL                            ? DR_ENOSPC
-                     : step == SQLITE_BUSY || step == SQLITE_LOCKED ? DR_EBUSY
-                                                                    : DR_EIO,
-                     "database: %s (backup)", sqlite3_errstr(step));
+        rc = dd_sql_fail(to, err, "backup");
     sqlite3_close(to);
     sqlite3_close(from);
     return rc;

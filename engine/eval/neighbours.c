@@ -37,8 +37,10 @@ static void squared(struct block *t, int64_t n, int64_t m, int64_t d) {
     memset(t->p, 0, (size_t)(n * m) * sizeof *t->p);
     eval_product(t->a, n, t->b, m, d, t->p, m, false);
     for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < m; j++)
-            t->p[i * m + j] = fmax(0, t->x[i] + t->y[j] - 2 * t->p[i * m + j]);
+        for (int64_t j = 0; j < m; j++) {
+            const double v = t->x[i] + t->y[j] - 2 * t->p[i * m + j];
+            t->p[i * m + j] = v > 0 ? v : 0; // not fmax, which is a call
+        }
 }
 
 // Calls fn for all pairs, block by block. `upper`: x is y; blocks below the diagonal are left out.
@@ -69,12 +71,29 @@ static int all_pairs(const real *x, int64_t n, const real *y, int64_t m, int64_t
                         (long long)d);
 }
 
+// The least of n values; LANES of them at a time, as one minimum waits for the one before it. Not
+// by fmin, which is a call.
+static double least(const double *p, int64_t n) {
+    enum { LANES = 8 };
+    double best[LANES];
+    for (int l = 0; l < LANES; l++)
+        best[l] = INFINITY;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++)
+            best[l] = p[i + l] < best[l] ? p[i + l] : best[l];
+    for (; i < n; i++)
+        best[0] = p[i] < best[0] ? p[i] : best[0];
+    for (int l = 1; l < LANES; l++)
+        best[0] = best[l] < best[0] ? best[l] : best[0];
+    return best[0];
+}
+
 static void take_nearest(void *ctx, int64_t i, int64_t n, int64_t j, int64_t m, const double *p) {
     double *out = ctx;
     (void)j;
     for (int64_t r = 0; r < n; r++)
-        for (int64_t c = 0; c < m; c++)
-            out[i + r] = fmin(out[i + r], p[r * m + c]);
+        out[i + r] = fmin(out[i + r], least(p + r * m, m));
 }
 
 int dr_nearest_rows(const real *x, int64_t n, const real *y, int64_t m, int64_t d, double *out,

@@ -92,7 +92,10 @@ def test_checkpoint():
         assert d.get(f"/v1/jobs/{info['needs']}").json()["changed"] == {}, "as its recipe has it"
         judge = d.get(f"/v1/checkpoints?job={info['needs']}").json()["checkpoints"][0]["id"]
         again = evaluate(d, checkpoint=checkpoint)
-        assert d.get(f"/v1/jobs/{again}").json()["needs"] == info["needs"]
+        more = d.get(f"/v1/jobs/{again}").json()
+        assert more["needs"] == info["needs"]
+        # Two runs and the reference, which counts as one; then a run that finds it.
+        assert [(i["step"], i["steps_total"]) for i in (info, more)] == [(600, 600), (200, 200)], (info, more)
         three = rows(d)
         assert [(r["eval_job"], r["settings"]["alpha"]) for r in three] == [
             (again, 1.0), (first, 1.5), (first, 1.0)], three
