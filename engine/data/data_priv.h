@@ -33,6 +33,11 @@ int dr_dataset_open(dr_set_open *open, const struct dr_set_facts *facts,
 
 // Samples to generate: data.count to train on, a fifth of that (at least 16) to test with.
 int64_t dr_made_count(const struct dr_set_query *q);
+// How many samples are generated between two looks at whether the set is still wanted: a fraction
+// of a second's work.
+int64_t dr_made_share(const struct dr_dataset *d);
+// Tells dr_pictures_watch's function that `done` of d->n are there. DR_ECANCELED: it wants no more.
+int dr_made_go_on(const struct dr_dataset *d, int64_t done, struct dr_err *err);
 // Allocates label and values for d->n samples [c,h,w] in memory; *values (uint8 or real, by
 // d->kind) is to be filled.
 int dr_dataset_alloc(struct dr_dataset *d, void **values, struct dr_err *err);
