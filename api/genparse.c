@@ -393,9 +393,11 @@ int api_gen_parse(struct api_req *r, struct api_gen_request *out, struct api_pro
     if (api_gen_body(r, out, p))
         return -1;
     const char *ckpt = api_query_get(&r->query, "checkpoint");
-    if (ckpt && (strlen(ckpt) >= API_ID_MAX || !*ckpt))
-        return api_problem_set(p, 422, "invalid-value",
-                               "checkpoint: expected served, live, latest or an id");
+    if (ckpt && (strlen(ckpt) >= API_ID_MAX || !*ckpt)) {
+        static const char want[] = "expected served, live, latest, an id or a tag";
+        api_problem_set(p, 422, "invalid-value", "checkpoint: %s", want);
+        return api_problem_field(p, "checkpoint", "%s", want);
+    }
     if (!(x = calloc(1, sizeof *x)))
         return api_problem_set(p, 500, "internal", "out of memory");
     x->r = r;

@@ -90,8 +90,8 @@ static int open_own(struct dd_datasets *d, const char *name, struct dr_dataset *
 
 // Pictures are not read for the first time here, which would keep a thread of HTTP for minutes.
 static bool no_import(void *ctx, const struct dr_import_progress *p) {
-    (void)ctx, (void)p;
-    return false;
+    (void)ctx;
+    return p->stage == DR_IMPORT_MAKING;
 }
 
 static int open_set(struct dd_datasets *d, const char *name, struct dr_dataset **out,

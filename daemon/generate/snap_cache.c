@@ -66,11 +66,12 @@ static int load(struct dd_snapcache *c, const struct dd_model_info *row, bool ra
                 struct dr_snapshot **out, struct dr_err *err) {
     char sha[65];
     int rc = dr_sha256_file(row->path, sha, err);
-    if (!rc && strcmp(sha, row->sha256)) {
-        struct dr_err ignored;
-        dd_ckpt_set_state(c->store, row->path, "corrupt", &ignored);
+    if (!rc && strcmp(sha, row->sha256))
         rc = dr_fail(err, DR_EFORMAT, "checkpoint %lld is damaged: its sha256 has changed",
                      (long long)row->id);
+    if (rc == DR_EFORMAT) { // or what stands in its place is no file
+        struct dr_err ignored;
+        dd_ckpt_set_state(c->store, row->path, "corrupt", &ignored);
     }
     if (!rc) {
         char *description = dr_model_config_to_json(&row->model);

@@ -200,7 +200,8 @@ static int metrics_open(void *ctx, const struct api_metrics_query *q,
     int64_t job;
     json_t *row = dd_glue_id(q->job, &job) ? dd_job_json(d->store, job, false, &err) : NULL;
     if (!row)
-        return no_job(p, q->job);
+        return err.code && err.code != DR_ENOENT ? dd_http_fail(p, err.code, &err)
+                                                 : no_job(p, q->job);
     json_decref(row);
     struct dd_curve *c;
     int rc =

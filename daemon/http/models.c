@@ -98,8 +98,8 @@ int dd_glue_checkpoint_activate(void *ctx, const char *id, struct api_reply *out
 
 int dd_glue_open(const char *path, struct api_file *out, struct api_problem *p) {
     struct stat st;
-    out->fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (out->fd < 0 || fstat(out->fd, &st)) {
+    out->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a FIFO must not hang us
+    if (out->fd < 0 || fstat(out->fd, &st) || !S_ISREG(st.st_mode)) {
         if (out->fd >= 0)
             close(out->fd);
         return api_problem_set(p, 410, "gone", "the file is no longer there");

@@ -128,13 +128,13 @@ int dd_glue_ready(void *ctx, struct api_reply *out) {
     dd_batcher_stats(d->batcher, &s);
     bool engine = s.beat_ns == INT64_MAX || now - s.beat_ns < (int64_t)60 * 1000000000;
     bool up = !atomic_load(&d->stopping);
-    const bool lost = s.device_lost || dd_jobs_device_lost(d->jobs);
-    if (!store || !disk || !engine || !up || lost) {
-        api_problem_set(&out->problem, 503, "not-ready", "not ready:%s%s%s%s%s",
-                        up ? "" : " stopping;", store ? "" : " the store does not answer;",
-                        disk ? "" : " less than 64 MiB of disk are free;",
-                        engine ? "" : " generation stalls;",
-                        lost ? " the device is lost, driftd has to be restarted;" : "");
+    const bool lost = s.device_lost || dd_jobs_device_lost(d->jobs), whole = !dd_sql_damaged();
+    if (!store || !disk || !engine || !up || lost || !whole) {
+        api_problem_set(
+            &out->problem, 503, "not-ready", "not ready:%s%s%s%s%s%s", up ? "" : " stopping;",
+            store ? "" : " the store does not answer;", whole ? "" : " the database is damaged;",
+            disk ? "" : " less than 64 MiB of disk are free;", engine ? "" : " generation stalls;",
+            lost ? " the device is lost, driftd has to be restarted;" : "");
         out->problem.retry_after = 5;
         return -1;
     }

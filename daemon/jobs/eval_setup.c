@@ -29,6 +29,8 @@ static int load_data(struct dd_eval_work *w, struct dr_err *err) {
     if (!dr_dataset_load(d, dir, true, &w->test, &why))
         return 0;
     w->test = NULL;
+    if (w->stop)
+        return dr_fail(err, DR_ECANCELED, "stopped");
     if (w->job->cfg.eval.split)
         return dr_fail_at(err, DR_EINVAL, "eval.split", "eval.split is test: %.300s", why.msg);
     dd_log(DR_LOG_WARN, "eval.test_split", "job=%lld reason=%s", (long long)w->job->id,

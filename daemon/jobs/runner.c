@@ -368,17 +368,9 @@ static bool on_import(void *ctx, const struct dr_import_progress *p) {
     return still_wanted(ctx);
 }
 
-static int load(struct run *r, struct dr_err *err) {
-    const struct dd_run_spec *s = r->spec;
-    dr_pictures_watch(on_import, r);
-    const int rc = dr_dataset_load(&s->cfg->data, s->data_dir, false, &r->data, err);
-    dr_pictures_watch(NULL, NULL);
-    return rc;
-}
-
 static int prepare(struct run *r, struct dr_err *err) {
     const struct dd_run_spec *s = r->spec;
-    int rc = load(r, err);
+    int rc = dr_dataset_load(&s->cfg->data, s->data_dir, false, &r->data, err);
     if (!rc)
         rc = dr_backend_open(s->device, s->threads, &r->be, err);
     if (rc)
@@ -416,7 +408,9 @@ int dd_run(const struct dd_run_spec *spec, const struct dd_run_hooks *hooks,
     *res = (struct dd_run_result){.outcome = DD_RUN_FAILED};
     if (!err)
         err = &own;
+    dr_pictures_watch(on_import, &r);
     int rc = prepare(&r, err);
+    dr_pictures_watch(NULL, NULL);
     if (rc == DR_ECANCELED && r.stopped) {
         res->outcome = DD_RUN_STOPPED;
         rc = 0;

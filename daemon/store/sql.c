@@ -1,17 +1,33 @@
 // SQL helpers for closures and readers (store.h).
 #include "daemon/store/store.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
+#include <stdatomic.h>
+
+static atomic_bool damaged;
+
+bool dd_sql_damaged(void) {
+    return atomic_load(&damaged);
+}
+
+// Quotas and limits on files are full disks, too.
+static bool no_room(sqlite3 *db, int code) {
+    const int e = sqlite3_system_errno(db);
+    return code == SQLITE_FULL || (code == SQLITE_IOERR && (e == EDQUOT || e == EFBIG));
+}
 
 int dd_sql_fail(sqlite3 *db, struct dr_err *err, const char *what) {
     int code = sqlite3_errcode(db);
+    if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB)
+        atomic_store(&damaged, true);
     return dr_fail(err,
-                   code == SQLITE_FULL    ? DR_ENOSPC
+                   no_room(db, code)      ? DR_ENOSPC
                    : code == SQLITE_NOMEM ? DR_ENOMEM
                    : code == SQLITE_BUSY  ? DR_EBUSY
                                           : DR_EIO,
-                   "database: %s: %s", what, sqlite3_errmsg(db));
+                   "database: %s (%.100s)", sqlite3_errmsg(db), what);
 }
 
 static sqlite3_stmt *prepare(sqlite3 *db, const char *sql, const char *types, va_list ap) {

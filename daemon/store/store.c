@@ -389,10 +389,13 @@ int dd_store_backup(struct dd_store *s, const char *path, struct dr_err *err) {
     if (sqlite3_open_v2(path, &to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK)
         rc = dr_fail(err, DR_EIO, "cannot create the backup %s", path);
     sqlite3_backup *b = rc ? NULL : sqlite3_backup_init(to, "main", from, "main");
-    if (!rc && (!b || sqlite3_backup_step(b, -1) != SQLITE_DONE))
-        rc = dd_sql_fail(to, err, "backup");
+    const int step = b ? sqlite3_backup_step(b, -1) : SQLITE_OK;
     if (b)
-        sqlite3_backup_finish(b);
+        sqlite3_backup_finish(b); // before it the connection does not know of a step's failure
+    if (!rc && (step == SQLITE_BUSY || step == SQLITE_LOCKED))
+        rc = dr_fail(err, DR_EBUSY, "database: %s (backup)", sqlite3_errstr(step));
+    else if (!rc && step != SQLITE_DONE)
+        rc = dd_sql_fail(to, err, "backup");
     sqlite3_close(to);
     sqlite3_close(from);
     return rc;

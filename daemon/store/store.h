@@ -58,6 +58,8 @@ int dd_sql_run(sqlite3 *db, struct dr_err *err, const char *sql, const char *typ
 int64_t dd_sql_one(sqlite3 *db, int64_t def, const char *sql, const char *types, ...);
 int dd_sql_fail(sqlite3 *db, struct dr_err *err,
                 const char *what); // DR_ENOSPC, DR_ENOMEM, DR_EBUSY, else DR_EIO
+// Whether any connection of this process has found the database damaged.
+bool dd_sql_damaged(void);
 
 // Creates or upgrades the tables (schema.c). Refuses a newer version. root: the state folder.
 int dd_schema_migrate(sqlite3 *db, const char *root, struct dr_err *err);

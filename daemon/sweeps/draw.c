@@ -76,6 +76,11 @@ json_t *dd_sweep_draw(const json_t *ranges, int64_t count, int64_t seed, json_t 
         dd_sweep_problem(problems, "search.ranges",
                          "expected an object such as {\"optim.lr\": {\"min\": 1e-4, \"max\": "
                          "1e-2, \"scale\": \"log\"}}");
+    if (json_object_size(ranges) > DD_SWEEP_MAX_KEYS) {
+        dd_sweep_problem(problems, "search.ranges", "%zu ranges; expected at most %d",
+                         json_object_size(ranges), DD_SWEEP_MAX_KEYS);
+        ok = false;
+    }
     json_object_foreach((json_t *)(uintptr_t)ranges, key, r) ok &= check_range(key, r, problems);
     for (int64_t i = 0; ok && i < count; i++) {
         json_t *point = json_object();

@@ -9,6 +9,8 @@
 #include <string.h>
 
 enum { PATH = 96, MAX_AXES = 16, MAX_NAME = 100, MAX_SEEDS = 100, MAX_POINTS = 500 };
+// Values of all rules of `skip`; combinations that are looked at, left out or not.
+enum { MAX_METRICS = 100, MAX_SKIP = 1000, MAX_TRIED = 100000 };
 static const double MAX_BUDGET = 1e9; // of train.steps
 
 struct option {
@@ -35,6 +37,13 @@ static json_t *loose(const json_t *v) { // jansson's loops take no const
     return (json_t *)(uintptr_t)v;
 }
 
+// A file of a megabyte could otherwise keep a processor for hours, or fill the memory.
+static bool few(struct parse *p, const char *path, size_t n, size_t most, const char *what) {
+    if (n > most)
+        dd_sweep_problem(p->problems, path, "%zu %s; expected at most %zu", n, what, most);
+    return n <= most;
+}
+
 // --- overrides ---
 
 // {"train": {"steps": 5}} and {"train.steps": 5} alike, into `out`.
@@ -58,6 +67,8 @@ static json_t *overrides(struct parse *p, const char *path, const json_t *o) {
         flatten(out, "", o);
     else if (o && !json_is_null(o))
         dd_sweep_problem(p->problems, path, "expected an object such as {\"optim.lr\": 0.001}");
+    if (!few(p, path, json_object_size(out), DD_SWEEP_MAX_KEYS, "keys"))
+        json_object_clear(out);
     return out;
 }
 
@@ -133,6 +144,9 @@ static void read_recipes(struct parse *p) {
     json_t *v;
     char path[PATH];
     size_t i;
+    if (!few(p, "recipes", json_array_size(list) + json_object_size(list), DD_SWEEP_MAX_CELLS,
+             "recipes"))
+        return;
     json_array_foreach(loose(list), i, v) {
         snprintf(path, sizeof path, "recipes[%zu]", i);
         const char *name = json_string_value(v);
@@ -173,30 +187,28 @@ static void read_axis(struct parse *p, const char *name, const json_t *v) {
         return;
     }
     struct axis *a = add_axis(p, path);
+    if (!a || !few(p, path, json_array_size(v) + json_object_size(v), DD_SWEEP_MAX_CELLS, "values"))
+        return;
     json_array_foreach(loose(v), i, item) {
         char at[2 * PATH];
         snprintf(at, sizeof at, "%.80s[%zu]", path, i);
-        struct option *o = a ? add_option(a, at) : NULL;
+        struct option *o = add_option(a, at);
         for (size_t k = 0; k < i; k++)
             if (json_equal(item, json_array_get(v, k)))
                 dd_sweep_problem(p->problems, at, "this value is there twice");
-        if (o) {
-            json_object_set(o->params, name, item);
-            o->set = json_pack("{s:O}", name, item);
-        }
+        json_object_set(o->params, name, item);
+        o->set = json_pack("{s:O}", name, item);
     }
     if (!json_is_object(v))
         return;
     json_object_foreach(loose(v), label, item) {
         char at[2 * PATH];
         snprintf(at, sizeof at, "%.60s.%.30s", path, label);
-        struct option *o = a ? add_option(a, at) : NULL;
+        struct option *o = add_option(a, at);
         if (!json_is_object(item))
             dd_sweep_problem(p->problems, at, "expected an object {\"KEY\": VALUE}");
-        if (o) {
-            json_object_set_new(o->params, name, json_string(label));
-            o->set = overrides(p, at, json_is_object(item) ? item : NULL);
-        }
+        json_object_set_new(o->params, name, json_string(label));
+        o->set = overrides(p, at, json_is_object(item) ? item : NULL);
     }
 }
 
@@ -241,7 +253,7 @@ static void read_eval(struct parse *p) {
     if (v && !json_is_object(v))
         dd_sweep_problem(p->problems, "eval",
                          "expected an object such as {\"judge\": \"mnist-judge\", \"n\": 2000}");
-    if (!json_is_object(v))
+    if (!json_is_object(v) || !few(p, "eval", json_object_size(v), DD_SWEEP_MAX_KEYS, "keys"))
         return;
     json_object_set_new(p->eval, "eval.at_end", json_true());
     json_object_foreach(loose(v), key, item) {
@@ -364,12 +376,24 @@ static bool skipped(const struct parse *p, const json_t *params) {
     return false;
 }
 
+// Values in it, of lists and objects each.
+static size_t count_values(const json_t *v) {
+    size_t n = 1, i;
+    const char *key;
+    json_t *item;
+    json_array_foreach(loose(v), i, item) n += count_values(item);
+    json_object_foreach(loose(v), key, item) n += count_values(item);
+    return n;
+}
+
 static void check_skip(struct parse *p) {
     const json_t *skip = json_object_get(p->file, "skip");
     json_t *rule, *v;
     const char *key;
     char path[PATH];
     size_t i;
+    if (!few(p, "skip", count_values(skip), MAX_SKIP, "values"))
+        return;
     if (skip && !json_is_array(skip))
         dd_sweep_problem(p->problems, "skip", "expected a list such as [{\"recipe\": \"kernel\"}]");
     json_array_foreach(loose(skip), i, rule) {
@@ -434,6 +458,7 @@ static void add_cell(struct parse *p, const int *at, int64_t seed) {
     for (int i = 0; i < p->naxes; i++)
         take(&c, p->axis[i].option[at[i]].set, p->axis[i].option[at[i]].path);
     take(&c, p->eval, "");
+    few(p, "overrides", json_object_size(c.overrides), DD_SWEEP_MAX_KEYS, "keys in one run");
     json_object_set_new(c.overrides, "train.seed", json_integer(seed));
     json_object_set_new(c.from, "train.seed", json_string("seeds"));
     if (s->halving.keep) {
@@ -449,19 +474,23 @@ static void add_cell(struct parse *p, const int *at, int64_t seed) {
 }
 
 static void add_cells(struct parse *p) {
-    int at[MAX_AXES] = {0};
+    int at[MAX_AXES] = {0}, tried = 0;
     for (int i = 0; i < p->naxes; i++)
         if (!p->axis[i].n)
             return;
-    for (int i = 0; i >= 0 && p->out->n <= DD_SWEEP_MAX_CELLS;) {
+    for (int i = 0; i >= 0 && p->out->n <= DD_SWEEP_MAX_CELLS && !json_array_size(p->problems);) {
         for (int k = 0; k < p->nseeds; k++)
             add_cell(p, at, p->seed[k]);
         for (i = p->naxes - 1; i >= 0 && ++at[i] == p->axis[i].n; i--)
             at[i] = 0;
+        if ((tried += p->nseeds) > MAX_TRIED)
+            dd_sweep_problem(p->problems, "axes",
+                             "too many combinations with those of `skip`; expected at most %d",
+                             MAX_TRIED);
     }
     if (p->out->n > DD_SWEEP_MAX_CELLS)
         dd_sweep_problem(p->problems, "axes", "more than %d runs in one sweep", DD_SWEEP_MAX_CELLS);
-    if (!p->out->n)
+    if (!p->out->n && !json_array_size(p->problems))
         dd_sweep_problem(p->problems, "skip", "leaves nothing to run");
 }
 
@@ -497,6 +526,7 @@ static void read_rest(struct parse *p) {
         dd_sweep_problem(p->problems, "priority", "expected a whole number from -1000 to 1000");
     if (metrics && !json_array_size(metrics))
         dd_sweep_problem(p->problems, "metrics", "expected a list such as [\"fd\", \"accuracy\"]");
+    few(p, "metrics", json_array_size(metrics), MAX_METRICS, "metrics");
     json_array_foreach(loose(metrics), i, m) if (!json_is_string(m))
         dd_sweep_problem(p->problems, "metrics", "expected names of metrics");
     p->common = overrides(p, "overrides", json_object_get(p->file, "overrides"));

@@ -16,6 +16,7 @@
 #include <jansson.h>
 
 enum { DD_SWEEP_MAX_CELLS = 1000, DD_SWEEP_MAX_PROBLEMS = 24, DD_SWEEP_LABEL = 160 };
+enum { DD_SWEEP_MAX_KEYS = 500 }; // that a run changes; there are fewer in a configuration
 
 // --- the file ---
 

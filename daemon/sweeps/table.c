@@ -288,7 +288,7 @@ static void put_cell(FILE *f, enum dd_sweep_format how, const char *text) {
         for (; *text; text++) {
             if (*text == '|')
                 fputc('\\', f);
-            fputc(*text, f);
+            fputc(*text == '\n' || *text == '\r' ? ' ' : *text, f);
         }
         fputc(' ', f);
         return;

@@ -64,15 +64,24 @@ static bool asks_for_help(int argc, char **argv) {
     return false;
 }
 
+// What was printed must have arrived, in a file on a full disk as anywhere. The server's one line
+// is for whoever still listens.
+static int checked(int status) {
+    if (!fflush(stdout) && !ferror(stdout))
+        return status;
+    perror("driftd: standard output");
+    return status ? status : 1;
+}
+
 int main(int argc, char **argv) {
     shorten_spinning(argv);
     const char *verb = argc > 1 ? argv[1] : "serve";
     if (asks_for_help(argc, argv)) {
         usage(stdout);
-        return 0;
+        return checked(0);
     }
     if (!strcmp(verb, "--version") || !strcmp(verb, "version"))
-        return dd_version_main();
+        return checked(dd_version_main());
     if (argc < 2 || verb[0] == '-')
         return serve(argc - 1, argv + 1);
     argc -= 2;
@@ -80,13 +89,13 @@ int main(int argc, char **argv) {
     if (!strcmp(verb, "serve"))
         return serve(argc, argv);
     if (!strcmp(verb, "run"))
-        return dd_run_main(argc, argv);
+        return dd_run_main(argc, argv); // which goes on when nobody reads
     if (!strcmp(verb, "bench"))
-        return bench(argc, argv);
+        return checked(bench(argc, argv));
     if (!strcmp(verb, "check-config"))
-        return dd_check_config_main(argc, argv);
+        return checked(dd_check_config_main(argc, argv));
     if (!strcmp(verb, "inspect"))
-        return dd_inspect_main(argc, argv);
+        return checked(dd_inspect_main(argc, argv));
     fprintf(stderr, "driftd: unknown verb %s; see driftd --help\n", verb);
     return 2;
 }

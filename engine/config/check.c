@@ -1,13 +1,17 @@
 // Checks across keys: what a single key's range cannot say. Called by config.c after every change.
 // Each error carries the key to change as its field.
 #include "engine/config/field.h"
+#include "engine/config/path.h"
 #include "engine/ops.h"
 
 #include <math.h>
 #include <string.h>
 
-// Goes on after a problem: err has the first, a list has all.
-#define FAIL(key, ...) dr_note_check(notes, key, __VA_ARGS__)
+// Goes on after a problem: err has the first, a list has all. Of KEYS the first is to be changed,
+// the others are what the check reads as well.
+#define FAIL(key, ...) dr_note_check(notes, KEYS(key), __VA_ARGS__)
+#define FAIL_OF(keys, ...) dr_note_check(notes, keys, __VA_ARGS__)
+#define KEYS(...) ((const char *const[]){__VA_ARGS__, NULL})
 #define MAX_STEP_SAMPLES (1 << 20) // samples of one step; far above any machine's memory
 
 #define DR_SET(id, open, set, ...) [DR_DATA_##id] = {.name = set, __VA_ARGS__},
@@ -58,17 +62,18 @@ static void check_levels(const struct dr_model_config *m, struct dr_notes *notes
     for (int l = 0; l < m->nwidths; l++) {
         const int64_t c = dr_model_width(m, l);
         if (l && side == 1) {
-            FAIL("model.widths",
-                 "model.widths lists %d levels; images of data.size %lld have at most %d",
-                 m->nwidths, (long long)m->size, l);
+            FAIL_OF(KEYS("model.widths", "data.size"),
+                    "model.widths lists %d levels; images of data.size %lld have at most %d",
+                    m->nwidths, (long long)m->size, l);
             return;
         }
         side = l ? (side + 1) / 2 : side;
         if (side <= m->attention && (m->heads < 1 || c % m->heads)) {
-            FAIL("model.heads",
-                 "model.heads is %lld; expected a divisor of the %lld channels of level "
-                 "%d, which has attention (model.attention, model.widths)",
-                 (long long)m->heads, (long long)c, l + 1);
+            FAIL_OF(
+                KEYS("model.heads", "model.dim", "model.widths", "model.attention", "data.size"),
+                "model.heads is %lld; expected a divisor of the %lld channels of level "
+                "%d, which has attention (model.attention, model.widths)",
+                (long long)m->heads, (long long)c, l + 1);
             return;
         }
     }
@@ -82,45 +87,36 @@ int dr_model_levels_check(const struct dr_model_config *m, struct dr_err *err) {
 
 static void check_model(const struct dr_model_config *m, struct dr_notes *notes) {
     if (m->label_dropout > 0 && !m->null_class)
-        FAIL("model.label_dropout",
-             "model.label_dropout is %g but model.null_class is false; dropped labels "
-             "need the null class",
-             m->label_dropout);
+        FAIL_OF(KEYS("model.label_dropout", "model.null_class"),
+                "model.label_dropout is %g but model.null_class is false; dropped labels "
+                "need the null class",
+                m->label_dropout);
     const unsigned needs = dr_arch_needs(m->arch);
     if (needs & DR_ARCH_LEVELS)
         check_levels(m, notes);
     if (!(needs & DR_ARCH_PATCHES))
         return;
     if (m->dim % m->heads != 0)
-        FAIL("model.heads", "model.heads is %lld; expected a divisor of model.dim (%lld)",
-             (long long)m->heads, (long long)m->dim);
+        FAIL_OF(KEYS("model.heads", "model.dim"),
+                "model.heads is %lld; expected a divisor of model.dim (%lld)", (long long)m->heads,
+                (long long)m->dim);
     else if (m->rope && m->dim / m->heads % 2 != 0)
-        FAIL("model.rope", "model.rope needs an even head width; model.dim / model.heads is %lld",
-             (long long)(m->dim / m->heads));
+        FAIL_OF(KEYS("model.rope", "model.dim", "model.heads"),
+                "model.rope needs an even head width; model.dim / model.heads is %lld",
+                (long long)(m->dim / m->heads));
     if ((m->pos_embed || (needs & DR_ARCH_POSITIONS)) && m->dim % 4 != 0)
-        FAIL("model.dim", "model.dim is %lld; a position embedding needs a multiple of 4",
-             (long long)m->dim);
+        FAIL_OF(KEYS("model.dim", "model.pos_embed"),
+                "model.dim is %lld; a position embedding needs a multiple of 4", (long long)m->dim);
     if (m->size % m->patch != 0)
-        FAIL("model.patch", "model.patch is %lld; expected a divisor of data.size (%lld)",
-             (long long)m->patch, (long long)m->size);
+        FAIL_OF(KEYS("model.patch", "data.size"),
+                "model.patch is %lld; expected a divisor of data.size (%lld)", (long long)m->patch,
+                (long long)m->size);
 }
 
 int dr_model_config_check(const struct dr_model_config *m, struct dr_err *err) {
     struct dr_notes notes = {.err = err};
     check_model(m, &notes);
     return notes.rc;
-}
-
-// Relative, without "..": files named in a config stay below the data directory.
-static bool confined(const char *path) {
-    if (path[0] == '/')
-        return false;
-    for (const char *p = path; p; p = strchr(p, '/')) {
-        p += *p == '/';
-        if (strncmp(p, "..", 2) == 0 && (p[2] == '/' || p[2] == '\0'))
-            return false;
-    }
-    return true;
 }
 
 static bool colour(const char *text) {
@@ -139,8 +135,9 @@ static void check_pictures(const struct dr_data_config *d, struct dr_notes *note
         FAIL("data.crop", "data.crop is %lld; the set %s has no images to move", (long long)d->crop,
              f->name);
     if (d->crop >= d->size)
-        FAIL("data.crop", "data.crop is %lld; expected less than data.size (%lld)",
-             (long long)d->crop, (long long)d->size);
+        FAIL_OF(KEYS("data.crop", "data.size"),
+                "data.crop is %lld; expected less than data.size (%lld)", (long long)d->crop,
+                (long long)d->size);
     if (!colour(d->background))
         FAIL("data.background", "data.background is \"%s\"; expected a colour as #rrggbb",
              d->background);
@@ -148,7 +145,7 @@ static void check_pictures(const struct dr_data_config *d, struct dr_notes *note
 
 static void check_data(const struct dr_data_config *d, struct dr_notes *notes) {
     const struct dr_set_facts *f = &sets[d->set];
-    if (!confined(d->path))
+    if (!dr_path_is_below(d->path))
         FAIL("data.path",
              "data.path is \"%.100s\"; expected a relative path without `..`, below the "
              "data directory",
@@ -203,17 +200,17 @@ static void check_kde_features(const struct dr_config *c, struct dr_notes *notes
              "remove it, or set features.kind to encoder",
              f->encoder);
     if (!f->image && !f->quadrants && !f->patch2 && !f->patch4)
-        FAIL("features.image",
-             "the encoder of features.kind kde has no feature to learn from; set at least "
-             "one of features.image, features.quadrants, features.patch2, features.patch4");
+        FAIL_OF(KEYS("features.image", "features.quadrants", "features.patch2", "features.patch4"),
+                "the encoder of features.kind kde has no feature to learn from; set at least "
+                "one of features.image, features.quadrants, features.patch2, features.patch4");
     if (c->train.positives < 2)
-        FAIL("train.positives",
-             "train.positives is %lld; features.kind kde needs two reals per class or more",
-             (long long)c->train.positives);
+        FAIL_OF(KEYS("train.positives", "features.kind"),
+                "train.positives is %lld; features.kind kde needs two reals per class or more",
+                (long long)c->train.positives);
     if (c->loss.field == DR_FIELD_LEARNED)
-        FAIL("loss.field",
-             "loss.field is learned; with features.kind kde, whose features change in every "
-             "step, only kernel and kernel-l2 work");
+        FAIL_OF(KEYS("loss.field", "features.kind"),
+                "loss.field is learned; with features.kind kde, whose features change in every "
+                "step, only kernel and kernel-l2 work");
 }
 
 static void check_features(const struct dr_config *c, struct dr_notes *notes) {
@@ -228,9 +225,10 @@ static void check_features(const struct dr_config *c, struct dr_notes *notes) {
         if (f->pixel_weight <= 0 || has_points(c))
             return;
     } else if (!f->image && !f->quadrants && !f->patch2 && !f->patch4 && f->rms <= 0) {
-        FAIL("features.image",
-             "no feature is on; set at least one of features.image, features.quadrants, "
-             "features.patch2, features.patch4, features.rms");
+        FAIL_OF(KEYS("features.image", "features.quadrants", "features.patch2", "features.patch4",
+                     "features.rms"),
+                "no feature is on; set at least one of features.image, features.quadrants, "
+                "features.patch2, features.patch4, features.rms");
         return;
     }
     if (has_points(c)) {
@@ -241,35 +239,36 @@ static void check_features(const struct dr_config *c, struct dr_notes *notes) {
                             : f->rms > 0   ? "features.rms"
                                            : NULL;
         if (wrong)
-            FAIL(wrong,
-                 "%s cannot be %s for points in two dimensions, which have "
-                 "features.image alone",
-                 wrong, f->image ? "on" : "off");
+            FAIL_OF(KEYS(wrong, "features.image"),
+                    "%s cannot be %s for points in two dimensions, which have "
+                    "features.image alone",
+                    wrong, f->image ? "on" : "off");
         return;
     }
     if (f->quadrants && size % 2 != 0)
-        FAIL("features.quadrants", "features.quadrants needs an even data.size, which is %lld",
-             size);
+        FAIL_OF(KEYS("features.quadrants", "data.size"),
+                "features.quadrants needs an even data.size, which is %lld", size);
     if (f->patch2 && size % 2 != 0)
-        FAIL("features.patch2", "features.patch2 needs an even data.size, which is %lld", size);
+        FAIL_OF(KEYS("features.patch2", "data.size"),
+                "features.patch2 needs an even data.size, which is %lld", size);
     if (f->patch4 && size % 4 != 0)
-        FAIL("features.patch4", "features.patch4 needs data.size to be a multiple of 4, not %lld",
-             size);
+        FAIL_OF(KEYS("features.patch4", "data.size"),
+                "features.patch4 needs data.size to be a multiple of 4, not %lld", size);
 }
 
 static void check_reals(const struct dr_config *c, struct dr_notes *notes) {
     const struct dr_train_config *t = &c->train;
     if (t->sampler == DR_SAMPLER_QUEUE) {
         if (t->positives > t->queue_class)
-            FAIL("train.positives",
-                 "train.positives is %lld; the queue sampler has at most "
-                 "train.queue_class (%lld) of a class",
-                 (long long)t->positives, (long long)t->queue_class);
+            FAIL_OF(KEYS("train.positives", "train.queue_class"),
+                    "train.positives is %lld; the queue sampler has at most "
+                    "train.queue_class (%lld) of a class",
+                    (long long)t->positives, (long long)t->queue_class);
         if (t->unconditional > t->queue_global)
-            FAIL("train.unconditional",
-                 "train.unconditional is %lld; the queue sampler has at most "
-                 "train.queue_global (%lld)",
-                 (long long)t->unconditional, (long long)t->queue_global);
+            FAIL_OF(KEYS("train.unconditional", "train.queue_global"),
+                    "train.unconditional is %lld; the queue sampler has at most "
+                    "train.queue_global (%lld)",
+                    (long long)t->unconditional, (long long)t->queue_global);
         return;
     }
     if (!sets[c->data.set].made)
@@ -278,39 +277,40 @@ static void check_reals(const struct dr_config *c, struct dr_notes *notes) {
     if (c->data.limit > 0 && c->data.limit < n)
         n = c->data.limit;
     if (t->positives > n / c->model.classes)
-        FAIL("train.positives",
-             "train.positives is %lld; the set has %lld images per class (data.count, "
-             "data.limit)",
-             (long long)t->positives, (long long)(n / c->model.classes));
+        FAIL_OF(KEYS("train.positives", "data.count", "data.limit", "data.classes"),
+                "train.positives is %lld; the set has %lld images per class (data.count, "
+                "data.limit)",
+                (long long)t->positives, (long long)(n / c->model.classes));
     if (t->unconditional > n)
-        FAIL("train.unconditional",
-             "train.unconditional is %lld; the set has %lld images (data.count, "
-             "data.limit)",
-             (long long)t->unconditional, (long long)n);
+        FAIL_OF(KEYS("train.unconditional", "data.count", "data.limit"),
+                "train.unconditional is %lld; the set has %lld images (data.count, "
+                "data.limit)",
+                (long long)t->unconditional, (long long)n);
 }
 
 static void check_train(const struct dr_config *c, struct dr_notes *notes) {
     const struct dr_train_config *t = &c->train;
     if (t->classes > c->model.classes)
-        FAIL("train.classes",
-             "train.classes is %lld; expected at most data.classes (%lld), or 0 for all",
-             (long long)t->classes, (long long)c->model.classes);
+        FAIL_OF(KEYS("train.classes", "data.classes"),
+                "train.classes is %lld; expected at most data.classes (%lld), or 0 for all",
+                (long long)t->classes, (long long)c->model.classes);
     if (t->alpha_min > t->alpha_max)
-        FAIL("train.alpha_min", "train.alpha_min is %g; expected at most train.alpha_max (%g)",
-             t->alpha_min, t->alpha_max);
+        FAIL_OF(KEYS("train.alpha_min", "train.alpha_max"),
+                "train.alpha_min is %g; expected at most train.alpha_max (%g)", t->alpha_min,
+                t->alpha_max);
     if (dr_config_batch(c) > MAX_STEP_SAMPLES)
-        FAIL("train.generated",
-             "train.generated is %lld: %lld samples per step; expected at most %d",
-             (long long)t->generated, (long long)dr_config_batch(c), MAX_STEP_SAMPLES);
+        FAIL_OF(KEYS("train.generated", "train.classes", "data.classes"),
+                "train.generated is %lld: %lld samples per step; expected at most %d",
+                (long long)t->generated, (long long)dr_config_batch(c), MAX_STEP_SAMPLES);
     if (c->loss.field == DR_FIELD_KERNEL_L2 && t->unconditional > 0)
-        FAIL("train.unconditional",
-             "train.unconditional is %lld; the field kernel-l2 has no unconditional "
-             "negatives: set it to 0",
-             (long long)t->unconditional);
+        FAIL_OF(KEYS("train.unconditional", "loss.field"),
+                "train.unconditional is %lld; the field kernel-l2 has no unconditional "
+                "negatives: set it to 0",
+                (long long)t->unconditional);
     if (c->loss.ldf.sigma_min > c->loss.ldf.sigma_max)
-        FAIL("loss.ldf_sigma_min",
-             "loss.ldf_sigma_min is %g; expected at most loss.ldf_sigma_max (%g)",
-             c->loss.ldf.sigma_min, c->loss.ldf.sigma_max);
+        FAIL_OF(KEYS("loss.ldf_sigma_min", "loss.ldf_sigma_max"),
+                "loss.ldf_sigma_min is %g; expected at most loss.ldf_sigma_max (%g)",
+                c->loss.ldf.sigma_min, c->loss.ldf.sigma_max);
     if (c->loss.normalize == DR_NORM_SINKHORN_SPLIT && c->loss.negatives != DR_NEG_INDEPENDENT)
         FAIL("loss.negatives",
              "loss.negatives is self-masked; loss.normalize sinkhorn-split has a plan to a "
@@ -361,14 +361,14 @@ static void check_encoder(const struct dr_config *c, struct dr_notes *notes) {
             break;
         }
     if (e->objective != DR_ENCODER_AUTOENCODE && c->data.classes < 2)
-        FAIL("encoder.objective",
-             "encoder.objective needs two classes or more to tell apart, and data.classes "
-             "is %lld; use autoencode",
-             (long long)c->data.classes);
+        FAIL_OF(KEYS("encoder.objective", "data.classes"),
+                "encoder.objective needs two classes or more to tell apart, and data.classes "
+                "is %lld; use autoencode",
+                (long long)c->data.classes);
     if (e->objective != DR_ENCODER_CLASSIFY && size % e->mask_patch)
-        FAIL("encoder.mask_patch",
-             "encoder.mask_patch is %lld; expected a divisor of data.size (%lld)",
-             (long long)e->mask_patch, size);
+        FAIL_OF(KEYS("encoder.mask_patch", "data.size"),
+                "encoder.mask_patch is %lld; expected a divisor of data.size (%lld)",
+                (long long)e->mask_patch, size);
 }
 
 bool dr_config_evaluates(const struct dr_config *c) {
@@ -386,39 +386,40 @@ static void check_measures(const struct dr_config *c, struct dr_notes *notes) {
         return;
     }
     if (!e->judge[0] && !e->inception[0])
-        FAIL("eval.judge", "eval.judge and eval.inception are both empty; an evaluation "
-                           "needs a judge or Inception weights");
+        FAIL_OF(KEYS("eval.judge", "eval.inception"),
+                "eval.judge and eval.inception are both empty; an evaluation "
+                "needs a judge or Inception weights");
     if (e->n < 2 * classes)
-        FAIL("eval.n",
-             "eval.n is %lld; expected at least two samples of each of the %lld "
-             "classes",
-             (long long)e->n, classes);
-    if (!confined(e->inception))
+        FAIL_OF(KEYS("eval.n", "data.classes"),
+                "eval.n is %lld; expected at least two samples of each of the %lld "
+                "classes",
+                (long long)e->n, classes);
+    if (!dr_path_is_below(e->inception))
         FAIL("eval.inception",
              "eval.inception is \"%.100s\"; expected a relative path without `..`, below "
              "the data directory",
              e->inception);
-    if (!confined(e->judge))
+    if (!dr_path_is_below(e->judge))
         FAIL("eval.judge",
              "eval.judge is \"%.100s\"; expected a recipe, the id of a checkpoint or a "
              "relative path without `..`, below the data directory",
              e->judge);
     if (c->kind == DR_RECIPE_TRAIN && e->judge[0] && !e->allow_own_encoder &&
         !strcmp(e->judge, c->features.encoder))
-        FAIL("eval.judge",
-             "eval.judge is %.100s, as features.encoder is; a judge must be another network "
-             "than the one the generator trains with (or set eval.allow_own_encoder)",
-             e->judge);
+        FAIL_OF(KEYS("eval.judge", "features.encoder", "eval.allow_own_encoder"),
+                "eval.judge is %.100s, as features.encoder is; a judge must be another network "
+                "than the one the generator trains with (or set eval.allow_own_encoder)",
+                e->judge);
 }
 
 static void check_eval(const struct dr_config *c, struct dr_notes *notes) {
     const struct dr_eval_section *e = &c->eval;
     const int named = (e->checkpoint > 0) + (e->job > 0) + (e->folder[0] != 0);
     if (named != 1)
-        FAIL("eval.checkpoint",
-             "%s of eval.checkpoint, eval.job and eval.folder %s given; expected one",
-             named ? "several" : "none", named ? "are" : "is");
-    if (!confined(e->folder))
+        FAIL_OF(KEYS("eval.checkpoint", "eval.job", "eval.folder"),
+                "%s of eval.checkpoint, eval.job and eval.folder %s given; expected one",
+                named ? "several" : "none", named ? "are" : "is");
+    if (!dr_path_is_below(e->folder))
         FAIL("eval.folder",
              "eval.folder is \"%.100s\"; expected a relative path without `..`, below the "
              "data directory",
@@ -448,7 +449,7 @@ static void check_generator(const struct dr_config *c, struct dr_notes *notes) {
 void dr_config_check(const struct dr_config *c, struct dr_notes *notes) {
     const bool own_keys = check_kind(c, notes);
     check_data(&c->data, notes);
-    if (!confined(c->init_from))
+    if (!dr_path_is_below(c->init_from))
         FAIL("init_from",
              "init_from is \"%.100s\"; expected the id of a checkpoint or a relative path "
              "without `..`, below the data directory",

@@ -58,8 +58,9 @@ struct dr_notes {
 bool dr_note(struct dr_notes *n, const struct dr_err *e);
 // Marks every field below `section` as one without a value.
 void dr_notes_bad_section(struct dr_notes *n, const char *section);
-// A problem across keys; left out where it rests on a key without a value.
-void dr_note_check(struct dr_notes *n, const char *key, const char *fmt, ...)
+// A problem across keys, NULL-terminated: the one to change, then the others that the check reads.
+// Left out where one of them has no value, or a choice that decides which checks there are.
+void dr_note_check(struct dr_notes *n, const char *const *keys, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
 // Cross-key checks of everything, and of the model section alone.

@@ -1,7 +1,6 @@
 // Collecting what is wrong with a configuration (field.h).
 #include "engine/config/field.h"
 
-#include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -37,45 +36,32 @@ void dr_notes_bad_section(struct dr_notes *n, const char *section) {
             n->bad[i] = true;
 }
 
-static bool part_of_word(char c) {
-    return isalnum((unsigned char)c) || c == '_';
-}
-
-// Whether a sentence names a key.
-static bool names(const char *text, const char *key) {
-    const size_t len = strlen(key);
-    for (const char *p = text; (p = strstr(p, key)); p += len) {
-        const bool starts = p == text || (!part_of_word(p[-1]) && p[-1] != '.'),
-                   ends = !part_of_word(p[len]) && !(p[len] == '.' && part_of_word(p[len + 1]));
-        if (starts && ends)
-            return true;
-    }
-    return false;
-}
-
-// Whether a check rests on a key without a value: one that its sentence names, or a choice that
-// decides which checks there are (any in its section; `kind` and those of the data: everywhere).
-static bool rests_on(const struct dr_config_field *f, const char *key, const char *msg) {
+// Whether a check rests on this field: on one of its keys, or on a choice that decides which checks
+// there are (any in the section of the first key; `kind` and those of the data: everywhere).
+static bool rests_on(const char *const *keys, const struct dr_config_field *f) {
     const char *dot = strchr(f->path, '.');
     const size_t section = dot ? (size_t)(dot - f->path) + 1 : 0;
     if (f->type == DR_F_ENUM &&
-        (!section || !strncmp(f->path, "data.", 5) || !strncmp(f->path, key, section)))
+        (!section || !strncmp(f->path, "data.", 5) || !strncmp(f->path, keys[0], section)))
         return true;
-    return !strcmp(f->path, key) || names(msg, f->path);
+    for (; *keys; keys++)
+        if (!strcmp(f->path, *keys))
+            return true;
+    return false;
 }
 
-void dr_note_check(struct dr_notes *n, const char *key, const char *fmt, ...) {
+void dr_note_check(struct dr_notes *n, const char *const *keys, const char *fmt, ...) {
     struct dr_err e = {0};
     int count;
     const struct dr_config_field *f = dr_config_fields(&count);
+    for (int i = 0; n->bad && i < count; i++)
+        if (n->bad[i] && rests_on(keys, &f[i]))
+            return;
     va_list ap;
     va_start(ap, fmt);
     char msg[sizeof e.msg];
     vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
-    for (int i = 0; n->bad && i < count; i++)
-        if (n->bad[i] && rests_on(&f[i], key, msg))
-            return;
-    dr_fail_at(&e, DR_ECONFIG, key, "%s", msg);
+    dr_fail_at(&e, DR_ECONFIG, keys[0], "%s", msg);
     dr_note(n, &e);
 }

@@ -2,14 +2,18 @@
 // limit it would hold does not apply.
 #include "engine/core/machine.h"
 
+#include "engine/core/types.h"
+
 #include <math.h>
-#include <omp.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#ifdef _OPENMP // not in the fuzzers
+#include <omp.h>
+#endif
 
 enum { MAX_CPUS = 1 << 14 };
 #define UNLIMITED ((int64_t)1 << 60) // v1 writes a huge number for "no limit"
@@ -279,6 +283,14 @@ int64_t dr_machine_memory_left(void) {
     return read_memory(the_root).left;
 }
 
+size_t dr_machine_room(void) {
+    const int64_t left = dr_machine()->memory_limit ? dr_machine_memory_left() : INT64_MAX;
+    const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    if (left == INT64_MAX)
+        return pages > 0 && page > 0 ? (size_t)pages * (size_t)page : SIZE_MAX;
+    return (size_t)(left - DR_MIN(left / 16, (int64_t)256 << 20));
+}
+
 char *dr_machine_describe(const struct dr_machine *m, char *buf, size_t size) {
     char quota[48] = "", memory[48] = "";
     if (m->quota > 0)
@@ -293,5 +305,7 @@ char *dr_machine_describe(const struct dr_machine *m, char *buf, size_t size) {
 }
 
 void dr_workers_rest(void) {
+#ifdef _OPENMP
     omp_pause_resource_all(omp_pause_soft);
+#endif
 }

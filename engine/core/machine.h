@@ -21,6 +21,9 @@ const struct dr_machine *dr_machine(void);
 // Bytes that may still be allocated under the control groups' limits; page cache, which the kernel
 // gives back, counts as free. INT64_MAX: no limit.
 int64_t dr_machine_memory_left(void);
+// Bytes that a block may have: what the limits leave, but for workspaces, since a process that
+// takes too much is killed; without a limit all that the machine has, as more can only be swapped.
+size_t dr_machine_room(void);
 // The calling thread will not compute for a while: the threads that helped it end, until it
 // computes again. libgomp counts the helpers of all threads, idle ones too; where they are more
 // than the processors, every barrier in the process sleeps at once instead of spinning for

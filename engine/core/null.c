@@ -10,16 +10,6 @@ static double times(int64_t batch) {
     return (double)(batch > 1 ? batch : 1);
 }
 
-#define X(name, flags)                                                                             \
-    static void null_##name(struct dr_backend *be, const struct dr_##name##_args *a) {             \
-        be->flops += flops_##name(a);                                                              \
-    }
-#define NO_FLOPS(name)                                                                             \
-    static double flops_##name(const struct dr_##name##_args *a) {                                 \
-        (void)a;                                                                                   \
-        return 0;                                                                                  \
-    }
-
 // Only what counts as matrix work is counted; the rest is overhead by definition of the bench.
 static double flops_gemm(const struct dr_gemm_args *a) {
     return 2.0 * times(a->batch) * (double)a->m * (double)a->n * (double)a->k;
@@ -56,64 +46,38 @@ static double flops_pair_score_fwd(const struct dr_pair_score_fwd_args *a) {
 static double flops_pair_score_bwd(const struct dr_pair_score_bwd_args *a) {
     return 4.0 * (double)a->b * (double)(a->n * a->m) * (double)a->h;
 }
-NO_FLOPS(cast)
-NO_FLOPS(fill)
-NO_FLOPS(axpy)
-NO_FLOPS(copy4)
-NO_FLOPS(gather)
-NO_FLOPS(colsum)
-NO_FLOPS(silu_fwd)
-NO_FLOPS(silu_bwd)
-NO_FLOPS(gelu_fwd)
-NO_FLOPS(gelu_bwd)
-NO_FLOPS(swiglu_fwd)
-NO_FLOPS(swiglu_bwd)
-NO_FLOPS(rmsnorm_mod_fwd)
-NO_FLOPS(rmsnorm_mod_bwd)
-NO_FLOPS(gate_fwd)
-NO_FLOPS(gate_bwd)
-NO_FLOPS(embed_fwd)
-NO_FLOPS(embed_bwd)
-NO_FLOPS(fourier)
-NO_FLOPS(patchify)
-NO_FLOPS(unpatchify)
-NO_FLOPS(groupnorm_fwd)
-NO_FLOPS(groupnorm_bwd)
-NO_FLOPS(channel_affine_fwd)
-NO_FLOPS(channel_affine_bwd)
-NO_FLOPS(add_act_fwd)
-NO_FLOPS(add_act_bwd)
-NO_FLOPS(pool_fwd)
-NO_FLOPS(pool_bwd)
-NO_FLOPS(resize_fwd)
-NO_FLOPS(resize_bwd)
-NO_FLOPS(mask_apply)
-NO_FLOPS(masked_mse)
-NO_FLOPS(softmax_xent)
-NO_FLOPS(l2norm_fwd)
-NO_FLOPS(l2norm_bwd)
-NO_FLOPS(patch_stats_fwd)
-NO_FLOPS(patch_stats_bwd)
-NO_FLOPS(column_stats)
-NO_FLOPS(standardize)
-NO_FLOPS(drift_sums)
-NO_FLOPS(drift_scale)
-NO_FLOPS(drift_mean)
-NO_FLOPS(drift_coef)
-NO_FLOPS(drift_accumulate)
-NO_FLOPS(drift_grad)
-NO_FLOPS(set_noise)
-NO_FLOPS(set_softmax_fwd)
-NO_FLOPS(set_softmax_bwd)
-NO_FLOPS(denoise_loss)
-NO_FLOPS(mass_loss)
-NO_FLOPS(correlate)
-NO_FLOPS(pair_pull)
-NO_FLOPS(sumsq)
-NO_FLOPS(adamw)
-NO_FLOPS(ema)
-NO_FLOPS(normals)
-NO_FLOPS(indices)
+
+enum {
+#define X(name, flags) NULL_##name,
+#include "engine/ops.def"
+#undef X
+};
+
+static double flops_of(int op, const void *args) {
+    switch (op) {
+#define COUNTS(name)                                                                               \
+    case NULL_##name:                                                                              \
+        return flops_##name(args)
+        COUNTS(gemm);
+        COUNTS(attn_fwd);
+        COUNTS(attn_bwd);
+        COUNTS(conv2d_fwd);
+        COUNTS(conv2d_bwd_data);
+        COUNTS(conv2d_bwd_weight);
+        COUNTS(pair_dist);
+        COUNTS(drift_combine);
+        COUNTS(pair_score_fwd);
+        COUNTS(pair_score_bwd);
+#undef COUNTS
+    default:
+        return 0;
+    }
+}
+
+#define X(name, flags)                                                                             \
+    static void null_##name(struct dr_backend *be, const struct dr_##name##_args *a) {             \
+        be->flops += flops_of(NULL_##name, a);                                                     \
+    }
 #include "engine/ops.def"
 #undef X
 

@@ -34,20 +34,9 @@ static void cpu_enter(struct dr_backend *be) {
     omp_set_num_threads(be->threads);
 }
 
-// What the machine has; a block that is larger can only be swapped.
-static size_t physical(void) {
-    const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    return pages > 0 && page > 0 ? (size_t)pages * (size_t)page : SIZE_MAX;
-}
-
-// Under a control group's limit a process that takes too much is killed; some is left for
-// workspaces.
 static size_t cpu_mem_left(struct dr_backend *be) {
     (void)be;
-    const int64_t left = dr_machine()->memory_limit ? dr_machine_memory_left() : INT64_MAX;
-    if (left == INT64_MAX)
-        return physical();
-    return (size_t)(left - DR_MIN(left / 16, (int64_t)256 << 20));
+    return dr_machine_room();
 }
 
 static int cpu_alloc(struct dr_backend *be, size_t bytes, void **out, struct dr_err *err) {

@@ -13,8 +13,6 @@
 #include "engine/cpu/conv.h"
 #include "engine/cpu/gemm.h"
 
-#include <omp.h>
-
 enum {
     BANDS = 8,           // most bands of an image
     BAND_LINES = 8,      // fewest lines of one
@@ -70,10 +68,6 @@ struct whole {
     char *sums, *slots; // of the groups, of the threads
 };
 
-static size_t aligned(size_t n) {
-    return (n + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
-}
-
 static struct dr_conv_cache *cache_of(struct dr_backend *be) {
     struct dr_conv_cache *c = ((const struct dr_cpu *)be->impl)->conv;
     dr_conv_make_room(c, PRIMS);
@@ -87,25 +81,15 @@ static bool widens(struct dr_backend *be, enum dr_dtype t) {
 // The thread's memory for images of `src` and `dst` elements and a primitive's scratchpad.
 static struct room room_of(bool widen, int64_t src, int64_t dst, size_t scratch) {
     struct room r = {0};
-    r.dst = widen ? aligned((size_t)src * sizeof(real)) : 0;
-    r.scratch = r.dst + (widen ? aligned((size_t)dst * sizeof(real)) : 0);
-    r.total = r.scratch + aligned(scratch);
+    r.dst = widen ? dr_aligned((size_t)src * sizeof(real)) : 0;
+    r.scratch = r.dst + (widen ? dr_aligned((size_t)dst * sizeof(real)) : 0);
+    r.total = r.scratch + dr_aligned(scratch);
     return r;
 }
 
-// Shares units [0, count) among the threads in contiguous ranges: work(k, from, to, thread).
 static void share(struct whole *k, int64_t count, bool pays,
-                  void (*work)(struct whole *, int64_t, int64_t, int)) {
-#ifdef __SANITIZE_THREAD__
-    pays = false; // ThreadSanitizer does not see libgomp's barriers
-#endif
-#pragma omp parallel num_threads(k->be->threads) if (pays && k->be->threads > 1 && count > 1)
-    {
-        int threads = omp_get_num_threads(), t = omp_get_thread_num(), was = omp_get_max_threads();
-        omp_set_num_threads(1); // for oneDNN, also where this region has one thread
-        work(k, count * t / threads, count * (t + 1) / threads, t);
-        omp_set_num_threads(was);
-    }
+                  void (*work)(void *, int64_t, int64_t, int)) {
+    dr_gemm_share(k->be, count, pays, work, k);
     if (k->failed)
         dr_cpu_error(k->be, DR_EDEVICE, "conv2d", "oneDNN failed to run a convolution");
 }
@@ -186,7 +170,8 @@ static int64_t bands_of(const struct conv_apply *a) {
     return DR_MAX(DR_MIN(n, (int64_t)BANDS), (int64_t)1);
 }
 
-static void bands_work(struct whole *k, int64_t from, int64_t to, int t) {
+static void bands_work(void *whole, int64_t from, int64_t to, int t) {
+    struct whole *k = whole;
     const struct conv_apply *a = k->a;
     const struct geo *g = &a->g;
     const int64_t src_line = g->sw * a->cs, dst_line = g->dw * a->cd;
@@ -244,7 +229,7 @@ bool dr_conv_whole(struct dr_backend *be, const struct conv_apply *a) {
     size_t scratch = 0;
     for (int64_t i = 0; i < k.bands; i++)
         scratch = DR_MAX(scratch, dr_conv_prim_scratch(k.band[i].prim));
-    k.weight_bytes = aligned(dr_conv_prim_weight_bytes(k.band[0].prim));
+    k.weight_bytes = dr_aligned(dr_conv_prim_weight_bytes(k.band[0].prim));
     k.room = room_of(k.widen, g->sh * g->sw * a->cs, g->dh * g->dw * a->cd, scratch);
     char *here =
         dr_cpu_scratch(be, DR_WS_CONV, k.weight_bytes + k.room.total * (size_t)be->threads);
@@ -306,7 +291,8 @@ static void unit(struct whole *k, int64_t i, void *to, int t) {
     run(k, p->prim, t, x, y, to, NULL);
 }
 
-static void groups_work(struct whole *k, int64_t from, int64_t to, int t) {
+static void groups_work(void *whole, int64_t from, int64_t to, int t) {
+    struct whole *k = whole;
     real *slot = (real *)(void *)(k->slots + k->weight_bytes * (size_t)t);
     for (int64_t j = from; j < to; j++) {
         real *sum = (real *)(void *)(k->sums + k->weight_bytes * (size_t)j);
@@ -320,7 +306,8 @@ static void groups_work(struct whole *k, int64_t from, int64_t to, int t) {
 }
 
 // Elements [from, to) of the groups' sums, in chunks, all into the first.
-static void sums_work(struct whole *k, int64_t from, int64_t to, int t) {
+static void sums_work(void *whole, int64_t from, int64_t to, int t) {
+    const struct whole *k = whole;
     (void)t;
     const int64_t each = (int64_t)(k->weight_bytes / sizeof(real));
     real *sum = (real *)(void *)k->sums;
@@ -368,7 +355,7 @@ bool dr_conv_whole_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weig
     for (int i = 0; i < SIZES; i++)
         scratch = DR_MAX(scratch, dr_conv_prim_scratch(k.piece[i].prim));
     k.groups = DR_MIN((int64_t)GROUPS, k.units);
-    k.weight_bytes = aligned(dr_conv_prim_weight_bytes(k.piece[0].prim));
+    k.weight_bytes = dr_aligned(dr_conv_prim_weight_bytes(k.piece[0].prim));
     k.room =
         room_of(k.widen, images * g->sh * g->sw * a->ci, images * g->dh * g->dw * a->co, scratch);
     const size_t threads = (size_t)be->threads, sums = k.weight_bytes * (size_t)k.groups;

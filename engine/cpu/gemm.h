@@ -32,6 +32,10 @@ struct dr_gemm_layout {
     size_t bytes;
 };
 
+static inline size_t dr_aligned(size_t bytes) {
+    return (bytes + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
+}
+
 struct dr_gemm_prim; // one single-threaded primitive and each thread's handles
 
 // The primitive of a key, made on first use. NULL: oneDNN refused. Called outside parallel regions.
@@ -41,6 +45,10 @@ const struct dr_gemm_layout *dr_gemm_prim_layout(const struct dr_gemm_prim *p);
 // Runs it as `thread`. bias [n]: only of forms with DR_GEMM_BIAS. False: oneDNN failed.
 bool dr_gemm_prim_run(struct dr_gemm_cache *g, struct dr_gemm_prim *p, int thread, const void *a,
                       const void *b, const real *bias, void *c, void *scratch);
+// Shares units [0, count) among the threads of the instance in contiguous ranges, each of which may
+// run primitives as its thread. pays: more than one of them is worth while.
+void dr_gemm_share(struct dr_backend *be, int64_t count, bool pays,
+                   void (*work)(void *ctx, int64_t from, int64_t to, int thread), void *ctx);
 bool dr_gemm_native_bf16(const struct dr_gemm_cache *g);
 // Whether direct primitives pay: one pass less over C.
 bool dr_gemm_direct_pays(const struct dr_gemm_cache *g);

@@ -287,8 +287,22 @@ void dr_gemm_make_room(struct dr_gemm_cache *g, int room) {
         cache_clear(g);
 }
 
-// ---- running one
+// ---- running them
 // --------------------------------------------------------------------------------------
+
+void dr_gemm_share(struct dr_backend *be, int64_t count, bool pays,
+                   void (*work)(void *ctx, int64_t from, int64_t to, int thread), void *ctx) {
+#ifdef __SANITIZE_THREAD__
+    pays = false; // ThreadSanitizer does not see libgomp's barriers
+#endif
+#pragma omp parallel num_threads(be->threads) if (pays && be->threads > 1 && count > 1)
+    {
+        int threads = omp_get_num_threads(), t = omp_get_thread_num(), was = omp_get_max_threads();
+        omp_set_num_threads(1); // for oneDNN, also where this region has one thread
+        work(ctx, count * t / threads, count * (t + 1) / threads, t);
+        omp_set_num_threads(was);
+    }
+}
 
 size_t dr_gemm_prim_scratch(const struct dr_gemm_prim *p) {
     return p->scratch;

@@ -111,10 +111,6 @@ static struct dr_gemm_prim *get(const struct product *p, int64_t m, int64_t n, i
     return dr_gemm_prim(p->cache, &key);
 }
 
-static size_t aligned(size_t n) {
-    return (n + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN;
-}
-
 // The workspace of all threads, once the primitives are known: A and C elements of each, and
 // `blocks` packed B and `sums` elements that they share. False: recorded as an error.
 static bool prepare(struct product *p, int64_t a, int64_t c, int64_t blocks, int64_t sums) {
@@ -125,13 +121,13 @@ static bool prepare(struct product *p, int64_t a, int64_t c, int64_t blocks, int
             b = DR_MAX(b, dr_gemm_prim_layout(p->prim[i])->bytes);
             scratch = DR_MAX(scratch, dr_gemm_prim_scratch(p->prim[i]));
         }
-    p->block = aligned(b);
-    r->c = aligned((size_t)a * dr_sizeof(p->ab));
-    r->stage = r->c + aligned((size_t)c * sizeof(real));
-    const size_t staged = aligned((size_t)p->staged * dr_sizeof(p->g.abt));
+    p->block = dr_aligned(b);
+    r->c = dr_aligned((size_t)a * dr_sizeof(p->ab));
+    r->stage = r->c + dr_aligned((size_t)c * sizeof(real));
+    const size_t staged = dr_aligned((size_t)p->staged * dr_sizeof(p->g.abt));
     r->scratch = r->stage + (p->g.ta ? 0 : staged);
-    r->total = r->scratch + aligned(scratch);
-    const size_t summed = p->block * (size_t)blocks + aligned((size_t)sums * sizeof(real));
+    r->total = r->scratch + dr_aligned(scratch);
+    const size_t summed = p->block * (size_t)blocks + dr_aligned((size_t)sums * sizeof(real));
     const size_t shared = summed + (p->g.ta ? staged : 0);
     p->packed = dr_cpu_scratch(p->be, DR_WS_GEMM, shared + r->total * (size_t)p->be->threads);
     if (!p->packed)
@@ -143,19 +139,9 @@ static bool prepare(struct product *p, int64_t a, int64_t c, int64_t blocks, int
     return true;
 }
 
-// Shares units [0, count) among the threads in contiguous ranges: work(p, from, to, thread).
 static void share(struct product *p, int64_t count, bool pays,
-                  void (*work)(struct product *, int64_t, int64_t, int)) {
-#ifdef __SANITIZE_THREAD__
-    pays = false; // ThreadSanitizer does not see libgomp's barriers
-#endif
-#pragma omp parallel num_threads(p->be->threads) if (pays && p->be->threads > 1 && count > 1)
-    {
-        int threads = omp_get_num_threads(), t = omp_get_thread_num(), was = omp_get_max_threads();
-        omp_set_num_threads(1); // for oneDNN, also where this region has one thread
-        work(p, count * t / threads, count * (t + 1) / threads, t);
-        omp_set_num_threads(was);
-    }
+                  void (*work)(void *, int64_t, int64_t, int)) {
+    dr_gemm_share(p->be, count, pays, work, p);
     if (p->failed)
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN failed to run a matmul");
 }
@@ -235,7 +221,8 @@ static void panel(struct product *p, int64_t i, int64_t j, bool fresh, int t) {
 // Each thread packs its part of every block, unless that was done before; units are panels, one
 // block of columns after another, or, of a source, the blocks of one panel after another: it is
 // filled once.
-static void rows_work(struct product *p, int64_t from, int64_t to, int t) {
+static void rows_work(void *product, int64_t from, int64_t to, int t) {
+    struct product *p = product;
     const struct dr_gemm_args *g = &p->g;
     const int team = omp_get_num_threads();
     for (int64_t j = 0; j < p->n.count && !p->ready; j++) {
@@ -377,7 +364,8 @@ static void pack_piece(const struct product *p, char *to, int64_t j, int64_t k0,
 // Units are rows of tiles. All threads pack a piece of B together, unless it is small, and each
 // goes through its tiles; the next piece goes into the other block, so that nobody waits before
 // packing.
-static void tiles_work(struct product *p, int64_t from, int64_t to, int t) {
+static void tiles_work(void *product, int64_t from, int64_t to, int t) {
+    struct product *p = product;
     const struct dr_gemm_args *g = &p->g;
     const int team = omp_get_num_threads();
     size_t turn = 0;

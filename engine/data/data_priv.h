@@ -1,6 +1,7 @@
 // Shared by the files of engine/data, and by tests that bring a set of their own.
 #pragma once
 
+#include "engine/config/path.h"
 #include "engine/data/data.h"
 
 // Test images of the procedurally generated sets come from another range of indices than training
@@ -32,13 +33,16 @@ int dr_dataset_open(dr_set_open *open, const struct dr_set_facts *facts,
 
 // Samples to generate: data.count to train on, a fifth of that (at least 16) to test with.
 int64_t dr_made_count(const struct dr_set_query *q);
+// How many samples are generated between two looks at whether the set is still wanted: a fraction
+// of a second's work.
+int64_t dr_made_share(const struct dr_dataset *d);
+// Tells dr_pictures_watch's function that `done` of d->n are there. DR_ECANCELED: it wants no more.
+int dr_made_go_on(const struct dr_dataset *d, int64_t done, struct dr_err *err);
 // Allocates label and values for d->n samples [c,h,w] in memory; *values (uint8 or real, by
 // d->kind) is to be filled.
 int dr_dataset_alloc(struct dr_dataset *d, void **values, struct dr_err *err);
 // Names class k; all classes are to be named, or none. UTF-8 of any length.
 int dr_dataset_name(struct dr_dataset *d, int64_t k, const char *name, struct dr_err *err);
-// Whether data.path stays below the data directory: relative, without "..".
-bool dr_path_is_below(const char *path);
 // FNV-1a, as the fingerprint of a data set.
 uint64_t dr_fnv1a(uint64_t h, const void *data, size_t n);
 #define DR_FNV1A_START UINT64_C(0xcbf29ce484222325)

@@ -1,5 +1,6 @@
 // What all data sets share: the table's dispatch, the index by class, the fingerprint, reading rows
 // (see data.h). Called by the trainer when a job starts. A set's own part is in its own file.
+#include "engine/core/machine.h"
 #include "engine/data/data_priv.h"
 
 #include <inttypes.h>
@@ -14,6 +15,11 @@ int64_t dr_made_count(const struct dr_set_query *q) {
     return q->cfg->limit ? DR_MIN(n, q->cfg->limit) : n;
 }
 
+int64_t dr_made_share(const struct dr_dataset *d) {
+    const int64_t work = 1 << 20, each = 1 << 10; // pixels, and what a sample costs beside them
+    return DR_MAX(work / (each + d->c * d->h * d->w), (int64_t)64);
+}
+
 static void free_values(struct dr_dataset *d) {
     free(d->own);
 }
@@ -21,7 +27,9 @@ static void free_values(struct dr_dataset *d) {
 int dr_dataset_alloc(struct dr_dataset *d, void **values, struct dr_err *err) {
     const size_t one = d->kind == DR_KIND_IMAGES ? sizeof *d->pixels : sizeof *d->points;
     size_t bytes;
-    bool fits = !__builtin_mul_overflow((size_t)d->n * one, (size_t)(d->c * d->h * d->w), &bytes);
+    const bool fits =
+        !__builtin_mul_overflow((size_t)d->n * one, (size_t)(d->c * d->h * d->w), &bytes) &&
+        bytes <= dr_machine_room();
     *values = d->own = fits ? malloc(bytes) : NULL;
     d->release = free_values;
     d->label = calloc((size_t)d->n, sizeof *d->label);

@@ -225,10 +225,14 @@ int dr_open_digits(struct dr_dataset *d, const struct dr_set_query *q, struct dr
     if (rc)
         return rc;
     uint8_t *pixels = values;
+    for (int64_t from = 0, to; from < n && !rc; from = to) {
+        to = DR_MIN(from + dr_made_share(d), n);
 #pragma omp parallel for schedule(dynamic, 64)
-    for (int64_t i = 0; i < n; i++) {
-        d->label[i] = (int32_t)(i % 10);
-        dr_digit_draw(seed, first + (uint64_t)i, d->label[i], size, pixels + i * size * size);
+        for (int64_t i = from; i < to; i++) {
+            d->label[i] = (int32_t)(i % 10);
+            dr_digit_draw(seed, first + (uint64_t)i, d->label[i], size, pixels + i * size * size);
+        }
+        rc = dr_made_go_on(d, to, err);
     }
-    return 0;
+    return rc;
 }

@@ -179,15 +179,6 @@ static bool foreign_folder(const char *root, const char *set) {
     return false;
 }
 
-bool dr_path_is_below(const char *path) {
-    if (path[0] == '/')
-        return false;
-    for (const char *p = path; p; p = strchr(p, '/'), p = p ? p + 1 : NULL)
-        if (!strncmp(p, "..", 2) && (p[2] == '/' || !p[2]))
-            return false;
-    return true;
-}
-
 // The folder that holds `images` of the set: below $DRIFTD_DATA, then below data_dir, then these
 // themselves. *dir is malloc'd.
 static int find_folder(const struct dr_set_query *q, const char *images, char **dir,

@@ -125,6 +125,14 @@ void dr_pictures_watch(dr_import_progress_fn progress, void *ctx) {
     watch.ctx = ctx;
 }
 
+int dr_made_go_on(const struct dr_dataset *d, int64_t done, struct dr_err *err) {
+    const struct dr_import_progress at = {
+        .stage = DR_IMPORT_MAKING, .done = done, .total = d->n, .now = ""};
+    if (!watch.progress || watch.progress(watch.ctx, &at))
+        return 0;
+    return dr_fail(err, DR_ECANCELED, "stopped while the data set %s was being generated", d->name);
+}
+
 // The source's picture file: the cached one, else a new one.
 static int cached(const char *source, const struct dr_set_query *q, char **file,
                   struct dr_err *err) {

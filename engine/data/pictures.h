@@ -41,6 +41,7 @@ enum dr_import_stage {
     DR_IMPORT_LISTING,  // names are collected; `total` is 0
     DR_IMPORT_DECODING, // `done` files of `total` (0: not known, as in an archive)
     DR_IMPORT_WRITING,  // `done` pictures of `total` into the file
+    DR_IMPORT_MAKING,   // no import: `done` samples of `total` of a procedurally generated set
 };
 struct dr_import_progress {
     enum dr_import_stage stage;
@@ -53,8 +54,9 @@ struct dr_import_progress {
 // DR_ECANCELED and leaves no file.
 typedef bool (*dr_import_progress_fn)(void *ctx, const struct dr_import_progress *p);
 
-// Progress of the imports that dr_dataset_load makes on the calling thread, until this is called
-// again; NULL: none, as at a thread's start. False cancels as above.
+// Progress of the imports that dr_dataset_load makes on the calling thread, and of the sets that it
+// generates, until this is called again; NULL: none, as at a thread's start. False cancels as
+// above.
 void dr_pictures_watch(dr_import_progress_fn progress, void *ctx);
 
 struct dr_import_class {

@@ -70,9 +70,8 @@ static const char *unwanted(struct archive_entry *e, const char *name) {
         return "it has no name";
     if (name[0] == '/')
         return "its name is an absolute path";
-    for (const char *p = name; p; p = strchr(p, '/'), p = p ? p + 1 : NULL)
-        if (!strncmp(p, "..", 2) && (p[2] == '/' || !p[2]))
-            return "its name leaves the archive (..)";
+    if (!dr_path_is_below(name))
+        return "its name leaves the archive (..)";
     if (archive_entry_hardlink(e) || archive_entry_filetype(e) == AE_IFLNK)
         return "links are not followed";
     if (archive_entry_filetype(e) != AE_IFREG && archive_entry_filetype(e) != AE_IFDIR)

@@ -40,6 +40,8 @@ static int make(struct dr_dataset *d, const struct dr_set_query *q,
         point(&g, &x, &y);
         out[2 * i] = (real)x;
         out[2 * i + 1] = (real)y;
+        if (i % dr_made_share(d) == 0)
+            rc = dr_made_go_on(d, i, err);
     }
     return rc;
 }

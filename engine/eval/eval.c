@@ -85,13 +85,11 @@ static int take_seat(struct seat *t, struct dr_eval_ref *r, struct dr_err *err) 
 
 static void make_key(struct dr_eval *e) {
     struct dr_sha256 sum;
-    char hex[65];
     dr_sha256_init(&sum);
     dr_sha256_update(&sum, e->source->key, sizeof e->source->key);
     for (int i = 0; i < e->nseat; i++)
         dr_sha256_update(&sum, e->seat[i].ref->key, sizeof e->seat[i].ref->key);
-    dr_sha256_hex(&sum, hex);
-    memcpy(e->key, hex, 32);
+    eval_key(&sum, e->key);
 }
 
 int dr_eval_create(struct dr_eval_source *source, struct dr_eval_ref *const refs[], int nrefs,

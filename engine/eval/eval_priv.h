@@ -9,6 +9,9 @@
 
 enum { EVAL_LEVELS = 16, EVAL_PER_CLASS = 1000 };
 
+// source.c: the key of what has been digested: the first half of the sum.
+void eval_key(struct dr_sha256 *sum, char key[33]);
+
 // ---- judge.c: features and logits of images
 
 struct eval_judge {

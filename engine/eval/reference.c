@@ -125,13 +125,11 @@ static void make_key(struct dr_eval_ref *r, const struct dr_dataset *train,
                            c.kid_size, c.is_splits,  c.k_manifold, c.k_density, c.blocks};
     const uint64_t data[] = {train->fingerprint, test ? test->fingerprint : 0, test != NULL};
     struct dr_sha256 sum;
-    char hex[65];
     dr_sha256_init(&sum);
     eval_judge_digest(r->judge, &sum);
     dr_sha256_update(&sum, how, sizeof how);
     dr_sha256_update(&sum, data, sizeof data);
-    dr_sha256_hex(&sum, hex);
-    memcpy(r->key, hex, 32);
+    eval_key(&sum, r->key);
 }
 
 static int allocate(struct dr_eval_ref *r, struct dr_err *err) {

@@ -12,7 +12,7 @@ void dr_eval_source_free(struct dr_eval_source *s) {
         s->release(s);
 }
 
-static void set_key(struct dr_sha256 *sum, char key[33]) {
+void eval_key(struct dr_sha256 *sum, char key[33]) {
     char hex[65];
     dr_sha256_hex(sum, hex);
     memcpy(key, hex, 32);
@@ -68,7 +68,7 @@ static void generator_key(const struct dr_eval_generator *g, char key[33]) {
     dr_sha256_update(&sum, &g->alpha, sizeof g->alpha);
     dr_sha256_update(&sum, how, sizeof how);
     dr_sha256_update(&sum, g->snap->weights, (size_t)dr_net_params(net)->total * sizeof(real));
-    set_key(&sum, key);
+    eval_key(&sum, key);
 }
 
 int dr_eval_source_generator(struct dr_backend *be, const struct dr_eval_generator *as,
@@ -143,7 +143,7 @@ int dr_eval_source_dataset(const struct dr_dataset *d, int64_t n, struct dr_eval
     dr_sha256_init(&sum);
     dr_sha256_update(&sum, "images", sizeof "images");
     dr_sha256_update(&sum, &d->fingerprint, sizeof d->fingerprint);
-    set_key(&sum, m->base.key);
+    eval_key(&sum, m->base.key);
     *out = &m->base;
     return 0;
 }

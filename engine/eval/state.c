@@ -151,6 +151,8 @@ int eval_state_restore(const char *path, const char *key, eval_io_fn *fn, void *
                         dr_st_path(io.f));
     if (!io.rc)
         fn(&io, what);
+    if (!io.rc)
+        io.rc = dr_st_intact(io.f, err);
     dr_st_close(io.f);
     release(&io);
     return io.rc;

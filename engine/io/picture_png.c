@@ -130,8 +130,9 @@ static int decode(png_structp png, png_infop info, struct source *s, struct rows
     r->h = png_get_image_height(png, info);
     r->interlaced = png_get_interlace_type(png, info) != PNG_INTERLACE_NONE;
     r->by = picture_reduction(r->o, r->w, r->h);
-    if (r->w > r->o->max_pixels / r->h && !probe) // before libpng takes memory for its rows
-        return picture_start(r->o, r->w, r->h, 1, 1, 1, out, err);
+    // Before libpng takes memory for its rows.
+    if (!probe && (r->w > r->o->max_pixels / r->h || r->w / r->by > r->o->max_decoded))
+        return picture_start(r->o, r->w, r->h, r->w / r->by, 1, 1, out, err);
     if (probe) {
         const int type = png_get_color_type(png, info);
         *out = (struct dr_picture){.w = r->w,

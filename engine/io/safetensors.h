@@ -45,6 +45,10 @@ const char *dr_st_meta_at(const struct dr_st_file *f, int i, const char **value)
 int dr_st_read_f32(const struct dr_st_file *f, const char *name, int ndim, const int64_t *dim,
                    float *out, struct dr_err *err);
 
+// DR_EIO where the file was truncated since it was opened: zeros are read then. For who reads a
+// tensor's `data`, afterwards; dr_st_read_f32 fails by itself.
+int dr_st_intact(const struct dr_st_file *f, struct dr_err *err);
+
 // Writing: add tensors (data is borrowed until finish), then write the whole file at once:
 // temporary name in the same folder, fsync, rename, fsync of the folder. On failure nothing is left
 // behind and the old file, if any, is untouched; ENOSPC is an error of its own.

@@ -9,10 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/core/mapped.h"
 #include "engine/io/safetensors.h"
 
 #define HEADER_MAX (100u << 20)
@@ -23,7 +23,8 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are read as t
 
 struct dr_st_file {
     char path[300]; // for messages: of a long one, the end
-    const uint8_t *map;
+    struct dr_mapped file;
+    const uint8_t *map; // the file's bytes
     size_t size;
     json_t *root; // owns the metadata strings
     int n;
@@ -62,11 +63,10 @@ static int map_file(struct dr_st_file *f, const char *path, struct dr_err *err) 
                      f->path, (long long)st.st_size);
     if (!rc) {
         f->size = (size_t)st.st_size;
-        void *p = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (p == MAP_FAILED)
-            rc = dr_fail(err, DR_EIO, "%s: cannot map: %s", f->path, strerror(errno));
-        else
-            f->map = p;
+        const int failed = dr_mapped_open(fd, f->size, &f->file);
+        if (failed)
+            rc = dr_fail(err, DR_EIO, "%s: cannot map: %s", f->path, strerror(failed));
+        f->map = (const uint8_t *)f->file.p;
     }
     close(fd);
     return rc;
@@ -283,6 +283,8 @@ int dr_st_open(const char *path, struct dr_st_file **out, struct dr_err *err) {
     int rc = map_file(f, path, err);
     if (!rc)
         rc = parse(f, err);
+    if (f->map && dr_st_intact(f, err)) // whatever the zeros looked like
+        rc = DR_EIO;
     if (rc)
         dr_st_close(f);
     else
@@ -293,12 +295,17 @@ int dr_st_open(const char *path, struct dr_st_file **out, struct dr_err *err) {
 void dr_st_close(struct dr_st_file *f) {
     if (!f)
         return;
-    if (f->map)
-        munmap((void *)(uintptr_t)f->map, f->size);
+    dr_mapped_close(&f->file);
     json_decref(f->root);
     free(f->t);
     free(f->by_name);
     free(f);
+}
+
+int dr_st_intact(const struct dr_st_file *f, struct dr_err *err) {
+    return dr_mapped_lost(&f->file)
+               ? dr_fail(err, DR_EIO, "%s: the file was truncated while it was read", f->path)
+               : 0;
 }
 
 const char *dr_st_path(const struct dr_st_file *f) {
@@ -409,5 +416,5 @@ int dr_st_read_f32(const struct dr_st_file *f, const char *name, int ndim, const
         memcpy(out, t->data, t->bytes);
     else if (out)
         convert(t, out);
-    return 0;
+    return out ? dr_st_intact(f, err) : 0;
 }

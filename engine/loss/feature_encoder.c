@@ -10,7 +10,7 @@
 // A pool that does not tile a map, or would repeat the global one, is left out for that map.
 #include "engine/loss/features.h"
 
-#include "engine/core/arena.h"
+#include "engine/core/reals.h"
 #include "engine/nn/net.h"
 
 #include <stdio.h>
@@ -163,8 +163,7 @@ static void extract(struct dr_ctx *cx, const void *impl, const struct dr_weights
         y[e->outputs[i]] = map[i];
     dr_net_forward(cx, e->net, w, &in, y, saved);
     if (e->pixels >= 0)
-        DR_OP(cx->be, copy4, .dst = map[e->pixels], .src = x, .dim = {1, 1, 1, image_count(e, n)},
-              .dstride = {0, 0, 0, 1}, .sstride = {0, 0, 0, 1});
+        dr_copy_reals(cx, map[e->pixels], x, image_count(e, n));
 }
 
 static void backward(struct dr_ctx *cx, const void *impl, const struct dr_weights *w, const real *x,

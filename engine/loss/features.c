@@ -2,7 +2,7 @@
 // trainer around the drifting loss.
 #include "engine/loss/features.h"
 
-#include "engine/core/arena.h"
+#include "engine/core/reals.h"
 #include "engine/loss/pools.h"
 
 #include <assert.h>
@@ -170,10 +170,6 @@ void dr_maps_free(const struct dr_features *f, struct dr_maps *m) {
 static int64_t size_of(struct dr_map_dim d) {
     return d.c * d.h * d.w;
 }
-static real *alloc_reals(struct dr_ctx *cx, int64_t n) {
-    return dr_alloc(cx->tmp, (size_t)n * sizeof(real));
-}
-
 // Chunk i of m: its maps into at[]; returns how many images it has, 0 past the last one.
 static int64_t chunk_of(const struct dr_features *f, const struct dr_maps *m, int64_t i,
                         real *at[DR_MAX_MAPS]) {
@@ -194,7 +190,7 @@ void dr_features_extract(struct dr_ctx *cx, const struct dr_features *f, const s
         return;
     }
     for (int k = 0; k < f->maps; k++)
-        m->map[k] = alloc_reals(cx, groups * n * size_of(f->map[k]));
+        m->map[k] = dr_alloc_real(cx->tmp, groups * n * size_of(f->map[k]));
     for (int64_t i = 0, b; (b = chunk_of(f, m, i, at)) > 0; i++, x += b * size_of(f->image))
         f->kind->extract(cx, f->impl, w, x, b, at, m->saved && !m->again ? m->saved[i] : NULL);
 }
@@ -204,7 +200,7 @@ void dr_features_zero_gradients(struct dr_ctx *cx, const struct dr_features *f,
     *dm = (struct dr_maps){.groups = m->groups, .n = m->n, .chunk = m->chunk};
     for (int k = 0; k < f->maps; k++) {
         const int64_t n = m->groups * m->n * size_of(f->map[k]);
-        dm->map[k] = f->kind->extract ? alloc_reals(cx, n) : dx;
+        dm->map[k] = f->kind->extract ? dr_alloc_real(cx->tmp, n) : dx;
         DR_OP(cx->be, fill, .dst = dm->map[k], .n = n, .value = 0);
     }
 }
@@ -215,7 +211,7 @@ static void extract_again(struct dr_ctx *cx, const struct dr_features *f,
     real *map[DR_MAX_MAPS];
     const size_t mark = dr_mark(cx->tmp);
     for (int k = 0; k < f->maps; k++)
-        map[k] = alloc_reals(cx, n * size_of(f->map[k]));
+        map[k] = dr_alloc_real(cx->tmp, n * size_of(f->map[k]));
     f->kind->extract(cx, f->impl, w, x, n, map, saved);
     dr_release(cx->tmp, mark);
 }
@@ -253,11 +249,11 @@ void dr_features_vectors(struct dr_ctx *cx, const struct dr_features *f, int i,
     const size_t mark = dr_mark(cx->tmp);
     const int64_t rows = m->groups * m->n * t->dim.locations;
     if (t->pool != DR_POOL_WHOLE) { // a whole map is its own vector
-        real *vectors = alloc_reals(cx, rows * t->dim.s);
+        real *vectors = dr_alloc_real(cx->tmp, rows * t->dim.s);
         dr_pool_forward(cx, t, d, x, m->groups, m->n, 1, vectors);
         x = vectors;
     }
-    DR_OP(cx->be, l2norm_fwd, .y = out, .norm = norm ? norm : alloc_reals(cx, rows), .x = x,
+    DR_OP(cx->be, l2norm_fwd, .y = out, .norm = norm ? norm : dr_alloc_real(cx->tmp, rows), .x = x,
           .m = rows, .n = t->dim.s, .eps = DR_SPHERE_EPS);
     dr_release(cx->tmp, mark);
 }
@@ -269,7 +265,7 @@ void dr_features_vectors_backward(struct dr_ctx *cx, const struct dr_features *f
     const size_t mark = dr_mark(cx->tmp);
     if (f->sphere && !f->standardize && t->pool != DR_POOL_RMS) {
         const int64_t rows = m->groups * m->n * t->dim.locations;
-        real *draw = alloc_reals(cx, rows * t->dim.s);
+        real *draw = dr_alloc_real(cx->tmp, rows * t->dim.s);
         DR_OP(cx->be, l2norm_bwd, .dx = draw, .dy = dout, .y = out, .norm = norm, .m = rows,
               .n = t->dim.s, .eps = DR_SPHERE_EPS);
         dout = draw;
@@ -302,13 +298,13 @@ static real *standardized(struct dr_ctx *cx, const struct dr_features *f,
     if (!x)
         return NULL;
     const int64_t rows = in->B * n;
-    real *y = alloc_reals(cx, rows * in->S);
+    real *y = dr_alloc_real(cx->tmp, rows * in->S);
     DR_OP(cx->be, standardize, .y = y, .x = x, .mean = st->mean, .rstd = st->rstd, .b = in->B,
           .n = n, .s = in->S, .shared = shared);
     if (!f->sphere)
         return y;
-    real *unit = alloc_reals(cx, rows * in->S);
-    DR_OP(cx->be, l2norm_fwd, .y = unit, .norm = norm ? norm : alloc_reals(cx, rows), .x = y,
+    real *unit = dr_alloc_real(cx->tmp, rows * in->S);
+    DR_OP(cx->be, l2norm_fwd, .y = unit, .norm = norm ? norm : dr_alloc_real(cx->tmp, rows), .x = y,
           .m = rows, .n = in->S, .eps = DR_SPHERE_EPS);
     return unit;
 }
@@ -318,7 +314,8 @@ void dr_features_standardize(struct dr_ctx *cx, const struct dr_features *f, int
     *st = (struct dr_standard){0};
     if (!f->standardize || f->f[i].pool == DR_POOL_RMS)
         return;
-    real *mean = alloc_reals(cx, in->B * in->S), *rstd = alloc_reals(cx, in->B * in->S);
+    real *mean = dr_alloc_real(cx->tmp, in->B * in->S),
+         *rstd = dr_alloc_real(cx->tmp, in->B * in->S);
     DR_OP(cx->be, column_stats, .mean = mean, .rstd = rstd, .x = in->gen, .y = in->pos, .b = in->B,
           .n = in->N, .m = in->P, .s = in->S, .eps = (real)STANDARD_EPS);
     *st = (struct dr_standard){.mean = mean, .rstd = rstd};
@@ -337,7 +334,7 @@ void dr_features_standardize_backward(struct dr_ctx *cx, const struct dr_feature
     if (!st->rstd)
         return;
     if (f->sphere) {
-        real *draw = alloc_reals(cx, in->B * in->N * in->S);
+        real *draw = dr_alloc_real(cx->tmp, in->B * in->N * in->S);
         DR_OP(cx->be, l2norm_bwd, .dx = draw, .dy = dgen, .y = in->gen, .norm = norm,
               .m = in->B * in->N, .n = in->S, .eps = DR_SPHERE_EPS);
         dy = draw;

@@ -2,14 +2,10 @@
 // Assembled from ops; called once per feature; knows nothing of images or networks.
 #include "engine/loss/field.h"
 
-#include "engine/core/arena.h"
 #include "engine/core/comm.h"
+#include "engine/core/reals.h"
 
 #define SELF_MASK 100 // added to D~_ii: a sample does not repel itself
-
-static real *alloc_reals(struct dr_ctx *cx, int64_t n) {
-    return dr_alloc(cx->tmp, (size_t)n * sizeof(real));
-}
 
 // dst[b, at:at+rows, :] of [B,M,S] = src [B,rows,S], or src [rows,S] for every b when shared.
 static void put_rows(struct dr_backend *be, real *dst, const real *src, int64_t B, int64_t M,
@@ -20,7 +16,7 @@ static void put_rows(struct dr_backend *be, real *dst, const real *src, int64_t 
 
 real *dr_drift_targets(struct dr_ctx *cx, const struct dr_drift_in *in, int64_t U) {
     const int64_t M = in->N + U + in->P;
-    real *y = alloc_reals(cx, in->B * M * in->S);
+    real *y = dr_alloc_real(cx->tmp, in->B * M * in->S);
     put_rows(cx->be, y, in->neg ? in->neg : in->gen, in->B, M, 0, in->N, in->S, false);
     if (U)
         put_rows(cx->be, y, in->unc, in->B, M, in->N, U, in->S, in->unc_shared);
@@ -42,8 +38,7 @@ struct dr_drift_coef_args dr_drift_coef_of(const struct dr_loss_config *cfg,
 
 void dr_drift_keep(struct dr_ctx *cx, real *dst, const real *src, int64_t n) {
     if (dst)
-        DR_OP(cx->be, copy4, .dst = dst, .src = src, .dim = {1, 1, 1, n}, .dstride = {0, 0, 0, 1},
-              .sstride = {0, 0, 0, 1});
+        dr_copy_reals(cx, dst, src, n);
 }
 
 void dr_drift_stats(struct dr_ctx *cx, const struct dr_drift_in *in, const real *d, const real *w,
@@ -59,7 +54,7 @@ real *dr_drift_target_weights(struct dr_ctx *cx, const struct dr_drift_in *in) {
     const int64_t M = in->N + in->U + in->P;
     if (!in->U)
         return NULL;
-    real *w = alloc_reals(cx, in->B * M);
+    real *w = dr_alloc_real(cx->tmp, in->B * M);
     DR_OP(cx->be, fill, .dst = w, .n = in->B * M, .value = 1);
     DR_OP(cx->be, copy4, .dst = w + in->N, .src = in->unc_weight, .dim = {1, 1, in->B, in->U},
           .dstride = {0, 0, M, 1}, .sstride = {0, 0, 1, 0});
@@ -73,7 +68,7 @@ void dr_kernel_drift(struct dr_ctx *cx, const struct dr_loss_config *cfg,
     const size_t mark = dr_mark(cx->tmp);
     const int64_t B = in->B, N = in->N, M = N + in->U + in->P, S = in->S, n = B * N * S;
     const int64_t groups = in->groups ? in->groups : B;
-    real *coef = alloc_reals(cx, B * N * M), *v = alloc_reals(cx, n);
+    real *coef = dr_alloc_real(cx->tmp, B * N * M), *v = dr_alloc_real(cx->tmp, n);
     double *sumsq = dr_alloc(cx->tmp, sizeof *sumsq);
     struct dr_drift_coef_args args = dr_drift_coef_of(cfg, in, in->U);
     args.coef = coef, args.d = sets->d, args.w = sets->w, args.scale = sets->scale;
@@ -101,7 +96,7 @@ static void kernel_loss(struct dr_ctx *cx, const struct dr_loss_config *cfg,
     const size_t mark = dr_mark(cx->tmp);
     const int64_t B = in->B, N = in->N, M = N + in->U + in->P, S = in->S;
     const real *y = dr_drift_targets(cx, in, in->U), *w = dr_drift_target_weights(cx, in);
-    real *d = alloc_reals(cx, B * N * M), *total = alloc_reals(cx, B * N * S);
+    real *d = dr_alloc_real(cx->tmp, B * N * M), *total = dr_alloc_real(cx->tmp, B * N * S);
     (void)own;
     DR_OP(be, pair_dist, .d = d, .x = in->gen, .y = y, .b = B, .n = N, .m = M, .s = S);
     dr_drift_stats(cx, in, d, w, M, out->stats);

@@ -2,18 +2,14 @@
 // distances, no unconditional negatives, one normalisation of V per group.
 #include "engine/loss/field.h"
 
-#include "engine/core/arena.h"
 #include "engine/core/comm.h"
+#include "engine/core/reals.h"
 
 #define SELF_MASK 1e6
 #define EPS 1e-12
 
-static real *alloc_reals(struct dr_ctx *cx, int64_t n) {
-    return dr_alloc(cx->tmp, (size_t)n * sizeof(real));
-}
-
 static real *unit_rows(struct dr_ctx *cx, const real *x, real *norm, int64_t rows, int64_t S) {
-    real *y = alloc_reals(cx, rows * S);
+    real *y = dr_alloc_real(cx->tmp, rows * S);
     DR_OP(cx->be, l2norm_fwd, .y = y, .norm = norm, .x = x, .m = rows, .n = S, .eps = EPS);
     return y;
 }
@@ -21,7 +17,7 @@ static real *unit_rows(struct dr_ctx *cx, const real *x, real *norm, int64_t row
 // *out = the mean of group_v2[B] over the groups of all processes.
 static void mean_of_groups(struct dr_ctx *cx, const real *group_v2, int64_t B, int64_t groups,
                            real *out) {
-    real *sum = alloc_reals(cx, 1);
+    real *sum = dr_alloc_real(cx->tmp, 1);
     DR_OP(cx->be, colsum, .out = sum, .x = group_v2, .m = B, .n = 1);
     dr_sum_reals(cx, sum, 1);
     DR_OP(cx->be, fill, .dst = out, .n = 1, .value = 0);
@@ -36,11 +32,12 @@ static void kernel_l2_loss(struct dr_ctx *cx, const struct dr_loss_config *cfg,
     const int64_t B = in->B, N = in->N, M = N + in->P, S = in->S, n = B * N * S;
     const int64_t groups = in->groups ? in->groups : B;
     const real *targets = dr_drift_targets(cx, in, 0);
-    real *norm = alloc_reals(cx, B * N);
+    real *norm = dr_alloc_real(cx->tmp, B * N);
     const real *x = unit_rows(cx, in->gen, norm, B * N, S);
-    const real *y = unit_rows(cx, targets, alloc_reals(cx, B * M), B * M, S);
-    real *d = alloc_reals(cx, B * N * M), *coef = alloc_reals(cx, B * N * M);
-    real *v = alloc_reals(cx, n), *total = alloc_reals(cx, n), *group_v2 = alloc_reals(cx, B);
+    const real *y = unit_rows(cx, targets, dr_alloc_real(cx->tmp, B * M), B * M, S);
+    real *d = dr_alloc_real(cx->tmp, B * N * M), *coef = dr_alloc_real(cx->tmp, B * N * M);
+    real *v = dr_alloc_real(cx->tmp, n), *total = dr_alloc_real(cx->tmp, n),
+         *group_v2 = dr_alloc_real(cx->tmp, B);
     double *sumsq = dr_alloc(cx->tmp, (size_t)B * sizeof *sumsq);
     (void)own;
     DR_OP(be, pair_dist, .d = d, .x = x, .y = y, .b = B, .n = N, .m = M, .s = S);

@@ -8,10 +8,6 @@
 #include "engine/core/comm.h"
 #include "engine/core/rng.h"
 
-static real *alloc_reals(struct dr_ctx *cx, int64_t n) {
-    return dr_alloc(cx->tmp, (size_t)n * sizeof(real));
-}
-
 // What the parts of one call share.
 struct call {
     struct dr_ctx *cx;
@@ -24,7 +20,7 @@ struct call {
 };
 
 static real *at_scale(const struct call *c, const real *x, int64_t rows) {
-    real *y = alloc_reals(c->cx, rows * c->in->S);
+    real *y = dr_alloc_real(c->cx->tmp, rows * c->in->S);
     DR_OP(c->cx->be, set_noise, .y = y, .x = x, .scale = c->out->stats, .rows = rows,
           .width = c->in->S);
     return y;
@@ -49,7 +45,7 @@ static void drift_of(const struct call *c, const real *y, const real *w, int64_t
         DR_OP(cx->be, drift_combine, .v = v, .sumsq = unused, .coef = p.a, .x = c->x, .y = y,
               .b = in->B, .n = in->N, .m = M, .s = in->S);
     else
-        dr_operator_step(cx, &c->op, &p, p.a, alloc_reals(cx, in->B * in->N * c->op.r), v);
+        dr_operator_step(cx, &c->op, &p, p.a, dr_alloc_real(cx->tmp, in->B * in->N * c->op.r), v);
     dr_release(cx->tmp, mark);
 }
 
@@ -73,8 +69,9 @@ static void denoise(const struct call *c, const real *z, int64_t m, uint32_t whi
     struct dr_operator_pairs p;
     if (m < 2)
         return;
-    real *x = alloc_reals(cx, rows * S), *sigma = alloc_reals(cx, rows);
-    real *step = alloc_reals(cx, rows * S), *between = alloc_reals(cx, rows * c->op.r);
+    real *x = dr_alloc_real(cx->tmp, rows * S), *sigma = dr_alloc_real(cx->tmp, rows);
+    real *step = dr_alloc_real(cx->tmp, rows * S),
+         *between = dr_alloc_real(cx->tmp, rows * c->op.r);
     DR_OP(cx->be, set_noise, .y = x, .sigma = sigma, .x = z, .key = c->in->key, .rows = rows,
           .width = S, .first = c->in->first * m,
           .stream = DR_STREAM_FIELD + 4 * (uint32_t)c->in->feature + 2 * which,
@@ -97,7 +94,8 @@ static void tell_apart(const struct call *c, const real *pos) {
     const int64_t B = in->B, N = in->N, P = in->P, M = N + P;
     struct dr_operator_pairs p;
     const real *y = at_scale(c, dr_drift_targets(cx, in, 0), B * M);
-    real *drx = alloc_reals(cx, B * P * c->op.r), *dry = alloc_reals(cx, B * M * c->op.r);
+    real *drx = dr_alloc_real(cx->tmp, B * P * c->op.r),
+         *dry = dr_alloc_real(cx->tmp, B * M * c->op.r);
     dr_operator_scores(cx, &c->op, pos, y, B, P, M, &p);
     DR_OP(cx->be, mass_loss, .da = p.a, .loss = c->out->own + DR_FIELD_OBJECTIVE, .a = p.a, .b = B,
           .n = P, .m = M, .n_neg = N, .diag = N, .count = c->groups * (double)P, .weight = 1);
@@ -131,8 +129,9 @@ static void learned_loss(struct dr_ctx *cx, const struct dr_loss_config *cfg,
     const int64_t B = in->B, N = in->N, M = N + in->U + in->P, S = in->S, n = B * N * S;
     const int64_t groups = in->groups ? in->groups : B;
     const real *y = dr_drift_targets(cx, in, in->U), *w = dr_drift_target_weights(cx, in);
-    real *d = alloc_reals(cx, B * N * M), *v = alloc_reals(cx, n), *total = alloc_reals(cx, n);
-    real *kernel = alloc_reals(cx, n), *v2 = alloc_reals(cx, DR_MAX_TAU);
+    real *d = dr_alloc_real(cx->tmp, B * N * M), *v = dr_alloc_real(cx->tmp, n),
+         *total = dr_alloc_real(cx->tmp, n);
+    real *kernel = dr_alloc_real(cx->tmp, n), *v2 = dr_alloc_real(cx->tmp, DR_MAX_TAU);
     struct call c = {.cx = cx, .cfg = cfg, .in = in, .out = out, .groups = (double)groups};
     DR_OP(be, pair_dist, .d = d, .x = in->gen, .y = y, .b = B, .n = N, .m = M, .s = S);
     dr_drift_stats(cx, in, d, w, M, out->stats);

@@ -47,14 +47,6 @@ void dr_operator_params(struct dr_params *ps, const struct dr_loss_config *cfg, 
         add(ps, DR_PARAM_DECAY, DR_INIT_XAVIER, 0, s, r, name, "out.weight");
 }
 
-static real *alloc_reals(struct dr_ctx *cx, int64_t n) {
-    return dr_alloc(cx->tmp, (size_t)n * sizeof(real));
-}
-
-static void copy(struct dr_ctx *cx, real *dst, const real *src, int64_t n) {
-    DR_OP(cx->be, copy4, .dst = dst, .src = src, .dim = {1, 1, 1, n}, .dstride = {0, 0, 0, 1},
-          .sstride = {0, 0, 0, 1});
-}
 static void add_to(struct dr_ctx *cx, real *y, const real *x, int64_t n, real alpha) {
     DR_OP(cx->be, axpy, .y = y, .x = x, .n = n, .alpha = alpha);
 }
@@ -76,10 +68,10 @@ void dr_operator_open(struct dr_ctx *cx, struct dr_operator *o, const struct dr_
     o->distance = at + 3, o->bias = at + 4, o->score = at + 5;
     o->out = (struct dr_linear){.w = at + 6, .b = -1, .in = o->r, .out = s, .rows = 1};
     const int64_t n = o->hidden * o->r;
-    o->of_x = alloc_reals(cx, n);
-    o->of_y = alloc_reals(cx, n);
-    copy(cx, o->of_x, dr_weight(w, o->x), n);
-    copy(cx, o->of_y, dr_weight(w, o->y), n);
+    o->of_x = dr_alloc_real(cx->tmp, n);
+    o->of_y = dr_alloc_real(cx->tmp, n);
+    dr_copy_reals(cx, o->of_x, dr_weight(w, o->x), n);
+    dr_copy_reals(cx, o->of_y, dr_weight(w, o->y), n);
     add_to(cx, o->of_x, dr_weight(w, o->difference), n, -1);
     add_to(cx, o->of_y, dr_weight(w, o->difference), n, 1);
 }
@@ -91,9 +83,9 @@ static struct dr_operator_side project(struct dr_ctx *cx, const struct dr_operat
     struct dr_operator_side s = {.x = x, .r = x, .rows = rows};
     if (!o->projects)
         return s;
-    s.pre = alloc_reals(cx, rows * o->in.out);
-    s.act = alloc_reals(cx, rows * o->in.out);
-    real *r = alloc_reals(cx, rows * o->r);
+    s.pre = dr_alloc_real(cx->tmp, rows * o->in.out);
+    s.act = dr_alloc_real(cx->tmp, rows * o->in.out);
+    real *r = dr_alloc_real(cx->tmp, rows * o->r);
     dr_linear_forward(cx, o->w, &o->in, x, DR_F32, rows, s.pre, DR_F32, 0);
     DR_OP(cx->be, gelu_fwd, .y = s.act, .x = s.pre, .n = rows * o->in.out);
     dr_linear_forward(cx, o->w, &o->mid, s.act, DR_F32, rows, r, DR_F32, 0);
@@ -105,7 +97,7 @@ static void project_backward(struct dr_ctx *cx, const struct dr_operator *o,
                              const struct dr_operator_side *s, const real *dr) {
     const size_t mark = dr_mark(cx->tmp);
     const int64_t n = s->rows * o->in.out;
-    real *d = alloc_reals(cx, n);
+    real *d = dr_alloc_real(cx->tmp, n);
     dr_linear_backward(cx, o->w, &o->mid, s->act, dr, DR_F32, s->rows, 0);
     dr_linear_backward_input(cx, o->w, &o->mid, dr, DR_F32, s->rows, d, DR_F32, false);
     DR_OP(cx->be, gelu_bwd, .dx = d, .x = s->pre, .dy = d, .n = n);
@@ -128,10 +120,10 @@ void dr_operator_scores(struct dr_ctx *cx, const struct dr_operator *o, const re
     *p = (struct dr_operator_pairs){.b = b, .n = n, .m = m};
     p->x = project(cx, o, x, b * n);
     p->y = project(cx, o, y, b * m);
-    p->hx = alloc_reals(cx, b * n * o->hidden);
-    p->hy = alloc_reals(cx, b * m * o->hidden);
-    p->d = alloc_reals(cx, b * n * m);
-    p->a = alloc_reals(cx, b * n * m);
+    p->hx = dr_alloc_real(cx->tmp, b * n * o->hidden);
+    p->hy = dr_alloc_real(cx->tmp, b * m * o->hidden);
+    p->d = dr_alloc_real(cx->tmp, b * n * m);
+    p->a = dr_alloc_real(cx->tmp, b * n * m);
     hidden_part(cx, o, p->x.r, b * n, o->of_x, dr_weight(o->w, o->bias), p->hx);
     hidden_part(cx, o, p->y.r, b * m, o->of_y, NULL, p->hy);
     DR_OP(cx->be, pair_dist, .d = p->d, .x = p->x.r, .y = p->y.r, .b = b, .n = n, .m = m,
@@ -146,7 +138,7 @@ void dr_operator_scores(struct dr_ctx *cx, const struct dr_operator *o, const re
 static void pull_on(struct dr_ctx *cx, const struct dr_operator *o, const real *pull, const real *x,
                     const real *y, int64_t b, int64_t n, int64_t m, real *dr) {
     const size_t mark = dr_mark(cx->tmp);
-    real *v = alloc_reals(cx, b * n * o->r);
+    real *v = dr_alloc_real(cx->tmp, b * n * o->r);
     double *unused = dr_alloc(cx->tmp, sizeof *unused);
     DR_OP(cx->be, drift_combine, .v = v, .sumsq = unused, .coef = pull, .x = x, .y = y, .b = b,
           .n = n, .m = m, .s = o->r);
@@ -160,7 +152,7 @@ static void weight_part(struct dr_ctx *cx, const struct dr_operator *o, const re
                         const real *r, int64_t rows, int param, real sign) {
     const size_t mark = dr_mark(cx->tmp);
     const int64_t n = o->hidden * o->r;
-    real *dw = alloc_reals(cx, n);
+    real *dw = dr_alloc_real(cx->tmp, n);
     DR_OP(cx->be, gemm, .m = o->hidden, .n = o->r, .k = rows, .a = dh, .b = r, .c = dw,
           .lda = o->hidden, .ldb = o->r, .ldc = o->r, .ta = true, .rows = 1);
     add_to(cx, dr_grad(o->w, param), dw, n, 1);
@@ -180,7 +172,8 @@ void dr_operator_scores_backward(struct dr_ctx *cx, const struct dr_operator *o,
                                  real *dry) {
     const size_t mark = dr_mark(cx->tmp);
     const int64_t b = p->b, n = p->n, m = p->m;
-    real *dhx = alloc_reals(cx, b * n * o->hidden), *dhy = alloc_reals(cx, b * m * o->hidden);
+    real *dhx = dr_alloc_real(cx->tmp, b * n * o->hidden),
+         *dhy = dr_alloc_real(cx->tmp, b * m * o->hidden);
     DR_OP(cx->be, pair_score_bwd, .dhx = dhx, .dhy = dhy, .pull = da,
           .du = dr_grad(o->w, o->distance), .dv = dr_grad(o->w, o->score), .da = da, .hx = p->hx,
           .hy = p->hy, .d = p->d, .u = dr_weight(o->w, o->distance), .v = dr_weight(o->w, o->score),
@@ -190,7 +183,7 @@ void dr_operator_scores_backward(struct dr_ctx *cx, const struct dr_operator *o,
     weight_part(cx, o, dhx, p->x.r, b * n, o->x, -1);
     weight_part(cx, o, dhy, p->y.r, b * m, o->y, 1);
     if (o->projects) {
-        real *turned = alloc_reals(cx, b * n * m);
+        real *turned = dr_alloc_real(cx->tmp, b * n * m);
         DR_OP(cx->be, copy4, .dst = turned, .src = da, .dim = {1, b, n, m},
               .dstride = {0, n * m, 1, n}, .sstride = {0, n * m, m, 1});
         hidden_backward(cx, o, dhx, b * n, o->of_x, drx);
@@ -221,10 +214,10 @@ void dr_operator_step_backward(struct dr_ctx *cx, const struct dr_operator *o,
                                const real *dstep) {
     const size_t mark = dr_mark(cx->tmp);
     const int64_t b = p->b, n = p->n, m = p->m, r = o->r;
-    real *da = alloc_reals(cx, b * n * m), *drx = NULL, *dry = NULL;
+    real *da = dr_alloc_real(cx->tmp, b * n * m), *drx = NULL, *dry = NULL;
     const real *dz = dstep;
     if (o->leaves) {
-        real *d = alloc_reals(cx, b * n * r);
+        real *d = dr_alloc_real(cx->tmp, b * n * r);
         dr_linear_backward(cx, o->w, &o->out, z, dstep, DR_F32, b * n, 0);
         dr_linear_backward_input(cx, o->w, &o->out, dstep, DR_F32, b * n, d, DR_F32, false);
         dz = d;
@@ -236,8 +229,8 @@ void dr_operator_step_backward(struct dr_ctx *cx, const struct dr_operator *o,
           .stride_c = n * m);
     DR_OP(cx->be, set_softmax_bwd, .da = da, .p = coef, .dp = da, .rows = b * n, .m = m);
     if (o->projects) { // rows of coef sum to 1
-        drx = alloc_reals(cx, b * n * r);
-        dry = alloc_reals(cx, b * m * r);
+        drx = dr_alloc_real(cx->tmp, b * n * r);
+        dry = dr_alloc_real(cx->tmp, b * m * r);
         DR_OP(cx->be, fill, .dst = drx, .n = b * n * r, .value = 0);
         add_to(cx, drx, dz, b * n * r, -1);
         DR_OP(cx->be, gemm, .m = m, .n = r, .k = n, .a = coef, .b = dz, .c = dry, .lda = m,

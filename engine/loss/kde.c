@@ -3,7 +3,7 @@
 // mass_loss computes of the learned field's scores.
 #include "engine/loss/kde.h"
 
-#include "engine/core/arena.h"
+#include "engine/core/reals.h"
 
 #include <math.h>
 
@@ -12,10 +12,6 @@ struct set {
     real *dx;
     int64_t n;
 };
-
-static real *alloc_reals(struct dr_ctx *cx, int64_t n) {
-    return dr_alloc(cx->tmp, (size_t)n * sizeof(real));
-}
 
 // Between rows [at, at + s->n) of all [B,M,S] and a set of its own: copies, or adds to the
 // gradient.
@@ -33,7 +29,7 @@ static void rows(struct dr_ctx *cx, const struct dr_kde_in *in, const struct set
 // out [n,M], every row `first` in the columns before `from` and `second` from there on.
 static real *columns(struct dr_ctx *cx, int64_t n, int64_t M, int64_t from, real first,
                      real second) {
-    real *row = alloc_reals(cx, M), *out = alloc_reals(cx, n * M);
+    real *row = dr_alloc_real(cx->tmp, M), *out = dr_alloc_real(cx->tmp, n * M);
     DR_OP(cx->be, fill, .dst = row, .n = from, .value = first);
     DR_OP(cx->be, fill, .dst = row + from, .n = M - from, .value = second);
     DR_OP(cx->be, copy4, .dst = out, .src = row, .dim = {1, 1, n, M}, .dstride = {0, 0, M, 1},
@@ -45,7 +41,7 @@ static real *columns(struct dr_ctx *cx, int64_t n, int64_t M, int64_t from, real
 static void add_wrong(struct dr_ctx *cx, const struct dr_kde_in *in, const real *da, const real *w,
                       int64_t n, int64_t M, real *wrong) {
     double *sums = dr_alloc(cx->tmp, 4 * sizeof *sums);
-    real *mean = alloc_reals(cx, 1);
+    real *mean = dr_alloc_real(cx->tmp, 1);
     DR_OP(cx->be, drift_sums, .sums = sums, .d = da, .w = w, .b = in->B, .n = n, .m = M);
     DR_OP(cx->be, drift_mean, .out = mean, .sums = sums, .n = 1, .count = 2);
     DR_OP(cx->be, axpy, .y = wrong, .x = mean, .n = 1, .alpha = 1);
@@ -55,7 +51,7 @@ static void add_wrong(struct dr_ctx *cx, const struct dr_kde_in *in, const real 
 static void pull_back(struct dr_ctx *cx, const struct dr_kde_in *in, const real *pull,
                       const struct set *own, const struct set *other, const real *y, int64_t M) {
     const int64_t B = in->B, n = own->n, S = in->S;
-    real *turned = alloc_reals(cx, B * n * M), *v = alloc_reals(cx, B * M * S);
+    real *turned = dr_alloc_real(cx->tmp, B * n * M), *v = dr_alloc_real(cx->tmp, B * M * S);
     double *unused = dr_alloc(cx->tmp, sizeof *unused);
     DR_OP(cx->be, drift_combine, .v = v, .sumsq = unused, .coef = pull, .x = own->x, .y = y, .b = B,
           .n = n, .m = M, .s = S);
@@ -74,8 +70,8 @@ static void tell(struct dr_ctx *cx, const struct dr_kde_in *in, const struct dr_
     const size_t mark = dr_mark(cx->tmp);
     const int64_t B = in->B, n = own->n, M = other->n + n, pairs = B * n * M;
     const real more = (real)log((double)other->n / (double)(n - 1));
-    real *y = alloc_reals(cx, B * M * in->S), *d = alloc_reals(cx, pairs);
-    real *a = alloc_reals(cx, pairs), *pull = alloc_reals(cx, pairs);
+    real *y = dr_alloc_real(cx->tmp, B * M * in->S), *d = dr_alloc_real(cx->tmp, pairs);
+    real *a = dr_alloc_real(cx->tmp, pairs), *pull = dr_alloc_real(cx->tmp, pairs);
     const real *shift = columns(cx, B * n, M, other->n, 0, more);
     const real *others = columns(cx, B, M, other->n, 1, 0);
     rows(cx, in, other, y, M, 0, false);

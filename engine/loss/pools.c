@@ -1,7 +1,7 @@
 // Pools: a map to location vectors and back. See pools.h; called by features.c.
 #include "engine/loss/pools.h"
 
-#include "engine/core/arena.h"
+#include "engine/core/reals.h"
 
 #include <math.h>
 
@@ -22,10 +22,6 @@ struct dr_feature_dim dr_pool_dim(enum dr_pool pool, int64_t p, struct dr_map_di
     default:
         return (struct dr_feature_dim){.locations = 1, .s = d.c * d.h * d.w};
     }
-}
-
-static real *alloc_reals(struct dr_ctx *cx, int64_t n) {
-    return dr_alloc(cx->tmp, (size_t)n * sizeof(real));
 }
 
 // Between images [groups,n,C,H,W] and quadrants [groups,4,n,C,H/2,W/2].
@@ -57,7 +53,7 @@ static void copy_quadrants(struct dr_backend *be, struct dr_map_dim d, int64_t g
 // Every plane is a map of one channel: [images C, patches, (mean, std)].
 static real *patch_stats(struct dr_ctx *cx, struct dr_map_dim d, const struct dr_pooling *t,
                          const real *x, int64_t images) {
-    real *pairs = alloc_reals(cx, 2 * images * t->dim.s);
+    real *pairs = dr_alloc_real(cx->tmp, 2 * images * t->dim.s);
     DR_OP(cx->be, patch_stats_fwd, .out = pairs, .x = x, .b = images * d.c, .h = d.h, .w = d.w,
           .c = 1, .p = t->p);
     return pairs;
@@ -66,7 +62,7 @@ static real *patch_stats(struct dr_ctx *cx, struct dr_map_dim d, const struct dr
 // Planes of unit length and their lengths, [images C, H W] and [images C]; returns the former.
 static real *unit_planes(struct dr_ctx *cx, struct dr_map_dim d, const real *x, int64_t planes,
                          real *length) {
-    real *unit = alloc_reals(cx, planes * d.h * d.w);
+    real *unit = dr_alloc_real(cx->tmp, planes * d.h * d.w);
     DR_OP(cx->be, l2norm_fwd, .y = unit, .norm = length, .x = x, .m = planes, .n = d.h * d.w,
           .eps = DR_SPHERE_EPS);
     return unit;
@@ -78,7 +74,7 @@ static real rms_factor(struct dr_map_dim d) {
 
 static void extract_rms(struct dr_ctx *cx, struct dr_map_dim d, const real *x, int64_t planes,
                         real gain, real *out) {
-    real *length = alloc_reals(cx, planes);
+    real *length = dr_alloc_real(cx->tmp, planes);
     unit_planes(cx, d, x, planes, length);
     DR_OP(cx->be, fill, .dst = out, .n = planes, .value = 0);
     DR_OP(cx->be, axpy, .y = out, .x = length, .n = planes, .alpha = rms_factor(d) * gain);
@@ -87,7 +83,7 @@ static void extract_rms(struct dr_ctx *cx, struct dr_map_dim d, const real *x, i
 // d|x| / dx is the unit plane: dx += (d / sqrt(H W)) x / |x|.
 static void scatter_rms(struct dr_ctx *cx, struct dr_map_dim d, const real *x, int64_t planes,
                         const real *dout, real *dx) {
-    real *length = alloc_reals(cx, planes), *scaled = alloc_reals(cx, planes);
+    real *length = dr_alloc_real(cx->tmp, planes), *scaled = dr_alloc_real(cx->tmp, planes);
     real *unit = unit_planes(cx, d, x, planes, length);
     DR_OP(cx->be, fill, .dst = scaled, .n = planes, .value = 0);
     DR_OP(cx->be, axpy, .y = scaled, .x = dout, .n = planes, .alpha = rms_factor(d));
@@ -101,8 +97,7 @@ void dr_pool_forward(struct dr_ctx *cx, const struct dr_pooling *t, struct dr_ma
     const size_t mark = dr_mark(cx->tmp);
     switch (t->pool) {
     case DR_POOL_WHOLE:
-        DR_OP(cx->be, copy4, .dst = out, .src = x, .dim = {1, 1, 1, len}, .dstride = {0, 0, 0, 1},
-              .sstride = {0, 0, 0, 1});
+        dr_copy_reals(cx, out, x, len);
         break;
     case DR_POOL_QUADRANTS:
         copy_quadrants(cx->be, d, groups, n, out, (real *)x, false);
@@ -138,7 +133,8 @@ void dr_pool_backward(struct dr_ctx *cx, const struct dr_pooling *t, struct dr_m
         break;
     case DR_POOL_MEAN:
     case DR_POOL_STD: {
-        real *pairs = patch_stats(cx, d, t, x, groups * n), *dpairs = alloc_reals(cx, 2 * len);
+        real *pairs = patch_stats(cx, d, t, x, groups * n),
+             *dpairs = dr_alloc_real(cx->tmp, 2 * len);
         DR_OP(cx->be, fill, .dst = dpairs, .n = 2 * len, .value = 0);
         DR_OP(cx->be, copy4, .dst = dpairs + (t->pool == DR_POOL_STD), .src = dout,
               .dim = {1, 1, 1, len}, .dstride = {0, 0, 0, 2}, .sstride = {0, 0, 0, 1});

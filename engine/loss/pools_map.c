@@ -2,7 +2,7 @@
 // vector, and back (paper A.5 a to d). See pools.h; called by pools.c.
 #include "engine/loss/pools.h"
 
-#include "engine/core/arena.h"
+#include "engine/core/reals.h"
 
 #include <assert.h>
 
@@ -37,7 +37,7 @@ static struct dr_copy4_args scatter_cells(const struct dr_pooling *t, struct dr_
 // [images, cells, (mean, std)]
 static real *cell_stats(struct dr_ctx *cx, const struct dr_pooling *t, struct dr_map_dim d,
                         const real *x, int64_t images) {
-    real *pairs = dr_alloc(cx->tmp, (size_t)(images * cells_of(t, d) * 2 * d.c) * sizeof(real));
+    real *pairs = dr_alloc_real(cx->tmp, images * cells_of(t, d) * 2 * d.c);
     DR_OP(cx->be, patch_stats_fwd, .out = pairs, .x = x, .b = images, .h = d.h, .w = d.w, .c = d.c,
           .p = t->p);
     return pairs;
@@ -64,7 +64,7 @@ void dr_cells_backward(struct dr_ctx *cx, const struct dr_pooling *t, struct dr_
         return;
     }
     const real *pairs = cell_stats(cx, t, d, x, images);
-    real *dpairs = dr_alloc(cx->tmp, (size_t)len * sizeof(real));
+    real *dpairs = dr_alloc_real(cx->tmp, len);
     struct dr_copy4_args args = scatter_cells(t, d, groups, n, 2 * d.c);
     args.dst = dpairs + (t->pool == DR_POOL_CELLS_STD ? d.c : 0), args.src = dout;
     DR_OP(cx->be, fill, .dst = dpairs, .n = len, .value = 0);

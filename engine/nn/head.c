@@ -35,29 +35,6 @@ void dr_head_add(struct dr_params *ps, const struct dr_model_config *m, struct d
         add_convs(ps, m, k);
 }
 
-// Image [b,c,s,s] real to [b,s,s,c] act, and back, which accumulates into the image.
-static void to_nhwc(struct dr_ctx *cx, const struct dr_head *k, int64_t b, const real *image,
-                    void *out) {
-    int64_t c = k->channels, s = k->size;
-    if (c == 1)
-        DR_OP(cx->be, cast, .dst = out, .src = image, .dt = cx->act, .st = DR_F32, .n = b * s * s);
-    else
-        DR_OP(cx->be, copy4, .dst = out, .src = image, .dt = cx->act, .st = DR_F32,
-              .dim = {b, s, s, c}, .dstride = {s * s * c, s * c, c, 1},
-              .sstride = {s * s * c, s, 1, s * s});
-}
-
-static void add_from_nhwc(struct dr_ctx *cx, const struct dr_head *k, int64_t b, const void *in,
-                          real *image) {
-    int64_t c = k->channels, s = k->size;
-    if (c == 1)
-        DR_OP(cx->be, axpy, .y = image, .x = in, .xt = cx->act, .n = b * s * s, .alpha = 1);
-    else
-        DR_OP(cx->be, copy4, .dst = image, .src = in, .dt = DR_F32, .st = cx->act,
-              .dim = {b, c, s, s}, .dstride = {s * s * c, s * s, s, 1},
-              .sstride = {s * s * c, 1, s * c, c}, .acc = true);
-}
-
 // image += conv2(silu(conv1(image)))
 static void convs_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct dr_weights *w,
                           const struct dr_head *k, int64_t b, real *image,
@@ -65,14 +42,14 @@ static void convs_forward(struct dr_ctx *cx, struct dr_arena *ar, const struct d
     int64_t px = b * k->size * k->size;
     s->image = dr_alloc_act(ar, cx, px * k->channels);
     s->h = dr_alloc_act(ar, cx, px * k->conv1.co);
-    to_nhwc(cx, k, b, image, s->image);
+    dr_to_nhwc(cx, b, k->channels, k->size, image, s->image, cx->act);
     dr_conv_forward(cx, w, &k->conv1, s->image, b, k->size, k->size, s->h);
     size_t mark = dr_mark(cx->tmp);
     void *a = dr_alloc_act(cx->tmp, cx, px * k->conv1.co);
     void *r = dr_alloc_act(cx->tmp, cx, px * k->channels);
     DR_OP(cx->be, silu_fwd, .y = a, .x = s->h, .yt = cx->act, .xt = cx->act, .n = px * k->conv1.co);
     dr_conv_forward(cx, w, &k->conv2, a, b, k->size, k->size, r);
-    add_from_nhwc(cx, k, b, r, image);
+    dr_from_nhwc(cx, b, k->channels, k->size, r, cx->act, image, true);
     dr_release(cx->tmp, mark);
 }
 
@@ -85,14 +62,14 @@ static void convs_backward(struct dr_ctx *cx, const struct dr_weights *w, const 
     void *dr = dr_alloc_act(cx->tmp, cx, px * k->channels);
     void *a = dr_alloc_act(cx->tmp, cx, px * k->conv1.co);
     void *dh = dr_alloc_act(cx->tmp, cx, px * k->conv1.co);
-    to_nhwc(cx, k, b, dimage, dr);
+    dr_to_nhwc(cx, b, k->channels, k->size, dimage, dr, cx->act);
     dr_conv_backward_input(cx, w, &k->conv2, dr, b, k->size, k->size, dh);
     DR_OP(cx->be, silu_bwd, .dx = dh, .y = a, .x = s->h, .dy = dh, .t = cx->act,
           .n = px * k->conv1.co);
     dr_conv_backward(cx, w, &k->conv2, a, dr, b, k->size, k->size);
     dr_conv_backward(cx, w, &k->conv1, s->image, dh, b, k->size, k->size);
     dr_conv_backward_input(cx, w, &k->conv1, dh, b, k->size, k->size, dr);
-    add_from_nhwc(cx, k, b, dr, dimage);
+    dr_from_nhwc(cx, b, k->channels, k->size, dr, cx->act, dimage, true);
     dr_release(cx->tmp, mark);
 }
 

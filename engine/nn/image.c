@@ -14,8 +14,11 @@ void dr_to_nhwc(struct dr_ctx *cx, int64_t b, int64_t c, int64_t side, const rea
 void dr_from_nhwc(struct dr_ctx *cx, int64_t b, int64_t c, int64_t side, const void *in,
                   enum dr_dtype t, real *image, bool acc) {
     const int64_t s = side;
-    DR_OP(cx->be, copy4, .dst = image, .src = in, .dt = DR_F32, .st = t, .dim = {b, c, s, s},
-          .dstride = {s * s * c, s * s, s, 1}, .sstride = {s * s * c, 1, s * c, c}, .acc = acc);
+    if (c == 1 && acc)
+        DR_OP(cx->be, axpy, .y = image, .x = in, .xt = t, .n = b * s * s, .alpha = 1);
+    else
+        DR_OP(cx->be, copy4, .dst = image, .src = in, .dt = DR_F32, .st = t, .dim = {b, c, s, s},
+              .dstride = {s * s * c, s * s, s, 1}, .sstride = {s * s * c, 1, s * c, c}, .acc = acc);
 }
 
 // Channels [at, at + c) of rows of `all`: between them and rows of c.

@@ -7,8 +7,7 @@
 // code path serves both); everything else comes from ctx->tmp and is released.
 #pragma once
 
-#include "engine/core/arena.h"
-#include "engine/core/backend.h"
+#include "engine/core/reals.h"
 #include "engine/nn/type.h"
 
 #define DR_RMS_EPS 1e-6    // every RMSNorm of both references
@@ -41,9 +40,6 @@ void dr_linear_backward_input(struct dr_ctx *cx, const struct dr_weights *w,
                               void *dx, enum dr_dtype dxt, bool acc);
 const real *dr_weight(const struct dr_weights *w, int param); // NULL for -1
 real *dr_grad(const struct dr_weights *w, int param);         // NULL for -1 or without gradients
-static inline real *dr_alloc_real(struct dr_arena *a, int64_t n) {
-    return dr_alloc(a, (size_t)n * sizeof(real));
-}
 static inline void *dr_alloc_act(struct dr_arena *a, const struct dr_ctx *cx, int64_t n) {
     return dr_alloc(a, (size_t)n * dr_sizeof(cx->act));
 }

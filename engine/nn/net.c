@@ -196,6 +196,19 @@ void dr_net_tables_fill(const struct dr_net *net, real *host) {
         net->type->fill(net, host);
 }
 
+int dr_net_tables_upload(const struct dr_net *net, struct dr_backend *be, real *to,
+                         struct dr_err *err) {
+    if (!net->tables)
+        return 0;
+    real *host = calloc((size_t)net->tables, sizeof *host);
+    if (!host)
+        return dr_fail(err, DR_ENOMEM, "out of memory for %lld constants", (long long)net->tables);
+    dr_net_tables_fill(net, host);
+    be->upload(be, to, host, (size_t)net->tables * sizeof *host);
+    free(host);
+    return 0;
+}
+
 struct dr_net_saved *dr_net_saved_new(const struct dr_net *net) {
     return calloc(1, DR_MAX(net->saved_bytes, (size_t)1));
 }

@@ -2,8 +2,7 @@
 // long as the next ones have the same network.
 #include "engine/sample/encode.h"
 
-#include "engine/core/arena.h"
-#include "engine/core/backend.h"
+#include "engine/core/reals.h"
 #include "engine/nn/params.h"
 
 #include <stdlib.h>
@@ -52,13 +51,13 @@ static int64_t output_count(const struct dr_net *net, int i) {
 }
 
 static void lay_out(struct dr_encode *e, const struct dr_net *net, struct dr_arena *a) {
-    const size_t total = (size_t)dr_net_params(net)->total;
-    e->w = dr_alloc(a, total * sizeof(real));
-    e->w16 = e->act == DR_BF16 ? dr_alloc(a, total * sizeof(dr_bf16)) : NULL;
-    e->tables = dr_alloc(a, (size_t)dr_net_tables_count(net) * sizeof(real));
-    e->x = dr_alloc(a, (size_t)(e->piece * dr_net_input(net)) * sizeof(real));
+    const int64_t total = dr_net_params(net)->total;
+    e->w = dr_alloc_real(a, total);
+    e->w16 = e->act == DR_BF16 ? dr_alloc(a, (size_t)total * sizeof(dr_bf16)) : NULL;
+    e->tables = dr_alloc_real(a, dr_net_tables_count(net));
+    e->x = dr_alloc_real(a, e->piece * dr_net_input(net));
     for (int i = 0; i < dr_net_outputs(net); i++)
-        e->y[i] = dr_alloc(a, (size_t)(e->piece * output_count(net, i)) * sizeof(real));
+        e->y[i] = dr_alloc_real(a, e->piece * output_count(net, i));
 }
 
 static void forward(struct dr_encode *e, const struct dr_net *net, struct dr_backend *be,
@@ -82,17 +81,6 @@ static int measure(struct dr_encode *e, const struct dr_net *net, struct dr_err 
     return 0;
 }
 
-static int upload_tables(struct dr_encode *e, const struct dr_net *net, struct dr_err *err) {
-    const int64_t n = dr_net_tables_count(net);
-    real *host = calloc((size_t)DR_MAX(n, 1), sizeof *host);
-    if (!host)
-        return dr_fail(err, DR_ENOMEM, "out of memory for %lld constants", (long long)n);
-    dr_net_tables_fill(net, host);
-    e->be->upload(e->be, e->tables, host, (size_t)n * sizeof *host);
-    free(host);
-    return 0;
-}
-
 static int allocate(struct dr_encode *e, const struct dr_net *net, struct dr_err *err) {
     struct dr_arena a;
     dr_arena_measure(&a);
@@ -105,7 +93,7 @@ static int allocate(struct dr_encode *e, const struct dr_net *net, struct dr_err
     rc = measure(e, net, err);
     if (!rc)
         rc = e->be->mem_alloc(e->be, e->scratch_bytes, &e->scratch, err);
-    return rc ? rc : upload_tables(e, net, err);
+    return rc ? rc : dr_net_tables_upload(net, e->be, e->tables, err);
 }
 
 static int use(struct dr_encode *e, struct dr_snapshot *snap, struct dr_err *err) {

@@ -1,10 +1,11 @@
 // Files made elsewhere: finds the prefix that a wrapper put before the names, and reads the model
-// from the tensors' shapes. Private to engine/sample.
+// from the tensors' shapes. The engine's own.
 #pragma once
 
 #include "engine/config/config.h"
 #include "engine/io/safetensors.h"
 #include "engine/nn/inception.h"
+#include "engine/nn/params.h"
 #include "engine/nn/resnet.h"
 
 #define DR_PREFIX_MAX 64
@@ -44,6 +45,10 @@ int dr_foreign_inception(const struct dr_st_file *f, const char *path, struct dr
 // before anything is allocated.
 int dr_foreign_inception_weights(const struct dr_st_file *f, const char *path,
                                  const struct dr_net *net, real **w, struct dr_err *err);
+// Copies the values of a parameter, found under its name behind the prefix, to w + p->offset; w
+// NULL: only checks that the tensor is there and fits. ENONFINITE for a value that is not finite.
+int dr_param_read(const struct dr_st_file *f, const char *path, const char *prefix,
+                  const struct dr_param *p, real *w, struct dr_err *err);
 // Whether a usable file may hold this tensor besides the weights: buffers of PyTorch's, what
 // trainers write beside the EMA. The name is without the prefix.
 bool dr_foreign_harmless(const char *name);

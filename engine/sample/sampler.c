@@ -131,19 +131,6 @@ static int measure(struct dr_sampler *s, const struct dr_net *g, size_t *bytes,
     return 0;
 }
 
-static int upload_tables(struct dr_sampler *s, const struct dr_net *g, struct dr_err *err) {
-    const int64_t count = dr_net_tables_count(g);
-    if (!count)
-        return 0;
-    real *host = malloc((size_t)count * sizeof *host);
-    if (!host)
-        return dr_fail(err, DR_ENOMEM, "out of memory for position tables");
-    dr_net_tables_fill(g, host);
-    s->be->upload(s->be, s->tables, host, (size_t)count * sizeof *host);
-    free(host);
-    return 0;
-}
-
 static int host_buffers(struct dr_sampler *s, const struct dr_net *g, struct dr_err *err) {
     const size_t n = (size_t)s->piece;
     s->rows = calloc(n, sizeof *s->rows);
@@ -183,7 +170,7 @@ static int allocate(struct dr_sampler *s, const struct dr_net *g, struct dr_err 
         dr_arena_init(&s->tmp, s->scratch, scratch);
         rc = host_buffers(s, g, err);
     }
-    return rc ? rc : upload_tables(s, g, err);
+    return rc ? rc : dr_net_tables_upload(g, s->be, s->tables, err);
 }
 
 // Makes `snap` current: reuses the buffers when only the weights changed.

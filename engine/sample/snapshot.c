@@ -39,6 +39,7 @@ void dr_snapshot_unref(struct dr_snapshot *s) {
     free(s);
 }
 
+#define MOST_STEPS ((int64_t)1 << 53)
 #define RAW "train/" // before the names of the weights that training updates
 
 // Tensors that a usable file may hold besides the served weights: PyTorch's RoPE buffers, its
@@ -76,13 +77,13 @@ static int find_net(const struct dr_st_file *f, const char *path, const char *gi
     return rc ? rc : dr_gen_create(&m, net, err);
 }
 
-// Copies a parameter's values to w; w NULL: only checks that the tensor is there and fits.
-static int read_param(const struct dr_st_file *f, const char *path, const char *prefix,
-                      const struct dr_param *p, real *w, struct dr_err *err) {
+int dr_param_read(const struct dr_st_file *f, const char *path, const char *prefix,
+                  const struct dr_param *p, real *w, struct dr_err *err) {
     char name[DR_PREFIX_MAX + sizeof p->name];
     snprintf(name, sizeof name, "%s%s", prefix, p->name);
     if (!w)
         return dr_st_read_f32(f, name, p->ndim, p->dim, NULL, err);
+    const bool variance = strstr(p->name, "running_var");
     float *tmp = malloc((size_t)p->count * sizeof *tmp);
     if (!tmp)
         return dr_fail(err, DR_ENOMEM, "%s: out of memory for %s", path, name);
@@ -91,6 +92,10 @@ static int read_param(const struct dr_st_file *f, const char *path, const char *
         if (!isfinite(tmp[i]))
             rc = dr_fail(err, DR_ENONFINITE, "%s: tensor \"%s\" holds a non-finite value at %lld",
                          path, name, (long long)i);
+        else if (variance && tmp[i] < 0)
+            rc = dr_fail(err, DR_EFORMAT,
+                         "%s: tensor \"%s\" holds %g at %lld; a variance is not negative", path,
+                         name, (double)tmp[i], (long long)i);
         w[p->offset + i] = (real)tmp[i];
     }
     free(tmp);
@@ -119,7 +124,7 @@ static int load_weights(const struct dr_st_file *f, const char *path, const char
                         const struct dr_params *ps, bool alone, real **w, struct dr_err *err) {
     int rc = 0;
     for (int i = 0; i < ps->n && !rc; i++)
-        rc = read_param(f, path, prefix, &ps->p[i], NULL, err);
+        rc = dr_param_read(f, path, prefix, &ps->p[i], NULL, err);
     if (!rc && alone)
         rc = check_unknown(f, path, prefix, ps, err);
     if (rc)
@@ -130,7 +135,7 @@ static int load_weights(const struct dr_st_file *f, const char *path, const char
         return dr_fail(err, DR_ENOMEM, "%s: out of memory for %zu bytes of weights", path, bytes);
     memset(*w, 0, bytes);
     for (int i = 0; i < ps->n && !rc; i++)
-        rc = read_param(f, path, prefix, &ps->p[i], *w, err);
+        rc = dr_param_read(f, path, prefix, &ps->p[i], *w, err);
     return rc;
 }
 
@@ -148,18 +153,32 @@ static int find_raw(const struct dr_st_file *f, const char *path, const struct d
                       path);
 }
 
+// The step that the file's description says, 0 where it says none.
+static int read_step(const struct dr_st_file *f, const char *path, int64_t *step,
+                     struct dr_err *err) {
+    const char *text = dr_st_meta(f, "driftd.step");
+    *step = text ? strtoll(text, NULL, 10) : 0;
+    if (!text || (*text && strspn(text, "0123456789") == strlen(text) && *step < MOST_STEPS))
+        return 0;
+    return dr_fail(err, DR_EFORMAT, "%s: \"driftd.step\" is \"%.40s\"; expected a whole number",
+                   path, text);
+}
+
 static int load(const char *path, const char *description, bool raw, struct dr_snapshot **out,
                 struct dr_err *err) {
     *out = NULL;
     struct dr_st_file *f = NULL;
     struct dr_net *net = NULL;
     real *w = NULL;
+    int64_t step = 0;
     char prefix[DR_PREFIX_MAX];
     int rc = dr_st_open(path, &f, err);
     if (!rc) {
         path = dr_st_path(f); // from here on for messages
         rc = find_net(f, path, description, prefix, &net, err);
     }
+    if (!rc)
+        rc = read_step(f, path, &step, err);
     if (!rc && raw)
         rc = find_raw(f, path, net, prefix, err);
     if (!rc && dr_inception_config(net))
@@ -167,8 +186,8 @@ static int load(const char *path, const char *description, bool raw, struct dr_s
     else if (!rc)
         rc = load_weights(f, path, prefix, dr_net_params(net), !raw, &w, err);
     if (!rc) {
-        const char *step = dr_st_meta(f, "driftd.step"), *config = dr_st_meta(f, "driftd.config");
-        *out = dr_snapshot_new(net, w, step ? strtoll(step, NULL, 10) : 0);
+        const char *config = dr_st_meta(f, "driftd.config");
+        *out = dr_snapshot_new(net, w, step);
         net = NULL;
         w = NULL;
         if (!*out)

@@ -263,7 +263,8 @@ static int read_state(struct dr_trainer *t, const struct dr_st_file *f, const ch
     if (!s || s->bytes != want)
         return dr_fail(err, DR_EFORMAT, "%s: %s is %s", path, t->objective->state_name,
                        s ? "of another size" : "missing");
-    return t->objective->state_set(t->o, s->data, s->bytes, err);
+    const int rc = t->objective->state_set(t->o, s->data, s->bytes, err);
+    return rc ? rc : dr_st_intact(f, err);
 }
 
 // Forgets what is on its way and what went wrong: the state comes from the file.

@@ -1,28 +1,11 @@
 // Starting a run from the weights of another one (init_from): tensors are found by name.
-#include "engine/io/safetensors.h"
+#include "engine/sample/foreign.h"
 #include "engine/train/trainer_priv.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-// Copies one parameter's tensor; a value that is not finite is refused.
-static int take(const struct dr_st_file *f, const char *path, const struct dr_param *p, real *host,
-                struct dr_err *err) {
-    float *tmp = malloc((size_t)p->count * sizeof *tmp);
-    if (!tmp)
-        return dr_fail(err, DR_ENOMEM, "out of memory for %s", p->name);
-    int rc = dr_st_read_f32(f, p->name, p->ndim, p->dim, tmp, err);
-    for (int64_t i = 0; i < p->count && !rc; i++) {
-        if (!isfinite(tmp[i]))
-            rc = dr_fail(err, DR_ENONFINITE, "%s: tensor \"%s\" holds a non-finite value at %lld",
-                         path, p->name, (long long)i);
-        host[p->offset + i] = (real)tmp[i];
-    }
-    free(tmp);
-    return rc;
-}
 
 // Appends a name, or "..." once the room is used up.
 static void list(char *out, size_t size, const char *name) {
@@ -43,7 +26,7 @@ static int take_all(const struct dr_st_file *f, const char *path, const struct d
             list(fresh, sizeof fresh, ps->p[i].name);
             continue;
         }
-        rc = take(f, path, &ps->p[i], host, err);
+        rc = dr_param_read(f, path, "", &ps->p[i], host, err);
         taken++;
     }
     if (rc)

@@ -6,9 +6,8 @@
 // Everything here runs on the trainer's thread. `o` is the objective's own state.
 #pragma once
 
-#include "engine/core/arena.h"
-#include "engine/core/backend.h"
 #include "engine/core/comm.h"
+#include "engine/core/reals.h"
 #include "engine/loss/field.h"
 #include "engine/nn/params.h"
 #include "engine/train/trainer.h"

@@ -27,7 +27,7 @@ static void lay_out_group(const struct dr_trainer *t, struct dr_group *g, bool s
 
 // A step's inputs; the same offsets in every place. Returns where they begin.
 static void *lay_out_inputs(struct dr_trainer *t, int place, struct dr_arena *a) {
-    real *hyper = dr_alloc(a, (size_t)hyper_count(t) * sizeof(real));
+    real *hyper = dr_alloc_real(a, hyper_count(t));
     if (place == TRAINER_DEVICE)
         t->hyper = hyper;
     else
@@ -40,8 +40,8 @@ static void *lay_out_inputs(struct dr_trainer *t, int place, struct dr_arena *a)
 static void lay_out(struct dr_trainer *t, struct dr_arena *a) {
     for (int k = 0; k < t->ngroups; k++)
         lay_out_group(t, &t->group[k], !k, a);
-    t->report = dr_alloc(a, (size_t)t->nreport * sizeof(real));
-    t->guard = dr_alloc(a, 2 * sizeof(real));
+    t->report = dr_alloc_real(a, t->nreport);
+    t->guard = dr_alloc_real(a, 2);
     t->objective->lay_out(t->o, a);
     const size_t mark = a->used;
     t->inputs = lay_out_inputs(t, TRAINER_DEVICE, a);

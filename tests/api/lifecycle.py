@@ -4,6 +4,8 @@
 Argument: driftd.
 """
 import json
+import os
+import pathlib
 import platform
 import re
 import signal
@@ -185,6 +187,11 @@ def test_checkpoints():
         assert c.body == b.body, "a file from elsewhere gives the same images"
         p = problem(d.ask("POST", "/v1/checkpoints", b"not a checkpoint", **O), 422, None, "body")
         assert str(d.dir) not in json.dumps(p), "paths of the server stay there"
+        for step in (b"-5", b"x", b"", b"1e3", b"9" * 30):
+            odd = whole.body.replace(b'"driftd.step":"60"', b'"driftd.step":"' + step + b'"')
+            size = struct.unpack("<Q", odd[:8])[0] + len(odd) - len(whole.body)
+            problem(d.ask("POST", "/v1/checkpoints", struct.pack("<Q", size) + odd[8:], **O), 422, None, "body",
+                    "driftd.step")
         problem(d.ask("POST", "/v1/checkpoints?config=tinny", foreign, **O), 422, None, "config", "tiny")
         r = d.ask("POST", f"/v1/checkpoints/{listed[1]['id']}/activate")
         assert r.status == 200 and r.json()["active"]
@@ -358,6 +365,79 @@ def test_samples_and_evals():
         assert d.get("/v1/evals/1").json()["step"] == 20
         assert d.get("/v1/evals.csv?format=long").body.endswith(
             b"1,1,,checkpoint,20,fid,2.5\n2,1,,checkpoint,40,fid,2.5\n")
+
+
+def run_to_end(*command):
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_no_files():
+    """What stands where a checkpoint or a grid was is no file: nobody waits for it."""
+    with trained() as d:
+        sample = d.get("/v1/samples?job=1").json()["samples"][0]["url"]
+        files = [d.dir / "state/checkpoints/1/step-00000060.safetensors", d.dir / "state/samples/1/step-00000060.png"]
+        found = d.get("/v1/checkpoints?job=1").json()["checkpoints"]
+        urls = [f"/v1/checkpoints/{next(c['id'] for c in found if c['step'] == 60)}/file", sample]
+
+        def loop(path):
+            path.symlink_to(path)
+
+        for make in (os.mkfifo, pathlib.Path.mkdir, loop):
+            for path in files:
+                if path.is_dir():
+                    path.rmdir()
+                else:
+                    path.unlink()
+                make(path)
+            for _ in range(6):  # more than there are threads
+                for url in urls:
+                    problem(d.get(url), 410, "gone")
+            assert d.get("/livez").status == 200
+            if make is os.mkfifo:  # the one that cannot be served gives way to the one before
+                assert [d.get("/v1/generate?class=1").status for _ in range(2)] == [500, 200]
+            assert d.get("/v1/status").status == 200
+
+
+def test_damaged_database():
+    """Pages of the database are overwritten under a running daemon: errors say so, and nothing is denied."""
+    with trained() as d:
+        d.end()
+        d.start()
+        file = d.dir / "state/driftd.sqlite3"
+        with open(file, "r+b") as f:
+            for at in range(8192, file.stat().st_size - 4096, 8192):
+                f.seek(at)
+                f.write(b"\xaa" * 3000)
+        for path in ("/v1/jobs", "/v1/jobs/1", "/v1/jobs/1/metrics", "/v1/jobs/1/alerts", "/v1/checkpoints"):
+            problem(d.get(path), 500, "internal", None, "malformed")
+        problem(d.ask("POST", "/v1/jobs", {"config": "tiny"}), 500, "internal", None, "malformed")
+        problem(d.get("/readyz"), 503, "not-ready", None, "the database is damaged")
+        assert d.get("/livez").status == 200
+        assert d.end() == 0
+        refused = run_to_end(d.driftd, "serve", f"--state-dir={d.dir}/state", "--listen=127.0.0.1:0")
+        assert refused.returncode == 1 and "malformed" in refused.stderr, refused
+
+
+def test_stop_while_data_is_made():
+    """A set of millions of pictures takes minutes to draw; whoever wants none of it need not wait."""
+    with daemon() as d:
+        huge = {"data": {"set": "digits", "count": 20000000, "size": 8, "fit": "resize"}}
+        d.recipe("huge", huge)
+        for end in ("stop", "pause"):
+            job = d.job("huge")
+            d.wait(job, "running")
+            time.sleep(1)
+            start = time.monotonic()
+            assert d.ask("POST", f"/v1/jobs/{job}/{end}").status == 202
+            d.wait(job, "stopped", "paused", seconds=20)
+            print(f"{end}: {time.monotonic() - start:.1f} s")
+        job = d.job("huge")
+        d.wait(job, "running")
+        time.sleep(1)
+        start = time.monotonic()
+        assert d.end() == 0 and time.monotonic() - start < 30
+        d.start("--resume=ask")
+        assert d.state(job) in ("interrupted", "queued"), d.state(job)
 
 
 # ---- service ----
@@ -560,5 +640,6 @@ def test_verbs():
 if __name__ == "__main__":
     run([test_jobs, test_metrics, test_events, test_checkpoints, test_served, test_import_by_path, test_pictures_come_back,
          test_scales_never_trained, test_long_paths, test_samples_and_evals,
+         test_no_files, test_damaged_database, test_stop_while_data_is_made,
          test_nonfinite_alert, test_prometheus_and_status, test_private_files, test_waiting_job_says_so,
          test_time_of_a_resumed_job, test_tls_token_reload, test_drain, test_verbs])

@@ -143,6 +143,39 @@ def test_mistakes():
         assert d.get("/v1/jobs").json()["jobs"] == []
 
 
+# ---- a megabyte of nonsense costs neither minutes nor memory ----
+
+def test_floods():
+    names = [f"k{i}" for i in range(40000)]
+    all_keys = dict.fromkeys(names, 1)
+    axes = {f"a{i}": {str(k): {f"x.{i}.{k}": 1} for k in range(40)} for i in range(10)}
+    half = {"a": {f"x{i}": 1 for i in range(300)}, "b": {f"y{i}": 1 for i in range(300)}}
+    bad = [({**FILE, "axes": {"optim.lr": [1] * 200000}}, "axes.optim.lr"),
+           ({**FILE, "axes": {"optim.lr": list(range(120000))}}, "axes.optim.lr"),
+           ({**FILE, "recipes": ["a"] * 200000}, "recipes"),
+           ({**FILE, "axes": axes, "skip": [{"a0": [str(k) for k in range(40)]}]}, "axes"),
+           ({**FILE, "axes": axes, "skip": [{"a0": "0", "a1": names}]}, "skip"),
+           ({**FILE, "axes": axes, "skip": [{"a0": "0"}] * 20000}, "skip"),
+           ({**FILE, "overrides": all_keys, "seeds": 100, "axes": {"optim.lr": list(range(1, 11))}}, "overrides"),
+           ({**FILE, "eval": all_keys, "seeds": 100}, "eval"),
+           ({**FILE, "seeds": 100, "axes": {k: {"v": v} for k, v in half.items()}}, "overrides"),
+           ({**FILE, "metrics": names}, "metrics"),
+           ({**FILE, "search": {"kind": "random", "count": 500, "ranges": dict.fromkeys(names, [1])}},
+            "search.ranges")]
+    with daemon() as d:
+        for file, field in bad:
+            start = time.monotonic()
+            p = problem(d.ask("POST", "/v1/sweeps?check=1", file), 422, None, field, "at most")
+            assert time.monotonic() - start < 20, (field, p)
+        grown = int(next(l for l in open(f"/proc/{d.process.pid}/status") if l.startswith("VmHWM")).split()[1])
+        assert grown < 600 * 1024, f"{grown} KiB"
+        # Many combinations of which few are left are fine.
+        few = {**FILE, "axes": {k: {str(i): {k: 0.1 + i / 50} for i in range(20)} for k in ("optim.beta1", "optim.lr")},
+               "skip": [{"optim.lr": [str(i) for i in range(1, 20)]}]}
+        r = d.ask("POST", "/v1/sweeps?check=1", few)
+        assert r.status == 200 and r.json()["cells"] == 40, r
+
+
 # ---- a long name is cut between characters: each job can be read ----
 
 def test_long_name():

@@ -1,8 +1,9 @@
 // What serving costs: starts a driftd of its own on a temporary state folder and measures it from
 // outside. Not a test: run it on a machine that does nothing else.
 //   serve_bench [--driftd PATH] [--configs DIR] [--json] [--quick]
-//               [--only sse,latency,saturation,flood]
+//               [--only sse,training,latency,saturation,flood]
 // sse         steps per second with 0 and with 20 followers of /v1/events, in turns
+// training    time of a step in the daemon over that of `driftd run` with the same recipe, in turns
 // latency     POST /generate, 1 and 16 images, while a job trains and while none does
 // saturation  images per second by HTTP over the engine's own rate for the same mix, in turns; what
 //             HTTP adds to one image
@@ -73,6 +74,8 @@ int main(int argc, char **argv) {
     start_daemon();
     if (wanted("sse"))
         bench_sse();
+    if (wanted("training"))
+        bench_training();
     if (wanted("latency") || wanted("saturation") || wanted("flood"))
         bench_latency();
     if (wanted("saturation"))

@@ -33,9 +33,14 @@ int by_value(const void *a, const void *b); // doubles, for qsort
 // ---- the daemon (serve_daemon.c) ----
 
 void start_daemon(void); // on a temporary folder; stopped at exit
+// Another process: argv[0] with its standard output as the stream, and its log in a file.
+FILE *start_driftd(char *const argv[], const char *log, pid_t *pid);
 long start_job(const char *request);
 void wait_steps(long job, json_int_t steps);
 void stop_job(long job);
+
+// When each step of a job ended, wall clock, in order; malloc'd. Returns their number.
+int step_times(long job, double **out);
 
 // Processor time of the daemon's threads so far: the busiest ones train, one for each processor.
 struct cpu {
@@ -62,7 +67,8 @@ void mix_target(int i, char *out, size_t room); // for load_run
 
 // ---- the sections ----
 
-void bench_sse(void);     // serve_training.c
-void bench_latency(void); // leaves a checkpoint behind for the two that follow
+void bench_sse(void);      // serve_training.c
+void bench_training(void); // serve_against_run.c
+void bench_latency(void);  // leaves a checkpoint behind for the two that follow
 void bench_saturation(void);
 void bench_flood(void);

@@ -27,28 +27,46 @@ static void stop_daemon(void) {
     }
 }
 
-void start_daemon(void) {
+FILE *start_driftd(char *const argv[], const char *log, pid_t *pid) {
     int out[2];
-    char state[80], line[512] = "";
-    snprintf(bench.dir, sizeof bench.dir, "/tmp/serve_bench-XXXXXX");
-    if (!mkdtemp(bench.dir) || pipe2(out, O_CLOEXEC))
-        bench_die("no temporary folder");
-    snprintf(state, sizeof state, "%s/state", bench.dir);
-    atexit(stop_daemon);
-    bench.pid = fork();
-    if (bench.pid == 0) {
-        char log[80];
+    if (pipe2(out, O_CLOEXEC))
+        bench_die("no pipe");
+    *pid = fork();
+    if (*pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        snprintf(log, sizeof log, "%s/log", bench.dir);
         dup2(out[1], 1);
-        dup2(open(log, O_WRONLY | O_CREAT, 0600), 2);
-        execl(bench.driftd, bench.driftd, "serve", "--listen", "127.0.0.1:0", "--state-dir", state,
-              "--config-dir", bench.configs, "--data-dir", bench.dir, (char *)NULL);
+        dup2(open(log, O_WRONLY | O_CREAT | O_APPEND, 0600), 2);
+        execv(argv[0], argv);
         _exit(127);
     }
     close(out[1]);
     FILE *f = fdopen(out[0], "r");
-    if (!f || !fgets(line, sizeof line, f) || !strstr(line, "http://127.0.0.1:"))
+    if (*pid < 0 || !f)
+        bench_die("%s cannot be started", argv[0]);
+    return f;
+}
+
+void start_daemon(void) {
+    char state[80], log[80], line[512] = "";
+    snprintf(bench.dir, sizeof bench.dir, "/tmp/serve_bench-XXXXXX");
+    if (!mkdtemp(bench.dir))
+        bench_die("no temporary folder");
+    snprintf(state, sizeof state, "%s/state", bench.dir);
+    atexit(stop_daemon);
+    snprintf(log, sizeof log, "%s/log", bench.dir);
+    char *const argv[] = {(char *)bench.driftd,
+                          "serve",
+                          "--listen",
+                          "127.0.0.1:0",
+                          "--state-dir",
+                          state,
+                          "--config-dir",
+                          (char *)bench.configs,
+                          "--data-dir",
+                          bench.dir,
+                          NULL};
+    FILE *f = start_driftd(argv, log, &bench.pid);
+    if (!fgets(line, sizeof line, f) || !strstr(line, "http://127.0.0.1:"))
         bench_die("%s did not get ready: %s", bench.driftd, line);
     bench.port = (int)strtol(strstr(line, "127.0.0.1:") + 10, NULL, 10);
     fclose(f);
@@ -130,6 +148,25 @@ struct cpu daemon_cpu(void) {
     for (int i = 0; i < n; i++)
         *(i >= n - trainers ? &c.training : &c.other) += t[i];
     return c;
+}
+
+int step_times(long job, double **out) {
+    char target[96], *text = NULL;
+    snprintf(target, sizeof target, "/v1/jobs/%ld/metrics?names=step_seconds&format=csv", job);
+    int fd = client_dial(bench.port), n = 0;
+    struct reply r = client_call(fd, "GET", target, NULL, &text);
+    close(fd);
+    if (r.status != 200 || !text)
+        bench_die("no metrics: %d", r.status);
+    double *t = calloc(strlen(text) / 8 + 1, sizeof *t);
+    for (char *p = strchr(text, '\n'); t && p && p[1]; p = strchr(p + 1, '\n')) {
+        long long step;
+        if (sscanf(p + 1, "step_seconds,%lld,%lf", &step, &t[n]) == 2)
+            n++;
+    }
+    free(text);
+    *out = t;
+    return n;
 }
 
 // A line of /metrics without labels.

@@ -44,26 +44,6 @@ static void measure_window(struct window *w, int followers, double seconds) {
         bench_sleep(0.05);
 }
 
-// Times of all steps of a job, wall clock. Returns their number.
-static int step_times(long job, double **out) {
-    char target[96], *text = NULL;
-    snprintf(target, sizeof target, "/v1/jobs/%ld/metrics?names=step_seconds&format=csv", job);
-    int fd = client_dial(bench.port), n = 0;
-    struct reply r = client_call(fd, "GET", target, NULL, &text);
-    close(fd);
-    if (r.status != 200 || !text)
-        bench_die("no metrics: %d", r.status);
-    double *t = calloc(strlen(text) / 8 + 1, sizeof *t);
-    for (char *p = strchr(text, '\n'); t && p && p[1]; p = strchr(p + 1, '\n')) {
-        long long step;
-        if (sscanf(p + 1, "step_seconds,%lld,%lf", &step, &t[n]) == 2)
-            n++;
-    }
-    free(text);
-    *out = t;
-    return n;
-}
-
 static double steps_in(const double *t, int n, const struct window *w) {
     int count = 0;
     for (int i = 0; i < n; i++)

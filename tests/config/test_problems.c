@@ -60,6 +60,8 @@ static void every_problem(void **state) {
              "train.classes", NULL);
     problems("{\"data\": {\"set\": \"none\"}, \"model.heads\": 3}", "data.set", NULL);
     problems("{\"kind\": \"none\", \"encoder.width\": 8}", "kind", NULL);
+    problems("{\"data\": {\"classes\": \"none\", \"count\": 500}, \"train.positives\": 100}",
+             "data.classes", NULL);
     problems("{\"model\": 3, \"data.size\": 27, \"features.patch4\": true}", "model",
              "features.patch4", NULL);
 }

@@ -2,6 +2,7 @@
 // them: bare machines, hyperthreads, affinity, cgroup v2 and v1 with limits at any level.
 #include "engine/core/backend.h"
 #include "engine/core/machine.h"
+#include "engine/data/data.h"
 #include "engine/open.h"
 
 #include <dirent.h>
@@ -206,6 +207,25 @@ static void test_backend(void **state) {
     dr_backend_free(be);
 }
 
+// Neither is a set generated that has no place.
+static void test_generated(void **state) {
+    (void)state;
+    struct dr_data_config cfg = {
+        .set = DR_DATA_DIGITS, .size = 64, .channels = 1, .classes = 10, .count = 30000};
+    struct dr_dataset *d;
+    struct dr_err err = {0};
+    processors(4, 1, "0-3");
+    v2("/box");
+    put("/sys/fs/cgroup/box/memory.max", "104857600\n");
+    put("/sys/fs/cgroup/box/memory.current", "20971520\n");
+    dr_machine_use_root(root);
+    assert_int_equal(dr_dataset_load(&cfg, NULL, false, &d, &err), DR_ENOMEM);
+    assert_non_null(strstr(err.msg, "30000 samples"));
+    cfg.count = 300;
+    assert_int_equal(dr_dataset_load(&cfg, NULL, false, &d, &err), 0);
+    dr_dataset_free(d);
+}
+
 static int threads_now(void) {
     int n = 0;
     DIR *d = opendir("/proc/self/task");
@@ -246,6 +266,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_v1, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_backend, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_generated, setup, teardown),
         cmocka_unit_test(test_rest)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -229,8 +229,17 @@ def test_colour():
     assert status == 2 and "data.channels is 1; the set shapes has 3" in err, (status, err)
 
 
+def test_full_output():
+    """What was printed and could not be written is a failure."""
+    with open("/dev/full", "w") as full:
+        for verb in (["--version"], ["--help"], ["check-config", f"{RECIPES}/mnist.json"]):
+            r = subprocess.run([DRIFTD, *verb], stdout=full, stderr=subprocess.PIPE, text=True)
+            assert r.returncode == 1 and "standard output: No space left" in r.stderr, (verb, r)
+
+
 for test in (test_stop, test_checkpoint_and_go_on, test_same_file_twice, test_nobody_reads, test_file_size_limit, test_nohup, test_set_together,
-             test_every_problem, test_colour, test_encoder):
+             test_every_problem, test_colour, test_encoder,
+             test_full_output):
     start = time.monotonic()
     print(f"{test.__name__} ...", end=" ", flush=True)
     test()

@@ -76,6 +76,8 @@ static void test_full_disk(void **state) {
     daemon_expect(&d, "GET", "/livez", NULL, 200, NULL);
     daemon_expect(&d, "GET", "/v1/jobs", NULL, 200, NULL);
     daemon_expect(&d, "POST", "/v1/generate?class=1", NULL, 200, NULL);
+    daemon_expect(&d, "POST", "/v1/db/backup", NULL, 507, "disk");
+    daemon_expect(&d, "POST", "/v1/backups", NULL, 507, "disk");
     assert_int_equal(prlimit(d.pid, RLIMIT_FSIZE, &old, NULL), 0);
     int64_t seen = daemon_sql(&d, "SELECT max(step) FROM checkpoints");
     char sql[100];

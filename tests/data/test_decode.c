@@ -3,6 +3,8 @@
 #include "tests/data/picture_make.h"
 
 #include <math.h>
+#include <sys/resource.h>
+#include <zlib.h>
 
 #include "engine/io/picture.h"
 #include "engine/io/resize.h"
@@ -103,6 +105,25 @@ static void limits_hold(void **state) {
     struct dr_picture p = decode(make_png(20, 10, PNG_COLOR_TYPE_GRAY, 8, false), &o);
     dr_picture_free(&p);
     expect_failure(make_png(20, 10, PNG_COLOR_TYPE_GRAY, 8, true), &o, DR_EINVAL, "more memory");
+}
+
+static void put32(uint8_t *p, uint32_t v) {
+    for (int i = 0; i < 4; i++)
+        p[i] = (uint8_t)(v >> (24 - 8 * i));
+}
+
+// One row of half a thousand million pixels, in a few bytes: refused before libpng has taken
+// gigabytes for it.
+static void one_endless_row(void **state) {
+    (void)state;
+    struct rusage before, after;
+    struct made m = make_png(20, 1, PNG_COLOR_TYPE_RGB_ALPHA, 16, false);
+    put32(m.p + 16, 1u << 29); // the width in IHDR, and the chunk's sum
+    put32(m.p + 29, (uint32_t)crc32(0, m.p + 12, 17));
+    getrusage(RUSAGE_SELF, &before);
+    expect_failure(m, &plain, DR_EINVAL, "536870912x1 pixels of this kind need more memory");
+    getrusage(RUSAGE_SELF, &after);
+    assert_true(after.ru_maxrss - before.ru_maxrss < 100 << 10); // KiB
 }
 
 static void what_is_no_picture(void **state) {
@@ -296,6 +317,7 @@ int main(void) {
         cmocka_unit_test(png_kinds),
         cmocka_unit_test(large_png_is_averaged_down),
         cmocka_unit_test(limits_hold),
+        cmocka_unit_test(one_endless_row),
         cmocka_unit_test(what_is_no_picture),
 #if DR_HAVE_JPEG
         cmocka_unit_test(jpeg_kinds),

@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-#include "engine/data/data.h"
+#include "engine/data/pictures.h"
 
 static struct dr_dataset *load(int set, int64_t size, int64_t count, int64_t seed,
                                bool test_split) {
@@ -138,12 +138,37 @@ static void test_toys(void **state) {
     dr_dataset_free(d);
 }
 
+// Who waits for a large set may give up.
+static bool three_looks(void *ctx, const struct dr_import_progress *p) {
+    int *looks = ctx;
+    assert_true(p->stage == DR_IMPORT_MAKING && p->done <= p->total && p->total == 100000);
+    return ++*looks < 3;
+}
+
+static void test_cancel(void **state) {
+    (void)state;
+    static const struct dr_data_config sets[] = {
+        {.set = DR_DATA_DIGITS, .size = 32, .channels = 1, .classes = 10, .count = 100000},
+        {.set = DR_DATA_SHAPES, .size = 32, .channels = 3, .classes = 8, .count = 100000},
+        {.set = DR_DATA_SWISS_ROLL, .size = 1, .channels = 1, .count = 100000}};
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        struct dr_dataset *d;
+        struct dr_err err = {0};
+        int looks = 0;
+        dr_pictures_watch(three_looks, &looks);
+        const int rc = dr_dataset_load(&sets[i], NULL, false, &d, &err);
+        dr_pictures_watch(NULL, NULL);
+        assert_true(rc == DR_ECANCELED && looks == 3 && !d);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_digits_deterministic),
         cmocka_unit_test(test_digits_look),
         cmocka_unit_test(test_digits_tell_apart),
         cmocka_unit_test(test_toys),
+        cmocka_unit_test(test_cancel),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -360,6 +360,33 @@ static void test_torn(void **state) {
     dir_clear();
 }
 
+// Another process truncates a file that is open: an error, where it used to be the process's end.
+static void test_truncated(void **state) {
+    (void)state;
+    static const int64_t n = 100000;
+    struct dr_err err;
+    struct dr_st_file *f;
+    struct dr_st_writer *w;
+    float *x = calloc((size_t)n, sizeof *x), *got = malloc((size_t)n * sizeof *got);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = (float)i;
+    assert_int_equal(dr_st_writer_new(&w, &err), 0);
+    assert_int_equal(dr_st_add(w, "x", DR_ST_F32, 1, &n, x, &err), 0);
+    assert_int_equal(dr_st_finish(w, in_dir("cut"), NULL, NULL, &err), 0);
+    assert_int_equal(dr_st_open(in_dir("cut"), &f, &err), 0);
+    assert_int_equal(dr_st_read_f32(f, "x", 1, &n, got, &err), 0);
+    assert_memory_equal(x, got, (size_t)n * sizeof *got);
+    assert_int_equal(dr_st_intact(f, &err), 0);
+    assert_int_equal(truncate(in_dir("cut"), 5000), 0);
+    assert_int_equal(dr_st_read_f32(f, "x", 1, &n, got, &err), DR_EIO);
+    assert_non_null(strstr(err.msg, "truncated while it was read"));
+    assert_int_equal(dr_st_intact(f, &err), DR_EIO);
+    dr_st_close(f);
+    free(x);
+    free(got);
+    dir_clear();
+}
+
 // After a failure: the code and path are named, the old file is whole, nothing else lies about.
 static void expect_failure(int code) {
     struct dr_err err;
@@ -427,15 +454,11 @@ static void test_file_size_limit(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sha256_vectors),
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_long_paths),
-        cmocka_unit_test(test_add_refuses),
-        cmocka_unit_test(test_lying_headers),
-        cmocka_unit_test(test_greedy_headers),
-        cmocka_unit_test(test_torn),
-        cmocka_unit_test(test_full_disk),
-        cmocka_unit_test(test_file_size_limit),
+        cmocka_unit_test(test_sha256_vectors), cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_long_paths),     cmocka_unit_test(test_add_refuses),
+        cmocka_unit_test(test_lying_headers),  cmocka_unit_test(test_greedy_headers),
+        cmocka_unit_test(test_torn),           cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_full_disk),      cmocka_unit_test(test_file_size_limit),
     };
     return cmocka_run_group_tests(tests, dir_setup, dir_teardown);
 }

@@ -9,27 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const smaller[] = {"data.set=digits",
-                                      "data.size=8",
-                                      "data.count=600",
-                                      "model.dim=16",
-                                      "model.depth=1",
-                                      "model.heads=2",
-                                      "model.patch=4",
-                                      "model.registers=1",
-                                      "model.mlp_ratio=2",
-                                      "model.style_tokens=2",
-                                      "model.codebook=4",
-                                      "train.generated=2",
-                                      "train.positives=3",
-                                      "train.unconditional=2",
-                                      "train.micro_batch=20",
-                                      "train.seed=11",
-                                      "optim.lr=1e-3",
-                                      "optim.warmup=20",
-                                      "loss.affinity_floor=0",
-                                      "metrics.spread_every=3",
-                                      NULL};
+static void configure(struct dr_config *c) {
+    config_of(c, tiniest);
+    config_change(c, (const char *const[]){"train.micro_batch=20", "optim.warmup=20",
+                                           "metrics.spread_every=3", NULL});
+}
 
 static void open_with(struct run *r, const struct dr_config *c, struct dr_backend *be) {
     struct dr_err err = {0};
@@ -59,7 +43,7 @@ enum { STEPS = 5, PIXELS = 8 * 8 };
 static void trains_like_the_cpu(void **state) {
     (void)state;
     struct dr_config c;
-    config_of(&c, smaller);
+    configure(&c);
     for (int bf = 0; bf < 2; bf++) {
         double cpu[STEPS], emu[STEPS], back[STEPS];
         real x[2 * PIXELS], y[2 * PIXELS];
@@ -95,21 +79,18 @@ static void trains_like_the_cpu(void **state) {
 static void the_learned_field_trains_like_the_cpus(void **state) {
     (void)state;
     static const char *const objective[] = {"loss.ldf_objective=denoise", "loss.ldf_objective=nce"};
-    static const char *const set[] = {"loss.field=learned", "loss.ldf_hidden_dim=9",
-                                      "loss.ldf_projection_dim=7", "loss.ldf_score_hidden_dim=10",
-                                      "loss.ldf_lr=5"};
     static const char *const metric[] = {"field_objective", "field_agreement", "field_grad_norm",
                                          "drift_norm", "grad_norm"};
     for (int k = 0; k < 4; k++) {
         struct dr_config c;
-        struct dr_err err = {0};
         struct run r;
         double cpu[DR_COUNT(metric)], loss[2][STEPS];
         struct dr_metrics m;
-        config_of(&c, smaller);
-        if (dr_config_set_all(&c, set, DR_COUNT(set), &err) ||
-            dr_config_set(&c, objective[k % 2], &err))
-            fail_msg("%s", err.msg);
+        configure(&c);
+        config_change(&c, (const char *const[]){"loss.field=learned", "loss.ldf_hidden_dim=9",
+                                                "loss.ldf_projection_dim=7",
+                                                "loss.ldf_score_hidden_dim=10", "loss.ldf_lr=5",
+                                                objective[k % 2], NULL});
         c.loss.ldf.projection = k / 2;
         run_open(&r, &c);
         m = run_steps(&r, STEPS, NULL);
@@ -144,7 +125,7 @@ static void passes_are_replayed(void **state) {
     struct dr_err err = {0};
     struct dr_sampler *s;
     struct run r;
-    config_of(&c, smaller);
+    configure(&c);
     open_with(&r, &c, open_emu(false));
     struct dr_snapshot *snap = dr_trainer_snapshot(r.t, 0);
     assert_int_equal(dr_sampler_create(r.be, DR_FP32, 4, &s, &err), 0);
@@ -174,7 +155,7 @@ static void recordings_notice_moved_workspaces(void **state) {
     struct dr_config c;
     double a[6], b[6];
     struct run r;
-    config_of(&c, smaller);
+    configure(&c);
     open_with(&r, &c, open_emu(false));
     run_steps(&r, 6, a);
     run_close(&r);
@@ -199,16 +180,14 @@ static void large_data_sets_stream(void **state) {
     (void)state;
     for (int toy = 0; toy < 2; toy++) {
         struct dr_config c;
-        struct dr_err err = {0};
         double a[STEPS], b[STEPS];
         struct run r;
-        if (toy)
+        if (toy) {
             recipe(&c, "toy-checkerboard");
-        else
-            config_of(&c, smaller);
-        if (toy && (dr_config_set(&c, "train.generated=40", &err) ||
-                    dr_config_set(&c, "train.positives=50", &err)))
-            fail_msg("%s", err.msg);
+            config_change(&c,
+                          (const char *const[]){"train.generated=40", "train.positives=50", NULL});
+        } else
+            configure(&c);
         c.data.count = toy ? 1000000 : 20000;
         open_with(&r, &c, open_emu(false));
         const size_t resident = dr_trainer_memory(r.t);
@@ -233,7 +212,7 @@ static void large_batches_are_cut(void **state) {
     struct dr_config c;
     double a[3], b[3];
     struct run r;
-    config_of(&c, smaller);
+    configure(&c);
     c.data.count = 200;
     c.train.generated = 8;
     c.train.micro_batch = 20;
@@ -262,7 +241,7 @@ static void non_finite_keeps_the_weights(void **state) {
     struct dr_err err = {0};
     struct dr_metrics m = {0};
     struct run r;
-    config_of(&c, smaller);
+    configure(&c);
     c.optim.lr = 1e38;
     c.optim.warmup = 0;
     c.optim.clip = 0;
@@ -289,9 +268,8 @@ static void resume_is_exact(void **state) {
     struct dr_err err = {0};
     double whole[8], tail[4];
     struct run r;
-    config_of(&c, smaller);
-    if (dr_config_set(&c, "train.sampler=queue", &err))
-        fail_msg("%s", err.msg);
+    configure(&c);
+    config_change(&c, (const char *const[]){"train.sampler=queue", NULL});
     const char *path = scratch_path("emu.safetensors");
     open_with(&r, &c, open_emu(false));
     run_steps(&r, 3, whole);
@@ -325,7 +303,7 @@ static void refused_recordings_run_directly(void **state) {
     struct dr_config c;
     double a[N], b[N];
     struct run r;
-    config_of(&c, smaller);
+    configure(&c);
     open_with(&r, &c, open_emu(false));
     run_steps(&r, N, a);
     run_close(&r);
@@ -354,7 +332,7 @@ static void a_failed_request_is_forgotten(void **state) {
     struct run r;
     real want[PIXELS], x[PIXELS];
     const struct dr_sample req = {.seed = 4, .cls = 1, .alpha = 1};
-    config_of(&c, smaller);
+    configure(&c);
     open_with(&r, &c, open_emu(false));
     struct dr_snapshot *snap = dr_trainer_snapshot(r.t, 0);
     assert_int_equal(dr_sampler_create(r.be, DR_PREC_BF16, 4, &s, &err), 0);
@@ -432,7 +410,7 @@ static void a_lost_device_fails_the_step(void **state) {
     struct dr_err err = {0};
     struct dr_metrics m;
     struct run r;
-    config_of(&c, smaller);
+    configure(&c);
     open_with(&r, &c, open_emu(false));
     run_steps(&r, 1, NULL);
     emu_fail("launch", EMU_ILLEGAL_ADDRESS, 20);
@@ -485,7 +463,7 @@ static void every_failure_is_clean(void **state) {
     struct dr_config c;
     struct dr_dataset *data;
     struct dr_err why = {0};
-    config_of(&c, smaller);
+    configure(&c);
     c.data.count = 100;
     c.train.positives = 2;
     c.metrics.spread_every = 0;

@@ -3,8 +3,12 @@
 #include "engine/cpu/backend.h"
 
 #include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 #include "engine/core/rng.h"
 
@@ -305,6 +309,25 @@ void eng_drift(struct rig *r, const struct dr_loss_config *cfg, const struct dr_
     if (r->be->sync(r->be, &err) || r->tmp.used) {
         dr_log(DR_LOG_ERROR, "engine: %s, %zu temporary bytes left", err.msg, r->tmp.used);
         abort();
+    }
+}
+
+void test_slope(const struct slope *s) {
+    double size = 0;
+    for (int64_t k = 0; k < s->n; k++)
+        size = fmax(size, fabs((double)s->dx[k]));
+    assert_true(size > 0);
+    for (int64_t k = 0; k < s->n; k += s->stride) {
+        const real keep = s->x[k];
+        s->x[k] = (real)((double)keep + s->h);
+        const double xu = (double)s->x[k], up = s->value(s->ctx);
+        s->x[k] = (real)((double)keep - s->h);
+        const double xd = (double)s->x[k], down = s->value(s->ctx);
+        s->x[k] = keep;
+        const double want = (up - down) / (xu - xd);
+        if (!(fabs((double)s->dx[k] - want) <= s->tol * size))
+            fail_msg("%s, element %d: %.9g, differences say %.9g", s->what, (int)k,
+                     (double)s->dx[k], want);
     }
 }
 

@@ -39,6 +39,19 @@ struct eng_out {
 void eng_drift(struct rig *r, const struct dr_loss_config *cfg, const struct dr_drift_in *in,
                struct eng_out *out);
 
+struct slope {
+    const char *what; // for the message
+    real *x;          // as before on return
+    const real *dx;
+    int64_t n, stride;
+    double h, tol;
+    double (*value)(void *ctx);
+    void *ctx;
+};
+// Fails the test unless dx[n] is the gradient of value(ctx) by x[n]: central differences of step h
+// at every `stride`th element, each within tol of the largest dx.
+void test_slope(const struct slope *s);
+
 // Test data: n values N(mean, std^2) of one seed; malloc'd.
 real *test_normals(uint64_t seed, int64_t n, double mean, double std);
 

@@ -113,14 +113,22 @@ static void reals_differ_by_the_gain(void **state) {
     rig_close(&r);
 }
 
-// sum(weight * features(x)) of one feature
-static double functional(struct rig *r, const struct dr_features *f, int i, const real *x,
-                         const real *weight, real *out) {
-    struct dr_feature_dim d = dr_features_dim(f, i);
-    feature_forward(&r->cx, f, i, x, G, N, false, out, NULL);
+struct weighted {
+    struct rig *r;
+    const struct dr_features *f;
+    int i; // which feature
+    const real *x, *weight;
+};
+
+// sum(weight * feature(x))
+static double weighted_sum(void *ctx) {
+    const struct weighted *w = ctx;
+    struct dr_feature_dim d = dr_features_dim(w->f, w->i);
+    real out[LEN];
+    feature_forward(&w->r->cx, w->f, w->i, w->x, G, N, false, out, NULL);
     double sum = 0;
     for (int64_t k = 0; k < G * N * d.locations * d.s; k++)
-        sum += (double)weight[k] * (double)out[k];
+        sum += (double)w->weight[k] * (double)out[k];
     return sum;
 }
 
@@ -135,31 +143,28 @@ static void gradient_agrees_with_differences(void **state) {
     struct rig r;
     rig_open(&r, 1);
     real *x = test_normals(2, LEN, 0.2, 1), *weight = test_normals(3, LEN, 0, 1);
-    real out[LEN], scratch[LEN], norm[G * N * 4], dx[LEN];
+    real out[LEN], norm[G * N * 4], dx[LEN];
     for (int sphere = 0; sphere < 2; sphere++) {
         struct dr_feature_config cfg = all;
         cfg.norm = sphere ? DR_FEATURE_NORM_SPHERE : DR_FEATURE_NORM_NONE;
         struct dr_features *f = create(cfg, C, H, W);
         for (int i = 0; i < dr_features_count(f); i++) {
             feature_forward(&r.cx, f, i, x, G, N, false, out, norm);
-            double scale = 0;
+            struct weighted at = {&r, f, i, x, weight};
             for (int k = 0; k < LEN; k++)
                 dx[k] = 1;
             feature_backward(&r.cx, f, i, x, G, N, out, norm, weight, dx);
             for (int k = 0; k < LEN; k++)
-                scale = fmax(scale, fabs((double)dx[k] - 1));
-            for (int k = 0; k < LEN; k += 7) {
-                real keep = x[k];
-                x[k] = (real)((double)keep + h);
-                double xu = (double)x[k], up = functional(&r, f, i, x, weight, scratch);
-                x[k] = (real)((double)keep - h);
-                double xd = (double)x[k], down = functional(&r, f, i, x, weight, scratch);
-                x[k] = keep;
-                double want = 1 + (up - down) / (xu - xd);
-                if (!(fabs((double)dx[k] - want) <= tol * scale))
-                    fail_msg("%s sphere %d pixel %d: %.9g, differences say %.9g",
-                             dr_features_dim(f, i).name, sphere, k, (double)dx[k], want);
-            }
+                dx[k] -= 1;
+            test_slope(&(struct slope){.what = dr_features_dim(f, i).name,
+                                       .x = x,
+                                       .dx = dx,
+                                       .n = LEN,
+                                       .stride = 7,
+                                       .h = h,
+                                       .tol = tol,
+                                       .value = weighted_sum,
+                                       .ctx = &at});
         }
         dr_features_free(f);
     }
@@ -279,6 +284,25 @@ static void groups_are_standardized(void **state) {
     rig_close(&r);
 }
 
+struct standard {
+    struct weighted w;
+    struct sets *s;
+    bool sphere;
+};
+static double standard_sum(void *ctx) {
+    const struct standard *t = ctx;
+    const int64_t S = t->s->d.s;
+    real moved[LEN];
+    double row[C * H * W], sum = 0;
+    feature_forward(&t->w.r->cx, t->w.f, t->w.i, t->w.x, G, N, false, moved, NULL);
+    for (int64_t q = 0; q < t->s->in.B * N; q++) {
+        standard_row(t->s, moved + q * S, q / N, t->sphere, row);
+        for (int64_t c = 0; c < S; c++)
+            sum += (double)t->w.weight[q * S + c] * row[c];
+    }
+    return sum;
+}
+
 // Through the affine map and the sphere, with the statistics held fixed.
 static void standardized_gradient_agrees(void **state) {
     (void)state;
@@ -291,7 +315,7 @@ static void standardized_gradient_agrees(void **state) {
     struct rig r;
     rig_open(&r, 1);
     make_images(&s);
-    real *weight = test_normals(8, LEN, 0, 1), dx[LEN], dgen[LEN], moved[LEN];
+    real *weight = test_normals(8, LEN, 0, 1), dx[LEN], dgen[LEN];
     for (int sphere = 0; sphere < 2; sphere++) {
         struct dr_features *f = standardizing(sphere);
         for (int i = 0; i < dr_features_count(f) - 1; i++) {
@@ -302,27 +326,16 @@ static void standardized_gradient_agrees(void **state) {
             memset(dx, 0, sizeof dx);
             dr_features_standardize_backward(&r.cx, f, &s.in, s.norm, &s.st, dgen);
             feature_backward(&r.cx, f, i, s.x[0], G, N, s.raw[0], s.norm, dgen, dx);
-            double size = 0, at[2], sum[2], row[C * H * W];
-            for (int k = 0; k < LEN; k++)
-                size = fmax(size, fabs((double)dx[k]));
-            for (int k = 0; k < LEN; k += 11) {
-                const real keep = s.x[0][k];
-                for (int side = 0; side < 2; side++) {
-                    s.x[0][k] = (real)((double)keep + (side ? h : -h));
-                    at[side] = (double)s.x[0][k], sum[side] = 0;
-                    feature_forward(&r.cx, f, i, s.x[0], G, N, false, moved, NULL);
-                    for (int64_t q = 0; q < rows; q++) {
-                        standard_row(&s, moved + q * S, q / N, sphere, row);
-                        for (int64_t c = 0; c < S; c++)
-                            sum[side] += (double)weight[q * S + c] * row[c];
-                    }
-                }
-                s.x[0][k] = keep;
-                const double want = (sum[1] - sum[0]) / (at[1] - at[0]);
-                if (!(fabs((double)dx[k] - want) <= tol * size))
-                    fail_msg("%s sphere %d pixel %d: %.9g, differences say %.9g", s.d.name, sphere,
-                             k, (double)dx[k], want);
-            }
+            struct standard at = {{&r, f, i, s.x[0], weight}, &s, sphere};
+            test_slope(&(struct slope){.what = s.d.name,
+                                       .x = s.x[0],
+                                       .dx = dx,
+                                       .n = LEN,
+                                       .stride = 11,
+                                       .h = h,
+                                       .tol = tol,
+                                       .value = standard_sum,
+                                       .ctx = &at});
             dr_release(&r.tmp, mark);
         }
         dr_features_free(f);

@@ -123,24 +123,20 @@ static void it_is_what_method_says(void **state) {
     rig_close(&r);
 }
 
-static void gradient_of(struct rig *r, struct sets *s, real *x, int64_t n, const real *dx,
-                        const char *what) {
-    double size = 0;
-    for (int64_t k = 0; k < n; k++)
-        size = fmax(size, fabs((double)dx[k]));
-    assert_true(size > 0);
-    for (int64_t k = 0; k < n; k += 1 + n / 40) {
-        const real keep = x[k];
-        x[k] = (real)((double)keep + step);
-        const double xu = (double)x[k], up = ref(s).loss;
-        x[k] = (real)((double)keep - step);
-        const double xd = (double)x[k], down = ref(s).loss;
-        x[k] = keep;
-        const double want = (up - down) / (xu - xd);
-        if (!(fabs((double)dx[k] - want) <= tolerance * size))
-            fail_msg("%s %d: %.9g, differences say %.9g", what, (int)k, (double)dx[k], want);
-    }
-    (void)r;
+static double ref_loss(void *sets) {
+    return ref(sets).loss;
+}
+
+static void gradient_of(struct sets *s, real *x, int64_t n, const real *dx, const char *what) {
+    test_slope(&(struct slope){.what = what,
+                               .x = x,
+                               .dx = dx,
+                               .n = n,
+                               .stride = 1 + n / 40,
+                               .h = step,
+                               .tol = tolerance,
+                               .value = ref_loss,
+                               .ctx = s});
 }
 
 static void its_gradients_agree_with_differences(void **state) {
@@ -152,8 +148,8 @@ static void its_gradients_agree_with_differences(void **state) {
         const int64_t ng = s.B * s.N * s.S, np = s.B * s.P * s.S;
         real *dgen = calloc((size_t)ng, sizeof *dgen), *dpos = calloc((size_t)np, sizeof *dpos);
         run(&r, &s, 1, dgen, dpos);
-        gradient_of(&r, &s, s.gen, ng, dgen, "generated");
-        gradient_of(&r, &s, s.pos, np, dpos, "real");
+        gradient_of(&s, s.gen, ng, dgen, "generated");
+        gradient_of(&s, s.pos, np, dpos, "real");
         free(dgen);
         free(dpos);
         drop(&s);
@@ -293,24 +289,22 @@ static void it_starts_as_the_identity(void **state) {
     close_network(&t);
 }
 
+static double functional_alone(void *network) {
+    const double value = functional(network);
+    clear(network);
+    return value;
+}
+
 static void slope_of(struct network *t, const char *what, real *x, int64_t n, const real *dx) {
-    double size = 0;
-    for (int64_t k = 0; k < n; k++)
-        size = fmax(size, fabs((double)dx[k]));
-    assert_true(size > 0);
-    for (int64_t k = 0; k < n; k += 1 + n / 12) {
-        const real keep = x[k];
-        x[k] = (real)((double)keep + step);
-        const double xu = (double)x[k], up = functional(t);
-        clear(t);
-        x[k] = (real)((double)keep - step);
-        const double xd = (double)x[k], down = functional(t);
-        clear(t);
-        x[k] = keep;
-        const double want = (up - down) / (xu - xd);
-        if (!(fabs((double)dx[k] - want) <= tolerance * 2 * size))
-            fail_msg("%s %d: %.9g, differences say %.9g", what, (int)k, (double)dx[k], want);
-    }
+    test_slope(&(struct slope){.what = what,
+                               .x = x,
+                               .dx = dx,
+                               .n = n,
+                               .stride = 1 + n / 12,
+                               .h = step,
+                               .tol = 2 * tolerance,
+                               .value = functional_alone,
+                               .ctx = t});
 }
 
 static void its_network_has_the_right_gradients(void **state) {

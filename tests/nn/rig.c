@@ -92,12 +92,10 @@ void rig_open(struct rig *r, const struct dr_model_config *cfg, int64_t b, int t
     r->dx = device(r, n * (size_t)r->image * sizeof(real));
     const int64_t tables = dr_net_tables_count(r->gen);
     if (tables) {
-        real *host = calloc((size_t)tables, sizeof *host), *dev;
-        dr_net_tables_fill(r->gen, host);
-        dev = device(r, (size_t)tables * sizeof *host);
-        r->be->upload(r->be, dev, host, (size_t)tables * sizeof *host);
+        real *dev = device(r, (size_t)tables * sizeof *dev);
+        if (dr_net_tables_upload(r->gen, r->be, dev, &err))
+            fail_msg("%s", err.msg);
         r->in.tables = dev;
-        free(host);
     }
     make_arenas(r);
 }

@@ -270,6 +270,10 @@ static void reads_torchvision(void **state) {
     assert_int_equal(dr_snapshot_load(path, NULL, &s, &err), DR_EFORMAT);
     assert_non_null(strstr(err.msg, "layer1.0.extra"));
     assert_null(s);
+    p.w[p.params->p[dr_params_find(p.params, "layer2.1.bn2.running_var")].offset + 2] = -1;
+    write_weights(path, &p, "", NULL, NULL);
+    assert_int_equal(dr_snapshot_load(path, NULL, &s, &err), DR_EFORMAT);
+    assert_non_null(strstr(err.msg, "\"layer2.1.bn2.running_var\" holds -1 at 2"));
     pass_close(&p);
     unlink(path);
 }

@@ -51,12 +51,9 @@ static const struct dr_field_def pull = {
 static const struct dr_trainer_parts parts = {.field = &pull};
 
 static void configure(struct dr_config *c) {
-    struct dr_err err = {0};
     recipe(c, "toy-swiss-roll");
     c->train.steps = 1000;
-    if (dr_config_set(c, "train.generated=32", &err) ||
-        dr_config_set(c, "train.positives=64", &err))
-        fail_msg("%s", err.msg);
+    config_change(c, (const char *const[]){"train.generated=32", "train.positives=64", NULL});
 }
 
 // What a checkpoint holds under `name`, one value.

@@ -26,16 +26,13 @@ static int close_files(void **state) {
 }
 
 static void configure(struct dr_config *c, const char *const *more) {
-    struct dr_err err = {0};
     config_of(c, tiny_digits);
-    const char *set[] = {"features.kind=encoder", "features.encoder=frozen.safetensors",
-                         "features.norm=sphere",  "features.grid=4",
-                         "features.rms=1",        "train.micro_batch=7"};
-    if (dr_config_set_all(c, set, (int)DR_COUNT(set), &err))
-        fail_msg("%s", err.msg);
-    for (; more && *more; more++)
-        if (dr_config_set(c, *more, &err))
-            fail_msg("%s", err.msg);
+    config_change(c, (const char *const[]){"features.kind=encoder",
+                                           "features.encoder=frozen.safetensors",
+                                           "features.norm=sphere", "features.grid=4",
+                                           "features.rms=1", "train.micro_batch=7", NULL});
+    if (more)
+        config_change(c, more);
 }
 
 static void losses_of(const struct dr_config *c, int n, double *loss) {

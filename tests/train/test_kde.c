@@ -12,16 +12,12 @@
 #include <unistd.h>
 
 static void configure(struct dr_config *c, const char *const *more) {
-    static const char *const set[] = {"features.kind=kde", "features.kde_width=6",
-                                      "features.patch2=true", "loss.temperatures=[0.1, 0.5]",
-                                      "train.micro_batch=7"};
-    struct dr_err err = {0};
     config_of(c, tiny_digits);
-    if (dr_config_set_all(c, set, (int)DR_COUNT(set), &err))
-        fail_msg("%s", err.msg);
-    for (; more && *more; more++)
-        if (dr_config_set(c, *more, &err))
-            fail_msg("%s", err.msg);
+    config_change(c, (const char *const[]){"features.kind=kde", "features.kde_width=6",
+                                           "features.patch2=true", "loss.temperatures=[0.1, 0.5]",
+                                           "train.micro_batch=7", NULL});
+    if (more)
+        config_change(c, more);
 }
 
 static void losses_of(const struct dr_config *c, int n, double *loss) {

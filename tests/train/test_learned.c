@@ -10,19 +10,20 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const small[] = {"loss.field=learned",        "loss.ldf_hidden_dim=12",
-                                    "loss.ldf_projection_dim=8", "loss.ldf_score_hidden_dim=16",
-                                    "features.quadrants=true",   "features.rms=0.1"};
+static const char *const small[] = {"loss.field=learned",
+                                    "loss.ldf_hidden_dim=12",
+                                    "loss.ldf_projection_dim=8",
+                                    "loss.ldf_score_hidden_dim=16",
+                                    "features.quadrants=true",
+                                    "features.rms=0.1",
+                                    NULL};
 
 static void configure(struct dr_config *c, const char *objective, bool projection) {
-    struct dr_err err = {0};
     char set[64];
-    config_of(c, tiny_digits);
-    if (dr_config_set_all(c, small, DR_COUNT(small), &err))
-        fail_msg("%s", err.msg);
     snprintf(set, sizeof set, "loss.ldf_objective=%s", objective);
-    if (dr_config_set(c, set, &err))
-        fail_msg("%s", err.msg);
+    config_of(c, tiny_digits);
+    config_change(c, small);
+    config_change(c, (const char *const[]){set, NULL});
     c->loss.ldf.projection = projection;
 }
 

@@ -32,12 +32,25 @@ const char *const tiny_digits[] = {"data.set=digits",
                                    "metrics.spread_every=3",
                                    NULL};
 
+const char *const tiniest[] = {"data.set=digits",      "data.size=8",           "data.count=600",
+                               "model.dim=16",         "model.depth=1",         "model.heads=2",
+                               "model.patch=4",        "model.registers=1",     "model.mlp_ratio=2",
+                               "model.style_tokens=2", "model.codebook=4",      "train.generated=2",
+                               "train.positives=3",    "train.unconditional=2", "train.seed=11",
+                               "optim.lr=1e-3",        "loss.affinity_floor=0", NULL};
+
 void config_of(struct dr_config *c, const char *const *set) {
-    struct dr_err err = {0};
     dr_config_defaults(c);
-    for (; *set; set++)
-        if (dr_config_set(c, *set, &err))
-            fail_msg("%s: %s", *set, err.msg);
+    config_change(c, set);
+}
+
+void config_change(struct dr_config *c, const char *const *set) {
+    struct dr_err err = {0};
+    int n = 0;
+    while (set[n])
+        n++;
+    if (dr_config_set_all(c, set, n, &err))
+        fail_msg("%s", err.msg);
 }
 
 void recipe(struct dr_config *c, const char *name) {

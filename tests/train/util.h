@@ -18,8 +18,10 @@ struct run {
     struct dr_trainer *t;
 };
 
-// Defaults changed by the NULL-terminated assignments; fails the test with the sentence.
+// Defaults changed by NULL-terminated assignments.
 void config_of(struct dr_config *c, const char *const *set);
+// All of them at once, so that their order does not matter; fails the test with the sentence.
+void config_change(struct dr_config *c, const char *const *set);
 void recipe(struct dr_config *c, const char *name);
 void run_open(struct run *r, const struct dr_config *c);
 struct dr_trainer_parts; // engine/train/objective.h
@@ -36,3 +38,4 @@ int64_t run_tensors(const char *path, const char *prefix, float **out);
 // A file below the build folder's scratch.
 const char *scratch_path(const char *name);
 extern const char *const tiny_digits[]; // a small digits run, about 10 ms a step
+extern const char *const tiniest[];     // digits of 8x8 pixels, for the emulated GPU

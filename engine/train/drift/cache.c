@@ -101,8 +101,7 @@ static void store(struct drift *t, struct dr_ctx *cx, int f, const int64_t *miss
     const int64_t w = width(t, f), *rows = drift_device(t)->cached;
     for (int64_t i = 0; i < n; i++) {
         const int64_t row = cx->be == t->be ? rows[missing[i]] : 0;
-        DR_OP(cx->be, copy4, .dst = t->cache.feature[f] + row * w, .src = vectors + i * w,
-              .dim = {1, 1, 1, w}, .dstride = {0, 0, 0, 1}, .sstride = {0, 0, 0, 1});
+        dr_copy_reals(cx, t->cache.feature[f] + row * w, vectors + i * w, w);
     }
 }
 
@@ -110,7 +109,7 @@ static void store(struct drift *t, struct dr_ctx *cx, int f, const int64_t *miss
 void drift_cache_fill(struct drift *t, struct dr_ctx *cx, const struct dr_weights *w) {
     const int64_t n = find_missing(t, cx), npos = t->nclass * t->P, chunk = DR_MIN(t->chunk, n);
     const size_t mark = dr_mark(cx->tmp);
-    real *x = n ? dr_alloc(cx->tmp, (size_t)(chunk * t->image) * sizeof(real)) : NULL;
+    real *x = n ? dr_alloc_real(cx->tmp, chunk * t->image) : NULL;
     for (int64_t at = 0; at < n; at += chunk) {
         const int64_t m = DR_MIN(chunk, n - at), *missing = t->cache.missing + at;
         const size_t inner = dr_mark(cx->tmp);
@@ -118,13 +117,12 @@ void drift_cache_fill(struct drift *t, struct dr_ctx *cx, const struct dr_weight
         for (int64_t i = 0; i < m; i++) {
             const int64_t k = missing[i];
             const real *from = k < npos ? t->pos + k * t->image : t->unc + (k - npos) * t->image;
-            DR_OP(cx->be, copy4, .dst = x + i * t->image, .src = from, .dim = {1, 1, 1, t->image},
-                  .dstride = {0, 0, 0, 1}, .sstride = {0, 0, 0, 1});
+            dr_copy_reals(cx, x + i * t->image, from, t->image);
         }
         dr_features_extract(cx, t->features, w, x, m, 1, &maps); // groups of one: sample-major
         for (int f = 0; f < dr_features_count(t->features); f++) {
             const size_t one = dr_mark(cx->tmp);
-            real *v = dr_alloc(cx->tmp, (size_t)(m * width(t, f)) * sizeof(real));
+            real *v = dr_alloc_real(cx->tmp, m * width(t, f));
             dr_features_vectors(cx, t->features, f, &maps, true, v, NULL);
             store(t, cx, f, missing, m, v);
             dr_release(cx->tmp, one);
@@ -139,7 +137,7 @@ void drift_cache_vectors(struct drift *t, struct dr_ctx *cx, int f, int64_t from
     const struct dr_feature_dim d = dr_features_dim(t->features, f);
     const int64_t T = d.locations, S = d.s, rows = groups * n;
     const size_t mark = dr_mark(cx->tmp);
-    real *flat = T == 1 ? out : dr_alloc(cx->tmp, (size_t)(rows * T * S) * sizeof(real));
+    real *flat = T == 1 ? out : dr_alloc_real(cx->tmp, rows * T * S);
     DR_OP(cx->be, gather, .dst = flat, .points = t->cache.feature[f],
           .idx = drift_device(t)->cached + from, .n = rows, .count = T * S);
     if (T > 1)

@@ -190,29 +190,29 @@ static const struct dr_params *frozen_params(const struct drift *t) {
 
 static void lay_out(void *o, struct dr_arena *a) {
     struct drift *t = o;
-    const size_t img = (size_t)t->image * sizeof(real), B = (size_t)t->B;
+    const int64_t img = t->image, B = t->B;
     const struct dr_params *encoder = frozen_params(t);
-    const size_t frozen = encoder ? (size_t)encoder->total : 0;
+    const int64_t frozen = encoder ? encoder->total : 0;
     const bool bf16 = t->cfg->train.precision == DR_PREC_BF16;
-    t->tables = dr_alloc(a, (size_t)dr_net_tables_count(t->gen) * sizeof(real));
-    t->encoder = frozen ? dr_alloc(a, frozen * sizeof(real)) : NULL;
-    t->encoder16 = frozen && bf16 ? dr_alloc(a, frozen * sizeof(dr_bf16)) : NULL;
-    t->eps = dr_alloc(a, B * (size_t)t->noise * sizeof(real));
-    t->style = dr_alloc(a, B * (size_t)t->nstyle * sizeof(int32_t));
-    t->x = dr_alloc(a, B * img);
-    t->dx = dr_alloc(a, B * img);
-    t->neg = t->cfg->loss.negatives == DR_NEG_INDEPENDENT ? dr_alloc(a, B * img) : NULL;
-    t->pos = dr_alloc(a, (size_t)(t->nclass * t->P) * img);
-    t->unc = dr_alloc(a, (size_t)t->U * img);
-    t->v = drift_has_view(t) ? dr_alloc(a, (size_t)drift_count(t) * B * img) : NULL;
+    t->tables = dr_alloc_real(a, dr_net_tables_count(t->gen));
+    t->encoder = frozen ? dr_alloc_real(a, frozen) : NULL;
+    t->encoder16 = frozen && bf16 ? dr_alloc(a, (size_t)frozen * sizeof(dr_bf16)) : NULL;
+    t->eps = dr_alloc_real(a, B * t->noise);
+    t->style = dr_alloc(a, (size_t)(B * t->nstyle) * sizeof(int32_t));
+    t->x = dr_alloc_real(a, B * img);
+    t->dx = dr_alloc_real(a, B * img);
+    t->neg = t->cfg->loss.negatives == DR_NEG_INDEPENDENT ? dr_alloc_real(a, B * img) : NULL;
+    t->pos = dr_alloc_real(a, t->nclass * t->P * img);
+    t->unc = dr_alloc_real(a, t->U * img);
+    t->v = drift_has_view(t) ? dr_alloc_real(a, drift_count(t) * B * img) : NULL;
 }
 
 static void lay_out_inputs(void *o, int place, struct dr_arena *a) {
     struct drift *t = o;
     struct drift_inputs *in = &t->in[place];
     const size_t B = (size_t)t->B;
-    in->alpha = dr_alloc(a, B * sizeof(real));
-    in->unc_weight = dr_alloc(a, (size_t)t->nclass * sizeof(real));
+    in->alpha = dr_alloc_real(a, t->B);
+    in->unc_weight = dr_alloc_real(a, t->nclass);
     in->cls = dr_alloc(a, B * sizeof(int32_t));
     in->seed = dr_alloc(a, B * sizeof(uint64_t));
     in->index = dr_alloc(a, B * sizeof(uint64_t));
@@ -224,25 +224,28 @@ static void lay_out_inputs(void *o, int place, struct dr_arena *a) {
     drift_lay_out_rows(t, in, a);
 }
 
-// The generator's tables and the weights of a frozen encoder.
-static int start(void *o, struct dr_err *err) {
-    struct drift *t = o;
-    const struct dr_params *encoder = frozen_params(t);
-    const int64_t tables = dr_net_tables_count(t->gen),
-                  most = DR_MAX(tables, encoder ? encoder->total : 0);
-    real *host = calloc((size_t)DR_MAX(most, 1), sizeof *host);
-    if (!host)
-        return dr_fail(err, DR_ENOMEM, "out of memory for %lld constants", (long long)most);
-    dr_net_tables_fill(t->gen, host);
-    t->be->upload(t->be, t->tables, host, (size_t)tables * sizeof(real));
-    int rc = encoder ? dr_features_load(t->features, host, err) : 0;
-    if (!rc && encoder)
+static int load_encoder(struct drift *t, const struct dr_params *encoder, struct dr_err *err) {
+    real *host = calloc((size_t)DR_MAX(encoder->total, 1), sizeof *host);
+    int rc =
+        host ? dr_features_load(t->features, host, err)
+             : dr_fail(err, DR_ENOMEM, "out of memory for %lld weights", (long long)encoder->total);
+    if (!rc)
         t->be->upload(t->be, t->encoder, host, (size_t)encoder->total * sizeof(real));
     if (!rc && t->encoder16)
         DR_OP(t->be, cast, .dst = t->encoder16, .src = t->encoder, .dt = DR_BF16, .st = DR_F32,
               .n = encoder->total);
-    drift_encoder_loaded(&t->frozen);
     free(host);
+    return rc;
+}
+
+// The generator's tables and the weights of a frozen encoder.
+static int start(void *o, struct dr_err *err) {
+    struct drift *t = o;
+    const struct dr_params *encoder = frozen_params(t);
+    int rc = dr_net_tables_upload(t->gen, t->be, t->tables, err);
+    if (!rc && encoder)
+        rc = load_encoder(t, encoder, err);
+    drift_encoder_loaded(&t->frozen);
     return rc;
 }
 

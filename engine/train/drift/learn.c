@@ -5,10 +5,6 @@
 
 #include "engine/loss/kde.h"
 
-static real *alloc_reals(struct dr_ctx *cx, int64_t n) {
-    return dr_alloc(cx->tmp, (size_t)n * sizeof(real));
-}
-
 static int learnt_from(const struct drift *t) {
     int n = 0;
     for (int f = 0; f < dr_features_count(t->features); f++)
@@ -26,7 +22,7 @@ static void feature(struct drift *t, struct dr_ctx *cx, const struct dr_step *s,
     const size_t mark = dr_mark(cx->tmp);
     const struct dr_feature_dim d = dr_features_dim(t->features, f);
     const int64_t B = t->nclass * d.locations, gen_n = B * t->N * d.s, pos_n = B * t->P * d.s;
-    real *gen = alloc_reals(cx, gen_n), *pos = alloc_reals(cx, pos_n);
+    real *gen = dr_alloc_real(cx->tmp, gen_n), *pos = dr_alloc_real(cx->tmp, pos_n);
     real *own = s->report + drift_report_encoder(t);
     dr_features_plain(cx, t->features, f, m->gen, gen);
     dr_features_plain(cx, t->features, f, m->pos, pos);
@@ -40,8 +36,8 @@ static void feature(struct drift *t, struct dr_ctx *cx, const struct dr_step *s,
                                  .tau = t->cfg->loss.tau,
                                  .ntau = t->cfg->loss.ntau,
                                  .weight = 1 / (real)learnt_from(t)};
-    const struct dr_kde_out out = {.dgen = alloc_reals(cx, gen_n),
-                                   .dpos = alloc_reals(cx, pos_n),
+    const struct dr_kde_out out = {.dgen = dr_alloc_real(cx->tmp, gen_n),
+                                   .dpos = dr_alloc_real(cx->tmp, pos_n),
                                    .loss = own + DRIFT_ENCODER_LOSS,
                                    .wrong = own + DRIFT_ENCODER_WRONG};
     dr_kde_loss(cx, &in, &out);

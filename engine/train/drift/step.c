@@ -44,14 +44,14 @@ struct compared {
 static real *unc_vectors(struct drift *t, struct dr_ctx *cx, int f, const struct dr_maps *m,
                          struct dr_feature_dim d) {
     const int64_t n = d.locations * t->U * d.s;
-    real *one = dr_alloc(cx->tmp, (size_t)n * sizeof(real));
+    real *one = dr_alloc_real(cx->tmp, n);
     if (t->cache.on)
         drift_cache_vectors(t, cx, f, t->nclass * t->P, 1, t->U, one);
     else
         dr_features_vectors(cx, t->features, f, m, true, one, NULL);
     if (d.locations == 1)
         return one;
-    real *all = dr_alloc(cx->tmp, (size_t)(t->nclass * n) * sizeof(real));
+    real *all = dr_alloc_real(cx->tmp, t->nclass * n);
     DR_OP(cx->be, copy4, .dst = all, .src = one, .dt = DR_F32, .st = DR_F32,
           .dim = {1, 1, t->nclass, n}, .dstride = {0, 0, n, 1}, .sstride = {0, 0, 0, 1});
     return all;
@@ -61,7 +61,7 @@ static real *unc_weights(struct drift *t, struct dr_ctx *cx, int64_t locations) 
     real *of_class = drift_device(t)->unc_weight;
     if (locations == 1)
         return of_class;
-    real *w = dr_alloc(cx->tmp, (size_t)(t->nclass * locations) * sizeof(real));
+    real *w = dr_alloc_real(cx->tmp, t->nclass * locations);
     DR_OP(cx->be, copy4, .dst = w, .src = of_class, .dt = DR_F32, .st = DR_F32,
           .dim = {1, 1, t->nclass, locations}, .dstride = {0, 0, locations, 1},
           .sstride = {0, 0, 1, 0});
@@ -74,11 +74,11 @@ static void feature_loss(struct drift *t, struct dr_ctx *cx, const struct dr_ste
     const struct dr_feature_dim d = dr_features_dim(t->features, f);
     const int64_t groups = t->nclass * d.locations, gen_n = groups * t->N * d.s;
     const int share = t->field->mean ? dr_features_count(t->features) : 1;
-    real *gen = dr_alloc(cx->tmp, (size_t)gen_n * sizeof(real));
-    real *norm = dr_alloc(cx->tmp, (size_t)(groups * t->N) * sizeof(real));
-    real *dgen = dr_alloc(cx->tmp, (size_t)gen_n * sizeof(real));
-    real *pos = dr_alloc(cx->tmp, (size_t)(groups * t->P * d.s) * sizeof(real));
-    real *neg = t->neg ? dr_alloc(cx->tmp, (size_t)gen_n * sizeof(real)) : NULL;
+    real *gen = dr_alloc_real(cx->tmp, gen_n);
+    real *norm = dr_alloc_real(cx->tmp, groups * t->N);
+    real *dgen = dr_alloc_real(cx->tmp, gen_n);
+    real *pos = dr_alloc_real(cx->tmp, groups * t->P * d.s);
+    real *neg = t->neg ? dr_alloc_real(cx->tmp, gen_n) : NULL;
     dr_features_vectors(cx, t->features, f, &c->x, false, gen, norm);
     if (t->cache.on)
         drift_cache_vectors(t, cx, f, 0, t->nclass, t->P, pos);

@@ -98,7 +98,7 @@ static int cut(void *o, int64_t chunk, struct dr_err *err) {
 
 static void lay_out(void *o, struct dr_arena *a) {
     struct encoder *t = o;
-    t->tables = dr_alloc(a, (size_t)dr_net_tables_count(t->net) * sizeof(real));
+    t->tables = dr_alloc_real(a, dr_net_tables_count(t->net));
 }
 
 static void lay_out_inputs(void *o, int place, struct dr_arena *a) {
@@ -108,22 +108,14 @@ static void lay_out_inputs(void *o, int place, struct dr_arena *a) {
     const bool masked = t->reconstruction >= 0;
     in->x = dr_alloc(a, n);
     in->target = masked ? dr_alloc(a, n) : NULL;
-    in->mask =
-        masked ? dr_alloc(a, (size_t)(t->B * (t->h / t->p) * (t->w / t->p)) * sizeof(real)) : NULL;
+    in->mask = masked ? dr_alloc_real(a, t->B * (t->h / t->p) * (t->w / t->p)) : NULL;
     in->label = dr_alloc(a, (size_t)t->B * sizeof(int32_t));
-    in->weight = dr_alloc(a, 2 * sizeof(real));
+    in->weight = dr_alloc_real(a, 2);
 }
 
 static int start(void *o, struct dr_err *err) {
-    struct encoder *t = o;
-    const int64_t n = dr_net_tables_count(t->net);
-    real *host = calloc((size_t)DR_MAX(n, 1), sizeof *host);
-    if (!host)
-        return dr_fail(err, DR_ENOMEM, "out of memory for %lld constants", (long long)n);
-    dr_net_tables_fill(t->net, host);
-    t->be->upload(t->be, t->tables, host, (size_t)n * sizeof(real));
-    free(host);
-    return 0;
+    const struct encoder *t = o;
+    return dr_net_tables_upload(t->net, t->be, t->tables, err);
 }
 
 // ---- metrics

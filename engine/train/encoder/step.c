@@ -2,14 +2,10 @@
 // the chunk and not with the batch.
 #include "engine/train/encoder/encoder.h"
 
-static real *device_reals(struct dr_arena *a, int64_t n) {
-    return dr_alloc(a, (size_t)n * sizeof(real));
-}
-
 // x *= *by, which lies on the device: the weights change from step to step, and the ops of a step
 // are recorded once.
 static void scale(struct dr_ctx *cx, real *x, int64_t n, const real *by) {
-    real *zero = device_reals(cx->tmp, n);
+    real *zero = dr_alloc_real(cx->tmp, n);
     DR_OP(cx->be, fill, .dst = zero, .n = n, .value = 0);
     DR_OP(cx->be, ema, .e = x, .w = zero, .decay = by, .n = n);
 }
@@ -21,8 +17,8 @@ static void add_sum(struct dr_ctx *cx, real *to, const real *x, int64_t n) {
 // The gradient by the logits and the sums for the report.
 static real *classify(struct encoder *t, struct dr_ctx *cx, const struct dr_step *s, int64_t at,
                       int64_t n, const real *logits) {
-    real *loss = device_reals(cx->tmp, n), *correct = device_reals(cx->tmp, n);
-    real *d = device_reals(cx->tmp, n * t->classes);
+    real *loss = dr_alloc_real(cx->tmp, n), *correct = dr_alloc_real(cx->tmp, n);
+    real *d = dr_alloc_real(cx->tmp, n * t->classes);
     DR_OP(cx->be, softmax_xent, .loss = loss, .correct = correct, .dlogits = d, .logits = logits,
           .labels = t->in[TRAINER_DEVICE].label + at, .m = n, .n = t->classes,
           .smoothing = (real)t->cfg->encoder.label_smoothing,
@@ -36,7 +32,7 @@ static real *reconstruct(struct encoder *t, struct dr_ctx *cx, const struct dr_s
                          int64_t n, const real *y) {
     const struct encoder_inputs *in = &t->in[TRAINER_DEVICE];
     const int64_t squares = (t->h / t->p) * (t->w / t->p);
-    real *loss = device_reals(cx->tmp, n), *d = device_reals(cx->tmp, n * t->image);
+    real *loss = dr_alloc_real(cx->tmp, n), *d = dr_alloc_real(cx->tmp, n * t->image);
     DR_OP(cx->be, masked_mse, .loss = loss, .dx = d, .x = y, .y = in->target + at * t->image,
           .mask = in->mask + at * squares, .b = n, .h = t->h, .w = t->w, .c = t->c, .p = t->p,
           .scale = (real)(1.0 / (double)t->all));
@@ -52,9 +48,9 @@ static void chunk_step(struct encoder *t, struct dr_ctx *cx, const struct dr_ste
     real *y[DR_NET_OUTPUTS] = {0};
     const real *dy[DR_NET_OUTPUTS] = {0};
     if (t->logits >= 0)
-        y[t->logits] = device_reals(cx->tmp, n * t->classes);
+        y[t->logits] = dr_alloc_real(cx->tmp, n * t->classes);
     if (t->reconstruction >= 0)
-        y[t->reconstruction] = device_reals(cx->tmp, n * t->image);
+        y[t->reconstruction] = dr_alloc_real(cx->tmp, n * t->image);
     dr_net_forward(cx, t->net, &s->group[0].weights, &net_in, y, t->saved);
     if (t->logits >= 0) {
         real *d = classify(t, cx, s, at, n, y[t->logits]);
@@ -75,7 +71,7 @@ static void chunk_step(struct encoder *t, struct dr_ctx *cx, const struct dr_ste
 static void add_loss(struct encoder *t, struct dr_ctx *cx, const struct dr_step *s, int term,
                      const real *weight) {
     const size_t mark = dr_mark(cx->tmp);
-    real *part = device_reals(cx->tmp, 1);
+    real *part = dr_alloc_real(cx->tmp, 1);
     DR_OP(cx->be, fill, .dst = part, .n = 1, .value = 0);
     DR_OP(cx->be, axpy, .y = part, .x = s->report + term, .n = 1,
           .alpha = (real)(1.0 / (double)t->all));

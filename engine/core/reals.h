@@ -1,0 +1,14 @@
+// Arrays of `real` in a backend's memory.
+#pragma once
+
+#include "engine/core/arena.h"
+#include "engine/core/backend.h"
+
+static inline real *dr_alloc_real(struct dr_arena *a, int64_t n) {
+    return dr_alloc(a, (size_t)n * sizeof(real));
+}
+// dst[n] = src[n].
+static inline void dr_copy_reals(struct dr_ctx *cx, real *dst, const real *src, int64_t n) {
+    DR_OP(cx->be, copy4, .dst = dst, .src = src, .dim = {1, 1, 1, n}, .dstride = {0, 0, 0, 1},
+          .sstride = {0, 0, 0, 1});
+}
