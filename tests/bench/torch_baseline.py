@@ -15,6 +15,7 @@ Without torch it prints a sentence on stderr and exits with 77.
 import argparse
 import json
 import math
+import os
 import resource
 import statistics
 import struct
@@ -429,7 +430,9 @@ def main():
         print("torch_baseline: this PyTorch finds no GPU: skipped", file=sys.stderr)
         sys.exit(77)
     torch.backends.cuda.matmul.allow_tf32 = True
-    emit(what="torch", version=torch.__version__, device=options.device)
+    # As many as driftd takes: by itself Debian's PyTorch took one of two.
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    emit(what="torch", version=torch.__version__, device=options.device, threads=torch.get_num_threads())
     measure(options)
 
 
