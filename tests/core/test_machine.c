@@ -207,25 +207,6 @@ static void test_backend(void **state) {
     dr_backend_free(be);
 }
 
-// Neither is a set generated that has no place.
-static void test_generated(void **state) {
-    (void)state;
-    struct dr_data_config cfg = {
-        .set = DR_DATA_DIGITS, .size = 64, .channels = 1, .classes = 10, .count = 30000};
-    struct dr_dataset *d;
-    struct dr_err err = {0};
-    processors(4, 1, "0-3");
-    v2("/box");
-    put("/sys/fs/cgroup/box/memory.max", "104857600\n");
-    put("/sys/fs/cgroup/box/memory.current", "20971520\n");
-    dr_machine_use_root(root);
-    assert_int_equal(dr_dataset_load(&cfg, NULL, false, &d, &err), DR_ENOMEM);
-    assert_non_null(strstr(err.msg, "30000 samples"));
-    cfg.count = 300;
-    assert_int_equal(dr_dataset_load(&cfg, NULL, false, &d, &err), 0);
-    dr_dataset_free(d);
-}
-
 static int threads_now(void) {
     int n = 0;
     DIR *d = opendir("/proc/self/task");
@@ -241,6 +222,28 @@ static bool becomes(int n) {
     for (int i = 0; i < 1000 && threads_now() != n; i++)
         usleep(10000);
     return threads_now() == n;
+}
+
+// Neither is a set generated that has no place.
+static void test_generated(void **state) {
+    (void)state;
+    struct dr_data_config cfg = {
+        .set = DR_DATA_DIGITS, .size = 64, .channels = 1, .classes = 10, .count = 30000};
+    struct dr_dataset *d;
+    struct dr_err err = {0};
+    const int before = threads_now();
+    processors(4, 1, "0-3");
+    v2("/box");
+    put("/sys/fs/cgroup/box/memory.max", "104857600\n");
+    put("/sys/fs/cgroup/box/memory.current", "20971520\n");
+    dr_machine_use_root(root);
+    assert_int_equal(dr_dataset_load(&cfg, NULL, false, &d, &err), DR_ENOMEM);
+    assert_non_null(strstr(err.msg, "30000 samples"));
+    cfg.count = 300;
+    assert_int_equal(dr_dataset_load(&cfg, NULL, false, &d, &err), 0);
+    dr_dataset_free(d);
+    dr_workers_rest(); // that drew
+    assert_true(becomes(before));
 }
 
 static void test_rest(void **state) {
