@@ -276,6 +276,10 @@ try {
     assert.equal(await asked.headerValue('authorization'), 'Bearer a-token');
     assert.equal(file.suggestedFilename(), `driftd-${newest}-step-300.safetensors`);
     assert.equal(createHash('sha256').update(readFileSync(await file.path())).digest('hex'), (await api(`/v1/checkpoints/${newest}`)).sha256);
+    await go('#/status');
+    const [behind] = await Promise.all([page.waitForRequest((r) => /\/v1\/status$/.test(r.url()) && r.resourceType() === 'fetch'), page.waitForEvent('download'),
+      page.getByRole('link', { name: 'status as JSON' }).click()]);
+    assert.equal(await behind.headerValue('authorization'), 'Bearer a-token');
     await page.evaluate(() => sessionStorage.removeItem('driftd-token'));
     await go('#/checkpoints?job=2');
     await page.getByRole('button', { name: `Details of checkpoint ${id}` }).click();

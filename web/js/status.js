@@ -1,14 +1,17 @@
 // The status page: the daemon's state from /v1/status and /readyz.
-import { at, get } from './api.js';
-import { h, fill, text, num, int, bytes, duration, head, settle } from './ui.js';
+import { at, get, secured } from './api.js';
+import { h, fill, text, num, int, bytes, duration, head, fileLink, settle } from './ui.js';
 import { on, jobs } from './state.js';
 import { serve } from './checkpoints.js';
 import { backup, work } from './backup.js';
 
+// Opens in the browser, or as a file where a token is needed.
+const shown = (path, name, label) => (secured() ? fileLink('a', path, name, {}, label) : h('a', { href: at(path) }, label));
+
 export function mount(root) {
   const cards = h('div.cards');
   fill(root, head('Status', 'The daemon, its stores and what it serves.'), cards,
-    h('p.links', null, h('a', { href: at('/metrics') }, 'Prometheus metrics'), ' · ', h('a', { href: at('/openapi.json') }, 'OpenAPI document'), ' · ', h('a', { href: at('/v1/status') }, 'status as JSON')));
+    h('p.links', null, shown('/metrics', 'metrics.txt', 'Prometheus metrics'), ' · ', h('a', { href: at('/openapi.json') }, 'OpenAPI document'), ' · ', shown('/v1/status', 'status.json', 'status as JSON')));
   const card = (title, rows, ...more) => h('section.card', { 'aria-label': title }, h('h2', null, title),
     h('dl', null, rows.filter(Boolean).map(([k, v]) => [h('dt', null, k), h('dd', null, v)])), more);
 
