@@ -191,11 +191,6 @@ int64_t dr_net_parameters(const struct dr_net *net) {
     return n;
 }
 
-void dr_net_tables_fill(const struct dr_net *net, real *host) {
-    if (net->tables)
-        net->type->fill(net, host);
-}
-
 int dr_net_tables_upload(const struct dr_net *net, struct dr_backend *be, real *to,
                          struct dr_err *err) {
     if (!net->tables)
@@ -203,7 +198,7 @@ int dr_net_tables_upload(const struct dr_net *net, struct dr_backend *be, real *
     real *host = calloc((size_t)net->tables, sizeof *host);
     if (!host)
         return dr_fail(err, DR_ENOMEM, "out of memory for %lld constants", (long long)net->tables);
-    dr_net_tables_fill(net, host);
+    net->type->fill(net, host);
     be->upload(be, to, host, (size_t)net->tables * sizeof *host);
     free(host);
     return 0;

@@ -84,9 +84,12 @@ struct dr_net_shape dr_net_output(const struct dr_net *net, int i);
 const char *dr_net_output_name(const struct dr_net *net, int i);
 int dr_net_output_find(const struct dr_net *net, const char *name); // -1: none of that name
 
+struct dr_backend;
 // Constant tables on a device (RoPE), one set per backend instance, owned by the caller.
 int64_t dr_net_tables_count(const struct dr_net *net); // reals, 0: none
-void dr_net_tables_fill(const struct dr_net *net, real *host);
+// Computes them and writes them to `to` on the device, [dr_net_tables_count]. ENOMEM.
+int dr_net_tables_upload(const struct dr_net *net, struct dr_backend *be, real *to,
+                         struct dr_err *err);
 
 // Device pointers.
 struct dr_net_in {
@@ -94,7 +97,7 @@ struct dr_net_in {
     const int32_t *cls;   // [b], in [0, classes], classes being the null class; generators
     const real *alpha;    // [b] guidance scales; generators
     const int32_t *style; // [b, style_count], NULL when that is 0; generators
-    const real *tables;   // from dr_net_tables_fill, uploaded; NULL when their count is 0
+    const real *tables;   // from dr_net_tables_upload; NULL when their count is 0
     int64_t b;            // samples
 };
 // Names the activations of one forward pass (of one chunk of a batch), which lie in ctx->keep. Host

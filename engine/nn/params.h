@@ -57,12 +57,6 @@ void dr_params_init(const struct dr_params *ps, uint64_t seed, real *host);
 // Parameter i of it alone, into host[total], whose other values stay; zero before.
 void dr_params_init_one(const struct dr_params *ps, int i, uint64_t seed, real *host);
 
-// The constant tables of a network to `to` on the device, [dr_net_tables_count]. ENOMEM.
-struct dr_net;
-struct dr_backend;
-int dr_net_tables_upload(const struct dr_net *net, struct dr_backend *be, real *to,
-                         struct dr_err *err);
-
 // One set of weights on a device, as the layers see it. Not owned.
 struct dr_weights {
     const struct dr_params *layout;
