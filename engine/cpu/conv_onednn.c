@@ -8,7 +8,8 @@
 // in. Backward-weight: a piece is a fixed number of images, what is left over single images; pieces
 // are added in order within at most GROUPS groups that follow from the batch alone, the
 // groups then in order as well.
-//   Where the CPU multiplies no bf16, images are widened one by one and results rounded once.
+//   Where multiplying bf16 as it is does not pay, images are widened one by one and results
+//   rounded once.
 #include "engine/cpu/conv_onednn.h"
 #include "engine/cpu/conv.h"
 #include "engine/cpu/gemm.h"

@@ -30,7 +30,7 @@ struct dr_gemm_cache {
     dnnl_engine_t engine;
     dnnl_stream_t *stream; // one per thread
     int threads;
-    bool bf16; // oneDNN multiplies bf16 natively
+    bool bf16; // bf16 is multiplied as it is
     bool avx512;
     int used;
     struct dr_gemm_kept *kept;
@@ -58,6 +58,18 @@ static bool has(dnnl_cpu_isa_t isa) {
     return (dnnl_get_effective_cpu_isa() & isa) == isa;
 }
 
+// Whether multiplying bf16 as it is pays. Intel's cores from Sapphire Rapids on leave bf16 to AMX;
+// their vector instruction for it has half the rate of fp32's, and where a virtual machine hides
+// AMX a Tiny step took 1.5 times as long with it (docs/benchmarks.md).
+static bool pays_bf16(void) {
+    const bool amx = has(dnnl_cpu_isa_avx512_core_amx);
+#ifdef __x86_64__
+    if (!amx && __builtin_cpu_is("intel") && !__builtin_cpu_is("cooperlake"))
+        return false;
+#endif
+    return amx || has(dnnl_cpu_isa_avx512_core_bf16);
+}
+
 int dr_gemm_cache_new(int threads, struct dr_gemm_cache **out, struct dr_err *err) {
     struct dr_gemm_cache *g = calloc(1, sizeof *g);
     *out = NULL;
@@ -80,7 +92,7 @@ int dr_gemm_cache_new(int threads, struct dr_gemm_cache **out, struct dr_err *er
         return dr_fail(err, DR_EDEVICE, "oneDNN cannot create its CPU engine");
     }
     g->avx512 = has(dnnl_cpu_isa_avx512_core);
-    g->bf16 = has(dnnl_cpu_isa_avx512_core_bf16);
+    g->bf16 = pays_bf16();
     *out = g;
     return 0;
 }
@@ -136,7 +148,7 @@ void dr_gemm_describe(char *out, size_t size, bool *bf16) {
     for (size_t i = 0; i < DR_COUNT(names); i++)
         if (names[i].isa == isa)
             name = names[i].name;
-    *bf16 = has(dnnl_cpu_isa_avx512_core_bf16);
+    *bf16 = pays_bf16();
     snprintf(out, size, "%s, oneDNN %d.%d.%d", name, v->major, v->minor, v->patch);
 }
 

@@ -9,7 +9,8 @@
 // one padded with zeros, and the sums over pieces are added in order.
 //
 // Which implementation oneDNN chooses for a shape therefore does not matter: AMX, AVX-512, AVX2.
-// Where the CPU multiplies no bf16, operands are widened piece by piece and results rounded once.
+// Where multiplying bf16 as it is does not pay, operands are widened piece by piece and results
+// rounded once.
 #include "engine/cpu/gemm.h"
 
 #include <omp.h>
