@@ -1,6 +1,7 @@
 // Evaluations: images of a source through the judges of references. See eval.h.
 #include "engine/eval/eval_priv.h"
 
+#include "engine/core/backend.h"
 #include "engine/core/clock.h"
 
 #include <math.h>
@@ -27,6 +28,7 @@ struct dr_eval {
     int next; // statistic of all judges
     real *x;
     int32_t *cls;
+    struct eval_beside *beside;
     double generate, features, statistics;
     char key[33];
 };
@@ -115,6 +117,8 @@ int dr_eval_create(struct dr_eval_source *source, struct dr_eval_ref *const refs
     e->cls = malloc((size_t)e->batch * sizeof *e->cls);
     if (!e->x || !e->cls)
         rc = dr_fail(err, DR_ENOMEM, "out of memory for %lld images", (long long)e->batch);
+    if (!rc)
+        rc = eval_beside_create(!refs[0]->be->host_memory, &e->beside, err);
     for (; e->nseat < nrefs && !rc; e->nseat++)
         rc = take_seat(&e->seat[e->nseat], refs[e->nseat], err);
     if (rc) {
@@ -129,6 +133,7 @@ int dr_eval_create(struct dr_eval_source *source, struct dr_eval_ref *const refs
 void dr_eval_free(struct dr_eval *e) {
     if (!e)
         return;
+    eval_beside_free(e->beside);
     for (int i = 0; i < e->nseat; i++) {
         eval_tally_free(e->seat[i].tally);
         free(e->seat[i].diversity);
@@ -145,15 +150,19 @@ const char *dr_eval_key(const struct dr_eval *e) {
 
 // ---- its work
 
-static int judge(struct seat *t, const real *x, const int32_t *cls, int64_t n, int64_t image,
-                 struct dr_err *err) {
+// n images by the judge of a seat.
+static int judge(struct dr_eval *e, const struct seat *t, int64_t n, struct dr_err *err) {
     struct eval_judge *j = t->ref->judge;
     int rc = 0;
     for (int64_t at = 0; at < n && !rc; at += j->chunk) {
         const int64_t b = DR_MIN(j->chunk, n - at);
-        rc = eval_judge_run(j, x + at * image, b, err);
+        const double start = dr_seconds();
+        rc = eval_judge_run(j, e->x + at * e->image, b, err);
+        const double judged = dr_seconds();
+        e->features += judged - start;
         if (!rc)
-            rc = eval_tally_add(t->tally, j->feature, j->logit, cls + at, b, err);
+            rc = eval_beside_add(e->beside, t->tally, j, e->cls + at, b, err);
+        e->statistics += dr_seconds() - judged;
     }
     return rc;
 }
@@ -166,11 +175,9 @@ static int see(struct dr_eval *e, struct dr_err *err) {
         eval_round(e->x, n * e->image);
     for (int64_t i = 0; i < n && e->source->classes != e->seat[0].ref->classes; i++)
         e->cls[i] = -1; // nothing was asked for
-    const double made = dr_seconds();
-    e->generate += made - start;
+    e->generate += dr_seconds() - start;
     for (int i = 0; i < e->nseat && !rc; i++)
-        rc = judge(&e->seat[i], e->x, e->cls, n, e->image, err);
-    e->features += dr_seconds() - made;
+        rc = judge(e, &e->seat[i], n, err);
     e->at += rc ? 0 : n;
     return rc;
 }
@@ -188,11 +195,13 @@ static void finish(struct seat *t) {
 static int statistic(struct dr_eval *e, struct dr_err *err) {
     struct seat *t = &e->seat[e->next / DR_EVAL_METRICS];
     const int i = e->next % DR_EVAL_METRICS;
+    const bool wanted = t->ref->cfg.metrics >> i & 1;
     const double start = dr_seconds();
+    int rc = e->next ? 0 : eval_beside_wait(e->beside, err);
     if (!i)
         eval_ref_sides(t->ref, t->tally, t->diversity, &t->sides);
-    const bool wanted = t->ref->cfg.metrics >> i & 1;
-    const int rc = wanted ? eval_statistic(&t->sides, i, &t->value[i], err) : 0;
+    if (!rc && wanted)
+        rc = eval_statistic(&t->sides, i, &t->value[i], err);
     if (!rc && ++e->next % DR_EVAL_METRICS == 0)
         finish(t);
     e->statistics += dr_seconds() - start;
@@ -213,6 +222,10 @@ int dr_eval_advance(struct dr_eval *e, double seconds, bool *done, struct dr_err
     }
     *done = !rc && complete(e);
     return rc;
+}
+
+double dr_eval_beside(const struct dr_eval *e) {
+    return eval_beside_seconds(e->beside);
 }
 
 double dr_eval_progress(const struct dr_eval *e) {
@@ -245,7 +258,8 @@ static void move_state(struct eval_io *io, void *what) {
 }
 
 int dr_eval_save(struct dr_eval *e, const char *path, struct dr_err *err) {
-    return eval_state_save(path, e->key, move_state, e, err);
+    const int rc = eval_beside_wait(e->beside, err);
+    return rc ? rc : eval_state_save(path, e->key, move_state, e, err);
 }
 
 int dr_eval_restore(struct dr_eval *e, const char *path, struct dr_err *err) {

@@ -9,8 +9,9 @@
 // number of threads and interruption. Memory does not depend on n: sums, and features of at most
 // cfg.rows images of each kind.
 //
-// One thread, the one that entered the backend. Judges see pixels as in a picture file (clamped and
-// rounded to 8 bits), so that a folder of pictures and the generator that wrote it get the same
+// One thread, the one that entered the backend; where judges run on a device, a second one adds up
+// what they say of images while the next are made. Judges see pixels as in a picture file (clamped
+// and rounded to 8 bits), so that a folder of pictures and the generator that wrote it get the same
 // figures; latents and points are seen as they are.
 #pragma once
 
@@ -95,6 +96,8 @@ const char *dr_eval_ref_key(const struct dr_eval_ref *r);
 // is dr_eval_ref_progress.
 int dr_eval_ref_advance(struct dr_eval_ref *r, double seconds, bool *done, struct dr_err *err);
 double dr_eval_ref_progress(const struct dr_eval_ref *r);
+// Processor time that the second thread has taken, for callers who ration it.
+double dr_eval_ref_beside(const struct dr_eval_ref *r);
 // Complete or partial, to a safetensors file (as dr_st_finish), and back into a reference that was
 // just created. ECONFLICT where the file's key is another, EFORMAT for a damaged file: the
 // reference can then only be freed.
@@ -146,6 +149,7 @@ int dr_eval_create(struct dr_eval_source *source, struct dr_eval_ref *const refs
 void dr_eval_free(struct dr_eval *e);
 int dr_eval_advance(struct dr_eval *e, double seconds, bool *done, struct dr_err *err);
 double dr_eval_progress(const struct dr_eval *e); // 0 to 1
+double dr_eval_beside(const struct dr_eval *e);   // as dr_eval_ref_beside
 // As those of a reference; the key is made of the references' and the source's.
 const char *dr_eval_key(const struct dr_eval *e);
 int dr_eval_save(struct dr_eval *e, const char *path, struct dr_err *err);
@@ -168,8 +172,9 @@ struct dr_eval_result {
     const int64_t *confusion;       // [classes, logits]: asked, judged
     const double *fd_sizes, *fd_at; // [fd_points] images, mean Frechet distance of parts so large
     int fd_points;
-    double seconds_generate, seconds_features, seconds_statistics; // of the samples, all sittings
-    double seconds_reference;                                      // making the reference
+    // Of the samples, all sittings; without statistics that were made beside the others.
+    double seconds_generate, seconds_features, seconds_statistics;
+    double seconds_reference; // making the reference
 };
 // Of judge number i, once done. EINVAL before.
 int dr_eval_result(const struct dr_eval *e, int judge, struct dr_eval_result *out,

@@ -67,6 +67,21 @@ static inline int64_t eval_tally_kept(const struct eval_tally *t) {
 void eval_tally_correct(const struct eval_tally *t, int64_t cls, int64_t *right, int64_t *all);
 int64_t eval_argmax(const real *x, int64_t n);
 
+// ---- beside.c: images are added to tallies by another thread, while the next are made and judged
+
+struct eval_beside;
+// Another thread only where the judge leaves the processors alone: it takes them from a judge that
+// computes on them, whose threads wait for each other (docs/evaluation.md, What it costs).
+int eval_beside_create(bool apart, struct eval_beside **out, struct dr_err *err);
+void eval_beside_free(struct eval_beside *b); // after what was added; NULL is fine
+// What the judge has just said of n images, which is copied, in this order; waits while there is
+// much to do. Nobody else touches the tally, nor what it is compared against, until
+// eval_beside_wait. The error may be of images before.
+int eval_beside_add(struct eval_beside *b, struct eval_tally *to, const struct eval_judge *j,
+                    const int32_t *cls, int64_t n, struct dr_err *err);
+int eval_beside_wait(struct eval_beside *b, struct dr_err *err);
+double eval_beside_seconds(const struct eval_beside *b); // of a processor, that its thread took
+
 // ---- state.c: one function per struct saves it or, with the same calls, restores it
 
 struct eval_io {
@@ -141,6 +156,7 @@ struct dr_eval_ref {
     double held_nearest;
     struct dr_estimate floor[DR_EVAL_METRICS];
     double seconds;
+    struct eval_beside *beside;
     real *x; // of a chunk
     int32_t *cls;
 };

@@ -1,6 +1,7 @@
 // What is known of the reals through one judge. See eval.h.
 #include "engine/eval/eval_priv.h"
 
+#include "engine/core/backend.h"
 #include "engine/core/clock.h"
 
 #include <math.h>
@@ -165,7 +166,10 @@ int dr_eval_ref_create(struct dr_backend *be, const struct dr_eval_config *cfg,
     r->cfg = *cfg;
     r->kind = train->kind;
     r->classes = train->classes;
-    rc = eval_judge_open(be, judge, cfg->precision, train->c, train->h, train->w, &r->judge, err);
+    rc = eval_beside_create(!be->host_memory, &r->beside, err);
+    if (!rc)
+        rc = eval_judge_open(be, judge, cfg->precision, train->c, train->h, train->w, &r->judge,
+                             err);
     if (!rc)
         rc = check_judge(r, err);
     if (!rc)
@@ -186,6 +190,7 @@ int dr_eval_ref_create(struct dr_backend *be, const struct dr_eval_config *cfg,
 void dr_eval_ref_free(struct dr_eval_ref *r) {
     if (!r)
         return;
+    eval_beside_free(r->beside);
     eval_judge_close(r->judge);
     eval_tally_free(r->reals);
     eval_tally_free(r->held);
@@ -206,18 +211,14 @@ const char *dr_eval_ref_key(const struct dr_eval_ref *r) {
 
 static int add(struct dr_eval_ref *r, int64_t n, struct dr_err *err) {
     const struct eval_judge *j = r->judge;
-    int rc;
     for (int64_t i = 0; i < n && r->test[r->pass] && j->classes == r->classes; i++) {
         r->judged++;
         r->right += eval_argmax(j->logit + i * j->classes, j->classes) == r->cls[i];
     }
     if (!r->pass)
-        return eval_tally_add(r->reals, j->feature, j->logit, r->cls, n, err);
-    r->held->against = eval_tally_all(r->reals);
-    rc = eval_tally_add(r->held, j->feature, j->logit, r->cls, n, err);
-    if (!rc && r->train)
-        rc = eval_tally_add(r->train, j->feature, j->logit, r->cls, n, err);
-    return rc;
+        return eval_beside_add(r->beside, r->reals, j, r->cls, n, err);
+    const int rc = eval_beside_add(r->beside, r->held, j, r->cls, n, err);
+    return rc || !r->train ? rc : eval_beside_add(r->beside, r->train, j, r->cls, n, err);
 }
 
 static int see(struct dr_eval_ref *r, struct dr_err *err) {
@@ -226,6 +227,8 @@ static int see(struct dr_eval_ref *r, struct dr_err *err) {
     if (!r->order && !(r->order = eval_order(d)))
         return dr_fail(err, DR_ENOMEM, "out of memory for the order of %lld images",
                        (long long)d->n);
+    if (r->pass && !r->held->against)
+        r->held->against = eval_tally_all(r->reals);
     const int64_t *ids = r->order + r->from[r->pass] + r->at;
     for (int64_t i = 0; i < n; i++)
         r->cls[i] = d->label[ids[i]];
@@ -238,12 +241,13 @@ static int see(struct dr_eval_ref *r, struct dr_err *err) {
         return rc;
     r->at += n;
     if (r->at == r->total[r->pass]) {
+        rc = eval_beside_wait(r->beside, err);
         free(r->order);
         r->order = NULL;
         r->at = 0;
         r->pass++;
     }
-    return 0;
+    return rc;
 }
 
 void eval_ref_sides(const struct dr_eval_ref *r, struct eval_tally *gen, double *spread,
@@ -306,6 +310,10 @@ int dr_eval_ref_advance(struct dr_eval_ref *r, double seconds, bool *done, struc
     return rc;
 }
 
+double dr_eval_ref_beside(const struct dr_eval_ref *r) {
+    return eval_beside_seconds(r->beside);
+}
+
 double dr_eval_ref_progress(const struct dr_eval_ref *r) {
     const double all = (double)(r->total[0] + r->total[1]);
     if (r->pass > 1)
@@ -343,7 +351,8 @@ static void move_state(struct eval_io *io, void *what) {
 }
 
 int dr_eval_ref_save(struct dr_eval_ref *r, const char *path, struct dr_err *err) {
-    return eval_state_save(path, r->key, move_state, r, err);
+    const int rc = eval_beside_wait(r->beside, err);
+    return rc ? rc : eval_state_save(path, r->key, move_state, r, err);
 }
 
 int dr_eval_ref_restore(struct dr_eval_ref *r, const char *path, struct dr_err *err) {

@@ -1,5 +1,6 @@
 // Evaluations on small digits: the same bits however they are cut, a place that is saved and taken
 // up again, errors that name what is wrong, and metrics that notice the fault they are for.
+#include "engine/core/backend.h"
 #include "tests/eval/faults.h"
 #include "tests/train/util.h"
 
@@ -142,10 +143,11 @@ static void bits_depend_on_nothing_else(void **state) {
     (void)state;
     struct found first = {0};
     const int threads = omp_get_max_threads();
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         struct dr_eval_config c = config(203);
-        c.batch = (int64_t[]){64, 5, 33}[i];
+        c.batch = (int64_t[]){64, 5, 33, 20}[i];
         omp_set_num_threads(1 + i % 2);
+        w.judging.be->host_memory = i < 3; // else as beside a device, statistics on another thread
         struct dr_eval_ref *r = full_ref(&c);
         struct dr_eval_source *s = generated(c.n);
         const struct found f = evaluate(s, r);
@@ -158,6 +160,7 @@ static void bits_depend_on_nothing_else(void **state) {
         dr_eval_ref_free(r);
     }
     omp_set_num_threads(threads);
+    w.judging.be->host_memory = true;
 }
 
 // Advances by `slices`, saves, and takes up the saved place with a new object.
@@ -204,6 +207,7 @@ static void a_saved_place_gives_the_same_bits(void **state) {
         struct dr_eval_config c = config(203);
         c.split = split;
         c.batch = 16;
+        w.judging.be->host_memory = !split; // else statistics on another thread
         struct dr_eval_ref *whole = full_ref(&c);
         struct dr_eval_source *s = generated(c.n);
         const struct found want = evaluate(s, whole);
@@ -216,6 +220,7 @@ static void a_saved_place_gives_the_same_bits(void **state) {
         }
         dr_eval_ref_free(whole);
     }
+    w.judging.be->host_memory = true;
     unlink(path);
 }
 
