@@ -150,7 +150,6 @@ static int advance(struct progress *p, struct dr_err *err) {
     while (!(rc = dr_eval_advance(p->e, dd_eval_slice(w), &done, err)) && !done) {
         const double all = dr_eval_progress(p->e), now = dd_seconds();
         w->done = before + (int64_t)(all * (double)w->job->cfg.eval.n);
-        w->beside = dr_eval_beside(p->e);
         const bool go = dd_eval_pace(w);
         if (!go || now - w->saved > SAVE_EVERY) {
             dr_eval_save(p->e, p->partial, &ignored);

@@ -57,15 +57,14 @@ void dd_eval_report(struct dd_eval_work *w) {
 bool dd_eval_pace(struct dd_eval_work *w) {
     const bool cpu = !strncmp(w->job->env->device, "cpu", 3);
     double now = dd_seconds();
-    const double all = dd_eval_thread_seconds() + w->beside,
-                 worked = cpu ? all - w->worked : now - w->since,
+    const double worked = cpu ? dd_eval_thread_seconds() - w->worked : now - w->since,
                  due = w->since + worked / w->job->cfg.eval.share;
     while (!wants_stop(w) && now < due && dd_eval_others_train(w)) {
         usleep((useconds_t)(1e6 * fmin(NAP, due - now)));
         now = dd_seconds();
     }
     w->since = dd_seconds();
-    w->worked = all;
+    w->worked = dd_eval_thread_seconds();
     if (w->since - w->reported >= REPORT_EVERY)
         dd_eval_report(w);
     return !w->stop;

@@ -29,9 +29,8 @@ struct dd_eval_work {
     bool stop;                     // the user's wish
     int64_t done, total;           // images of runs
     int64_t refs_done, refs_total; // a reference that has to be made counts as a run
-    // Pace: how much this thread has worked since `since`, while another job trains, and the
-    // engine's second thread (`beside`, of the reference or the run at hand).
-    double worked, beside, since, reported, shown, saved;
+    // Pace: how much this thread has worked since `since`, while another job trains.
+    double worked, since, reported, shown, saved;
 };
 
 // --- eval_pace.c ---

@@ -175,7 +175,6 @@ static int make_ref(struct dd_eval_work *w, struct dd_eval_judge *j, struct dr_e
     w->saved = dd_seconds();
     while (!rc && !(rc = dr_eval_ref_advance(j->ref, dd_eval_slice(w), &done, err)) && !done) {
         w->refs_done = earlier + (int64_t)(dr_eval_ref_progress(j->ref) * (double)n);
-        w->beside = dr_eval_ref_beside(j->ref);
         const bool go = dd_eval_pace(w);
         if (!go || dd_seconds() - w->saved > SAVE_EVERY) {
             dr_eval_ref_save(j->ref, path, &why); // a process that ends goes on from here

@@ -2,13 +2,10 @@
 // eval_priv.h.
 #include "engine/eval/eval_priv.h"
 
-#include "engine/core/machine.h"
-
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { PENDING = 2 };
 
@@ -64,7 +61,6 @@ static void *keep(void *ctx) {
         pthread_cond_broadcast(&b->changed);
     }
     pthread_mutex_unlock(&b->lock);
-    dr_workers_rest();
     return NULL;
 }
 
@@ -132,14 +128,6 @@ int eval_beside_wait(struct eval_beside *b, struct dr_err *err) {
     const int rc = until(b, 0, err);
     pthread_mutex_unlock(&b->lock);
     return rc;
-}
-
-double eval_beside_seconds(const struct eval_beside *b) {
-    struct timespec t = {0};
-    clockid_t clock;
-    if (b->started && !pthread_getcpuclockid(b->thread, &clock))
-        clock_gettime(clock, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 void eval_beside_free(struct eval_beside *b) {

@@ -224,10 +224,6 @@ int dr_eval_advance(struct dr_eval *e, double seconds, bool *done, struct dr_err
     return rc;
 }
 
-double dr_eval_beside(const struct dr_eval *e) {
-    return eval_beside_seconds(e->beside);
-}
-
 double dr_eval_progress(const struct dr_eval *e) {
     const double stats = (double)e->next / (e->nseat * DR_EVAL_METRICS);
     return .97 * (double)e->at / (double)e->n + .03 * stats;

@@ -96,8 +96,6 @@ const char *dr_eval_ref_key(const struct dr_eval_ref *r);
 // is dr_eval_ref_progress.
 int dr_eval_ref_advance(struct dr_eval_ref *r, double seconds, bool *done, struct dr_err *err);
 double dr_eval_ref_progress(const struct dr_eval_ref *r);
-// Processor time that the second thread has taken, for callers who ration it.
-double dr_eval_ref_beside(const struct dr_eval_ref *r);
 // Complete or partial, to a safetensors file (as dr_st_finish), and back into a reference that was
 // just created. ECONFLICT where the file's key is another, EFORMAT for a damaged file: the
 // reference can then only be freed.
@@ -149,7 +147,6 @@ int dr_eval_create(struct dr_eval_source *source, struct dr_eval_ref *const refs
 void dr_eval_free(struct dr_eval *e);
 int dr_eval_advance(struct dr_eval *e, double seconds, bool *done, struct dr_err *err);
 double dr_eval_progress(const struct dr_eval *e); // 0 to 1
-double dr_eval_beside(const struct dr_eval *e);   // as dr_eval_ref_beside
 // As those of a reference; the key is made of the references' and the source's.
 const char *dr_eval_key(const struct dr_eval *e);
 int dr_eval_save(struct dr_eval *e, const char *path, struct dr_err *err);

@@ -76,11 +76,10 @@ int eval_beside_create(bool apart, struct eval_beside **out, struct dr_err *err)
 void eval_beside_free(struct eval_beside *b); // after what was added; NULL is fine
 // What the judge has just said of n images, which is copied, in this order; waits while there is
 // much to do. Nobody else touches the tally, nor what it is compared against, until
-// eval_beside_wait. The error may be of images before.
+// eval_beside_wait. Both return the error of the first images that failed; later ones are dropped.
 int eval_beside_add(struct eval_beside *b, struct eval_tally *to, const struct eval_judge *j,
                     const int32_t *cls, int64_t n, struct dr_err *err);
 int eval_beside_wait(struct eval_beside *b, struct dr_err *err);
-double eval_beside_seconds(const struct eval_beside *b); // of a processor, that its thread took
 
 // ---- state.c: one function per struct saves it or, with the same calls, restores it
 

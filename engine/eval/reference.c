@@ -227,7 +227,7 @@ static int see(struct dr_eval_ref *r, struct dr_err *err) {
     if (!r->order && !(r->order = eval_order(d)))
         return dr_fail(err, DR_ENOMEM, "out of memory for the order of %lld images",
                        (long long)d->n);
-    if (r->pass && !r->held->against)
+    if (r->pass && !r->held->against) // nobody adds to them: a pass ends when all is added
         r->held->against = eval_tally_all(r->reals);
     const int64_t *ids = r->order + r->from[r->pass] + r->at;
     for (int64_t i = 0; i < n; i++)
@@ -308,10 +308,6 @@ int dr_eval_ref_advance(struct dr_eval_ref *r, double seconds, bool *done, struc
     r->seconds += dr_seconds() - start;
     *done = !rc && r->pass == 3;
     return rc;
-}
-
-double dr_eval_ref_beside(const struct dr_eval_ref *r) {
-    return eval_beside_seconds(r->beside);
 }
 
 double dr_eval_ref_progress(const struct dr_eval_ref *r) {

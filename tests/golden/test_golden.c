@@ -153,17 +153,19 @@ static void check(const char *name, enum dr_dtype act, struct tolerance tol) {
     dr_st_close(g.file);
 }
 
+// In unet-latent the mean square is .32, that of down.1.0.conv1.bias .0004 and every other one at
+// least .0035; without bf16 in the processor .16 of it was rounding, with SSE4.1 5e-10 in fp32.
+#define SMALL 1e-2
+
 #ifdef DR_DOUBLE
 // Both sides are double: what remains is the order of sums.
-#define TOL_FULL                                                                                   \
-    { 1e-20, 1e-20, 1e-20, 0 }
+static const struct tolerance exact = {1e-20, 1e-20, 1e-20, 0};
 #else
-#define TOL_FULL                                                                                   \
-    { 1e-10, 1e-10, 1e-10, 5e-2 }
+static const struct tolerance exact = {1e-10, 1e-10, 1e-10, SMALL};
 #endif
 
 static void full(void **state) {
-    check(*state, DR_F32, (struct tolerance)TOL_FULL);
+    check(*state, DR_F32, exact);
 }
 
 #ifndef DR_DOUBLE
@@ -173,7 +175,7 @@ static void full(void **state) {
 // reaches the conditioning vector is a sum of modulation gradients over three samples that nearly
 // cancel. fp32 and double vouch for the formulas.
 static void half(void **state) {
-    check(*state, DR_BF16, (struct tolerance){2e-4, 5e-3, 5e-2, 5e-2});
+    check(*state, DR_BF16, (struct tolerance){2e-4, 5e-3, 5e-2, SMALL});
 }
 #endif
 
