@@ -30,21 +30,39 @@ static int write_png(const struct dd_eval_work *w, const struct dd_eval_run *r, 
     return rc;
 }
 
-// The first samples, one row per class: class i mod classes is that of sample i. A folder's are
-// shown in their order.
+// Image numbers of a grid, PER_CLASS a row: the first samples of each class, or a folder's pictures
+// in their order. -1: none.
+static int64_t lay_out(const struct dd_eval_work *w, const struct dr_eval_source *s,
+                       int64_t at[PER_CLASS * CLASSES]) {
+    const bool folder = w->job->cfg.eval.folder[0];
+    const int64_t rows =
+                      folder ? CLASSES : DR_MIN(DR_MAX(s->classes, (int64_t)1), (int64_t)CLASSES),
+                  places = rows * PER_CLASS;
+    int64_t have[CLASSES] = {0}, n = 0;
+    for (int64_t i = 0; i < places; i++)
+        at[i] = folder && i < s->n ? i : -1;
+    for (int64_t i = 0; i < s->n && n < places && !folder; i++) {
+        const int32_t c = s->asked(s, i);
+        if (c >= rows || have[c] == PER_CLASS)
+            continue;
+        at[c * PER_CLASS + have[c]++] = i;
+        n++;
+    }
+    return places;
+}
+
 static int grid(struct dd_eval_work *w, const struct dd_eval_run *r, struct dr_eval_source *s,
                 struct dr_err *err) {
-    const int64_t count = s->c * s->h * s->w, all = DR_MAX(s->classes, (int64_t)1),
-                  rows = w->job->cfg.eval.folder[0] ? CLASSES : DR_MIN(all, (int64_t)CLASSES);
-    int64_t n = 0;
-    int32_t cls[PER_CLASS * CLASSES];
-    real *x = calloc((size_t)(rows * PER_CLASS * count), sizeof *x);
+    const int64_t count = s->c * s->h * s->w;
+    int64_t at[PER_CLASS * CLASSES], n = 0;
+    const int64_t places = lay_out(w, s, at);
+    int32_t cls;
+    real *x = calloc((size_t)(places * count), sizeof *x);
     int rc = x ? 0 : dr_fail(err, DR_ENOMEM, "no memory for a grid");
-    for (int64_t i = 0; i < rows * PER_CLASS && !rc; i++) {
-        const int64_t at = w->job->cfg.eval.folder[0] ? i : i % PER_CLASS * all + i / PER_CLASS;
-        if (at >= s->n)
+    for (int64_t i = 0; i < places && !rc; i++) {
+        if (at[i] < 0)
             continue;
-        rc = s->images(s, at, 1, x + i * count, &cls[i], err);
+        rc = s->images(s, at[i], 1, x + i * count, &cls, err);
         n = i + 1;
     }
     if (!rc && n)

@@ -84,6 +84,7 @@ static int open_checkpoint(struct dd_eval_work *w, const struct dd_eval_run *r, 
     if (!rc)
         rc = check_generator(w, s->snap, err);
     const struct dr_eval_generator g = {.snap = s->snap,
+                                        .like = e->split == DR_EVAL_TEST ? w->test : w->train,
                                         .alpha = r->alpha,
                                         .seed = (uint64_t)e->seed,
                                         .n = e->n,

@@ -113,15 +113,20 @@ struct dr_eval_source {
     // none).
     int (*images)(struct dr_eval_source *s, int64_t first, int64_t count, real *x, int32_t *cls,
                   struct dr_err *err);
+    int32_t (*asked)(const struct dr_eval_source *s, int64_t i); // cls of image i alone
     void (*release)(struct dr_eval_source *s);
     char key[33]; // hex digits of what the images depend on
     int kind;     // enum dr_kind: images are rounded to pixels, latents and points are not
 };
 void dr_eval_source_free(struct dr_eval_source *s); // NULL is fine
-// The generator: image i is that of seed `seed`, index i, class i mod classes, guidance scale
-// alpha. two_pass as in struct dr_sample. EINVAL at "alpha" or "checkpoint".
+// The generator: image i is that of seed `seed`, index i, guidance scale alpha. two_pass as in
+// struct dr_sample. EINVAL at "alpha" or "checkpoint".
 struct dr_eval_generator {
     struct dr_snapshot *snap; // a reference is taken
+    // The reals to compare with. Classes come in their proportions, so that a generator without a
+    // fault gets what reals get: MNIST has 1.24 times as many ones as fives. NULL, or as many
+    // classes as the generator has not: classes in turn. Read on creation only.
+    const struct dr_dataset *like;
     double alpha;
     uint64_t seed;
     int64_t n, batch;
@@ -130,8 +135,8 @@ struct dr_eval_generator {
 };
 int dr_eval_source_generator(struct dr_backend *be, const struct dr_eval_generator *g,
                              struct dr_eval_source **out, struct dr_err *err);
-// A data set (a folder of samples read by dr_pictures_*, a split): n images of it, class-balanced;
-// 0: all. Borrowed.
+// A data set (a folder of samples read by dr_pictures_*, a split): n images of it, its classes in
+// their proportions; 0: all. Borrowed.
 int dr_eval_source_dataset(const struct dr_dataset *d, int64_t n, struct dr_eval_source **out,
                            struct dr_err *err);
 

@@ -129,8 +129,9 @@ int eval_fd_points(const struct eval_tally *t, double *sizes, double *values);
 
 // ---- source.c
 
-// Numbers of all images of d, classes in turn as long as they last, in a random order within each
-// class that is always the same: every beginning of it is balanced. malloc'd; NULL: no memory.
+// Numbers of all images of d, in a random order within each class that is always the same. Every
+// beginning has the classes in the proportions of all (classes in turn where they are equal).
+// malloc'd; NULL: no memory.
 int64_t *eval_order(const struct dr_dataset *d);
 
 // ---- reference.c

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { ORDER = 2 }; // of eval_order: one more when it changes, for what was saved
+
 static bool wants(const struct dr_eval_ref *r, unsigned need) {
     for (int i = 0; i < DR_EVAL_METRICS; i++)
         if ((r->cfg.metrics >> i & 1) && (dr_eval_metrics[i].needs & need))
@@ -121,9 +123,10 @@ static int tallies(struct dr_eval_ref *r, struct dr_err *err) {
 static void make_key(struct dr_eval_ref *r, const struct dr_dataset *train,
                      const struct dr_dataset *test) {
     struct dr_eval_config c = r->cfg;
-    const int64_t how[] = {c.n,        c.split,      c.metrics,    c.seed,      c.precision,
-                           c.rows,     c.train_rows, c.reals,      c.tested,    c.kid_subsets,
-                           c.kid_size, c.is_splits,  c.k_manifold, c.k_density, c.blocks};
+    const int64_t how[] = {ORDER,       c.n,          c.split,       c.metrics,
+                           c.seed,      c.precision,  c.rows,        c.train_rows,
+                           c.reals,     c.tested,     c.kid_subsets, c.kid_size,
+                           c.is_splits, c.k_manifold, c.k_density,   c.blocks};
     const uint64_t data[] = {train->fingerprint, test ? test->fingerprint : 0, test != NULL};
     struct dr_sha256 sum;
     dr_sha256_init(&sum);

@@ -27,7 +27,14 @@ struct generator {
     struct dr_sampler *sampler;
     struct dr_sample *request; // [room]
     int64_t room;
+    int32_t *turn; // [period] classes, again and again
+    int64_t period;
 };
+
+static int32_t asked(const struct dr_eval_source *s, int64_t i) {
+    const struct generator *g = (const struct generator *)s;
+    return g->turn[i % g->period];
+}
 
 static int generate(struct dr_eval_source *s, int64_t first, int64_t count, real *x, int32_t *cls,
                     struct dr_err *err) {
@@ -40,7 +47,7 @@ static int generate(struct dr_eval_source *s, int64_t first, int64_t count, real
         g->room = count;
     }
     for (int64_t i = 0; i < count; i++) {
-        cls[i] = (int32_t)((first + i) % s->classes);
+        cls[i] = asked(s, first + i);
         g->request[i] = (struct dr_sample){.seed = g->as.seed,
                                            .index = (uint64_t)(first + i),
                                            .cls = cls[i],
@@ -55,20 +62,41 @@ static void release_generator(struct dr_eval_source *s) {
     dr_sampler_free(g->sampler);
     dr_snapshot_unref(g->as.snap);
     free(g->request);
+    free(g->turn);
     free(g);
 }
 
-static void generator_key(const struct dr_eval_generator *g, char key[33]) {
-    const struct dr_net *net = g->snap->net;
+// Classes in the proportions of g->as.like, which is not needed afterwards.
+static int take_turns(struct generator *g, struct dr_err *err) {
+    const struct dr_dataset *d = g->as.like;
+    const bool alike = d && d->classes == g->base.classes;
+    int64_t *order = alike ? eval_order(d) : NULL;
+    g->period = alike ? d->n : g->base.classes;
+    g->turn = malloc((size_t)g->period * sizeof *g->turn);
+    g->as.like = NULL;
+    if (!g->turn || (alike && !order)) {
+        free(order);
+        return dr_fail(err, DR_ENOMEM, "out of memory for the classes of %lld images",
+                       (long long)g->period);
+    }
+    for (int64_t i = 0; i < g->period; i++)
+        g->turn[i] = order ? d->label[order[i]] : (int32_t)i;
+    free(order);
+    return 0;
+}
+
+static void make_key(struct generator *g) {
+    const struct dr_net *net = g->as.snap->net;
     const char *text = dr_net_description(net);
-    const uint64_t how[] = {g->seed, (uint64_t)g->precision, g->two_pass};
+    const uint64_t how[] = {g->as.seed, (uint64_t)g->as.precision, g->as.two_pass};
     struct dr_sha256 sum;
     dr_sha256_init(&sum);
     dr_sha256_update(&sum, text, strlen(text) + 1);
-    dr_sha256_update(&sum, &g->alpha, sizeof g->alpha);
+    dr_sha256_update(&sum, &g->as.alpha, sizeof g->as.alpha);
     dr_sha256_update(&sum, how, sizeof how);
-    dr_sha256_update(&sum, g->snap->weights, (size_t)dr_net_params(net)->total * sizeof(real));
-    eval_key(&sum, key);
+    dr_sha256_update(&sum, g->turn, (size_t)g->period * sizeof *g->turn);
+    dr_sha256_update(&sum, g->as.snap->weights, (size_t)dr_net_params(net)->total * sizeof(real));
+    eval_key(&sum, g->base.key);
 }
 
 int dr_eval_source_generator(struct dr_backend *be, const struct dr_eval_generator *as,
@@ -89,15 +117,19 @@ int dr_eval_source_generator(struct dr_backend *be, const struct dr_eval_generat
                                       .w = points ? 1 : m->size,
                                       .classes = m->classes,
                                       .images = generate,
+                                      .asked = asked,
                                       .release = release_generator,
                                       .kind = m->kind};
-    generator_key(as, g->base.key);
-    const int rc = dr_sampler_create(be, as->precision, as->batch, &g->sampler, err);
-    if (rc)
+    int rc = take_turns(g, err);
+    if (!rc)
+        rc = dr_sampler_create(be, as->precision, as->batch, &g->sampler, err);
+    if (rc) {
         release_generator(&g->base);
-    else
-        *out = &g->base;
-    return rc;
+        return rc;
+    }
+    make_key(g);
+    *out = &g->base;
+    return 0;
 }
 
 // ---- a data set
@@ -108,11 +140,16 @@ struct images {
     int64_t *order;
 };
 
+static int32_t label(const struct dr_eval_source *s, int64_t i) {
+    const struct images *m = (const struct images *)s;
+    return m->d->label[m->order[i]];
+}
+
 static int read_images(struct dr_eval_source *s, int64_t first, int64_t count, real *x,
                        int32_t *cls, struct dr_err *err) {
     const struct images *m = (const struct images *)s;
     for (int64_t i = 0; i < count; i++)
-        cls[i] = m->d->label[m->order[first + i]];
+        cls[i] = label(s, first + i);
     return dr_dataset_reals(m->d, m->order + first, count, x, err);
 }
 
@@ -138,6 +175,7 @@ int dr_eval_source_dataset(const struct dr_dataset *d, int64_t n, struct dr_eval
                                       .w = d->w,
                                       .classes = d->classes,
                                       .images = read_images,
+                                      .asked = label,
                                       .release = release_images,
                                       .kind = d->kind};
     dr_sha256_init(&sum);
@@ -150,23 +188,35 @@ int dr_eval_source_dataset(const struct dr_dataset *d, int64_t n, struct dr_eval
 
 // ---- order
 
+struct place {
+    int64_t k, of, id; // number k of the `of` images of its class, from 0
+    int32_t cls;
+};
+
+// By (k + 1/2) / of, classes in turn where that is equal.
+static int compare_places(const void *a, const void *b) {
+    const struct place *p = a, *q = b;
+    const int64_t left = (2 * p->k + 1) * q->of, right = (2 * q->k + 1) * p->of;
+    return left != right ? (left > right) - (left < right) : (p->cls > q->cls) - (p->cls < q->cls);
+}
+
 // The numbers of class c in a random order.
-static void shuffle(const struct dr_dataset *d, int64_t c, int64_t *list) {
+static void shuffle(const struct dr_dataset *d, int64_t c, struct place *list) {
     const int64_t n = d->class_start[c + 1] - d->class_start[c];
     struct dr_rng g;
     dr_rng_init(&g, 0, DR_STREAM_SAMPLER, (uint64_t)c);
-    memcpy(list, d->by_class + d->class_start[c], (size_t)n * sizeof *list);
+    for (int64_t i = 0; i < n; i++)
+        list[i] = (struct place){i, n, d->by_class[d->class_start[c] + i], (int32_t)c};
     for (int64_t i = n - 1; i > 0; i--) {
-        const int64_t k = dr_rng_below(&g, (uint32_t)(i + 1)), t = list[i];
-        list[i] = list[k];
-        list[k] = t;
+        const int64_t k = dr_rng_below(&g, (uint32_t)(i + 1)), t = list[i].id;
+        list[i].id = list[k].id;
+        list[k].id = t;
     }
 }
 
 int64_t *eval_order(const struct dr_dataset *d) {
-    int64_t *list = malloc((size_t)d->n * sizeof *list),
-            *order = malloc((size_t)d->n * sizeof *order);
-    int64_t at = 0;
+    struct place *list = malloc((size_t)d->n * sizeof *list);
+    int64_t *order = malloc((size_t)d->n * sizeof *order);
     if (!list || !order) {
         free(list);
         free(order);
@@ -174,10 +224,9 @@ int64_t *eval_order(const struct dr_dataset *d) {
     }
     for (int64_t c = 0; c < d->classes; c++)
         shuffle(d, c, list + d->class_start[c]);
-    for (int64_t k = 0; at < d->n; k++)
-        for (int64_t c = 0; c < d->classes; c++)
-            if (d->class_start[c] + k < d->class_start[c + 1])
-                order[at++] = list[d->class_start[c] + k];
+    qsort(list, (size_t)d->n, sizeof *list, compare_places);
+    for (int64_t i = 0; i < d->n; i++)
+        order[i] = list[i].id;
     free(list);
     return order;
 }

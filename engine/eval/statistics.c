@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Rows that metrics of pairs may use: a beginning, which is balanced.
+// Rows that metrics of pairs may use: a beginning, which has all classes in proportion.
 static int64_t usable(const struct dr_eval_config *cfg, const struct eval_tally *t) {
     return DR_MIN(eval_tally_kept(t), cfg->rows);
 }

@@ -166,7 +166,8 @@ static struct dr_eval_source *source(const struct options *o, struct dr_backend 
     struct dr_err err = {0};
     struct dr_eval_source *s;
     if (is_checkpoint(o->generator)) {
-        struct dr_eval_generator g = {.alpha = o->alpha,
+        struct dr_eval_generator g = {.like = like,
+                                      .alpha = o->alpha,
                                       .seed = o->seed,
                                       .n = o->cfg.n,
                                       .batch = o->cfg.batch,
@@ -243,7 +244,7 @@ int main(int argc, char **argv) {
     if (dr_snapshot_load(o.judge, NULL, &judge, &err))
         stop(&err);
     load_data(&o, &train, &test);
-    struct dr_eval_source *s = source(&o, be, train);
+    struct dr_eval_source *s = source(&o, be, o.cfg.split == DR_EVAL_TEST ? test : train);
     o.cfg.n = DR_MIN(o.cfg.n, s->n);
     struct dr_eval_ref *ref = reference(&o, be, judge, train, test);
     if (dr_eval_create(s, &ref, 1, &e, &err))

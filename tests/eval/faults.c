@@ -41,6 +41,12 @@ static void add_noise(real *x, int64_t n, uint64_t index) {
         x[i] = (real)((double)x[i] + .6 * dr_rng_normal(&g));
 }
 
+// Classes in turn, half of them for FAULT_HALF.
+static int32_t asked(const struct dr_eval_source *s, int64_t i) {
+    const struct faulty *f = (const struct faulty *)s;
+    return (int32_t)(i % (f->fault == FAULT_HALF ? s->classes / 2 : s->classes));
+}
+
 static int images(struct dr_eval_source *s, int64_t first, int64_t count, real *x, int32_t *cls,
                   struct dr_err *err) {
     const struct faulty *f = (const struct faulty *)s;
@@ -48,7 +54,7 @@ static int images(struct dr_eval_source *s, int64_t first, int64_t count, real *
     const int64_t image = d->c * d->h * d->w,
                   kinds = f->fault == FAULT_HALF ? d->classes / 2 : d->classes;
     for (int64_t i = 0; i < count; i++) {
-        const int64_t at = first + i, c = at % kinds;
+        const int64_t at = first + i, c = asked(s, at);
         const int64_t of = f->fault == FAULT_SWAPPED ? (c + 1) % kinds : c;
         const int64_t have = d->class_start[of + 1] - d->class_start[of];
         const int64_t which = f->fault == FAULT_ONE ? 0 : at / kinds % have;
@@ -87,6 +93,7 @@ int fault_source(enum fault fault, const struct dr_dataset *train, const struct 
                                       .w = test->w,
                                       .classes = test->classes,
                                       .images = images,
+                                      .asked = asked,
                                       .release = release,
                                       .kind = test->kind};
     snprintf(f->base.key, sizeof f->base.key, "fault%d", (int)fault);

@@ -163,6 +163,49 @@ static void bits_depend_on_nothing_else(void **state) {
     w.judging.be->host_memory = true;
 }
 
+// Every beginning has the classes in the proportions of the reals, from the generator as well.
+static void classes_come_in_their_proportions(void **state) {
+    (void)state;
+    struct dr_dataset some = *w.judging.data; // a quarter of the threes
+    int64_t start[11] = {0}, *of_class = malloc((size_t)some.n * sizeof *of_class), have[10] = {0};
+    struct dr_eval_source *reals, *made, *in_turn = generated(20);
+    struct dr_err err = {0};
+    real x[16 * 16];
+    int32_t cls;
+    for (int c = 0; c < 10; c++) {
+        const int64_t first = some.class_start[c], all = some.class_start[c + 1] - first,
+                      n = c == 3 ? all / 4 : all;
+        memcpy(of_class + start[c], some.by_class + first, (size_t)n * sizeof *of_class);
+        start[c + 1] = start[c] + n;
+    }
+    some.class_start = start;
+    some.by_class = of_class;
+    some.n = start[10];
+    must(dr_eval_source_dataset(&some, 0, &reals, &err), &err);
+    const struct dr_eval_generator g = {
+        .snap = w.generator, .like = &some, .alpha = 1, .n = some.n + 20, .batch = 1};
+    must(dr_eval_source_generator(w.judging.be, &g, &made, &err), &err);
+    for (int64_t i = 0; i < some.n; i++) {
+        have[made->asked(made, i)]++;
+        assert_int_equal(made->asked(made, i), reals->asked(reals, i));
+        for (int c = 0; c < 10; c++) {
+            const double share = (double)(start[c + 1] - start[c]) / (double)some.n;
+            assert_true(fabs((double)have[c] - share * (double)(i + 1)) < .51 + 5 * share);
+        }
+    }
+    for (int64_t i = 0; i < 20; i++) {
+        assert_int_equal(made->asked(made, some.n + i), made->asked(made, i));
+        assert_int_equal(in_turn->asked(in_turn, i), i % 10);
+        must(made->images(made, i, 1, x, &cls, &err), &err);
+        assert_int_equal(cls, made->asked(made, i));
+    }
+    assert_string_not_equal(made->key, in_turn->key);
+    dr_eval_source_free(reals);
+    dr_eval_source_free(made);
+    dr_eval_source_free(in_turn);
+    free(of_class);
+}
+
 // Advances by `slices`, saves, and takes up the saved place with a new object.
 static struct dr_eval_ref *broken_ref(const struct dr_eval_config *c, int slices,
                                       const char *path) {
@@ -345,6 +388,7 @@ static void metrics_notice_faults(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bits_depend_on_nothing_else),
+        cmocka_unit_test(classes_come_in_their_proportions),
         cmocka_unit_test(a_saved_place_gives_the_same_bits),
         cmocka_unit_test(a_state_of_others_is_refused),
         cmocka_unit_test(wrong_inputs_are_named),
