@@ -18,16 +18,17 @@
 #define MIN_SECONDS 2.0 // of measurements per figure
 #define MAX_REPEATS 200
 
+enum { PRECISIONS = 2 };
 struct bench {
     struct dr_backend *be;
     const char *device, *only;
     int threads;
     bool json;
-    double gemm[2]; // FLOP/s of a large GEMM in fp32, bf16
+    double gemm[PRECISIONS]; // FLOP/s of a large GEMM in fp32, bf16
     json_t *rows;
 };
 
-static const char *const precision_name[] = {"fp32", "bf16"};
+static const char *const precision_name[PRECISIONS] = {"fp32", "bf16"};
 
 static double now(void) {
     return (double)dd_now_ns() * 1e-9;
@@ -197,13 +198,12 @@ static int run_all(struct bench *b, struct dr_err *err) {
     const struct dr_device d = dr_backend_device(b->be);
     if (!b->json)
         printf("%s: %s\n", d.name, d.detail);
-    const int precisions = d.bf16 ? 2 : 1;
-    for (int p = 0; p < precisions && !rc; p++)
+    for (int p = 0; p < PRECISIONS && !rc; p++)
         rc = machine_gemm(b, p, err);
     if (!rc)
         rc = machine_bandwidth(b, err);
     for (size_t i = 0; i < names && !rc; i++)
-        for (int p = 0; p < precisions && !rc; p++)
+        for (int p = 0; p < PRECISIONS && !rc; p++)
             rc = bench_network(b, name[i], p ? DR_PREC_BF16 : DR_FP32, err);
     return rc;
 }

@@ -15,7 +15,6 @@ struct dr_device dr_backend_device(const struct dr_backend *be) {
     return (struct dr_device){.name = be->name,
                               .detail = be->detail,
                               .host_memory = be->host_memory,
-                              .bf16 = be->bf16,
                               .threads = be->threads};
 }
 

@@ -18,7 +18,6 @@ struct dr_backend {
     char name[16];    // "cpu", "cuda", "emu", "null"
     char detail[112]; // what it found, e.g. "2 threads, avx512_core_bf16, oneDNN 2.6.3"
     bool host_memory; // device pointers may be dereferenced by the host
-    bool bf16;        // bf16 compute is native enough to be worth offering
     int threads;      // CPU threads of this instance
     void *impl;       // the backend's own state
     uint64_t version; // of weights, the last one drawn

@@ -10,7 +10,6 @@ struct dr_device {
     const char *name;   // "cpu", "cuda"; lives as long as the backend, as does detail
     const char *detail; // what it found, e.g. "2 threads, avx512_core_bf16, oneDNN 2.6.3"
     bool host_memory;   // computes in the host's memory
-    bool bf16;          // bf16 compute is native enough to be worth offering
     int threads;        // CPU threads of this instance
 };
 struct dr_device dr_backend_device(const struct dr_backend *be);

@@ -144,7 +144,6 @@ int dr_backend_null(struct dr_backend **out, struct dr_err *err) {
     if (!be)
         return dr_fail(err, DR_ENOMEM, "out of memory for a backend");
     memcpy(be->name, "null", 5);
-    be->bf16 = true;
     be->threads = 1;
     be->enter = null_enter;
     be->mem_alloc = null_alloc;

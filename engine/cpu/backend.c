@@ -181,7 +181,7 @@ int dr_backend_cpu(int threads, struct dr_backend **out, struct dr_err *err) {
             },
     };
     char what[80];
-    dr_gemm_describe(what, sizeof what, &cpu->be.bf16);
+    dr_gemm_describe(what, sizeof what);
     snprintf(cpu->be.detail, sizeof cpu->be.detail, "%d thread%s, %s", cpu->be.threads,
              cpu->be.threads == 1 ? "" : "s", what);
     int rc = dr_gemm_cache_new(cpu->be.threads, &cpu->gemm, err);

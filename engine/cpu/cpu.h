@@ -95,8 +95,8 @@ void dr_conv_cache_free(struct dr_conv_cache *c); // NULL is fine
 // `why` says what depends. Takes milliseconds; not from within an op.
 typedef void dr_gemm_fn(struct dr_backend *be, const struct dr_gemm_args *a);
 bool dr_gemm_self_check(struct dr_backend *be, dr_gemm_fn *gemm, char *why, size_t size);
-// "avx512_core_bf16, oneDNN 2.6.3"
-void dr_gemm_describe(char *out, size_t size, bool *bf16);
+// "avx512_core_bf16, oneDNN 2.6.3", or "avx2, bf16 by fp32, oneDNN 2.6.3"
+void dr_gemm_describe(char *out, size_t size);
 
 // ---- bf16
 // ------------------------------------------------------------------------------------------

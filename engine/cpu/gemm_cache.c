@@ -128,7 +128,7 @@ int64_t dr_gemm_row_unit(const struct dr_gemm_cache *g) {
     return g->avx512 ? 1 : 12;
 }
 
-void dr_gemm_describe(char *out, size_t size, bool *bf16) {
+void dr_gemm_describe(char *out, size_t size) {
     static const struct {
         dnnl_cpu_isa_t isa;
         const char *name;
@@ -148,8 +148,8 @@ void dr_gemm_describe(char *out, size_t size, bool *bf16) {
     for (size_t i = 0; i < DR_COUNT(names); i++)
         if (names[i].isa == isa)
             name = names[i].name;
-    *bf16 = pays_bf16();
-    snprintf(out, size, "%s, oneDNN %d.%d.%d", name, v->major, v->minor, v->patch);
+    snprintf(out, size, "%s%s, oneDNN %d.%d.%d", name, pays_bf16() ? "" : ", bf16 by fp32",
+             v->major, v->minor, v->patch);
 }
 
 // ---- making one

@@ -151,9 +151,8 @@ bool dr_conv_whole_weight(struct dr_backend *be, const struct dr_conv2d_bwd_weig
     return false;
 }
 
-void dr_gemm_describe(char *out, size_t size, bool *bf16) {
+void dr_gemm_describe(char *out, size_t size) {
     snprintf(out, size, "%s", "reference GEMM");
-    *bf16 = false;
 }
 
 #endif

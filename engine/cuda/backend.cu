@@ -313,7 +313,6 @@ static int find_device(struct dr_cuda *c, int index, struct dr_err *err) {
 static void fill_table(struct dr_cuda *c) {
     struct dr_backend *be = &c->be;
     memcpy(be->name, NAME, sizeof NAME);
-    be->bf16 = true;
     be->threads = 1;
     be->impl = c;
     be->enter = enter;
