@@ -79,12 +79,6 @@ static void check_levels(const struct dr_model_config *m, struct dr_notes *notes
     }
 }
 
-int dr_model_levels_check(const struct dr_model_config *m, struct dr_err *err) {
-    struct dr_notes notes = {.err = err};
-    check_levels(m, &notes);
-    return notes.rc;
-}
-
 static void check_model(const struct dr_model_config *m, struct dr_notes *notes) {
     if (m->label_dropout > 0 && !m->null_class)
         FAIL_OF(KEYS("model.label_dropout", "model.null_class"),

@@ -249,9 +249,10 @@ char *dr_config_to_json(const struct dr_config *c);
 char *dr_model_config_to_json(const struct dr_model_config *m);
 int dr_model_config_parse(const char *json, size_t len, const char *where,
                           struct dr_model_config *out, struct dr_err *err);
-// Channels of a level of a generator with levels, and whether its section fits the images.
+// Cross-key checks of a model section whose values are in range. ECONFIG at the key to change.
+int dr_model_config_check(const struct dr_model_config *m, struct dr_err *err);
+// Channels of a level of a generator with levels.
 int64_t dr_model_width(const struct dr_model_config *m, int level);
-int dr_model_levels_check(const struct dr_model_config *m, struct dr_err *err);
 // Whether two model sections describe the same network.
 bool dr_model_config_equal(const struct dr_model_config *a, const struct dr_model_config *b);
 // How samples of a kind with so many channels are shown: planes for latents, and for images that

@@ -63,9 +63,8 @@ void dr_notes_bad_section(struct dr_notes *n, const char *section);
 void dr_note_check(struct dr_notes *n, const char *const *keys, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-// Cross-key checks of everything, and of the model section alone.
+// Cross-key checks of everything.
 void dr_config_check(const struct dr_config *c, struct dr_notes *n);
-int dr_model_config_check(const struct dr_model_config *m, struct dr_err *err);
 // The kind that a model section's other keys imply (dr_model_config_to_json).
 int dr_model_implied_kind(const struct dr_model_config *m);
 // The words of enum dr_kind, as DR_F_ENUM has them.

@@ -113,32 +113,6 @@ static int64_t hidden_width(const struct dr_model_config *m, const struct dr_for
     return ((int64_t)(2.0 / 3.0 * (double)full) + 31) / 32 * 32;
 }
 
-static int check(const struct dr_model_config *m, const struct dr_form *form, struct dr_err *err) {
-    if (m->heads < 1 || m->dim % m->heads)
-        return dr_fail_at(err, DR_ECONFIG, "model.heads",
-                          "model.heads %lld does not divide model.dim %lld", (long long)m->heads,
-                          (long long)m->dim);
-    if (m->rope && m->dim / m->heads % 2)
-        return dr_fail_at(err, DR_ECONFIG, "model.rope",
-                          "model.rope needs an even width per head; model.dim %lld over "
-                          "model.heads %lld gives %lld",
-                          (long long)m->dim, (long long)m->heads, (long long)(m->dim / m->heads));
-    if (m->patch < 1 || m->size % m->patch)
-        return dr_fail_at(err, DR_ECONFIG, "model.patch",
-                          "model.patch %lld does not divide data.size %lld", (long long)m->patch,
-                          (long long)m->size);
-    if ((m->pos_embed || form->positions) && m->dim % 4)
-        return dr_fail_at(err, DR_ECONFIG, "model.dim",
-                          "model.dim %lld must be a multiple of 4 for the sin-cos position "
-                          "embedding",
-                          (long long)m->dim);
-    if (hidden_width(m, form) < 1)
-        return dr_fail_at(err, DR_ECONFIG, "model.mlp_ratio",
-                          "model.mlp_ratio %g leaves no hidden width at model.dim %lld",
-                          m->mlp_ratio, (long long)m->dim);
-    return 0;
-}
-
 // RoPE angles: cos [tokens, hd/2], then sin.
 static int64_t table_reals(const struct dr_dit *k) {
     const struct dr_model_config *m = &k->gen.cfg;
@@ -159,17 +133,18 @@ static void lay_out(struct dr_dit *k) {
 static int build(struct dr_net *net, const struct dr_form *form, struct dr_err *err) {
     struct dr_dit *k = (struct dr_dit *)net;
     const struct dr_model_config *m = &k->gen.cfg;
-    int rc = check(m, form, err);
-    if (rc)
-        return rc;
     k->form = form;
+    k->hidden = hidden_width(m, form);
+    if (k->hidden < 1)
+        return dr_fail_at(err, DR_ECONFIG, "model.mlp_ratio",
+                          "model.mlp_ratio %g leaves no hidden width at model.dim %lld",
+                          m->mlp_ratio, (long long)m->dim);
     k->block = calloc((size_t)m->depth + 1, sizeof *k->block);
     if (!k->block)
         return dr_fail(err, DR_ENOMEM, "out of memory for %lld blocks", (long long)m->depth);
     k->patches = (m->size / m->patch) * (m->size / m->patch);
     k->tokens = k->patches + m->registers;
     k->patch_values = m->channels * m->patch * m->patch;
-    k->hidden = hidden_width(m, form);
     k->mod_stride = (6 * m->depth + 2) * m->dim;
     lay_out(k);
     net->outputs = 1;

@@ -30,9 +30,6 @@ static int check_ranges(const struct dr_model_config *m, struct dr_err *err) {
     if (!(m->mlp_ratio >= 0.25 && m->mlp_ratio <= 16))
         return dr_fail_at(err, DR_ECONFIG, "model.mlp_ratio",
                           "model.mlp_ratio is %g; expected 0.25 to 16", m->mlp_ratio);
-    if (m->label_dropout > 0 && !m->null_class)
-        return dr_fail_at(err, DR_ECONFIG, "model.label_dropout",
-                          "model.label_dropout %g needs model.null_class", m->label_dropout);
     return 0;
 }
 
@@ -46,6 +43,8 @@ int dr_gen_create(const struct dr_model_config *cfg, struct dr_net **out, struct
         return rc;
     ((struct dr_gen *)*out)->cfg = *cfg;
     rc = check_ranges(cfg, err);
+    if (!rc)
+        rc = dr_model_config_check(cfg, err);
     return dr_net_finish(out, rc, err);
 }
 

@@ -234,14 +234,17 @@ static void refusals(void **state) {
     (void)state;
     struct dr_model_config m;
 #define WITH(change, word) (m = rig_config(), change, refuse(m, word))
-    WITH(m.heads = 3, "model.heads 3");
+    WITH(m.heads = 3, "model.heads is 3");
     WITH((m.dim = 12, m.heads = 4), "model.rope");
-    WITH(m.patch = 3, "model.patch 3");
-    WITH((m.dim = 10, m.pos_embed = true), "model.dim 10");
+    WITH(m.patch = 3, "model.patch is 3");
+    WITH((m.dim = 10, m.rope = false, m.pos_embed = true), "model.dim is 10");
     WITH(m.dim = 1 << 20, "model.dim");
     WITH(m.depth = -1, "model.depth");
     WITH(m.classes = 0, "data.classes");
     WITH(m.mlp_ratio = NAN, "model.mlp_ratio");
+    WITH((m.arch = DR_ARCH_LIGHTNINGDIT, m.dim = 4, m.heads = 1, m.mlp = DR_MLP_SWIGLU,
+          m.mlp_ratio = .25),
+         "hidden width");
     WITH(m.arch = 7, "model.arch");
     WITH((m.label_dropout = 0.1, m.null_class = false), "model.null_class");
     WITH((m.arch = DR_ARCH_MLP, m.depth = 0), "model.depth");
