@@ -20,7 +20,8 @@ enum fault {
 };
 extern const char *const fault_names[FAULT_COUNT];
 
-// n images of the test split (of the training split for COPIED), class-balanced, with the fault.
+// n images of the test split (of the training split for COPIED) with the fault, classes in the
+// proportions of the training split.
 // The data sets are borrowed. *out is the caller's: dr_eval_source_free.
 int fault_source(enum fault f, const struct dr_dataset *train, const struct dr_dataset *test,
                  int64_t n, struct dr_eval_source **out, struct dr_err *err);
