@@ -124,8 +124,8 @@ void dr_eval_source_free(struct dr_eval_source *s); // NULL is fine
 struct dr_eval_generator {
     struct dr_snapshot *snap; // a reference is taken
     // The reals to compare with. Classes come in their proportions, so that a generator without a
-    // fault gets what reals get: MNIST has 1.24 times as many ones as fives. NULL, or as many
-    // classes as the generator has not: classes in turn. Read on creation only.
+    // fault gets what reals get: MNIST has 1.24 times as many ones as fives. NULL, or data of
+    // another number of classes: classes in turn. Borrowed, and read on creation only.
     const struct dr_dataset *like;
     double alpha;
     uint64_t seed;

@@ -131,7 +131,9 @@ int eval_fd_points(const struct eval_tally *t, double *sizes, double *values);
 
 // Numbers of all images of d, in a random order within each class that is always the same. Every
 // beginning has the classes in the proportions of all (classes in turn where they are equal).
-// malloc'd; NULL: no memory.
+// malloc'd; NULL: no memory. EVAL_ORDER counts its changes: what was saved under another is not
+// taken up.
+enum { EVAL_ORDER = 2 };
 int64_t *eval_order(const struct dr_dataset *d);
 
 // ---- reference.c

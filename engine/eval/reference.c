@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ORDER = 2 }; // of eval_order: one more when it changes, for what was saved
-
 static bool wants(const struct dr_eval_ref *r, unsigned need) {
     for (int i = 0; i < DR_EVAL_METRICS; i++)
         if ((r->cfg.metrics >> i & 1) && (dr_eval_metrics[i].needs & need))
@@ -123,7 +121,7 @@ static int tallies(struct dr_eval_ref *r, struct dr_err *err) {
 static void make_key(struct dr_eval_ref *r, const struct dr_dataset *train,
                      const struct dr_dataset *test) {
     struct dr_eval_config c = r->cfg;
-    const int64_t how[] = {ORDER,       c.n,          c.split,       c.metrics,
+    const int64_t how[] = {EVAL_ORDER,  c.n,          c.split,       c.metrics,
                            c.seed,      c.precision,  c.rows,        c.train_rows,
                            c.reals,     c.tested,     c.kid_subsets, c.kid_size,
                            c.is_splits, c.k_manifold, c.k_density,   c.blocks};

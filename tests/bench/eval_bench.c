@@ -244,7 +244,8 @@ int main(int argc, char **argv) {
     if (dr_snapshot_load(o.judge, NULL, &judge, &err))
         stop(&err);
     load_data(&o, &train, &test);
-    struct dr_eval_source *s = source(&o, be, o.cfg.split == DR_EVAL_TEST ? test : train);
+    // Without a test split the reference has the message.
+    struct dr_eval_source *s = source(&o, be, o.cfg.split == DR_EVAL_TEST && test ? test : train);
     o.cfg.n = DR_MIN(o.cfg.n, s->n);
     struct dr_eval_ref *ref = reference(&o, be, judge, train, test);
     if (dr_eval_create(s, &ref, 1, &e, &err))

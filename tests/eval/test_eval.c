@@ -163,7 +163,8 @@ static void bits_depend_on_nothing_else(void **state) {
     w.judging.be->host_memory = true;
 }
 
-// Every beginning has the classes in the proportions of the reals, from the generator as well.
+// Every beginning has the classes in the proportions of the reals, from the generator as well. A
+// class is half an image from its share of a whole round, and a beginning half of the ten classes.
 static void classes_come_in_their_proportions(void **state) {
     (void)state;
     struct dr_dataset some = *w.judging.data; // a quarter of the threes
