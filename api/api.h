@@ -148,7 +148,8 @@ struct api_gen; // a ticket: one suspended request
 // Valid until api_gen_complete or api_gen_fail.
 const struct api_gen_request *api_gen_request(const struct api_gen *g);
 // True when nobody waits for the result any more (deadline passed, client gone, server stopping).
-// Ask just before dispatching; then call api_gen_fail(g, NULL). Looks at the socket: ~1 us.
+// Ask just before dispatching and between the parts of what takes long; then call
+// api_gen_fail(g, NULL). Looks at the socket: ~1 us.
 bool api_gen_abandoned(struct api_gen *g);
 // Exactly one of the two, exactly once for every accepted ticket, from any thread (also before
 // `generate` has returned). Takes over result->bytes. The ticket is gone afterwards.
@@ -459,7 +460,7 @@ struct api_config {
     uint64_t max_upload;   // imports [4 GiB]
     int max_connections;   // in all [4096]
     int max_per_address;   // [1536], not for unix sockets; at either limit the oldest idle one goes
-    int max_sse;           // SSE clients [100]
+    int max_sse;           // SSE clients [100], at most half of the connections
     int header_timeout_ms; // from the accept or the end of the last response [10000]
     int body_timeout_ms;   // JSON bodies [30000]; uploads must advance 64 KiB in that time
     int idle_timeout_ms;   // keep-alive [60000]

@@ -14,6 +14,7 @@
 
 #define MAX_LIST 1024
 #define MAX_SCALES 64
+#define MAX_VALUES ((int64_t)64 << 20) // of an answer: what one request may take of memory and time
 
 struct parse {
     struct api_req *r;
@@ -47,10 +48,13 @@ static int add_label(struct parse *x, int64_t label) {
     return 0;
 }
 
+// As it is written, else in any case.
 static int class_by_name(struct parse *x, const char *name) {
-    for (int i = 0; x->model.names && i < x->model.classes; i++)
-        if (!strcasecmp(name, x->model.names[i]))
-            return i;
+    int (*const same[])(const char *, const char *) = {strcmp, strcasecmp};
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; x->model.names && i < x->model.classes; i++)
+            if (!same[k](name, x->model.names[i]))
+                return i;
     return -1;
 }
 
@@ -79,7 +83,8 @@ static const char *classes_of(const struct parse *x, char text[64]) {
     return text;
 }
 
-// One item of the list: an index, a name, a range "2-5", or "random".
+// One item of the list: an index, a name, a range "2-5", or "random". An index comes first: it is
+// what replies hold, whatever the classes are called.
 static int add_class(struct parse *x, char *word) {
     char has[64];
     int64_t a, b;
@@ -87,11 +92,12 @@ static int add_class(struct parse *x, char *word) {
     char *dash = strchr(word + (*word != '\0'), '-');
     if (!strcmp(word, "random"))
         return add_label(x, -1);
+    const bool index = !api_parse_int(word, &a);
+    if (index && a >= 0 && a < x->model.classes)
+        return add_label(x, a);
     if ((i = class_by_name(x, word)) >= 0)
         return add_label(x, i);
-    if (!api_parse_int(word, &a)) {
-        if (a >= 0 && a < x->model.classes)
-            return add_label(x, a);
+    if (index) {
         bad(x, "class", "%lld is out of range; %s", (long long)a, classes_of(x, has));
         return -1;
     }
@@ -353,6 +359,20 @@ static void pick_seed(struct parse *x, struct api_gen_request *out) {
     out->seed = (uint64_t)seed;
 }
 
+// Values that an answer encodes: those of one picture with its empty places, of one picture per
+// image, or (npy) of the images as they are.
+static void check_values(struct parse *x, const struct api_gen_request *out) {
+    const bool whole = out->format == API_PNG || out->format == API_APNG;
+    const int64_t scale = out->format == API_NPY ? 1 : out->scale;
+    const int64_t images = whole ? (int64_t)out->cols * out->rows : out->n;
+    const int64_t values = images * scale * scale * x->model.width * x->model.height *
+                           (x->model.channels > 0 ? x->model.channels : 1);
+    const char *field = scale == 1 ? "n" : x->r->openai ? "size" : "scale";
+    if (values > MAX_VALUES)
+        bad(x, field, "the answer would have %lld values; at most %lld are possible",
+            (long long)values, (long long)MAX_VALUES);
+}
+
 static int parse_all(struct parse *x, struct api_gen_request *out) {
     int64_t n = 0, scale = 1, timeout = x->r->srv->cfg.default_timeout_ms;
     int guidance = 0;
@@ -381,10 +401,8 @@ static int parse_all(struct parse *x, struct api_gen_request *out) {
     out->guidance = (enum api_guidance)guidance;
     out->received_ns = x->r->start_ns;
     out->deadline_ns = x->r->start_ns + (uint64_t)timeout * 1000000u;
-    int64_t pixels = (int64_t)out->cols * out->rows * scale * scale * x->model.width *
-                     x->model.height * (x->model.channels > 0 ? x->model.channels : 1);
-    if (!x->p->status && (out->format == API_PNG || out->format == API_APNG) && pixels > (64 << 20))
-        bad(x, "scale", "the image would exceed 64 million values");
+    if (!x->p->status)
+        check_values(x, out);
     return x->p->status ? -1 : 0;
 }
 

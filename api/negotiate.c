@@ -113,6 +113,7 @@ static bool digits(const char *s, uint64_t *out, const char **end) {
 }
 
 int api_parse_range(const char *h, uint64_t size, uint64_t *from, uint64_t *to) {
+    uint64_t first, last = UINT64_MAX;
     const char *p;
     if (!h || strncasecmp(h, "bytes=", 6) || strchr(h, ','))
         return 0;
@@ -127,14 +128,13 @@ int api_parse_range(const char *h, uint64_t size, uint64_t *from, uint64_t *to) 
         *to = size - 1;
         return 1;
     }
-    if (!digits(h, from, &p) || *p++ != '-')
+    if (!digits(h, &first, &p) || *p++ != '-')
         return 0;
-    *to = UINT64_MAX;
-    if (*p && (!digits(p, to, &p) || *p || *to < *from))
+    if (*p && (!digits(p, &last, &p) || *p || last < first))
         return 0;
-    if (*from >= size)
+    if (first >= size)
         return -1;
-    if (*to >= size)
-        *to = size - 1;
+    *from = first;
+    *to = last < size ? last : size - 1;
     return 1;
 }

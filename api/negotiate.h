@@ -21,5 +21,6 @@ bool api_etag_listed(const char *list, const char *etag, bool strong);
 // Last-Modified.
 bool api_if_range(const char *header, const char *etag);
 
-// One byte range. 1: use [*from, *to]; 0: send all (absent, malformed or several); -1: 416.
+// One byte range. 1: use [*from, *to]; 0: send all (absent, malformed or several); -1: 416. Sets
+// *from and *to with 1 alone.
 int api_parse_range(const char *header, uint64_t size, uint64_t *from, uint64_t *to);

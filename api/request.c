@@ -105,6 +105,13 @@ static int open_upload(struct api_req *r, struct api_problem *p) {
     return api_problem_set(p, 507, "storage", "the upload cannot be stored: %s", strerror(errno));
 }
 
+// The body, as declared or as it came, exceeds its limit.
+static int too_large(const struct api_req *r, bool upload, struct api_problem *p) {
+    return api_problem_set(
+        p, 413, "body-too-large", "%s may have %llu bytes", upload ? "an upload" : "a body",
+        upload ? (unsigned long long)r->srv->cfg.max_upload : (unsigned long long)r->body_max);
+}
+
 // Decides on headers alone whether the body will be read.
 static int check_body(struct api_req *r, struct api_problem *p) {
     const char *length = api_header(r, "Content-Length"), *type = api_header(r, "Content-Type");
@@ -127,8 +134,7 @@ static int check_body(struct api_req *r, struct api_problem *p) {
     }
     if (bytes && (kind == API_BODY_UPLOAD || kind == API_BODY_BYTES)) {
         if (n > r->srv->cfg.max_upload)
-            return api_problem_set(p, 413, "body-too-large", "an upload may have %llu bytes",
-                                   (unsigned long long)r->srv->cfg.max_upload);
+            return too_large(r, true, p);
         return open_upload(r, p);
     }
     if (kind == API_BODY_BYTES || (!r->body_is_bytes && !content_type_is(type, "application/json")))
@@ -138,7 +144,7 @@ static int check_body(struct api_req *r, struct api_problem *p) {
                                    ? "application/octet-stream or application/json"
                                    : "application/json");
     if (n > r->body_max)
-        return api_problem_set(p, 413, "body-too-large", "a body may have %zu bytes", r->body_max);
+        return too_large(r, false, p);
     return 0;
 }
 
@@ -248,9 +254,12 @@ static enum MHD_Result on_data(struct api_req *r, const char *data, size_t n) {
 }
 
 static enum MHD_Result dispatch(struct api_req *r) {
+    struct api_problem p = {0};
     api_conn_phase(r->srv, r->conn, API_PHASE_BUSY, 0);
-    if (r->body_too_large)
-        return api_send_error(r, 413, "body-too-large", "the body exceeds its limit");
+    if (r->body_too_large) {
+        too_large(r, r->upload_fd >= 0, &p);
+        return api_send_problem(r, &p);
+    }
     if (r->upload_failed)
         return api_send_error(r, 507, "storage", "the upload could not be written to disk");
     // What these change has no entity tag. Files and the page check their own on GET.

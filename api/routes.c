@@ -42,7 +42,7 @@ static const struct api_param generate_params[] = {
     {"scale", "integer 1..32 =1", "magnification of the picture, 1 to 32"},
     {"format", "png|json|zip|npy|apng",
      "npy: raw float32, unclamped; apng: a walk, animated; default by Accept, else png"},
-    {"checkpoint", "string", "served (default), live, latest or an id"},
+    {"checkpoint", "string", "served (default), live, latest, an id or a tag"},
     {"guidance", "one-step|two-pass =one-step", "how the scale is applied"},
     {"weights", "ema|raw =ema", "the average that is served, or the weights themselves"},
     {"temperature", "number 0..10 =1", "scale of the noise, 0 to 10 (1)"},

@@ -24,7 +24,8 @@
 
 enum {
     FDS_PER_LISTENER = 2 * (API_WORKERS + 1), // epoll and its wake-up, of each thread
-    SPARE_FDS = 64                            // for files and the database
+    FDS_PER_CONNECTION = 2,                   // the socket, and the file that is sent or received
+    SPARE_FDS = 64                            // for the database and other files
 };
 
 static void mhd_log(void *cls, const char *fmt, va_list ap) {
@@ -53,7 +54,7 @@ static void fill_limits(struct api_config *c) {
 #undef DEFAULT
 }
 
-// Every connection costs a descriptor: use what the hard limit allows.
+// Every connection costs descriptors: use what the hard limit allows.
 static void lift_descriptors(void) {
     struct rlimit lim;
     if (getrlimit(RLIMIT_NOFILE, &lim) || lim.rlim_cur == lim.rlim_max)
@@ -82,7 +83,9 @@ static void fit_connections(struct api_server *s) {
         return;
     int left = (int)lim.rlim_cur - open_descriptors() - n * FDS_PER_LISTENER;
     left -= left / 4 < SPARE_FDS ? left / 4 : SPARE_FDS;
-    int each = left / n > API_WORKERS ? left / n : API_WORKERS;
+    int each = left / n / FDS_PER_CONNECTION;
+    if (each < API_WORKERS)
+        each = API_WORKERS;
     if (each < s->mhd_limit)
         s->mhd_limit = each;
     int fit = each - (each + 7) / 8; // the rest: cut, but not closed yet
@@ -91,6 +94,16 @@ static void fit_connections(struct api_server *s) {
     api_log(&s->log, 4, "http.connections limit=%d configured=%d reason=RLIMIT_NOFILE", fit,
             s->cfg.max_connections);
     s->cfg.max_connections = fit;
+}
+
+// Event streams stay open: with a place for each of them there would be none for anything else.
+static void fit_streams(struct api_server *s) {
+    const int most = s->cfg.max_connections > 1 ? s->cfg.max_connections / 2 : 1;
+    if (s->cfg.max_sse <= most)
+        return;
+    api_log(&s->log, 4, "http.streams limit=%d configured=%d reason=connections", most,
+            s->cfg.max_sse);
+    s->cfg.max_sse = most;
 }
 
 static int add_host(struct api_server *s, const char *host) {
@@ -249,6 +262,7 @@ static int start_all(struct api_server *s, const struct api_config *config, char
     if (add_hosts(s, config->hosts, config->nhosts))
         return -1;
     fit_connections(s);
+    fit_streams(s);
     if (api_nudge_prepare() || pthread_create(&s->keeper, NULL, api_keeper_main, s)) {
         snprintf(err, n, "cannot start a thread");
         return -1;

@@ -6,6 +6,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,12 +29,15 @@ struct client {
     struct client *prev, *next_client;
     struct api_server *srv;
     struct MHD_Connection *mhd;
+    int fd;
     char job[API_ID_MAX]; // "" follows everything
     uint64_t next;        // seq of the next frame
     size_t offset;        // bytes of that frame already sent
     char *preamble;
     size_t pre_len, pre_off;
     bool suspended;
+    bool half_closed, ping_now; // it has ended its side; it is to prove that it still reads
+    bool gone;                  // nobody is there: no longer counted
     uint64_t sent_ns;
 };
 
@@ -51,7 +55,8 @@ struct api_sse {
     uint64_t oldest, head; // seqs: [oldest, head] are in the ring; head 0: nothing yet
     size_t bytes;
     struct client *clients;
-    int nclients;
+    int nclients;        // those that are gone do not count
+    struct pollfd *poll; // [max_sse]
     bool closing;
     struct pending pend;
 };
@@ -60,6 +65,12 @@ int api_sse_create(struct api_server *s) {
     s->sse = calloc(1, sizeof *s->sse);
     if (!s->sse)
         return -1;
+    s->sse->poll = calloc((size_t)s->cfg.max_sse, sizeof *s->sse->poll);
+    if (!s->sse->poll) {
+        free(s->sse);
+        s->sse = NULL;
+        return -1;
+    }
     pthread_mutex_init(&s->sse->mu, NULL);
     s->sse->oldest = 1;
     return 0;
@@ -73,6 +84,7 @@ void api_sse_free(struct api_server *s) {
         free(e->ring[i]);
     free(e->pend.names.s);
     free(e->pend.rows.s);
+    free(e->poll);
     pthread_mutex_destroy(&e->mu);
     free(e);
     s->sse = NULL;
@@ -213,10 +225,36 @@ void api_publish_metrics(struct api_server *s, const char *job, int64_t step, si
     pthread_mutex_unlock(&s->sse->mu);
 }
 
+// Finds clients that have closed, long before a ping would; with sse.mu held. Only those that are
+// suspended: their sockets stay open meanwhile. A reset or hang-up is certain. The end of what a
+// client sends says nothing, as it may still read: it gets a ping, which a socket that nobody has
+// any more answers with a reset.
+static void notice_gone(struct api_sse *e) {
+    nfds_t n = 0, i = 0;
+    for (struct client *c = e->clients; c; c = c->next_client)
+        if (c->suspended)
+            e->poll[n++] = (struct pollfd){.fd = c->fd, .events = c->half_closed ? 0 : POLLRDHUP};
+    if (poll(e->poll, n, 0) <= 0)
+        return;
+    for (struct client *c = e->clients; c; c = c->next_client) {
+        if (!c->suspended)
+            continue;
+        const short seen = e->poll[i++].revents;
+        c->gone = seen & (POLLHUP | POLLERR | POLLNVAL);
+        if (c->gone)
+            e->nclients--;
+        else if (seen & POLLRDHUP)
+            c->half_closed = c->ping_now = true;
+        if (seen)
+            wake(c);
+    }
+}
+
 void api_sse_tick(struct api_server *s, uint64_t now) {
     struct api_sse *e = s->sse;
     pthread_mutex_lock(&e->mu);
     flush_metrics(s);
+    notice_gone(e);
     for (struct client *c = e->clients; c; c = c->next_client)
         if (c->suspended && now - c->sent_ns >= (uint64_t)s->cfg.ping_ms * 1000000u)
             wake(c); // its reader sends the ping; a vanished client is noticed by this
@@ -287,15 +325,18 @@ static ssize_t sse_read(void *cls, uint64_t pos, char *buf, size_t max) {
     struct api_sse *e = c->srv->sse;
     (void)pos;
     pthread_mutex_lock(&e->mu);
-    ssize_t n = fill(c, buf, max);
+    ssize_t n = c->gone ? -1 : fill(c, buf, max);
     uint64_t now = api_now_ns();
+    const bool due = c->ping_now || now - c->sent_ns >= (uint64_t)c->srv->cfg.ping_ms * 1000000u;
     if (n < 0 || (n == 0 && e->closing)) {
         n = MHD_CONTENT_READER_END_OF_STREAM;
     } else if (n > 0) {
         c->sent_ns = now;
-    } else if (now - c->sent_ns >= (uint64_t)c->srv->cfg.ping_ms * 1000000u && max >= 8) {
+        c->ping_now = false; // as good as a ping
+    } else if (due && max >= 8) {
         memcpy(buf, ": ping\n\n", 8);
         c->sent_ns = now;
+        c->ping_now = false;
         n = 8;
     } else {
         c->suspended = true;
@@ -315,7 +356,8 @@ static void client_free(void *cls) {
         e->clients = c->next_client;
     if (c->next_client)
         c->next_client->prev = c->prev;
-    e->nclients--;
+    if (!c->gone)
+        e->nclients--;
     pthread_mutex_unlock(&e->mu);
     free(c->preamble);
     free(c);
@@ -378,9 +420,28 @@ static void build_preamble(struct api_server *s, struct client *c, const char *l
     c->pre_len = t.n;
 }
 
+// NULL, or the slug of a refusal.
+static const char *add_client(struct api_server *s, struct client *c) {
+    struct api_sse *e = s->sse;
+    pthread_mutex_lock(&e->mu);
+    if (e->nclients >= s->cfg.max_sse)
+        notice_gone(e);
+    const char *refusal = e->closing                      ? "draining"
+                          : e->nclients >= s->cfg.max_sse ? "too-many-streams"
+                                                          : NULL;
+    if (!refusal) {
+        c->next_client = e->clients;
+        if (e->clients)
+            e->clients->prev = c;
+        e->clients = c;
+        e->nclients++;
+    }
+    pthread_mutex_unlock(&e->mu);
+    return refusal;
+}
+
 static enum MHD_Result subscribe(struct api_req *r, const char *job) {
     struct api_server *s = r->srv;
-    struct api_sse *e = s->sse;
     const char *last = api_header(r, "Last-Event-ID");
     struct client *c = calloc(1, sizeof *c);
     if (!c)
@@ -389,25 +450,18 @@ static enum MHD_Result subscribe(struct api_req *r, const char *job) {
         last = api_query_get(&r->query, "last_event_id");
     c->srv = s;
     c->mhd = r->mhd;
+    c->fd = r->conn->fd;
     c->sent_ns = api_now_ns();
     snprintf(c->job, sizeof c->job, "%s", job);
     build_preamble(s, c, last);
-    pthread_mutex_lock(&e->mu);
-    bool full = e->nclients >= s->cfg.max_sse, closing = e->closing;
-    if (!full && !closing) {
-        c->next_client = e->clients;
-        if (e->clients)
-            e->clients->prev = c;
-        e->clients = c;
-        e->nclients++;
-    }
-    pthread_mutex_unlock(&e->mu);
-    if (full || closing) {
+    const char *refusal = add_client(s, c);
+    if (refusal) {
         struct api_problem p;
         free(c->preamble);
         free(c);
-        api_problem_set(&p, 503, closing ? "draining" : "too-many-streams",
-                        closing ? "the server is stopping" : "all event streams are taken");
+        api_problem_set(&p, 503, refusal, "%s",
+                        !strcmp(refusal, "draining") ? "the server is stopping"
+                                                     : "all event streams are taken");
         p.retry_after = 5;
         return api_send_problem(r, &p);
     }

@@ -36,12 +36,12 @@ void api_tokens_free(struct api_tokens *t) {
     free(t);
 }
 
-static int scopes(const char *word, unsigned *out, char *err, size_t n) {
-    char copy[96], near[96], *save;
+// Of a list of words, which is cut up.
+static int scopes(char *list, unsigned *out, char *err, size_t n) {
+    char near[96], *save;
     const char *names[NSCOPES + 1] = {scope_names[0], scope_names[1], scope_names[2]};
-    snprintf(copy, sizeof copy, "%s", word);
     *out = 0;
-    for (char *w = strtok_r(copy, ",", &save); w; w = strtok_r(NULL, ",", &save)) {
+    for (char *w = strtok_r(list, ",", &save); w; w = strtok_r(NULL, ",", &save)) {
         unsigned bit = 0;
         for (int i = 0; i < NSCOPES; i++)
             bit |= strcmp(w, scope_names[i]) ? 0 : 1u << i;
@@ -52,7 +52,10 @@ static int scopes(const char *word, unsigned *out, char *err, size_t n) {
         }
         *out |= bit;
     }
-    return 0;
+    if (*out)
+        return 0;
+    snprintf(err, n, "names no scope; expected generate, read or admin");
+    return -1;
 }
 
 static int rate(const char *word, struct token *t, char *err, size_t n) {

@@ -6,7 +6,7 @@
 
 static int list(struct ctl *c) {
     static const char *const columns[] = {"ID:id",       "JOB:job",         "NAME:name",
-                                          "KIND:kind",   "STEP:step:num",   "SIZE:bytes:bytes",
+                                          "NET:net",     "STEP:step:num",   "SIZE:bytes:bytes",
                                           "STATE:state", "ACTIVE:active",   "TAGS:tags",
                                           "NOTES:notes", "CREATED:created", NULL};
     return ctl_list(c, "checkpoints", "job", columns);

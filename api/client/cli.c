@@ -81,6 +81,8 @@ static void collect(struct options *o, const struct ctl_command *command) {
 }
 
 static const struct ctl_opt *find(const struct options *o, int value) {
+    if (!value) // getopt's word for a long option that it does not know
+        return NULL;
     for (int i = 0; i < o->n; i++)
         if (value >= LONG_BASE ? value == LONG_BASE + i : value == o->opt[i]->letter)
             return o->opt[i];

@@ -33,7 +33,7 @@ static const struct ctl_opt image_opts[] = {
     {"grid", 'g', "CxR", "columns x rows"},
     {"scale", 'x', "N", "magnification", WHOLE(1, ANY)},
     {"format", 'f', "FORMAT", "png, json, zip, npy or apng"},
-    {"checkpoint", 'k', "ID", "served (default), live, latest or an id"},
+    {"checkpoint", 'k', "ID", "served (default), live, latest, an id or a tag"},
     {"guidance", 0, "KIND", "one-step or two-pass"},
     {"weights", 0, "SET", "ema, the average that is served, or raw"},
     {"temperature", 't', "X", "scale of the noise (1)", FRACTION(0, 10)},
@@ -41,7 +41,7 @@ static const struct ctl_opt image_opts[] = {
     {"steps", 0, "N", "images of a walk (16)", WHOLE(2, 256)},
     {"noise", 0, "FILE", "own noise: a npy file"},
     {"timeout-ms", 0, "MS", "the server gives up after this time", WHOLE(1, ANY)},
-    {"output", 'o', "FILE", "file to write; - is standard output"},
+    {"output", 'o', "FILE", "file to write (driftd-SEED.png); - is standard output"},
     {0}};
 
 static const struct ctl_opt sweep_opts[] = {
@@ -52,7 +52,7 @@ static const struct ctl_opt sweep_opts[] = {
     {"n", 'n', "N", "images per row (8)", WHOLE(1, ANY)},
     {"seed", 's', "N", "seed; every row has the same noise", WHOLE(0, ANY)},
     {"scale", 'x', "N", "magnification", WHOLE(1, ANY)},
-    {"checkpoint", 'k', "ID", "served (default), live, latest or an id"},
+    {"checkpoint", 'k', "ID", "served (default), live, latest, an id or a tag"},
     {"output", 'o', "FILE", "file to write; - is standard output"},
     {0}};
 
@@ -99,7 +99,7 @@ const struct ctl_command ctl_commands[] = {
      ctl_cmd_edit},
     {"follow", "ID", "show a job's progress until it ends", 1, 1, NULL, ctl_cmd_follow},
     {"stop", "ID", "stop a job; its checkpoint stays", 1, 1,
-     OPTS({"now", 0, NULL, "do not finish the step"}), ctl_cmd_stop},
+     OPTS({"now", 0, NULL, "without writing a checkpoint"}), ctl_cmd_stop},
     {"pause", "ID", "pause a job", 1, 1, NULL, ctl_cmd_pause},
     {"resume", "ID", "resume a paused, stopped or interrupted job", 1, 1,
      OPTS({"follow", 'f', NULL, "show progress until the job ends"}), ctl_cmd_resume},
@@ -161,8 +161,9 @@ const struct ctl_command ctl_commands[] = {
     {"export", "ID", "download a checkpoint, or with --format one model for other programs", 1, 1,
      OPTS(
          {"format", 'f', "FORMAT", "safetensors, onnx or pytorch; without it the whole checkpoint"},
-         {"weights", 'w', "WEIGHTS", "ema (averaged) or raw; without it the whole checkpoint"},
-         {"output", 'o', "FILE", "file to write (ID.safetensors); - is standard output"}),
+         {"weights", 'w', "WEIGHTS", "ema (averaged; default with --format) or raw"},
+         {"output", 'o', "FILE",
+          "file to write (ID.safetensors, ID-ema.onnx, ...); - is standard output"}),
      ctl_cmd_export},
     {"import", "FILE", "upload a safetensors file", 1, 1,
      OPTS({"name", 'n', "NAME", "name of the checkpoint"},

@@ -25,11 +25,13 @@ static bool takes_checkpoint(const struct ctl_command *k) {
     return !strcmp(k->name, "serve") || !strcmp(k->name, "activate") || !strcmp(k->name, "export");
 }
 
-// The list whose ids stand behind an action of the command; NULL: none.
+// The list whose names or ids stand behind an action of the command; NULL: none.
 static const char *acts_on(const struct ctl_command *k) {
     return !strcmp(k->name, "checkpoints") ? "checkpoints id"
            : !strcmp(k->name, "evals")     ? "evals id"
            : !strcmp(k->name, "grids")     ? "grids id"
+           : !strcmp(k->name, "data")      ? "data list name"
+           : !strcmp(k->name, "ablate")    ? "ablate list id"
                                            : NULL;
 }
 
@@ -64,11 +66,12 @@ static void quoted(FILE *out, const char *s, const char *special) {
 static void bash(FILE *out) {
     fprintf(out, "# bash completion of driftctl, printed by `driftctl completion bash`\n"
                  "_driftctl_names() {\n"
-                 "  driftctl $1 --json 2>/dev/null | sed -n "
-                 "'s/^ *\"'$2'\": \"\\([^\"]*\\)\".*/\\1/p'\n"
+                 "  driftctl \"${@:1:$#-1}\" --json 2>/dev/null | sed -n "
+                 "'s/^ *\"'\"${!#}\"'\": \"\\([^\"]*\\)\".*/\\1/p'\n"
                  "}\n"
                  "_driftctl() {\n"
-                 "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd= w i\n"
+                 "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
+                 "  local cmd= w= names= i\n"
                  "  for ((i = 1; i < COMP_CWORD; i++)); do\n"
                  "    case ${COMP_WORDS[i]} in -*) ;; *) cmd=${COMP_WORDS[i]}; break ;; esac\n"
                  "  done\n"
@@ -90,25 +93,32 @@ static void bash(FILE *out) {
     fprintf(out, "  esac\n"
                  "  case $cmd:$cur in\n"
                  "  :*|*:-*) ;;\n"
-                 "  train:*|configs:*) w+=\" $(_driftctl_names configs name)\" ;;\n");
+                 "  help:*) names=$(driftctl help | sed -n 's/^  \\([a-z]*\\) .*/\\1/p') ;;\n"
+                 "  train:*|configs:*) names=$(_driftctl_names configs name) ;;\n");
     for (const struct ctl_command *k = ctl_commands; k->name; k++)
         if (takes_job(k) || takes_checkpoint(k))
-            fprintf(out, "  %s:*) w+=\" $(_driftctl_names %s id)\" ;;\n", k->name,
+            fprintf(out, "  %s:*) names=$(_driftctl_names %s id) ;;\n", k->name,
                     takes_job(k) ? "jobs" : "checkpoints");
     for (const struct ctl_command *k = ctl_commands; k->name; k++)
         if (acts_on(k))
-            fprintf(out, "  %s:*) w+=\" $(_driftctl_names %s)\" ;;\n", k->name, acts_on(k));
-    fprintf(out, "  esac\n"
-                 "  case $prev in\n"
-                 "  --set|-s) [[ $cmd != train ]] || { compopt -o nospace 2>/dev/null\n"
-                 "    COMPREPLY=($(compgen -S = -W \"$(driftctl configs --keys 2>/dev/null)\" "
-                 "-- \"$cur\")); return; } ;;\n"
-                 "  --checkpoint) w=$(_driftctl_names checkpoints id) common= ;;\n"
-                 "  --job) w=$(_driftctl_names jobs id) common= ;;\n"
-                 "  esac\n"
-                 "  COMPREPLY=($(compgen -W \"$w $common\" -- \"$cur\"))\n"
-                 "  [[ ${#COMPREPLY[@]} -gt 0 ]] || COMPREPLY=($(compgen -f -- \"$cur\"))\n"
-                 "}\ncomplete -F _driftctl driftctl\n");
+            fprintf(out, "  %s:*) names=$(_driftctl_names %s) ;;\n", k->name, acts_on(k));
+    // Names come from the server: compgen gets them as variables, for it expands what it is given
+    // as text, and they are quoted before they reach the command line.
+    fprintf(out,
+            "  esac\n"
+            "  case $prev in\n"
+            "  --set|-s) [[ $cmd != train ]] || { compopt -o nospace 2>/dev/null\n"
+            "    w= common= names=$(driftctl configs --keys 2>/dev/null | sed 's/$/=/'); } ;;\n"
+            "  --checkpoint) w= common= names=$(_driftctl_names checkpoints id) ;;\n"
+            "  --job) w= common= names=$(_driftctl_names jobs id) ;;\n"
+            "  esac\n"
+            "  mapfile -t COMPREPLY < <(compgen -W '$w $common' -- \"$cur\"\n"
+            "    IFS=$'\\n'; compgen -W '$names' -- \"$cur\")\n"
+            "  [[ ${#COMPREPLY[@]} -gt 0 ]] || mapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n"
+            "  for i in \"${!COMPREPLY[@]}\"; do\n"
+            "    printf -v \"COMPREPLY[i]\" %%q \"${COMPREPLY[i]}\"\n"
+            "  done\n"
+            "}\ncomplete -F _driftctl driftctl\n");
 }
 
 static void zsh_options(FILE *out, const struct ctl_opt *o) {
@@ -149,8 +159,8 @@ static void zsh(FILE *out) {
                  "# zsh completion of driftctl, printed by `driftctl completion zsh`\n"
                  "_driftctl_names() {\n"
                  "  local -a names\n"
-                 "  names=(${(f)\"$(driftctl $1 --json 2>/dev/null |\n"
-                 "      sed -n \"s/^ *\\\"$2\\\": \\\"\\([^\\\"]*\\)\\\".*/\\1/p\")\"})\n"
+                 "  names=(${(f)\"$(driftctl $@[1,-2] --json 2>/dev/null |\n"
+                 "      sed -n \"s/^ *\\\"$@[-1]\\\": \\\"\\([^\\\"]*\\)\\\".*/\\1/p\")\"})\n"
                  "  compadd -a names\n"
                  "}\n"
                  "_driftctl_keys() {\n"
@@ -224,8 +234,8 @@ static void fish_options(FILE *out, const char *when, const struct ctl_opt *o) {
 static void fish(FILE *out) {
     fprintf(out, "# fish completion of driftctl, printed by `driftctl completion fish`\n"
                  "function __driftctl_names\n"
-                 "    driftctl $argv[1] --json 2>/dev/null |\n"
-                 "        string replace -rf '^ *\"'$argv[2]'\": \"([^\"]*)\".*' '$1'\n"
+                 "    driftctl $argv[1..-2] --json 2>/dev/null |\n"
+                 "        string replace -rf '^ *\"'$argv[-1]'\": \"([^\"]*)\".*' '$1'\n"
                  "end\n"
                  "complete -c driftctl -f\n");
     fish_options(out, "", ctl_common);

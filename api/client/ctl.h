@@ -44,6 +44,7 @@ extern const struct ctl_command ctl_commands[];
 extern const struct ctl_opt ctl_common[];
 
 #define CTL_MAX_OPTS 64
+#define CTL_MAX_COLUMNS 40 // of a table
 struct ctl {
     const struct ctl_command *command;
     struct {
@@ -158,6 +159,8 @@ const char *ctl_safe(const char *s);
 const char *ctl_fit(const char *s, int max, int *columns);
 // Writes text, on a terminal without what could steer it; lines stay.
 void ctl_put(const struct ctl *c, FILE *f, const char *s, size_t n);
+// Says why a JSON file could not be read.
+void ctl_json_error(const char *file, const json_error_t *e);
 void ctl_json(const struct ctl *c, const json_t *v);
 // A JSON document as the server sent it; control characters as \u escapes, which mean the same.
 void ctl_json_text(FILE *f, const char *s);

@@ -153,32 +153,59 @@ static int by_path(struct ctl *c, const char *path) {
     return rc;
 }
 
+// Whether an option given now is not the one the upload was begun with; other: its name.
+static bool changed_option(struct ctl *c, const json_t *set, char other[32]) {
+    json_t *given = options(c), *v;
+    const char *key;
+    other[0] = 0;
+    json_object_foreach(
+        given, key, v) if (!json_equal(v, json_object_get(json_object_get(set, "options"), key)))
+        snprintf(other, 32, "%s", key);
+    json_decref(given);
+    return other[0];
+}
+
 // Whether NAME is an upload of the same source that was cut off; *received: how far it came.
-static bool resumable(struct ctl *c, const char *source, int64_t *received) {
+// CTL_USAGE and a message: of other options.
+static int resumable(struct ctl *c, const char *source, int64_t *received, bool *yes) {
     struct ctl_reply r;
     struct ctl_buf path = ctl_path("/v1/datasets/", c->arg[1], "");
-    bool yes = false;
+    char key[32];
+    int rc = 0;
+    *yes = false;
     if (!ctl_http(c, "GET", path.s, NULL, NULL, true, &r) && r.status == 200) {
         json_t *o = json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, NULL);
-        yes = !strcmp(ctl_str(o, "state"), "uploading") && !strcmp(ctl_str(o, "source"), source);
-        *received = yes ? json_integer_value(json_object_get(o, "received")) : 0;
+        *yes = !strcmp(ctl_str(o, "state"), "uploading") && !strcmp(ctl_str(o, "source"), source);
+        *received = *yes ? json_integer_value(json_object_get(o, "received")) : 0;
+        if (*yes && changed_option(c, o, key)) {
+            fprintf(stderr,
+                    "driftctl data add: the upload of %s was begun with another %s; go on with the "
+                    "same options, or remove it first\n",
+                    ctl_safe(c->arg[1]), key);
+            rc = CTL_USAGE;
+        }
         json_decref(o);
     }
     ctl_reply_free(&r);
     free(path.s);
-    return yes;
+    return rc;
 }
 
 static int upload(struct ctl *c, const char *path) {
     struct ctl_reply r = {0};
     char source[300], a[32];
     int64_t bytes, received = 0, sent = 0;
+    bool again = false;
     int rc = ctl_describe(path, source, &bytes);
     if (!rc)
         rc = post_set(c, "source", source, &r);
-    if (rc)
+    if (!rc && r.status == 409)
+        rc = resumable(c, source, &received, &again);
+    if (rc) {
+        ctl_reply_free(&r);
         return rc;
-    if (r.status == 409 && resumable(c, source, &received))
+    }
+    if (again)
         fprintf(stderr, "driftctl: going on after %s\n", ctl_bytes((double)received, a, sizeof a));
     else if (r.status != 201)
         return refused(c, &r);
@@ -240,8 +267,11 @@ static int add_set(struct ctl *c) {
         fprintf(stderr, "driftctl: %s: %s\n", ctl_safe(path), strerror(errno));
         return CTL_REFUSED;
     }
-    if (rc == CTL_OPEN)
-        rc = upload(c, path);
+    if (rc == CTL_OPEN) { // by its real path: a link, or a slash at the end, is the same source
+        char *real = realpath(path, NULL);
+        rc = upload(c, real ? real : path);
+        free(real);
+    }
     return rc || ctl_get(c, "no-wait") ? rc : follow(c, c->arg[1]);
 }
 

@@ -213,7 +213,7 @@ class Driftd:
         return self._list("/v1/checkpoints", "checkpoints", {"job": job})
 
     def activate(self, ident):
-        """Serves this checkpoint; "live" ends that."""
+        """Serves this checkpoint; "auto" ends that."""
         return self.json("POST", "/v1/checkpoints/%s/activate" % ident)
 
     def export(self, ident, path, format="safetensors", weights="ema"):

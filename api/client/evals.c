@@ -1,6 +1,7 @@
 // Commands on evaluations: eval, evals, compare.
 #include "api/client/ctl.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -66,29 +67,70 @@ static int body_of(struct ctl *c, json_t **out) {
     return 0;
 }
 
-static const char *const columns[] = {
-    "ID:id",           "JOB:job",        "CHECKPOINT:name",       "STEP:step:num",
-    "ALPHA:alpha:num", "N:n:num",        "WEIGHTS:weights",       "FID:fid:num",
-    "FD:fd:num",       "KID:kid:num",    "ACCURACY:accuracy:num", "DIVERSITY:diversity:num",
-    "STATE:state",     "KEY:comparable", "ERROR:error",           NULL};
-
-// Rows for a table: what stands in members of members moves up.
+// Rows for a table: settings move up, and so do results, with their floors: "12.3 (1.2)".
 static json_t *flat(const json_t *evals) {
-    static const char *const members[] = {"settings", "results"};
     json_t *list = json_array();
     for (size_t i = 0; i < json_array_size(evals); i++) {
         json_t *e = json_array_get(evals, i), *row = json_copy(e), *v;
         const char *key;
-        for (int k = 0; k < 2; k++)
-            json_object_foreach(json_object_get(e, members[k]), key, v) if (!json_is_null(v))
-                json_object_set(row, key, v);
+        json_object_foreach(json_object_get(e, "settings"), key, v) if (!json_is_null(v))
+            json_object_set(row, key, v);
+        json_object_foreach(json_object_get(e, "results"), key, v) {
+            const double value = json_number_value(v),
+                         floor = ctl_num(json_object_get(e, "floors"), key);
+            if (json_is_number(v))
+                json_object_set_new(row, key,
+                                    isnan(floor) ? json_sprintf("%.5g", value)
+                                                 : json_sprintf("%.5g (%.3g)", value, floor));
+        }
         json_array_append_new(list, row);
     }
     return list;
 }
 
-static int table(struct ctl *c, const char *query) {
+static bool any_has(const json_t *rows, const char *key) {
+    for (size_t i = 0; i < json_array_size(rows); i++)
+        if (json_object_get(json_array_get(rows, i), key))
+            return true;
+    return false;
+}
+
+// What a table shows: of all metrics of the reply those that a row has, or a usual few.
+struct shown {
+    char text[CTL_MAX_COLUMNS][64];
+    const char *columns[CTL_MAX_COLUMNS + 1];
+};
+
+static void show(struct shown *s, const json_t *reply, const json_t *rows, bool all) {
+    static const char *const first[] = {"ID:id",          "JOB:job",         "CHECKPOINT:name",
+                                        "STEP:step:num",  "ALPHA:alpha:num", "N:n:num",
+                                        "WEIGHTS:weights"},
+                             *const last[] = {"STATE:state", "KEY:comparable", "ERROR:error"};
+    static const char usual[] = " fid fd kid accuracy diversity ";
+    const json_t *metrics = json_object_get(reply, "metrics");
+    int n = 0;
+    for (size_t i = 0; i < sizeof first / sizeof *first; i++)
+        s->columns[n++] = first[i];
+    for (size_t i = 0; i < json_array_size(metrics) && n < CTL_MAX_COLUMNS - 3; i++) {
+        const char *name = ctl_str(json_array_get(metrics, i), "name");
+        char word[34];
+        snprintf(word, sizeof word, " %.31s ", name);
+        if (!any_has(rows, name) || (!all && !strstr(usual, word)))
+            continue;
+        snprintf(s->text[n], sizeof s->text[n], "%.31s:%.31s", name, name);
+        for (char *p = s->text[n]; *p != ':'; p++)
+            *p = (char)toupper((unsigned char)*p);
+        s->columns[n] = s->text[n];
+        n++;
+    }
+    for (size_t i = 0; i < sizeof last / sizeof *last; i++)
+        s->columns[n++] = last[i];
+    s->columns[n] = NULL;
+}
+
+static int table(struct ctl *c, const char *query, bool all) {
     char *path = ctl_printf("/v1/evals%s", query);
+    struct shown shown;
     json_t *o;
     int rc = ctl_get_list(c, path, "evals", &o);
     free(path);
@@ -97,8 +139,10 @@ static int table(struct ctl *c, const char *query) {
     json_t *rows = flat(json_object_get(o, "evals"));
     if (c->json)
         ctl_json(c, o);
-    else
-        ctl_table(c, rows, columns);
+    else {
+        show(&shown, o, rows, all);
+        ctl_table(c, rows, shown.columns);
+    }
     json_decref(rows);
     json_decref(o);
     return 0;
@@ -140,7 +184,7 @@ static int save_artifacts(struct ctl *c, const json_t *row, const char *dir) {
 static int leave(struct ctl *c, const char *dir, const char *query) {
     char *sub = ctl_printf("%s/artifacts", dir), *csv = ctl_printf("/v1/evals.csv%s", query),
          *png = ctl_printf("/v1/evals/curve.png%s", query),
-         *list = ctl_printf("/v1/evals%s", query);
+         *list = ctl_printf("/v1/evals%s&limit=1000", query);
     json_t *o = NULL;
     int rc = make_folder(dir);
     if (!rc)
@@ -170,7 +214,8 @@ int ctl_cmd_eval(struct ctl *c) {
     for (int i = 0; i < 3; i++)
         named += ctl_get(c, what[i]) != NULL;
     if (named != 1) {
-        fprintf(stderr, "driftctl eval: one of --checkpoint, --job and --folder is needed\n");
+        fprintf(stderr,
+                "driftctl eval: exactly one of --checkpoint, --job and --folder is needed\n");
         return CTL_USAGE;
     }
     int rc = body_of(c, &body);
@@ -191,7 +236,9 @@ int ctl_cmd_eval(struct ctl *c) {
     if (wait)
         rc = ctl_follow(c, id);
     if (wait && (!rc || rc == CTL_REFUSED)) { // a job that failed has rows as well
-        const int listed = table(c, query);
+        char *all = ctl_printf("%s&limit=1000", query);
+        const int listed = table(c, all, true);
+        free(all);
         rc = rc ? rc : listed;
     }
     if (dir && !rc)
@@ -246,7 +293,7 @@ int ctl_cmd_evals(struct ctl *c) {
                           r.body.s ? r.body.s : "", r.body.n, png);
         ctl_reply_free(&r);
     } else {
-        rc = table(c, path.s);
+        rc = table(c, path.s, false);
     }
     free(path.s);
     return rc;

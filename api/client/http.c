@@ -292,6 +292,8 @@ int ctl_get_list(struct ctl *c, const char *path, const char *key, json_t **out)
     json_decref(more);
     if (!rc && ctl_get(c, "all"))
         json_object_del(*out, "next_cursor");
+    else if (!rc && !c->json && *ctl_str(*out, "next_cursor"))
+        fprintf(stderr, "driftctl: there are more; --all shows them\n");
     else if (rc) {
         json_decref(*out);
         *out = NULL;

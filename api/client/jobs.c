@@ -13,8 +13,7 @@ static json_t *read_config(const char *arg) {
         return json_string(arg);
     json_t *o = json_load_file(arg, JSON_REJECT_DUPLICATES, &e);
     if (!o)
-        fprintf(stderr, "driftctl: %s: %s (line %d column %d)\n", ctl_safe(arg), ctl_safe(e.text),
-                e.line, e.column);
+        ctl_json_error(arg, &e);
     return o;
 }
 

@@ -77,17 +77,18 @@ static const char *export_tail(const char *format) {
 }
 
 int ctl_cmd_export(struct ctl *c) {
-    const char *file = ctl_get(c, "output");
+    const char *file = ctl_get(c, "output"), *weights = ctl_get(c, "weights");
     char *name = NULL;
     if (!file && strchr(c->arg[0], '/')) {
         fprintf(stderr, "driftctl: `%s` is not a checkpoint id\n", ctl_safe(c->arg[0]));
         return CTL_USAGE;
     }
     if (!file)
-        file = name = ctl_printf("%s%s", c->arg[0], export_tail(ctl_get(c, "format")));
+        file = name = ctl_printf("%s%s%s%s", c->arg[0], weights ? "-" : "", weights ? weights : "",
+                                 export_tail(ctl_get(c, "format")));
     struct ctl_buf path = ctl_path("/v1/checkpoints/", c->arg[0], "/file");
     ctl_query(&path, "format", ctl_get(c, "format"));
-    ctl_query(&path, "weights", ctl_get(c, "weights"));
+    ctl_query(&path, "weights", weights);
     int rc = ctl_download(c, "GET", path.s, file);
     free(path.s);
     if (!rc)

@@ -131,8 +131,7 @@ static int submit(struct ctl *c) {
     struct ctl_reply r = {0};
     json_t *file = json_load_file(c->arg[0], JSON_REJECT_DUPLICATES, &e);
     if (!file) {
-        fprintf(stderr, "driftctl: %s: %s (line %d column %d)\n", ctl_safe(c->arg[0]),
-                ctl_safe(e.text), e.line, e.column);
+        ctl_json_error(c->arg[0], &e);
         return CTL_USAGE;
     }
     const char *path = ctl_get(c, "check") ? "/v1/sweeps?check=1" : "/v1/sweeps";

@@ -9,7 +9,6 @@
 #include <unistd.h>
 #include <wchar.h>
 
-#define MAX_COLUMNS 16
 enum { RESULTS = 8, WIDEST = 60, NO_LIMIT = 1 << 30 };
 
 const char *ctl_str(const json_t *o, const char *key) {
@@ -145,6 +144,14 @@ void ctl_json(const struct ctl *c, const json_t *v) {
     free(text);
 }
 
+void ctl_json_error(const char *file, const json_error_t *e) {
+    if (e->line < 0) // it could not be opened
+        fprintf(stderr, "driftctl: %s\n", ctl_safe(e->text));
+    else
+        fprintf(stderr, "driftctl: %s: %s (line %d column %d)\n", ctl_safe(file), ctl_safe(e->text),
+                e->line, e->column);
+}
+
 // ---- bars and tables
 
 int ctl_width(void) {
@@ -164,14 +171,15 @@ void ctl_bar(char *buf, size_t size, int width, double fraction) {
     buf[width < 0 ? 0 : width] = '\0';
 }
 
-// Returns the cell's text and its width; buf holds numbers.
-static const char *cell(const json_t *v, const char *kind, char *buf, size_t n, int *columns) {
+// Returns the cell's text, cut to `limit` columns, and its width; buf holds numbers.
+static const char *cell(const json_t *v, const char *kind, int limit, char *buf, size_t n,
+                        int *columns) {
     if (!v || json_is_null(v))
         snprintf(buf, n, "-");
     else if (json_is_boolean(v))
         snprintf(buf, n, "%s", json_is_true(v) ? "yes" : "");
     else if (json_is_string(v))
-        return ctl_fit(json_string_value(v), WIDEST, columns);
+        return ctl_fit(json_string_value(v), limit, columns);
     else if (!json_is_number(v))
         snprintf(buf, n, "...");
     else if (!strcmp(kind, "bytes"))
@@ -186,29 +194,31 @@ static const char *cell(const json_t *v, const char *kind, char *buf, size_t n, 
     return buf;
 }
 
+// Long text is cut only where a line of a terminal would break in the middle of a row: not in the
+// last column, and not for a program that reads it.
 void ctl_table(const struct ctl *c, const json_t *rows, const char *const *columns) {
-    char title[MAX_COLUMNS][32], key[MAX_COLUMNS][32], kind[MAX_COLUMNS][16], buf[64];
-    int width[MAX_COLUMNS], n = 0, w;
+    const int widest = isatty(STDOUT_FILENO) ? WIDEST : NO_LIMIT;
+    char title[CTL_MAX_COLUMNS][32], key[CTL_MAX_COLUMNS][32], kind[CTL_MAX_COLUMNS][16], buf[64];
+    int width[CTL_MAX_COLUMNS], n = 0, w;
     size_t i;
     json_t *row;
-    for (; columns[n] && n < MAX_COLUMNS; n++) {
+    for (; columns[n] && n < CTL_MAX_COLUMNS; n++) {
         title[n][0] = key[n][0] = kind[n][0] = '\0';
         sscanf(columns[n], "%31[^:]:%31[^:]:%15s", title[n], key[n], kind[n]);
         width[n] = (int)strlen(title[n]);
         json_array_foreach(rows, i, row) {
-            cell(json_object_get(row, key[n]), kind[n], buf, sizeof buf, &w);
+            cell(json_object_get(row, key[n]), kind[n], widest, buf, sizeof buf, &w);
             width[n] = w > width[n] ? w : width[n];
         }
     }
     for (int k = 0; k < n; k++)
-        fprintf(c->out, "%-*s%s", width[k], title[k], k + 1 < n ? "  " : "\n");
+        fprintf(c->out, "%-*s%s", k + 1 < n ? width[k] : 0, title[k], k + 1 < n ? "  " : "\n");
     json_array_foreach(rows, i, row) for (int k = 0; k < n; k++) {
+        const bool last = k + 1 == n;
         const json_t *v = json_object_get(row, key[k]);
-        const char *text = cell(v, kind[k], buf, sizeof buf, &w);
-        const char *end = k + 1 < n ? "  " : "\n";
-        if (json_is_number(v))
-            fprintf(c->out, "%*s%s%s", width[k] - w, "", text, end);
-        else
-            fprintf(c->out, "%s%*s%s", text, width[k] - w, "", end);
+        const char *text = cell(v, kind[k], last ? NO_LIMIT : widest, buf, sizeof buf, &w);
+        const int gap = width[k] - w;
+        fprintf(c->out, "%*s%s%*s%s", json_is_number(v) ? gap : 0, "", text,
+                json_is_number(v) || last ? 0 : gap, "", last ? "\n" : "  ");
     }
 }

@@ -32,6 +32,10 @@ static void on_progress(void *arg, int64_t done, int64_t total) {
     pthread_mutex_unlock(&d->lock);
 }
 
+static int room(void *arg, int64_t bytes, struct dr_err *err) {
+    return dd_dataset_room(arg, bytes, err);
+}
+
 static int decode(struct dd_datasets *d, const struct dd_dataset_row *row, const char *cache,
                   struct dd_dataset_result *res, struct dr_err *err) {
     char source[DD_PATH_MAX];
@@ -46,6 +50,7 @@ static int decode(struct dd_datasets *d, const struct dd_dataset_row *row, const
                                  .threads = d->env.threads,
                                  .cancel = &d->cancel,
                                  .progress = on_progress,
+                                 .room = room,
                                  .arg = d};
     if (!rc)
         rc = dd_dataset_room(d, 0, err);
@@ -369,7 +374,8 @@ static void cancel(struct dd_datasets *d, int64_t id) {
     pthread_mutex_unlock(&d->lock);
 }
 
-// With `change` held. The row goes first: what a process that ends in between leaves is swept away.
+// With `change` held. The row goes first: a process that ends in between leaves a folder without a
+// row, which the next start puts aside.
 static int take_away(struct dd_datasets *d, const char *name, char gone[DD_PATH_MAX],
                      struct dr_err *err) {
     struct dd_dataset_row row;

@@ -70,6 +70,9 @@ struct dd_decode {
     int threads;
     const _Atomic bool *cancel;
     void (*progress)(void *arg, int64_t done, int64_t total); // from the calling thread
+    // Whether there is room for `bytes` more on the disk, as dd_dataset_room says it; asked time
+    // and again, and an import ends with its error. NULL: there is.
+    int (*room)(void *arg, int64_t bytes, struct dr_err *err);
     void *arg;
 };
 int dd_dataset_decode(const struct dd_decode *in, struct dd_dataset_result *out,
@@ -84,7 +87,8 @@ int dd_dataset_path(const struct dd_datasets *d, const char *name, const char *f
 int dd_dataset_file(const struct dd_datasets *d, const char *name, char out[DD_PATH_MAX],
                     struct dr_err *err);
 int64_t dd_file_size(const char *path); // -1: there is none
-// DR_ENOSPC with a sentence unless `bytes` more fit and DD_DATASET_MIN_FREE is left.
+// DR_ENOSPC with a sentence unless `bytes` more fit and DD_DATASET_MIN_FREE is left. For imports:
+// ask while they write, as nobody knows beforehand what a source comes to.
 int dd_dataset_room(const struct dd_datasets *d, int64_t bytes, struct dr_err *err);
 // Adds the file `part` at the end of `to`, durable when it returns; on an error `to` is unchanged.
 int dd_file_append(const char *part, const char *to, struct dr_err *err);

@@ -118,13 +118,19 @@ json_t *dd_dataset_options(const json_t *options, struct dr_err *err) {
                      o.test_share);
 }
 
+struct decoding {
+    const struct dd_decode *in;
+    struct dr_err full; // why there is no room, if that has ended it
+};
+
 static bool on_progress(void *ctx, const struct dr_import_progress *p) {
-    const struct dd_decode *in = ctx;
+    struct decoding *run = ctx;
+    const struct dd_decode *in = run->in;
     // Of an archive only the bytes are known.
     const bool files = p->stage == DR_IMPORT_WRITING || p->total > 0;
     if (p->stage != DR_IMPORT_LISTING)
         in->progress(in->arg, files ? p->done : p->bytes, files ? p->total : p->total_bytes);
-    return !atomic_load(in->cancel);
+    return !atomic_load(in->cancel) && !(in->room && in->room(in->arg, p->to_write, &run->full));
 }
 
 // What the dashboard and `data show` print: the engine's report with fewer names.
@@ -163,11 +169,15 @@ int dd_dataset_decode(const struct dd_decode *in, struct dd_dataset_result *out,
                       struct dr_err *err) {
     struct dr_import_options o;
     struct dr_import_report r = {0};
+    struct decoding run = {.in = in};
     *out = (struct dd_dataset_result){0};
     int rc = read_options(in->options, &o, err);
     if (!rc)
-        rc = dr_pictures_import(in->source, in->cache, &o, on_progress, (void *)(uintptr_t)in, &r,
-                                err);
+        rc = dr_pictures_import(in->source, in->cache, &o, on_progress, &run, &r, err);
+    if (rc == DR_ECANCELED && run.full.code) {
+        rc = run.full.code;
+        *err = run.full;
+    }
     dr_workers_rest();
     if (!rc)
         fill_result(&r, out);

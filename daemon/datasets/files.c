@@ -1,6 +1,8 @@
-// Files of data sets: where they are, room for them, uploads that grow, and what is swept away at
-// the start (datasets_priv.h).
+// Files of data sets: where they are, room for them, uploads that grow, and what is swept away or
+// put aside at the start (datasets_priv.h).
 #include "daemon/datasets/datasets_priv.h"
+
+#include "daemon/base/log.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -36,9 +38,10 @@ int dd_dataset_room(const struct dd_datasets *d, int64_t bytes, struct dr_err *e
     if (left >= bytes)
         return 0;
     return dr_fail(err, DR_ENOSPC,
-                   "the disk is full: %lld MiB more are needed, %lld MiB may be used; remove data "
-                   "sets or checkpoints",
-                   (long long)(bytes >> 20) + 1, (long long)(left < 0 ? 0 : left >> 20));
+                   "the disk is full: %lld MiB more are needed in %.200s, %lld MiB may be used (%d "
+                   "MiB stay free); remove data sets or checkpoints",
+                   (long long)(bytes >> 20) + 1, d->root, (long long)(left < 0 ? 0 : left >> 20),
+                   DD_DATASET_MIN_FREE >> 20);
 }
 
 static int append_failed(struct dr_err *err) {
@@ -146,24 +149,48 @@ static void sweep_set(const struct dd_datasets *d, const char *name) {
         closedir(f);
 }
 
-int dd_dataset_sweep(struct dd_datasets *d, struct dr_err *err) {
+// What has no row goes to `.lost-NAME-TIME`, since only a person can say whether it is wanted: a
+// set that the database has lost, as it was emptied or an older copy of it was put back, or a
+// removal that was cut off. An empty folder is a creation that was cut off.
+static void put_aside(const struct dd_datasets *d, const char *name) {
+    char from[DD_PATH_MAX], to[DD_PATH_MAX], f[600], t[600];
+    if (dd_dataset_path(d, name, NULL, from, NULL) || !rmdir(from))
+        return;
+    const bool moved = !dd_path(to, NULL, "%s/.lost-%s-%lld", d->root, name,
+                                (long long)(dd_wall_us() / 1000000)) &&
+                       !rename(from, to);
+    dd_log_quote(from, f, sizeof f);
+    if (moved)
+        dd_log(DR_LOG_WARN, "dataset.lost", "path=%s moved=%s reason=\"not in the database\"", f,
+               dd_log_quote(to, t, sizeof t));
+    else
+        dd_log(DR_LOG_ERROR, "dataset.lost", "path=%s reason=%s", f,
+               dd_log_quote(strerror(errno), t, sizeof t));
+}
+
+static int sweep_one(struct dd_datasets *d, const char *name, struct dr_err *err) {
     char path[DD_PATH_MAX];
+    struct dd_dataset_row row;
+    if (!strncmp(name, ".gone-", 6) && !dd_dataset_path(d, name, NULL, path, NULL))
+        dd_remove_tree(path); // a removal that was cut off (dd_datasets_remove)
+    if (*name == '.')         // no name of a set begins so
+        return 0;
+    int rc = dd_dataset_row_get(d->env.store, name, &row, err);
+    dd_dataset_row_free(&row);
+    if (!rc)
+        sweep_set(d, name);
+    else if (rc == DR_ENOENT)
+        put_aside(d, name);
+    return rc == DR_ENOENT ? 0 : rc;
+}
+
+int dd_dataset_sweep(struct dd_datasets *d, struct dr_err *err) {
     DIR *f = opendir(d->root);
     if (!f)
         return dr_fail(err, DR_EIO, "cannot read %s: %s", d->root, strerror(errno));
     int rc = 0;
-    for (struct dirent *e; !rc && (e = readdir(f));) {
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
-            continue;
-        struct dd_dataset_row row;
-        rc = dd_dataset_row_get(d->env.store, e->d_name, &row, err);
-        if (!rc)
-            sweep_set(d, e->d_name);
-        else if (rc == DR_ENOENT && !dd_dataset_path(d, e->d_name, NULL, path, NULL))
-            dd_remove_tree(path);
-        rc = rc == DR_ENOENT ? 0 : rc;
-        dd_dataset_row_free(&row);
-    }
+    for (struct dirent *e; !rc && (e = readdir(f));)
+        rc = sweep_one(d, e->d_name, err);
     closedir(f);
     return rc;
 }

@@ -1,6 +1,6 @@
 // A recipe fitted to a data set: the recipe `folder` of the configuration folder where there is
-// time for the encoder that it asks for, else the build's for a small CPU, with what the set
-// dictates changed. Any thread.
+// time, and a picture large enough, for the encoder that it asks for, else the build's for a small
+// CPU, with what the set dictates changed. Any thread.
 #include "daemon/datasets/datasets_priv.h"
 
 #include "daemon/base/recipe.h"
@@ -10,17 +10,23 @@
 #include <string.h>
 
 enum { MAX_TOKENS_SIDE = 8, MIN_TOKENS_SIDE = 4, ALL_CLASSES = 16, SOME_CLASSES = 10 };
+enum { MAX_PATCH = 64 };     // of model.patch
 enum { ENCODER_WORTH = 30 }; // minutes, from which on an encoder is trained first
+enum { ENCODER_SIDE = 8 };   // pixels, below which there is nothing for it to see
 
-// A patch that leaves at most 8 x 8 tokens, or 16 x 16 where that leaves fewer than 4 x 4.
+// A patch that leaves at most 8 x 8 tokens, or 16 x 16 where that leaves fewer than 4 x 4; else the
+// largest there may be.
 static int64_t patch_for(int64_t size) {
     for (int64_t side = MAX_TOKENS_SIDE; side <= 2 * MAX_TOKENS_SIDE; side *= 2)
-        for (int64_t p = 1; p <= size; p++)
+        for (int64_t p = 1; p <= DR_MIN(size, (int64_t)MAX_PATCH); p++)
             if (size % p == 0 && size / p <= side) {
                 if (size / p >= MIN_TOKENS_SIDE)
                     return p;
                 break;
             }
+    for (int64_t p = DR_MIN(size / MIN_TOKENS_SIDE, (int64_t)MAX_PATCH); p > 0; p--)
+        if (size % p == 0)
+            return p;
     return size % 2 ? 1 : 2;
 }
 
@@ -39,9 +45,9 @@ static void set(json_t *root, const char *path, json_t *value) {
 }
 
 // The text of the recipe to start from; malloc'd.
-static char *base_text(const char *config_dir, double minutes, bool *own) {
+static char *base_text(const char *config_dir, int64_t size, double minutes, bool *own) {
     char path[DD_PATH_MAX], *text = NULL;
-    *own = config_dir && minutes >= ENCODER_WORTH &&
+    *own = config_dir && minutes >= ENCODER_WORTH && size >= ENCODER_SIDE &&
            !dd_path(path, NULL, "%s/folder.json", config_dir) &&
            !dd_read_file(path, 1 << 20, &text, NULL, NULL);
     if (*own)
@@ -94,7 +100,7 @@ int dd_dataset_recipe(struct dd_store *s, const char *config_dir, const char *na
     int rc = dd_dataset_facts(s, name, &f, err);
     if (rc)
         return rc;
-    char *text = base_text(config_dir, minutes, &own);
+    char *text = base_text(config_dir, f.size, minutes, &own);
     json_t *root = text ? json_loads(text, JSON_REJECT_DUPLICATES, NULL) : NULL;
     free(text);
     if (!json_is_object(root)) {

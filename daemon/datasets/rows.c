@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 void dd_dataset_row_free(struct dd_dataset_row *r) {
     free(r->source);
@@ -112,8 +113,9 @@ int dd_dataset_row_delete(struct dd_store *s, int64_t id, struct dr_err *err) {
 
 int dd_dataset_row_jobs(struct dd_store *s, const char *name, char out[120], struct dr_err *err) {
     static const char sql[] =
-        "SELECT id FROM jobs WHERE state IN ('queued','running','stopping')"
-        " AND json_extract(config,'$.data.set')='folder' AND json_extract(config,'$.data.path')=?"
+        "SELECT id FROM jobs WHERE state IN"
+        " ('queued','running','stopping','paused','interrupted') AND "
+        "json_extract(config,'$.data.set')='folder' AND json_extract(config,'$.data.path')=?"
         " ORDER BY id LIMIT 8";
     out[0] = 0;
     sqlite3 *db = dd_store_reader(s, err);
@@ -231,11 +233,31 @@ bool dd_dataset_named(const struct dr_data_config *cfg) {
     return f && !strcmp(f->name, "folder");
 }
 
+// Whether the engine would find data.path below a root.
+static bool is_below(const char *root, const char *name) {
+    static const char *const end[] = {"", DR_PICTURES_SUFFIX};
+    char path[DD_PATH_MAX];
+    for (int i = 0; root && *root && i < 2; i++)
+        if (!dd_path(path, NULL, "%s/%s%s", root, name, end[i]) && !access(path, F_OK))
+            return true;
+    return false;
+}
+
 int dd_dataset_dir(struct dd_store *s, const struct dr_data_config *cfg, const char *data_dir,
                    char out[DD_PATH_MAX], struct dr_err *err) {
     struct dd_dataset_facts facts;
-    int rc = dd_dataset_named(cfg) ? dd_dataset_facts(s, cfg->path, &facts, err) : DR_ENOENT;
-    if (rc == DR_ENOENT)
-        return dd_path(out, err, "%s", data_dir ? data_dir : "");
-    return rc ? rc : dd_path(out, err, "%s/datasets/%s", dd_store_root(s), cfg->path);
+    const char *dir = data_dir ? data_dir : "";
+    if (!dd_dataset_named(cfg))
+        return dd_path(out, err, "%s", dir);
+    int rc = dd_dataset_facts(s, cfg->path, &facts, err);
+    if (!rc)
+        return dd_path(out, err, "%s/datasets/%s", dd_store_root(s), cfg->path);
+    if (rc != DR_ENOENT)
+        return rc;
+    if (is_below(dir, cfg->path) || is_below(getenv("DRIFTD_DATA"), cfg->path))
+        return dd_path(out, err, "%s", dir);
+    return dr_fail_at(err, rc, "data.path",
+                      "there is no data set %.80s: it was removed, or never added; nor is there a "
+                      "folder of that name in the data directory (%.200s)",
+                      cfg->path, dir);
 }

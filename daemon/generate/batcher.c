@@ -58,33 +58,32 @@ int dd_batcher_resolve(struct dd_batcher *b, const char *checkpoint, int64_t *id
         return rc;
     }
     const bool live = !strcmp(checkpoint, "live");
+    struct dd_model_ids ids;
     *id = 0;
     if (live && dd_live_has(b->env.live))
         return 0;
     if (!live && strcmp(checkpoint, "latest") != 0)
         return resolve_id(b, checkpoint, id, err);
-    *id = dd_models_latest(b->env.models);
-    return *id ? 0 : no_model(err);
+    int rc = dd_models_ids(b->env.models, &ids, err);
+    *id = ids.latest;
+    return rc || *id ? rc : no_model(err);
 }
 
 int dd_batcher_served(struct dd_batcher *b, struct dd_served *out, struct dr_err *err) {
-    const int64_t active = dd_models_active(b->env.models);
-    *out = (struct dd_served){active, "promoted"};
-    if (active > 0)
-        return 0;
-    if (active == DD_SERVE_AUTO && (out->id = dd_models_final(b->env.models)) > 0) {
-        out->why = "completed";
-        return 0;
-    }
-    if (dd_live_has(b->env.live)) {
-        *out = (struct dd_served){0, "live"};
-        return 0;
-    }
-    *out = (struct dd_served){dd_models_latest(b->env.models), "latest"};
-    if (out->id)
-        return 0;
+    struct dd_model_ids ids;
     *out = (struct dd_served){0};
-    return no_model(err);
+    int rc = dd_models_ids(b->env.models, &ids, err);
+    if (rc)
+        return rc;
+    if (ids.active > 0)
+        *out = (struct dd_served){ids.active, "promoted"};
+    else if (ids.active == DD_SERVE_AUTO && ids.final)
+        *out = (struct dd_served){ids.final, "completed"};
+    else if (dd_live_has(b->env.live))
+        *out = (struct dd_served){0, "live"};
+    else if (ids.latest)
+        *out = (struct dd_served){ids.latest, "latest"};
+    return out->why ? 0 : no_model(err);
 }
 
 // --- submitting ---
@@ -433,11 +432,10 @@ static void run_batch(struct dd_batcher *b, struct batch *k) {
 
 static void fail_rest(struct dd_batcher *b) {
     for (struct dd_ticket *t; (t = b->queue.head);) {
-        struct dr_err err = {0};
         b->queue.head = t->next;
         b->waiting -= t->req->n - t->done;
         pthread_mutex_unlock(&b->lock);
-        dd_ticket_fail(b, t, dr_fail(&err, DR_ESTOPPING, "the daemon is stopping"), &err);
+        dd_ticket_refuse(b, t);
         pthread_mutex_lock(&b->lock);
     }
 }
@@ -481,6 +479,14 @@ static void wait_for_work(struct dd_batcher *b) {
         pthread_cond_wait(&b->work, &b->lock);
 }
 
+// Images keep their memory until they are rendered, which may take longer than computing them: no
+// batch is begun while many wait for that. So the queue fills, and further requests are refused.
+enum { MAX_UNRENDERED = 64 << 20 }; // bytes
+static void wait_for_renderers(struct dd_batcher *b) {
+    while (b->unrendered > MAX_UNRENDERED && !b->closing)
+        pthread_cond_wait(&b->work, &b->lock);
+}
+
 static void wait_for_company(struct dd_batcher *b) {
     if (!b->env.opt->max_queue_delay_us || b->waiting >= b->env.opt->max_batch)
         return;
@@ -503,6 +509,7 @@ static void *batcher(void *arg) {
             b->last_ns = 0;
             wait_for_work(b);
         }
+        wait_for_renderers(b);
         if (b->closing)
             break;
         atomic_store(&b->beat, dd_now_ns());

@@ -19,20 +19,20 @@ struct dd_batcher_env {
 };
 // Opens the backend on its thread and waits for the outcome.
 int dd_batcher_start(const struct dd_batcher_env *env, struct dd_batcher **out, struct dr_err *err);
-// Finishes the batch under way and fails what waits with DR_ESTOPPING; NULL is fine.
+// Finishes the batch and the answers under way, fails what waits with DR_ESTOPPING. NULL is fine.
 void dd_batcher_stop(struct dd_batcher *b);
 void dd_batcher_drain(struct dd_batcher *b); // refuses new requests, goes on with the queue
 
 // Takes the request, which must stay valid until its complete() or fail(), or refuses it: ENOTYET
-// (no model), ENOENT and EGONE (its checkpoint), EFULL, ESTOPPING. *retry_after: seconds after
-// which a refused request is worth repeating, 0: not known.
+// (no model), ENOENT and EGONE (its checkpoint), EFULL, ESTOPPING, or the store's error.
+// *retry_after: seconds after which a refused request is worth repeating, 0: not known.
 int dd_batcher_submit(struct dd_batcher *b, const struct dd_gen_request *req, double *retry_after,
                       struct dr_err *err);
 // What a word (served, live, latest) or an id stands for now: a checkpoint row (id > 0) or the
-// running job's weights (id 0). ENOENT, EGONE, ENOTYET.
+// running job's weights (id 0). ENOENT, EGONE, ENOTYET, or the store's error.
 int dd_batcher_resolve(struct dd_batcher *b, const char *checkpoint, int64_t *id,
                        struct dr_err *err);
-// What `served` stands for and why (request.h). ENOTYET.
+// What `served` stands for and why (request.h). ENOTYET, or the store's error.
 int dd_batcher_served(struct dd_batcher *b, struct dd_served *out, struct dr_err *err);
 
 struct dd_batcher_stats {

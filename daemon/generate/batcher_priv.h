@@ -37,6 +37,7 @@ struct dd_batcher {
     pthread_cond_t work, rendering, idle;
     struct dd_queue queue, small, large; // small, large: computed and not yet rendered
     int waiting;                         // images accepted and not yet computed
+    int64_t unrendered;                  // bytes of images computed that no renderer has taken yet
     int unsent;                          // tickets accepted and not yet answered
     bool draining, closing, render_closing;
     int start_rc; // 1: starting
@@ -71,8 +72,9 @@ int64_t dd_queue_limit(const struct dd_batcher *b); // images that may wait; und
 // Results are rendered by two threads: one takes small ones only, so that they never wait for a
 // large one; the other takes what there is.
 void dd_render_threads_start(struct dd_batcher *b);
-void dd_render_threads_join(struct dd_batcher *b); // once what is queued has been answered
+void dd_render_threads_join(struct dd_batcher *b); // once they have failed what no one has taken
 void dd_render_later(struct dd_batcher *b, struct dd_ticket *t); // under the lock
 void dd_ticket_free(struct dd_ticket *t);
 // Fails the request with a code and frees the ticket; DR_ECANCELED: nobody waits any more.
 void dd_ticket_fail(struct dd_batcher *b, struct dd_ticket *t, int rc, const struct dr_err *err);
+void dd_ticket_refuse(struct dd_batcher *b, struct dd_ticket *t); // fails with DR_ESTOPPING

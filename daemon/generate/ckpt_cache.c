@@ -9,13 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ENTRIES = 32, UNREAD = -2 };
+enum { ENTRIES = 32 };
 
 struct dd_models {
     struct dd_store *store;
     pthread_mutex_t lock;
-    uint64_t version;              // of the store's checkpoints when the rest was read
-    int64_t active, final, latest; // UNREAD: not read
+    uint64_t version; // of the store's checkpoints when the rest was read
+    bool ids_read;
+    struct dd_model_ids ids;
     struct dd_model_info info[ENTRIES];
     int64_t name_job[ENTRIES];
     json_t *names[ENTRIES];
@@ -25,7 +26,6 @@ struct dd_models {
 struct dd_models *dd_models_new(struct dd_store *s) {
     struct dd_models *m = dd_xcalloc(1, sizeof *m);
     m->store = s;
-    m->active = m->final = m->latest = UNREAD;
     pthread_mutex_init(&m->lock, NULL);
     return m;
 }
@@ -36,7 +36,7 @@ static void forget(struct dd_models *m) {
     for (int i = 0; i < m->nnames; i++)
         json_decref(m->names[i]);
     m->ninfo = m->nnames = 0;
-    m->active = m->final = m->latest = UNREAD;
+    m->ids_read = false;
 }
 
 void dd_models_free(struct dd_models *m) {
@@ -57,40 +57,35 @@ static void enter(struct dd_models *m) {
     m->version = now;
 }
 
-int64_t dd_models_active(struct dd_models *m) {
-    enter(m);
-    if (m->active == UNREAD)
-        m->active = dd_ckpt_active(m->store);
-    int64_t v = m->active;
-    pthread_mutex_unlock(&m->lock);
-    return v;
-}
-
-int64_t dd_models_final(struct dd_models *m) {
-    enter(m);
-    if (m->final == UNREAD)
-        m->final = dd_ckpt_final(m->store);
-    int64_t v = m->final;
-    pthread_mutex_unlock(&m->lock);
-    return v;
-}
-
-int64_t dd_models_latest(struct dd_models *m) {
+// The first two cannot say that they failed: the row read after them says whether the database can
+// be read at all.
+static int read_ids(struct dd_store *s, struct dd_model_ids *out, struct dr_err *err) {
     struct dd_ckpt_row row;
-    struct dr_err err;
+    *out = (struct dd_model_ids){.active = dd_ckpt_active(s), .final = dd_ckpt_final(s)};
+    int rc = dd_ckpt_latest(s, &row, err);
+    if (rc)
+        return rc == DR_ENOENT ? 0 : rc;
+    out->latest = strtoll(row.id, NULL, 10);
+    dd_ckpt_row_free(&row);
+    return 0;
+}
+
+int dd_models_ids(struct dd_models *m, struct dd_model_ids *out, struct dr_err *err) {
+    struct dr_err why = {0};
     enter(m);
-    if (m->latest == UNREAD) {
-        int rc = dd_ckpt_latest(m->store, &row, &err);
-        if (!rc) {
-            m->latest = strtoll(row.id, NULL, 10);
-            dd_ckpt_row_free(&row);
-        } else if (rc == DR_ENOENT) {
-            m->latest = 0;
-        }
-    }
-    int64_t v = m->latest > 0 ? m->latest : 0;
+    int rc = m->ids_read ? 0 : read_ids(m->store, &m->ids, &why);
+    m->ids_read = !rc;
+    *out = rc ? (struct dd_model_ids){0} : m->ids;
     pthread_mutex_unlock(&m->lock);
-    return v;
+    if (rc && err)
+        *err = why;
+    return rc;
+}
+
+int64_t dd_models_active(struct dd_models *m) {
+    struct dd_model_ids ids;
+    dd_models_ids(m, &ids, NULL);
+    return ids.active;
 }
 
 static json_t *read_names(struct dd_store *s, int64_t job) {

@@ -14,10 +14,14 @@ struct dd_model_info {
     json_t *names; // array of class names or NULL, for dd_models_release
 };
 struct dd_models *dd_models_new(struct dd_store *s);
-void dd_models_free(struct dd_models *m);      // NULL is fine
-int64_t dd_models_active(struct dd_models *m); // as dd_ckpt_active
-int64_t dd_models_final(struct dd_models *m);  // as dd_ckpt_final
-int64_t dd_models_latest(struct dd_models *m); // 0: none
+void dd_models_free(struct dd_models *m); // NULL is fine
+struct dd_model_ids {
+    int64_t active;        // as dd_ckpt_active
+    int64_t final, latest; // as dd_ckpt_final, dd_ckpt_latest; 0: none
+};
+// What may be served. Fails as the store does, with zeros in *out, and asks again the next time.
+int dd_models_ids(struct dd_models *m, struct dd_model_ids *out, struct dr_err *err);
+int64_t dd_models_active(struct dd_models *m); // of these; DD_SERVE_AUTO on failure
 int dd_models_get(struct dd_models *m, int64_t id, struct dd_model_info *out, struct dr_err *err);
 // Class names of a job's data set, NULL: none known. For dd_models_release.
 json_t *dd_models_names(struct dd_models *m, int64_t job);

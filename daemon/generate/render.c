@@ -123,11 +123,21 @@ static bool has_points(const struct dd_rendered *in) {
     return dr_gen_config(in->snap->net)->kind == DR_KIND_POINTS;
 }
 
-// Samples [first, first + n) as one PNG; points as a scatter plot.
+static int check_wanted(const struct dd_rendered *in, struct dr_err *err) {
+    return in->req->abandoned(in->req->owner)
+               ? dr_fail(err, DR_ECANCELED, "nobody waits for the answer")
+               : 0;
+}
+
+// Samples [first, first + n) as one PNG; points as a scatter plot. Pictures are what takes long:
+// before each, whether somebody still waits for the answer.
 static int png(const struct dd_rendered *in, int first, int n, int cols, const char *text,
                struct dr_bytes *out, struct dr_err *err) {
     const struct dr_model_config *m = dr_gen_config(in->snap->net);
     const real *x = in->x + (int64_t)first * dr_gen_image_count(in->snap->net);
+    int rc = check_wanted(in, err);
+    if (rc)
+        return rc;
     if (!has_points(in))
         return dr_png_grid(x, n, m->channels, m->size, m->size, dr_show(m->kind, m->channels), cols,
                            in->req->scale, n > 1 ? GAP : 0, text ? "driftd" : NULL, text, out, err);
@@ -135,8 +145,8 @@ static int png(const struct dd_rendered *in, int first, int n, int cols, const c
     if (!plot)
         return dr_fail(err, DR_ENOMEM, "no memory for a picture");
     dd_scatter(x, n, SCATTER_SIZE, plot);
-    int rc = dr_png_grid(plot, 1, 1, SCATTER_SIZE, SCATTER_SIZE, DR_SHOW_GREY, 1, 1, 0,
-                         text ? "driftd" : NULL, text, out, err);
+    rc = dr_png_grid(plot, 1, 1, SCATTER_SIZE, SCATTER_SIZE, DR_SHOW_GREY, 1, 1, 0,
+                     text ? "driftd" : NULL, text, out, err);
     free(plot);
     return rc;
 }
@@ -297,9 +307,11 @@ int dd_render(const struct dd_rendered *in, struct dd_gen_result *out, struct dr
         [DD_ZIP] = "application/zip", [DD_NPY] = "application/octet-stream",
         [DD_APNG] = "image/apng",     [DD_OPENAI] = "application/json"};
     struct dr_bytes bytes = {0};
-    json_t *params = parameters(in);
     char *text = NULL;
-    int rc;
+    int rc = check_wanted(in, err);
+    if (rc)
+        return rc;
+    json_t *params = parameters(in);
     switch (in->req->format) {
     case DD_JSON:
         rc = as_json(in, params, &bytes, err);

@@ -12,5 +12,5 @@ struct dd_rendered {
     const real *x;
     const char *note; // for the client, "" if nothing; goes into the parameters
 };
-// Fills bytes, size, content_type, checkpoint and step. 0 or DR_E*.
+// Fills bytes, size, content_type, checkpoint and step. 0 or DR_E*; ECANCELED: nobody waits.
 int dd_render(const struct dd_rendered *in, struct dd_gen_result *out, struct dr_err *err);

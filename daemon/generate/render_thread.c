@@ -33,7 +33,7 @@ static void answer(struct dd_batcher *b, struct dd_ticket *t) {
     struct dd_rendered in = {
         .req = t->req, .label = t->label, .snap = t->snap, .x = t->x, .note = out.note};
     int rc = dd_render(&in, &out, &err);
-    if (rc) {
+    if (rc) { // DR_ECANCELED among others
         dd_ticket_fail(b, t, rc, &err);
         return;
     }
@@ -53,29 +53,42 @@ static void answer(struct dd_batcher *b, struct dd_ticket *t) {
 // Values that a result encodes, above which it counts as large: some tens of milliseconds.
 enum { LARGE = 4 << 20 };
 
+static int64_t sample_bytes(const struct dd_ticket *t) {
+    return t->req->n * dr_gen_image_count(t->snap->net) * (int64_t)sizeof *t->x;
+}
+
 void dd_render_later(struct dd_batcher *b, struct dd_ticket *t) {
     int64_t scale = t->req->format == DD_NPY ? 1 : t->req->scale;
     int64_t values = t->req->n * dr_gen_image_count(t->snap->net) * scale * scale;
     dd_queue_put(values > LARGE ? &b->large : &b->small, t);
+    b->unrendered += sample_bytes(t);
     pthread_cond_broadcast(&b->rendering);
 }
 
-static struct dd_ticket *take(struct dd_queue *q) {
+// Under the lock. Taken, a ticket no longer holds the batcher up.
+static struct dd_ticket *take(struct dd_batcher *b, struct dd_queue *q) {
     struct dd_ticket *t = q->head;
-    if (t)
-        q->head = t->next;
+    if (!t)
+        return NULL;
+    q->head = t->next;
+    b->unrendered -= sample_bytes(t);
+    pthread_cond_signal(&b->work);
     return t;
 }
 
 static void render(struct dd_batcher *b, bool large_too) {
     pthread_mutex_lock(&b->lock);
     for (;;) {
-        struct dd_ticket *t = large_too ? take(&b->large) : NULL;
+        struct dd_ticket *t = large_too ? take(b, &b->large) : NULL;
         if (!t)
-            t = take(&b->small);
+            t = take(b, &b->small);
         if (t) {
+            const bool closing = b->closing;
             pthread_mutex_unlock(&b->lock);
-            answer(b, t);
+            if (closing)
+                dd_ticket_refuse(b, t);
+            else
+                answer(b, t);
             pthread_mutex_lock(&b->lock);
         } else if (b->render_closing) {
             break;

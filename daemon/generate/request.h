@@ -64,7 +64,8 @@ struct dd_gen_request {
     int64_t received_ns; // monotonic, 0: unknown
 
     void *owner; // for the calls below, which may come from any thread
-    // True when nobody waits for the result any more. Asked just before a batch is put together.
+    // True when nobody waits for the result any more. Asked just before a batch is put together and
+    // before each picture is rendered.
     bool (*abandoned)(void *owner);
     // Exactly one of these, exactly once per accepted request, possibly before dd_batcher_submit
     // has returned; the request may be freed by it.

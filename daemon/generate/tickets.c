@@ -31,6 +31,11 @@ void dd_ticket_fail(struct dd_batcher *b, struct dd_ticket *t, int rc, const str
     pthread_mutex_unlock(&b->lock);
 }
 
+void dd_ticket_refuse(struct dd_batcher *b, struct dd_ticket *t) {
+    struct dr_err err = {0};
+    dd_ticket_fail(b, t, dr_fail(&err, DR_ESTOPPING, "the daemon is stopping"), &err);
+}
+
 // Bounded by time, so that a refused client hears a time worth waiting for and an accepted one is
 // answered in it, whatever the network.
 int64_t dd_queue_limit(const struct dd_batcher *b) {

@@ -8,7 +8,7 @@
 int dd_glue_backup_make(void *ctx, struct api_reply *out) {
     struct dd *d = ctx;
     struct dr_err err = {0};
-    int rc = dd_backup_make(d->store, &out->body, &err);
+    int rc = dd_backup_make(d->store, d->events, &out->body, &err);
     if (rc)
         return dd_http_fail(&out->problem, rc, &err);
     snprintf(out->location, sizeof out->location, "/v1/backups/%s",

@@ -69,7 +69,7 @@ static int fits(struct dd *d, const struct dr_config *cfg, struct dr_problems *l
         dr_fail_at(&e[1], DR_ECONFIG, "data.channels",
                    "data.channels is %lld; the data set %s has %lld", (long long)c->channels,
                    c->path, (long long)f.channels);
-    if (c->classes != f.classes)
+    if (c->classes && c->classes != f.classes) // 0: without labels
         dr_fail_at(&e[2], DR_ECONFIG, "data.classes",
                    "data.classes is %lld; the data set %s has %lld", (long long)c->classes, c->path,
                    (long long)f.classes);

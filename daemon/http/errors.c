@@ -14,7 +14,7 @@ struct row {
 static const struct row rows[] = {
     {DR_EINVAL, 422, "invalid", 0},       {DR_ECONFIG, 422, "invalid-config", 0},
     {DR_ENOENT, 404, "not-found", 0},     {DR_ECONFLICT, 409, "conflict", 0},
-    {DR_ENOTYET, 409, "no-model-yet", 2}, {DR_EGONE, 410, "gone", 0},
+    {DR_ENOTYET, 409, "no-model-yet", 0}, {DR_EGONE, 410, "gone", 0},
     {DR_EFULL, 429, "queue-full", 1},     {DR_EUNSUPPORTED, 501, "not-implemented", 0},
     {DR_EBUSY, 503, "busy", 0},           {DR_ENOMEM, 503, "no-memory", 1},
     {DR_ECANCELED, 503, "draining", 5},   {DR_ESTOPPING, 503, "draining", 5},

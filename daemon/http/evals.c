@@ -19,6 +19,13 @@ static int64_t whole(const json_t *config, const char *key) {
     return json_is_integer(v) ? json_integer_value(v) : 0;
 }
 
+// Whether eval.folder names one. A value of another type is refused with the rest.
+static bool has_folder(const json_t *config) {
+    const json_t *v = json_object_get(json_object_get(config, "eval"), "folder");
+    const char *text = json_string_value(v ? v : json_object_get(config, "eval.folder"));
+    return text && *text;
+}
+
 int dd_glue_eval_fill(struct dd *d, json_t *config, struct dr_err *err) {
     const char *kind = json_string_value(json_object_get(config, "kind")), *key;
     const json_t *v;
@@ -27,7 +34,13 @@ int dd_glue_eval_fill(struct dd *d, json_t *config, struct dr_err *err) {
     json_t *data = NULL;
     bool given = false;
     json_object_foreach(config, key, v) given |= !strncmp(key, "data", 4);
-    if (!kind || strcmp(kind, "eval") || given || (!e.checkpoint && !e.job))
+    if (!kind || strcmp(kind, "eval") || given)
+        return 0;
+    if (has_folder(config))
+        return dr_fail_at(err, DR_EINVAL, "data",
+                          "data: a folder of pictures needs the data set to judge it against, as "
+                          "the name of a recipe or as {\"set\": ...}");
+    if (!e.checkpoint && !e.job)
         return 0;
     int rc = dd_eval_sources(d->store, d->opt.data_dir, &e, &data, err);
     if (!rc && data) {

@@ -62,14 +62,33 @@ static int fail_first(struct api_problem *p, int rc, const struct dr_err *err) {
     return -1;
 }
 
+static int reply_created(struct dd *d, int64_t id, struct api_reply *out) {
+    struct dr_err err = {0};
+    out->body = dd_job_json(d->store, id, true, &err);
+    if (!out->body)
+        return dd_http_fail(&out->problem, err.code, &err);
+    snprintf(out->location, sizeof out->location, "/v1/jobs/%lld", (long long)id);
+    return 0;
+}
+
 static int job_create(void *ctx, const struct api_job_create *in, struct api_reply *out) {
     struct dd *d = ctx;
     struct dr_config cfg;
     struct dr_err err = {0};
     const struct dd_job_kind *kind;
     char recipe[64];
-    int64_t id;
-    int rc = in->kind ? dd_job_kind_find(NULL, in->kind, &kind, &err) : 0;
+    int64_t id = 0;
+    int rc = 0;
+    // Before the configuration is read: its recipe or data set may be gone by now.
+    if (in->idempotency_key && !in->check)
+        rc = dd_jobs_known(d->jobs, in->idempotency_key, in->fingerprint, &id, &err);
+    if (rc)
+        return dd_http_fail(&out->problem, rc, &err);
+    out->replayed = id != 0;
+    if (id)
+        return reply_created(d, id, out);
+    if (in->kind)
+        rc = dd_job_kind_find(NULL, in->kind, &kind, &err);
     const int refused = build_config(d, in, &cfg, recipe, sizeof recipe, &out->problem);
     if (!rc && !refused)
         rc = choose_kind(in, &cfg, &kind, &err);
@@ -85,13 +104,7 @@ static int job_create(void *ctx, const struct api_job_create *in, struct api_rep
                            .key = in->idempotency_key,
                            .fingerprint = in->fingerprint};
     rc = dd_jobs_create(d->jobs, &n, &id, &out->replayed, &err);
-    if (rc)
-        return dd_http_fail(&out->problem, rc, &err);
-    out->body = dd_job_json(d->store, id, true, &err);
-    if (!out->body)
-        return dd_http_fail(&out->problem, err.code, &err);
-    snprintf(out->location, sizeof out->location, "/v1/jobs/%lld", (long long)id);
-    return 0;
+    return rc ? dd_http_fail(&out->problem, rc, &err) : reply_created(d, id, out);
 }
 
 // A shorthand for a job of the kind `eval`.

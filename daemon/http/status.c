@@ -119,6 +119,18 @@ int dd_glue_status(void *ctx, struct api_reply *out) {
     return 0;
 }
 
+// Whether the state folder that this process has locked lies where it was, with a database in it.
+// Open files outlive a folder that is removed or replaced; whatever opens them anew fails.
+static bool state_in_place(const struct dd *d) {
+    struct stat held, now, database;
+    char *path = dd_printf("%s/lock", d->opt.state_dir);
+    const bool there = !fstat(d->lock_fd, &held) && !stat(path, &now) &&
+                       held.st_dev == now.st_dev && held.st_ino == now.st_ino &&
+                       !stat(dd_store_path(d->store), &database);
+    free(path);
+    return there;
+}
+
 int dd_glue_ready(void *ctx, struct api_reply *out) {
     struct dd *d = ctx;
     int64_t now = dd_now_ns(), free_bytes = disk_free(d);
@@ -128,13 +140,26 @@ int dd_glue_ready(void *ctx, struct api_reply *out) {
     dd_batcher_stats(d->batcher, &s);
     bool engine = s.beat_ns == INT64_MAX || now - s.beat_ns < (int64_t)60 * 1000000000;
     bool up = !atomic_load(&d->stopping);
-    const bool lost = s.device_lost || dd_jobs_device_lost(d->jobs), whole = !dd_sql_damaged();
-    if (!store || !disk || !engine || !up || lost || !whole) {
-        api_problem_set(
-            &out->problem, 503, "not-ready", "not ready:%s%s%s%s%s%s", up ? "" : " stopping;",
-            store ? "" : " the store does not answer;", whole ? "" : " the database is damaged;",
-            disk ? "" : " less than 64 MiB of disk are free;", engine ? "" : " generation stalls;",
-            lost ? " the device is lost, driftd has to be restarted;" : "");
+    const bool lost = s.device_lost || dd_jobs_device_lost(d->jobs);
+    const struct {
+        bool wrong;
+        const char *text;
+    } checks[] = {
+        {!up, "stopping"},
+        {!store, "the store does not answer"},
+        {dd_sql_damaged(), "the database is damaged"},
+        {!state_in_place(d), "the state folder or its database was removed or replaced"},
+        {!disk, "less than 64 MiB of disk are free"},
+        {!engine, "generation stalls"},
+        {lost, "the device is lost, driftd has to be restarted"},
+    };
+    char why[400] = "";
+    for (size_t i = 0; i < DR_COUNT(checks); i++)
+        if (checks[i].wrong)
+            snprintf(why + strlen(why), sizeof why - strlen(why), "%s%s", *why ? "; " : "",
+                     checks[i].text);
+    if (*why) {
+        api_problem_set(&out->problem, 503, "not-ready", "not ready: %s", why);
         out->problem.retry_after = 5;
         return -1;
     }

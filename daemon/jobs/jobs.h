@@ -47,6 +47,10 @@ struct dd_job_new {
 };
 int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, bool *replayed,
                    struct dr_err *err);
+// The job that an idempotency key has made, whatever has become of what it named; 0: none.
+// DR_EGONE: it has been removed; DR_EINVAL: the key was used with another body.
+int dd_jobs_known(struct dd_jobs *j, const char *key, const char *fingerprint, int64_t *id,
+                  struct dr_err *err);
 // Several jobs in one transaction, or jobs together with other rows. A draft is a job that has been
 // checked; what `in` points to must outlive it. dd_job_draft_put, within a closure of the store,
 // inserts it and the jobs that it needs. dd_job_draft_free (NULL is fine) tells clients of them

@@ -45,6 +45,12 @@ static void release(struct create *c) {
     dd_need_release(&c->judge);
 }
 
+// Keys of jobs that have been removed are rows of `meta`, KEPT_DAYS from when they were used, as
+// the others are.
+#define REMOVED_KEY "removed-key:"
+enum { KEPT_DAYS = 7 };
+
+// The job that the key has made, if there is one. DR_EGONE: it has been removed.
 static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
     sqlite3_stmt *st = dd_sql_prepare(
         db, err, "SELECT fingerprint, job FROM idempotency WHERE key=?", "t", c->in->key);
@@ -60,6 +66,22 @@ static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
         }
     }
     sqlite3_finalize(st);
+    if (!rc && !c->replayed &&
+        dd_sql_one(db, 0, "SELECT 1 FROM meta WHERE key='" REMOVED_KEY "'||?", "t", c->in->key))
+        rc = dr_fail_at(err, DR_EGONE, "Idempotency-Key",
+                        "Idempotency-Key: the job that this key has made was removed; use another "
+                        "key for a new one");
+    return rc;
+}
+
+int dd_jobs_known(struct dd_jobs *j, const char *key, const char *fingerprint, int64_t *id,
+                  struct dr_err *err) {
+    const struct dd_job_new in = {.key = key, .fingerprint = fingerprint};
+    struct create c = {.in = &in};
+    sqlite3 *db = dd_store_reader(j->env.store, err);
+    int rc = db ? known_key(db, &c, err) : DR_EIO;
+    sqlite3_close(db);
+    *id = rc ? 0 : c.id;
     return rc;
 }
 
@@ -94,46 +116,125 @@ static int read_need(struct dd_jobs *j, const struct dr_config *cfg, struct dd_n
                           : dd_job_kind_find(j->env.kinds, dr_recipe_word(n->cfg.kind), &kind, err);
 }
 
-// The same of the judge by which a training job's checkpoints will be evaluated.
-static int read_judge(struct dd_jobs *j, const struct dr_config *cfg, struct dd_need *n,
-                      struct dr_err *err) {
-    struct dr_config as = *cfg;
+// What of the network in a file rules it out as the encoder or judge that cfg names. Files that
+// cannot be looked at pass, and fail when the job runs.
+static int check_encoder(const struct dr_config *cfg, const char *path, struct dr_err *err) {
+    const bool evaluates = cfg->kind == DR_RECIPE_EVAL;
+    const char *key = dd_encoder_key(cfg);
+    struct dr_net *net;
+    if (dr_snapshot_network(path, &net, NULL))
+        return 0;
+    const bool generator = dr_net_kind(net) == DR_NET_GENERATOR;
+    dr_net_free(net);
+    return generator ? dr_fail_at(err, DR_EINVAL, key, "%s: %.200s is a generator; expected %s",
+                                  key, evaluates ? cfg->eval.judge : cfg->features.encoder,
+                                  evaluates ? "a judge" : "an encoder")
+                     : dd_encoder_maps_of_file(cfg, path, err);
+}
+
+// The file or the checkpoint that cfg names as its encoder or judge; a recipe is another matter.
+static int check_named(struct dd_jobs *j, const struct dr_config *cfg, struct dr_err *err) {
     char path[DD_PATH_MAX];
     const char *word;
     struct dr_err why = {0};
-    as.kind = DR_RECIPE_EVAL;
-    const enum dd_encoder_ref ref = dd_encoder_ref(&as, &word);
+    const enum dd_encoder_ref ref = dd_encoder_ref(cfg, &word);
     if (ref == DD_ENCODER_NONE || ref == DD_ENCODER_RECIPE)
-        return read_need(j, &as, n, err);
+        return 0;
     int rc = dd_ckpt_find(j->env.store, j->env.opt->data_dir, word, path, &why);
-    return rc ? dd_needs_say(&as, err, rc, why.msg) : 0;
+    return rc ? dd_needs_say(cfg, err, rc, why.msg) : check_encoder(cfg, path, err);
 }
 
-static int check_eval(struct dd_jobs *j, const struct dr_config *cfg, struct dr_err *err) {
-    unsigned metrics[DD_EVAL_BYS];
-    json_t *data;
-    int rc = dd_eval_metrics_parse(cfg->eval.metrics, metrics, err);
+static int check_inception(struct dd_jobs *j, const struct dr_eval_section *e, struct dr_err *err) {
+    const char *dir = j->env.opt->data_dir;
+    char path[DD_PATH_MAX];
+    struct dr_net *net = NULL;
+    struct dr_err why = {0};
+    int rc = dd_path(path, err, "%s/%s", dir ? dir : ".", e->inception);
     if (rc)
         return rc;
-    rc = dd_eval_sources(j->env.store, j->env.opt->data_dir, &cfg->eval, &data, err);
+    rc = dr_snapshot_network(path, &net, &why);
+    const bool fits = !rc && !strcmp(dr_net_name(net), "inception");
+    const size_t n = strlen(path); // messages begin with it
+    dr_net_free(net);
+    if (rc == DR_ENOENT)
+        return dr_fail_at(err, DR_EINVAL, "eval.inception",
+                          "eval.inception: there is no file %.200s below the data directory",
+                          e->inception);
+    return fits ? 0
+                : dr_fail_at(err, DR_EINVAL, "eval.inception",
+                             "eval.inception: %.200s is no network of Inception-v3%.200s",
+                             e->inception, strncmp(why.msg, path, n) ? "" : why.msg + n);
+}
+
+static int check_eval(struct dd_jobs *j, const struct dr_eval_section *e, struct dr_err *err) {
+    unsigned metrics[DD_EVAL_BYS];
+    int rc = dd_eval_metrics_parse(e->metrics, metrics, err);
+    return rc || !e->inception[0] || !metrics[DD_EVAL_BY_INCEPTION] ? rc
+                                                                    : check_inception(j, e, err);
+}
+
+// The judge by which a training job's checkpoints will be evaluated, as a configuration of kind
+// eval names it, and the recipe that trains it.
+static int check_evaluations(struct dd_jobs *j, const struct dr_config *cfg, struct dd_need *n,
+                             struct dr_err *err) {
+    struct dr_config as = *cfg;
+    as.kind = DR_RECIPE_EVAL;
+    int rc = check_eval(j, &cfg->eval, err);
+    if (!rc)
+        rc = check_named(j, &as, err);
+    return rc ? rc : read_need(j, &as, n, err);
+}
+
+static int check_sources(struct dd_jobs *j, const struct dr_eval_section *e, struct dr_err *err) {
+    json_t *data;
+    int rc = check_eval(j, e, err);
+    if (rc)
+        return rc;
+    rc = dd_eval_sources(j->env.store, j->env.opt->data_dir, e, &data, err);
     json_decref(data);
     return rc;
 }
 
-// What a configuration refers to is there.
+// The weights that a job starts from: those of a network of its kind and, of the same architecture,
+// of its sizes. What else differs may start fresh (dr_trainer_init_from).
+static int check_weights(const struct dr_config *cfg, const char *path, struct dr_err *err) {
+    struct dr_net *net;
+    int rc = 0;
+    if (dr_snapshot_network(path, &net, NULL))
+        return 0;
+    const struct dr_model_config *m = dr_gen_config(net), *own = &cfg->model;
+    const struct {
+        const char *key;
+        int64_t theirs, ours;
+    } size[] = {{"model.dim", m ? m->dim : 0, own->dim},
+                {"data.channels", m ? m->channels : 0, own->channels},
+                {"data.classes", m ? m->classes : 0, own->classes}};
+    if ((cfg->kind == DR_RECIPE_TRAIN) != (m != NULL))
+        rc = dr_fail_at(err, DR_EINVAL, "init_from",
+                        "init_from: %.200s holds the %s %s; a job of kind %s cannot start from it",
+                        cfg->init_from, dr_net_kind_word(dr_net_kind(net)), dr_net_name(net),
+                        dr_recipe_word(cfg->kind));
+    for (size_t i = 0; i < DR_COUNT(size) && !rc && m && m->arch == own->arch; i++)
+        if (size[i].theirs != size[i].ours)
+            rc = dr_fail_at(err, DR_EINVAL, "init_from",
+                            "init_from: %.200s is a network with %s %lld; this job's has %lld",
+                            cfg->init_from, size[i].key, (long long)size[i].theirs,
+                            (long long)size[i].ours);
+    dr_net_free(net);
+    return rc;
+}
+
+// What a configuration refers to is there, and of its kind.
 static int check_refs(struct dd_jobs *j, const struct dr_config *cfg, struct dr_err *err) {
     char path[DD_PATH_MAX];
-    const char *word, *data_dir = j->env.opt->data_dir;
-    struct dr_err why = {0};
-    int rc =
-        cfg->init_from[0] ? dd_ckpt_find(j->env.store, data_dir, cfg->init_from, path, err) : 0;
+    int rc = 0;
+    if (cfg->init_from[0])
+        rc = dd_ckpt_find(j->env.store, j->env.opt->data_dir, cfg->init_from, path, err);
+    if (!rc && cfg->init_from[0])
+        rc = check_weights(cfg, path, err);
     if (!rc && cfg->kind == DR_RECIPE_EVAL)
-        rc = check_eval(j, cfg, err);
-    const enum dd_encoder_ref ref = dd_encoder_ref(cfg, &word);
-    if (rc || ref == DD_ENCODER_NONE || ref == DD_ENCODER_RECIPE)
-        return rc;
-    rc = dd_ckpt_find(j->env.store, data_dir, word, path, &why);
-    return rc ? dd_needs_say(cfg, err, rc, why.msg) : dd_encoder_maps_of_file(cfg, path, err);
+        rc = check_sources(j, &cfg->eval, err);
+    return rc ? rc : check_named(j, cfg, err);
 }
 
 // What of it can be checked before the database is asked; frees c where it fails.
@@ -145,7 +246,7 @@ static int prepare(struct dd_jobs *j, struct create *c, struct dr_err *err) {
     if (!rc)
         rc = read_need(j, in->cfg, &c->need, err);
     if (!rc && dr_config_evaluates(in->cfg))
-        rc = read_judge(j, in->cfg, &c->judge, err);
+        rc = check_evaluations(j, in->cfg, &c->judge, err);
     if (!rc)
         rc = dd_own_encoder_check(j->env.store, j->env.opt->data_dir, j->env.opt->config_dir,
                                   in->cfg, err);
@@ -171,11 +272,13 @@ static void announce(struct dd_jobs *j, const struct create *c) {
 int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, bool *replayed,
                    struct dr_err *err) {
     struct create c = {.in = in};
-    int rc = prepare(j, &c, err);
-    if (rc)
-        return rc;
-    rc = dd_store_do(j->env.store, create, &c, err);
-    release(&c);
+    // Before anything is checked, since what the request names may be gone by now.
+    int rc = in->key ? dd_jobs_known(j, in->key, in->fingerprint, &c.id, err) : 0;
+    c.replayed = c.id != 0;
+    if (!rc && !c.replayed && !(rc = prepare(j, &c, err))) {
+        rc = dd_store_do(j->env.store, create, &c, err);
+        release(&c);
+    }
     if (rc)
         return rc;
     *id = c.id;
@@ -421,7 +524,11 @@ static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
                        "checkpoint %lld of job %lld is activated; serve another one, or `auto`, "
                        "first",
                        (long long)active, (long long)c->id);
-    return dd_sql_run(db, err, "DELETE FROM jobs WHERE id=?", "i", c->id);
+    rc = dd_sql_run(db, err,
+                    "INSERT OR REPLACE INTO meta SELECT '" REMOVED_KEY
+                    "'||key, ''||created_us FROM idempotency WHERE job=?",
+                    "i", c->id);
+    return rc ? rc : dd_sql_run(db, err, "DELETE FROM jobs WHERE id=?", "i", c->id);
 }
 
 int dd_jobs_remove(struct dd_jobs *j, int64_t id, struct dr_err *err) {
@@ -450,6 +557,11 @@ static int recover(sqlite3 *db, void *arg, struct dr_err *err) {
                         "UPDATE jobs SET state='queued', resume=1, ended_us=NULL WHERE "
                         "state='interrupted'",
                         "");
+    if (!rc)
+        rc = dd_sql_run(db, err,
+                        "DELETE FROM meta WHERE key GLOB '" REMOVED_KEY
+                        "*' AND CAST(value AS INTEGER)<?",
+                        "i", dd_wall_us() - KEPT_DAYS * INT64_C(86400000000));
     return rc;
 }
 

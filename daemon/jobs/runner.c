@@ -76,7 +76,9 @@ static int create_trainer(struct run *r, struct dr_err *err) {
     return dr_trainer_create_from(&files, r->spec->cfg, r->be, r->data, &r->t, err);
 }
 
-// Newest first; a refused file leaves a fresh trainer behind, so that nothing of it stays.
+// Newest first; a damaged file leaves a fresh trainer behind, so that nothing of it stays. Any
+// other reason (the data has changed since, the file may not be read, memory is short) ends the
+// attempt: a file that may be sound is not given up, nor what was trained since the one before it.
 static int resume(struct run *r, struct dr_err *err) {
     struct dd_ckpt_list list;
     dd_ckpt_list(r->spec->checkpoint_dir, &list);
@@ -93,6 +95,12 @@ static int resume(struct run *r, struct dr_err *err) {
         if (!bad) {
             r->saved_step = dr_trainer_steps_done(r->t);
             snprintf(r->res->last_good, sizeof r->res->last_good, "%s", path);
+            break;
+        }
+        if (bad != DR_EFORMAT && bad != DR_ENOENT) {
+            rc = dr_fail(err, bad,
+                         "cannot go on from %.400s; put that right and resume, or start a new job",
+                         why.msg);
             break;
         }
         refused++;

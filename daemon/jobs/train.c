@@ -181,7 +181,7 @@ static void on_evaluate(void *ctx, int64_t step, const char *path) {
 
 static bool on_protect(void *ctx, const char *path) {
     struct dd_job *job = ctx;
-    return dd_ckpt_is_active(job->env->store, path) || dd_ckpt_is_needed(job->env->store, path);
+    return dd_ckpt_is_kept(job->env->store, path);
 }
 
 int64_t dd_train_steps(const struct dr_config *cfg) {

@@ -18,27 +18,52 @@ enum { KEPT = 4, TRIES = 5, OPEN_FOLDERS = 8 };
 // nftw has no argument of its own; each walk is made by one thread.
 static _Thread_local struct {
     const char *from, *to; // state folder, backup
+    sqlite3 *db;           // linking: says which uploads are whole
     json_t *files;         // listing; NULL: linking
     int64_t bytes;
     int error; // errno of what could not be linked
 } walk;
 
-static bool ends_with(const char *s, const char *end) {
-    const size_t n = strlen(s), m = strlen(end);
-    return n >= m && !strcmp(s + n - m, end);
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
 }
 
-// What is still being written has such a name; an upload goes on after the backup.
+// What is still being written has such a name: x.part, x.part-AbCdEf, x.tmp, x.tmp1234.
 static bool unfinished(const char *path) {
-    return ends_with(path, ".tmp") || ends_with(path, ".part") || ends_with(path, "/upload");
+    const char *base = base_name(path), *tmp = strstr(base, ".tmp"), *part = strstr(base, ".part");
+    const size_t n = part ? strlen(part) : 0;
+    return (tmp && !tmp[4 + strspn(tmp + 4, "0123456789")]) ||
+           (part && (!part[5] || (part[5] == '-' && n == sizeof ".part-XXXXXX" - 1)));
+}
+
+// The archive that a client sends for a data set (DD_DATASET_UPLOAD) grows until it is complete. A
+// set that is being imported needs it, and so does one whose import has failed and may be repeated.
+static bool growing_upload(const char *path) {
+    static const char head[] = "datasets/";
+    const char *base = base_name(path);
+    if (strncmp(path, head, sizeof head - 1) || strcmp(base, "upload.archive"))
+        return false;
+    char *name = dd_xstrdup(path + sizeof head - 1);
+    name[strcspn(name, "/")] = 0;
+    const bool whole = dd_sql_one(
+        walk.db, 0, "SELECT 1 FROM datasets WHERE name=? AND state IN ('importing','failed')", "t",
+        name);
+    free(name);
+    return !whole;
 }
 
 static int link_one(const char *path, const struct stat *st, int type, struct FTW *f) {
+    static const char aside[] = "datasets/."; // removed, or lost to the database
+    const char *rest = path + strlen(walk.from) + 1;
     (void)st, (void)f;
-    char *to = dd_printf("%s/%s", walk.to, path + strlen(walk.from) + 1);
-    if (type == FTW_D ? mkdir(to, 0750) && errno != EEXIST
-                      : type == FTW_F && !unfinished(path) && link(path, to) && errno != EEXIST &&
-                            errno != ENOENT) // removed since it was listed
+    if (!strncmp(rest, aside, sizeof aside - 1))
+        return 0;
+    char *to = dd_printf("%s/%s", walk.to, rest);
+    if (type == FTW_D
+            ? mkdir(to, 0750) && errno != EEXIST
+            : type == FTW_F && !unfinished(rest) && !growing_upload(rest) && link(path, to) &&
+                  errno != EEXIST && errno != ENOENT) // removed since it was listed
         walk.error = errno;
     free(to);
     return walk.error != 0;
@@ -65,8 +90,12 @@ static void remove_tree(const char *path) {
 
 static int link_all(struct dd_store *s, const char *to, struct dr_err *err) {
     static const char *const folders[] = {"checkpoints", "samples", "evals", "datasets"};
+    sqlite3 *db = dd_store_reader(s, err);
+    if (!db)
+        return err->code;
     walk.from = dd_store_root(s);
     walk.to = to;
+    walk.db = db;
     walk.files = NULL;
     walk.error = 0;
     for (size_t i = 0; i < DR_COUNT(folders) && !walk.error; i++) {
@@ -74,46 +103,142 @@ static int link_all(struct dd_store *s, const char *to, struct dr_err *err) {
         nftw(path, link_one, OPEN_FOLDERS, FTW_PHYS);
         free(path);
     }
+    sqlite3_close(db);
     return walk.error ? dr_fail(err, walk.error == ENOSPC ? DR_ENOSPC : DR_EIO,
                                 "cannot link the files of the backup: %s", strerror(walk.error))
                       : 0;
 }
 
-// Whether every good checkpoint of the copied database is there too.
-static bool complete(const char *db_path, const char *to) {
+// What the copied database names and the backup does not have.
+struct gap {
+    json_t *checkpoints; // paths of good ones, relative
+    int uploads;         // of sets that are being imported
+    bool read;           // the copy could be read
+};
+
+static struct gap find_gap(const char *db_path, const char *to) {
+    struct gap g = {.checkpoints = json_array()};
     sqlite3 *db = NULL;
     sqlite3_stmt *st = NULL;
-    bool all = !sqlite3_open_v2(db_path, &db, SQLITE_OPEN_READONLY, NULL);
-    if (all)
-        st = dd_sql_prepare(db, NULL, "SELECT path FROM checkpoints WHERE state='ok'", "");
+    if (!sqlite3_open_v2(db_path, &db, SQLITE_OPEN_READONLY, NULL))
+        st = dd_sql_prepare(db, NULL,
+                            "SELECT path, 0 FROM checkpoints WHERE state='ok' AND path NOT LIKE"
+                            " '/%' UNION ALL SELECT 'datasets/'||name||'/upload.archive', 1 FROM"
+                            " datasets WHERE state='importing' AND upload=1",
+                            "");
+    g.read = st != NULL;
     while (st && sqlite3_step(st) == SQLITE_ROW) {
         const char *stored = (const char *)sqlite3_column_text(st, 0);
+        const bool upload = sqlite3_column_int64(st, 1) != 0;
         char *path = dd_printf("%s/%s", to, stored);
-        all = all && (*stored == '/' || !access(path, F_OK)); // an absolute one is not ours
+        const bool there = !access(path, F_OK);
         free(path);
+        if (!there && upload)
+            g.uploads++;
+        else if (!there)
+            json_array_append_new(g.checkpoints, json_string(stored));
     }
     sqlite3_finalize(st);
     sqlite3_close(db);
-    return all && st;
+    return g;
+}
+
+struct lost {
+    struct dd_store *store;
+    const json_t *paths;
+    json_t *marked; // [{"id", "job", "step"}]
+};
+
+// A row goes before its file everywhere, so one of a good checkpoint without a file has lost it.
+static int mark_one(struct lost *l, sqlite3 *db, const char *stored, struct dr_err *err) {
+    sqlite3_stmt *st = dd_sql_prepare(
+        db, err, "SELECT id, coalesce(job,0), step FROM checkpoints WHERE path=? AND state='ok'",
+        "t", stored);
+    char *path = dd_printf("%s/%s", dd_store_root(l->store), stored);
+    int64_t id = 0;
+    if (st && sqlite3_step(st) == SQLITE_ROW && access(path, F_OK) && errno == ENOENT) {
+        id = sqlite3_column_int64(st, 0);
+        json_array_append_new(l->marked, json_pack("{s:I, s:I, s:I}", "id", (json_int_t)id, "job",
+                                                   (json_int_t)sqlite3_column_int64(st, 1), "step",
+                                                   (json_int_t)sqlite3_column_int64(st, 2)));
+    }
+    free(path);
+    sqlite3_finalize(st);
+    if (!st)
+        return DR_EIO;
+    return id ? dd_sql_run(db, err, "UPDATE checkpoints SET state='removed' WHERE id=?", "i", id)
+              : 0;
+}
+
+static int mark_lost(sqlite3 *db, void *arg, struct dr_err *err) {
+    struct lost *l = arg;
+    json_t *p;
+    size_t i;
+    int rc = 0;
+    json_array_clear(l->marked);
+    json_array_foreach((json_t *)(uintptr_t)l->paths, i, p) {
+        rc = rc ? rc : mark_one(l, db, json_string_value(p), err);
+    }
+    return rc;
+}
+
+static int64_t member(const json_t *o, const char *key) {
+    return json_integer_value(json_object_get(o, key));
+}
+
+static void alert(struct dd_events *e, const json_t *c) {
+    json_t *text = json_sprintf("the file of checkpoint %lld is gone: it counts as removed now and "
+                                "is left out of the backup",
+                                (long long)member(c, "id"));
+    dd_event(e, "alert", member(c, "job"),
+             json_pack("{s:s, s:I, s:o}", "kind", "checkpoint", "step",
+                       (json_int_t)member(c, "step"), "text", text));
+}
+
+// Good checkpoints whose files are not in the state folder either count as removed from now on.
+static int settle(struct dd_store *s, struct dd_events *e, const struct gap *g,
+                  struct dr_err *err) {
+    struct lost l = {.store = s, .paths = g->checkpoints, .marked = json_array()};
+    json_t *c;
+    size_t i;
+    const int rc = dd_store_do(s, mark_lost, &l, err);
+    if (rc)
+        json_array_clear(l.marked);
+    if (json_array_size(l.marked))
+        dd_store_changed(s);
+    json_array_foreach(l.marked, i, c) {
+        alert(e, c);
+    }
+    json_decref(l.marked);
+    return rc;
 }
 
 // Files that exist before the database is copied, and those that came meanwhile: together all that
-// the copy names, unless one came and went in between.
-static int freeze(struct dd_store *s, const char *to, struct dr_err *err) {
+// the copy names, unless one came and went in between, or was lost before.
+static int freeze(struct dd_store *s, struct dd_events *e, const char *to, struct dr_err *err) {
     char *db = dd_printf("%s/driftd.sqlite3", to);
-    int rc = 0;
+    struct gap g = {0};
     bool done = false;
+    int rc = 0;
     for (int i = 0; i < TRIES && !rc && !done; i++) {
+        json_decref(g.checkpoints);
+        g = (struct gap){0};
         unlink(db);
         rc = link_all(s, to, err);
         if (!rc)
             rc = dd_store_backup(s, db, err);
         if (!rc)
             rc = link_all(s, to, err);
-        done = !rc && complete(db, to);
+        if (!rc)
+            g = find_gap(db, to);
+        done = g.read && !json_array_size(g.checkpoints) && !g.uploads;
+        if (!rc && !done)
+            rc = settle(s, e, &g, err);
     }
-    if (!rc && !done)
+    // An upload that is still missing fails its import with the reason, and not the backup.
+    if (!rc && (!g.read || json_array_size(g.checkpoints)))
         rc = dr_fail(err, DR_EBUSY, "checkpoints come and go too fast for a backup; try again");
+    json_decref(g.checkpoints);
     free(db);
     return rc;
 }
@@ -136,6 +261,22 @@ static json_t *describe(const char *to, const char *id) {
 static int is_backup(const struct dirent *e) {
     return e->d_name[0] != '.' && !strchr(e->d_name + 1, '.');
 }
+
+// Later than every backup that there is, also when the clock was set back.
+static int64_t next_time(const char *folder) {
+    struct dirent **names = NULL;
+    const int n = scandir(folder, &names, is_backup, alphasort);
+    int64_t time = dd_wall_us() / 1000, last;
+    for (int i = 0; i < n; i++) {
+        names[i]->d_name[strcspn(names[i]->d_name, "-")] = 0;
+        if (dd_parse_int(names[i]->d_name, 0, INT64_MAX - 1, &last))
+            time = DR_MAX(time, last + 1);
+        free(names[i]);
+    }
+    free(names);
+    return time;
+}
+
 static void remove_old(const char *folder) {
     struct dirent **names = NULL;
     const int n = scandir(folder, &names, is_backup, alphasort);
@@ -153,16 +294,16 @@ static void remove_old(const char *folder) {
     free(names);
 }
 
-int dd_backup_make(struct dd_store *s, json_t **out, struct dr_err *err) {
+int dd_backup_make(struct dd_store *s, struct dd_events *e, json_t **out, struct dr_err *err) {
     static _Atomic unsigned serial;
     char id[40];
     char *folder = dd_printf("%s/backups", dd_store_root(s));
     *out = NULL;
-    snprintf(id, sizeof id, "%lld-%04u", (long long)(dd_wall_us() / 1000), serial++ % 10000);
+    snprintf(id, sizeof id, "%lld-%04u", (long long)next_time(folder), serial++ % 10000);
     char *to = dd_printf("%s/%s", folder, id), *list = dd_printf("%s.json", to);
     int rc = dd_mkdirs(to, err);
     if (!rc)
-        rc = freeze(s, to, err);
+        rc = freeze(s, e, to, err);
     if (!rc) {
         *out = describe(to, id);
         if (json_dump_file(*out, list, JSON_COMPACT))

@@ -3,13 +3,14 @@
 // until what it holds is removed elsewhere. Any thread but the store's writer.
 #pragma once
 
-#include "daemon/store/store.h"
+#include "daemon/store/events.h"
 
 #include <jansson.h>
 
 // Makes one; *out: {"id", "created", "bytes", "files": [{"path", "bytes", "url"}]}. Of more than
-// four the oldest goes.
-int dd_backup_make(struct dd_store *s, json_t **out, struct dr_err *err);
+// four the oldest goes. A good checkpoint whose file is gone counts as removed from then on, with
+// an alert.
+int dd_backup_make(struct dd_store *s, struct dd_events *e, json_t **out, struct dr_err *err);
 // The n-th file of a backup, to open. DR_ENOENT when there is none.
 int dd_backup_file(struct dd_store *s, const char *id, int64_t n, char path[DD_PATH_MAX],
                    struct dr_err *err);

@@ -202,14 +202,8 @@ int64_t dd_ckpt_active(struct dd_store *s) {
 int64_t dd_ckpt_final(struct dd_store *s) {
     return ask(s, "SELECT " DD_CKPT_FINAL, "", NULL);
 }
-bool dd_ckpt_is_active(struct dd_store *s, const char *path) {
-    return ask(s,
-               "SELECT 1 FROM checkpoints WHERE path=? AND id="
-               "(SELECT CAST(value AS INTEGER) FROM meta WHERE key='active')",
-               "t", path) != 0;
-}
-bool dd_ckpt_is_needed(struct dd_store *s, const char *path) {
-    return ask(s, "SELECT 1 FROM checkpoints c WHERE path=? AND " DD_CKPT_NEEDED, "t", path) != 0;
+bool dd_ckpt_is_kept(struct dd_store *s, const char *path) {
+    return ask(s, "SELECT 1 FROM checkpoints c WHERE path=? AND " DD_CKPT_KEPT, "t", path) != 0;
 }
 
 // --- samples ---

@@ -57,12 +57,10 @@ int64_t dd_ckpt_final(struct dd_store *s);
     "(SELECT k.id FROM checkpoints k JOIN jobs j ON j.id=k.job WHERE j.state='completed'"          \
     " AND k.state='ok' AND k.kind<>'encoder'"                                                      \
     " ORDER BY j.ended_us DESC, j.id DESC, k.step DESC, k.id DESC LIMIT 1)"
-bool dd_ckpt_is_active(struct dd_store *s, const char *path);
-// Whether a job that may still run needs it: its encoder, what it starts from, what it evaluates.
-// So does the best one of a job (eval.best), as long as it is that.
-bool dd_ckpt_is_needed(struct dd_store *s, const char *path);
-// The same of a row c. A job may run until it has completed; it takes the newest checkpoint of the
-// job that it needs, or the one that its configuration names by id, or that a run of it waits for.
+// Whether a row c is needed by a job that may still run: its encoder, what it starts from, what it
+// evaluates. So is the best one of a job (eval.best), as long as it is that. A job may run until it
+// has completed; it takes the newest checkpoint of the job that it needs, or the one that its
+// configuration names by id, or that a run of it waits for.
 #define DD_CKPT_NEEDED                                                                             \
     "(c.best=1 OR EXISTS (SELECT 1 FROM evals e JOIN jobs n ON n.id=e.eval_job WHERE"              \
     " e.checkpoint=c.id AND e.state IN ('queued','running') AND n.state NOT IN"                    \
@@ -74,6 +72,12 @@ bool dd_ckpt_is_needed(struct dd_store *s, const char *path);
     " OR json_extract(n.config,'$.features.encoder') IN (''||c.id, 'checkpoint:'||c.id)"           \
     " OR json_extract(n.config,'$.eval.judge') IN (''||c.id, 'checkpoint:'||c.id)"                 \
     " OR json_extract(n.config,'$.eval.checkpoint')=c.id)))"
+// Whether neither rotation nor the disk budget may take it: it is needed, promoted, or has a name
+// or a tag.
+#define DD_CKPT_KEPT                                                                               \
+    "(c.name<>'' OR c.tags<>'[]' OR EXISTS (SELECT 1 FROM meta WHERE key='active' AND"             \
+    " value=''||c.id) OR " DD_CKPT_NEEDED ")"
+bool dd_ckpt_is_kept(struct dd_store *s, const char *path);
 
 // Imports a file as a checkpoint of the state folder (ckpt_import.c). It is read once, through one
 // descriptor: copied into the state folder (take: it lies there already and is moved) and hashed on

@@ -1,5 +1,5 @@
-// Checkpoints that configurations and tags name, what a row's network is, and what users change of
-// one (checkpoints.h).
+// Checkpoints that configurations and tags name, what a row's network is, and what users write
+// about one (checkpoints.h).
 #include "daemon/base/util.h"
 #include "daemon/store/checkpoints.h"
 #include "engine/drift.h"
@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 int dd_ckpt_expect_generator(const struct dd_ckpt_row *r, struct dr_err *err) {
     struct dr_net *net;
@@ -89,43 +88,6 @@ int dd_ckpt_patch(struct dd_store *s, int64_t id, const char *name, const char *
                   const char *tags, struct dr_err *err) {
     int rc = dd_store_do(s, patch, &(struct patch){id, name, notes, tags}, err);
     dd_store_changed(s);
-    return rc;
-}
-
-// Under the writer, so that nothing is promoted or queued in between.
-static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
-    static const struct {
-        const char *sql, *why;
-    } uses[] = {
-        {"SELECT 1 FROM meta WHERE key='active' AND value=''||?", "it is promoted"},
-        {"SELECT 1 FROM checkpoints c WHERE c.id=? AND " DD_CKPT_NEEDED,
-         "a job needs it, or it is the best of its job"},
-        {"SELECT 1 FROM checkpoints c JOIN jobs j ON j.id=c.job WHERE c.id=? AND"
-         " j.state<>'completed' AND c.id=(SELECT id FROM checkpoints m WHERE m.job=c.job AND"
-         " m.state='ok' ORDER BY step DESC, id DESC LIMIT 1)",
-         "its job, which has not completed, would go on from it"}};
-    const int64_t id = *(const int64_t *)arg;
-    if (!dd_sql_one(db, 0, "SELECT 1 FROM checkpoints WHERE id=? AND state<>'removed'", "i", id))
-        return dr_fail(err, DR_ENOENT, "there is no checkpoint %lld", (long long)id);
-    for (size_t i = 0; i < DR_COUNT(uses); i++)
-        if (dd_sql_one(db, 0, uses[i].sql, "i", id))
-            return dr_fail(err, DR_ECONFLICT, "checkpoint %lld is in use: %s", (long long)id,
-                           uses[i].why);
-    return dd_sql_run(db, err, "UPDATE checkpoints SET state='removed', tags='[]' WHERE id=?", "i",
-                      id);
-}
-
-int dd_ckpt_remove(struct dd_store *s, int64_t id, struct dr_err *err) {
-    struct dd_ckpt_row row;
-    int rc = dd_ckpt_get(s, id, &row, err);
-    if (rc)
-        return rc;
-    // The row first: a process that ends between the two leaves a file and no row without one.
-    rc = dd_store_do(s, drop, &id, err);
-    dd_store_changed(s);
-    if (!rc)
-        unlink(row.path);
-    dd_ckpt_row_free(&row);
     return rc;
 }
 

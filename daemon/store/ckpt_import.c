@@ -1,5 +1,5 @@
 // Import of checkpoint files (checkpoints.h): one reading into the state folder, then validation of
-// the copy.
+// the copy. And removal, which must not meet an import of the same bytes.
 #include "daemon/store/checkpoints.h"
 
 #include "engine/drift.h"
@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,6 +113,20 @@ static int sync_folder(const char *dir) {
     return rc;
 }
 
+// Held while a file and its row change together: a removal of the same bytes would otherwise take
+// the file of an import that has its place already and its row not yet.
+static pthread_mutex_t files_and_rows = PTHREAD_MUTEX_INITIALIZER;
+
+// With files_and_rows held. Over a file of the same bytes that was imported before, should there be
+// one.
+static int place(struct dd_store *s, struct import *m, const char *dir, struct dd_ckpt_row *out,
+                 struct dr_err *err) {
+    if (rename(m->part, out->path) || sync_folder(dir))
+        return dr_fail(err, DR_EIO, "cannot store %s: %s", m->shown, strerror(errno));
+    m->part[0] = 0;
+    return dd_ckpt_record(s, out, err);
+}
+
 // Validates the copy and gives it its place and its row.
 static int keep(struct dd_store *s, struct import *m, struct dd_ckpt_row *out, struct dr_err *err) {
     struct dr_snapshot *snap = NULL;
@@ -125,9 +140,12 @@ static int keep(struct dd_store *s, struct import *m, struct dd_ckpt_row *out, s
     }
     out->config = dd_xstrdup(dr_net_description(snap->net));
     out->step = snap->step;
+    out->bytes = m->bytes;
     const bool generator = dr_net_kind(snap->net) == DR_NET_GENERATOR;
     dr_snapshot_unref(snap);
     dr_sha256_hex(&m->sha, out->sha256);
+    snprintf(out->kind, sizeof out->kind, generator ? "import" : "encoder");
+    snprintf(out->name, sizeof out->name, "%s", m->in->name ? m->in->name : "");
     rc = dd_path(dir, err, "%s/checkpoints/import", dd_store_root(s));
     if (!rc)
         rc = dd_mkdirs(dir, err);
@@ -135,14 +153,10 @@ static int keep(struct dd_store *s, struct import *m, struct dd_ckpt_row *out, s
         rc = dd_path(out->path, err, "%s/%.32s.safetensors", dir, out->sha256);
     if (rc)
         return rc;
-    // Over a file of the same bytes that was imported before, should there be one.
-    if (rename(m->part, out->path) || sync_folder(dir))
-        return dr_fail(err, DR_EIO, "cannot store %s: %s", m->shown, strerror(errno));
-    m->part[0] = 0;
-    out->bytes = m->bytes;
-    snprintf(out->kind, sizeof out->kind, generator ? "import" : "encoder");
-    snprintf(out->name, sizeof out->name, "%s", m->in->name ? m->in->name : "");
-    return dd_ckpt_record(s, out, err);
+    pthread_mutex_lock(&files_and_rows);
+    rc = place(s, m, dir, out, err);
+    pthread_mutex_unlock(&files_and_rows);
+    return rc;
 }
 
 int dd_ckpt_import(struct dd_store *s, const struct dd_ckpt_source *in, struct dd_ckpt_row *out,
@@ -171,5 +185,46 @@ int dd_ckpt_import(struct dd_store *s, const struct dd_ckpt_source *in, struct d
     if (rc)
         dd_ckpt_row_free(out);
     free(m);
+    return rc;
+}
+
+// --- removal ---
+
+// Under the writer, so that nothing is promoted or queued in between.
+static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
+    static const struct {
+        const char *sql, *why;
+    } uses[] = {
+        {"SELECT 1 FROM meta WHERE key='active' AND value=''||?", "it is promoted"},
+        {"SELECT 1 FROM checkpoints c WHERE c.id=? AND " DD_CKPT_NEEDED,
+         "a job needs it, or it is the best of its job"},
+        {"SELECT 1 FROM checkpoints c JOIN jobs j ON j.id=c.job WHERE c.id=? AND"
+         " j.state<>'completed' AND c.id=(SELECT id FROM checkpoints m WHERE m.job=c.job AND"
+         " m.state='ok' ORDER BY step DESC, id DESC LIMIT 1)",
+         "its job, which has not completed, would go on from it"}};
+    const int64_t id = *(const int64_t *)arg;
+    if (!dd_sql_one(db, 0, "SELECT 1 FROM checkpoints WHERE id=? AND state<>'removed'", "i", id))
+        return dr_fail(err, DR_ENOENT, "there is no checkpoint %lld", (long long)id);
+    for (size_t i = 0; i < DR_COUNT(uses); i++)
+        if (dd_sql_one(db, 0, uses[i].sql, "i", id))
+            return dr_fail(err, DR_ECONFLICT, "checkpoint %lld is in use: %s", (long long)id,
+                           uses[i].why);
+    return dd_sql_run(db, err, "UPDATE checkpoints SET state='removed', tags='[]' WHERE id=?", "i",
+                      id);
+}
+
+int dd_ckpt_remove(struct dd_store *s, int64_t id, struct dr_err *err) {
+    struct dd_ckpt_row row;
+    int rc = dd_ckpt_get(s, id, &row, err);
+    if (rc)
+        return rc;
+    pthread_mutex_lock(&files_and_rows);
+    // The row first: a process that ends between the two leaves a file and no row without one.
+    rc = dd_store_do(s, drop, &id, err);
+    if (!rc)
+        unlink(row.path);
+    pthread_mutex_unlock(&files_and_rows);
+    dd_store_changed(s);
+    dd_ckpt_row_free(&row);
     return rc;
 }

@@ -53,11 +53,10 @@ static void alert(struct dd_disk *d, const char *text) {
 // 0: none; its size otherwise, 1 at least.
 static int64_t oldest(struct dd_disk *d, char path[DD_PATH_MAX], struct dr_err *err) {
     static const char sql[] =
-        "SELECT path, bytes FROM checkpoints c WHERE state='ok' AND kind<>'import' AND name=''"
-        " AND id<>coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key='active'),0)"
+        "SELECT path, bytes FROM checkpoints c WHERE state='ok' AND kind<>'import'"
         " AND id<>coalesce(" DD_CKPT_FINAL ",0)"
         " AND id<>coalesce((SELECT id FROM checkpoints WHERE state='ok' AND kind<>'encoder'"
-        " ORDER BY created_us DESC, id DESC LIMIT 1),0) AND NOT " DD_CKPT_NEEDED
+        " ORDER BY created_us DESC, id DESC LIMIT 1),0) AND NOT " DD_CKPT_KEPT
         " AND EXISTS (SELECT 1 FROM jobs WHERE id=c.job AND state IN"
         " ('completed','failed','stopped')) ORDER BY created_us, id LIMIT 1";
     sqlite3 *db = dd_store_reader(d->store, err);

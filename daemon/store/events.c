@@ -61,15 +61,33 @@ static void stored_free(void *arg) {
     free(s);
 }
 
+// A line of the log with the event's members as its pairs; those that are null are left out.
+static void log_event(const char *type, const char *job, const json_t *data) {
+    const char *state = json_string_value(json_object_get(data, "state")), *key;
+    const bool failed = state && !strcmp(state, "failed"), alert = !strcmp(type, "alert");
+    char line[1000] = "", q[700];
+    size_t n = *job ? (size_t)snprintf(line, sizeof line, "job=%s", job) : 0;
+    json_t *v;
+    json_object_foreach((json_t *)data, key, v) {
+        if (json_is_null(v) || !strcmp(key, "job") || n >= sizeof line)
+            continue;
+        char *text = json_is_string(v) ? NULL : json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+        const char *value = text ? text : json_string_value(v);
+        const bool plain = json_is_number(v) || json_is_boolean(v);
+        n += (size_t)snprintf(line + n, sizeof line - n, "%s%s=%s", n ? " " : "", key,
+                              plain ? value : dd_log_quote(value ? value : "", q, sizeof q));
+        free(text);
+    }
+    dd_log(failed ? DR_LOG_ERROR : alert ? DR_LOG_WARN : DR_LOG_INFO, type, "%s", line);
+}
+
 void dd_event(struct dd_events *e, const char *type, int64_t job, json_t *data) {
-    char id[24] = "", q[700];
+    char id[24] = "";
     if (job)
         snprintf(id, sizeof id, "%lld", (long long)job);
     json_object_set_new(data, "job", job ? json_string(id) : json_null()); // a string, as in REST
     char *text = json_dumps(data, JSON_COMPACT);
-    bool alert = !strcmp(type, "alert");
-    dd_log(alert ? DR_LOG_WARN : DR_LOG_INFO, type, "job=%s data=%s", job ? id : "-",
-           dd_log_quote(text ? text : "", q, sizeof q));
+    log_event(type, id, data);
     pthread_rwlock_rdlock(&e->lock);
     uint64_t seq = 0;
     if (e->attached && e->sink.publish)

@@ -26,9 +26,8 @@ json_t *dd_json_time(int64_t us) {
 static int64_t cursor_id(const char *cursor) {
     if (!cursor || !*cursor)
         return INT64_MAX;
-    char *end;
-    long long v = strtoll(cursor, &end, 10);
-    return *end || v <= 0 ? -1 : v;
+    int64_t v;
+    return dd_parse_int(cursor, 1, INT64_MAX - 1, &v) ? v : -1;
 }
 
 static const char *text(sqlite3_stmt *st, int i) {
@@ -190,8 +189,10 @@ json_t *dd_jobs_json(struct dd_store *s, const char *state, const char *cursor, 
         known = !strcmp(state, states[i]);
     if (!known) {
         const char *near = dr_nearest(state, states, 8);
-        dr_fail_at(err, DR_EINVAL, "state", "state: no state %.40s%s%s%s", state,
-                   near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+        dr_fail_at(err, DR_EINVAL, "state",
+                   "state: no state %.40s%s%s%s; expected queued, running, paused, stopping, "
+                   "completed, failed, stopped or interrupted",
+                   state, near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
         return NULL;
     }
     struct page p = {.sql =

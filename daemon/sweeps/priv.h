@@ -8,6 +8,11 @@ json_t *dd_sweep_file(sqlite3 *db, int64_t id, struct dr_err *err);
 json_t *dd_sweep_table_of(sqlite3 *db, int64_t id, struct dr_err *err);
 // Whether the name is that of a metric of evaluations.
 bool dd_sweep_evaluated(const char *metric);
+// Whether the training of this configuration reports the metric (problem.c).
+bool dd_sweep_reports(const struct dr_config *c, const char *metric);
+// The problem that no run does, with the nearest one that c has.
+void dd_sweep_no_metric(json_t *problems, const char *field, const char *metric,
+                        const struct dr_config *c);
 // The mean of a list of numbers, its standard deviation (NaN for fewer than two) and how many.
 struct dd_sweep_spread {
     double mean, sd;

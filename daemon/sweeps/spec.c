@@ -11,6 +11,7 @@
 enum { PATH = 96, MAX_AXES = 16, MAX_NAME = 100, MAX_SEEDS = 100, MAX_POINTS = 500 };
 // Values of all rules of `skip`; combinations that are looked at, left out or not.
 enum { MAX_METRICS = 100, MAX_SKIP = 1000, MAX_TRIED = 100000 };
+enum { MAX_RUNGS = 30 };              // from 2 steps to 1e9, with the smallest `keep`
 static const double MAX_BUDGET = 1e9; // of train.steps
 
 struct option {
@@ -270,6 +271,21 @@ static void read_eval(struct parse *p) {
     }
 }
 
+static void count_rungs(struct parse *p, struct dd_sweep_halving *h) {
+    double at = h->min;
+    h->rungs = 1;
+    if (h->keep < 2 || !(h->min > 0))
+        return;
+    for (; at < h->max * (1 - 1e-9) && h->rungs <= MAX_RUNGS; at *= h->keep)
+        h->rungs++;
+    if (h->rungs > MAX_RUNGS)
+        dd_sweep_problem(
+            p->problems, "search.budget",
+            "leads from min to max in more than %d rungs; expected a greater min, or a "
+            "greater search.keep",
+            MAX_RUNGS);
+}
+
 static void read_budget(struct parse *p, const json_t *search) {
     static const char *const keys[] = {"key", "min", "max"}, *const goals[] = {"min", "max"};
     struct dd_sweep_halving *h = &p->out->halving;
@@ -304,10 +320,7 @@ static void read_budget(struct parse *p, const json_t *search) {
     h->min = json_number_value(lo);
     h->max = json_number_value(hi);
     h->whole = !strcmp(h->key, "train.steps");
-    h->rungs = 1;
-    if (h->keep >= 2 && h->min > 0)
-        for (double at = h->min; at < h->max * (1 - 1e-9) && h->rungs < 30; at *= h->keep)
-            h->rungs++;
+    count_rungs(p, h);
     h->most = goal && !strcmp(goal, "max");
 }
 

@@ -133,15 +133,23 @@ static const json_t *asked(const json_t *file) {
 }
 
 static void add_trained(sqlite3 *db, json_t *row, const struct run *r, const json_t *file) {
+    const char *by = json_string_value(json_object_get(json_object_get(file, "search"), "metric"));
+    bool search = by && !dd_sweep_evaluated(by); // by a metric of training, asked for or not
     json_t *m;
     size_t i;
-    if (!asked(file))
+    if (!asked(file)) {
         append(row, "loss", trained(db, r, "loss"));
+        search &= by && strcmp(by, "loss");
+    }
     json_array_foreach((json_t *)(uintptr_t)asked(file), i, m) {
         const char *name = json_string_value(m);
-        if (name && !dd_sweep_evaluated(name))
-            append(row, name, trained(db, r, name));
+        if (!name || dd_sweep_evaluated(name))
+            continue;
+        append(row, name, trained(db, r, name));
+        search &= by && strcmp(by, name);
     }
+    if (search)
+        append(row, by, trained(db, r, by));
 }
 
 static int gather(sqlite3 *db, int64_t id, const json_t *file, json_t *rows, json_t *seen,

@@ -68,15 +68,19 @@ static void build_one(struct dd_jobs *j, const struct dd_sweep_new *in,
 
 static void check_metric(const struct submit *s, const char *field, const char *name,
                          json_t *problems) {
-    bool evaluates = true;
-    if (!name || !dd_sweep_evaluated(name))
+    bool evaluates = true, trains = false;
+    if (!name)
         return;
-    for (int i = 0; i < s->spec->n; i++)
+    for (int i = 0; i < s->spec->n; i++) {
         evaluates &= dr_config_evaluates(&s->built[i].cfg);
-    if (!evaluates)
+        trains |= dd_sweep_reports(&s->built[i].cfg, name);
+    }
+    if (dd_sweep_evaluated(name) && !evaluates)
         dd_sweep_problem(problems, field,
                          "%.40s is measured by evaluations; expected a block `eval` with a judge",
                          name);
+    else if (!dd_sweep_evaluated(name) && !trains)
+        dd_sweep_no_metric(problems, field, name, &s->built[0].cfg);
 }
 
 static void check_metrics(const struct submit *s, json_t *problems) {
@@ -91,6 +95,11 @@ static void check_metrics(const struct submit *s, json_t *problems) {
         check_metric(s, "search.metric", s->spec->halving.metric, problems);
 }
 
+// A key lives as long as its sweep; KEPT_DAYS from the removal on it is a row of `meta`.
+#define REMOVED_KEY "removed-sweep:"
+enum { KEPT_DAYS = 7 };
+
+// The sweep that the key has made, if there is one. DR_EGONE: it has been removed.
 static int known_key(sqlite3 *db, struct submit *s, struct dr_err *err) {
     const char *fp = s->in->fingerprint ? s->in->fingerprint : "";
     sqlite3_stmt *st =
@@ -104,6 +113,21 @@ static int known_key(sqlite3 *db, struct submit *s, struct dr_err *err) {
                             "Idempotency-Key: this key was used with another body");
     }
     sqlite3_finalize(st);
+    if (!rc && !s->replayed &&
+        dd_sql_one(db, 0, "SELECT 1 FROM meta WHERE key='" REMOVED_KEY "'||?", "t", s->in->key))
+        rc = dr_fail_at(err, DR_EGONE, "Idempotency-Key",
+                        "Idempotency-Key: the sweep that this key has made was removed; use "
+                        "another key for a new one");
+    return rc;
+}
+
+// Before anything is checked, since what the file names may be gone by now.
+static int replay(struct dd_jobs *j, struct submit *s, struct dr_err *err) {
+    if (!s->in->key || s->in->check)
+        return 0;
+    sqlite3 *db = dd_store_reader(dd_jobs_store(j), err);
+    int rc = db ? known_key(db, s, err) : DR_EIO;
+    sqlite3_close(db);
     return rc;
 }
 
@@ -161,24 +185,30 @@ static json_t *preview(const struct dd_sweep_spec *spec) {
     return list;
 }
 
+// Checks the whole file and makes every job of it, none of them in the database yet.
+static bool build_all(struct dd_jobs *j, struct submit *s, struct dd_sweep_spec *spec,
+                      json_t *problems) {
+    if (!dd_sweep_parse(s->in->file, spec, problems))
+        return false;
+    s->built = dd_xcalloc((size_t)spec->n, sizeof *s->built);
+    for (int i = 0; i < spec->n && json_array_size(problems) < DD_SWEEP_MAX_PROBLEMS; i++)
+        build_one(j, s->in, spec, i, &s->built[i], problems);
+    if (!json_array_size(problems))
+        check_metrics(s, problems);
+    return !json_array_size(problems);
+}
+
 int dd_sweep_create(struct dd_jobs *j, const struct dd_sweep_new *in, struct dd_sweep_made *out,
                     json_t *problems, struct dr_err *err) {
-    struct dd_sweep_spec spec;
+    struct dd_sweep_spec spec = {0};
     struct submit s = {.in = in, .spec = &spec};
     *out = (struct dd_sweep_made){0};
-    bool ok = dd_sweep_parse(in->file, &spec, problems);
-    if (ok) {
-        s.built = dd_xcalloc((size_t)spec.n, sizeof *s.built);
-        for (int i = 0; i < spec.n && json_array_size(problems) < DD_SWEEP_MAX_PROBLEMS; i++)
-            build_one(j, in, &spec, i, &s.built[i], problems);
-        if (!json_array_size(problems))
-            check_metrics(&s, problems);
-        ok = !json_array_size(problems);
-    }
-    int rc = ok ? 0 : wrong(problems, err);
+    int rc = replay(j, &s, err);
+    if (!rc && !s.replayed && !build_all(j, &s, &spec, problems))
+        rc = wrong(problems, err);
     if (!rc && in->check)
         out->preview = preview(&spec);
-    if (!rc && !in->check) {
+    if (!rc && !in->check && !s.replayed) {
         s.file = json_dumps(in->file, JSON_COMPACT);
         rc = s.file ? dd_store_do(dd_jobs_store(j), insert, &s, err)
                     : dr_fail(err, DR_ENOMEM, "no memory for the file");
@@ -370,6 +400,16 @@ int dd_sweep_resume(struct dd_jobs *j, int64_t id, struct dr_err *err) {
 static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
     const struct flag *f = arg;
     int rc = exists(db, f->id, err);
+    if (!rc)
+        rc = dd_sql_run(db, err,
+                        "DELETE FROM meta WHERE key GLOB '" REMOVED_KEY
+                        "*' AND CAST(value AS INTEGER)<?",
+                        "i", dd_wall_us() - KEPT_DAYS * INT64_C(86400000000));
+    if (!rc)
+        rc = dd_sql_run(db, err,
+                        "INSERT OR REPLACE INTO meta SELECT '" REMOVED_KEY
+                        "'||key, ''||? FROM sweeps WHERE id=? AND key IS NOT NULL",
+                        "ii", dd_wall_us(), f->id);
     return rc ? rc : dd_sql_run(db, err, "DELETE FROM sweeps WHERE id=?", "i", f->id);
 }
 

@@ -319,7 +319,7 @@ static int run(struct run_cmd *c, const struct dd_options *o, struct dr_config *
         printf("stopped while the encoder was being trained; the same command goes on with it\n");
     if (stopped)
         return 3;
-    if (res.outcome == DD_RUN_STOPPED && stops == 1 && !res.saved) {
+    if (res.outcome == DD_RUN_STOPPED && stops == 1 && res.step > 0 && !res.saved) {
         dr_fail(err, DR_EIO, "stopped at step %lld, but its checkpoint could not be written",
                 (long long)res.step);
         return 1;

@@ -1,6 +1,6 @@
 // `driftd serve`: builds the daemon, reports to systemd and the terminal that it is ready, waits
-// for signals, and stops it in order: HTTP quiesces, the batch ends, the job writes a checkpoint at
-// its step, the store is flushed. Exit 0 after a graceful stop.
+// for signals, and stops it: the job writes a checkpoint at its step while HTTP quiesces and the
+// batch ends, then the store is flushed. Exit 0 after a graceful stop.
 #include "daemon/base/log.h"
 #include "daemon/base/notify.h"
 #include "daemon/base/util.h"
@@ -17,6 +17,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -271,16 +272,26 @@ static int build(struct dd *d, struct dd_listeners *l, struct dr_err *err) {
     return rc;
 }
 
+static void *stop_jobs(void *jobs) {
+    dd_jobs_stop(jobs);
+    return NULL;
+}
+
 static void take_down(struct dd *d, struct dd_listeners *l) {
+    pthread_t stopper;
     atomic_store(&d->stopping, true);
     dd_listen_unlink(l);
     if (d->batcher)
         dd_batcher_drain(d->batcher);
     if (d->events)
         dd_events_attach(d->events, NULL);
+    // Beside the rest: whoever kills a daemon that takes long to stop must not lose steps for it.
+    const bool beside = d->jobs && !pthread_create(&stopper, NULL, stop_jobs, d->jobs);
     api_server_stop(d->server, GRACE_MS); // lets the queue finish meanwhile
     dd_batcher_stop(d->batcher);
-    if (d->jobs)
+    if (beside)
+        pthread_join(stopper, NULL);
+    else if (d->jobs)
         dd_jobs_stop(d->jobs);
     dd_datasets_stop(d->datasets);
     dd_disk_stop(d->disk);

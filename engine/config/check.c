@@ -79,17 +79,15 @@ static void check_levels(const struct dr_model_config *m, struct dr_notes *notes
     }
 }
 
-static void check_model(const struct dr_model_config *m, struct dr_notes *notes) {
-    if (m->label_dropout > 0 && !m->null_class)
-        FAIL_OF(KEYS("model.label_dropout", "model.null_class"),
-                "model.label_dropout is %g but model.null_class is false; dropped labels "
-                "need the null class",
-                m->label_dropout);
-    const unsigned needs = dr_arch_needs(m->arch);
-    if (needs & DR_ARCH_LEVELS)
-        check_levels(m, notes);
-    if (!(needs & DR_ARCH_PATCHES))
-        return;
+// Blocks of attention and feed-forward over patches; of those of lightningdit a SwiGLU's hidden
+// width is two thirds of what model.mlp_ratio says.
+static void check_blocks(const struct dr_model_config *m, struct dr_notes *notes) {
+    const double wide = floor((double)m->dim * m->mlp_ratio),
+                 share = m->arch == DR_ARCH_LIGHTNINGDIT && m->mlp == DR_MLP_SWIGLU ? 2.0 / 3 : 1;
+    if (share * wide < 1)
+        FAIL_OF(KEYS("model.mlp_ratio", "model.dim", "model.mlp", "model.arch"),
+                "model.mlp_ratio is %g; with model.dim %lld that leaves no hidden width",
+                m->mlp_ratio, (long long)m->dim);
     if (m->dim % m->heads != 0)
         FAIL_OF(KEYS("model.heads", "model.dim"),
                 "model.heads is %lld; expected a divisor of model.dim (%lld)", (long long)m->heads,
@@ -98,13 +96,29 @@ static void check_model(const struct dr_model_config *m, struct dr_notes *notes)
         FAIL_OF(KEYS("model.rope", "model.dim", "model.heads"),
                 "model.rope needs an even head width; model.dim / model.heads is %lld",
                 (long long)(m->dim / m->heads));
-    if ((m->pos_embed || (needs & DR_ARCH_POSITIONS)) && m->dim % 4 != 0)
+    if ((m->pos_embed || (dr_arch_needs(m->arch) & DR_ARCH_POSITIONS)) && m->dim % 4 != 0)
         FAIL_OF(KEYS("model.dim", "model.pos_embed"),
                 "model.dim is %lld; a position embedding needs a multiple of 4", (long long)m->dim);
     if (m->size % m->patch != 0)
         FAIL_OF(KEYS("model.patch", "data.size"),
                 "model.patch is %lld; expected a divisor of data.size (%lld)", (long long)m->patch,
                 (long long)m->size);
+}
+
+static void check_model(const struct dr_model_config *m, struct dr_notes *notes) {
+    const unsigned needs = dr_arch_needs(m->arch);
+    if (m->label_dropout > 0 && !m->null_class)
+        FAIL_OF(KEYS("model.label_dropout", "model.null_class"),
+                "model.label_dropout is %g but model.null_class is false; dropped labels "
+                "need the null class",
+                m->label_dropout);
+    if ((needs & DR_ARCH_POINTS) && m->depth < 1)
+        FAIL_OF(KEYS("model.depth", "model.arch"),
+                "model.depth is %lld; model.arch mlp needs at least 1 layer", (long long)m->depth);
+    if (needs & DR_ARCH_LEVELS)
+        check_levels(m, notes);
+    if (needs & DR_ARCH_PATCHES)
+        check_blocks(m, notes);
 }
 
 int dr_model_config_check(const struct dr_model_config *m, struct dr_err *err) {
@@ -263,7 +277,6 @@ static void check_reals(const struct dr_config *c, struct dr_notes *notes) {
                     "train.unconditional is %lld; the queue sampler has at most "
                     "train.queue_global (%lld)",
                     (long long)t->unconditional, (long long)t->queue_global);
-        return;
     }
     if (!sets[c->data.set].made)
         return; // how many there are is known once the files are read

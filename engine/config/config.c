@@ -262,22 +262,12 @@ int dr_config_load_listed(const char *path, struct dr_config *out, struct dr_pro
 
 // ---- changes ----
 
-// The value of an assignment: JSON, or a bare word for strings and enums, or bare numbers for
-// lists.
+// The value of an assignment: JSON, or a bare word.
 static json_t *assignment_value(const struct dr_config_field *f, const char *text) {
     json_t *v = NULL;
     bool words = f->type == DR_F_STR || f->type == DR_F_ENUM;
     if (!words || text[0] == '"')
         v = json_loads(text, JSON_DECODE_ANY, NULL);
-    if (f->type == DR_F_LIST && !json_is_array(v)) {
-        char *list;
-        json_decref(v);
-        v = NULL;
-        if (asprintf(&list, "[%s]", text) >= 0) {
-            v = json_loads(list, 0, NULL);
-            free(list);
-        }
-    }
     return v ? v : json_string(text);
 }
 

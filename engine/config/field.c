@@ -199,27 +199,47 @@ static bool in_range(const struct dr_config_field *f, double x) {
     return isfinite(x) && x >= f->min && x <= f->max;
 }
 
-static int assign_list(double *to, int *count, const struct dr_config_field *f, const char *shown,
-                       const json_t *v, struct dr_err *err) {
-    size_t n = json_array_size(v), room = f->size / sizeof(double);
-    if (!json_is_array(v) || n < 1 || n > room)
-        return wrong(f, shown, v, err);
-    for (size_t i = 0; i < n; i++) {
-        const json_t *e = json_array_get(v, i);
-        if (!json_is_number(e) || !in_range(f, json_number_value(e)))
-            return wrong(f, shown, v, err);
-    }
-    memset(to, 0, f->size);
-    for (size_t i = 0; i < n; i++)
-        to[i] = json_number_value(json_array_get(v, i));
-    *count = (int)n;
-    return 0;
+// An array of numbers; or one number, or text with commas between numbers, as on a command line.
+static json_t *as_list(json_t *v) {
+    char *text;
+    if (json_is_number(v))
+        return json_pack("[O]", v);
+    if (!json_is_string(v) || asprintf(&text, "[%s]", json_string_value(v)) < 0)
+        return json_incref(v);
+    json_t *list = json_loads(text, 0, NULL);
+    free(text);
+    return list;
 }
 
-// Strings that may be a number, a checkpoint's id or a map's: `--set init_from=7` sends one.
+static bool good_list(const struct dr_config_field *f, const json_t *list) {
+    const size_t n = json_array_size(list);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *e = json_array_get(list, i);
+        if (!json_is_number(e) || !in_range(f, json_number_value(e)))
+            return false;
+    }
+    return n >= 1 && n <= f->size / sizeof(double);
+}
+
+static int assign_list(double *to, int *count, const struct dr_config_field *f, const char *shown,
+                       json_t *v, struct dr_err *err) {
+    json_t *list = as_list(v);
+    const bool good = good_list(f, list);
+    if (good) {
+        memset(to, 0, f->size);
+        *count = (int)json_array_size(list);
+        for (int i = 0; i < *count; i++)
+            to[i] = json_number_value(json_array_get(list, (size_t)i));
+    }
+    json_decref(list);
+    return good ? 0 : wrong(f, shown, v, err);
+}
+
+// Strings that may be a number, a checkpoint's id, a map's or a folder's name: `--set init_from=7`
+// sends one.
 static bool numbers_too(const struct dr_config_field *f) {
     static const char *const path[] = {"init_from", "features.encoder", "features.maps",
-                                       "eval.judge"};
+                                       "eval.judge", "data.path"};
     for (size_t i = 0; i < DR_COUNT(path); i++)
         if (!strcmp(f->path, path[i]))
             return true;

@@ -109,7 +109,8 @@ static void column_pass(const struct coef_group *g) {
 }
 
 // Sinkhorn potentials in the log domain: rows sum to 1 (weighted by mass), columns to
-// exp(log_column). rsum holds f, csum holds g, the affinity is exp(f_i + g_j - k u_ij).
+// exp(log_column). rsum holds f, csum holds g, the affinity is exp(f_i + g_j - k u_ij). What has no
+// mass must not set a row's minimum: beside it all others could underflow.
 static void sinkhorn_round(const struct coef_group *g, real log_column) {
     real *restrict e = g->e, *restrict top = g->cmin, *restrict gj = g->csum;
     const real *u = g->row;
@@ -117,6 +118,8 @@ static void sinkhorn_round(const struct coef_group *g, real log_column) {
         load_costs(g, i);
         for (int64_t j = 0; j < g->mp; j++)
             e[j] = u[j] * g->k - gj[j];
+        for (int64_t j = 0; g->mass && j < g->m; j++)
+            e[j] = g->mass[j] > 0 ? e[j] : FAR;
         real low = lanes_min(e, g->mp);
         for (int64_t j = 0; j < g->mp; j++)
             e[j] = exp_(low - e[j]);

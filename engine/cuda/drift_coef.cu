@@ -50,7 +50,8 @@ __global__ void __launch_bounds__(256) k_coef_mass(coef c) {
 }
 
 // rmin and rsum = sum_j exp((rmin - u) k); with `potential`, over u k - g_j, and rsum becomes
-// f = min - log(sum). With sinkhorn-split a row is taken over either side, and the sum is weighted.
+// f = min - log(sum). With sinkhorn-split a row is taken over either side, and the sum is weighted;
+// what has no weight must not set the minimum.
 __global__ void __launch_bounds__(256) k_coef_rows(coef c, bool potential) {
     const int64_t all = c.a.b * c.a.n, at = (int64_t)blockIdx.x * 8 + threadIdx.x / 32;
     const int64_t row = at % all, b = row / c.a.n, i = row % c.a.n;
@@ -65,6 +66,8 @@ __global__ void __launch_bounds__(256) k_coef_rows(coef c, bool potential) {
     float low = INFINITY, sum = 0;
     for (int pass = 0; pass < 2; pass++) {
         for (int64_t j = first + lane; j < end; j += 32) {
+            if (w && w[j] <= 0)
+                continue;
             float u = cost(c, q, b, i, j);
             if (potential)
                 u = u * q.k - c.csum[b * c.m + j];

@@ -1,6 +1,6 @@
 // CIFAR-10 and CIFAR-100 as their authors distribute them, the binary and the python version
 // (https://www.cs.toronto.edu/~kriz/cifar.html): 32x32 rgb, planes of red, green and blue. A file
-// is known by its name and its first bytes.
+// is known by its name and by what it holds: `train` and `train.bin` are names that others use too.
 #include "engine/data/pictures_priv.h"
 
 #include "engine/data/pickle.h"
@@ -34,9 +34,8 @@ static const struct part *part_of(const char *path) {
     return NULL;
 }
 
-bool cifar_is_part(const char *path, const uint8_t *p, size_t n) {
-    const struct part *part = part_of(path);
-    return part && (!p || part->head || (n > 2 && p[0] == 0x80)); // pickle: PROTO
+bool cifar_has_name(const char *path) {
+    return part_of(path) != NULL;
 }
 
 struct rows {
@@ -65,6 +64,8 @@ static int from_binary(const struct part *part, const char *path, const uint8_t 
 
 static int from_pickle(const struct part *part, const char *path, const uint8_t *p, size_t n,
                        struct rows *r, struct dr_pickle **k, struct dr_err *err) {
+    if (!n || p[0] != 0x80) // PROTO
+        return dr_fail(err, DR_EFORMAT, "%.200s is no pickle as a part of CIFAR is", path);
     int rc = dr_pickle_read(p, n, k, err);
     if (rc)
         return dr_fail_prefix(err, rc, path);
@@ -88,30 +89,51 @@ static int64_t label_of(const struct rows *r, int64_t i) {
     return v->type == DR_PK_INT ? v->i : -1;
 }
 
-// Entries of a part's rows, which follow each other in the spool.
-static int add_entries(struct dr_import *im, const struct part *part, const char *path,
-                       const struct rows *r) {
-    const int64_t classes = part->head == 2 || (part->labels && part->labels[0] == 'f') ? 100 : 10;
-    int rc = 0;
+static int64_t classes_of(const struct part *part) {
+    return part->head == 2 || (part->labels && part->labels[0] == 'f') ? 100 : 10;
+}
+
+static int check_labels(const struct part *part, const char *path, const struct rows *r,
+                        struct dr_err *err) {
+    const int64_t classes = classes_of(part);
+    for (int64_t i = 0; i < r->n; i++) {
+        const int64_t label = label_of(r, i);
+        if (label < 0 || label >= classes)
+            return dr_fail(err, DR_EFORMAT, "%.200s: label %lld is %lld, expected 0 to %lld", path,
+                           (long long)i, (long long)label, (long long)classes - 1);
+    }
+    return 0;
+}
+
+// Each part once: a copy in another folder, or the other version beside it, would count twice.
+static int claim(struct dr_import *im, const struct part *part, const char *path) {
+    const int64_t classes = classes_of(part);
+    char **taken = &im->cifar_part[part->order];
     if (im->cifar_classes && im->cifar_classes != classes)
         return dr_fail(im->err, DR_EFORMAT, "%.200s: CIFAR-10 and CIFAR-100 in one place", path);
     im->cifar_classes = classes;
-    for (int64_t i = 0; i < r->n && !rc; i++) {
-        const int64_t label = label_of(r, i);
-        if (label < 0 || label >= classes)
-            return dr_fail(im->err, DR_EFORMAT, "%.200s: label %lld is %lld, expected 0 to %lld",
-                           path, (long long)i, (long long)label, (long long)classes - 1);
-        rc = pic_list_add(&im->list, NULL, im->err);
+    if (*taken)
+        return dr_fail(im->err, DR_EFORMAT,
+                       "%.200s and %.200s are the same part of CIFAR: leave one of them there",
+                       *taken, path);
+    *taken = strdup(path);
+    return *taken ? 0 : dr_fail(im->err, DR_ENOMEM, "out of memory");
+}
+
+// Entries of a part's rows, which follow each other in the spool.
+static int add_entries(struct dr_import *im, const struct part *part, const struct rows *r) {
+    for (int64_t i = 0; i < r->n; i++) {
+        int rc = pic_list_add(&im->list, NULL, im->err);
         if (rc)
             return rc;
         struct pic_entry *e = &im->list.e[im->list.n - 1];
         e->slot = im->slots + i;
         e->order = part->order * (INT64_C(1) << 32) + i;
-        e->label = (int32_t)label;
+        e->label = (int32_t)label_of(r, i);
         e->split = part->split;
         e->w = e->h = SIDE;
     }
-    return rc;
+    return 0;
 }
 
 // A row as an interleaved picture, fitted.
@@ -120,17 +142,22 @@ static int fit_row(const struct dr_import *im, const uint8_t *in, uint8_t *out,
     uint8_t rgb[PIXELS];
     for (int i = 0; i < PIXELS; i++)
         rgb[i] = in[i % 3 * SIDE * SIDE + i / 3];
-    const struct dr_picture p = {
-        .w = SIDE, .h = SIDE, .c = 3, .full_w = SIDE, .full_h = SIDE, .pixels = rgb};
+    const struct dr_picture p = {.w = SIDE,
+                                 .h = SIDE,
+                                 .c = 3,
+                                 .full_w = SIDE,
+                                 .full_h = SIDE,
+                                 .box = {0, 0, SIDE, SIDE},
+                                 .pixels = rgb};
     return import_fit(&im->o, &p, out, err);
 }
 
 static int spool_rows(struct dr_import *im, const struct rows *r) {
-    enum { PIECE = 512 };
-    uint8_t *buf = malloc(PIECE * im->row);
-    int rc = buf ? 0 : dr_fail(im->err, DR_ENOMEM, "no memory for %d pictures", PIECE);
-    for (int64_t from = 0; from < r->n && !rc; from += PIECE) {
-        const int64_t n = DR_MIN(r->n - from, PIECE);
+    const int64_t piece = import_rows_at_once(im);
+    uint8_t *buf = malloc((size_t)piece * im->row);
+    int rc = buf ? 0 : dr_fail(im->err, DR_ENOMEM, "no memory for %lld pictures", (long long)piece);
+    for (int64_t from = 0; from < r->n && !rc; from += piece) {
+        const int64_t n = DR_MIN(r->n - from, piece);
         int failed = 0;
         struct dr_err first = {0};
 #pragma omp parallel for reduction(min : failed)
@@ -153,18 +180,54 @@ static int spool_rows(struct dr_import *im, const struct rows *r) {
     return rc;
 }
 
-int cifar_take(struct dr_import *im, const char *path, const uint8_t *p, size_t n) {
+// A file of a part's name that is none. Whether that matters shows at the end.
+static int note_misfit(struct dr_import *im, const struct dr_err *why) {
+    if (!im->misfit && !(im->misfit = strdup(why->msg)))
+        return dr_fail(im->err, DR_ENOMEM, "out of memory");
+    return 0;
+}
+
+int cifar_take(struct dr_import *im, const char *path, const uint8_t *p, size_t n, bool *taken) {
     const struct part *part = part_of(path);
     struct dr_pickle *k = NULL;
+    struct dr_err why = {0};
     struct rows r;
-    int rc = part->head ? from_binary(part, path, p, n, &r, im->err)
-                        : from_pickle(part, path, p, n, &r, &k, im->err);
+    *taken = false;
+    if (!part)
+        return 0;
+    int rc = part->head ? from_binary(part, path, p, n, &r, &why)
+                        : from_pickle(part, path, p, n, &r, &k, &why);
     if (!rc)
-        rc = add_entries(im, part, path, &r);
-    if (!rc)
+        rc = check_labels(part, path, &r, &why);
+    *taken = !rc;
+    if (rc == DR_EFORMAT)
+        rc = note_misfit(im, &why);
+    else if (rc)
+        dr_fail(im->err, rc, "%s", why.msg);
+    if (*taken) {
+        im->cifar = true;
+        im->at.done++;
+    }
+    if (*taken && !im->probing)
+        rc = claim(im, part, path);
+    if (*taken && !im->probing && !rc)
+        rc = add_entries(im, part, &r);
+    if (*taken && !im->probing && !rc)
         rc = spool_rows(im, &r);
     dr_pickle_free(k);
-    im->at.done++;
+    return rc;
+}
+
+int cifar_note_missing(struct dr_import *im) {
+    static const char *const ten[] = {"data_batch_1", "data_batch_2", "data_batch_3",
+                                      "data_batch_4", "data_batch_5", "test_batch"};
+    int rc = 0;
+    for (int k = 1; k <= CIFAR_PARTS && !rc; k++) {
+        const bool one = im->cifar_classes == 10 || k == 1 || k == CIFAR_PARTS;
+        const char *name = im->cifar_classes == 10 ? ten[k - 1] : k == 1 ? "train" : "test";
+        if (one && !im->cifar_part[k])
+            rc = import_note(im, "%s of CIFAR-%lld is missing", name, (long long)im->cifar_classes);
+    }
     return rc;
 }
 

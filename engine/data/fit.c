@@ -1,6 +1,8 @@
 // Images of another size brought to data.size. Called by the sets that read files.
 #include "engine/data/pictures_priv.h"
 
+#include "engine/io/resize.h"
+
 #include <string.h>
 
 // Centred on black (0, which stands for -1); an odd remainder goes to the right and bottom.
@@ -11,9 +13,9 @@ static void pad(const uint8_t *in, int64_t h, int64_t w, uint8_t *out, int64_t s
         memcpy(out + (y0 + y) * size + x0, in + y * w, (size_t)w);
 }
 
-// Bilinear between pixel centres (source = (target + 0.5) * scale - 0.5, edges clamped), without
-// antialiasing.
-static void resize(const uint8_t *in, int64_t h, int64_t w, uint8_t *out, int64_t size) {
+// Bilinear between pixel centres (source = (target + 0.5) * scale - 0.5, edges clamped). For what
+// is not reduced: it would pass over pixels.
+static void enlarge(const uint8_t *in, int64_t h, int64_t w, uint8_t *out, int64_t size) {
     float sy = (float)h / (float)size, sx = (float)w / (float)size;
     for (int64_t y = 0; y < size; y++) {
         float fy = DR_MIN(DR_MAX(((float)y + 0.5f) * sy - 0.5f, 0), (float)(h - 1));
@@ -43,10 +45,17 @@ int dr_fit_plane(const struct dr_data_config *cfg, const uint8_t *in, int64_t h,
                  uint8_t *out, struct dr_err *err) {
     if (cfg->fit == DR_FIT_CROP || cfg->fit == DR_FIT_FIT) { // as pictures are, on black
         const struct dr_import_options o = {.size = cfg->size, .channels = 1, .fit = cfg->fit};
-        const struct dr_picture p = {
-            .w = w, .h = h, .c = 1, .full_w = w, .full_h = h, .pixels = (uint8_t *)(uintptr_t)in};
+        const struct dr_picture p = {.w = w,
+                                     .h = h,
+                                     .c = 1,
+                                     .full_w = w,
+                                     .full_h = h,
+                                     .box = {0, 0, (double)w, (double)h},
+                                     .pixels = (uint8_t *)(uintptr_t)in};
         return import_fit(&o, &p, out, err);
     }
-    (cfg->fit == DR_FIT_PAD ? pad : resize)(in, h, w, out, cfg->size);
+    if (cfg->fit != DR_FIT_PAD && (h > cfg->size || w > cfg->size))
+        return dr_resize_u8(in, h, w, 1, w, DR_FILTER_TRIANGLE, out, cfg->size, cfg->size, err);
+    (cfg->fit == DR_FIT_PAD ? pad : enlarge)(in, h, w, out, cfg->size);
     return 0;
 }

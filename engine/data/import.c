@@ -1,6 +1,7 @@
-// An import from its source to its picture file (see pictures.h): options, progress, what is left
-// out, and the spool, a file of fitted pictures in their order of arrival. Batches of files are
-// decoded on all threads and spooled in order, so that nothing depends on the number of threads.
+// An import from its source to its picture file (see pictures.h): options, progress, the passes
+// over the source, and the spool, a file of fitted pictures in their order of arrival. Batches of
+// files are decoded on all threads and spooled in order, so that nothing depends on the number of
+// threads.
 #include "engine/data/pictures_priv.h"
 
 #include "engine/core/clock.h"
@@ -18,14 +19,15 @@
 #endif
 
 #define BATCH 256                      // files
-#define BATCH_BYTES ((size_t)64 << 20) // of them, as they are in the source
+#define BATCH_BYTES ((size_t)64 << 20) // of them, as they are in the source; of fitted pictures
 #define DECODED_MAX ((int64_t)1 << 25) // pixels of a picture in memory, per thread
 #define AUTO_SIDE 64                   // the largest size that is chosen
 #define AUTO_LEAST 32                  // the smallest, unless all pictures are smaller
 #define TELL_SECONDS 0.2
+#define TELL_BYTES (16 << 20)
 
 struct pic_batch {
-    int64_t n;
+    int64_t n, most;
     size_t bytes;
     struct {
         int64_t entry;
@@ -36,7 +38,7 @@ struct pic_batch {
         struct dr_err err;
         struct dr_picture as; // sizes
     } item[BATCH];
-    uint8_t *rows; // [BATCH, row]
+    uint8_t *rows; // [most, row]
 };
 
 void dr_import_defaults(struct dr_import_options *o) {
@@ -90,7 +92,7 @@ static int check_options(const struct dr_import_options *o, struct dr_err *err) 
     return 0;
 }
 
-// ---- lists and what is said
+// ---- lists
 
 int pic_list_add(struct pic_list *l, const char *path, struct dr_err *err) {
     if (l->n == l->room) {
@@ -115,77 +117,28 @@ void pic_list_free(struct pic_list *l) {
     *l = (struct pic_list){0};
 }
 
-// A name as it may stand in a sentence or in JSON.
-static char *printable(const char *name) {
-    char *s = strdup(name);
-    const bool utf8 = pic_utf8(name);
-    for (uint8_t *p = (uint8_t *)s; p && *p; p++)
-        if (*p < 32 || *p == 127 || (!utf8 && *p > 127))
-            *p = '?';
-    return s;
-}
-
-int import_skip(struct dr_import *im, const char *path, bool bad, const char *fmt, ...) {
-    struct dr_import_report *r = im->report;
-    char *why = NULL, *name = printable(path);
-    va_list ap;
-    va_start(ap, fmt);
-    const int n = vasprintf(&why, fmt, ap);
-    va_end(ap);
-    int rc = 0;
-    if (n < 0 || !name)
-        rc = dr_fail(im->err, DR_ENOMEM, "no memory for a report");
-    else if (bad && im->o.refuse_bad)
-        rc = dr_fail(im->err, DR_EFORMAT, "%.250s: %.240s", name, why);
-    im->bad += bad;
-    r->skipped += !im->probing;
-    im->at.skipped = r->skipped;
-    if (!rc && !im->probing && r->nskip < DR_IMPORT_SKIPS) {
-        if (!r->skip)
-            r->skip = calloc(DR_IMPORT_SKIPS, sizeof *r->skip);
-        if (r->skip) {
-            r->skip[r->nskip++] = (struct dr_import_skip){.name = name, .reason = why};
-            return 0;
-        }
-        rc = dr_fail(im->err, DR_ENOMEM, "no memory for a report");
-    }
-    free(n < 0 ? NULL : why);
-    free(name);
-    return rc;
-}
-
-int import_note(struct dr_import *im, const char *fmt, ...) {
-    struct dr_import_report *r = im->report;
-    char *text = NULL, *plain;
-    va_list ap;
-    if (r->nnote == DR_IMPORT_SKIPS)
-        return 0;
-    va_start(ap, fmt);
-    const int n = vasprintf(&text, fmt, ap);
-    va_end(ap);
-    char **all = n < 0 ? NULL : realloc(r->note, (size_t)(r->nnote + 1) * sizeof *all);
-    if (!all) {
-        free(n < 0 ? NULL : text);
-        return dr_fail(im->err, DR_ENOMEM, "no memory for a report");
-    }
-    r->note = all;
-    if ((plain = printable(text))) { // names of folders are in it
-        free(text);
-        text = plain;
-    }
-    r->note[r->nnote++] = text;
-    return 0;
-}
+// ---- progress
 
 int import_progress(struct dr_import *im, const char *now, bool force) {
     const double t = dr_seconds();
-    if (!im->progress || (!force && t - im->told < TELL_SECONDS))
+    if (!im->progress || (!force && t - im->told < TELL_SECONDS && im->untold < TELL_BYTES))
         return 0;
     im->told = t;
+    im->untold = 0;
     im->at.now = now;
     if (im->progress(im->ctx, &im->at))
         return 0;
     return dr_fail(im->err, DR_ECANCELED, "the import was canceled");
+}
+
+int import_wrote(struct dr_import *im, int64_t bytes) {
+    im->untold += bytes;
+    return import_progress(im, "", false);
+}
+
+int import_write_failed(struct dr_import *im) {
+    return dr_fail(im->err, errno == ENOSPC || errno == EDQUOT ? DR_ENOSPC : DR_EIO,
+                   "%.300s: cannot write: %s", im->out, strerror(errno));
 }
 
 // ---- the spool
@@ -214,14 +167,13 @@ int import_spool(struct dr_import *im, const void *rows, int64_t n) {
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
-            return dr_fail(im->err, errno == ENOSPC ? DR_ENOSPC : DR_EIO,
-                           "cannot write pictures of %.300s: %s", im->source, strerror(errno));
+            return import_write_failed(im);
         p += got;
         at += got;
         left -= (size_t)got;
     }
     im->slots += n;
-    return 0;
+    return import_wrote(im, n * (int64_t)im->row);
 }
 
 // ---- batches
@@ -284,6 +236,15 @@ static int collect_item(struct dr_import *im, int64_t i) {
     return import_spool(im, b->rows + (size_t)i * im->row, 1);
 }
 
+int64_t import_rows_at_once(const struct dr_import *im) {
+    int64_t least = 1; // as many as there are threads
+#ifdef _OPENMP
+    least = omp_get_max_threads();
+#endif
+    const int64_t fit = (int64_t)(BATCH_BYTES / DR_MAX(im->row, 1));
+    return DR_MIN(DR_MAX(fit, least), (int64_t)BATCH);
+}
+
 // Builds without OpenMP, as the fuzzers are, have one thread.
 static bool first_thread(void) {
 #ifdef _OPENMP
@@ -322,7 +283,7 @@ int import_flush(struct dr_import *im) {
 
 int import_take(struct dr_import *im, int64_t entry, uint8_t *bytes, size_t n) {
     struct pic_batch *b = im->batch;
-    int rc = b->n == BATCH || (b->n && b->bytes + n > BATCH_BYTES) ? import_flush(im) : 0;
+    int rc = b->n == b->most || (b->n && b->bytes + n > BATCH_BYTES) ? import_flush(im) : 0;
     if (rc) {
         free(bytes);
         return rc;
@@ -351,16 +312,19 @@ static void free_batch(struct dr_import *im) {
 
 // ---- the passes
 
-static int take_cifar_file(struct dr_import *im, const struct pic_entry *e) {
+// One file of a folder. Those with the name of a part of CIFAR are looked into first; what cannot
+// be read is left out by the thread that reads it again.
+static int take_file(struct dr_import *im, int64_t i) {
+    const struct pic_entry e = im->list.e[i]; // the list may grow
+    size_t n = (size_t)DR_MIN(e.size, im->o.max_file_bytes);
     uint8_t *p = NULL;
-    size_t n;
-    int rc = folder_read(im->source, e, im->o.max_file_bytes, &p, &n, im->err);
-    if (rc)
-        return dr_fail_prefix(im->err, rc, e->path);
-    if (cifar_is_part(e->path, p, n)) {
-        im->cifar = true;
-        rc = im->probing ? 0 : cifar_take(im, e->path, p, n);
-    }
+    bool taken = false;
+    int rc = 0;
+    im->at.bytes += e.size;
+    if (cifar_has_name(e.path) && !folder_read(im->source, &e, im->o.max_file_bytes, &p, &n, NULL))
+        rc = cifar_take(im, e.path, p, n, &taken);
+    if (!rc && !taken)
+        return import_take(im, i, p, n);
     free(p);
     return rc;
 }
@@ -369,14 +333,8 @@ static int walk_folder(struct dr_import *im) {
     const int64_t n = im->list.n;
     im->at.total = n;
     int rc = 0;
-    for (int64_t i = 0; i < n && !rc; i++) {
-        const struct pic_entry e = im->list.e[i]; // the list may grow
-        im->at.bytes += e.size;
-        if (cifar_is_part(e.path, NULL, 0))
-            rc = take_cifar_file(im, &e);
-        else
-            rc = import_take(im, i, NULL, (size_t)DR_MIN(e.size, im->o.max_file_bytes));
-    }
+    for (int64_t i = 0; i < n && !rc; i++)
+        rc = take_file(im, i);
     return rc ? rc : import_flush(im);
 }
 
@@ -493,12 +451,15 @@ static int start_batches(struct dr_import *im) {
     memcpy(im->pic.background, im->o.background, 3);
     free_batch(im);
     im->batch = calloc(1, sizeof *im->batch);
-    if (im->batch)
-        im->batch->rows = malloc(DR_MAX(im->row, 1) * BATCH);
+    const int64_t most = import_rows_at_once(im);
+    if (im->batch) {
+        im->batch->most = most;
+        im->batch->rows = malloc(DR_MAX(im->row, 1) * (size_t)most);
+    }
     return im->batch && im->batch->rows
                ? 0
-               : dr_fail(im->err, DR_ENOMEM, "no memory for %d pictures of %lldx%lld", BATCH,
-                         (long long)im->o.size, (long long)im->o.size);
+               : dr_fail(im->err, DR_ENOMEM, "no memory for %lld pictures of %lldx%lld",
+                         (long long)most, (long long)im->o.size, (long long)im->o.size);
 }
 
 static int run(struct dr_import *im, const char *out) {
@@ -548,6 +509,7 @@ int dr_pictures_import(const char *source, const char *out, const struct dr_impo
     struct dr_import_report own = {0};
     struct dr_err local = {0};
     struct dr_import im = {.source = source,
+                           .out = out,
                            .o = *o,
                            .progress = progress,
                            .ctx = ctx,
@@ -575,6 +537,9 @@ int dr_pictures_import(const char *source, const char *out, const struct dr_impo
     free_batch(&im);
     pic_list_free(&im.list);
     pic_list_free(&im.folders);
+    for (int k = 0; k <= CIFAR_PARTS; k++)
+        free(im.cifar_part[k]);
+    free(im.misfit);
     if (im.spool >= 0)
         close(im.spool);
     dr_import_report_free(&own);

@@ -86,20 +86,22 @@ static int split_of(const char *path) {
     return -1;
 }
 
-// The length of folders around everything.
+// The length of folders around everything. One in which pictures lie is a class, unless it has the
+// name of a split: a split that is alone there says nothing.
 static size_t wrapping(const struct pic_entry *e, int64_t n) {
     size_t strip = 0;
     for (;;) {
-        const size_t len = strcspn(e->path + strip, "/") + 1;
+        const char *rest = e->path + strip;
+        const size_t len = strcspn(rest, "/") + 1;
         int64_t flat = 0;
-        if (!strchr(e->path + strip, '/') || split_of(e->path + strip) >= 0)
+        if (!strchr(rest, '/'))
             return strip;
         for (int64_t i = 0; i < n; i++) {
             if (strncmp(e[i].path, e->path, strip + len) != 0)
                 return strip;
             flat += !strchr(e[i].path + strip + len, '/');
         }
-        if (!FEW(flat, n))
+        if (!FEW(flat, n) && split_of(rest) < 0)
             return strip;
         strip += len;
     }
@@ -175,7 +177,7 @@ static const char *below(const struct paths *p, const struct pic_entry *e) {
 }
 
 static void look(struct paths *p) {
-    int64_t of[3] = {0}, classed = 0;
+    int64_t of[3] = {0}, inside = 0, classed = 0;
     p->strip = wrapping(p->e, p->n);
     p->test = -1;
     for (int64_t i = 0; i < p->n; i++) {
@@ -183,12 +185,17 @@ static void look(struct paths *p) {
         if (s >= 0)
             of[s]++;
     }
-    p->splits = of[0] && FEW(p->n - of[0] - of[1] - of[2], p->n);
+    // Beside one of them alone, much that is elsewhere makes it a class called train.
+    p->splits = of[0] && (of[1] || of[2] || FEW(p->n - of[0], p->n));
     if (p->splits)
         p->test = of[1] ? 1 : of[2] ? 2 : -1;
-    for (int64_t i = 0; i < p->n; i++)
+    for (int64_t i = 0; i < p->n; i++) {
+        if (p->splits && split_of(p->e[i].path + p->strip) < 0)
+            continue; // it is left out
+        inside++;
         classed += strchr(below(p, &p->e[i]), '/') != NULL;
-    p->classed = !FEW(classed, p->n);
+    }
+    p->classed = !FEW(classed, inside);
 }
 
 static int leave_out(struct dr_import *im, struct pic_entry *e, const char *why) {
@@ -226,6 +233,33 @@ static int assign(struct dr_import *im, const struct paths *p, struct names *c) 
         e->label = (int32_t)at;
     }
     return 0;
+}
+
+// What the rules of the folders do with many pictures at once. They follow the shape of the whole,
+// which one folder too many can change.
+static int note_shape(struct dr_import *im, const struct paths *p) {
+    const char *first_out = NULL, *first_in = NULL;
+    int64_t out = 0, in = 0; // outside of the splits; in folders although there are no classes
+    for (int64_t i = 0; i < p->n; i++) {
+        const char *path = p->e[i].path;
+        if (p->splits && split_of(path + p->strip) < 0) {
+            first_out = out++ ? first_out : path;
+        } else if (!p->classed && strchr(below(p, &p->e[i]), '/')) {
+            first_in = in++ ? first_in : path;
+        }
+    }
+    int rc = 0;
+    if (out)
+        rc = import_note(im,
+                         "%lld pictures lie beside the folders train and test and are left out; "
+                         "the first is %.200s",
+                         (long long)out, first_out);
+    if (!rc && in)
+        rc = import_note(im,
+                         "most pictures lie in no class folder: all are one class, also the %lld "
+                         "that lie in folders; the first of these is %.200s",
+                         (long long)in, first_in);
+    return rc;
 }
 
 // Class folders in which there is no picture that could be read.
@@ -295,7 +329,7 @@ static int number_classes(struct dr_import *im, const struct paths *p, struct na
         if (p->e[i].slot >= 0) {
             p->e[i].label = (int32_t)to[p->e[i].label];
             if (p->e[i].label < 0)
-                p->e[i].slot = -1;
+                rc = leave_out(im, &p->e[i], "its class has no picture to train on");
         }
     struct dr_import_report *r = im->report;
     r->class = rc ? NULL : calloc((size_t)next + 1, sizeof *r->class);
@@ -357,6 +391,8 @@ static int lay_out_pictures(struct dr_import *im) {
     while (p.n < im->list.n && p.e[p.n].slot >= 0)
         p.n++;
     const struct dr_import_report *r = im->report;
+    if (!p.n && im->misfit) // it was to be CIFAR
+        return dr_fail(im->err, DR_EFORMAT, "%s", im->misfit);
     if (!p.n && r->nskip)
         return dr_fail(im->err, DR_EFORMAT,
                        "%.200s: none of its %lld files could be read as a picture; %.60s: %.150s",
@@ -366,6 +402,8 @@ static int lay_out_pictures(struct dr_import *im) {
     look(&p);
     im->report->own_test = p.test >= 0;
     int rc = assign(im, &p, &c);
+    if (!rc)
+        rc = note_shape(im, &p);
     if (!rc)
         rc = find_empty(im, &p, &c);
     if (!rc)
@@ -387,13 +425,16 @@ static int lay_out_pictures(struct dr_import *im) {
 
 static int lay_out_cifar(struct dr_import *im) {
     struct dr_import_report *r = im->report;
-    for (int64_t i = 0; i < im->list.n; i++) {
-        struct pic_entry *e = &im->list.e[i];
-        if (e->path)
-            e->slot = -1; // beside CIFAR's files
-    }
     const int64_t classes = im->cifar_classes;
-    r->own_test = true;
+    int rc = cifar_note_missing(im);
+    for (int64_t i = 0; i < im->list.n && !rc; i++) {
+        struct pic_entry *e = &im->list.e[i];
+        if (e->path && e->slot >= 0)
+            rc = leave_out(im, e, "it lies beside the files of CIFAR");
+    }
+    if (rc)
+        return rc;
+    r->own_test = im->cifar_part[CIFAR_PARTS] != NULL;
     r->class = calloc((size_t)classes, sizeof *r->class);
     for (; r->class && r->classes < classes; r->classes++)
         if (!(r->class[r->classes].name = strdup(cifar_class(classes, r->classes))))
@@ -402,6 +443,8 @@ static int lay_out_cifar(struct dr_import *im) {
 }
 
 int layout(struct dr_import *im) {
+    if (im->cifar && im->misfit)
+        return dr_fail(im->err, DR_EFORMAT, "%s", im->misfit);
     int rc = im->cifar ? lay_out_cifar(im) : lay_out_pictures(im);
     if (rc)
         return rc;

@@ -34,13 +34,8 @@ struct sink {
     const char *map; // the spool
 };
 
-static int write_failed(const struct sink *s) {
-    return dr_fail(s->im->err, errno == ENOSPC ? DR_ENOSPC : DR_EIO,
-                   "cannot write pictures of %.300s: %s", s->im->source, strerror(errno));
-}
-
 static int put(const struct sink *s, const void *p, size_t n) {
-    return fwrite(p, 1, n, s->f) == n ? 0 : write_failed(s);
+    return fwrite(p, 1, n, s->f) == n ? 0 : import_write_failed(s->im);
 }
 
 // Pixels of one split in their final order, and the fingerprint that dr_dataset_open would take.
@@ -57,8 +52,9 @@ static int write_split(const struct sink *s, int split, struct head *h) {
         f = dr_fnv1a(f, row, im->row);
         rc = put(s, row, im->row);
         im->at.done++;
-        if (!rc && im->at.done % 256 == 0)
-            rc = import_progress(im, "", false);
+        im->at.to_write -= (int64_t)im->row;
+        if (!rc)
+            rc = import_wrote(im, (int64_t)im->row);
     }
     for (int64_t i = 0; i < im->list.n; i++)
         if (im->list.e[i].split == split)
@@ -109,11 +105,11 @@ static int write_all(const struct sink *s, struct head *h) {
     zero.sum = 0;
     h->sum = dr_fnv1a(h->sum, &zero, sizeof zero);
     if (!rc && fseeko(s->f, 0, SEEK_SET))
-        rc = write_failed(s);
+        rc = import_write_failed(s->im);
     if (!rc)
         rc = put(s, h, sizeof *h);
     if (!rc && (fflush(s->f) || fsync(fileno(s->f))))
-        rc = write_failed(s);
+        rc = import_write_failed(s->im);
     return rc;
 }
 
@@ -133,6 +129,7 @@ static int write_file(struct dr_import *im, FILE *f) {
     im->at.stage = DR_IMPORT_WRITING;
     im->at.done = 0;
     im->at.total = r->train + r->test;
+    im->at.to_write = im->at.total * (int64_t)im->row;
     int rc = import_progress(im, "", true);
     if (!rc)
         rc = write_all(&s, &h);

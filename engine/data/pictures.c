@@ -4,14 +4,18 @@
 
 #include "engine/io/sha256.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-#define KEY_VERSION "pictures 1" // of what an import makes of the same source
+#define PART_SECONDS (24 * 3600) // after which a picture file that is not whole is written no more
+#define KEY_VERSION "pictures 2" // of what an import makes of the same source
 
 // ---- the key
 
@@ -105,6 +109,22 @@ int dr_cache_dir(const char *fallback, char **dir, struct dr_err *err) {
     return rc;
 }
 
+// Removes what processes that were killed while they wrote a picture file have left.
+static void sweep_parts(const char *dir) {
+    const int at = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = at < 0 ? NULL : fdopendir(at);
+    struct stat st;
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (strstr(e->d_name, DR_PICTURES_SUFFIX ".part-") &&
+            !fstatat(at, e->d_name, &st, AT_SYMLINK_NOFOLLOW) && S_ISREG(st.st_mode) &&
+            time(NULL) - st.st_mtime > PART_SECONDS)
+            unlinkat(at, e->d_name, 0);
+    if (d)
+        closedir(d);
+    else if (at >= 0)
+        close(at);
+}
+
 static void say(const char *source, const struct dr_import_report *r) {
     dr_log(DR_LOG_INFO,
            "%s: %lld pictures to train on, %lld to test with, %lld files left out, %.1f s", source,
@@ -147,10 +167,13 @@ static int cached(const char *source, const struct dr_set_query *q, char **file,
         return rc;
     if (asprintf(file, "%s/%s" DR_PICTURES_SUFFIX, dir, key) < 0)
         *file = NULL;
+    const bool there = *file && !dr_pictures_info(*file, &r, NULL); // and not damaged
+    if (*file && !there)
+        sweep_parts(dir);
     free(dir);
     if (!*file)
         return dr_fail(err, DR_ENOMEM, "out of memory");
-    if (dr_pictures_info(*file, &r, NULL)) { // not there, or damaged
+    if (!there) {
         dr_log(DR_LOG_INFO, "reading the pictures of %s once, into %s", source, *file);
         rc = dr_pictures_import(source, *file, &o, watch.progress, watch.ctx, &r, err);
         if (!rc)

@@ -9,8 +9,9 @@
 // - CIFAR-10 and -100: the binary or the python version, unpacked or as .tar.gz;
 // - a folder of JPEG, PNG and WebP: each folder directly below it is a class (its name in UTF-8,
 //   sorted naturally: 2 before 10), with what lies deeper belonging to it. Pictures without such
-//   folders are one class, "all". `train/` and `test/` (or `val/`) on top are the splits;
-//   one folder around everything is passed through;
+//   folders are one class, "all". `train/` and `test/` (or `val/`) on top are the splits, and what
+//   lies beside the two is left out; one folder around everything is passed through, whatever its
+//   name;
 // - a zip or tar (plain, gzip, xz, zstd, bzip2) of either; it is read as a stream, never unpacked.
 #pragma once
 
@@ -48,10 +49,11 @@ struct dr_import_progress {
     int64_t done, total;
     int64_t bytes, total_bytes; // read of the source as it is on disk; total 0: not known
     int64_t pictures, skipped;  // so far
+    int64_t to_write;           // bytes that the picture file will still take; 0: not known yet
     const char *now;            // the name of a file at hand, or ""
 };
-// Called on the importing thread, every 0.2 s or so. False cancels: the import fails with
-// DR_ECANCELED and leaves no file.
+// Called on the importing thread, every 0.2 s or 16 MiB written or so. False cancels: the import
+// fails with DR_ECANCELED and leaves no file.
 typedef bool (*dr_import_progress_fn)(void *ctx, const struct dr_import_progress *p);
 
 // Progress of the imports that dr_dataset_load makes on the calling thread, and of the sets that it

@@ -1,6 +1,7 @@
 // A zip or tar as a source of pictures, read by libarchive as a stream: nothing is unpacked to the
 // disk. What leaves the archive, links and devices are left out with a reason; limits on files, on
-// bytes and on their ratio to the archive's own end it.
+// bytes and on their ratio to the archive's own end it. An archive that is damaged or cut off
+// fails.
 #include "engine/data/pictures_priv.h"
 
 #include "driftd_config.h"
@@ -11,6 +12,7 @@
 #include <archive_entry.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <locale.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -23,6 +25,9 @@
 struct walk {
     struct dr_import *im;
     struct archive *a;
+    struct unpack *u;       // NULL: it is not wrapped
+    bool utf8;              // the locale's encoding
+    bool damaged;           // its wrapping
     int64_t entries, bytes; // unpacked, of entries that were read or passed over
     uint8_t block[BLOCK];
 };
@@ -41,15 +46,23 @@ static int broken(const struct walk *w, const char *name) {
 }
 
 static int no_archive(const struct walk *w) {
+    if (w->damaged)
+        return broken(w, "at its start");
     return dr_fail(w->im->err, DR_EFORMAT,
                    "%.300s: neither a folder nor a zip or tar archive that can be read: %.120s",
                    w->im->source, said(w->a));
 }
 
+// Bytes read of the file.
+static int64_t packed_bytes(const struct walk *w) {
+    return w->u ? unpack_packed(w->u) : archive_filter_bytes(w->a, -1);
+}
+
 static int check_limits(const struct walk *w) {
     const struct dr_import_options *o = &w->im->o;
-    const int64_t packed = DR_MAX(archive_filter_bytes(w->a, -1), 1);
-    const int64_t unpacked = DR_MAX(archive_filter_bytes(w->a, 0), w->bytes);
+    const int64_t packed = DR_MAX(packed_bytes(w), 1);
+    const int64_t unpacked =
+        DR_MAX(w->u ? unpack_bytes(w->u) : archive_filter_bytes(w->a, 0), w->bytes);
     if (w->entries > o->max_files)
         return dr_fail(w->im->err, DR_EINVAL, "%.300s has more than %lld entries", w->im->source,
                        (long long)o->max_files);
@@ -65,8 +78,11 @@ static int check_limits(const struct walk *w) {
 }
 
 // Why an entry is left out; NULL: it is a file or a folder with a name that stays inside.
-static const char *unwanted(struct archive_entry *e, const char *name) {
-    if (!name || !*name)
+static const char *unwanted(const struct walk *w, struct archive_entry *e, const char *name) {
+    if (!name)
+        return w->utf8 ? "its name cannot be converted to UTF-8"
+                       : "its name needs the locale C.UTF-8, which this system does not have";
+    if (!*name)
         return "it has no name";
     if (name[0] == '/')
         return "its name is an absolute path";
@@ -153,15 +169,16 @@ static int take_file(struct walk *w, const char *name) {
     uint8_t *p;
     size_t n;
     const char *bad;
+    bool taken = false;
     int rc = read_entry(w, name, &p, &n, &bad);
     if (!rc && bad) {
         rc = import_skip(im, name, true, "%s", bad);
         if (!rc)
             rc = pass_over(w, name);
-    } else if (!rc && cifar_is_part(name, p, n)) {
-        im->cifar = true;
-        rc = im->probing ? 0 : cifar_take(im, name, p, n);
     } else if (!rc) {
+        rc = cifar_take(im, name, p, n, &taken);
+    }
+    if (!rc && !bad && !taken) {
         rc = pic_list_add(&im->list, name, im->err);
         if (!rc) {
             rc = import_take(im, im->list.n - 1, p, n);
@@ -195,7 +212,7 @@ static char *tidy(const char *name) {
 
 static int take_entry(struct walk *w, struct archive_entry *e) {
     const char *utf8 = archive_entry_pathname_utf8(e), *raw = archive_entry_pathname(e);
-    const char *stored = utf8 ? utf8 : raw, *why = unwanted(e, stored);
+    const char *stored = utf8 ? utf8 : raw, *why = unwanted(w, e, stored);
     char *name = tidy(stored ? stored : "(no name)");
     int rc = name ? 0 : dr_fail(w->im->err, DR_ENOMEM, "out of memory");
     w->entries++;
@@ -209,9 +226,42 @@ static int take_entry(struct walk *w, struct archive_entry *e) {
         rc = take_file(w, name);
     if (!rc)
         rc = pass_over(w, name);
-    w->im->at.bytes = archive_filter_bytes(w->a, -1);
+    w->im->at.bytes = packed_bytes(w);
     free(name);
     return rc;
+}
+
+// What follows the last entry in the wrapping: padding, and the checksums of all before it.
+static int drain(struct walk *w) {
+    for (;;) {
+        const uint8_t *p;
+        const int64_t n = unpack_read(w->u, &p);
+        if (n < 0)
+            return dr_fail(w->im->err, DR_EFORMAT,
+                           "%.200s: the archive is damaged: %lld entries were read, but its "
+                           "checksum is wrong or missing (%.100s)",
+                           w->im->source, (long long)w->entries, unpack_said(w->u));
+        if (!n)
+            return 0;
+        int rc = check_limits(w);
+        if (!rc)
+            rc = import_progress(w->im, "", false);
+        if (rc)
+            return rc;
+    }
+}
+
+// No entry is left. A tar ends with a block of zeros; libarchive takes the end of the file for it
+// as well, so that a tar that was cut off between two entries would lose the rest in silence.
+static int end(struct walk *w) {
+    const bool tar = (archive_format(w->a) & ARCHIVE_FORMAT_BASE_MASK) == ARCHIVE_FORMAT_TAR;
+    if (w->entries && tar && archive_filter_bytes(w->a, 0) == archive_read_header_position(w->a))
+        return dr_fail(w->im->err, DR_EFORMAT,
+                       "%.200s: the archive is truncated: after %lld entries the file ends without "
+                       "the mark that ends a tar",
+                       w->im->source, (long long)w->entries);
+    int rc = w->u ? drain(w) : 0;
+    return rc ? rc : import_flush(w->im);
 }
 
 static int each_entry(struct walk *w) {
@@ -221,7 +271,7 @@ static int each_entry(struct walk *w) {
         if (rc == ARCHIVE_RETRY)
             continue;
         if (rc == ARCHIVE_EOF)
-            return import_flush(w->im);
+            return end(w);
         if (rc == ARCHIVE_FATAL && !w->entries)
             return no_archive(w);
         if (rc == ARCHIVE_FATAL || rc == ARCHIVE_FAILED)
@@ -234,17 +284,32 @@ static int each_entry(struct walk *w) {
     }
 }
 
-// Those of the documents alone: the library has others, some of which start programs.
-static void support(struct archive *a) {
-    archive_read_support_filter_gzip(a);
-    archive_read_support_filter_xz(a);
-    archive_read_support_filter_zstd(a);
-    archive_read_support_filter_bzip2(a);
-    archive_read_support_format_tar(a);
-    archive_read_support_format_zip(a);
+static la_ssize_t feed(struct archive *a, void *walk, const void **block) {
+    struct walk *w = walk;
+    const uint8_t *p = NULL;
+    const int64_t n = unpack_read(w->u, &p);
+    if (n < 0) {
+        w->damaged = true;
+        archive_set_error(a, EIO, "%s", unpack_said(w->u));
+    }
+    *block = p;
+    return n < 0 ? ARCHIVE_FATAL : (la_ssize_t)n;
 }
 
-int archive_walk(struct dr_import *im) {
+static int open_archive(struct walk *w, int fd) {
+    struct dr_err why = {0};
+    int rc = unpack_open(fd, &w->u, &why);
+    if (rc)
+        return dr_fail(w->im->err, rc, "%.300s: %s%.150s", w->im->source,
+                       rc == DR_EFORMAT ? "the archive is damaged: " : "", why.msg);
+    archive_read_support_format_tar(w->a);
+    archive_read_support_format_zip(w->a);
+    rc = w->u ? archive_read_open(w->a, w, NULL, feed, NULL)
+              : archive_read_open_fd(w->a, fd, BLOCK); // a zip is read from its end
+    return rc == ARCHIVE_OK ? 0 : no_archive(w);
+}
+
+static int walk(struct dr_import *im, bool utf8) {
     struct walk *w = calloc(1, sizeof *w);
     struct archive *a = archive_read_new();
     int fd = open(im->source, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rc = 0;
@@ -253,10 +318,10 @@ int archive_walk(struct dr_import *im) {
     else if (fd < 0)
         rc = dr_fail(im->err, DR_EIO, "%.300s: cannot open: %s", im->source, strerror(errno));
     if (!rc) {
-        *w = (struct walk){.im = im, .a = a};
-        support(a);
-        if (archive_read_open_fd(a, fd, BLOCK) != ARCHIVE_OK)
-            rc = no_archive(w);
+        w->im = im;
+        w->a = a;
+        w->utf8 = utf8;
+        rc = open_archive(w, fd);
     }
     if (!rc)
         rc = each_entry(w);
@@ -264,9 +329,26 @@ int archive_walk(struct dr_import *im) {
         rc = dr_fail(im->err, DR_EFORMAT, "%.300s: the archive is empty", im->source);
     if (a)
         archive_read_free(a);
+    if (w)
+        unpack_close(w->u);
     if (fd >= 0)
         close(fd);
     free(w);
+    return rc;
+}
+
+// libarchive gives names by way of the locale's encoding, and the daemon has the locale C: there a
+// name beyond ASCII is lost. Where this system has no C.UTF-8, the locale stays, and names that
+// cannot be had are left out with that reason.
+int archive_walk(struct dr_import *im) {
+    locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0), before = (locale_t)0;
+    if (utf8)
+        before = uselocale(utf8);
+    int rc = walk(im, utf8 != (locale_t)0);
+    if (utf8) {
+        uselocale(before);
+        freelocale(utf8);
+    }
     return rc;
 }
 

@@ -1,8 +1,7 @@
 // A decoded picture brought to the size and channels of its set: cropped, padded or stretched, with
-// antialiased bicubic resampling. Called per picture, on any thread.
+// antialiased bicubic resampling. What is cut out is a matter of the stored picture, whether it was
+// reduced while it was decoded or not. Called per picture, on any thread.
 #include "engine/data/pictures_priv.h"
-
-#include "engine/io/resize.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +21,17 @@ static void planes(const uint8_t *in, int64_t c, int64_t n, uint8_t *out, int64_
     }
 }
 
+// The part [h,w] at (x, y) of the picture as it is stored, to out [oh,ow,c]: what was decoded may
+// have fewer pixels, and the part's edges lie within them.
+static int resize(const struct dr_picture *p, int64_t x, int64_t y, int64_t w, int64_t h,
+                  uint8_t *out, int64_t oh, int64_t ow, struct dr_err *err) {
+    const double sx = p->box.w / (double)p->full_w, sy = p->box.h / (double)p->full_h;
+    const struct dr_box box = {p->box.x + (double)x * sx, p->box.y + (double)y * sy, (double)w * sx,
+                               (double)h * sy};
+    return dr_resize_box_u8(p->pixels, p->h, p->w, p->c, p->w * p->c, DR_FILTER_BICUBIC, &box, out,
+                            oh, ow, err);
+}
+
 // The picture, resized to ow x oh, in the middle of the background; odd remainders go to the right
 // and bottom.
 static int place(const struct dr_import_options *o, const struct dr_picture *p, int64_t ow,
@@ -30,8 +40,7 @@ static int place(const struct dr_import_options *o, const struct dr_picture *p, 
     uint8_t *small = malloc((size_t)(ow * oh * c));
     if (!small)
         return dr_fail(err, DR_ENOMEM, "no memory to fit a picture");
-    int rc =
-        dr_resize_u8(p->pixels, p->h, p->w, c, p->w * c, DR_FILTER_BICUBIC, small, oh, ow, err);
+    int rc = resize(p, 0, 0, p->full_w, p->full_h, small, oh, ow, err);
     const uint8_t grey[3] = {grey_of(o->background)};
     for (int64_t i = 0; i < s * s * c; i++)
         square[i] = c == 1 ? grey[0] : o->background[i % 3];
@@ -49,22 +58,22 @@ static int64_t scaled(int64_t side, int64_t size, int64_t longest) {
 // To [size,size,c].
 static int square(const struct dr_import_options *o, const struct dr_picture *p, uint8_t *out,
                   struct dr_err *err) {
-    const int64_t s = o->size, c = p->c, side = DR_MIN(p->w, p->h), most = DR_MAX(p->w, p->h);
+    const int64_t s = o->size, w = p->full_w, h = p->full_h;
+    const int64_t side = DR_MIN(w, h), most = DR_MAX(w, h);
     switch (o->fit) {
     case DR_FIT_CROP:
-        return dr_resize_u8(p->pixels + ((p->h - side) / 2 * p->w + (p->w - side) / 2) * c, side,
-                            side, c, p->w * c, DR_FILTER_BICUBIC, out, s, s, err);
+        return resize(p, (w - side) / 2, (h - side) / 2, side, side, out, s, s, err);
     case DR_FIT_FIT:
-        return place(o, p, scaled(p->w, s, most), scaled(p->h, s, most), out, err);
-    case DR_FIT_PAD:
+        return place(o, p, scaled(w, s, most), scaled(h, s, most), out, err);
+    case DR_FIT_PAD: // is not reduced
         if (most > s)
             return dr_fail(err, DR_EINVAL,
                            "%lldx%lld pixels do not fit into %lldx%lld by padding (use fit crop, "
                            "fit or resize)",
-                           (long long)p->full_w, (long long)p->full_h, (long long)s, (long long)s);
-        return place(o, p, p->w, p->h, out, err);
+                           (long long)w, (long long)h, (long long)s, (long long)s);
+        return place(o, p, w, h, out, err);
     default:
-        return dr_resize_u8(p->pixels, p->h, p->w, c, p->w * c, DR_FILTER_BICUBIC, out, s, s, err);
+        return resize(p, 0, 0, w, h, out, s, s, err);
     }
 }
 

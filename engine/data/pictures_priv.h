@@ -31,22 +31,27 @@ bool pic_utf8(const char *s);
 
 // ---- import.c
 
+enum { CIFAR_PARTS = 6 }; // 1 to 5 to train on, 6 to test with
+
 struct dr_import {
-    const char *source;
+    const char *source, *out;
     struct dr_import_options o;
     struct dr_picture_options pic;
     dr_import_progress_fn progress;
     void *ctx;
     struct dr_import_report *report;
     struct dr_import_progress at;
-    double told; // when progress was
+    double told;    // when progress was
+    int64_t untold; // bytes written since
     struct pic_list list;
     struct pic_list folders; // names of all folders, to find those without pictures
     bool probing;            // headers alone, to choose size and channels
     bool colour;             // probing: some picture has colour
     bool archive, cifar;
-    int64_t cifar_classes; // 10 or 100, once a part has been read
-    const char *format;    // "folder", "zip" or "tar"
+    int64_t cifar_classes;             // 10 or 100, once a part has been read
+    char *cifar_part[CIFAR_PARTS + 1]; // by number: where the part was found, NULL: not yet
+    char *misfit;       // why a file of a part's name is none; NULL: there is no such file
+    const char *format; // "folder", "zip" or "tar"
     int spool;
     int64_t slots;
     size_t row; // bytes of a fitted picture
@@ -62,8 +67,12 @@ int import_folder(struct dr_import *im, const char *path);
 int import_skip(struct dr_import *im, const char *path, bool bad, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 int import_note(struct dr_import *im, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+int64_t import_rows_at_once(const struct dr_import *im); // fitted pictures to hold in memory
 int import_progress(struct dr_import *im, const char *now, bool force); // DR_ECANCELED
-int import_spool(struct dr_import *im, const void *rows, int64_t n);    // at slot im->slots
+int import_wrote(struct dr_import *im, int64_t bytes); // the same, for whoever watches the disk
+int import_spool(struct dr_import *im, const void *rows, int64_t n); // at slot im->slots
+// Of a failed write, by errno.
+int import_write_failed(struct dr_import *im);
 // A decoded picture [h,w,c] as the options want it: out [channels,size,size].
 int import_fit(const struct dr_import_options *o, const struct dr_picture *p, uint8_t *out,
                struct dr_err *err);
@@ -76,12 +85,26 @@ int folder_read(const char *source, const struct pic_entry *e, int64_t max, uint
                 struct dr_err *err);
 int archive_walk(struct dr_import *im); // every file to import_take
 
+// ---- pictures_unpack.c: the wrapping of an archive as a stream
+
+struct unpack;
+// *out NULL: the file is not wrapped, and fd is at its start. fd is borrowed until unpack_close.
+int unpack_open(int fd, struct unpack **out, struct dr_err *err);
+// The next bytes, good until the next call: how many, 0 at the end of a sound stream, -1: damaged,
+// see unpack_said.
+int64_t unpack_read(struct unpack *u, const uint8_t **p);
+const char *unpack_said(struct unpack *u);
+int64_t unpack_bytes(const struct unpack *u); // so far
+int64_t unpack_packed(struct unpack *u);      // read of the file so far
+void unpack_close(struct unpack *u);          // NULL is fine
+
 // ---- cifar.c
 
-// Whether a file of this name holds samples of CIFAR; `p` NULL: by its name alone.
-bool cifar_is_part(const char *path, const uint8_t *p, size_t n);
-// Spools its rows as entries with label, split and order.
-int cifar_take(struct dr_import *im, const char *path, const uint8_t *p, size_t n);
+bool cifar_has_name(const char *path); // of a part
+// Spools the rows of a part as entries with label, split and order. *taken false: the file is no
+// part and goes the way of all others; where it has the name of one, im->misfit says why not.
+int cifar_take(struct dr_import *im, const char *path, const uint8_t *p, size_t n, bool *taken);
+int cifar_note_missing(struct dr_import *im);
 const char *cifar_class(int64_t classes, int64_t k); // of 10 or 100
 
 // ---- layout.c

@@ -98,12 +98,15 @@ static int check_counts(const struct dr_config *cfg, const struct dr_dataset *d,
                         struct dr_err *err) {
     const struct dr_train_config *t = &cfg->train;
     const bool queued = t->sampler == DR_SAMPLER_QUEUE;
+    const char *path = cfg->data.path;
     for (int64_t k = 0; k < d->classes; k++)
         if (class_size(d, k) < t->positives)
             return dr_fail(err, DR_ECONFIG,
-                           "class %" PRId64 " of %s has %" PRId64
+                           "class %" PRId64 "%s%.100s%s of %s%s%.200s has %" PRId64
                            " images, fewer than train.positives %" PRId64,
-                           k, d->name, class_size(d, k), t->positives);
+                           k, d->class_name ? " (" : "", d->class_name ? d->class_name[k] : "",
+                           d->class_name ? ")" : "", d->name, *path ? " " : "", path,
+                           class_size(d, k), t->positives);
     if (t->unconditional > d->n)
         return dr_fail(err, DR_ECONFIG,
                        "train.unconditional is %" PRId64 ", but %s has only %" PRId64 " images",

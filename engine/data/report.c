@@ -1,8 +1,9 @@
-// The report of an import, to and from JSON (see pictures.h). Kept in the picture file, shown by
-// whoever keeps data sets.
+// The report of an import (see pictures.h): what is left out and noted, to and from JSON. Kept in
+// the picture file, shown by whoever keeps data sets.
 #include "engine/data/pictures_priv.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,6 +41,68 @@ void dr_import_report_free(struct dr_import_report *r) {
     free(r->skip);
     free(r->note);
     *r = (struct dr_import_report){0};
+}
+
+// A name as it may stand in a sentence or in JSON.
+static char *printable(const char *name) {
+    char *s = strdup(name);
+    const bool utf8 = pic_utf8(name);
+    for (uint8_t *p = (uint8_t *)s; p && *p; p++)
+        if (*p < 32 || *p == 127 || (!utf8 && *p > 127))
+            *p = '?';
+    return s;
+}
+
+int import_skip(struct dr_import *im, const char *path, bool bad, const char *fmt, ...) {
+    struct dr_import_report *r = im->report;
+    char *why = NULL, *name = printable(path);
+    va_list ap;
+    va_start(ap, fmt);
+    const int n = vasprintf(&why, fmt, ap);
+    va_end(ap);
+    int rc = 0;
+    if (n < 0 || !name)
+        rc = dr_fail(im->err, DR_ENOMEM, "no memory for a report");
+    else if (bad && im->o.refuse_bad)
+        rc = dr_fail(im->err, DR_EFORMAT, "%.250s: %.240s", name, why);
+    im->bad += bad;
+    r->skipped += !im->probing;
+    im->at.skipped = r->skipped;
+    if (!rc && !im->probing && r->nskip < DR_IMPORT_SKIPS) {
+        if (!r->skip)
+            r->skip = calloc(DR_IMPORT_SKIPS, sizeof *r->skip);
+        if (r->skip) {
+            r->skip[r->nskip++] = (struct dr_import_skip){.name = name, .reason = why};
+            return 0;
+        }
+        rc = dr_fail(im->err, DR_ENOMEM, "no memory for a report");
+    }
+    free(n < 0 ? NULL : why);
+    free(name);
+    return rc;
+}
+
+int import_note(struct dr_import *im, const char *fmt, ...) {
+    struct dr_import_report *r = im->report;
+    char *text = NULL, *plain;
+    va_list ap;
+    if (r->nnote == DR_IMPORT_SKIPS)
+        return 0;
+    va_start(ap, fmt);
+    const int n = vasprintf(&text, fmt, ap);
+    va_end(ap);
+    char **all = n < 0 ? NULL : realloc(r->note, (size_t)(r->nnote + 1) * sizeof *all);
+    if (!all) {
+        free(n < 0 ? NULL : text);
+        return dr_fail(im->err, DR_ENOMEM, "no memory for a report");
+    }
+    r->note = all;
+    if ((plain = printable(text))) { // names of folders are in it
+        free(text);
+        text = plain;
+    }
+    r->note[r->nnote++] = text;
+    return 0;
 }
 
 static json_t *classes_json(const struct dr_import_report *r) {

@@ -45,16 +45,16 @@ int dr_eval_metrics_parse(const char *list, unsigned *out, struct dr_err *err);
 
 enum dr_eval_split { DR_EVAL_TRAIN, DR_EVAL_TEST };
 struct dr_eval_config {
-    int64_t n;                     // images to evaluate
-    int split;                     // enum dr_eval_split: the reals to compare with
-    unsigned metrics;              // 1u << enum dr_eval_metric, ...
-    uint64_t seed;                 // of subsets (kid); the source has its own
-    int64_t batch;                 // images made at a time; never changes a result
-    int precision;                 // of judges: DR_FP32 or DR_PREC_BF16
-    int64_t rows;                  // images whose features are kept, of samples and of reals: 10000
-    int64_t train_rows;            // training images that `nn` searches: 100000
-    int64_t reals;                 // reals of the split to take, evenly spaced; 0: all
-    int64_t tested;                // test images that the judge's accuracy is measured on; 0: all
+    int64_t n;          // images to evaluate
+    int split;          // enum dr_eval_split: the reals to compare with
+    unsigned metrics;   // 1u << enum dr_eval_metric, ...
+    uint64_t seed;      // of subsets (kid); the source has its own
+    int64_t batch;      // images made at a time; never changes a result
+    int precision;      // of judges: DR_FP32 or DR_PREC_BF16
+    int64_t rows;       // images whose features are kept, of samples and of reals: 10000
+    int64_t train_rows; // training images that `nn` searches: 100000
+    int64_t reals;      // reals of the split to take, in their order (eval_order); 0: all
+    int64_t tested;     // test images that the judge's accuracy is measured on; 0: all
     int64_t kid_subsets, kid_size; // 100, 1000 (less where there are fewer rows)
     int64_t is_splits;             // 10
     int64_t k_manifold, k_density; // neighbours of precision and recall: 3; density, coverage: 5

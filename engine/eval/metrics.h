@@ -52,9 +52,10 @@ int dr_frechet_of(int64_t d, const double *m1, const double *c1, const double *m
 int dr_intercept(int64_t n, const double *x, const double *value, const double *weight,
                  double *intercept, struct dr_err *err);
 
-// Kernel distance (Binkowski et al. 2018): unbiased MMD^2 with the kernel (x.y / d + 1)^3, mean and
-// standard error of the mean over `subsets` random pairs of `size` rows of each side. Rows of a
-// subset are drawn without replacement, a function of (seed, subset).
+// Kernel distance (Binkowski et al. 2018): unbiased MMD^2 with the kernel (x.y / d + 1)^3, mean
+// over `subsets` random pairs of `size` rows of each side. Rows of a subset are drawn without
+// replacement, a function of (seed, subset). Its standard error is that of other x, with y taken as
+// given; NAN under 16 rows of x.
 int dr_kid(const real *x, int64_t nx, const real *y, int64_t ny, int64_t d, int64_t subsets,
            int64_t size, uint64_t seed, struct dr_estimate *out, struct dr_err *err);
 

@@ -74,7 +74,8 @@ int64_t picture_reduction(const struct dr_picture_options *o, int64_t w, int64_t
 
 int picture_start(const struct dr_picture_options *o, int64_t w, int64_t h, int64_t dw, int64_t dh,
                   int64_t c, struct dr_picture *out, struct dr_err *err) {
-    *out = (struct dr_picture){.w = dw, .h = dh, .c = c, .full_w = w, .full_h = h};
+    *out = (struct dr_picture){
+        .w = dw, .h = dh, .c = c, .full_w = w, .full_h = h, .box = {0, 0, (double)dw, (double)dh}};
     if (w < 1 || h < 1)
         return dr_fail(err, DR_EFORMAT, "the picture has no pixels (%lldx%lld)", (long long)w,
                        (long long)h);
@@ -119,6 +120,10 @@ static int turn(struct dr_picture *p, int orientation, struct dr_err *err) {
             memcpy(o, p->pixels + (sy * p->w + sx) * c, (size_t)c);
         }
     free(p->pixels);
+    const struct dr_box b = p->box;
+    const double left = back_x[orientation] ? (double)p->w - b.x - b.w : b.x;
+    const double top = back_y[orientation] ? (double)p->h - b.y - b.h : b.y;
+    p->box = swap ? (struct dr_box){top, left, b.h, b.w} : (struct dr_box){left, top, b.w, b.h};
     const int64_t full_w = p->full_w;
     p->pixels = out;
     p->w = w;

@@ -6,6 +6,7 @@
 
 #include "engine/core/err.h"
 #include "engine/core/types.h"
+#include "engine/io/resize.h"
 
 enum dr_picture_format {
     DR_PICTURE_NONE, // no picture that is known here
@@ -28,6 +29,7 @@ struct dr_picture_options {
 struct dr_picture {
     int64_t w, h, c;        // pixels [h,w,c], c 1 (grey) or 3
     int64_t full_w, full_h; // as stored, upright
+    struct dr_box box;      // where that lies in `pixels`; a pixel at the edge may be a part of one
     uint8_t *pixels;        // malloc'd
 };
 // What the header says: sizes, upright, and c, without pixels. Less than the whole file will do

@@ -71,8 +71,10 @@ static int start(struct jpeg_decompress_struct *d, const struct dr_picture_optio
     d->scale_denom = 8;
     d->dct_method = JDCT_ISLOW;
     jpeg_calc_output_dimensions(d);
-    return picture_start(o, d->image_width, d->image_height, d->output_width, d->output_height,
-                         grey ? 1 : 3, out, err);
+    int rc = picture_start(o, d->image_width, d->image_height, d->output_width, d->output_height,
+                           grey ? 1 : 3, out, err);
+    picture_reduced(out, 8.0 / d->scale_num);
+    return rc;
 }
 
 // Everything that can longjmp happens here; out->pixels and *line are freed by the caller.

@@ -42,7 +42,7 @@ struct rows {
     int64_t w, h, cin, by; // stored; channels of a row; divisor of both sides
     bool interlaced;
     uint8_t *row, *flat; // [w,cin]; [w,c] without alpha
-    uint32_t *sum;       // [out->w,c] of `by` rows
+    uint64_t *sum;       // [out->w,c] of `by` rows
     uint8_t *all;        // [h,w,cin], interlaced only
 };
 
@@ -53,13 +53,20 @@ static void ask_for_bytes(png_structp png, png_infop info) {
     png_read_update_info(png, info);
 }
 
+// The means of blocks of `rows` rows; the last may have fewer than `by` columns.
+static void take_means(const struct rows *r, int64_t rows, int64_t w, int64_t c, uint8_t *to) {
+    for (int64_t x = 0; x < w; x++) {
+        const uint64_t area = (uint64_t)(rows * DR_MIN(r->by, r->w - x * r->by));
+        for (int64_t k = x * c; k < (x + 1) * c; k++)
+            to[k] = (uint8_t)((r->sum[k] + area / 2) / area);
+    }
+}
+
 // One stored row to the picture: over the background, and into the sums of its block.
 static void take_row(const struct rows *r, int64_t y, const uint8_t *row, struct dr_picture *out) {
     const bool alpha = r->cin == 2 || r->cin == 4;
     const int64_t c = out->c, n = out->w * c;
     uint8_t *to = out->pixels + y / r->by * n;
-    if (y / r->by >= out->h)
-        return; // the remainder at the bottom
     if (alpha)
         picture_over(row, r->w, r->cin, r->o->background, r->by == 1 ? to : r->flat, c);
     else if (r->by == 1)
@@ -69,23 +76,23 @@ static void take_row(const struct rows *r, int64_t y, const uint8_t *row, struct
     const uint8_t *in = alpha ? r->flat : row;
     if (y % r->by == 0)
         memset(r->sum, 0, (size_t)n * sizeof *r->sum);
-    for (int64_t x = 0; x < out->w * r->by; x++)
+    for (int64_t x = 0; x < r->w; x++)
         for (int64_t k = 0; k < c; k++)
             r->sum[x / r->by * c + k] += in[x * c + k];
-    const uint32_t area = (uint32_t)(r->by * r->by);
-    for (int64_t i = 0; i < n && y % r->by == r->by - 1; i++)
-        to[i] = (uint8_t)((r->sum[i] + area / 2) / area);
+    if (y % r->by == r->by - 1 || y == r->h - 1)
+        take_means(r, y % r->by + 1, out->w, c, to);
 }
 
 static int allocate(struct rows *r, struct dr_picture *out, struct dr_err *err) {
     const bool alpha = r->cin == 2 || r->cin == 4;
     const int64_t c = r->cin > 2 || (alpha && !picture_grey(r->o->background)) ? 3 : 1;
-    const int64_t dw = r->w / r->by, dh = r->h / r->by;
+    const int64_t dw = (r->w + r->by - 1) / r->by, dh = (r->h + r->by - 1) / r->by;
     const int64_t held = r->interlaced ? r->h * r->w : dh * dw; // pixels in memory
     int rc = picture_start(r->o, r->w, r->h, dw, held / DR_MAX(dw, 1), c, out, err);
     if (rc)
         return rc;
     out->h = dh;
+    picture_reduced(out, (double)r->by);
     const size_t wide = (size_t)(r->w * r->cin);
     r->row = malloc(wide);
     r->flat = malloc((size_t)(r->w * c));

@@ -13,6 +13,12 @@ picture_decoder picture_jpeg, picture_png, picture_webp;
 // sizes set.
 int picture_start(const struct dr_picture_options *o, int64_t w, int64_t h, int64_t dw, int64_t dh,
                   int64_t c, struct dr_picture *out, struct dr_err *err);
+// The picture has been reduced by `by` from the top left: the last column and row may be a part of
+// one.
+static inline void picture_reduced(struct dr_picture *p, double by) {
+    p->box.w = (double)p->full_w / by;
+    p->box.h = (double)p->full_h / by;
+}
 // By how much both sides of w x h may be divided so that the shorter one keeps 2 * side; 1 and up.
 int64_t picture_reduction(const struct dr_picture_options *o, int64_t w, int64_t h);
 // c of n values over the background: rgb (or grey) + alpha in, `c` channels out.

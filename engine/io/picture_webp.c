@@ -54,6 +54,7 @@ int picture_webp(const uint8_t *p, size_t n, const struct dr_picture_options *o,
         *out = (struct dr_picture){.w = w, .h = h, .c = 3, .full_w = w, .full_h = h};
         return 0;
     }
+    // Its scaler stretches: all of the picture becomes all of the smaller one, without a remainder.
     // The library holds all of a lossless picture, and all of an alpha plane, whatever the scale.
     const bool whole = cfg.input.format == LOSSLESS || cfg.input.has_alpha;
     if (whole && w > o->max_decoded / h && w <= o->max_pixels / h)

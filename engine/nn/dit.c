@@ -44,7 +44,6 @@ static const struct dr_form lightningdit = {.biases = true,
                                             .style_tables = true,
                                             .class_tokens = true,
                                             .alpha_norm = true,
-                                            .positions = true,
                                             .two_thirds = true,
                                             .alpha_init = DR_INIT_NORMAL,
                                             .alpha_period = 10000,
@@ -71,7 +70,7 @@ static void add_input(struct dr_params *ps, const struct dr_model_config *m, str
                                    "patch_embed.proj.weight");
         k->patch.b = dr_params_add(ps, 0, DR_INIT_UNIFORM, bound, 1, &d, "patch_embed.proj.bias");
     }
-    if (form->positions || m->pos_embed)
+    if ((dr_arch_needs(m->arch) & DR_ARCH_POSITIONS) || m->pos_embed)
         k->pos =
             dr_params_add(ps, 0, DR_INIT_SINCOS, 0, 3, (int64_t[]){1, k->patches, d}, "pos_embed");
     if (!m->registers)

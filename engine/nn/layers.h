@@ -140,7 +140,6 @@ struct dr_form {
     bool class_tokens;       // the registers are `cls_embed` plus a projection of the condition
     bool patch_is_conv;      // the patch embedding is stored as a Conv2d, pixels ordered c,y,x
     bool alpha_norm;         // the embedding of alpha is RMS-normalised and scaled by 0.02
-    bool positions;          // always adds the position embedding
     bool two_thirds;         // a SwiGLU's hidden width is 2/3 of dim mlp_ratio, in steps of 32
     enum dr_init alpha_init; // of the embedding of alpha: normal with std 0.02, or Xavier
     double alpha_period;     // longest period of its Fourier features

@@ -30,7 +30,8 @@ EVIL = "a\x1b]0;title\x07b\x9b31mc\u202ed"
 JOBS = [{"id": "1", "name": "数字のモデル", "kind": "train", "state": "running", "step": 5, "steps_total": 10},
         {"id": "2", "name": "e\u0301te\u0301", "kind": "train", "state": "failed", "step": 12345, "steps_total": 10},
         {"id": "3", "name": "😀 smile", "kind": "train", "state": "failed", "error": EVIL},
-        {"id": "4", "name": EVIL, "kind": "train", "state": "failed", "error": "x" * 200}]
+        {"id": "4", "name": EVIL, "kind": "train", "state": "failed", "error": "x" * 200},
+        {"id": "5", "name": "n" * 80, "kind": "train", "state": "failed"}]
 
 
 # An encoder at work, which has no drift norm.
@@ -231,6 +232,8 @@ def test_sample():
         assert json.loads(r.out)["note"] is None, r
         r = p.ctl("sample", "--clas", "9")
         assert r.returncode == 2 and r.err == "driftctl sample: unknown option `--clas`; did you mean `--class`?\n", r
+        r = p.ctl("sample", "--clxss", "9")
+        assert r.returncode == 2 and r.err == "driftctl sample: unknown option `--clxss`; did you mean `--class`?\n", r
 
 
 def silent():
@@ -362,7 +365,11 @@ def test_text():
         assert "數" not in lines[0] and "数字のモデル" in lines[1] and "e\u0301te\u0301" in lines[2] and "😀" in lines[3], lines
         state = lines[0].index("STATE")
         assert all(state in columns(line) for line in lines), [(state, columns(line), line) for line in lines]
-        assert all(len(line) < 200 for line in lines) and "…" in lines[4], lines
+        assert "n" * 80 in lines[5] and lines[1] == lines[1].rstrip(), "a program gets all of it, and no padding"
+        _, text = p.terminal("jobs", LC_ALL="C.UTF-8")
+        shown = text.decode().splitlines()
+        assert "n" * 60 not in shown[5] and "…" in shown[5], shown
+        assert "x" * 200 in shown[4], "the last column is whole: what ends it is what to do"
         assert json.loads(p.ctl("jobs", "--json").out)["jobs"] == JOBS, "escapes mean the same"
 
 

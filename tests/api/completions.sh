@@ -10,7 +10,8 @@ ln -s "$(realpath "$1")" "$dir/driftctl"
 PATH=$dir:$PATH
 export DRIFTD_URL=http://127.0.0.1:1 # nobody there: names of jobs and recipes are left out
 
-# What a server with two jobs, two checkpoints and a recipe would answer.
+# What a server with two jobs, two checkpoints and a recipe would answer, and another recipe whose name
+# is a command.
 mkdir "$dir/stub"
 cat >"$dir/stub/driftctl" <<'STUB'
 #!/bin/sh
@@ -19,7 +20,10 @@ case "$*" in
 'checkpoints --json') printf '  "id": "41",\n  "job": "7",\n  "id": "42",\n' ;;
 'evals --json') printf '  "id": "51",\n' ;;
 'grids --json') printf '  "id": "61",\n' ;;
-'configs --json') printf '  "name": "digits",\n' ;;
+'configs --json') printf '  "name": "%s",\n' digits "my digits" 'x$(touch pwned)' ;;
+'data list --json') printf '  "name": "birds",\n' ;;
+'ablate list --json') printf '  "id": "71",\n' ;;
+'help') printf '  sample                  generate images\n' ;;
 'configs --keys') printf 'optim.lr\ntrain.steps\n' ;;
 esac
 STUB
@@ -65,6 +69,11 @@ has --priority driftctl edit 7 --p
 has auto driftctl serve ""
 has live driftctl serve l
 has digits driftctl train ""
+has 'my\\ digits' driftctl train my
+(cd "$dir" && has 'x\\$\\(touch\\ pwned\\)' driftctl train x && [ ! -e pwned ])
+has birds driftctl data show ""
+has 71 driftctl ablate show ""
+has sample driftctl help sa
 has optim.lr= driftctl train digits --set opt
 has 41 driftctl sample --checkpoint ""
 if offered driftctl sample --checkpoint "" | grep -qx 7; then echo "a job is no checkpoint"; exit 1; fi

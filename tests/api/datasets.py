@@ -192,6 +192,37 @@ def test_truncated_while_training():
         d.wait(d.job("tiny"), "completed")
 
 
+def test_removed_while_a_job_may_go_on():
+    """A set stays while a job that uses it is paused; once it is gone, no folder of its name takes its place."""
+    with tempfile.TemporaryDirectory() as tmp:
+        os.mkdir(f"{tmp}/data")
+        with daemon(f"--data-dir={tmp}/data") as d:
+            assert upload(d, "few", tarred(FEW), size=16)["state"] == "ready"
+            config = {**small("few"), "train": {"steps": 10**9, "generated": 4, "positives": 4}}
+            config["data"]["fit"] = "crop"
+            job = d.job(config)
+            d.wait(job, "running")
+            while not d.get(f"/v1/jobs/{job}").json()["step"]:
+                time.sleep(0.05)
+            assert d.ask("POST", f"/v1/jobs/{job}/pause").status == 202
+            d.wait(job, "paused")
+            problem(d.ask("DELETE", "/v1/datasets/few"), 409, "conflict", None, f"job {job}")
+            assert d.ask("POST", f"/v1/jobs/{job}/stop").status == 202
+            d.wait(job, "stopped")
+            assert d.ask("DELETE", "/v1/datasets/few").status == 204
+            assert d.ask("POST", f"/v1/jobs/{job}/resume").status == 202
+            d.wait(job, "failed")
+            error = d.get(f"/v1/jobs/{job}").json()["error"]
+            assert "no data set few: it was removed" in error, error
+            folder(f"{tmp}/data/few", two_classes(24, 9))
+            assert d.ask("POST", f"/v1/jobs/{job}/resume").status == 202
+            d.wait(job, "failed")
+            error = d.get(f"/v1/jobs/{job}").json()["error"]
+            assert "trained on data with fingerprint" in error, error
+            kept = d.get(f"/v1/checkpoints?job={job}").json()["checkpoints"]
+            assert kept and kept[0]["state"] == "ok", kept
+
+
 def small(path="shapes200"):
     return {"data": {"set": "folder", "path": path},
             "model": {"dim": 16, "depth": 1, "heads": 2, "patch": 8, "registers": 1, "style_tokens": 2},
@@ -485,11 +516,16 @@ def test_old_leftovers():
         assert upload(d, "few", tarred(FEW), size=16)["state"] == "ready"
         at = d.dir / "state/datasets"
         (at / "few/few.pictures.part-x").write_bytes(b"x")
-        (at / "stranger").mkdir()
-        (at / "stranger/a").write_bytes(b"x")
+        for name in ("stranger", ".gone-9"):
+            (at / name).mkdir()
+            (at / name / "a").write_bytes(b"x")
+        (at / "empty").mkdir()
         assert d.end() == 0
         d.start()
-        assert files_of(d, "few") == ["few.pictures"] and not (at / "stranger").exists()
+        assert files_of(d, "few") == ["few.pictures"]
+        [kept] = lost(at)
+        assert kept.name.startswith(".lost-stranger-") and (kept / "a").read_bytes() == b"x", kept
+        assert sorted(p.name for p in at.iterdir()) == [kept.name, "few"]
         # A removal while it is decoded.
         create(d, "gone", options={"size": 256})
         data = zipped(two_classes(120, 3))
@@ -502,6 +538,36 @@ def test_old_leftovers():
         d.start()
         assert d.get("/v1/datasets/few/samples").status >= 400
         assert d.get("/v1/datasets/gone/samples").status == 200
+
+
+def lost(at):
+    return [p for p in at.iterdir() if p.name.startswith(".lost-")]
+
+
+def test_lost_sets():
+    """The database does not know a set: its folder is put aside with a warning, and may be put back."""
+    with daemon() as d:
+        assert upload(d, "pics", tarred(FEW), size=16)["state"] == "ready"
+        at, db = d.dir / "state/datasets", d.dir / "state/driftd.sqlite3"
+        assert d.end() == 0
+        known = db.read_bytes()
+        db.write_bytes(b"")
+        for _ in range(2):  # a second start leaves it there
+            d.start()
+            assert d.get("/v1/datasets/pics").status == 404
+            [kept] = lost(at)
+            assert kept.name.startswith(".lost-pics-") and not (at / "pics").exists(), kept
+            assert [p.name for p in kept.iterdir()] == ["pics.pictures"]
+            assert d.end() == 0
+        [line] = [x for x in d.said().splitlines() if "event=dataset.lost" in x]
+        assert "level=warn" in line and kept.name in line, line
+        for p in (d.dir / "state").glob("driftd.sqlite3*"):
+            p.unlink()
+        db.write_bytes(known)
+        kept.rename(at / "pics")
+        d.start()
+        assert d.get("/v1/datasets/pics").json()["state"] == "ready" and not lost(at)
+        assert d.get("/v1/datasets/pics/samples").status == 200
 
 
 # ---- driftctl ----
@@ -561,18 +627,20 @@ def test_driftctl_resumes():
             p.wait()
             had = d.get("/v1/datasets/big").json()
             assert had["state"] == "uploading" and had["received"] >= 8 << 20, had
-            said = ctl(d, "data", "add", "big", f"{tmp}/shapes", "--size=16")
+            said = ctl(d, "data", "add", "big", f"{tmp}/shapes", "--size=8", ok=False)
+            assert said.returncode == 2 and "another size" in said.stderr, said
+            said = ctl(d, "data", "add", "big", f"{tmp}/shapes/", "--size=16")
             assert "going on" in said.stderr, said
             s = d.get("/v1/datasets/big").json()
             assert s["train"] + s["test"] == 24 and s["report"]["skipped"] == 1, s
 
 
 if __name__ == "__main__":
-    tests = [test_upload_look_train, test_truncated_while_training, test_what_a_configuration_leaves_out,
-             test_recipe_with_an_encoder, test_by_path, test_by_path_again,
+    tests = [test_upload_look_train, test_removed_while_a_job_may_go_on, test_truncated_while_training,
+             test_what_a_configuration_leaves_out, test_recipe_with_an_encoder, test_by_path, test_by_path_again,
              test_samples_read_nothing_first, test_refusals,
              test_two_uploads_and_a_resume, test_bad_archives, test_full_disk,
-             test_disk_budget, test_kills, test_old_leftovers,
+             test_disk_budget, test_kills, test_old_leftovers, test_lost_sets,
              test_driftctl, test_driftctl_resumes]
     wanted = sys.argv[3:]
     run([t for t in tests if not wanted or t.__name__ in wanted])

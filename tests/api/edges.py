@@ -5,6 +5,7 @@ few descriptors, long values, sockets that somebody else holds.
 Argument: driftd.
 """
 import contextlib
+import datetime
 import http.client
 import http.server
 import json
@@ -21,7 +22,7 @@ import threading
 import time
 import urllib.parse
 
-from live import Daemon, Stream, daemon, die_with_parent, problem, run, trained
+from live import TINY, Daemon, Stream, daemon, die_with_parent, problem, run, trained
 
 
 def exchange(port, text, address="127.0.0.1", half_close=False):
@@ -241,6 +242,8 @@ def test_conditions():
             assert ask(200, If_Range=value, Range="bytes=1-4").body == whole.body, value
         r = ask(200, "HEAD", Range="bytes=1-4")
         assert r.header("Content-Length") == str(size) and not r.header("Content-Range"), r
+        for value in ("bytes=5-2", "bytes=7x", "bytes=7-8x", f"bytes={size + 9}-5"):  # malformed: no range
+            assert ask(200, Range=value).body == whole.body, value
         ask(200, "HEAD", Range=f"bytes={size}-")
         ask(416, Range=f"bytes={size}-")
         ask(416, Range="bytes=99999999999999999999-")
@@ -328,20 +331,27 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+class Small(Daemon):
+    """A daemon that may have so many descriptors."""
+
+    def __init__(self, descriptors):
+        super().__init__()
+        self.descriptors = descriptors
+
+    def start(self, *more):
+        old = self.driftd
+        try:
+            self.driftd = self.dir / "small"
+            self.driftd.write_text(f'#!/bin/sh\nulimit -n {self.descriptors} || exit 9\nexec {old} "$@"\n')
+            self.driftd.chmod(0o755)
+            return super().start(*more)
+        finally:
+            self.driftd = old
+
+
 def test_few_descriptors():
     """64 descriptors and 120 connections: no thread spins, and who asks properly is served."""
-    class Small(Daemon):
-        def start(self, *more):
-            old = self.driftd
-            try:
-                self.driftd = self.dir / "small"
-                self.driftd.write_text(f'#!/bin/sh\nulimit -n 64 || exit 9\nexec {old} "$@"\n')
-                self.driftd.chmod(0o755)
-                return super().start(*more)
-            finally:
-                self.driftd = old
-
-    with contextlib.closing(Small()) as d:
+    with contextlib.closing(Small(64)) as d:
         d.start()
         d.wait(d.job("tiny"), "completed")
         crowd = [socket.create_connection(("127.0.0.1", d.port), 30) for _ in range(120)]
@@ -362,6 +372,66 @@ def test_few_descriptors():
         assert d.end() == 0
 
 
+def send(d, target):
+    """A connection on which one request has been sent, and that reads little; None: it was cut."""
+    s = socket.socket()
+    s.settimeout(30)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with contextlib.suppress(OSError):
+        s.connect(("127.0.0.1", d.port))
+        s.sendall(f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{d.port}\r\n\r\n".encode())
+        return s
+    s.close()
+
+
+def test_stalled_downloads():
+    """A file that is sent takes a descriptor as its connection does: all downloads together leave some."""
+    with contextlib.closing(Small(128)) as d:
+        d.start()
+        d.recipe("wide", {"model": TINY["model"] | {"dim": 256, "depth": 2}, "train": TINY["train"] | {"steps": 1}})
+        d.wait(d.job("wide"), "completed")
+        file = d.get("/v1/checkpoints").json()["checkpoints"][0]
+        assert file["bytes"] > 16 << 20, file["bytes"]
+        crowd = [send(d, f"/v1/checkpoints/{file['id']}/file") for _ in range(70)]
+        time.sleep(2)
+        used = len(os.listdir(f"/proc/{d.process.pid}/fd"))
+        assert used < 120, used
+        start = time.monotonic()
+        with contextlib.suppress(OSError, http.client.HTTPException):  # answered, or cut at once
+            d.get("/livez")
+        assert time.monotonic() - start < 10
+        for c in crowd:
+            if c:
+                c.close()
+        for _ in range(300):
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if d.get("/livez").status == 200:
+                    break
+            time.sleep(0.1)
+        assert len(d.get(f"/v1/checkpoints/{file['id']}/file").body) == file["bytes"]
+        assert d.end() == 0
+
+
+def test_streams_of_few_descriptors():
+    """Event streams take half of the connections at most, however few those are."""
+    with contextlib.closing(Small(64)) as d:
+        d.start()
+        streams, statuses = [], []
+        for _ in range(40):
+            s = send(d, "/v1/events")
+            with contextlib.suppress(OSError):
+                statuses.append(s.recv(12).decode()[9:] if s else "")
+            streams.append(s)
+        assert 2 <= statuses.count("200") <= 20 and statuses.count("503") >= 20, statuses
+        for path in ("/livez", "/readyz", "/v1/jobs", "/v1/status"):
+            assert d.get(path).status == 200, path
+        assert "http.streams" in d.said(), d.said()[-600:]
+        for s in streams:
+            if s:
+                s.close()
+        assert d.end() == 0
+
+
 def test_descriptors_are_lifted():
     """A soft limit below the hard one is raised at start."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -375,6 +445,91 @@ def test_descriptors_are_lifted():
         soft = resource.prlimit(d.process.pid, resource.RLIMIT_NOFILE)[0]
         assert soft == hard, (soft, hard)
         assert d.end() == 0
+
+
+# ---- pictures that take long ----
+
+# Images of 256 x 256 of a network that makes them in no time: rendering is what takes long.
+LARGE = {"data": {"set": "digits", "count": 100, "size": 256, "fit": "resize"},
+         "model": TINY["model"] | {"patch": 64}, "train": TINY["train"] | {"steps": 2}}
+
+
+def many(d, n, target):
+    """n requests at once: the list of their statuses, None for one without an answer, and the threads."""
+    statuses = []
+
+    def one():
+        status = None
+        with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(d.connect(120)) as c:
+            c.request("GET", target)
+            r = c.getresponse()
+            r.read()
+            status = r.status
+        statuses.append(status)
+
+    threads = [threading.Thread(target=one) for _ in range(n)]
+    for t in threads:
+        t.start()
+    return statuses, threads
+
+
+def resident(pid):
+    pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+def test_rendering():
+    """Bounded in each request, in memory, and in time once nobody waits for it."""
+    with daemon("--max-queue-ms=0") as d:
+        d.recipe("large", LARGE)
+        d.wait(d.job("large"), "completed")
+        pid = d.process.pid
+        for form in ("png", "json", "zip"):
+            problem(d.get(f"/generate?n=2&scale=32&format={form}"), 422, "invalid-value", "scale", "67108864")
+        long = "/generate?n=64&scale=4&format=json"
+        assert d.get(long).status == 200  # what is allocated once has been
+        before = peak = resident(pid)
+        statuses, threads = many(d, 60, long + "&timeout_ms=15000")
+        while any(t.is_alive() for t in threads):
+            peak = max(peak, resident(pid))
+            time.sleep(0.02)
+        assert set(statuses) <= {200, 429, 504} and 200 in statuses, statuses
+        assert peak - before < 350, (before, peak)  # MiB; the images of 60 such requests take 960
+        statuses, threads = many(d, 60, "/generate?scale=32&format=json&timeout_ms=900")
+        for t in threads:
+            t.join()
+        assert 504 in statuses and set(statuses) <= {200, 429, 504}, statuses
+        time.sleep(5)
+        used = cpu_seconds(pid)
+        time.sleep(2)
+        used = cpu_seconds(pid) - used
+        assert used < 0.5, used
+        assert d.get("/generate?n=2").status == 200
+
+
+def test_stop_while_rendering():
+    """The job writes its checkpoint at once, however long requests take that are still answered."""
+    with contextlib.closing(Daemon("--log-format=json")) as d:
+        d.start()
+        d.recipe("large", LARGE)
+        d.wait(d.job("large"), "completed")
+        made = d.get("/v1/checkpoints").json()["checkpoints"][0]["id"]
+        job = d.job("long")
+        d.wait(job, "running")
+        while not d.get(f"/v1/jobs/{job}").json()["step"]:
+            time.sleep(0.05)
+        statuses, threads = many(d, 80, f"/generate?scale=32&format=json&checkpoint={made}&timeout_ms=110000")
+        time.sleep(1.5)
+        assert d.end() == 0
+        for t in threads:
+            t.join()
+        assert len(statuses) == 80
+        lines = [json.loads(line) for line in d.said().splitlines()]
+        at = lambda event, **more: next(datetime.datetime.fromisoformat(o["ts"].removesuffix("Z")) for o in lines
+                                        if o["event"] == event and more.items() <= o.items())
+        stopping = at("stopping")
+        assert (at("state", state="interrupted", job=int(job)) - stopping).total_seconds() < 8, lines[-20:]
+        assert (at("stopped") - stopping).total_seconds() < 40, lines[-20:]
 
 
 # ---- sockets ----
@@ -465,5 +620,6 @@ def test_ports():
 
 if __name__ == "__main__":
     tests = [test_long_values, test_long_folder, test_probes, test_absolute_form, test_below_a_path, test_conditions,
-             test_half_closed, test_few_descriptors, test_descriptors_are_lifted, test_unix_socket, test_ports]
+             test_half_closed, test_few_descriptors, test_stalled_downloads, test_streams_of_few_descriptors,
+             test_descriptors_are_lifted, test_rendering, test_stop_while_rendering, test_unix_socket, test_ports]
     run([t for t in tests if not sys.argv[2:] or t.__name__ in sys.argv[2:]])

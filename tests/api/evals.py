@@ -183,6 +183,9 @@ def reading(d, job, checkpoint):
 def test_bad_input():
     with daemon() as d:
         job, checkpoint = trained(d)
+        (d.dir / "data/empty").mkdir()
+        (d.dir / "data/text").write_text("no tensors in here")
+        os.mkfifo(d.dir / "data/pipe")  # nobody writes to it: reading would wait for ever
         for body, field, word in [
                 ({}, "checkpoint", "expected one"), ({"checkpoint": "99"}, "checkpoint", "99"),
                 ({"job": "99"}, "job", "99"), ({"checkpoint": checkpoint, "job": job}, "checkpoint", "several"),
@@ -201,13 +204,23 @@ def test_bad_input():
                 ({"checkpoint": checkpoint, "priority": 10**12}, "priority", "-1000"),
                 ({"checkpoint": checkpoint, "name": 7}, "name", "200"),
                 ({"checkpoint": checkpoint, "name": "x" * 201}, "name", "200"),
-                ({"folder": "../x"}, "folder", "`..`"), ({"folder": "nowhere"}, "folder", "nowhere"),
+                ({"folder": "../x"}, "folder", "`..`"), ({"folder": "nowhere", "data": "tiny"}, "folder", "nowhere"),
+                ({"folder": "empty"}, "data", "a folder of pictures needs the data set"),
+                ({"checkpoint": checkpoint, "judge": f"checkpoint:{checkpoint}"}, "judge", "is a generator"),
+                ({"checkpoint": checkpoint, "inception": "nothing.safetensors"}, "inception", "no file nothing.safetensors"),
+                ({"checkpoint": checkpoint, "inception": "text"}, "inception", "no network of Inception-v3"),
+                ({"checkpoint": checkpoint, "inception": "pipe"}, "inception", "not a regular file"),
                 ({"checkpoint": checkpoint, "chekpoint": "1"}, "chekpoint", "`checkpoint`")]:
             r = d.ask("POST", "/v1/evals", {"judge": "judge", "n": 200, **body})
             problem(r, 422, None, field, word)
         r = d.ask("POST", "/v1/jobs", {"config": {"kind": "eval", "eval": {"job": 1, "judge": "judge"},
                                                   "model": {"dim": 32}}})
         problem(r, 422, None, "config.model.dim", "eval")
+        for changes, field in [({"features": {"kind": "encoder", "encoder": f"checkpoint:{checkpoint}"}}, "features.encoder"),
+                               ({"eval": {"at_end": True, "judge": checkpoint, "n": 100}}, "eval.judge")]:
+            r = d.ask("POST", "/v1/jobs", {"config": {"data": DATA, "model": MODEL, "train": {
+                "steps": 2, "generated": 4, "positives": 4}, **changes}})
+            problem(r, 422, None, field, "is a generator")
         assert rows(d) == [] and all(j["kind"] != "eval" for j in d.get("/v1/jobs").json()["jobs"])
 
         # what only shows at work: a failed row with the reason, and the job fails with it
@@ -219,7 +232,6 @@ def test_bad_input():
         row = rows(d, f"&eval_job={bad}")[0]
         assert row["state"] == "failed" and "12 x 12" in row["error"] and "8 x 8" in row["error"], row
         assert "12 x 12" in d.get(f"/v1/jobs/{bad}").json()["error"]
-        (d.dir / "data/empty").mkdir()
         bad = evaluate(d, folder="empty", data="tiny", wait="failed")
         error = rows(d, f"&eval_job={bad}")[0]["error"]
         assert f"{d.dir}/data/empty: there is no picture" in error, error
@@ -230,9 +242,6 @@ def test_bad_input():
         assert "eval.judge" in d.get(f"/v1/jobs/{bad}").json()["error"]
         problem(d.ask("POST", "/v1/evals", {"checkpoint": judge, "judge": "judge"}), 422, None, "checkpoint",
                 "generator")
-        os.mkfifo(d.dir / "data/pipe")  # nobody writes to it: reading would wait for ever
-        bad = evaluate(d, checkpoint=checkpoint, inception="pipe", wait="failed")
-        assert "pipe: not a regular file" in d.get(f"/v1/jobs/{bad}").json()["error"]
         evaluate(d, checkpoint=checkpoint)  # and nothing is lost
         assert rows(d)[0]["state"] == "done"
 
@@ -416,7 +425,9 @@ def test_commands():
     with daemon() as d:
         job, checkpoint = trained(d)
         said = ctl(d, "eval", "--job", job, "--judge=judge", "--n=200", f"--output={d.dir}/out")
-        assert "ACCURACY" in said and "done" in said, said
+        head, first = said[said.index("ID "):].splitlines()[:2]
+        assert {"FD", "ACCURACY", "NN", "PRECISION"} <= set(head.split()) and "done" in first, said
+        assert re.search(r"\d \(\d", first), "no floor beside a value"
         out = d.dir / "out"
         table = list(csv.DictReader(open(out / "fid_metrics.csv")))
         assert [r["step"] for r in table] == ["20", "40"] and list(table[0])[:20] == REFERENCE, table
@@ -426,6 +437,7 @@ def test_commands():
                 "grid.png", "metadata.json", "nearest.png"]
         a, b = table[0], table[1]
         assert ctl(d, "evals", "--sort=fd", "--json").index(f'"id": "{a["id"]}"') > 0
+        assert "NN" not in ctl(d, "evals").split() and "--all shows them" in ctl(d, "evals", "--limit=1")
         assert ctl(d, "evals", "--csv", f"--job={job}").split("\n")[0].startswith(",".join(REFERENCE))
         ctl(d, "evals", "--png", "--metric=kid", f"--output={d.dir}/kid.png")
         assert struct.unpack(">II", (d.dir / "kid.png").read_bytes()[16:24]) == (900, 560)

@@ -17,8 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char *const names[10] = {"zero", "one", "two",   "three", "four",
-                                      "five", "six", "seven", "eight", "nine"};
+static const char *const names[10] = {"zero", "one",  "two",   "three", "four",
+                                      "five", "2001", "seven", "SEVEN", "7"};
 
 static int describe(void *ctx, const char *ckpt, struct api_model *out, struct api_problem *p) {
     (void)ctx;
@@ -29,14 +29,15 @@ static int describe(void *ctx, const char *ckpt, struct api_model *out, struct a
         p->retry_after = 2.5;
         return -1;
     }
+    const int side = !strcmp(ckpt, "large") ? 256 : 32;
     *out = (struct api_model){.classes = 10,
                               .names = names,
                               .cfg_min = 1,
                               .cfg_max = 4,
                               .cfg_default = 1,
                               .max_n = 64,
-                              .width = 32,
-                              .height = 32,
+                              .width = side,
+                              .height = side,
                               .channels = 1};
     return 0;
 }

@@ -59,6 +59,24 @@ def test_jobs():
         assert d.ask("DELETE", "/v1/jobs/1").status == 204
         problem(d.get("/v1/jobs/1"), 404)
         assert not (d.dir / "state/checkpoints/1").exists()
+        problem(d.ask("POST", "/v1/jobs", {"config": "long", "name": "a"}, **key), 410, "gone", "Idempotency-Key", "removed")
+
+
+def test_repeated_job():
+    """The answer to a repeated request is the same job, also once what it started from is gone."""
+    with trained() as d:
+        old = d.get("/v1/checkpoints?job=1").json()["checkpoints"][1]["id"]
+        ask = lambda: d.ask("POST", "/v1/jobs", {"config": "tiny", "overrides": {"init_from": old}}, Idempotency_Key="two")
+        first = ask().json()["id"]
+        d.wait(first, "completed")
+        assert d.ask("DELETE", f"/v1/checkpoints/{old}").status == 204
+        problem(d.ask("POST", "/v1/jobs", {"config": "tiny", "overrides": {"init_from": old}}), 422, None, "init_from", old)
+        again = ask()
+        assert again.status == 201 and again.json()["id"] == first, again
+        assert again.header("Idempotency-Replayed") == "true", again
+        (d.dir / "recipes/tiny.json").unlink()
+        again = ask()
+        assert again.status == 201 and again.json()["id"] == first, again
 
 
 def pages(d):
@@ -638,7 +656,7 @@ def test_verbs():
 
 
 if __name__ == "__main__":
-    run([test_jobs, test_metrics, test_events, test_checkpoints, test_served, test_import_by_path, test_pictures_come_back,
+    run([test_jobs, test_repeated_job, test_metrics, test_events, test_checkpoints, test_served, test_import_by_path, test_pictures_come_back,
          test_scales_never_trained, test_long_paths, test_samples_and_evals,
          test_no_files, test_damaged_database, test_stop_while_data_is_made,
          test_nonfinite_alert, test_prometheus_and_status, test_private_files, test_waiting_job_says_so,

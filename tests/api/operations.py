@@ -7,6 +7,7 @@ Arguments: driftd, driftctl, docs/ops.
 import json
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def reload_tokens(d, path):
             time.sleep(0.02)
         raise AssertionError(f"no {event}: {d.said()[-800:]}")
 
-    for bad, why in [("new-token-123 wirte", "no scope `wirte`"), ("new-token-123 read 5", "60/min"), ("short", "at least 8"),
+    for bad, why in [("new-token-123 wirte", "no scope `wirte`"), ("new-token-123 ,", "names no scope"), ("new-token-123 read 5", "60/min"), ("short", "at least 8"),
                      ("new-token-123 read 5/min x", "`x` is too much"), ("same-token\nsame-token", "line 2"), ("# none\n", "no token")]:
         path.write_text(bad)
         reload("reload.failed")
@@ -99,12 +100,16 @@ def test_json_logs():
     """Each line is one JSON object, whatever the requests and the names of jobs hold."""
     with daemon("--log-format=json", "--log-level=debug") as d:
         d.wait(d.job("tiny", name='a "name"\nin = two lines \U0001f600'), "completed")
+        d.wait(d.job("tiny", name="will fail", overrides={"data.set": "mnist", "data.path": "nowhere", "data.size": 28}), "failed")
         d.get("/v1/jobs?state=runing")
         d.get("/%22quoted%22=x%20y", X_Request_Id="123")
         assert d.ask("GET", "/v1/nowhere\xa0\\".encode("latin-1").decode("latin-1").replace("\xa0", "%A0")).status >= 400
         d.end(signal.SIGTERM)
         lines = [json.loads(line) for line in d.said().splitlines()]
         assert all({"ts", "level", "event"} <= set(o) for o in lines), lines[:3]
+        failed = [o for o in lines if o["event"] == "state" and o.get("state") == "failed"]
+        assert len(failed) == 1 and failed[0]["level"] == "error" and "nowhere" in failed[0]["error"], lines
+        assert failed[0]["from"] and failed[0]["job"] == 2, failed
         events = {o["event"] for o in lines}
         assert {"ready", "http", "stopped"} <= events, events
         asked = [o for o in lines if o["event"] == "http" and o.get("request") == "123"]
@@ -186,6 +191,38 @@ def test_time_left():
         assert one["steps_total"] == 10**9 and one["eta_seconds"] > 200, one
         d.ask("POST", f"/v1/jobs/{job}/stop?mode=now")
         d.wait(job, "stopped")
+
+
+# ---- the state folder ----
+
+def test_state_folder():
+    """One that is moved away shows in /readyz, and is not taken for an empty one."""
+    with trained() as d:
+        d.end()
+        d.start()  # nothing of it is in memory yet
+        state, away = d.dir / "state", d.dir / "away"
+        assert d.get("/readyz").status == 200
+        state.rename(away)
+        p = problem(d.get("/readyz"), 503, "not-ready", None, "the state folder or its database was removed")
+        assert p["detail"].endswith("replaced"), p
+        problem(d.get("/v1/jobs"), 500, "internal")
+        problem(d.get("/generate?class=3"), 500, "internal")
+        problem(d.get("/generate?class=3&checkpoint=latest"), 500, "internal")
+        state.mkdir()  # another one in its place
+        (state / "lock").touch()
+        problem(d.get("/readyz"), 503, "not-ready", None, "replaced")
+        shutil.rmtree(state)
+        away.rename(state)
+        assert d.get("/readyz").status == 200
+        assert d.get("/generate?class=3").status == 200, "what could not be read is read again"
+
+
+def test_no_model():
+    """Waiting helps only where a job is on its way."""
+    with daemon() as d:
+        r = d.get("/generate")
+        p = problem(r, 409, "no-model-yet")
+        assert "retry_after" not in p and not r.header("Retry-After"), p
 
 
 # ---- checkpoints and jobs ----
@@ -397,5 +434,5 @@ if __name__ == "__main__":
     if len(sys.argv) > 4:  # the names of some
         run([v for k, v in list(globals().items()) if k in sys.argv[4:]])
     else:
-        run([test_scopes, test_json_logs, test_metrics, test_time_left, test_checkpoints,
+        run([test_scopes, test_json_logs, test_metrics, test_time_left, test_state_folder, test_no_model, test_checkpoints,
          test_commands, test_checkpoint_in_use, test_live_without_a_job, test_priority, test_every_problem, test_backup])

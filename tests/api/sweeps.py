@@ -100,6 +100,14 @@ def test_mistakes():
            ({**FILE, "eval": {**EVAL, "job": 3}}, "eval.job", "own checkpoint"),
            ({**FILE, "eval": None, "metrics": ["fd"]}, "eval", "object"),
            ({"name": "x", "recipes": ["tiny"], "metrics": ["fd"]}, "metrics[0]", "judge"),
+           ({"name": "x", "recipes": ["tiny"], "metrics": ["los"]}, "metrics[0]", "loss"),
+           ({"name": "x", "recipes": ["tiny"], "metrics": ["loss", "drift_norm_9"]}, "metrics[1]", "drift_norm_"),
+           ({"name": "x", "recipes": ["judge"], "metrics": ["drift_norm"]}, "metrics[0]", "no run"),
+           ({**FILE, "metrics": ["acuracy"]}, "metrics[0]", "accuracy"),
+           ({**FILE, "search": {"kind": "halving", "metric": "los", "budget": {"min": 10, "max": 50}}},
+            "search.metric", "did you mean loss?"),
+           ({**FILE, "search": {"kind": "halving", "metric": "fd", "budget": {"key": "train.minutes", "min": 1e-300, "max": 5}}},
+            "search.budget", "30 rungs"),
            ({**FILE, "search": {"kind": "grid"}}, "search.kind", "halving"),
            ({**FILE, "search": {"kind": "random", "count": 2, "ranges": {"optim.lr": {"min": 2, "max": 1}}}},
             "search.ranges.optim.lr", "below"),
@@ -298,9 +306,33 @@ def test_search():
             best = sorted((r for r in rows if r["rung"] == k), key=lambda r: r["values"]["loss"]["mean"])
             assert {r["label"] for r in best[:len(went)]} == went, (best, went)
         assert s["runs"]["total"] == 13 and s["state"] == "completed", s
-        nothing = {**file, "search": {**file["search"], "metric": "no_such"}}
+        # by a metric that the table does not ask for
+        other = {"name": "by drift", "recipes": ["tiny"], "seeds": 1,
+                 "search": {"kind": "halving", "count": 3, "seed": 3, "ranges": ranges, "metric": "drift_norm",
+                            "budget": {"key": "train.steps", "min": 10, "max": 30}, "keep": 3}}
+        s = wait(d, submit(d, other)["id"], "completed", "failed")
+        assert s["state"] == "completed" and s["runs"]["total"] == 4, s
+        # a metric that training has, but not with these settings
+        nothing = {**file, "overrides": {"metrics.spread_every": 0}, "search": {**file["search"], "metric": "spread"}}
         s = wait(d, submit(d, nothing)["id"], "failed")
-        assert "no_such" in s["error"], s
+        assert "no run of rung 0 has the metric spread" in s["error"], s
+
+
+# ---- a repeated submission is the same sweep, whatever has become of what its file names ----
+
+def test_repeated():
+    with daemon() as d:
+        file = {"name": "once", "recipes": ["tiny"], "seeds": 2}
+        first = submit(d, file, Idempotency_Key="one")
+        (d.dir / "recipes/tiny.json").unlink()
+        problem(d.ask("POST", "/v1/sweeps", file, Idempotency_Key="two"), 422, None, "recipes[0]", "tiny")
+        again = d.ask("POST", "/v1/sweeps", file, Idempotency_Key="one")
+        assert again.status == 201 and again.json()["id"] == first["id"], again
+        assert again.header("Idempotency-Replayed") == "true", again
+        wait(d, first["id"], "completed")
+        assert d.ask("DELETE", f"/v1/sweeps/{first['id']}?jobs=delete").status == 204
+        problem(d.ask("POST", "/v1/sweeps", file, Idempotency_Key="one"), 410, "gone", "Idempotency-Key", "removed")
+        assert d.get("/v1/sweeps").json()["sweeps"] == []
 
 
 # ---- the files that come with driftd ----

@@ -135,7 +135,7 @@ static void test_files(void **state) {
         0, "same");
     RUN("$D export gone", 1, "rotated away");
     RUN("$D export c1 --format onnx && wc -c < c1.onnx", 0, "1000");
-    RUN("$D export c1 --format pytorch --weights raw && wc -c < c1-pytorch.zip", 0, "1000");
+    RUN("$D export c1 --format pytorch --weights raw && wc -c < c1-raw-pytorch.zip", 0, "1000");
     RUN("$D export c1 --weights raw -o r.safetensors && wc -c < r.safetensors", 0, "1000");
     RUN("$D export c1 --format onyx", 1, "onnx");
     RUN("$D export gone --format onnx", 1, "rotated away");

@@ -92,6 +92,10 @@ static void test_parameters(void **state) {
     assert_int_equal(f.last_images[3].index, 3);
     assert_int_equal(f.last_gen.cols, 2);
     assert_int_equal(f.last_gen.scale, 2);
+    ok("?class=7,seven,SEVEN,2001"); // an index before a name, the same letters before any others
+    static const int32_t label[] = {7, 7, 8, 6};
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(f.last_images[i].label, label[i]);
     ok("?class=0-9&n=50"); // one row per class
     assert_int_equal(f.last_gen.cols, 5);
     assert_int_equal(f.last_gen.rows, 10);
@@ -140,6 +144,30 @@ static void test_refusals(void **state) {
     bad("?checkpoint=gone", 404, "gone");
     bad("?checkpoint=loading", 503, "retry_after");
     bad("?class=99&cfg=99&seed=x", 422, "\"field\":\"seed\""); // all mistakes at once
+}
+
+// What one answer may encode, whatever its format: magnification counts where there are pictures.
+static void test_size_of_answers(void **state) {
+    (void)state;
+    static const char *const pictures[] = {"png", "json", "zip"};
+    char query[200];
+    for (int i = 0; i < 3; i++) {
+        snprintf(query, sizeof query, "?checkpoint=large&scale=32&format=%s", pictures[i]);
+        ok(query); // 8192 x 8192: just the limit
+        snprintf(query, sizeof query, "?checkpoint=large&n=2&scale=32&format=%s", pictures[i]);
+        bad(query, 422, "134217728 values; at most 67108864");
+        bad(query, 422, "\"field\":\"scale\"");
+    }
+    ok("?checkpoint=large&n=64&scale=32&format=npy");
+    ok("?n=64&scale=32&format=json");
+    bad("?n=63&grid=9x8&scale=32", 422, "75497472 values"); // with its empty places
+    bad("?checkpoint=large&seed2=9&steps=4&scale=32&format=apng", 422, "at most 67108864");
+    struct reply r =
+        http_do(&f, "POST", "/v1/images/generations", "Content-Type: application/json\r\n",
+                "{\"prompt\":\"3\",\"model\":\"large\",\"n\":2,\"size\":\"8192x8192\"}");
+    assert_int_equal(r.status, 422);
+    assert_non_null(strstr(r.body, "\"field\":\"size\""));
+    reply_free(&r);
 }
 
 static void test_accept(void **state) {
@@ -360,12 +388,12 @@ static void test_shutdown(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_result),        cmocka_unit_test(test_parameters),
-        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_accept),
-        cmocka_unit_test(test_back_pressure), cmocka_unit_test(test_suspended),
-        cmocka_unit_test(test_deadline),      cmocka_unit_test(test_disconnect),
-        cmocka_unit_test(test_half_closed),   cmocka_unit_test(test_unix_socket),
-        cmocka_unit_test(test_shutdown),
+        cmocka_unit_test(test_result),          cmocka_unit_test(test_parameters),
+        cmocka_unit_test(test_refusals),        cmocka_unit_test(test_accept),
+        cmocka_unit_test(test_size_of_answers), cmocka_unit_test(test_back_pressure),
+        cmocka_unit_test(test_suspended),       cmocka_unit_test(test_deadline),
+        cmocka_unit_test(test_disconnect),      cmocka_unit_test(test_half_closed),
+        cmocka_unit_test(test_unix_socket),     cmocka_unit_test(test_shutdown),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

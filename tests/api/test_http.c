@@ -352,7 +352,9 @@ static void test_limits(void **state) {
                  "POST /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n" JSON_TYPE
                  "Transfer-Encoding: chunked\r\n\r\n113000\r\n%s\r\n0\r\n\r\n",
                  f.port, big);
-    expect_problem(http_raw(&f, chunked, (size_t)m), 413, "body-too-large");
+    json_t *o = expect_problem(http_raw(&f, chunked, (size_t)m), 413, "body-too-large");
+    assert_string_equal(json_string_value(json_object_get(o, "detail")),
+                        "a body may have 1048576 bytes");
     free(chunked);
 }
 
@@ -432,6 +434,21 @@ static void test_files(void **state) {
     assert_string_equal(reply_header(&r, "Content-Type"), "image/png");
     expect(r, 200);
     expect(http_do(&f, "GET", "/v1/samples/s1.png", "If-None-Match: \"abc\"\r\n", NULL), 304);
+}
+
+// What is no range asks for the whole file.
+static void test_malformed_ranges(void **state) {
+    (void)state;
+    static const char *const malformed[] = {"5-2", "7x", "7-8x", "99999999999-5", "1-2,4-5"};
+    for (size_t i = 0; i < sizeof malformed / sizeof *malformed; i++) {
+        char range[60];
+        snprintf(range, sizeof range, "Range: bytes=%s\r\n", malformed[i]);
+        struct reply r = http_do(&f, "GET", "/v1/checkpoints/c1/file", range, NULL);
+        assert_int_equal(r.body_len, 1000);
+        assert_memory_equal(r.body, "0123456789", 10);
+        assert_null(reply_header(&r, "Content-Range"));
+        expect(r, 200);
+    }
 }
 
 static void test_import(void **state) {
@@ -573,6 +590,18 @@ static void test_token(void **state) {
     expect(http_do(&t, "GET", "/v1/status", "Authorization: Bearer other-token\r\n", NULL), 200);
     assert_int_equal(api_server_reload(t.srv, "", NULL, NULL, err, sizeof err), -1);
     fake_stop(&t);
+    // A list without a scope would make a token that may do nothing; a long one counts whole.
+    assert_int_equal(api_tokens_check("token-123 read\ntoken-456 ,", err, sizeof err), -1);
+    assert_string_equal(err, "line 2: names no scope; expected generate, read or admin");
+    assert_int_equal(api_tokens_check("token-123 ,, 5/min", err, sizeof err), -1);
+    static const char many[] = "read,read,read,read,read,read,read,read,read,read,read,read,read,"
+                               "read,read,read,read,read,read,";
+    char line[200];
+    snprintf(line, sizeof line, "token-123 %sadmni", many); // the last word, beyond 95 bytes
+    assert_int_equal(api_tokens_check(line, err, sizeof err), -1);
+    assert_non_null(strstr(err, "`admni`"));
+    snprintf(line, sizeof line, "token-123 %sadmin", many);
+    assert_int_equal(api_tokens_check(line, err, sizeof err), 0);
     assert_true(api_token_equal("a", "a"));
     assert_false(api_token_equal("", "a"));
     assert_false(api_token_equal("aa", "a"));
@@ -622,6 +651,7 @@ int main(void) {
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_slow_clients),
         cmocka_unit_test(test_files),
+        cmocka_unit_test(test_malformed_ranges),
         cmocka_unit_test(test_import),
         cmocka_unit_test(test_metrics),
         cmocka_unit_test(test_wide),

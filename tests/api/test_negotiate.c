@@ -114,6 +114,10 @@ static void test_ranges(void **state) {
         {"bytes=99999999999999999999999-", -1, 0, 0},
         {"bytes=-0", -1, 0, 0},
         {"bytes=5-4", 0, 0, 0},
+        {"bytes=7x", 0, 0, 0},
+        {"bytes=7-x", 0, 0, 0},
+        {"bytes=7-8x", 0, 0, 0},
+        {"bytes=99999999999-5", 0, 0, 0},
         {"bytes=1-2,4-5", 0, 0, 0},
         {"bytes=a-", 0, 0, 0},
         {"bytes=1", 0, 0, 0},
@@ -121,9 +125,11 @@ static void test_ranges(void **state) {
         {"lines=1-2", 0, 0, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        uint64_t from = 0, to = 0;
+        uint64_t from = 77, to = 78; // they stay where there is no range
+        const uint64_t want_from = cases[i].use == 1 ? cases[i].from : 77,
+                       want_to = cases[i].use == 1 ? cases[i].to : 78;
         int use = api_parse_range(cases[i].header, 100, &from, &to);
-        if (use != cases[i].use || (use == 1 && (from != cases[i].from || to != cases[i].to)))
+        if (use != cases[i].use || from != want_from || to != want_to)
             fail_msg("%s: %d %d-%d", cases[i].header, use, (int)from, (int)to);
     }
     uint64_t from, to;

@@ -237,6 +237,84 @@ static void test_limit(void **state) {
         close(fds[i]);
 }
 
+// A stream of `t` that has said hello; -1: it was refused.
+static int try_stream(const struct fake *t) {
+    char req[200];
+    int fd = http_connect(t);
+    int n =
+        snprintf(req, sizeof req, "GET /v1/events HTTP/1.1\r\nHost: localhost:%d\r\n\r\n", t->port);
+    assert_int_equal(write(fd, req, (size_t)n), n);
+    buf[0] = '\0';
+    assert_true(read_until(fd, buf, sizeof buf, "\r\n\r\n", 60000));
+    if (strstr(buf, " 200 OK")) {
+        assert_true(read_until(fd, buf, sizeof buf, "event: hello", 60000));
+        return fd;
+    }
+    assert_non_null(strstr(buf, " 503 "));
+    close(fd);
+    return -1;
+}
+
+static void few_streams(struct api_config *c) {
+    c->max_sse = 8; // and a ping every 15 s
+}
+
+// What a client has closed is free again long before the next ping; one that has only ended its
+// side stays.
+static void test_closed_streams(void **state) {
+    (void)state;
+    struct fake t;
+    int fds[8], half, again = -1;
+    fake_start(&t, few_streams);
+    for (int i = 0; i < 8; i++)
+        assert_true((fds[i] = try_stream(&t)) >= 0);
+    assert_int_equal(try_stream(&t), -1);
+    half = fds[0];
+    shutdown(half, SHUT_WR);
+    for (int i = 1; i < 8; i++)
+        close(fds[i]);
+    for (int i = 0; i < 160 && again < 0; i++) {
+        usleep(50000);
+        again = try_stream(&t);
+    }
+    assert_true(again >= 0);
+    struct api_counters c = {.sse_clients = 8};
+    for (int i = 0; i < 160 && c.sse_clients > 2; i++) {
+        usleep(50000);
+        api_server_counters(t.srv, &c);
+    }
+    assert_int_equal(c.sse_clients, 2);
+    json_t *o = json_pack("{s:i}", "value", 4712);
+    api_publish(t.srv, "state", "j1", o);
+    json_decref(o);
+    buf[0] = '\0';
+    assert_true(read_until(half, buf, sizeof buf, "4712", 60000));
+    close(half);
+    close(again);
+    fake_stop(&t);
+}
+
+static void few_connections(struct api_config *c) {
+    c->max_connections = 6;
+}
+
+// Streams take half of the connections at most.
+static void test_room_beside_streams(void **state) {
+    (void)state;
+    struct fake t;
+    int fds[3];
+    fake_start(&t, few_connections);
+    for (int i = 0; i < 3; i++)
+        assert_true((fds[i] = try_stream(&t)) >= 0);
+    assert_int_equal(try_stream(&t), -1);
+    struct reply r = http_do(&t, "GET", "/livez", NULL, NULL);
+    assert_int_equal(r.status, 200);
+    reply_free(&r);
+    for (int i = 0; i < 3; i++)
+        close(fds[i]);
+    fake_stop(&t);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_live),
@@ -248,6 +326,8 @@ int main(void) {
         cmocka_unit_test(test_lapped_client),
         cmocka_unit_test(test_half_closed),
         cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_closed_streams),
+        cmocka_unit_test(test_room_beside_streams),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -116,7 +116,8 @@ static void wrong_values(void **state) {
     refuse("{\"optim\": {\"lr\": \"1\"}}", "optim.lr is \"1\"", NULL);
     refuse("{\"loss\": {\"temperatures\": []}}", "loss.temperatures is []", "1 to 16", NULL);
     refuse("{\"loss\": {\"temperatures\": [0.1, 0]}}", "loss.temperatures", "0.0001", NULL);
-    refuse("{\"loss\": {\"temperatures\": 0.1}}", "loss.temperatures is 0.1", "a list", NULL);
+    refuse("{\"loss\": {\"temperatures\": true}}", "loss.temperatures is true", "a list", NULL);
+    refuse("{\"loss\": {\"temperatures\": \"0.1;2\"}}", "loss.temperatures", "a list", NULL);
     refuse("{\"loss\": {\"temperatures\": [1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}}", "1 to 16", NULL);
     refuse("{\"ema\": {\"decay\": [1.5]}}", "ema.decay", NULL);
     char name[120];
@@ -207,6 +208,36 @@ static void cross_checks(void **state) {
            "\"mlp\"}}",
            &c);
     assert_int_equal(c.model.size * c.model.size * c.model.channels, 2);
+}
+
+// What the network or the sampler would refuse only once the job runs.
+static void cross_checks_of_sizes(void **state) {
+    (void)state;
+    struct dr_config c;
+    refuse(
+        "{\"data\": {\"set\": \"toy-swiss-roll\", \"classes\": 1}, \"model\": {\"arch\": \"mlp\","
+        " \"depth\": 0}}",
+        "model.depth is 0", "at least 1", NULL);
+    accept(
+        "{\"data\": {\"set\": \"toy-swiss-roll\", \"classes\": 1}, \"model\": {\"arch\": \"mlp\","
+        " \"depth\": 1}}",
+        &c);
+    refuse(
+        "{\"model\": {\"arch\": \"lightningdit\", \"dim\": 4, \"heads\": 1, \"mlp_ratio\": 0.25}}",
+        "model.mlp_ratio is 0.25", "model.dim 4", NULL);
+    accept(
+        "{\"model\": {\"arch\": \"lightningdit\", \"dim\": 4, \"heads\": 1, \"mlp_ratio\": 0.5}}",
+        &c);
+    accept("{\"model\": {\"dim\": 4, \"heads\": 1, \"mlp_ratio\": 0.25}}", &c);
+    refuse(
+        "{\"train\": {\"sampler\": \"queue\", \"unconditional\": 900}, \"data\": {\"count\": 800}}",
+        "train.unconditional is 900", "800 images", NULL);
+    refuse("{\"train\": {\"sampler\": \"queue\"}, \"data\": {\"limit\": 100}}",
+           "train.positives is 32", "10 images per class", NULL);
+    accept(
+        "{\"train\": {\"sampler\": \"queue\", \"unconditional\": 800}, \"data\": {\"count\": 800}}",
+        &c);
+    refuse("{\"optim\": {\"eps\": 0}}", "optim.eps is 0", NULL); // 0 / 0 where a gradient is 0
 }
 
 // The field at fault, as a form needs it.
@@ -595,6 +626,7 @@ int main(void) {
         cmocka_unit_test(wrong_values),
         cmocka_unit_test(malformed),
         cmocka_unit_test(cross_checks),
+        cmocka_unit_test(cross_checks_of_sizes),
         cmocka_unit_test(cross_checks_of_data),
         cmocka_unit_test(assignments),
         cmocka_unit_test(merge),

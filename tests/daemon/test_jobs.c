@@ -302,6 +302,37 @@ static void test_bad_data(void **state) {
     world_wait(&w, id, "completed");
 }
 
+static int change_data(sqlite3 *db, void *count, struct dr_err *e) {
+    return dd_sql_run(db, e, "UPDATE jobs SET config=json_set(config,'$.data.count',?) WHERE id=1",
+                      "i", *(int64_t *)count);
+}
+
+// A job whose data has changed meanwhile fails and keeps its checkpoints; with the old data it goes
+// on from them.
+static void test_changed_data(void **state) {
+    (void)state;
+    struct dr_config c;
+    test_tiny(&c, 1000000);
+    start();
+    int64_t id = world_submit(&w, &c, 0), count = c.data.count, more = count + 10;
+    world_wait_step(&w, id, 30);
+    assert_int_equal(dd_jobs_action(w.jobs, id, DD_JOB_STOP, &err), 0);
+    world_wait(&w, id, "stopped");
+    const int64_t step = world_count(&w, "SELECT max(step) FROM checkpoints"),
+                  kept = world_count(&w, "SELECT count(*) FROM checkpoints WHERE state='ok'");
+    assert_int_equal(dd_store_do(w.store, change_data, &more, &err), 0);
+    assert_int_equal(dd_jobs_action(w.jobs, id, DD_JOB_RESUME, &err), 0);
+    world_wait(&w, id, "failed");
+    assert_int_equal(world_count(&w, "SELECT error LIKE '%fingerprint%put that right%' FROM jobs"),
+                     1);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM checkpoints WHERE state='ok'"), kept);
+    assert_int_equal(dd_store_do(w.store, change_data, &count, &err), 0);
+    assert_int_equal(dd_jobs_action(w.jobs, id, DD_JOB_RESUME, &err), 0);
+    world_wait_step(&w, id, step + 1);
+    assert_int_equal(dd_jobs_action(w.jobs, id, DD_JOB_STOP, &err), 0);
+    world_wait(&w, id, "stopped");
+}
+
 static void test_live(void **state) {
     (void)state;
     struct dr_config c;
@@ -342,6 +373,7 @@ int main(void) {
                                        T(test_nonfinite),
                                        T(test_collapse),
                                        T(test_bad_data),
+                                       T(test_changed_data),
                                        T(test_live)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -206,40 +206,46 @@ static void one_without_its_file_is_trained_anew(void **state) {
     expect("SELECT count(*) FROM jobs WHERE kind='encoder' AND priority=3", 2);
 }
 
-// The budget and the rotation keep what a job that has not completed needs.
+// The budget and the rotation keep what a job that has not completed needs, and what has a name or
+// a tag.
 static void what_is_needed_stays(void **state) {
     (void)state;
     int64_t a, b;
     start();
     assert_int_equal(submit("small-encoder", &a), 0);
     world_wait(&w, a, "completed");
-    assert_false(dd_ckpt_is_needed(w.store, seen));
+    assert_false(dd_ckpt_is_kept(w.store, seen));
     fails = true;
     write_recipe("wide-encoder",
                  "{\"kind\": \"encoder\", \"data\": {\"size\": 16}, \"train\": {\"steps\": 9}}");
     assert_int_equal(submit("wide-encoder", &b), 0);
     world_wait(&w, b, "failed");
-    assert_false(dd_ckpt_is_needed(w.store, seen)); // another encoder's
+    assert_false(dd_ckpt_is_kept(w.store, seen)); // another encoder's
     assert_int_equal(dd_jobs_action(w.jobs, b, DD_JOB_STOP, &err), DR_ECONFLICT);
     dd_jobs_stop(w.jobs);
     assert_int_equal(submit("1", &b), 0); // by the checkpoint's id
-    assert_true(dd_ckpt_is_needed(w.store, seen));
+    assert_true(dd_ckpt_is_kept(w.store, seen));
     assert_int_equal(dd_jobs_action(w.jobs, b, DD_JOB_STOP, &err), 0);
-    assert_true(dd_ckpt_is_needed(w.store, seen)); // it may be resumed
+    assert_true(dd_ckpt_is_kept(w.store, seen)); // it may be resumed
     assert_int_equal(dd_jobs_remove(w.jobs, b, &err), 0);
-    assert_false(dd_ckpt_is_needed(w.store, seen));
+    assert_false(dd_ckpt_is_kept(w.store, seen));
     assert_int_equal(submit("small-encoder", &b), 0);
-    assert_true(dd_ckpt_is_needed(w.store, seen));
+    assert_true(dd_ckpt_is_kept(w.store, seen));
     struct dd_disk *d = dd_disk_new(w.store, w.events, 1);
     dd_disk_look(d);
     dd_disk_stop(d);
     expect("SELECT count(*) FROM checkpoints WHERE state='ok'", 1);
     assert_int_equal(dd_jobs_action(w.jobs, b, DD_JOB_STOP, &err), 0);
     assert_int_equal(dd_jobs_remove(w.jobs, b, &err), 0);
-    d = dd_disk_new(w.store, w.events, 1);
-    dd_disk_look(d);
-    dd_disk_stop(d);
-    expect("SELECT count(*) FROM checkpoints WHERE state='ok'", 0);
+    static const char *const marks[][2] = {{"", "[\"mine\"]"}, {"mine", "[]"}, {"", "[]"}};
+    for (int i = 0; i < 3; i++) { // a name or a tag keeps it as well
+        assert_int_equal(dd_ckpt_patch(w.store, 1, marks[i][0], NULL, marks[i][1], &err), 0);
+        assert_int_equal(dd_ckpt_is_kept(w.store, seen), i < 2);
+        d = dd_disk_new(w.store, w.events, 1);
+        dd_disk_look(d);
+        dd_disk_stop(d);
+        expect("SELECT count(*) FROM checkpoints WHERE state='ok'", i < 2);
+    }
 }
 
 static void a_waiting_encoder_takes_the_priority(void **state) {

@@ -264,7 +264,7 @@ static void test_checkpoint_rows(void **state) {
     assert_null(dd_ckpts_json(w.store, 0, "x'; DROP", 10, next, sizeof next, &err));
     assert_int_equal(dd_ckpt_activate(w.store, 2, &err), 0);
     assert_int_equal(dd_ckpt_active(w.store), 2);
-    assert_true(dd_ckpt_is_active(w.store, "f1"));
+    assert_true(dd_ckpt_is_kept(w.store, "f1"));
 }
 
 static _Atomic bool room;

@@ -16,7 +16,7 @@ static char *at(const char *name) {
 }
 
 // 8x8 in colour, no test share.
-static struct dr_import_options options(void) {
+static inline struct dr_import_options options(void) {
     struct dr_import_options o;
     dr_import_defaults(&o);
     o.size = 8;
@@ -25,20 +25,21 @@ static struct dr_import_options options(void) {
     return o;
 }
 
-static int import(const char *source, const struct dr_import_options *o, struct dr_err *err) {
+static inline int import(const char *source, const struct dr_import_options *o,
+                         struct dr_err *err) {
     dr_import_report_free(&report);
     *err = (struct dr_err){0};
     return dr_pictures_import(at(source), at("out.pictures"), o, NULL, NULL, &report, err);
 }
 
-static void import_ok(const char *source, const struct dr_import_options *o) {
+static inline void import_ok(const char *source, const struct dr_import_options *o) {
     struct dr_err err;
     if (import(source, o, &err))
         fail_msg("%s: %s", source, err.msg);
 }
 
-static void import_fails(const char *source, const struct dr_import_options *o, int code,
-                         const char *says) {
+static inline void import_fails(const char *source, const struct dr_import_options *o, int code,
+                                const char *says) {
     struct dr_err err;
     unlink(at("out.pictures"));
     assert_int_equal(import(source, o, &err), code);
@@ -47,7 +48,7 @@ static void import_fails(const char *source, const struct dr_import_options *o, 
     assert_int_not_equal(access(at("out.pictures"), F_OK), 0); // nothing is left
 }
 
-static void expect_skip(const char *name, const char *reason) {
+static inline void expect_skip(const char *name, const char *reason) {
     for (int64_t i = 0; i < report.nskip; i++)
         if (!strcmp(report.skip[i].name, name)) {
             if (!strstr(report.skip[i].reason, reason))

@@ -99,9 +99,9 @@ static inline struct made make_flat(int64_t w, int64_t h, uint8_t r, uint8_t g, 
 }
 
 #if DR_HAVE_JPEG
-// c: 1 grey, 3 YCbCr, 4 CMYK as Adobe stores it (inverted). orientation 0: no EXIF.
-static inline struct made make_jpeg(int64_t w, int64_t h, int c, int orientation,
-                                    bool progressive) {
+// c: 1 grey, 3 YCbCr, 4 CMYK as Adobe stores it (inverted). orientation 0: no EXIF. pixels [h,w,c].
+static inline struct made jpeg_made(int64_t w, int64_t h, int c, int orientation, bool progressive,
+                                    const uint8_t *pixels) {
     struct jpeg_compress_struct j;
     struct jpeg_error_mgr e;
     unsigned char *p = NULL;
@@ -125,22 +125,30 @@ static inline struct made make_jpeg(int64_t w, int64_t h, int c, int orientation
     exif[25] = (uint8_t)orientation;
     if (orientation)
         jpeg_write_marker(&j, JPEG_APP0 + 1, exif, sizeof exif);
-    uint8_t *row = malloc((size_t)(w * 4));
     while (j.next_scanline < j.image_height) {
-        for (int64_t x = 0; x < w; x++) {
-            uint8_t rgb[3];
-            scene_pixel(x, j.next_scanline, w, h, rgb);
-            for (int k = 0; k < c; k++)
-                row[x * c + k] = c == 1   ? (2 * j.next_scanline < h ? 40 : 200)
-                                 : k == 3 ? 255 // no black ink, inverted
-                                          : rgb[k];
-        }
+        uint8_t *row = (uint8_t *)(uintptr_t)pixels + j.next_scanline * (size_t)(w * c);
         jpeg_write_scanlines(&j, &row, 1);
     }
     jpeg_finish_compress(&j);
     jpeg_destroy_compress(&j);
-    free(row);
     return (struct made){p, n};
+}
+
+static inline struct made make_jpeg(int64_t w, int64_t h, int c, int orientation,
+                                    bool progressive) {
+    uint8_t *pixels = malloc((size_t)(w * h * c)), *o = pixels;
+    for (int64_t y = 0; y < h; y++)
+        for (int64_t x = 0; x < w; x++) {
+            uint8_t rgb[3];
+            scene_pixel(x, y, w, h, rgb);
+            for (int k = 0; k < c; k++)
+                *o++ = c == 1   ? (2 * y < h ? 40 : 200)
+                       : k == 3 ? 255 // no black ink, inverted
+                                : rgb[k];
+        }
+    struct made m = jpeg_made(w, h, c, orientation, progressive, pixels);
+    free(pixels);
+    return m;
 }
 #endif
 

@@ -1,63 +1,10 @@
 // Archives of pictures, CIFAR's own files, and the sets of the configuration that find them: what
 // an archive may hold, what is left out, bombs and truncation; pickles; the cache.
-#include "tests/data/import_run.h"
+#include "tests/data/archive_make.h"
 
-#include <archive.h>
-#include <archive_entry.h>
+#include <fcntl.h>
 
 #include "engine/data/pickle.h"
-
-// ---- writing archives
-
-static struct archive *new_archive(const char *name) {
-    struct archive *a = archive_write_new();
-    if (strstr(name, ".zip")) {
-        archive_write_set_format_zip(a);
-    } else {
-        archive_write_set_format_pax_restricted(a);
-        if (strstr(name, ".gz"))
-            archive_write_add_filter_gzip(a);
-        else if (strstr(name, ".xz"))
-            archive_write_add_filter_xz(a);
-        else if (strstr(name, ".zst"))
-            archive_write_add_filter_zstd(a);
-    }
-    assert_int_equal(archive_write_open_filename(a, at(name)), ARCHIVE_OK);
-    return a;
-}
-
-static void add(struct archive *a, const char *name, unsigned type, const char *link, const void *p,
-                size_t n) {
-    struct archive_entry *e = archive_entry_new();
-    archive_entry_set_pathname(e, name);
-    archive_entry_set_filetype(e, type);
-    archive_entry_set_perm(e, 0644);
-    archive_entry_set_size(e, (la_int64_t)n);
-    if (link && type == AE_IFLNK)
-        archive_entry_set_symlink(e, link);
-    else if (link)
-        archive_entry_set_hardlink(e, link);
-    // A warning: the name is not of the C locale.
-    assert_true(archive_write_header(a, e) >= ARCHIVE_WARN);
-    if (n)
-        assert_int_equal(archive_write_data(a, p, n), n);
-    archive_entry_free(e);
-}
-
-static void add_made(struct archive *a, const char *name, struct made m) {
-    add(a, name, AE_IFREG, NULL, m.p, m.n);
-    free(m.p);
-}
-
-static void add_level(struct archive *a, const char *name, int level) {
-    const uint8_t v = (uint8_t)level;
-    add_made(a, name, make_flat(10, 10, v, v, v));
-}
-
-static void finish(struct archive *a) {
-    assert_int_equal(archive_write_close(a), ARCHIVE_OK);
-    archive_write_free(a);
-}
 
 // ---- archives
 
@@ -391,6 +338,66 @@ static void damaged_cifar(void **state) {
     import_fails("py", &o, DR_EFORMAT, "expected a dict with `data`");
 }
 
+// Parts that are missing, there twice, or no parts at all.
+static void parts_make_a_set(void **state) {
+    (void)state;
+    struct dr_import_options o = options();
+    o.size = 32;
+    tree_clear();
+    for (int part = 1; part <= 6; part++)
+        if (part != 2)
+            put_made(part_name("bin", part, ".bin"), binary_part(part, 4, 1));
+    put_made("bin/flower.png", make_flat(10, 10, 1, 2, 3));
+    import_ok("bin", &o);
+    assert_true(report.train == 16 && report.test == 4 && report.own_test);
+    assert_true(report.nnote == 1 && report.skipped == 1);
+    assert_string_equal(report.note[0], "data_batch_2 of CIFAR-10 is missing");
+    expect_skip("flower.png", "it lies beside the files of CIFAR");
+    put_made(part_name("bin/backup", 3, ".bin"), binary_part(3, 4, 1));
+    import_fails("bin", &o, DR_EFORMAT,
+                 "backup/data_batch_3.bin and data_batch_3.bin are the same part of CIFAR");
+    tree_clear();
+    put_made(part_name("both", 1, ".bin"), binary_part(1, 4, 1));
+    put_made(part_name("both", 1, ""), pickle_part(1, 4));
+    import_fails("both", &o, DR_EFORMAT,
+                 "data_batch_1 and data_batch_1.bin are the same part of CIFAR");
+    put_made("hundred/train.bin", binary_part(1, 20, 2));
+    import_ok("hundred", &o);
+    assert_true(report.nnote == 1 && !report.own_test && report.classes == 100);
+    assert_string_equal(report.note[0], "test of CIFAR-100 is missing");
+}
+
+static void names_of_parts_among_pictures(void **state) {
+    (void)state;
+    static const char *const kinds[] = {"set", "set.zip"};
+    struct dr_import_options o = options();
+    tree_clear();
+    struct archive *a = new_archive("set.zip");
+    add_level(a, "cat/1.png", 1);
+    add_level(a, "cat/train", 3);
+    add(a, "cat/train.bin", AE_IFREG, NULL, "weights", 7);
+    add(a, "dog/test", AE_IFREG, NULL, "\x80\x02}.", 4);
+    add_level(a, "dog/2.png", 2);
+    finish(a);
+    put_made("set/cat/1.png", make_flat(10, 10, 1, 1, 1));
+    put_made("set/cat/train", make_flat(10, 10, 3, 3, 3)); // a picture, whatever its name
+    put_made("set/cat/train.bin", made_of("weights", 7));
+    put_made("set/dog/test", made_of("\x80\x02}.", 4));
+    put_made("set/dog/2.png", make_flat(10, 10, 2, 2, 2));
+    for (size_t k = 0; k < DR_COUNT(kinds); k++) {
+        o.size = 8;
+        o.channels = 3;
+        import_ok(kinds[k], &o);
+        assert_true(report.classes == 2 && report.train == 3 && report.skipped == 2);
+        expect_skip("cat/train.bin", "not a picture");
+        expect_skip("dog/test", "not a picture");
+        assert_string_equal(report.source, k ? "zip" : "folder");
+        o.size = o.channels = 0; // two passes
+        import_ok(kinds[k], &o);
+        assert_true(report.classes == 2 && report.size == 10 && report.skipped == 2);
+    }
+}
+
 static void expect_pickle(const char *bytes, size_t n, const char *says) {
     struct dr_pickle *k;
     struct dr_err err = {0};
@@ -485,9 +492,23 @@ static void sets_and_their_cache(void **state) {
     assert_string_equal(d->name, "cifar10");
     const uint64_t f = d->fingerprint;
     dr_dataset_free(d);
+    // What a process that was killed has left goes; what another may still write stays.
+    static const char *const parts[] = {"cache/0f.pictures.part-AbCdEf",
+                                        "cache/1f.pictures.part-Ab"};
+    for (int i = 0; i < 2; i++)
+        put_made(parts[i], made_of("x", 1));
+    const struct timespec old[2] = {{.tv_sec = 1}, {.tv_sec = 1}};
+    assert_int_equal(utimensat(AT_FDCWD, at(parts[0]), old, 0), 0);
+    cfg.fit = DR_FIT_FIT; // another key
+    assert_int_equal(load(&cfg, false, &d, &err), 0);
+    dr_dataset_free(d);
+    assert_true(access(at(parts[0]), F_OK) && !access(at(parts[1]), F_OK));
+    assert_int_equal(cached_files(), 3);
+    unlink(at(parts[1]));
+    cfg.fit = DR_FIT_CROP;
     cfg.limit = 7;
     assert_int_equal(load(&cfg, true, &d, &err), 0);
-    assert_true(d->n == 4 && cached_files() == 1);
+    assert_true(d->n == 4 && cached_files() == 2);
     dr_dataset_free(d);
     assert_int_equal(load(&cfg, false, &d, &err), 0);
     assert_true(d->n == 7 && d->fingerprint != f && d->fingerprint);
@@ -549,6 +570,8 @@ int main(void) {
         cmocka_unit_test(canceled_within_a_batch),
         cmocka_unit_test(cifar_in_all_its_forms),
         cmocka_unit_test(damaged_cifar),
+        cmocka_unit_test(parts_make_a_set),
+        cmocka_unit_test(names_of_parts_among_pictures),
         cmocka_unit_test(pickles_build_arrays_and_nothing_else),
         cmocka_unit_test(sets_and_their_cache),
         cmocka_unit_test(a_folder_by_its_path),

@@ -187,6 +187,25 @@ static void test_resize(void **state) {
     dir_clear();
 }
 
+// Four columns become one: bilinear between the middle two would not see the others.
+static void test_reduce(void **state) {
+    (void)state;
+    uint8_t in[8 * 8];
+    for (int i = 0; i < 64; i++)
+        in[i] = i % 4 == 0 || i % 4 == 3 ? 200 : 0;
+    struct dr_data_config cfg = config(DR_DATA_IDX, 2);
+    struct dr_dataset *d;
+    struct dr_err err;
+    cfg.fit = DR_FIT_RESIZE;
+    put_idx(in_dir("train-images-idx3-ubyte"), 0, IMAGES, 3, (uint32_t[]){1, 8, 8}, in, 64);
+    put_idx(in_dir("train-labels-idx1-ubyte"), 0, LABELS, 1, (uint32_t[]){1}, labels, 1);
+    assert_int_equal(load(&cfg, &d, &err), 0);
+    for (int i = 0; i < 4; i++)
+        assert_true(d->pixels[i] > 80 && d->pixels[i] < 120);
+    dr_dataset_free(d);
+    dir_clear();
+}
+
 static void test_broken_sets(void **state) {
     (void)state;
     struct dr_data_config cfg = config(DR_DATA_MNIST, 8);
@@ -267,10 +286,10 @@ static void test_lookup(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_good),   cmocka_unit_test(test_lying),
-        cmocka_unit_test(test_torn),   cmocka_unit_test(test_dataset),
-        cmocka_unit_test(test_resize), cmocka_unit_test(test_broken_sets),
-        cmocka_unit_test(test_lookup),
+        cmocka_unit_test(test_good),        cmocka_unit_test(test_lying),
+        cmocka_unit_test(test_torn),        cmocka_unit_test(test_dataset),
+        cmocka_unit_test(test_resize),      cmocka_unit_test(test_reduce),
+        cmocka_unit_test(test_broken_sets), cmocka_unit_test(test_lookup),
     };
     fill();
     unsetenv("DRIFTD_DATA");

@@ -83,6 +83,8 @@ static void own_splits(void **state) {
     import_ok("w", &o);
     assert_true(report.own_test && report.classes == 2 && report.train == 3 && report.test == 1);
     assert_non_null(strstr(report.note[0], "class cow has no picture to train on"));
+    assert_int_equal(report.skipped, 1);
+    expect_skip("set/val/cow/1.png", "its class has no picture to train on");
     struct dr_dataset *d = open_out(true);
     assert_true(d->n == 1 && d->label[0] == 1 && d->pixels[0] == 4);
     dr_dataset_free(d);
@@ -90,6 +92,86 @@ static void own_splits(void **state) {
     import_ok("w", &o);
     assert_true(report.test == 1 && report.class[0].test == 1);
     expect_skip("set/val/dog/1.png", "val is not used");
+}
+
+// A split around everything is a folder like any other.
+static void one_split_alone(void **state) {
+    (void)state;
+    static const char *const splits[] = {"train", "test", "val"};
+    struct dr_import_options o = options();
+    o.test_share = 0.5;
+    for (size_t k = 0; k < DR_COUNT(splits); k++)
+        for (int wrapped = 0; wrapped < 2; wrapped++) {
+            char name[80];
+            tree_clear();
+            for (int i = 0; i < 8; i++) {
+                snprintf(name, sizeof name, "set/%s%s/%s/%d.png", wrapped ? "x/" : "", splits[k],
+                         i < 4 ? "cat" : "dog", i);
+                put_level(name, i);
+            }
+            import_ok("set", &o);
+            assert_true(report.classes == 2 && report.train == 4 && report.test == 4);
+            assert_string_equal(report.class[1].name, "dog");
+            assert_true(!report.own_test && report.nnote == 0);
+        }
+    for (size_t k = 0; k < DR_COUNT(splits); k++) {
+        char name[80];
+        tree_clear();
+        for (int i = 0; i < 4; i++) {
+            snprintf(name, sizeof name, "set/%s/%d.png", splits[k], i);
+            put_level(name, i);
+        }
+        import_ok("set", &o);
+        assert_true(report.classes == 1 && report.train == 2 && report.test == 2);
+        assert_string_equal(report.class[0].name, "all");
+    }
+}
+
+static void more_than_splits(void **state) {
+    (void)state;
+    tree_clear();
+    struct dr_import_options o = options();
+    for (int i = 0; i < 12; i++) {
+        char name[80];
+        snprintf(name, sizeof name, "set/unlabeled/%d.png", i);
+        put_level(name, i);
+    }
+    for (int flat = 0; flat < 2; flat++) {
+        put_level(flat ? "set/train/1.png" : "set/train/cat/1.png", 1);
+        put_level(flat ? "set/train/2.png" : "set/train/dog/2.png", 2);
+        put_level(flat ? "set/test/3.png" : "set/test/dog/3.png", 3);
+        import_ok("set", &o);
+        assert_true(report.own_test && report.train == 2 && report.test == 1);
+        assert_true(report.skipped == 12 && report.classes == 2 - flat && report.nnote == 1);
+        assert_string_equal(report.class[0].name, flat ? "all" : "cat");
+        assert_non_null(strstr(report.note[0], "12 pictures lie beside the folders train and test "
+                                               "and are left out; the first is unlabeled/0.png"));
+        unlink(at("set/train/cat/1.png"));
+        unlink(at("set/train/dog/2.png"));
+        unlink(at("set/test/dog/3.png"));
+    }
+    tree_clear(); // no pair: classes that happen to have such names
+    put_level("set/train/1.png", 1);
+    put_level("set/truck/2.png", 2);
+    import_ok("set", &o);
+    assert_true(report.classes == 2 && report.nnote == 0);
+}
+
+static void folders_among_pictures(void **state) {
+    (void)state;
+    tree_clear();
+    const struct dr_import_options o = options();
+    for (int i = 0; i < 20; i++) {
+        char name[80];
+        snprintf(name, sizeof name, "set/%d.png", i);
+        put_level(name, i);
+    }
+    put_level("set/cat/1.png", 1);
+    put_level("set/cat/2.png", 2);
+    import_ok("set", &o);
+    assert_true(report.classes == 1 && report.train == 22 && report.nnote == 1);
+    assert_non_null(strstr(report.note[0], "all are one class, also the 2 that lie in folders; "
+                                           "the first of these is cat/1.png"));
 }
 
 static void share_for_testing(void **state) {
@@ -456,6 +538,9 @@ int main(void) {
         cmocka_unit_test(folders_are_classes),
         cmocka_unit_test(flat_folders_are_one_class),
         cmocka_unit_test(own_splits),
+        cmocka_unit_test(one_split_alone),
+        cmocka_unit_test(more_than_splits),
+        cmocka_unit_test(folders_among_pictures),
         cmocka_unit_test(share_for_testing),
         cmocka_unit_test(bad_files),
         cmocka_unit_test(nothing_to_read),

@@ -147,6 +147,12 @@ static void expect_refusal(struct dr_config c, const char *says) {
 static void test_too_few(void **state) {
     (void)state;
     expect_refusal(config(DR_SAMPLER_EXACT, 51, 0), "class 0 of three has 50 images");
+    static char *const names[CLASSES] = {"cat", "dog"};
+    struct dr_config c = config(DR_SAMPLER_EXACT, 51, 0);
+    strcpy(c.data.path, "pets");
+    set.class_name = names;
+    expect_refusal(c, "class 0 (cat) of three pets has 50 images");
+    set.class_name = NULL;
     expect_refusal(config(DR_SAMPLER_EXACT, 5, 301), "only 300 images");
     expect_refusal(config(DR_SAMPLER_QUEUE, 21, 0), "train.queue_class 20");
     expect_refusal(config(DR_SAMPLER_QUEUE, 5, 65), "train.queue_global 64");

@@ -407,6 +407,15 @@ static void split_plans_weigh_their_columns(void **state) {
         d.buf[2][k] = -d.buf[2][k];
     eng_drift(&r, &cfg, &d.in, &without);
     assert_true(ref_nmse2(with.dgen, without.dgen, 2 * 9 * 12) < TOL);
+    // Where one of no weight is so near that all others underflow beside it.
+    memcpy(d.buf[2], d.buf[0], 4 * 12 * sizeof(real));
+    memcpy(d.buf[2] + 4 * 12, d.buf[0] + 9 * 12, 4 * 12 * sizeof(real));
+    cfg.tau[0] = 0.001;
+    cfg.ntau = 1;
+    free(with.dgen);
+    eng_drift(&r, &cfg, &d.in, &with);
+    for (int k = 0; k < 2 * 9 * 12; k++)
+        assert_true(isfinite(with.dgen[k]));
     free(with.dgen), free(without.dgen);
     drop(&d);
     rig_close(&r);

@@ -1,7 +1,7 @@
 // Shared by the tests of the dashboard: a daemon on a free port, and a chromium that records errors,
 // requests to other hosts and violations of the content security policy.
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, dirname } from 'node:path';
@@ -27,17 +27,21 @@ export async function until(what, f, ms = 90000) {
 }
 
 export class Daemon {
-  constructor(driftd, configs) {
+  // token: what every request needs; none: ''
+  constructor(driftd, configs, token = '') {
     this.driftd = driftd;
     this.configs = configs;
     this.state = mkdtempSync(join(tmpdir(), 'driftd-web-'));
     this.log = '';
+    this.headers = token ? { Authorization: `Bearer ${token}` } : {};
+    this.secret = token ? ['--token-file', `${this.state}.token`] : [];
+    if (token) writeFileSync(this.secret[1], `${token}\n`, { mode: 0o600 });
   }
 
   async up() {
     this.port ??= await new Promise((ok) => { const s = createServer().listen(0, '127.0.0.1', () => { const { port } = s.address(); s.close(() => ok(port)); }); });
     this.base = `http://127.0.0.1:${this.port}`;
-    this.child = spawn(this.driftd, ['serve', '--threads', '1', '--listen', `127.0.0.1:${this.port}`, '--state-dir', this.state, '--data-dir', this.state, '--config-dir', this.configs],
+    this.child = spawn(this.driftd, ['serve', '--threads', '1', '--listen', `127.0.0.1:${this.port}`, '--state-dir', this.state, '--data-dir', this.state, '--config-dir', this.configs, ...this.secret],
       { stdio: ['ignore', 'ignore', 'pipe'], env: { ...process.env, OMP_WAIT_POLICY: 'passive' } });
     this.child.stderr.on('data', (d) => { this.log = (this.log + d).slice(-4000); });
     await until('the daemon answers', async () => {
@@ -53,16 +57,17 @@ export class Daemon {
     await gone;
   }
 
-  async get(path) { return (await fetch(this.base + path)).json(); }
+  async get(path) { return (await fetch(this.base + path, { headers: this.headers })).json(); }
 
   async post(path, body) {
-    const res = await fetch(this.base + path, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: body ? JSON.stringify(body) : undefined });
+    const res = await fetch(this.base + path, { method: 'POST', headers: { 'Content-Type': 'application/json', ...this.headers }, body: body ? JSON.stringify(body) : undefined });
     return res.json();
   }
 
   async end() {
     await this.down();
     rmSync(this.state, { recursive: true, force: true });
+    rmSync(`${this.state}.token`, { force: true });
   }
 }
 

@@ -363,6 +363,8 @@ try {
     await go('#/runs');
     await page.waitForSelector(`.run[data-run="${third}"]`);
     await until('two before it', async () => /queued, 2 ahead/.test(await page.textContent(`.run[data-run="${third}"] .badge`)));
+    await page.evaluate(async (id) => { const m = await import('/app/state.js'); m.jobs.delete(id); m.emit('jobs', id); }, first);
+    await page.waitForSelector(`.run[data-run="${first}"]`); // what takes steps is looked up
     await page.getByRole('button', { name: `Details of run ${first}` }).click();
     assert.equal(await page.locator(`#run-${first}`).getByLabel('Priority').isVisible(), false, 'a running job has none');
     await page.getByRole('button', { name: `Details of run ${third}` }).click();
@@ -379,6 +381,99 @@ try {
     await until('they have ended', async () => (await api('/v1/jobs?state=stopped')).jobs.length === 3);
     for (const id of [first, second, third]) await fetch(`${base}/v1/jobs/${id}`, { method: 'DELETE' });
     await until('the page too', async () => (await ids()).length === 4);
+  });
+
+  await check('more than a thousand runs are all there; of too many the newest and the running one', async () => {
+    const list = /\/v1\/jobs\?/, one = (await api('/v1/jobs/1'));
+    let all = [];
+    const serve = (n) => { all = Array.from({ length: n }, (_, i) => ({ ...one, config: undefined, id: String(n - i), name: `run ${n - i}`, sample: null, state: n - i === 7 ? 'running' : 'completed' })); };
+    await page.route(list, (route) => {
+      const q = new URL(route.request().url()).searchParams, from = +(q.get('cursor') ?? 0), limit = +(q.get('limit') ?? 50);
+      const found = all.filter((j) => !q.has('state') || j.state === q.get('state'));
+      return route.fulfill({ json: { jobs: found.slice(from, from + limit), next_cursor: from + limit < found.length ? String(from + limit) : null } });
+    });
+    serve(1200);
+    await go('#/runs');
+    await page.waitForSelector('.run[data-run="7"][data-state="running"]', { state: 'attached' });
+    assert.equal((await ids()).length, 1200);
+    serve(5600);
+    await go('#/status');
+    await page.waitForSelector('.cards .card');
+    assert.deepEqual(await page.evaluate(async () => { const m = await import('/app/state.js'); await m.loadJobs(); return [m.jobs.size, m.jobs.get('7')?.state]; }), [5001, 'running']);
+    await page.unroute(list);
+    await go('#/status');
+  });
+
+  await check('a checkpoint older than those in the list is tried, one that is gone is named', async () => {
+    const list = /\/v1\/checkpoints\?/, id = (await api('/v1/checkpoints?job=3')).checkpoints[0].id, choice = page.locator('.play-controls select').first();
+    await page.route(list, async (route) => {
+      const d = await (await route.fetch()).json();
+      await route.fulfill({ json: { ...d, checkpoints: d.checkpoints.filter((c) => c.id !== id) } });
+    });
+    const caption = (what) => until(what, async () => what.test(await page.textContent('.stage figcaption')));
+    await go(`#/play?checkpoint=${id}&seed=5&cols=2&rows=2`);
+    await caption(new RegExp(`checkpoint ${id} ·`));
+    assert.equal(await choice.inputValue(), id);
+    assert.equal(await page.locator('.toast[data-bad="true"]').count(), 0);
+    await go('#/play?checkpoint=99999&seed=5&cols=2&rows=2');
+    await caption(/checkpoint \S+ · step/);
+    assert.match(await page.textContent('.toast[data-bad="true"]'), /checkpoint 99999, so the served one is used/);
+    assert.equal(await choice.inputValue(), 'served');
+    await page.unroute(list);
+  });
+
+  await check('exact times: a title on each, the date on the clock axis where days are shown', async () => {
+    await go('#/runs');
+    const time = page.locator('.run[data-run="1"] .c-time time');
+    await until('the time', async () => / ago$/.test(await time.textContent()));
+    assert.equal(await time.getAttribute('datetime'), (await api('/v1/jobs/1')).ended);
+    assert.match(await time.getAttribute('title'), /\d{4}.*\d:\d\d/);
+    assert.equal(await page.evaluate(async () => {
+      const { ago, clock } = await import('/app/ui.js'), was = clock.behind;
+      clock.behind = 3600;
+      const words = ago(new Date().toISOString());
+      clock.behind = was;
+      return words;
+    }), '60 min ago', 'by the server\'s clock');
+    const to = Math.ceil(Date.now() / 1000), dated = /[A-Z][a-z]{2} \d{1,2}, \d\d:\d\d:\d\d/;
+    await go(`#/curves?runs=1&x=wall&from=${to - 3 * 86400}&to=${to}`);
+    await until('the range', async () => new RegExp(`^${dated.source} – ${dated.source}$`).test(await page.textContent('output.range')));
+    await page.waitForSelector('[data-panel="loss"] canvas');
+    await page.getByRole('button', { name: 'Loss: table' }).click();
+    await until('rows', async () => (await page.locator('[data-panel="loss"] tbody th').count()) > 0);
+    assert.match(await page.locator('[data-panel="loss"] tbody th').first().textContent(), dated);
+  });
+
+  await check('what is spoken: progress once in a minute on Runs and Curves, no frames that are played', async () => {
+    const spoken = (minutes) => page.evaluate(async (list) => {
+      const { emit, jobs } = await import('/app/state.js'), live = document.getElementById('live'), now = performance.now, began = now.call(performance), said = [];
+      jobs.get('3').newest = { step: 12, loss: 1, drift_norm: 0.5 };
+      for (const m of list) { // at once, so that nothing else sees this clock
+        performance.now = () => began + 3600000 + 60000 * m;
+        live.textContent = '';
+        emit('metrics', { job: '3', cols: ['step'], rows: [[12]] });
+        said.push(live.textContent);
+      }
+      performance.now = now;
+      return said.map((t) => /step 12 of 12/.test(t));
+    }, minutes);
+    await go('#/runs');
+    await page.waitForSelector('.run[data-run="3"]');
+    assert.deepEqual(await spoken([0, 0.9, 1.1]), [true, false, true]);
+    await go('#/status');
+    await page.waitForSelector('.cards .card');
+    await until('the jobs', () => page.evaluate(() => import('/app/state.js').then((m) => m.jobs.has('3'))));
+    assert.deepEqual(await spoken([0, 2]), [false, false]);
+    await go('#/samples?job=1');
+    const caption = page.locator('figcaption').first(), live = () => page.textContent('#live');
+    await until('a grid', async () => /step/.test(await caption.textContent()));
+    await page.evaluate(() => { document.getElementById('live').textContent = ''; });
+    await page.getByRole('button', { name: 'Play', exact: true }).click();
+    await until('its end', async () => /(\d+) of \1 ·/.test(await caption.textContent()) && (await page.getByRole('button', { name: 'Play', exact: true }).count()) === 1);
+    assert.equal(await live(), '');
+    assert.equal(await page.locator('main [aria-live="polite"]').count(), 0);
+    await page.getByRole('button', { name: 'Earlier grid' }).click();
+    await until('the one that was asked for', async () => /step 240 · 4 of 5/.test(await live()));
   });
 
   await check('tick labels of whole pixels on a fine screen', async () => {

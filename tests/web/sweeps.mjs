@@ -185,6 +185,36 @@ try {
     await page.setViewportSize({ width: 1440, height: 900 });
   });
 
+  await check('the list is drawn anew only when it has changed, keeps the focus, and says once that driftd is away', async () => {
+    let more = false, away = false;
+    const list = /\/v1\/sweeps\?/, polled = () => page.waitForResponse(list);
+    await page.route(list, async (route) => {
+      if (away) { await route.abort(); return; }
+      const d = await (await route.fetch()).json();
+      if (more) d.sweeps.unshift({ ...d.sweeps[0], id: '99' });
+      await route.fulfill({ json: d });
+    });
+    await page.goto(`${base}/#/sweeps`);
+    await page.locator('[data-sweep="1"] a.run-name').focus();
+    assert.match(await page.getAttribute('[data-sweep="1"] time', 'title'), /\d{4}.*\d:\d\d/);
+    await page.evaluate(() => { document.activeElement.first = true; });
+    for (let i = 0; i < 2; i++) await polled();
+    assert.ok(await page.evaluate(() => document.activeElement.first), 'the same element');
+    more = true;
+    await page.waitForSelector('[data-sweep="99"]');
+    assert.deepEqual(await page.evaluate(() => [document.activeElement.getAttribute('href'), document.activeElement.first]), ['#/sweeps?id=1', undefined], 'a new one in its place');
+    await page.evaluate(() => {
+      globalThis.said = [];
+      new MutationObserver((all) => { for (const m of all) for (const t of m.addedNodes) globalThis.said.push(t.textContent); }).observe(document.getElementById('toasts'), { childList: true });
+    });
+    away = true;
+    for (let i = 0; i < 3; i++) await page.waitForEvent('requestfailed', (r) => list.test(r.url()));
+    assert.deepEqual(await page.evaluate(() => globalThis.said), ['driftd does not answer']);
+    away = false;
+    await polled();
+    await page.unroute(list);
+  });
+
   await check('stopped, gone on with and deleted from the page', async () => {
     const s = await daemon.post('/v1/sweeps', { ...FILE, name: 'long', overrides: { 'train.steps': 1e9 } });
     await page.goto(`${base}/#/sweeps?id=${s.id}`);

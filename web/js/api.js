@@ -10,39 +10,40 @@ export const at = (path) => new URL(path.replace(/^\//, ''), root).href;
 const tokenKey = `driftd-token${root.pathname === '/' ? '' : root.pathname}`;
 let token = sessionStorage.getItem(tokenKey) ?? '';
 let asking = null;
+let declined = false; // the dialog was closed without a token: it stays away until enterToken()
+let onDeclined = () => {};
+let given = () => {}; // ends the stream's wait for a token
 
 export class Problem extends Error {
   constructor(status, body) {
     super(body?.detail ?? `the server answered ${status}`);
-    this.status = status;
+    this.status = status; // 0: no answer
     this.errors = body?.errors ?? [];
     this.retryAfter = body?.retry_after;
   }
 }
 
-// One dialog, even if several requests were refused at once.
-function askToken() {
+const make = (tag, props) => Object.assign(document.createElement(tag), props);
+
+// One dialog, even if several requests were refused at once. Resolves to whether there is a token now.
+function askToken(refused) {
   asking ??= new Promise((resolve) => {
-    const input = document.createElement('input');
-    input.type = 'password';
-    input.autocomplete = 'current-password';
-    input.setAttribute('aria-label', 'Access token');
-    const dialog = document.createElement('dialog');
-    const form = document.createElement('form');
-    form.method = 'dialog';
-    const title = document.createElement('h2');
-    title.textContent = 'Enter this server\'s access token';
-    const ok = document.createElement('button');
-    ok.textContent = 'Continue';
-    ok.className = 'primary';
-    form.append(title, input, ok);
+    const dialog = make('dialog'), form = make('form', { method: 'dialog' });
+    const input = make('input', { type: 'password', autocomplete: 'current-password', required: true,
+      pattern: '\\s*[!-~]+\\s*', title: 'letters, digits and signs without spaces' }); // what a header may hold
+    for (const el of [dialog, input]) el.setAttribute('aria-label', 'Access token');
+    form.append(make('h2', { textContent: 'Enter this server\'s access token' }), make('p', { id: 'token-refused', className: 'error', textContent: 'The server refused this token.', hidden: !refused }),
+      input, make('button', { textContent: 'Continue', className: 'primary', value: 'ok' }));
+    if (refused) input.setAttribute('aria-describedby', 'token-refused');
     dialog.append(form);
     document.body.append(dialog);
     dialog.addEventListener('close', () => {
-      token = input.value.trim();
+      token = dialog.returnValue === 'ok' ? input.value.trim() : ''; // Escape leaves it empty
       sessionStorage.setItem(tokenKey, token);
       dialog.remove();
       asking = null;
+      decline(token === '');
+      if (token) given();
       resolve(token !== '');
     });
     dialog.showModal();
@@ -50,12 +51,31 @@ function askToken() {
   return asking;
 }
 
+function decline(yes) {
+  declined = yes;
+  onDeclined(yes);
+}
+
+// f(yes): whether the user has closed the dialog without a token.
+export function whenDeclined(f) { onDeclined = f; }
+
+export function enterToken() {
+  declined = false;
+  return askToken(false);
+}
+
+// A lost server, in place of the browser's words.
+function lost(e) {
+  throw e instanceof TypeError ? new Problem(0, { detail: 'driftd does not answer' }) : e;
+}
+
 export async function raw(path, init = {}) {
   for (;;) {
-    const headers = { ...init.headers };
-    if (token) headers.Authorization = `Bearer ${token}`;
-    const res = await fetch(at(path), { ...init, headers });
-    if (res.status === 401 && await askToken()) continue;
+    const sent = token, headers = { ...init.headers };
+    if (sent) headers.Authorization = `Bearer ${sent}`;
+    const res = await fetch(at(path), { ...init, headers }).catch(lost);
+    // Another token may have been entered while this request was on its way.
+    if (res.status === 401 && (sent !== token || (!declined && await askToken(sent !== '')))) continue;
     if (res.ok) return res;
     let body = null;
     try { body = await res.json(); } catch { /* not a problem document */ }
@@ -74,7 +94,7 @@ export async function blobOf(res, each = () => {}) {
   let held = [], n = 0;
   const put = () => { pieces.push(new Blob(held)); held = []; n = 0; };
   for (;;) {
-    const { value, done } = await body.read();
+    const { value, done } = await body.read().catch(lost);
     if (done) break;
     each(value);
     held.push(value);
@@ -86,7 +106,7 @@ export async function blobOf(res, each = () => {}) {
 }
 
 export async function get(path, init) {
-  return (await raw(path, init)).json();
+  return (await raw(path, init)).json().catch(lost);
 }
 
 export async function post(path, body, headers = {}) {
@@ -96,16 +116,26 @@ export async function post(path, body, headers = {}) {
     init.headers = { 'Content-Type': 'application/json', ...headers };
   }
   const res = await raw(path, init);
-  return res.headers.get('Content-Type')?.includes('json') ? res.json() : null;
+  return res.headers.get('Content-Type')?.includes('json') ? res.json().catch(lost) : null;
 }
 
 export async function send(method, path, body) {
   const init = body === undefined ? { method } : { method, body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } };
-  return (await raw(path, init)).json();
+  return (await raw(path, init)).json().catch(lost);
 }
 
 export const query = (o) => new URLSearchParams(
   Object.entries(o).filter(([, v]) => v !== undefined && v !== null && v !== '')).toString();
+
+// A list of the API, page by page.
+export async function* pages(path) {
+  let cursor = '';
+  do {
+    const page = await get(`${path}?${query({ limit: 1000, cursor })}`);
+    yield page;
+    cursor = page.next_cursor;
+  } while (cursor);
+}
 
 // ---- the event stream ----
 
@@ -129,13 +159,15 @@ export class Stream {
   async run() {
     let wait = 500;
     for (;;) {
+      let locked = false;
       try {
         await this.once(() => { wait = 500; });
       } catch (e) {
-        if (e instanceof Problem && e.status === 401) wait = 5000;
+        locked = e instanceof Problem && e.status === 401;
       }
       this.beat = 0;
-      this.onState('lost');
+      this.onState(locked ? 'locked' : 'lost');
+      if (locked) { await new Promise((r) => { given = r; }); continue; }
       await new Promise((r) => { this.wake = r; setTimeout(r, wait); });
       wait = Math.min(wait * 1.6, 5000);
     }

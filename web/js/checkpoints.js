@@ -2,7 +2,7 @@
 // tags and notes, in a row that opens.
 import { get, query, raw, send } from './api.js';
 import { on, jobs, jobList, loadJobs } from './state.js';
-import { h, fill, int, bytes, ago, toast, empty, head, field, fileLink, keepInAddress, settle } from './ui.js';
+import { h, fill, int, bytes, when, toast, empty, head, field, fileLink, keepInAddress, settle } from './ui.js';
 
 const PAGE = 50;
 const narrow = matchMedia('(max-width: 860px)');
@@ -71,7 +71,7 @@ export function mount(root, params) {
     }
     paint();
     show();
-    return [h('tr', { data: { checkpoint: c.id } }, h('th', { scope: 'row' }, c.id), what, h('td', null, c.net ?? '–'), h('td', null, int(c.step)), h('td', null, bytes(c.bytes)), h('td', null, ago(c.created)),
+    return [h('tr', { data: { checkpoint: c.id } }, h('th', { scope: 'row' }, c.id), what, h('td', null, c.net ?? '–'), h('td', null, int(c.step)), h('td', null, bytes(c.bytes)), h('td', null, when(c.created)),
       h('td', null, c.active ? h('span.badge', { data: { state: 'completed' } }, 'served') : c.state === 'ok' ? (c.best ? 'best' : '') : c.state),
       cell), more];
   }

@@ -1,9 +1,9 @@
 // The curves page: runs, axis, smoothing and range; the panels draw them. The address holds the view,
 // so that a link shows the same picture.
 import { get, raw, query } from './api.js';
-import { jobs, on, colourOf, jobDetail, jobList, loadJobs, active } from './state.js';
+import { jobs, on, colourOf, jobDetail, jobList, loadJobs, active, sayProgress } from './state.js';
 import { h, fill, toast, say, perFrame, debounce, download, clamp, num, empty, head, text, keepInAddress, settle } from './ui.js';
-import { Panel, runColor, formatX } from './panel.js';
+import { Panel, runColor, formatX, spansDays } from './panel.js';
 import { Run } from './runmodel.js';
 
 const accuracies = { classify: ['accuracy', 'test_accuracy'], autoencode: ['probe_accuracy'], both: ['accuracy', 'test_accuracy', 'probe_accuracy'] };
@@ -33,6 +33,8 @@ function label(name, job) {
   if (m) return `τ ${taus(job)[+m[1]] ?? m[1]}`;
   return { accuracy: 'training', test_accuracy: 'test', probe_accuracy: 'probe', classify_loss: 'cross-entropy', autoencode_loss: 'masked pixels', encoder_right: 'reals from generated', encoder_loss: 'reals from generated', drift_norm: 'mean', spread_min: 'smallest class', dist_mean: 'mean', dist_var: 'variance' }[name] ?? name.replaceAll('_', ' ');
 }
+
+const CHIPS = 40; // the newest runs, offered beside those that are shown
 
 const short = (j) => `${j.id} ${j.name || j.recipe}`;
 
@@ -151,8 +153,8 @@ export function mount(root, params) {
 
   const draw = perFrame(() => {
     for (const p of made) p.draw();
-    const [a, b] = range();
-    text(rangeOut, `${formatX(a, view.axis)} – ${formatX(b, view.axis)}`);
+    const [a, b] = range(), dated = spansDays(a, b, view.axis);
+    text(rangeOut, `${formatX(a, view.axis, false, dated)} – ${formatX(b, view.axis, false, dated)}`);
     let width = 1;
     for (const run of models.values()) for (const s of run.base.values()) width = Math.max(width, s.width);
     const on = view.window > 1;
@@ -215,7 +217,8 @@ export function mount(root, params) {
   }
   function chipList() {
     const order = [...models.keys()], have = document.activeElement?.dataset?.run;
-    fill(chips, jobList().slice(0, 40).map((j) => {
+    const listed = jobList().filter((j, i) => i < CHIPS || models.has(j.id) || j.state === 'running');
+    fill(chips, listed.map((j) => {
       const shown = order.indexOf(j.id), colour = colourOf(j.id, order);
       const dot = h('i.dot', { 'aria-hidden': 'true' });
       if (shown >= 0) dot.style.background = runColor(colour);
@@ -290,7 +293,7 @@ export function mount(root, params) {
     const fresh = run.lastStep < 0;
     run.take(d);
     if (fresh) rebuild();
-    if (!view.paused) draw();
+    if (!view.paused) { draw(); sayProgress(d.job); }
   }));
   off.push(on('state', (d) => {
     const run = models.get(String(d.job));

@@ -2,7 +2,7 @@
 // what was skipped and why, and a button that trains on it.
 import { get, post, raw } from './api.js';
 import { on, remember } from './state.js';
-import { h, fill, text, toast, say, int, bytes, ago, badge, head, field } from './ui.js';
+import { h, fill, text, toast, say, int, bytes, when, badge, head, field } from './ui.js';
 import { tar, isArchive, dropped, chosen } from './tar.js';
 
 const PART = 4 << 20, TRIES = 6;
@@ -255,7 +255,7 @@ export function mount(root, params) {
     detail.dataset.shown = `${s.name} ${s.state}`;
     detail.setAttribute('aria-label', `Data set ${s.name}`);
     const r = s.report ?? {};
-    const about = s.state === 'ready' && r.largest ? `From ${r.smallest.join(' × ')} to ${r.largest.join(' × ')} pixels, now ${s.size} × ${s.size}; ${bytes(s.bytes)}; added ${ago(s.created)}${s.source ? `; ${s.source}` : ''}.` : s.source;
+    const about = s.state === 'ready' && r.largest ? [`From ${r.smallest.join(' × ')} to ${r.largest.join(' × ')} pixels, now ${s.size} × ${s.size}; ${bytes(s.bytes)}; added `, when(s.created), `${s.source ? `; ${s.source}` : ''}.`] : s.source;
     fill(detail, h('div.line', null, h('h2', null, s.name), s.own ? badge(s.state) : null), h('p.sub', null, about),
       s.error ? h('p.error', null, s.error) : null, report(s),
       s.state === 'ready' && s.kind !== 'points' ? grid(s) : null, s.state === 'ready' ? counts(s) : null, actions(s));

@@ -1,6 +1,6 @@
 // The table of the page Evaluations: one row per run, sortable by each column, with a box to put runs
 // side by side. Values with standard errors stand over their floors.
-import { h, fill, num, int, ago, badge } from './ui.js';
+import { h, fill, num, int, when, badge } from './ui.js';
 import { describe, differs, done, estimate, finite, overFloor, ratio, runName, value } from './evalrow.js';
 
 const started = { id: true, created: true, best: true }; // first click: greatest first
@@ -56,7 +56,7 @@ export function table(box, host) {
   function cell(r, [key, , of], reference) {
     if (key === 'name') return h('th', { scope: 'row' }, h('span.run-cell', null, h('span', null, runName(r)), state(r)), r.error ? h('small.why', { title: r.error }, r.error) : null);
     if (key === 'group') return group(r, reference);
-    if (key === 'id') return h('td', null, ago(r.ended ?? r.created));
+    if (key === 'id') return h('td', null, when(r.ended ?? r.created));
     if (key === 'seconds') return h('td.num', null, finite(of(r)) ? `${num(of(r), 3)} s` : '–');
     if (host.defs.has(key)) return metric(r, key);
     const v = of(r);

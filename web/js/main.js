@@ -1,7 +1,8 @@
 // The shell: navigation, routes in the hash, theme, the event stream. Each page exports
 // mount(root, params), which returns a function that removes the page.
+import { enterToken, whenDeclined } from './api.js';
 import { start, emit, server } from './state.js';
-import { h, fill, icon, toast, text } from './ui.js';
+import { h, fill, icon, toast, text, ago } from './ui.js';
 import * as runs from './runs.js';
 import * as curves from './curves.js';
 import * as samples from './samples.js';
@@ -67,6 +68,16 @@ button.addEventListener('click', () => {
 });
 dark.addEventListener('change', theme);
 
+// ---- the token, once its dialog was closed without one ----
+
+const enter = document.getElementById('token');
+whenDeclined((yes) => { enter.hidden = !yes; });
+enter.addEventListener('click', async () => {
+  if (!await enterToken()) return;
+  main.focus(); // the button is gone
+  route();
+});
+
 const nav = document.getElementById('nav');
 const more = h('button.nav-more', { type: 'button', 'aria-expanded': 'false', onclick: () => unfold(!nav.hasAttribute('data-open')) }, icon('more'), h('span', null, 'More'));
 function unfold(open) {
@@ -79,6 +90,7 @@ addEventListener('hashchange', () => unfold(false));
 addEventListener('keydown', (e) => { if (e.key === 'Escape') unfold(false); });
 document.querySelector('.skip').addEventListener('click', (e) => { e.preventDefault(); main.focus(); });
 addEventListener('hashchange', route);
+setInterval(() => { for (const t of document.querySelectorAll('time.ago')) text(t, ago(t.dateTime)); }, 15000);
 theme();
 start();
 route();

@@ -10,8 +10,11 @@ export function runColor(i) {
   return css(`--run-${i % 8}`);
 }
 
-export function formatX(v, axis, short = false) {
-  if (axis === 'wall') return new Date(v * 1000).toLocaleTimeString([], { hour12: false });
+// Whether the clock times of a range need the date.
+export const spansDays = (a, b, axis) => axis === 'wall' && new Date(a * 1000).toDateString() !== new Date(b * 1000).toDateString();
+
+export function formatX(v, axis, short = false, dated = false) {
+  if (axis === 'wall') return new Date(v * 1000).toLocaleString([], { ...(dated ? { month: 'short', day: 'numeric' } : {}), hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
   if (axis === 'relative') return short ? duration(v).replace(' ', '\u202f') : duration(v);
   if (short && Math.abs(v) >= 1e4) return `${+(v / (Math.abs(v) >= 1e6 ? 1e6 : 1e3)).toPrecision(4)}${Math.abs(v) >= 1e6 ? 'M' : 'k'}`;
   return short ? String(+v.toPrecision(6)) : int(v);
@@ -204,7 +207,8 @@ export class Panel {
       text(this.cells[k].bad, s.totalBad ? `${s.totalBad} not finite` : '');
       said += `, ${l.label} ${num(v, 3)}`;
     });
-    const x = i !== null && i !== undefined && i < xs.length ? `at ${this.host.view().axis} ${formatX(xs[i], this.host.view().axis)}` : 'last value';
+    const { axis } = this.host.view(), dated = spansDays(...this.host.range(), axis);
+    const x = i !== null && i !== undefined && i < xs.length ? `at ${axis} ${formatX(xs[i], axis, false, dated)}` : 'last value';
     this.summary = `${this.spec.title} ${x}${said}`;
     this.plot.setAttribute('aria-label', this.summary);
   }
@@ -269,11 +273,11 @@ export class Panel {
   }
 
   table() {
-    const [a, b] = this.host.range(), axis = this.host.view().axis;
+    const [a, b] = this.host.range(), axis = this.host.view().axis, dated = spansDays(a, b, axis);
     const t = thin(this.lines.map((l) => l.series()), this.lines.map((l) => l.axis()), this.lines.map((l) => l.offset()), a, b, 24);
     fill(this.tableBox, h('table', null,
       h('thead', null, h('tr', null, h('th', { scope: 'col' }, axis), this.lines.map((l) => h('th', { scope: 'col' }, l.label)))),
-      h('tbody', null, t.xs.map((x, i) => h('tr', null, h('th', { scope: 'row' }, formatX(x, axis)),
+      h('tbody', null, t.xs.map((x, i) => h('tr', null, h('th', { scope: 'row' }, formatX(x, axis, false, dated)),
         t.out.map((o) => h('td', null, num(o.line[i]), o.bad[i] ? ` (${o.bad[i]} not finite)` : '')))))));
   }
 

@@ -1,12 +1,13 @@
 // The playground: one request of /v1/generate, set by hand. Every picture can be made again: the seed
 // is shown, the request can be copied as curl, and a dropped PNG restores the request that made it.
-import { at, get, raw, query } from './api.js';
+import { at, get, pages, raw, query, secured } from './api.js';
 import { on, jobDetail, loadJobs, jobs, jobList } from './state.js';
 import { h, fill, text, toast, field, head, debounce, download, num, int, clamp, keepInAddress, settle } from './ui.js';
 import { parameters, requestOf, shorten } from './png.js';
 
 const SCALES = '1,1.25,1.5,1.75,2,2.5,3,4'; // of a guidance sweep
 const MAGNIFIED = 3, STEPS = 12;
+const draws = (c) => c.state === 'ok' && (c.net ?? 'generator') === 'generator';
 
 export function mount(root, params) {
   const asked = params.get('cfg') ?? '1.5', several = asked.includes(',');
@@ -45,10 +46,10 @@ export function mount(root, params) {
     return { guidance: s.guidance === 'one-step' ? null : s.guidance, weights: s.weights === 'ema' ? null : s.weights, temperature: s.temperature, seed2: s.seed2, steps: s.seed2 === null ? null : s.steps };
   }
   // The same bytes again need the id that made them: what a word stands for changes.
-  const curl = () => `curl -X POST '${at('/generate')}?${request(made)}' -o driftd.png`;
+  const curl = () => `curl -X POST ${secured() ? '-H "Authorization: Bearer $DRIFTD_TOKEN" ' : ''}'${at('/generate')}?${request(made)}' -o driftd.png`;
   function copyCurl() {
-    const moving = !made && 'The live run changes with every step: this command will give another picture.';
-    const done = () => toast(moving || `The curl command is copied; it names checkpoint ${made}.`);
+    const what = made ? `The curl command is copied; it names checkpoint ${made}.` : 'The live run changes with every step: this command will give another picture.';
+    const done = () => toast(secured() ? `${what} It takes the token from $DRIFTD_TOKEN.` : what);
     if (navigator.clipboard) navigator.clipboard.writeText(curl()).then(done, () => prompt('curl', curl()));
     else prompt('curl', curl());
   }
@@ -170,13 +171,24 @@ export function mount(root, params) {
 
   // ---- restoring ----
 
+  // A checkpoint that can draw, by its id or a tag, however old it is; null: there is none.
+  async function find(name) {
+    if (/^\d+$/.test(name)) {
+      const c = await get(`/v1/checkpoints/${name}`).catch((e) => { if (e.status !== 404) throw e; });
+      return c && draws(c) ? c : null;
+    }
+    for await (const page of pages('/v1/checkpoints')) {
+      const c = page.checkpoints.find((x) => draws(x) && x.tags?.includes(name));
+      if (c) return c;
+    }
+    return null;
+  }
   // Whether the server still has a checkpoint; one beyond the list is added to the choice.
-  async function has(id) {
-    if ([...checkpoint.options].some((o) => o.value === id)) return true;
-    const c = await get(`/v1/checkpoints/${encodeURIComponent(id)}`).catch(() => null);
-    if (c?.state !== 'ok') return false;
-    checkpoint.append(h('option', { value: id }, `${id} – step ${int(c.step)}`));
-    return true;
+  async function has(name) {
+    if ([...checkpoint.options].some((o) => o.value === name)) return true;
+    const c = await find(name);
+    if (c) checkpoint.append(h('option', { value: name }, `${name} – step ${int(c.step)}`));
+    return c !== null;
   }
 
   async function restore(blob) {
@@ -214,10 +226,17 @@ export function mount(root, params) {
   // ---- what can be asked ----
 
   async function describe() {
-    const list = (await get('/v1/checkpoints?limit=100')).checkpoints.filter((c) => c.state === 'ok' && (c.net ?? 'generator') === 'generator');
+    const list = (await get('/v1/checkpoints?limit=100')).checkpoints.filter(draws), wanted = s.checkpoint;
+    if (!['served', 'live', 'latest'].includes(wanted) && !list.some((c) => c.id === wanted || c.tags?.includes(wanted))) {
+      const older = await find(wanted);
+      if (older) list.push(older);
+      else if (!closed && s.checkpoint === wanted) {
+        s.checkpoint = 'served';
+        toast(`No generator is kept here as checkpoint ${wanted}, so the served one is used.`, true);
+      }
+    }
     const option = (v, t) => h('option', { value: v, selected: v === s.checkpoint }, t);
     const tags = [...new Set(list.flatMap((c) => c.tags ?? []))];
-    if (!['served', 'live', 'latest', ...tags].includes(s.checkpoint) && !list.some((c) => c.id === s.checkpoint)) s.checkpoint = 'served';
     const served = await get('/v1/served');
     fill(checkpoint, option('served', `served – ${served.checkpoint ? `checkpoint ${served.checkpoint}` : served.text}`), option('live', 'live – the running run'), option('latest', 'latest – newest on disk'),
       tags.map((t) => option(t, `${t} – newest with this tag`)),

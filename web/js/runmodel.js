@@ -2,7 +2,7 @@
 // stream appended without gap or duplicate, and a finer piece for a zoomed range. curves.js owns it
 // and redraws.
 import { get, query } from './api.js';
-import { serverNow } from './state.js';
+import { serverNow } from './ui.js';
 import { Series } from './series.js';
 
 const RAW_STEPS = 40000; // runs up to this length are fetched row by row, longer ones as means of 64 or more

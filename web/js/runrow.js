@@ -2,7 +2,7 @@
 // else about the run: values, settings, name and notes, actions.
 import { get, raw, send } from './api.js';
 import { jobs, loadJobs, remember } from './state.js';
-import { h, fill, text, num, int, duration, ago, toast } from './ui.js';
+import { h, fill, text, num, int, duration, ago, stamp, toast } from './ui.js';
 
 const POINTS = 60; // of a sparkline
 const narrow = matchMedia('(max-width: 860px)');
@@ -29,7 +29,7 @@ function curve() {
 
 export function runRow(id, host) {
   const name = h('a.run-name'), sub = h('span.sub'), brief = h('span.sub.brief'), state = h('span.badge'), bar = h('progress', { max: '1', value: '0' });
-  const norm = h('span.spark-value'), steps = h('span'), rate = h('small'), time = h('span'), when = h('small'), changed = h('div.changes'), spark = curve();
+  const norm = h('span.spark-value'), steps = h('span'), rate = h('small'), time = h('span'), when = h('time'), changed = h('div.changes'), spark = curve();
   const pic = h('img', { alt: '', hidden: true }), thumb = h('a.thumb', { tabindex: '-1', 'aria-hidden': 'true', href: `#/samples?job=${id}` }, pic);
   const pick = h('input', { type: 'checkbox', 'aria-label': `Choose run ${id}`, onchange: () => host.pick(id, pick.checked) });
   const opener = h('button.quiet.opener', { type: 'button', 'aria-expanded': 'false', 'aria-controls': `run-${id}`, onclick: () => toggle() }, h('span', { 'aria-hidden': 'true' }, '▾'));
@@ -38,7 +38,7 @@ export function runRow(id, host) {
   const acts = h('div.acts', null, Object.values(buttons), opener);
   const row = h('tr', null, h('td.c-pick', null, pick), h('td.c-thumb', null, thumb),
     h('th.c-id', { scope: 'row' }, name, sub, brief), h('td.c-state', null, state, bar), h('td.c-changed', null, changed),
-    h('td.c-drift', null, h('div.spark-box', null, spark.svg, norm)), h('td.c-step', null, steps, rate), h('td.c-time', null, time, when),
+    h('td.c-drift', null, h('div.spark-box', null, spark.svg, norm)), h('td.c-step', null, steps, rate), h('td.c-time', null, time, h('small', null, when)),
     h('td.c-act', null, acts));
   const more = h('tr.more', { id: `run-${id}`, hidden: true });
   const el = h('tbody.run', { data: { run: id } }, row, more);
@@ -114,7 +114,8 @@ export function runRow(id, host) {
     const speed = j.state === 'running' && j.rate ? j.rate : j.seconds > 0 && j.step ? j.step / j.seconds : 0;
     text(rate, speed ? `${num(speed, 3)} / s` : '');
     text(time, j.state === 'running' && j.eta_seconds ? `${duration(j.eta_seconds)} left` : j.seconds ? duration(j.seconds) : '–');
-    text(when, j.state === 'running' && j.started ? `since ${ago(j.started).replace(' ago', '')}` : ago(j.ended ?? j.created));
+    if (j.state === 'running' && j.started) stamp(when, j.started, `since ${ago(j.started).replace(' ago', '')}`);
+    else stamp(when, j.ended ?? j.created);
     for (const [action, b] of Object.entries(buttons)) b.hidden = !host.can[action](j.state);
     opener.setAttribute('aria-label', `Details of run ${id}`);
     mark();
@@ -144,8 +145,8 @@ export function runRow(id, host) {
 
 // The opened part.
 function details(id, host) {
-  const cells = {}, stat = (key, label) => h('div.stat', null, h('span', null, label), (cells[key] = h('b')));
-  const stats = h('div.stats', null, stat('loss', 'loss'), stat('norm', 'drift norm'), stat('rate', 'steps / s'), stat('took', 'time trained'), stat('left', 'time left'), stat('created', 'created'), stat('ended', 'ended'), stat('attempts', 'starts'));
+  const cells = {}, stat = (key, label, tag = 'b') => h('div.stat', null, h('span', null, label), (cells[key] = h(tag)));
+  const stats = h('div.stats', null, stat('loss', 'loss'), stat('norm', 'drift norm'), stat('rate', 'steps / s'), stat('took', 'time trained'), stat('left', 'time left'), stat('created', 'created', 'time'), stat('ended', 'ended', 'time'), stat('attempts', 'starts'));
   const error = h('p.error', { hidden: true }), facts = h('ul.facts'), none = h('p.sub');
   const name = h('input', { type: 'text', maxlength: '200', id: `name-${id}`, onchange: () => save({ name: name.value.trim() }) });
   const notes = h('textarea', { rows: '3', id: `notes-${id}`, onchange: () => save({ notes: notes.value }) });
@@ -176,8 +177,8 @@ function details(id, host) {
     text(cells.rate, num(speed, 3));
     text(cells.took, duration(j.seconds));
     text(cells.left, j.state === 'running' ? duration(j.eta_seconds) : '–');
-    text(cells.created, ago(j.created));
-    text(cells.ended, ago(j.ended));
+    stamp(cells.created, j.created);
+    stamp(cells.ended, j.ended);
     text(cells.attempts, int(j.attempts));
     error.hidden = !j.error;
     text(error, j.error ?? '');

@@ -1,7 +1,7 @@
 // The runs page: every job in one table that sorts and filters, each with a row that opens; what the
 // chosen ones have in common is compared. The address holds the view.
 import { post, raw, query } from './api.js';
-import { jobs, on, jobList, loadJobs, remember, active } from './state.js';
+import { jobs, on, jobList, loadJobs, remember, active, sayProgress } from './state.js';
 import { h, fill, text, toast, empty, head, perFrame, debounce, download, keepInAddress } from './ui.js';
 import { openForm } from './form.js';
 import { runRow, paths } from './runrow.js';
@@ -113,7 +113,8 @@ export function mount(root, params) {
     keepInAddress('runs', query({ q: view.q, state: view.state, sort: view.sort === '-id' ? null : view.sort, diff: view.diff.join(',') }));
   }
 
-  function layout() {
+  // only: the one job that has changed, if it is no more.
+  function layout(only) {
     const everything = jobList();
     bar.hidden = !everything.length;
     if (!everything.length) {
@@ -143,20 +144,20 @@ export function mount(root, params) {
       if (focused?.isConnected && focused !== document.activeElement && body.contains(focused)) focused.focus();
     }
     text(count, shown.length === everything.length ? `${shown.length} run${shown.length === 1 ? '' : 's'}` : `${shown.length} of ${everything.length} runs`);
-    for (const r of rows.values()) r.update();
+    for (const r of only === undefined ? rows.values() : [rows.get(only)]) r?.update();
     marks();
     save();
   }
 
   const changed = new Set();
   const paint = perFrame(() => { for (const id of changed) rows.get(id)?.update(); changed.clear(); });
-  off.push(on('jobs', layout));
-  off.push(on('metrics', (d) => { changed.add(d.job); paint(); }));
+  off.push(on('jobs', (id) => { loaded = true; layout(id); }));
+  off.push(on('metrics', (d) => { changed.add(d.job); paint(); sayProgress(d.job); }));
   off.push(on('sample', (d) => rows.get(String(d.job))?.sample(d)));
   off.push(on('refetch', () => { for (const r of rows.values()) r.again(); }));
   const tick = setInterval(() => { for (const r of rows.values()) r.update(); }, 5000);
   if (loaded) layout();
-  loadJobs().then(() => { loaded = true; layout(); compare(); }, (e) => { toast(e.message, true); loaded = true; layout(); });
+  loadJobs().then(() => { loaded = true; layout(); compare(); }, (e) => { layout(); if (jobs.size) toast(e.message, true); else fill(list, h('p.error', null, e.message)); });
   if (params.get('new')) openForm();
   return () => { clearInterval(tick); paint.cancel(); near.disconnect(); for (const f of off) f(); for (const r of rows.values()) r.close(); };
 }

@@ -2,7 +2,7 @@
 // scatter.
 import { get, query, raw } from './api.js';
 import { jobs, on, jobDetail, jobList, loadJobs } from './state.js';
-import { h, fill, text, toast, int, ago, empty, head, field, clamp, perFrame, settle } from './ui.js';
+import { h, fill, text, toast, say, int, when, serverNow, empty, head, field, clamp, perFrame, settle } from './ui.js';
 import { scatter } from './scatter.js';
 
 const STATIONS = 12;
@@ -15,13 +15,13 @@ export function mount(root, params) {
   const other = { id: params.get('with') ?? '', list: [], shown: '' }; // the second run, followed step by step
   const pick2 = h('select', { onchange: () => address(pick.value, pick2.value) });
   const address = (one, two) => { location.hash = `#/samples?${query({ job: one, with: two })}`; };
-  const img2 = h('img.grid-image', { alt: '' }), caption2 = h('figcaption', { 'aria-live': 'polite' }), figure2 = h('figure.card', { hidden: true }, img2, caption2);
-  const img = h('img.grid-image', { alt: '' }), caption = h('figcaption', { 'aria-live': 'polite' });
+  const img2 = h('img.grid-image', { alt: '' }), caption2 = h('figcaption'), figure2 = h('figure.card', { hidden: true }, img2, caption2);
+  const img = h('img.grid-image', { alt: '' }), caption = h('figcaption');
   const figure = h('figure.card', { hidden: true }, img, caption);
   const slider = h('input', { type: 'range', min: '0', max: '0', step: '1', value: '0', 'aria-label': 'Step of the samples', oninput: () => { stop(); show(+slider.value); } });
   const playButton = h('button', { type: 'button', onclick: () => (playing ? stop() : play()) }, 'Play');
-  const prev = h('button.icon-button', { type: 'button', 'aria-label': 'Earlier grid', onclick: () => { stop(); show(at - 1); } }, '←');
-  const next = h('button.icon-button', { type: 'button', 'aria-label': 'Later grid', onclick: () => { stop(); show(at + 1); } }, '→');
+  const prev = h('button.icon-button', { type: 'button', 'aria-label': 'Earlier grid', onclick: () => { stop(); show(at - 1, true); } }, '←');
+  const next = h('button.icon-button', { type: 'button', 'aria-label': 'Later grid', onclick: () => { stop(); show(at + 1, true); } }, '→');
   const bar = h('div.toolbar.scrub', { hidden: true }, playButton, prev, slider, next);
   const strip = h('div.strip', { role: 'group', 'aria-label': 'Steps of the run' });
   const extra = h('div');
@@ -33,7 +33,8 @@ export function mount(root, params) {
     if (!urls.has(s.id)) urls.set(s.id, raw(s.url).then((r) => r.blob()).then((b) => URL.createObjectURL(b)));
     return urls.get(s.id);
   };
-  async function show(i) {
+  // aloud: a button asked for it. The slider speaks for itself, and frames that are played are not spoken.
+  async function show(i, aloud = false) {
     if (!list.length) return;
     at = clamp(i, 0, list.length - 1);
     const s = list[at], turn = ++wanted;
@@ -45,8 +46,9 @@ export function mount(root, params) {
       if (closed || turn !== wanted) return;
       img.src = u;
       img.alt = `Samples of ${job.name || job.recipe} at step ${s.step}`;
-      text(caption, `${other.id ? `${job.id} ${job.name || job.recipe} · ` : ''}step ${int(s.step)} · ${at + 1} of ${list.length} · ${ago(s.created)}`);
+      fill(caption, `${other.id ? `${job.id} ${job.name || job.recipe} · ` : ''}step ${int(s.step)} · ${at + 1} of ${list.length} · `, when(s.created));
       figure.hidden = false;
+      if (aloud) say(caption.textContent, true);
     } catch (e) { toast(e.message, true); }
     beside(s.step);
     if (at + 1 < list.length) url(list[at + 1]).catch(() => {});
@@ -117,7 +119,7 @@ export function mount(root, params) {
     const s = list[i];
     if (!thumbs.has(s.id)) {
       const pic = h('img', { alt: '' });
-      const b = h('button.station', { type: 'button', 'aria-label': `Step ${s.step}`, onclick: () => { stop(); show(+b.dataset.at); } }, pic, h('span', null, int(s.step)));
+      const b = h('button.station', { type: 'button', 'aria-label': `Step ${s.step}`, onclick: () => { stop(); show(+b.dataset.at, true); } }, pic, h('span', null, int(s.step)));
       thumbs.set(s.id, b);
       url(s).then((u) => { pic.src = u; }, () => {});
     }
@@ -139,7 +141,7 @@ export function mount(root, params) {
   function take(d) {
     if (list.length && d.step <= list[list.length - 1].step) { load(true).catch(() => {}); return; } // the run went back to a checkpoint
     pending ??= { from: list.length - 1 };
-    list.push({ id: d.id, step: d.step, url: `/v1/samples/${d.id}.png`, created: new Date().toISOString() });
+    list.push({ id: d.id, step: d.step, url: `/v1/samples/${d.id}.png`, created: new Date(1000 * serverNow()).toISOString() });
     arrived();
   }
   async function begin() {

@@ -1,10 +1,11 @@
 // The state of the server as the page knows it, updated by the event stream: jobs by id, the newest
 // metric row of each, and listeners. After a gap or a restart it is fetched again.
-import { get, Stream } from './api.js';
-import { say, text, toast, num, int } from './ui.js';
+import { get, pages, Stream } from './api.js';
+import { clock, say, text, toast, num, int } from './ui.js';
 
 export const jobs = new Map(); // id -> as in /v1/jobs, plus `newest` {step, loss, drift_norm, at}
-export const server = { offset: 0, version: '', state: 'wait' }; // offset: server minus local clock, s
+export const server = { version: '', state: 'wait' };
+const MOST = 5000; // jobs kept, the newest
 const listeners = new Map(); // event type -> Set of functions
 
 // Listens until the returned function is called. Types: those of the stream, and `jobs` (the list
@@ -19,16 +20,18 @@ export function emit(type, data) {
   for (const f of listeners.get(type) ?? []) f(data);
 }
 
-export const serverNow = () => Date.now() / 1000 + server.offset;
-
 export async function loadJobs() {
-  const list = await get('/v1/jobs?limit=200');
-  const seen = new Set();
-  for (const j of list.jobs) {
-    seen.add(j.id);
-    jobs.set(j.id, { ...jobs.get(j.id), ...j });
+  const had = [...jobs.keys()], list = [];
+  let more = false;
+  for await (const page of pages('/v1/jobs')) {
+    list.push(...page.jobs);
+    more = !!page.next_cursor;
+    if (list.length >= MOST) break;
   }
-  for (const id of jobs.keys()) if (!seen.has(id) && !list.next_cursor) jobs.delete(id);
+  if (more) list.push(...(await get('/v1/jobs?state=running')).jobs); // it may be older than those
+  for (const j of list) jobs.set(j.id, { ...jobs.get(j.id), ...j });
+  const seen = new Set(list.map((j) => j.id));
+  if (!more) for (const id of had) if (!seen.has(id)) jobs.delete(id); // what came meanwhile stays
   emit('jobs');
 }
 
@@ -62,10 +65,18 @@ export function colourOf(id, beside) {
   return colours.get(id);
 }
 
+const asked = new Set(); // jobs that are being fetched
+// A job that the page does not know takes steps.
+function missing(id) {
+  if (asked.has(id)) return;
+  asked.add(id);
+  get(`/v1/jobs/${encodeURIComponent(id)}`).then(remember, () => {}).finally(() => asked.delete(id));
+}
+
 function metrics(d) {
   const row = d.rows[d.rows.length - 1];
   const j = jobs.get(d.job);
-  if (!j) return;
+  if (!j) { missing(d.job); return; }
   const at = (name) => row[d.cols.indexOf(name)] ?? null;
   j.newest = { step: row[0], loss: at('loss'), drift_norm: at('drift_norm'), at: performance.now() };
   // Steps per second as seen from here, smoothed over about five seconds.
@@ -80,7 +91,12 @@ function metrics(d) {
   j.progress = j.steps_total ? j.step / j.steps_total : 0;
   if (j.rate > 0) j.eta_seconds = Math.max(0, j.steps_total - j.step) / j.rate;
   if (j.state === 'queued') j.state = 'running';
-  say(`${j.name || j.recipe}: step ${int(j.step)} of ${int(j.steps_total)}, drift norm ${num(j.newest.drift_norm, 3)}`);
+}
+
+// For the pages that are about progress, to call with the stream's metrics.
+export function sayProgress(id) {
+  const j = jobs.get(id);
+  if (j?.newest) say(`${j.name || j.recipe}: step ${int(j.step)} of ${int(j.steps_total)}, drift norm ${num(j.newest.drift_norm, 3)}`);
 }
 
 function stateEvent(d) {
@@ -99,7 +115,7 @@ function stateEvent(d) {
 
 let hadHello = false;
 function hello(d) {
-  server.offset = d.time - Date.now() / 1000;
+  clock.behind = d.time - Date.now() / 1000;
   server.version = d.version;
   if (hadHello && !d.resumed) emit('refetch');
   loadJobs().catch((e) => toast(e.message, true));
@@ -108,7 +124,7 @@ function hello(d) {
 
 export function start() {
   const box = document.getElementById('stream');
-  const words = { live: 'live', lost: 'reconnecting', wait: 'connecting' };
+  const words = { live: 'live', lost: 'reconnecting', wait: 'connecting', locked: 'no token' };
   const stream = new Stream((type, d) => {
     if (type === 'hello') hello(d);
     else if (type === 'metrics') metrics(d);

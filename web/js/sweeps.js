@@ -2,7 +2,7 @@
 // line per configuration over all axes and metrics), its table, a metric in small multiples and in one
 // plot, and its runs.
 import { at, blobOf, get, post, query, raw, secured } from './api.js';
-import { h, svg, fill, text, num, int, duration, ago, badge, toast, empty, head, keepInAddress, fileLink } from './ui.js';
+import { h, svg, fill, redraw, text, num, int, duration, when, badge, toast, empty, head, keepInAddress, fileLink } from './ui.js';
 import { finite } from './evalrow.js';
 import { multiples, show } from './multiples.js';
 
@@ -29,7 +29,7 @@ function buttons(s, done) {
 }
 
 const card = (s, done) => h('article.run', { data: { sweep: s.id, state: s.state }, 'aria-label': `Sweep ${s.id}, ${s.name}, ${s.state}` },
-  h('div.run-top', null, h('div', null, h('a.run-name', { href: `#/sweeps?id=${s.id}` }, s.name), h('p.sub', null, `sweep ${s.id} · ${s.about || s.kind} · created ${ago(s.created)}`)), badge(s.state)),
+  h('div.run-top', null, h('div', null, h('a.run-name', { href: `#/sweeps?id=${s.id}` }, s.name), h('p.sub', null, `sweep ${s.id} · ${s.about || s.kind} · created `, when(s.created))), badge(s.state)),
   h('div.run-bar', null, h('progress', { max: '1', value: String(s.progress), 'aria-label': `Progress of sweep ${s.id}` })),
   h('p.sub', null, summary(s)), s.error ? h('p.error', null, s.error) : null,
   h('div.run-actions', null, h('a.button.quiet', { href: `#/sweeps?id=${s.id}` }, 'Table and plots'), h('span.spacer'), buttons(s, done)));
@@ -101,17 +101,27 @@ function tableOf(table, chosen, choose, sort, resort) {
 
 // ---- the page ----
 
+// For a request that is repeated: its error is shown once, until it works again.
+function complaints() {
+  let said = false;
+  return { error(e) { if (!said) toast(e.message, true); said = true; }, none() { said = false; } };
+}
+
 function list(root) {
-  let closed = false;
+  let closed = false, seen = '';
+  const trouble = complaints();
   const box = h('div.runs');
   fill(root, head('Sweeps', 'Many runs from one file: every combination, evaluated in the same way.', h('a.button', { href: '#/runs' }, 'Runs')), box);
   async function load() {
     try {
       const { sweeps } = await get('/v1/sweeps?limit=200');
-      if (closed) return;
-      fill(box, sweeps.length ? sweeps.map((s) => card(s, load)) : empty('No sweeps yet', 'A sweep runs every combination of recipes, changed keys and seeds, and ends in one table.',
-        h('p', null, h('code', null, 'driftctl ablate FILE.json'))));
-    } catch (e) { toast(e.message, true); }
+      trouble.none();
+      const now = JSON.stringify(sweeps);
+      if (closed || now === seen) return;
+      seen = now;
+      redraw(box, () => fill(box, sweeps.length ? sweeps.map((s) => card(s, load)) : empty('No sweeps yet', 'A sweep runs every combination of recipes, changed keys and seeds, and ends in one table.',
+        h('p', null, h('code', null, 'driftctl ablate FILE.json')))));
+    } catch (e) { if (!closed) trouble.error(e); }
   }
   load();
   const timer = setInterval(load, 4000);
@@ -119,7 +129,8 @@ function list(root) {
 }
 
 function detail(root, id, params) {
-  let s = null, curve = null, chosen = new Set(), closed = false, seen = '', metric = params.get('metric') ?? '', wide = 0; // chosen: places in the table's rows
+  let s = null, curve = null, chosen = new Set(), closed = false, seen = '', metric = params.get('metric') ?? '', wide = 0, turn = 0, url = ''; // chosen: places in the table's rows
+  const trouble = complaints();
   const sort = { key: params.get('sort') ?? '', down: params.get('down') === '1' };
   const title = h('div'), progress = h('progress', { max: '1', value: '0', 'aria-label': `Progress of sweep ${id}` }), sub = h('p.sub', { 'aria-live': 'polite' }), error = h('p.error', { hidden: true });
   const lines = h('div.card.scroll', { tabindex: '0', role: 'region', 'aria-label': 'Parallel coordinates' }), table = h('div.card.scroll.sweep-table', { tabindex: '0', role: 'region', 'aria-label': 'Table of the sweep' });
@@ -136,17 +147,26 @@ function detail(root, id, params) {
     draw();
     for (const b of small.querySelectorAll('.multi-cell')) b.setAttribute('aria-pressed', String(all(b.dataset.rows.split(',').map(Number))));
   };
-  const resort = (key) => { sort.down = sort.key === key && !sort.down; sort.key = key; draw(); keep(); table.querySelector(`[data-col="${CSS.escape(key)}"]`)?.focus(); };
+  const resort = (key) => { sort.down = sort.key === key && !sort.down; sort.key = key; draw(); keep(); };
+  function paint(src) {
+    URL.revokeObjectURL(url); // nothing happens to a plain address
+    url = src;
+    picture.src = src;
+  }
   async function drawMetric() {
+    const mine = ++turn;
     const names = [...new Set([...s.table.metrics.map((m) => m.name), 'loss', 'drift_norm'])];
     if (!names.includes(metric)) metric = names[0];
-    fill(pick, names.map((n) => h('option', { value: n, selected: n === metric }, n.replaceAll('_', ' '))));
+    if (names.join() !== [...pick.options].map((o) => o.value).join()) fill(pick, names.map((n) => h('option', { value: n }, n.replaceAll('_', ' '))));
+    pick.value = metric;
     picture.alt = `${metric.replaceAll('_', ' ')} against the step, one line per configuration`;
     const plot = `/v1/sweeps/${id}.png?${query({ metric })}`;
     try {
-      picture.src = secured() ? URL.createObjectURL(await blobOf(await raw(plot))) : at(plot);
+      const file = secured() ? await blobOf(await raw(plot)) : null;
+      if (closed || mine !== turn) return;
+      paint(file ? URL.createObjectURL(file) : at(plot));
       const c = await get(`/v1/sweeps/${id}/curve?${query({ metric })}`);
-      if (closed || c.metric !== metric) return;
+      if (closed || mine !== turn) return;
       curve = c;
       drawSmall();
     } catch (e) { toast(e.message, true); }
@@ -155,7 +175,7 @@ function detail(root, id, params) {
     wide = small.clientWidth || root.clientWidth - 40;
     const m = multiples(s.table, curve, { width: wide, rungs: s.rungs, choose, chosen: all });
     small.hidden = about.hidden = !m;
-    fill(small, m?.el);
+    redraw(small, () => fill(small, m?.el));
     text(about, m?.about ?? '');
     legend.hidden = !m?.legend.length;
     fill(legend, m?.legend.map((l) => { const key = h('span.swatch'); key.style.background = l.colour; return h('li', null, key, l.name); }));
@@ -166,22 +186,21 @@ function detail(root, id, params) {
     const plot = parallel(s.table, chosen, choose);
     lines.hidden = !plot;
     fill(lines, plot);
-    const had = document.activeElement?.dataset?.pick;
-    fill(table, tableOf(s.table, chosen, choose, sort, resort));
-    if (had) table.querySelector(`[data-pick="${had}"]`)?.focus();
+    redraw(table, () => fill(table, tableOf(s.table, chosen, choose, sort, resort)));
     const mine = !chosen.size ? s.list : s.list.filter((c) => [...chosen].some((k) => s.table.rows[k]?.cells.includes(c.cell)));
-    fill(runs, h('table', null, h('thead', null, h('tr', null, ['run', 'configuration', 'seed', 'state', 'step', 'evaluation'].map((t) => h('th', null, t)))),
+    redraw(runs, () => fill(runs, h('table', null, h('thead', null, h('tr', null, ['run', 'configuration', 'seed', 'state', 'step', 'evaluation'].map((t) => h('th', null, t)))),
       h('tbody', null, mine.map((c) => h('tr', { data: { cell: String(c.cell) } }, h('td', null, c.job ? h('a', { href: `#/curves?runs=${c.job}` }, c.job) : '–'), h('td', null, c.label), h('td', null, String(c.seed)),
-        h('td', null, badge(c.state)), h('td', null, `${int(c.step)} / ${int(c.steps_total)}`), h('td', null, c.evaluation ?? '–'))))));
+        h('td', null, badge(c.state)), h('td', null, `${int(c.step)} / ${int(c.steps_total)}`), h('td', null, c.evaluation ?? '–')))))));
   }
   async function load() {
     try {
       const d = await get(`/v1/sweeps/${encodeURIComponent(id)}`), now = JSON.stringify([d.state, d.runs, d.evaluating, d.table, d.progress]);
+      trouble.none();
       if (closed || now === seen) return;
       seen = now;
       s = d;
-      fill(title, head(s.name, s.about || `sweep ${id}`, h('a.button', { href: '#/sweeps' }, 'All sweeps'), fileLink('a.button', `/v1/sweeps/${id}.csv`, `sweep-${id}.csv`, {}, 'CSV'),
-        fileLink('a.button', `/v1/sweeps/${id}.md`, `sweep-${id}.md`, {}, 'Markdown'), buttons(s, load)));
+      redraw(title, () => fill(title, head(s.name, s.about || `sweep ${id}`, h('a.button', { href: '#/sweeps' }, 'All sweeps'), fileLink('a.button', `/v1/sweeps/${id}.csv`, `sweep-${id}.csv`, {}, 'CSV'),
+        fileLink('a.button', `/v1/sweeps/${id}.md`, `sweep-${id}.md`, {}, 'Markdown'), buttons(s, load))));
       progress.value = s.progress;
       text(sub, `${s.state}: ${summary(s)}`);
       error.hidden = !s.error;
@@ -190,12 +209,12 @@ function detail(root, id, params) {
       drawMetric();
     } catch (e) {
       if (e.status === 404) location.hash = '#/sweeps';
-      else toast(e.message, true);
+      else if (!closed) trouble.error(e);
     }
   }
   load();
   const timer = setInterval(() => { if (!s || open(s)) load(); }, 2500);
-  return () => { closed = true; clearInterval(timer); resize.disconnect(); };
+  return () => { closed = true; clearInterval(timer); resize.disconnect(); URL.revokeObjectURL(url); };
 }
 
 export function mount(root, params) {

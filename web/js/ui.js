@@ -27,6 +27,16 @@ export function fill(el, ...children) {
   return el;
 }
 
+// Draws a part of the page again. The element that has the focus keeps it, or the new one in its place
+// gets it: the one with the same data, else with the same name.
+export function redraw(box, draw) {
+  const had = box.contains(document.activeElement) ? document.activeElement : null;
+  const name = (el) => [el.tagName, ...(Object.keys(el.dataset).length ? Object.values(el.dataset) : [el.getAttribute('aria-label') ?? el.textContent, el.getAttribute('href')])].join();
+  draw();
+  if (!had || document.activeElement === had) return;
+  (had.isConnected ? had : [...box.querySelectorAll('a, button, input, select')].find((el) => name(el) === name(had)))?.focus({ preventScroll: true });
+}
+
 // Sets text only when it changes, to keep selections and not to disturb screen readers.
 export function text(el, s) {
   if (el.textContent !== s) el.textContent = s;
@@ -90,10 +100,29 @@ export function bytes(n) {
   return `${i && n < 10 ? n.toFixed(1) : Math.round(n)} ${units[i]}`;
 }
 
+// The server's clock in seconds. The event stream says how far the browser's is behind it.
+export const clock = { behind: 0 };
+export const serverNow = () => Date.now() / 1000 + clock.behind;
+
 export function ago(iso) {
   if (!iso) return '–';
-  const s = (Date.now() - Date.parse(iso)) / 1000;
+  const s = serverNow() - Date.parse(iso) / 1000;
   return s < 5 ? 'just now' : `${duration(s)} ago`;
+}
+
+// Shows a time in a <time> as words, with the local date and time as its title.
+export function stamp(el, iso, words = ago(iso)) {
+  text(el, words);
+  if (el.dateTime === (iso ?? '')) return;
+  el.dateTime = iso ?? '';
+  el.title = iso ? new Date(iso).toLocaleString([], { dateStyle: 'medium', timeStyle: 'medium' }) : '';
+}
+
+// "5 min ago", kept up to date by main.js.
+export function when(iso) {
+  const el = h(iso ? 'time.ago' : 'time');
+  stamp(el, iso);
+  return el;
 }
 
 export const clamp = (v, lo, hi) => Math.min(hi, Math.max(lo, v));
@@ -109,10 +138,10 @@ export function toast(message, bad = false) {
 }
 
 let saidAt = 0;
-// A summary for screen readers, at most every eight seconds unless it is urgent.
+// A summary for screen readers, at most once in a minute unless it is urgent.
 export function say(message, urgent = false) {
   const now = performance.now();
-  if (!urgent && now - saidAt < 8000) return;
+  if (!urgent && now - saidAt < 60000) return;
   saidAt = now;
   text(document.getElementById('live'), message);
 }
