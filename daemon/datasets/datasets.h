@@ -5,8 +5,8 @@
 //
 // One thread imports, one set at a time. A process that ends in the middle leaves nothing half
 // made: what was received of an upload stays and can be continued, an import starts again, and a
-// set is `ready` only once its file is whole and in its place. Files that belong to no row are
-// removed at the start.
+// set is `ready` only once its file is whole and in its place. At the start, folders that belong to
+// no row are put aside as `.lost-NAME-TIME`.
 //
 // Any thread. The functions return 0 or DR_E* with a sentence in err: ENOENT for an unknown set,
 // ECONFLICT where its state refuses, EINVAL for bad input, ENOSPC when the disk is full.
@@ -46,7 +46,7 @@ int dd_datasets_append(struct dd_datasets *d, const char *name, int64_t offset, 
 // The upload is complete: bytes is its size (-1: not known to the client). Queues the import. Also
 // tries a set that has failed again, where its source is still there.
 int dd_datasets_import(struct dd_datasets *d, const char *name, int64_t bytes, struct dr_err *err);
-// DR_ECONFLICT, naming them, while jobs that use the set are queued or running.
+// DR_ECONFLICT, naming them, while jobs that use the set have not ended.
 int dd_datasets_remove(struct dd_datasets *d, const char *name, struct dr_err *err);
 
 // {"datasets": [...]}: those of users by name, then those of the build. NULL: see err.

@@ -96,7 +96,7 @@ void dd_remove_tree(const char *path);
 // The real path of a file or folder below the roots. DR_EINVAL names no path that lies elsewhere.
 int dd_dataset_confine(const struct dd_datasets *d, const char *path, char out[DD_PATH_MAX],
                        struct dr_err *err);
-// Removes what belongs to no row, and files half written.
+// Puts aside what belongs to no row; removes what was half removed or half written.
 int dd_dataset_sweep(struct dd_datasets *d, struct dr_err *err);
 
 // --- builtin.c: the sets of the build ---

@@ -10,6 +10,7 @@
 #include "daemon/jobs/needs.h"
 #include "daemon/jobs/own_encoder.h"
 #include "daemon/store/checkpoints.h"
+#include "daemon/store/keys.h"
 
 #include <ftw.h>
 #include <stdio.h>
@@ -45,11 +46,6 @@ static void release(struct create *c) {
     dd_need_release(&c->judge);
 }
 
-// Keys of jobs that have been removed are rows of `meta`, KEPT_DAYS from when they were used, as
-// the others are.
-#define REMOVED_KEY "removed-key:"
-enum { KEPT_DAYS = 7 };
-
 // The job that the key has made, if there is one. DR_EGONE: it has been removed.
 static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
     sqlite3_stmt *st = dd_sql_prepare(
@@ -66,12 +62,7 @@ static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
         }
     }
     sqlite3_finalize(st);
-    if (!rc && !c->replayed &&
-        dd_sql_one(db, 0, "SELECT 1 FROM meta WHERE key='" REMOVED_KEY "'||?", "t", c->in->key))
-        rc = dr_fail_at(err, DR_EGONE, "Idempotency-Key",
-                        "Idempotency-Key: the job that this key has made was removed; use another "
-                        "key for a new one");
-    return rc;
+    return rc || c->replayed ? rc : dd_key_check(db, "job", c->in->key, err);
 }
 
 int dd_jobs_known(struct dd_jobs *j, const char *key, const char *fingerprint, int64_t *id,
@@ -524,10 +515,7 @@ static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
                        "checkpoint %lld of job %lld is activated; serve another one, or `auto`, "
                        "first",
                        (long long)active, (long long)c->id);
-    rc = dd_sql_run(db, err,
-                    "INSERT OR REPLACE INTO meta SELECT '" REMOVED_KEY
-                    "'||key, ''||created_us FROM idempotency WHERE job=?",
-                    "i", c->id);
+    rc = dd_key_retire(db, "job", "SELECT key FROM idempotency WHERE job=?2", c->id, err);
     return rc ? rc : dd_sql_run(db, err, "DELETE FROM jobs WHERE id=?", "i", c->id);
 }
 
@@ -557,11 +545,6 @@ static int recover(sqlite3 *db, void *arg, struct dr_err *err) {
                         "UPDATE jobs SET state='queued', resume=1, ended_us=NULL WHERE "
                         "state='interrupted'",
                         "");
-    if (!rc)
-        rc = dd_sql_run(db, err,
-                        "DELETE FROM meta WHERE key GLOB '" REMOVED_KEY
-                        "*' AND CAST(value AS INTEGER)<?",
-                        "i", dd_wall_us() - KEPT_DAYS * INT64_C(86400000000));
     return rc;
 }
 

@@ -2,6 +2,7 @@
 // transaction: a process that dies has made all of them or none.
 #include "daemon/base/util.h"
 #include "daemon/evals/evals.h"
+#include "daemon/store/keys.h"
 #include "daemon/sweeps/priv.h"
 
 #include <stdio.h>
@@ -95,10 +96,6 @@ static void check_metrics(const struct submit *s, json_t *problems) {
         check_metric(s, "search.metric", s->spec->halving.metric, problems);
 }
 
-// A key lives as long as its sweep; KEPT_DAYS from the removal on it is a row of `meta`.
-#define REMOVED_KEY "removed-sweep:"
-enum { KEPT_DAYS = 7 };
-
 // The sweep that the key has made, if there is one. DR_EGONE: it has been removed.
 static int known_key(sqlite3 *db, struct submit *s, struct dr_err *err) {
     const char *fp = s->in->fingerprint ? s->in->fingerprint : "";
@@ -113,12 +110,7 @@ static int known_key(sqlite3 *db, struct submit *s, struct dr_err *err) {
                             "Idempotency-Key: this key was used with another body");
     }
     sqlite3_finalize(st);
-    if (!rc && !s->replayed &&
-        dd_sql_one(db, 0, "SELECT 1 FROM meta WHERE key='" REMOVED_KEY "'||?", "t", s->in->key))
-        rc = dr_fail_at(err, DR_EGONE, "Idempotency-Key",
-                        "Idempotency-Key: the sweep that this key has made was removed; use "
-                        "another key for a new one");
-    return rc;
+    return rc || s->replayed ? rc : dd_key_check(db, "sweep", s->in->key, err);
 }
 
 // Before anything is checked, since what the file names may be gone by now.
@@ -401,15 +393,7 @@ static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
     const struct flag *f = arg;
     int rc = exists(db, f->id, err);
     if (!rc)
-        rc = dd_sql_run(db, err,
-                        "DELETE FROM meta WHERE key GLOB '" REMOVED_KEY
-                        "*' AND CAST(value AS INTEGER)<?",
-                        "i", dd_wall_us() - KEPT_DAYS * INT64_C(86400000000));
-    if (!rc)
-        rc = dd_sql_run(db, err,
-                        "INSERT OR REPLACE INTO meta SELECT '" REMOVED_KEY
-                        "'||key, ''||? FROM sweeps WHERE id=? AND key IS NOT NULL",
-                        "ii", dd_wall_us(), f->id);
+        rc = dd_key_retire(db, "sweep", "SELECT key FROM sweeps WHERE id=?2", f->id, err);
     return rc ? rc : dd_sql_run(db, err, "DELETE FROM sweeps WHERE id=?", "i", f->id);
 }
 
