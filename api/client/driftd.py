@@ -11,6 +11,7 @@
 Every refusal of the server is a driftd.Problem with its own sentence, the fields at fault and, where
 waiting helps, the seconds to wait. docs/python.md has more; docs/api.md has what the server takes.
 """
+import contextlib
 import http.client
 import io
 import json
@@ -50,6 +51,16 @@ class Event(typing.NamedTuple):
     data: dict
 
 
+def _token(file):
+    """The first word that is no comment: the server's own token file will do."""
+    with open(file, encoding="utf-8") as f:
+        for line in f:
+            word = line.split(None, 1)[:1]
+            if word and not word[0].startswith("#"):
+                return word[0]
+    raise ValueError("no token could be read from %s" % file)
+
+
 class _Unix(http.client.HTTPConnection):
     def __init__(self, path, timeout):
         super().__init__("localhost", timeout=timeout)
@@ -63,15 +74,14 @@ class _Unix(http.client.HTTPConnection):
 
 class Driftd:
     """A server. url: http(s)://HOST:PORT or unix:PATH (default: DRIFTD_URL, else the local daemon); token: the
-    bearer token (default: the content of the file DRIFTD_TOKEN_FILE); ca_file: a certificate to trust (PEM);
+    bearer token (default: the first in the file DRIFTD_TOKEN_FILE); ca_file: a certificate to trust (PEM);
     timeout: seconds to wait for an answer."""
 
     def __init__(self, url=None, token=None, ca_file=None, timeout=60):
         self.url = url or os.environ.get("DRIFTD_URL") or "http://127.0.0.1:8080"
         file = os.environ.get("DRIFTD_TOKEN_FILE")
         if token is None and file:
-            with open(file, encoding="utf-8") as f:
-                token = f.read().strip()
+            token = _token(file)
         self.token, self.ca_file, self.timeout = token, ca_file or os.environ.get("DRIFTD_CA_FILE"), timeout
         if not self.url.startswith(("http://", "https://", "unix:")):
             raise ValueError("url is %r; expected http://HOST:PORT, https://HOST:PORT or unix:PATH" % self.url)
@@ -226,7 +236,13 @@ class Driftd:
             with open(part, "wb") as f:
                 while chunk := r.read(1 << 20):
                     f.write(chunk)
+            if r.length:  # read(n) says nothing of an early end
+                raise http.client.IncompleteRead(b"", r.length)
             os.replace(part, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.remove(part)
+            raise
         finally:
             c.close()
         return path

@@ -3,12 +3,15 @@
 
 Arguments: driftd, api/client, docs, engine/export.
 """
+import http.client
+import http.server
 import json
 import os
 import pathlib
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 
@@ -186,6 +189,56 @@ def test_exports():
         onnx = pathlib.Path(c.export(ident, d.dir / "m.onnx", format="onnx")).read_bytes()
         assert onnx[0] == 8 and b"blocks.0.attn.qkv.weight" in onnx and b"driftd.config" in onnx
         assert not list((d.dir / "state/uploads").iterdir())
+
+
+class Cut(http.server.BaseHTTPRequestHandler):
+    """Goes away in the middle of its answer."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b"x" * 10)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_an_export_that_is_cut_off():
+    server = http.server.HTTPServer(("127.0.0.1", 0), Cut)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with tempfile.TemporaryDirectory() as folder:
+        c = driftd.Driftd("http://127.0.0.1:%d" % server.server_port)
+        place = pathlib.Path(folder)
+        (place / "m.onnx").write_text("an older one")
+        try:
+            c.export(1, place / "m.onnx", "onnx")
+            raise AssertionError("it was taken for whole")
+        except http.client.IncompleteRead as e:
+            assert "990" in str(e), e
+        assert [p.name for p in place.iterdir()] == ["m.onnx"]
+        assert (place / "m.onnx").read_text() == "an older one"
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_token_file():
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder, "token")
+        os.environ["DRIFTD_TOKEN_FILE"] = str(file)
+        try:
+            for text in ("1f6a77c0\n", "# made by hand\n\n  1f6a77c0\tgenerate,read  10/s # mine\n90be0000 read\n"):
+                file.write_text(text)
+                assert driftd.Driftd().token == "1f6a77c0", text
+            assert driftd.Driftd(token="another").token == "another"
+            file.write_text("# none yet\n\n")
+            try:
+                driftd.Driftd()
+                raise AssertionError("no token was taken for one")
+            except ValueError as e:
+                assert str(file) in str(e), e
+        finally:
+            del os.environ["DRIFTD_TOKEN_FILE"]
 
 
 def test_the_noise_is_the_servers():

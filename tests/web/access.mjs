@@ -2,20 +2,21 @@
 // with a wrong one, commands that do not hold it, pictures that the page fetches with it. usage:
 //   access.mjs DRIFTD CONFIG_DIR NODE_MODULES [SCREENSHOT_DIR]
 // Exit 77: chromium or the packages are missing.
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import assert from 'node:assert/strict';
 import { audit as axeFinds, begin, check, Daemon, report, sleep, tools, until } from './lib.mjs';
 
 const [driftd, , modules, shots] = process.argv.slice(2);
-const TOKEN = 'token-of-the-test';
+const TOKEN = 'token-of-the-test', SMALLER = 'token-for-pictures';
 const found = tools(modules);
 const recipes = mkdtempSync(join(tmpdir(), 'driftd-recipes-'));
 const SMALL = { name: 'small', data: { set: 'digits', count: 200, size: 8, fit: 'resize' }, model: { dim: 16, depth: 1, heads: 2, patch: 4, registers: 1, style_tokens: 2 },
   train: { steps: 20, classes: 2, generated: 4, positives: 4 }, optim: { warmup: 5 }, checkpoint: { every: 0, every_seconds: 0 }, samples: { every: 0 } };
 writeFileSync(join(recipes, 'small.json'), JSON.stringify(SMALL));
 const daemon = new Daemon(driftd, recipes, TOKEN);
+appendFileSync(daemon.secret[1], `${SMALLER} generate\n`);
 
 const opened = await begin(daemon, found);
 const { base, browser, page, faults } = opened;
@@ -79,6 +80,28 @@ try {
     await page.reload();
     await stream('live');
     assert.equal(await dialogs(), 0, 'kept while the tab is open');
+  });
+
+  await check('a token that may do too little is kept until there is another', async () => {
+    const stored = () => page.evaluate(() => sessionStorage.getItem('driftd-token'));
+    await page.evaluate((t) => sessionStorage.setItem('driftd-token', t), SMALLER);
+    await page.reload();
+    await stream('locked');
+    await until('the button', () => enter.isVisible());
+    assert.equal(await dialogs(), 0, 'it was not refused');
+    await enter.click();
+    await page.waitForSelector('dialog[open]');
+    await page.keyboard.press('Escape');
+    await until('no dialog', async () => (await dialogs()) === 0);
+    assert.ok(await enter.isVisible());
+    assert.equal(await stored(), SMALLER);
+    await enter.click();
+    await page.getByLabel('Access token').last().fill(TOKEN);
+    await page.keyboard.press('Enter');
+    await stream('live');
+    await page.waitForSelector('.page-evals .empty');
+    assert.equal(await stored(), TOKEN);
+    assert.equal(await enter.isVisible(), false);
   });
 
   await check('curl reads the token from the environment', async () => {

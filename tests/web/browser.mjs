@@ -230,6 +230,36 @@ try {
     });
   });
 
+  await check('with logarithmic steps the view pans and zooms by factors, and ends at step 1', async () => {
+    const box = page.getByRole('checkbox', { name: 'log steps' }), range = page.locator('output.range');
+    const click = (name) => page.getByRole('button', { name, exact: true }).click();
+    const shows = (what, pattern) => until(what, async () => pattern.test(await range.textContent()));
+    const view = () => { const q = new URLSearchParams(page.url().split('?')[1]); return [+q.get('from'), +q.get('to')]; };
+    await box.check();
+    for (const name of ['Zoom out', 'Zoom out', 'Pan left', 'Pan left']) await click(name);
+    await shows('the first step', /^1 – /);
+    await page.locator(`${panel('loss')} .plot`).focus();
+    for (const key of ['-', 'Shift+ArrowLeft', '-']) await page.keyboard.press(key);
+    await shows('the first step still', /^1 – /);
+    await click('Show all');
+    await click('Zoom in');
+    await until('a part', () => view()[0] > 1);
+    const [a, b] = view();
+    await click('Pan right');
+    await until('another part', () => view()[0] > a);
+    const [c, d] = view();
+    assert.ok(Math.abs(Math.log(d / c) - Math.log(b / a)) < 1e-6, `${[a, b, c, d]}`);
+    await click('Show all');
+    await box.uncheck();
+    await click('Pan left');
+    await shows('before the first step', /^-/);
+    await box.check();
+    await shows('from the first step', /^1 – /);
+    await box.uncheck();
+    await click('Show all');
+    await until('everything', () => !/from=/.test(page.url()));
+  });
+
   await check('a zoomed long run is fetched again, finer; non-finite steps are marked', async () => {
     const asked = [];
     await page.route('**/metrics?*', async (route) => {

@@ -185,6 +185,30 @@ try {
     await page.unroute('**/v1/evals/1');
   });
 
+  await check('a run without a finished evaluation leaves the way back; one that is gone is chosen no more', async () => {
+    const list = /\/v1\/evals\?/, run = page.locator('.eval-bar select >> nth=1'), count = () => page.locator('.eval-table tbody tr').count();
+    await page.route(list, async (route) => {
+      const d = await (await route.fetch()).json();
+      const unlucky = { ...d.evals[0], id: '9001', job: '77', job_name: 'unlucky', eval_job: '78', state: 'failed', error: 'no memory', comparable: null, results: {}, errors: {}, floors: {}, best: false };
+      await route.fulfill({ json: { ...d, evals: [unlucky, ...d.evals] } });
+    });
+    await page.goto(`${base}/#/evals?job=999`);
+    await page.reload();
+    await until('all of them', async () => (await count()) === 17);
+    await until('the address', () => !/job=/.test(page.url()));
+    await run.selectOption('77');
+    await until('its row', async () => (await count()) === 1);
+    assert.equal(await page.locator('.eval-plots').isVisible(), false);
+    assert.ok(await run.isVisible());
+    await run.selectOption('');
+    await until('all of them again', async () => (await count()) === 17 && (await lines('step')) > 0);
+    assert.ok(await page.locator('.eval-plots').isVisible());
+    await page.unroute(list);
+    await page.goto(`${base}/#/evals`);
+    await page.reload();
+    await until('without it', async () => (await count()) === 16);
+  });
+
   await check('a long evaluation is stopped, resumed, stopped, and its row deleted', async () => {
     const id = (await api('/v1/checkpoints?job=1')).checkpoints[0].id;
     const job = await daemon.post('/v1/evals', { checkpoint: id, n: 3000000, judge: 'small-judge' });

@@ -64,6 +64,16 @@ try {
       });
       assert.ok(room >= 4, `${room} px beside the time left at ${width}`);
     }
+    for (const width of [1440, 1240, 1100, 1000, 880]) { // names can be read, headings stay apart
+      await page.setViewportSize({ width, height: 900 });
+      const seen = await page.evaluate(() => {
+        const text = (e) => { const r = document.createRange(); r.selectNodeContents(e); return r.getBoundingClientRect(); };
+        const heads = [...document.querySelectorAll('.runs thead th')].map(text).filter((r) => r.width > 0).sort((a, b) => a.left - b.left);
+        return { name: document.querySelector('.run .run-name').getBoundingClientRect().width, gaps: heads.slice(1).map((r, i) => r.left - heads[i].right) };
+      });
+      assert.ok(seen.name >= 80, `a run's name has ${seen.name} px at ${width}`);
+      assert.ok(seen.gaps.length > 1 && seen.gaps.every((g) => g >= 2), `${seen.gaps} px between the headings at ${width}`);
+    }
     await page.setViewportSize({ width: 1440, height: 900 });
   });
 
@@ -225,6 +235,30 @@ try {
     await shot('samples-toy-1440');
   });
 
+  await check('pages opened while the server is away fill in when it is back; a lost picture is fetched again', async () => {
+    const seen = (selector, n) => page.evaluate(([s, k]) => [...document.querySelectorAll(s)].filter((i) => i.naturalWidth > 0).length === k, [selector, n]);
+    for (const [hash, selector, n] of [['#/samples?job=1&with=2', '.pair .grid-image', 2], ['#/play?seed=5&cols=2&rows=2', '.stage img', 1]]) {
+      await go('#/status');
+      await page.waitForSelector('.cards .card');
+      await until('the stream is live', async () => (await page.getAttribute('#stream', 'data-state')) === 'live');
+      faults.quiet = true;
+      await daemon.down();
+      await page.evaluate((x) => { location.hash = x; }, hash);
+      await until('the error is shown', async () => (await page.locator('.toast').allTextContents()).some((t) => /does not answer/.test(t)));
+      await daemon.up();
+      faults.quiet = false;
+      await until(`the pictures of ${hash}`, () => seen(selector, n));
+    }
+    const picture = /\/v1\/samples\/\d+\.png/;
+    await page.route(picture, (route) => route.abort());
+    await go('#/samples?job=1');
+    await until('none came', async () => (await page.locator('.toast').allTextContents()).some((t) => /does not answer/.test(t)));
+    await page.unroute(picture);
+    await page.evaluate(() => import('/app/state.js').then((m) => m.emit('refetch')));
+    await until('the grid', () => seen('.pair .grid-image', 1));
+    await until('the strip', () => page.evaluate(() => [...document.querySelectorAll('.strip img')].every((i) => i.naturalWidth > 0)));
+  });
+
   await check('checkpoints have a page; counters of what has not happened are not shown', async () => {
     await go('#/checkpoints?job=2');
     await page.waitForSelector('tbody tr[data-checkpoint]');
@@ -381,6 +415,130 @@ try {
     await until('they have ended', async () => (await api('/v1/jobs?state=stopped')).jobs.length === 3);
     for (const id of [first, second, third]) await fetch(`${base}/v1/jobs/${id}`, { method: 'DELETE' });
     await until('the page too', async () => (await ids()).length === 4);
+  });
+
+  await check('a pause is not time trained; train.minutes ends a run in its row as on the server', async () => {
+    const known = (id) => page.evaluate((i) => import('/app/state.js').then((m) => { const j = m.jobs.get(i); return j && { ...j, total: m.stepsTotal(j) }; }), id);
+    await go('#/runs');
+    const { id } = await post('/v1/jobs', { config: 'toy-swiss-roll', name: 'timed', overrides: { ...TOY, 'train.steps': 1e8, 'train.minutes': 30, 'samples.every': 0, 'checkpoint.every': 1e6 } });
+    const j = await until('its rows', async () => { const now = await known(id); return now?.seen && now.rate && now.class_names && now; });
+    assert.ok(j.total < 1e8 && j.total >= j.step, `${j.total} steps in all`);
+    assert.ok(Math.abs(j.progress - j.seconds / 1800) < 1e-3 && j.eta_seconds > 1600 && j.eta_seconds <= 1800, JSON.stringify(j));
+    const cell = (name) => page.textContent(`.run[data-run="${id}"] .${name}`);
+    await until('the row', async () => /(2[6-9]|30) min left/.test(await cell('c-time')) && !/100.000.000/.test(await cell('c-step')));
+    await post(`/v1/jobs/${id}/pause`);
+    await until('paused', async () => (await api(`/v1/jobs/${id}`)).state === 'paused');
+    await sleep(5000);
+    const { step } = await api(`/v1/jobs/${id}`);
+    await post(`/v1/jobs/${id}/resume`);
+    await until('it goes on', async () => { const now = await known(id); return now.state === 'running' && now.rate && now.step > step; });
+    const [here, there] = [(await known(id)).seconds, (await api(`/v1/jobs/${id}`)).seconds];
+    assert.ok(Math.abs(here - there) < 2.5, `${here} s trained by the page, ${there} s by the server`);
+    await post(`/v1/jobs/${id}/stop?mode=now`);
+    await until('it has ended', async () => (await api(`/v1/jobs/${id}`)).state === 'stopped');
+    await fetch(`${base}/v1/jobs/${id}`, { method: 'DELETE' });
+    await until('the page too', async () => (await ids()).length === 4);
+  });
+
+  await check('a deleted run leaves the curves and is asked for no more', async () => {
+    const { id } = await post('/v1/jobs', { config: 'toy-swiss-roll', name: 'in passing', overrides: { ...TOY, 'train.steps': 30, 'samples.every': 0 } });
+    await until('it has ended', async () => (await api(`/v1/jobs/${id}`)).state === 'completed');
+    await go(`#/curves?runs=1,${id}`);
+    const shown = () => page.evaluate(() => [...document.querySelector('.page-curves').models.keys()].sort().join());
+    await until('both', async () => (await shown()) === `1,${id}` && (await page.locator(`.chip[data-run="${id}"]`).count()) === 1);
+    assert.equal((await fetch(`${base}/v1/jobs/${id}`, { method: 'DELETE' })).status, 204);
+    await until('one is left', async () => (await shown()) === '1');
+    const asked = [], note = (r) => { if (r.url().includes(`/jobs/${id}`)) asked.push(r.url()); };
+    page.on('request', note);
+    await sleep(1500);
+    page.off('request', note);
+    assert.deepEqual(asked, []);
+    assert.equal(await page.locator(`.chip[data-run="${id}"]`).count(), 0);
+    assert.equal(new URLSearchParams(page.url().split('?')[1]).get('runs'), '1');
+  });
+
+  await check('a run whose answer was lost is not made twice', async () => {
+    const all = /\/v1\/jobs$/, before = (await api('/v1/jobs')).jobs.length, keys = [];
+    await page.route(all, async (route) => {
+      keys.push(route.request().headers()['idempotency-key']);
+      if (keys.length > 1) { await route.continue(); return; }
+      await route.fetch();
+      await route.abort();
+    });
+    await go('#/runs');
+    await page.getByRole('button', { name: 'New run' }).click();
+    await page.waitForSelector('dialog[open] #f-train-steps');
+    await page.selectOption('dialog select', 'toy-swiss-roll');
+    await until('the recipe', async () => /spiral/.test(await page.textContent('.about')));
+    await page.fill('#f-train-steps', '20');
+    const start = page.getByRole('button', { name: 'Start', exact: true });
+    await start.click();
+    await until('the reason', async () => /does not answer/.test(await page.textContent('.form-errors')));
+    await start.click();
+    await page.waitForSelector('dialog', { state: 'detached' });
+    await page.unroute(all);
+    assert.equal(keys.length, 2);
+    assert.equal(keys[0], keys[1]);
+    const { jobs } = await api('/v1/jobs');
+    assert.equal(jobs.length, before + 1);
+    await until('it has ended', async () => (await api(`/v1/jobs/${jobs[0].id}`)).state === 'completed');
+    await fetch(`${base}/v1/jobs/${jobs[0].id}`, { method: 'DELETE' });
+    await until('the page too', async () => (await ids()).length === 4);
+  });
+
+  await check('what could not be saved stays in its field, and is tried again', async () => {
+    const one = /\/v1\/(jobs|checkpoints)\/\d+$/, id = (await api('/v1/checkpoints?job=2')).checkpoints[0].id;
+    const refuse = (route) => (route.request().method() === 'PATCH' ? route.fulfill({ status: 507, json: { detail: 'the disk is full' } }) : route.continue());
+    const happens = (type, data) => page.evaluate(([t, d]) => import('/app/state.js').then((m) => m.emit(t, d)), [type, data]);
+    for (const [hash, opener, field, path, type] of [['#/runs', 'Details of run 2', page.locator('#notes-2'), '/v1/jobs/2', 'jobs'],
+      ['#/checkpoints?job=2', `Details of checkpoint ${id}`, page.locator(`#checkpoint-${id}`).getByLabel('Notes'), `/v1/checkpoints/${id}`, 'checkpoint']]) {
+      await go(hash);
+      await page.getByRole('button', { name: opener }).click();
+      await page.route(one, refuse);
+      await field.fill('Not to be lost');
+      await page.keyboard.press('Tab');
+      await until('it is marked', async () => (await field.getAttribute('aria-invalid')) === 'true');
+      const fetched = type === 'jobs' ? null : page.waitForResponse(/\/v1\/checkpoints\?/);
+      await happens(type, '2');
+      await fetched;
+      await sleep(500);
+      assert.equal(await field.inputValue(), 'Not to be lost');
+      assert.equal(await field.getAttribute('aria-invalid'), 'true');
+      await page.unroute(one);
+      await field.focus();
+      await page.keyboard.press('Tab');
+      await until('it is stored', async () => (await api(path)).notes === 'Not to be lost');
+      await until('it is marked no more', async () => (await field.getAttribute('aria-invalid')) === null);
+      await fetch(base + path, { method: 'PATCH', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ notes: 'from elsewhere' }) });
+      if (type === 'jobs') await page.evaluate(() => import('/app/state.js').then((m) => m.loadJobs()));
+      else await happens(type);
+      await until('what is stored is shown again', async () => (await field.inputValue()) === 'from elsewhere');
+    }
+  });
+
+  await check('older checkpoints stay on the page when a new one comes', async () => {
+    const list = /\/v1\/checkpoints\?/, one = (await api('/v1/checkpoints?job=3')).checkpoints[0];
+    let newest = 130;
+    await page.route(list, (route) => {
+      const q = new URL(route.request().url()).searchParams, first = Number(q.get('cursor') ?? newest), limit = Number(q.get('limit'));
+      const some = Array.from({ length: Math.min(limit, first) }, (_, i) => ({ ...one, id: String(first - i), active: false }));
+      return route.fulfill({ json: { checkpoints: some, next_cursor: first > limit ? String(first - limit) : null } });
+    });
+    const shown = () => page.$$eval('tr[data-checkpoint]', (all) => all.map((e) => Number(e.dataset.checkpoint)));
+    const down = (from, to) => Array.from({ length: from - to + 1 }, (_, i) => from - i), older = page.getByRole('button', { name: 'Older ones' });
+    await go('#/checkpoints');
+    await until('a page', async () => (await shown()).length === 50);
+    await older.click();
+    await until('two pages', async () => (await shown()).length === 100);
+    newest = 132;
+    await page.evaluate(() => import('/app/state.js').then((m) => m.emit('checkpoint', {})));
+    await until('the new ones', async () => (await shown())[0] === 132);
+    assert.deepEqual(await shown(), down(132, 31));
+    await older.click();
+    await until('all', async () => (await shown()).length === 132);
+    assert.deepEqual(await shown(), down(132, 1));
+    assert.equal(await older.isVisible(), false);
+    await page.unroute(list);
   });
 
   await check('more than a thousand runs are all there; of too many the newest and the running one', async () => {

@@ -11,21 +11,25 @@ const tokenKey = `driftd-token${root.pathname === '/' ? '' : root.pathname}`;
 let token = sessionStorage.getItem(tokenKey) ?? '';
 let asking = null;
 let declined = false; // the dialog was closed without a token: it stays away until enterToken()
-let onDeclined = () => {};
+let onWanted = () => {};
 let given = () => {}; // ends the stream's wait for a token
 
 export class Problem extends Error {
   constructor(status, body) {
     super(body?.detail ?? `the server answered ${status}`);
     this.status = status; // 0: no answer
+    this.type = body?.type ?? '';
     this.errors = body?.errors ?? [];
     this.retryAfter = body?.retry_after;
   }
 }
 
+// The token may do too little for what was asked.
+const tooSmall = (e) => e.status === 403 && e.type === 'urn:driftd:problem:insufficient-scope';
+
 const make = (tag, props) => Object.assign(document.createElement(tag), props);
 
-// One dialog, even if several requests were refused at once. Resolves to whether there is a token now.
+// One dialog, even if several requests were refused at once. Resolves to whether a token was entered.
 function askToken(refused) {
   asking ??= new Promise((resolve) => {
     const dialog = make('dialog'), form = make('form', { method: 'dialog' });
@@ -38,26 +42,24 @@ function askToken(refused) {
     dialog.append(form);
     document.body.append(dialog);
     dialog.addEventListener('close', () => {
-      token = dialog.returnValue === 'ok' ? input.value.trim() : ''; // Escape leaves it empty
+      const entered = dialog.returnValue === 'ok';
+      if (entered) token = input.value.trim();
+      else if (refused) token = ''; // after Escape one that was not refused stays, as it may do something
       sessionStorage.setItem(tokenKey, token);
       dialog.remove();
       asking = null;
-      decline(token === '');
-      if (token) given();
-      resolve(token !== '');
+      declined = !entered;
+      onWanted(!entered);
+      if (entered) given();
+      resolve(entered);
     });
     dialog.showModal();
   });
   return asking;
 }
 
-function decline(yes) {
-  declined = yes;
-  onDeclined(yes);
-}
-
-// f(yes): whether the user has closed the dialog without a token.
-export function whenDeclined(f) { onDeclined = f; }
+// f(yes): whether the page needs a token, or one that may do more, and does not ask for it by itself.
+export function whenTokenWanted(f) { onWanted = f; }
 
 export function enterToken() {
   declined = false;
@@ -79,7 +81,9 @@ export async function raw(path, init = {}) {
     if (res.ok) return res;
     let body = null;
     try { body = await res.json(); } catch { /* not a problem document */ }
-    throw new Problem(res.status, body);
+    const problem = new Problem(res.status, body);
+    if (sent === token && tooSmall(problem)) onWanted(true);
+    throw problem;
   }
 }
 
@@ -163,7 +167,7 @@ export class Stream {
       try {
         await this.once(() => { wait = 500; });
       } catch (e) {
-        locked = e instanceof Problem && e.status === 401;
+        locked = e instanceof Problem && (e.status === 401 || tooSmall(e));
       }
       this.beat = 0;
       this.onState(locked ? 'locked' : 'lost');

@@ -2,9 +2,9 @@
 // tags and notes, in a row that opens.
 import { get, query, raw, send } from './api.js';
 import { on, jobs, jobList, loadJobs } from './state.js';
-import { h, fill, int, bytes, when, toast, empty, head, field, fileLink, keepInAddress, settle } from './ui.js';
+import { h, fill, int, bytes, when, clamp, toast, empty, head, field, fileLink, keepInAddress, saves, settle, unsaved } from './ui.js';
 
-const PAGE = 50;
+const PAGE = 50, MOST = 1000; // in one request
 const narrow = matchMedia('(max-width: 860px)');
 
 // What requests without a checkpoint get; what: an id, "live" or "auto".
@@ -15,16 +15,13 @@ export async function serve(what) {
   } catch (e) { toast(e.message, true); }
 }
 
-// The opened part of a row, {el, actions}. host: {changed(c), removed(c)}
+// The opened part of a row, {el, actions, unsaved()}. host: {changed(c), removed(c)}
 function details(c, host) {
-  const save = async (el, key, value) => {
-    el.removeAttribute('aria-invalid');
-    try {
-      Object.assign(c, await send('PATCH', `/v1/checkpoints/${c.id}`, { [key]: value }));
-      toast(`Saved: ${key} of checkpoint ${c.id}.`);
-      host.changed(c);
-    } catch (e) { el.setAttribute('aria-invalid', 'true'); toast(e.message, true); }
-  };
+  const stored = (el, key, of) => saves(el, () => send('PATCH', `/v1/checkpoints/${c.id}`, { [key]: of() }), (now) => {
+    Object.assign(c, now);
+    toast(`Saved: ${key} of checkpoint ${c.id}.`);
+    host.changed(c);
+  });
   async function remove() {
     if (!confirm(`Delete checkpoint ${c.id} (step ${int(c.step)}, ${bytes(c.bytes)}) with its file?`)) return;
     try {
@@ -33,19 +30,22 @@ function details(c, host) {
       host.removed(c);
     } catch (e) { toast(e.message, true); }
   }
-  const name = h('input', { type: 'text', maxlength: '200', value: c.name ?? '', onchange: () => save(name, 'name', name.value.trim()) });
-  const tags = h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', value: (c.tags ?? []).join(' '), onchange: () => save(tags, 'tags', tags.value.split(/[\s,]+/).filter(Boolean)) });
-  const notes = h('textarea', { rows: '3', value: c.notes ?? '', onchange: () => save(notes, 'notes', notes.value) });
+  const name = h('input', { type: 'text', maxlength: '200', value: c.name ?? '' });
+  const tags = h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', value: (c.tags ?? []).join(' ') });
+  const notes = h('textarea', { rows: '3', value: c.notes ?? '' });
+  stored(name, 'name', () => name.value.trim());
+  stored(tags, 'tags', () => tags.value.split(/[\s,]+/).filter(Boolean));
+  stored(notes, 'notes', () => notes.value);
   const actions = h('div.run-actions', null, h('span.spacer'), h('button.danger', { type: 'button', 'aria-label': `Delete checkpoint ${c.id}`, onclick: remove }, 'Delete'));
-  return { actions, el: h('div.detail', null, h('div.detail-split', null,
+  return { actions, unsaved: () => [name, tags, notes].some(unsaved), el: h('div.detail', null, h('div.detail-split', null,
     h('div.detail-edit', null, field('Name', name), field('Tags', tags, 'Words of a-z 0-9 . _ - with spaces between. A tag stands for the newest checkpoint that has it, as in checkpoint=best.')),
     h('div.detail-edit', null, field('Notes', notes))), actions) };
 }
 
 export function mount(root, params) {
   let job = params.get('job') ?? '', list = [], cursor = '', turn = 0, closed = false, stale = false;
-  const open = new Set();
-  const pick = h('select', { onchange: () => { job = pick.value; keepInAddress('checkpoints', query({ job })); load(); } });
+  const open = new Set(), rows = new Map(); // by id: {els, unsaved(), kept}
+  const pick = h('select', { onchange: () => { job = pick.value; list = []; older.hidden = true; keepInAddress('checkpoints', query({ job })); load(); } });
   const box = h('div.card.scroll', { tabindex: '0', role: 'region', 'aria-label': 'Checkpoints' });
   const older = h('button', { type: 'button', hidden: true, onclick: () => load(cursor) }, 'Older ones');
   fill(root, head('Checkpoints', 'Weights of every run at some of its steps. The served one answers requests that name none.', field('Run', pick)), box, older);
@@ -66,32 +66,48 @@ export function mount(root, params) {
       const shown = open.has(c.id);
       more.hidden = !shown;
       opener.setAttribute('aria-expanded', String(shown));
-      if (shown && !detail) more.append(h('td', { colspan: '8' }, (detail = details(c, { changed: paint, removed: () => { open.delete(c.id); load(); } })).el));
+      if (shown && !detail) more.append(h('td', { colspan: '8' }, (detail = details(c, { changed: () => { paint(); if (self.kept) { stale = true; late(); } }, removed: () => { open.delete(c.id); load(); } })).el));
       if (shown) (narrow.matches ? detail.actions : cell).prepend(...acts); // a phone's row has no room for them
     }
     paint();
     show();
-    return [h('tr', { data: { checkpoint: c.id } }, h('th', { scope: 'row' }, c.id), what, h('td', null, c.net ?? '–'), h('td', null, int(c.step)), h('td', null, bytes(c.bytes)), h('td', null, when(c.created)),
+    const self = { kept: false, unsaved: () => !!detail?.unsaved(), els: [h('tr', { data: { checkpoint: c.id } }, h('th', { scope: 'row' }, c.id), what, h('td', null, c.net ?? '–'), h('td', null, int(c.step)), h('td', null, bytes(c.bytes)), h('td', null, when(c.created)),
       h('td', null, c.active ? h('span.badge', { data: { state: 'completed' } }, 'served') : c.state === 'ok' ? (c.best ? 'best' : '') : c.state),
-      cell), more];
+      cell), more] };
+    return self;
+  }
+  // One with what could not be saved yet stays as it is.
+  function rowOf(c) {
+    const had = rows.get(c.id);
+    if (had?.unsaved()) had.kept = true;
+    else rows.set(c.id, row(c));
+    return rows.get(c.id).els;
   }
   const writing = () => box.contains(document.activeElement) && document.activeElement.matches('input, textarea');
+  // What is shown beyond a fresh first page stays.
+  function take(page) {
+    const end = list.findIndex((c) => c.id === page.checkpoints.at(-1)?.id), rest = page.next_cursor && end >= 0 ? list.slice(end + 1) : [];
+    list = [...page.checkpoints, ...rest];
+    if (!rest.length) cursor = page.next_cursor ?? '';
+  }
   async function load(from = '') {
     const mine = ++turn;
     stale = false;
     try {
       if (!jobs.size) await loadJobs();
-      const page = await get(`/v1/checkpoints?${query({ limit: PAGE, job, cursor: from })}`);
+      const page = await get(`/v1/checkpoints?${query({ limit: from ? PAGE : clamp(list.length, PAGE, MOST), job, cursor: from })}`);
       if (closed || mine !== turn) return;
       if (writing()) { stale = true; return; }
-      list = from ? [...list, ...page.checkpoints] : page.checkpoints;
-      cursor = page.next_cursor ?? '';
+      if (from) {
+        list.push(...page.checkpoints);
+        cursor = page.next_cursor ?? '';
+      } else take(page);
     } catch (e) { toast(e.message, true); return; }
     older.hidden = !cursor;
     runs();
     if (!list.length) { fill(box, empty('No checkpoints yet', 'A run writes its first after a minute or 500 steps.')); return; }
     const titles = ['id', 'run', 'network', 'step', 'size', 'written', 'state'], focused = document.activeElement?.getAttribute('aria-label');
-    fill(box, h('table.checkpoints', null, h('thead', null, h('tr', null, titles.map((c) => h('th', { scope: 'col' }, c)), h('th', { scope: 'col' }, h('span.sr', null, 'actions')))), h('tbody', null, list.map(row))));
+    fill(box, h('table.checkpoints', null, h('thead', null, h('tr', null, titles.map((c) => h('th', { scope: 'col' }, c)), h('th', { scope: 'col' }, h('span.sr', null, 'actions')))), h('tbody', null, list.map(rowOf))));
     if (focused && document.activeElement === document.body) box.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus();
   }
   function runs() {
@@ -99,7 +115,8 @@ export function mount(root, params) {
   }
   // A field that is being filled in stays: what came meanwhile is shown once it is left.
   const news = () => { if (writing()) stale = true; else load(); };
-  box.addEventListener('focusout', () => setTimeout(() => { if (stale && !writing() && !closed) load(); }, 300));
+  const late = () => setTimeout(() => { if (stale && !writing() && !closed) load(); }, 300);
+  box.addEventListener('focusout', late);
   settle(root, load());
   const off = [on('checkpoint', news), on('refetch', news), on('served', news)];
   return () => { closed = true; off.forEach((f) => f()); };

@@ -35,6 +35,7 @@ function label(name, job) {
 }
 
 const CHIPS = 40; // the newest runs, offered beside those that are shown
+const FAR = 1e12; // neither steps nor dates go further
 
 const short = (j) => `${j.id} ${j.name || j.recipe}`;
 
@@ -48,6 +49,7 @@ export function mount(root, params) {
     paused: false, frozen: null,
   };
   const models = (root.models = new Map()); // on the element for tests
+  const failed = new Set(); // runs that could not be fetched
   let made = [], off = [], closed = false;
   const box = h('div.panels'), chips = h('div.chips', { role: 'group', 'aria-label': 'Runs shown' });
   const smoothOut = h('output.smooth'), rangeOut = h('output.range'), age = h('output.age');
@@ -74,10 +76,19 @@ export function mount(root, params) {
       b = Math.max(b, axisOf(s)[s.n - 1] - offsetOf(run));
     }
     if (!(b > a)) { a = Number.isFinite(a) ? a : 0; b = a + 1; }
-    if (view.axis === 'step' && view.logx) a = Math.max(a, 1);
     return [a, b];
   }
-  const range = () => (view.from !== null && view.to !== null && view.to > view.from ? [view.from, view.to] : view.frozen ?? whole());
+  // Views pan and zoom as they are drawn: by factors where the steps are logarithmic. That axis has no
+  // end at or below 0.
+  const byFactors = () => view.logx && view.axis === 'step';
+  const bounded = (v) => clamp(v, byFactors() ? 1 : -FAR, FAR);
+  const place = (v) => (byFactors() ? Math.log(bounded(v)) : v);
+  const at = (p) => bounded(byFactors() ? Math.exp(p) : p);
+  function range() {
+    const zoomedIn = view.from !== null && view.to !== null && view.to > view.from;
+    const [a, b] = (zoomedIn ? [view.from, view.to] : view.frozen ?? whole()).map(bounded);
+    return b > a ? [a, b] : [a, a + 1];
+  }
 
   function stepsOf(run) { // the visible range in steps
     const [a, b] = range();
@@ -123,14 +134,20 @@ export function mount(root, params) {
       return marks.sort((a, b) => a.x - b.x);
     },
     setRange(a, b) {
+      [a, b] = [bounded(a), bounded(b)];
       if (!(b > a)) return;
       view.from = a;
       view.to = b;
       settled();
     },
+    // By a share of the view `from`.
+    pan(share, from = range()) {
+      const [a, b] = from.map(place), far = byFactors() ? Math.max(share * (b - a), -a) : share * (b - a);
+      host.setRange(at(a + far), at(b + far));
+    },
     zoom(factor, centre) {
-      const [a, b] = range();
-      host.setRange(centre - (centre - a) * factor, centre + (b - centre) * factor);
+      const [a, b] = range().map(place), c = centre === undefined ? (a + b) / 2 : place(centre);
+      host.setRange(at(c - (c - a) * factor), at(c + (b - c) * factor));
     },
     reset() {
       view.from = view.to = null;
@@ -206,7 +223,10 @@ export function mount(root, params) {
       rebuild();
       await Promise.all([run.load(), alerts]);
       refine();
-    } catch (e) { toast(`run ${id}: ${e.message}`, true); }
+    } catch (e) {
+      if (!models.has(id) && e.status !== 404) failed.add(id);
+      toast(`run ${id}: ${e.message}`, true);
+    }
   }
   function dropRun(id) {
     models.get(id)?.close();
@@ -250,8 +270,7 @@ export function mount(root, params) {
     text(pause, view.paused ? 'Resume live' : 'Pause live');
     draw();
   } }, 'Pause live');
-  const zoomBy = (f) => () => { const [a, b] = range(); host.zoom(f, (a + b) / 2); };
-  const shift = (f) => () => { const [a, b] = range(); host.setRange(a + f * (b - a), b + f * (b - a)); };
+  const zoomBy = (f) => () => host.zoom(f), shift = (f) => () => host.pan(f);
   const zoomed = h('button', { type: 'button', hidden: view.from === null, onclick: host.reset }, 'Show all');
   const tool = (label, title, f) => h('button.icon-button', { type: 'button', 'aria-label': title, title, onclick: f }, label);
   const bar = h('div.toolbar', null,
@@ -305,7 +324,13 @@ export function mount(root, params) {
     const run = models.get(String(d.job));
     if (run) { (run.alerts ??= []).push(d); draw(); }
   }));
-  off.push(on('refetch', () => { for (const run of models.values()) run.reload(300); }));
+  off.push(on('refetch', () => {
+    for (const run of models.values()) run.reload(300);
+    const again = [...failed];
+    failed.clear();
+    Promise.all(again.map(addRun)).then(remember);
+  }));
+  off.push(on('jobs', () => { for (const id of models.keys()) if (!jobs.has(id)) dropRun(id); })); // deleted
   off.push(on('jobs', (id) => { if (!made.length && jobs.size) begin(); else if (id === undefined || !chips.querySelector(`[data-run="${id}"]`)) chipList(); }));
   off.push(on('theme', () => { chipList(); rebuild(); }));
   off.push(on('state', () => setTimeout(chipList, 0)));

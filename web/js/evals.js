@@ -150,7 +150,8 @@ export function mount(root, params) {
   }
   function drawPlots() {
     const list = visible().filter(done), ref = reference(), name = shownMetric(), maps = {};
-    panels.hidden = bar.hidden = !list.some((r) => r.comparable);
+    bar.hidden = !rows.some((r) => done(r) && r.comparable); // of all, as it is the way back from a run without any
+    panels.hidden = !list.some((r) => r.comparable);
     if (panels.hidden) return;
     for (const x of ['step', 'alpha']) maps[x] = colours(curves(list, [], x), ref.key);
     const state = { rows: list, metric: name, how: defs.get(name)?.better ?? 'lower', log: view.log, over: view.over, group: ref.key, letter: letterOf, colour: (c, x) => maps[x].get(c.key) };
@@ -175,6 +176,10 @@ export function mount(root, params) {
     show(chosen.map((id) => have.get(id)), again);
   }
   function draw() {
+    if (view.job && !inRun().length) { // deleted
+      view.job = '';
+      keep();
+    }
     csv.hidden = json.hidden = !rows.length;
     create.hidden = !rows.length && !canStart;
     drawControls();

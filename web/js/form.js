@@ -45,7 +45,7 @@ export async function openForm({ from = null } = {}) {
     }
   } });
   const recipe = h('select', { autofocus: true, onchange: () => choose(recipe.value) }, own ? h('option', { value: '' }, `configuration of run ${from.id}`) : null, recipes.map((r) => h('option', { value: r.name, disabled: !!r.error, title: r.error ?? '', selected: !own && r.name === source?.recipe }, r.error ? `${r.name} (broken)` : r.name)));
-  const key = crypto.randomUUID?.() ?? String(Math.random());
+  const keys = new Map(); // idempotency keys by body, of requests that the server has not refused
 
   const changes = () => {
     const out = {};
@@ -115,13 +115,16 @@ export async function openForm({ from = null } = {}) {
     for (const { el } of controls.values()) el.removeAttribute('aria-invalid');
     const body = { config: recipe.value || source.config, overrides: changes(), priority: Number(priority.value) || 0 };
     if (name.value.trim()) body.name = name.value.trim();
+    const words = JSON.stringify(body);
+    if (!keys.has(words)) keys.set(words, crypto.randomUUID?.() ?? String(Math.random()));
     go.disabled = true;
     try {
-      const job = await post('/v1/jobs', body, { 'Idempotency-Key': `${key}-${JSON.stringify(body).length}-${++tries}` });
+      const job = await post('/v1/jobs', body, { 'Idempotency-Key': keys.get(words) });
       remember(job);
       toast(`Run ${job.id} is ${job.state}.`);
       dialog.close();
     } catch (err) {
+      if (err.status >= 400 && err.status < 500) keys.delete(words); // else the run may have been made: the same key finds it
       const named = (err.errors ?? []).map((x) => ({ path: x.field.replace(/^(overrides|config)\./, ''), message: x.message }));
       const wrong = named.filter((x) => controls.has(x.path));
       const first = wrong[0];
@@ -131,7 +134,6 @@ export async function openForm({ from = null } = {}) {
     } finally { go.disabled = false; }
   }
 
-  let tries = 0;
   const go = h('button.primary', { type: 'submit' }, 'Start');
   const dialog = h('dialog.form', { 'aria-labelledby': 'form-title', onclose: () => dialog.remove() },
     h('form', { onsubmit: submit, novalidate: '' },

@@ -1,6 +1,6 @@
 // The shell: navigation, routes in the hash, theme, the event stream. Each page exports
 // mount(root, params), which returns a function that removes the page.
-import { enterToken, whenDeclined } from './api.js';
+import { enterToken, whenTokenWanted } from './api.js';
 import { start, emit, server } from './state.js';
 import { h, fill, icon, toast, text, ago } from './ui.js';
 import * as runs from './runs.js';
@@ -68,10 +68,10 @@ button.addEventListener('click', () => {
 });
 dark.addEventListener('change', theme);
 
-// ---- the token, once its dialog was closed without one ----
+// ---- the token, once its dialog was closed without one, or where it may do too little ----
 
 const enter = document.getElementById('token');
-whenDeclined((yes) => { enter.hidden = !yes; });
+whenTokenWanted((yes) => { enter.hidden = !yes; });
 enter.addEventListener('click', async () => {
   if (!await enterToken()) return;
   main.focus(); // the button is gone

@@ -20,7 +20,8 @@ export function formatX(v, axis, short = false, dated = false) {
   return short ? String(+v.toPrecision(6)) : int(v);
 }
 
-// spec: {key, title, hint}; host: {view(), lines(spec), range(), setRange(a, b), reset(), csv(spec), sync}
+// spec: {key, title, hint}; host: {view(), lines(spec), range(), setRange(a, b), pan(share), zoom(factor), reset(),
+// csv(spec), sync}
 export class Panel {
   constructor(spec, host) {
     this.spec = spec;
@@ -216,19 +217,16 @@ export class Panel {
   key(e) {
     if (!this.u || e.ctrlKey || e.metaKey || e.altKey) return;
     const n = this.thinned.xs.length;
-    const [a, b] = this.host.range();
     const at = this.u.cursor.idx ?? n - 1;
     const moves = { ArrowLeft: at - 1, ArrowRight: at + 1, PageUp: at - 20, PageDown: at + 20, Home: 0, End: n - 1 };
     if (e.shiftKey && (e.key === 'ArrowLeft' || e.key === 'ArrowRight')) {
-      const d = (b - a) * (e.key === 'ArrowLeft' ? -0.1 : 0.1);
-      this.host.setRange(a + d, b + d);
+      this.host.pan(e.key === 'ArrowLeft' ? -0.1 : 0.1);
     } else if (e.key in moves) {
       const i = clamp(moves[e.key], 0, n - 1);
       this.u.setCursor({ left: Math.max(0, this.u.valToPos(this.thinned.xs[i], 'x')), top: 10 }, true, true); // in all plots
       this.host.say(this.summary);
     } else if (e.key === '+' || e.key === '=' || e.key === '-') {
-      const centre = this.u.cursor.idx !== null && this.u.cursor.idx !== undefined ? this.thinned.xs[this.u.cursor.idx] : (a + b) / 2;
-      this.host.zoom(e.key === '-' ? 1.6 : 1 / 1.6, centre);
+      this.host.zoom(e.key === '-' ? 1.6 : 1 / 1.6, this.thinned.xs[this.u.cursor.idx]);
     } else if (e.key === '0' || e.key === 'Escape') {
       this.host.reset();
     } else {
@@ -243,21 +241,19 @@ export class Panel {
       if (!e.shiftKey || e.button || !this.u) return;
       e.preventDefault();
       e.stopImmediatePropagation();
-      const [a, b] = this.host.range(), x0 = e.clientX, scale = (b - a) / (this.u.bbox.width / (devicePixelRatio || 1));
-      const move = (m) => this.host.setRange(a - (m.clientX - x0) * scale, b - (m.clientX - x0) * scale);
+      const from = this.host.range(), x0 = e.clientX, width = this.u.bbox.width / (devicePixelRatio || 1);
+      const move = (m) => this.host.pan((x0 - m.clientX) / width, from);
       const up = () => { removeEventListener('mousemove', move); removeEventListener('mouseup', up); };
       addEventListener('mousemove', move);
       addEventListener('mouseup', up);
     }, true);
     this.plot.addEventListener('wheel', (e) => {
       if (!this.u) return;
-      const [a, b] = this.host.range();
       if (e.ctrlKey) {
         const left = e.clientX - this.u.over.getBoundingClientRect().left;
         this.host.zoom(Math.exp(e.deltaY * 0.004), this.u.posToVal(left, 'x'));
       } else if (Math.abs(e.deltaX) > Math.abs(e.deltaY)) {
-        const d = (e.deltaX / this.plot.clientWidth) * (b - a);
-        this.host.setRange(a + d, b + d);
+        this.host.pan(e.deltaX / this.plot.clientWidth);
       } else {
         return;
       }

@@ -260,7 +260,8 @@ export function mount(root, params) {
     if (!closed) await generate();
   })());
   off.push(on('checkpoint', () => describe().catch(() => {})), on('served', () => describe().catch(() => {})));
-  off.push(on('state', debounce(() => { if (!closed) describe().then(() => { if (!shown) generate(); }, () => {}); }, 1500)));
+  const anew = () => { if (!closed) describe().then(() => { if (!shown || !error.hidden) generate(); }, () => {}); };
+  off.push(on('state', debounce(anew, 1500)), on('refetch', anew));
   return () => {
     closed = true;
     removeEventListener('dragover', over);

@@ -63,7 +63,7 @@ export class Run {
 
   reload(delay = 400) {
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.load().catch(() => this.reload(3000)), delay);
+    this.timer = setTimeout(() => this.load().catch((e) => { if (e.status !== 404 && !this.closed) this.reload(3000); }), delay);
   }
 
   get lastStep() {

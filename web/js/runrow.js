@@ -1,8 +1,8 @@
 // One run in the table of runs: a row that is updated in place, and below it, once opened, everything
 // else about the run: values, settings, name and notes, actions.
 import { get, raw, send } from './api.js';
-import { jobs, loadJobs, remember } from './state.js';
-import { h, fill, text, num, int, duration, ago, stamp, toast } from './ui.js';
+import { jobs, loadJobs, remember, stepsTotal } from './state.js';
+import { h, fill, text, num, int, duration, ago, stamp, toast, saves, unsaved } from './ui.js';
 
 const POINTS = 60; // of a sparkline
 const narrow = matchMedia('(max-width: 860px)');
@@ -110,7 +110,7 @@ export function runRow(id, host) {
     }
     if (j.state === 'running') grow(j);
     text(norm, j.newest?.drift_norm === null || j.newest?.drift_norm === undefined ? '' : num(j.newest.drift_norm, 3));
-    text(steps, done && j.step !== j.steps_total ? int(j.step) : `${int(j.step)} / ${int(j.steps_total)}`);
+    text(steps, done && j.step !== j.steps_total ? int(j.step) : `${int(j.step)} / ${int(stepsTotal(j))}`);
     const speed = j.state === 'running' && j.rate ? j.rate : j.seconds > 0 && j.step ? j.step / j.seconds : 0;
     text(rate, speed ? `${num(speed, 3)} / s` : '');
     text(time, j.state === 'running' && j.eta_seconds ? `${duration(j.eta_seconds)} left` : j.seconds ? duration(j.seconds) : '–');
@@ -148,9 +148,9 @@ function details(id, host) {
   const cells = {}, stat = (key, label, tag = 'b') => h('div.stat', null, h('span', null, label), (cells[key] = h(tag)));
   const stats = h('div.stats', null, stat('loss', 'loss'), stat('norm', 'drift norm'), stat('rate', 'steps / s'), stat('took', 'time trained'), stat('left', 'time left'), stat('created', 'created', 'time'), stat('ended', 'ended', 'time'), stat('attempts', 'starts'));
   const error = h('p.error', { hidden: true }), facts = h('ul.facts'), none = h('p.sub');
-  const name = h('input', { type: 'text', maxlength: '200', id: `name-${id}`, onchange: () => save({ name: name.value.trim() }) });
-  const notes = h('textarea', { rows: '3', id: `notes-${id}`, onchange: () => save({ notes: notes.value }) });
-  const priority = h('input', { type: 'number', min: '-1000', max: '1000', step: '1', onchange: () => { if (priority.checkValidity() && priority.value !== '') save({ priority: +priority.value }); else toast('The priority is a whole number from -1000 to 1000.', true); } });
+  const name = h('input', { type: 'text', maxlength: '200', id: `name-${id}` });
+  const notes = h('textarea', { rows: '3', id: `notes-${id}` });
+  const priority = h('input', { type: 'number', min: '-1000', max: '1000', step: '1' });
   const turn = h('label.field', { hidden: true }, h('span', null, 'Priority'), priority, h('small', null, 'Of the queued runs the highest goes first, then the oldest.'));
   const remove = h('button.danger', { type: 'button', 'aria-label': `Delete run ${id}`, onclick: () => host.act(jobs.get(id), 'remove') }, 'Delete');
   const actions = h('div.run-actions', null, h('a.button', { href: `#/curves?runs=${id}` }, 'Curves'), h('a.button', { href: `#/samples?job=${id}` }, 'Samples'),
@@ -162,14 +162,20 @@ function details(id, host) {
       h('div.detail-edit', null, h('label.field', { for: `name-${id}` }, h('span', null, 'Name'), name), h('label.field', { for: `notes-${id}` }, h('span', null, 'Notes'), notes), turn)),
     actions);
 
-  async function save(change) {
-    try {
-      remember(await send('PATCH', `/v1/jobs/${id}`, change));
-      toast(`Saved: ${Object.keys(change)[0]} of run ${id}.`);
-      if ('priority' in change) await loadJobs(); // others wait for more or fewer now
-    } catch (e) { toast(e.message, true); }
+  function stored(el2, key, of) {
+    saves(el2, () => send('PATCH', `/v1/jobs/${id}`, { [key]: of() }), (job) => {
+      remember(job);
+      toast(`Saved: ${key} of run ${id}.`);
+      if (key === 'priority') loadJobs().catch((e) => toast(e.message, true)); // others wait for more or fewer now
+    });
   }
-  const put = (el2, v) => { if (document.activeElement !== el2 && el2.value !== v) el2.value = v; };
+  stored(name, 'name', () => name.value.trim());
+  stored(notes, 'notes', () => notes.value);
+  stored(priority, 'priority', () => {
+    if (!priority.checkValidity() || priority.value === '') throw new Error('The priority is a whole number from -1000 to 1000.');
+    return +priority.value;
+  });
+  const put = (el2, v) => { if (document.activeElement !== el2 && !unsaved(el2) && el2.value !== v) el2.value = v; };
   function update(j) {
     const speed = j.state === 'running' && j.rate ? j.rate : j.seconds > 0 && j.step ? j.step / j.seconds : null;
     text(cells.loss, num(j.newest?.loss));

@@ -29,8 +29,11 @@ export function mount(root, params) {
     h('div.sample-split', null, h('div.sample-main', null, bar, h('div.pair', null, figure, figure2)), extra, strip));
   root.classList.toggle('is-pair', !!other.id);
 
-  const url = async (s) => {
-    if (!urls.has(s.id)) urls.set(s.id, raw(s.url).then((r) => r.blob()).then((b) => URL.createObjectURL(b)));
+  const url = (s) => {
+    if (!urls.has(s.id)) {
+      urls.set(s.id, raw(s.url).then((r) => r.blob()).then((b) => URL.createObjectURL(b)));
+      urls.get(s.id).catch(() => urls.delete(s.id)); // asked for again the next time
+    }
     return urls.get(s.id);
   };
   // aloud: a button asked for it. The slider speaks for itself, and frames that are played are not spoken.
@@ -121,7 +124,7 @@ export function mount(root, params) {
       const pic = h('img', { alt: '' });
       const b = h('button.station', { type: 'button', 'aria-label': `Step ${s.step}`, onclick: () => { stop(); show(+b.dataset.at, true); } }, pic, h('span', null, int(s.step)));
       thumbs.set(s.id, b);
-      url(s).then((u) => { pic.src = u; }, () => {});
+      url(s).then((u) => { pic.src = u; }, () => thumbs.delete(s.id));
     }
     const b = thumbs.get(s.id);
     b.dataset.at = i;
@@ -144,7 +147,13 @@ export function mount(root, params) {
     list.push({ id: d.id, step: d.step, url: `/v1/samples/${d.id}.png`, created: new Date(1000 * serverNow()).toISOString() });
     arrived();
   }
+  let beginning = false;
   async function begin() {
+    if (beginning) return;
+    beginning = true;
+    try { await fetched(); } finally { beginning = false; }
+  }
+  async function fetched() {
     if (!jobs.size) await loadJobs();
     if (closed) return;
     const id = params.get('job') ?? (jobList().find((j) => j.state === 'running') ?? jobList()[0])?.id;
@@ -165,7 +174,10 @@ export function mount(root, params) {
     if (job && String(d.job) === job.id) take(d);
     if (String(d.job) === other.id) loadOther().catch(() => {});
   }));
-  off.push(on('refetch', () => { if (job) load(true).catch(() => {}); }));
+  off.push(on('refetch', () => {
+    if (!job) begin().catch((e) => toast(e.message, true));
+    else Promise.all([load(true), loadOther()]).catch(() => {});
+  }));
   off.push(on('theme', () => toy?.draw()));
   return () => {
     closed = true;

@@ -3,13 +3,15 @@
 import { get, pages, Stream } from './api.js';
 import { clock, say, text, toast, num, int } from './ui.js';
 
-export const jobs = new Map(); // id -> as in /v1/jobs, plus `newest` {step, loss, drift_norm, at}
+// id -> as in /v1/jobs, plus `newest` {step, loss, drift_norm, at}; of this start: `begun` (rows have
+// come), `seen` {step, at} (the last of them) and `rate` in steps per second.
+export const jobs = new Map();
 export const server = { version: '', state: 'wait' };
 const MOST = 5000; // jobs kept, the newest
 const listeners = new Map(); // event type -> Set of functions
 
 // Listens until the returned function is called. Types: those of the stream, and `jobs` (the list
-// or one of its jobs changed), `refetch` (rows may have been missed), `stream` (connection state).
+// or one of its jobs changed), `refetch` (rows may have been missed, requests failed), `stream` (connection state).
 export function on(type, f) {
   if (!listeners.has(type)) listeners.set(type, new Set());
   listeners.get(type).add(f);
@@ -29,10 +31,20 @@ export async function loadJobs() {
     if (list.length >= MOST) break;
   }
   if (more) list.push(...(await get('/v1/jobs?state=running')).jobs); // it may be older than those
-  for (const j of list) jobs.set(j.id, { ...jobs.get(j.id), ...j });
+  for (const j of list) merge(j);
   const seen = new Set(list.map((j) => j.id));
   if (!more) for (const id of had) if (!seen.has(id)) jobs.delete(id); // what came meanwhile stays
   emit('jobs');
+}
+
+// The server's row of a job into what the page knows of it. Rows of the stream may be ahead of it; what
+// it is ahead of them has been missed, and its seconds hold that time.
+function merge(job) {
+  const had = jobs.get(job.id), now = { ...had, ...job };
+  if (had?.seen?.step > job.step) now.step = had.seen.step;
+  else if (had?.seen?.step < job.step) now.seen = undefined;
+  jobs.set(job.id, now);
+  return now;
 }
 
 // A job with its configuration and class names.
@@ -43,9 +55,9 @@ export async function jobDetail(id) {
 }
 
 export function remember(job) {
-  jobs.set(job.id, { ...jobs.get(job.id), ...job });
+  const now = merge(job);
   emit('jobs', job.id);
-  return jobs.get(job.id);
+  return now;
 }
 
 export const jobList = () => [...jobs.values()].sort((a, b) => b.id - a.id);
@@ -66,8 +78,7 @@ export function colourOf(id, beside) {
 }
 
 const asked = new Set(); // jobs that are being fetched
-// A job that the page does not know takes steps.
-function missing(id) {
+function ask(id) {
   if (asked.has(id)) return;
   asked.add(id);
   get(`/v1/jobs/${encodeURIComponent(id)}`).then(remember, () => {}).finally(() => asked.delete(id));
@@ -76,7 +87,9 @@ function missing(id) {
 function metrics(d) {
   const row = d.rows[d.rows.length - 1];
   const j = jobs.get(d.job);
-  if (!j) { missing(d.job); return; }
+  if (!j?.begun) ask(d.job); // unknown, or with class names and settings only now
+  if (!j) return;
+  j.begun = true;
   const at = (name) => row[d.cols.indexOf(name)] ?? null;
   j.newest = { step: row[0], loss: at('loss'), drift_norm: at('drift_norm'), at: performance.now() };
   // Steps per second as seen from here, smoothed over about five seconds.
@@ -88,22 +101,40 @@ function metrics(d) {
   }
   j.seen = { step: row[0], at: now };
   j.step = row[0];
-  j.progress = j.steps_total ? j.step / j.steps_total : 0;
-  if (j.rate > 0) j.eta_seconds = Math.max(0, j.steps_total - j.step) / j.rate;
+  if (j.config) reckon(j); // train.minutes is in it
   if (j.state === 'queued') j.state = 'running';
+}
+
+const limitOf = (j) => 60 * (j.config?.train?.minutes ?? 0); // in seconds; 0: none
+
+// How far a run is and what is left, by steps or by train.minutes, whichever is further: as the server
+// does it.
+function reckon(j) {
+  const limit = limitOf(j), seconds = j.seconds ?? 0, byStep = j.steps_total ? j.step / j.steps_total : 0;
+  j.progress = Math.min(1, limit ? Math.max(byStep, seconds / limit) : byStep);
+  const steps = j.rate > 0 ? Math.max(0, j.steps_total - j.step) / j.rate : Infinity;
+  const left = Math.min(steps, limit ? Math.max(0, limit - seconds) : Infinity);
+  if (left < Infinity) j.eta_seconds = left;
+}
+
+// The steps that a run will have taken; an estimate where train.minutes ends it before train.steps.
+export function stepsTotal(j) {
+  const limit = limitOf(j);
+  if (!limit || !(j.step > 0 && j.seconds > 0)) return j.steps_total;
+  return Math.min(j.steps_total, Math.max(j.step, Math.floor(limit / (j.seconds / j.step))));
 }
 
 // For the pages that are about progress, to call with the stream's metrics.
 export function sayProgress(id) {
   const j = jobs.get(id);
-  if (j?.newest) say(`${j.name || j.recipe}: step ${int(j.step)} of ${int(j.steps_total)}, drift norm ${num(j.newest.drift_norm, 3)}`);
+  if (j?.newest) say(`${j.name || j.recipe}: step ${int(j.step)} of ${int(stepsTotal(j))}, drift norm ${num(j.newest.drift_norm, 3)}`);
 }
 
 function stateEvent(d) {
   const id = String(d.job);
   const j = jobs.get(id);
   if (d.state === 'removed') jobs.delete(id);
-  else if (j) j.state = d.state;
+  else if (j) Object.assign(j, { state: d.state, seen: undefined, rate: undefined, begun: false }); // the next row counts no pause
   emit('jobs', id);
   if (d.state !== 'removed') {
     const name = j?.name || j?.recipe || `job ${id}`;
@@ -113,18 +144,20 @@ function stateEvent(d) {
   }
 }
 
-let hadHello = false;
+let hadHello = false, lost = false;
 function hello(d) {
   clock.behind = d.time - Date.now() / 1000;
   server.version = d.version;
-  if (hadHello && !d.resumed) emit('refetch');
+  if (lost || (hadHello && !d.resumed)) emit('refetch'); // what was asked for meanwhile has failed
+  lost = false;
+  for (const j of jobs.values()) j.begun = false; // a start may have been missed
   loadJobs().catch((e) => toast(e.message, true));
   hadHello = true;
 }
 
 export function start() {
   const box = document.getElementById('stream');
-  const words = { live: 'live', lost: 'reconnecting', wait: 'connecting', locked: 'no token' };
+  const words = { live: 'live', lost: 'reconnecting', wait: 'connecting', locked: 'no access' };
   const stream = new Stream((type, d) => {
     if (type === 'hello') hello(d);
     else if (type === 'metrics') metrics(d);
@@ -136,6 +169,7 @@ export function start() {
     server.state = state;
     box.dataset.state = state;
     text(box.querySelector('span'), words[state]);
+    lost ||= state === 'lost';
     if (state === 'lost') say('Can\'t reach driftd, retrying.', true);
     emit('stream', state);
   });

@@ -180,6 +180,31 @@ export function field(label, control, hint) {
   return h('label.field', null, h('span', null, label), control, hint ? h('small', null, hint) : null);
 }
 
+// Calls save() when a changed field is left, and then done(its result). Until that has succeeded the field
+// is `unsaved`, and what the server has must not take its place; one that failed is marked, and tried again
+// when it is left.
+const saving = new WeakMap(); // fields and the latest save of each
+export const unsaved = (el) => saving.has(el);
+export function saves(el, save, done) {
+  async function go() {
+    const mine = {}, latest = () => saving.get(el) === mine;
+    let result;
+    saving.set(el, mine);
+    el.removeAttribute('aria-invalid');
+    try {
+      result = await save();
+    } catch (e) {
+      if (latest()) el.setAttribute('aria-invalid', 'true');
+      toast(e.message, true);
+      return;
+    }
+    if (latest()) saving.delete(el);
+    done(result);
+  }
+  el.addEventListener('change', go);
+  el.addEventListener('blur', () => { if (el.hasAttribute('aria-invalid')) go(); });
+}
+
 // Shows the page below its heading when its first content is there, or after a while, so that
 // nothing jumps while it loads.
 export async function settle(root, first) {
