@@ -44,9 +44,17 @@ install_packages() {
 # where there is a GPU.
 cuda_option() { echo "-Dcuda=${DRIFTD_CUDA:-disabled}"; }
 
-# configure_in FOLDER [MESON OPTION...]: once; ninja reconfigures by itself when files change.
+# configure_in FOLDER [MESON OPTION...]: once; ninja reconfigures by itself when files change. A folder
+# that is there follows DRIFTD_CUDA where that asks for something else than the last time.
 configure_in() {
-    [ -f "$1/build.ninja" ] || logged "$1" meson setup "$(cuda_option)" "$@"
+    if [ ! -f "$1/build.ninja" ]; then
+        logged "$1" meson setup "$(cuda_option)" "$@"
+    elif [ -n "${DRIFTD_CUDA:-}" ] && [ "$(cat "$1/cuda-option" 2>/dev/null)" != "$(cuda_option)" ]; then
+        logged "$1" meson configure "$1" "$(cuda_option)"
+    else
+        return 0
+    fi
+    cuda_option >"$1/cuda-option"
 }
 
 # build_in FOLDER [TARGET...]: without a target, everything.

@@ -6,8 +6,9 @@
 // is a new reference that api takes over. Bytes and descriptors handed over belong to the receiver.
 // Threads. Callbacks run on HTTP worker threads, several at once; they may take milliseconds (a
 // SQLite read) and must never wait for a writer, a training step or a batch. The callbacks of
-// routes that change something (jobs, activation) or that read whole files (import, backup) run on
-// threads of their own with the connection suspended: they may wait. Calls into the server
+// routes that change something (jobs, activation), that read whole files (import, backup) or that
+// compute over much of the database (tables, curves, plots) run on threads of their own with the
+// connection suspended: they may wait. Calls into the server
 // (api_publish*, api_gen_*) are allowed from any thread, also from inside a callback.
 // Errors. A callback returns 0, or -1 with `problem` filled by api_problem_set (a client's fault or
 // a state that refuses, never a reason to end the process). A NULL callback answers 501.
@@ -99,6 +100,7 @@ struct api_model {
     int max_n;                   // images per request
     int width, height, channels; // of one image
     bool two_pass;               // the model has a null class, guidance=two-pass is possible
+    size_t noise_count;          // values of an image's noise; 0: not known yet
 };
 
 // One image of a request. Its bytes depend on (checkpoint, seed, index, label, cfg) alone.
@@ -241,7 +243,8 @@ struct api_wide_cursor {
     void *self;
     const char *const *names; // the columns; live as long as the cursor
     size_t nnames;
-    // 1: *out filled; 0: end; -1: failed (the response ends early). Called by one thread at a time.
+    // 1: *out filled; 2: nothing yet, to be called again, as finding the next row takes time; 0:
+    // end; -1: failed (the response ends early). Called by one thread at a time.
     int (*next)(void *self, struct api_wide_row *out);
     void (*close)(void *self);
 };
@@ -457,7 +460,9 @@ struct api_config {
     size_t njob_kinds;
     // Limits; 0 takes the default in brackets.
     size_t max_body;       // JSON bodies [1 MiB]
+    size_t max_held;       // of bodies in memory, those of 64 KiB and less apart [256 MiB]
     uint64_t max_upload;   // imports [4 GiB]
+    uint64_t min_free;     // of the disk, which uploads leave alone [64 MiB]
     int max_connections;   // in all [4096]
     int max_per_address;   // [1536], not for unix sockets; at either limit the oldest idle one goes
     int max_sse;           // SSE clients [100], at most half of the connections

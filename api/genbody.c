@@ -54,12 +54,17 @@ int api_gen_add(struct api_req *r, const char *key, const json_t *v, struct api_
     return rc;
 }
 
+// The body becomes the noise, which then belongs to `out`; what is held for it (api_hold) stays the
+// request's.
 static int read_noise(struct api_req *r, struct api_gen_request *out, struct api_problem *p) {
     char why[120] = "";
     int n = 0;
-    if (api_npy_read(r->body, r->body_len, &n, &out->noise_count, &out->noise, why, sizeof why))
+    if (api_npy_read(r->body, r->body_len, &n, &out->noise_count, why, sizeof why))
         return invalid(p, "body", why);
     out->n = n;
+    out->noise = (float *)(void *)r->body;
+    r->body = NULL;
+    r->body_cap = 0;
     return 0;
 }
 

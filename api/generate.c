@@ -14,6 +14,7 @@ enum outcome { WAITING, DELIVERED, FAILED, TIMED_OUT, CLIENT_GONE, STOPPED };
 struct api_gen {
     struct api_gen *prev, *next; // the server's list, under gen_mu
     struct api_gen_request req;
+    size_t held; // for its noise (api_hold)
     pthread_mutex_t mu;
     int refs;
     enum outcome outcome;
@@ -34,6 +35,7 @@ static void unref(struct api_gen *g) {
     free(g->result.bytes);
     free(g->req.images);
     free(g->req.noise);
+    api_unhold(g->held);
     pthread_mutex_destroy(&g->mu);
     free(g);
 }
@@ -237,7 +239,12 @@ enum MHD_Result api_h_generate(struct api_req *r) {
     g->refs = 1;
     g->mhd = r->mhd;
     g->fd = r->conn->fd;
-    if (api_gen_parse(r, &g->req, &p)) {
+    const int rc = api_gen_parse(r, &g->req, &p);
+    if (g->req.noise) { // it may outlive the request
+        g->held = r->held;
+        r->held = 0;
+    }
+    if (rc) {
         unref(g);
         return api_send_problem(r, &p);
     }

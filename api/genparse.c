@@ -313,8 +313,12 @@ static void pick_noise(struct parse *x, struct api_gen_request *out) {
 
 // Own noise says how many images there are.
 static void own_noise(struct parse *x, int64_t *n, const struct api_gen_request *out) {
+    const size_t takes = x->model.noise_count;
     if (!out->noise)
         return;
+    if (takes && out->noise_count != takes)
+        bad(x, "body", "the noise has %zu values per image; this model takes %zu", out->noise_count,
+            takes);
     if (*n && *n * x->nscales != out->n)
         bad(x, "n", "%lld images; the body holds noise for %d", (long long)*n * x->nscales, out->n);
     if (out->n % x->nscales)

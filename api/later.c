@@ -1,7 +1,7 @@
 // Pools of threads for handlers that may take long (later.h). The handler of a route with
-// API_WRITES or API_LONG runs here unchanged: api_send keeps its response in the request instead of
-// queueing it, and MHD's thread sends it after the connection has been resumed. A suspended
-// connection does not end, so the request stays valid throughout.
+// API_WRITES, API_LONG or API_READS runs here unchanged: api_send keeps its response in the request
+// instead of queueing it, and MHD's thread sends it after the connection has been resumed. A
+// suspended connection does not end, so the request stays valid throughout.
 #include "api/later.h"
 
 #include "api/respond.h"
@@ -25,7 +25,9 @@ struct api_later {
 
 struct api_later *api_later_new(void) {
     // While another process holds the database, that many writers wait at the same time.
-    static const struct { int threads, queued; } sizes[API_LATER_POOLS] = {{32, 256}, {2, 16}};
+    static const struct {
+        int threads, queued;
+    } sizes[API_LATER_POOLS] = {{32, 256}, {2, 16}, {API_WORKERS, 128}};
     struct api_later *l = calloc(1, sizeof *l);
     for (int i = 0; l && i < API_LATER_POOLS; i++) {
         struct pool *p = &l->pool[i];
@@ -114,8 +116,15 @@ static bool ensure_thread(struct pool *p) {
     return true;
 }
 
+static struct pool *pool_of(const struct api_req *r) {
+    const unsigned flags = r->route->flags;
+    return &r->srv->later->pool[flags & (API_LONG | API_LONG_ASKED) ? 1
+                                : flags & API_READS                 ? 2
+                                                                    : 0];
+}
+
 enum MHD_Result api_later_start(struct api_req *r) {
-    struct pool *p = &r->srv->later->pool[r->route->flags & (API_LONG | API_LONG_ASKED) ? 1 : 0];
+    struct pool *p = pool_of(r);
     pthread_mutex_lock(&p->mu);
     const bool closing = p->closing;
     // By what was accepted, not by the queue: a thread that has not begun yet is no reason to

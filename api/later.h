@@ -1,11 +1,13 @@
-// Requests that may take long (they wait for the database or read large files) run on threads of
-// their own, with their connection suspended, so that they never hold a thread of libmicrohttpd.
+// Requests that may take long (they wait for the database, read large files or compute over much of
+// the database) run on threads of their own, with their connection suspended, so that they never
+// hold a thread of libmicrohttpd.
 #pragma once
 
 #include "api/req.h"
 
-// Two pools: many short waits (API_WRITES), few long works (API_LONG). Each has a bounded queue.
-enum { API_LATER_POOLS = 2 };
+// Three pools: many short waits (API_WRITES), few long works (API_LONG), and large reads
+// (API_READS), which neither of those keeps waiting. Each has a bounded queue.
+enum { API_LATER_POOLS = 3 };
 struct api_later;
 struct api_later *api_later_new(void); // NULL: out of memory
 void api_later_free(struct api_later *l);

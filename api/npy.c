@@ -67,8 +67,23 @@ static size_t read_head(const uint8_t *b, size_t size, char head[HEADER_MAX]) {
     return first + n;
 }
 
-int api_npy_read(const void *bytes, size_t size, int *n, size_t *count, float **out, char *err,
-                 size_t err_size) {
+// Moves the values to the front of the buffer, as floats; each lies behind the place that it moves
+// to. False: one is not finite, or beyond float.
+static bool take_values(uint8_t *b, size_t at, size_t total, bool wide) {
+    const size_t each = wide ? sizeof(double) : sizeof(float);
+    for (size_t i = 0; i < total; i++) {
+        double d = 0;
+        float s = 0;
+        memcpy(wide ? (void *)&d : (void *)&s, b + at + i * each, each);
+        if (wide ? !(fabs(d) <= FLT_MAX) : !isfinite(s)) // before the conversion
+            return false;
+        s = wide ? (float)d : s;
+        memcpy(b + i * sizeof s, &s, sizeof s);
+    }
+    return true;
+}
+
+int api_npy_read(void *bytes, size_t size, int *n, size_t *count, char *err, size_t err_size) {
     char head[HEADER_MAX];
     size_t rows = 0;
     const size_t at = read_head(bytes, size, head);
@@ -85,22 +100,8 @@ int api_npy_read(const void *bytes, size_t size, int *n, size_t *count, float **
     const size_t total = rows * *count, each = wide ? sizeof(double) : sizeof(float);
     if (total > size / each || size - at != total * each)
         return fail(err, err_size, "the file is shorter or longer than its shape says");
-    float *x = malloc(total * sizeof *x);
-    if (!x)
-        return fail(err, err_size, "no memory for the noise");
-    const uint8_t *p = (const uint8_t *)bytes + at;
-    for (size_t i = 0; i < total; i++) {
-        double d = 0;
-        float s = 0;
-        memcpy(wide ? (void *)&d : (void *)&s, p + i * each, each);
-        // Beyond float, and not a number, before the conversion.
-        if (wide ? !(fabs(d) <= FLT_MAX) : !isfinite(s)) {
-            free(x);
-            return fail(err, err_size, "a value is not finite, or too large for float32");
-        }
-        x[i] = wide ? (float)d : s;
-    }
+    if (!take_values(bytes, at, total, wide))
+        return fail(err, err_size, "a value is not finite, or too large for float32");
     *n = (int)rows;
-    *out = x;
     return 0;
 }

@@ -4,7 +4,7 @@
 #include <stddef.h>
 
 // An array of little-endian float32 or float64 in C order, at least one-dimensional: *n is its
-// first size, *count the product of the others. *out is malloc'ed, [n * count], to be freed by the
-// caller. 0, or -1 with a sentence in err: what it is not, or that a value is not finite.
-int api_npy_read(const void *bytes, size_t size, int *n, size_t *count, float **out, char *err,
-                 size_t err_size);
+// first size, *count the product of the others. Its values take the place of the file, as
+// float[n * count], so that large noise is in memory once; bytes must be aligned as malloc does. 0,
+// or -1 with a sentence in err: what it is not, or that a value is not finite.
+int api_npy_read(void *bytes, size_t size, int *n, size_t *count, char *err, size_t err_size);

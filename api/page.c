@@ -131,7 +131,9 @@ static struct MHD_Response *asset_body(const struct api_asset *a, bool gzip) {
 
 static enum MHD_Result send_asset(struct api_req *r, const struct api_asset *a) {
     char etag[96] = "", quoted[100];
-    int gzip = api_pick_gzip(api_header(r, "Accept-Encoding"));
+    char *accept = api_header_list(r, "Accept-Encoding");
+    const int gzip = api_pick_gzip(accept);
+    free(accept);
     if (gzip < 0)
         return api_send_error(r, 406, "not-acceptable",
                               "Accept-Encoding allows neither gzip nor "

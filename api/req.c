@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 struct api_req *api_req_new(struct api_server *s, const char *uri, struct MHD_Connection *c) {
@@ -34,8 +35,35 @@ void api_req_free(struct api_req *r) {
     free(r->uri);
     free(r->path);
     free(r->host);
-    free(r->body);
+    api_req_drop_body(r);
     free(r);
+}
+
+// Of the process and not of a server: the noise of a ticket may outlive its server.
+static atomic_size_t held;
+
+bool api_hold(struct api_req *r, size_t bytes) {
+    if (bytes <= r->held)
+        return true;
+    const size_t more = bytes - r->held, all = atomic_fetch_add(&held, more) + more;
+    if (bytes > API_BODY_SMALL + 1 && all > r->srv->cfg.max_held) {
+        api_unhold(more);
+        return false;
+    }
+    r->held = bytes;
+    return true;
+}
+
+void api_unhold(size_t bytes) {
+    atomic_fetch_sub(&held, bytes);
+}
+
+void api_req_drop_body(struct api_req *r) {
+    free(r->body);
+    r->body = NULL;
+    r->body_cap = 0;
+    api_unhold(r->held);
+    r->held = 0;
 }
 
 const char *api_header(struct api_req *r, const char *name) {
@@ -47,12 +75,38 @@ const char *api_header(struct api_req *r, const char *name) {
     return v;
 }
 
+struct lines {
+    const char *name;
+    struct api_text text;
+};
+
+static enum MHD_Result add_line(void *cls, enum MHD_ValueKind kind, const char *key,
+                                size_t key_size, const char *value, size_t value_size) {
+    struct lines *l = cls;
+    (void)kind, (void)key_size;
+    if (strcasecmp(key, l->name))
+        return MHD_YES;
+    if (l->text.s)
+        api_text_add(&l->text, ", ", 2);
+    api_text_add(&l->text, value ? value : "", value_size);
+    return MHD_YES;
+}
+
+char *api_header_list(struct api_req *r, const char *name) {
+    struct lines l = {.name = name};
+    MHD_get_connection_values_n(r->mhd, MHD_HEADER_KIND, add_line, &l);
+    return l.text.s;
+}
+
 const char *api_host(struct api_req *r) {
     return r->host ? r->host : api_header(r, "Host");
 }
 
 bool api_accepts(struct api_req *r, const char *type) {
-    return api_media_accepted(api_header(r, "Accept"), type);
+    char *accept = api_header_list(r, "Accept");
+    const bool ok = api_media_accepted(accept, type);
+    free(accept);
+    return ok;
 }
 
 const char *api_prefix(struct api_req *r) {
@@ -66,10 +120,13 @@ const char *api_prefix(struct api_req *r) {
 }
 
 int api_precondition(struct api_req *r, const char *etag) {
-    const char *match = api_header(r, "If-Match"), *none = api_header(r, "If-None-Match");
-    if (match && !api_etag_listed(match, etag, true))
-        return 412;
-    if (none && api_etag_listed(none, etag, false))
-        return !strcmp(r->method, "GET") || !strcmp(r->method, "HEAD") ? 304 : 412;
-    return 0;
+    char *match = api_header_list(r, "If-Match"), *none = api_header_list(r, "If-None-Match");
+    const bool get = !strcmp(r->method, "GET") || !strcmp(r->method, "HEAD");
+    const int status = match && !api_etag_listed(match, etag, true)   ? 412
+                       : !none || !api_etag_listed(none, etag, false) ? 0
+                       : get                                          ? 304
+                                                                      : 412;
+    free(match);
+    free(none);
+    return status;
 }

@@ -22,12 +22,14 @@ struct api_param {
 // GENERATE: none, JSON, or bytes that stay in memory.
 enum api_body { API_BODY_NONE, API_BODY_JSON, API_BODY_UPLOAD, API_BODY_BYTES, API_BODY_GENERATE };
 #define API_MAX_NOISE ((size_t)16 << 20) // bytes of a body of noise
+enum { API_BODY_SMALL = 64 * 1024 };     // bodies up to this size are always read
 enum {
     API_PUBLIC = 1, // no token
     API_NO_HEAD = 2,
     API_WRITES = 4,      // changes the database, which another process may hold: later.h
     API_LONG = 8,        // takes as long as a file is large: later.h
-    API_LONG_ASKED = 64, // the same, where the request has query parameters
+    API_READS = 16,      // computes over much of the database: later.h
+    API_LONG_ASKED = 64, // API_LONG where the request has query parameters
     API_GENERATES = 128, // images: what the scope `generate` allows
     API_ADMIN = 256      // needs the scope `admin`, also when it reads
 };
@@ -64,10 +66,12 @@ struct api_req {
     char *body;
     size_t body_len, body_cap;
     size_t body_max;
+    size_t held;        // memory that counts for it: api_hold
     bool body_is_bytes; // kept in memory: noise
     bool body_too_large;
-    int upload_fd; // -1: not an upload
-    uint64_t upload_bytes, upload_mark;
+    bool body_refused; // there was no memory for it
+    int upload_fd;     // -1: not an upload
+    uint64_t upload_bytes, upload_mark, upload_checked;
     char *upload_path;
     bool upload_failed;
     // answer
@@ -85,9 +89,19 @@ struct api_req {
 struct api_req *api_req_new(struct api_server *s, const char *uri, struct MHD_Connection *c);
 void api_req_free(struct api_req *r); // removes an upload that nobody took
 
+// Bodies in memory, of all requests together, have an upper limit (api_config.max_held), which
+// small ones may pass. api_hold: false when the request's body may not take `bytes` in all; else
+// they count until the request ends, or until whoever has taken over r->held calls api_unhold. Any
+// thread.
+bool api_hold(struct api_req *r, size_t bytes);
+void api_unhold(size_t bytes);
+void api_req_drop_body(struct api_req *r); // frees it
+
 const char *api_header(struct api_req *r, const char *name); // NULL when absent
-const char *api_host(struct api_req *r);                     // of the target, else the Host header
-bool api_accepts(struct api_req *r, const char *type);       // by the Accept header
+// All lines of a header that holds a list, as one (RFC 9110, 5.3): malloc'ed. NULL when absent.
+char *api_header_list(struct api_req *r, const char *name);
+const char *api_host(struct api_req *r);               // of the target, else the Host header
+bool api_accepts(struct api_req *r, const char *type); // by the Accept header
 // The path that a proxy removed in front of ours (X-Forwarded-Prefix), "" when there is none.
 const char *api_prefix(struct api_req *r);
 // If-Match and If-None-Match against the entity tag of what would be sent (without quotes; "": it

@@ -17,10 +17,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 // What a client may still send after its body exceeds the limit; then it is cut off.
 #define DISCARD_MAX (1024 * 1024)
+#define DISK_EVERY (4 * 1024 * 1024) // bytes of an upload between two looks at the disk
 
 void *api_req_begin(void *cls, const char *uri, struct MHD_Connection *c) {
     struct api_server *s = ((struct api_listener_ctx *)cls)->srv;
@@ -90,9 +92,28 @@ static bool content_type_is(const char *have, const char *want) {
     return have && !strncasecmp(have, want, n) && (have[n] == '\0' || strchr("; \t", have[n]));
 }
 
-static int open_upload(struct api_req *r, struct api_problem *p) {
+// Whether the disk of the uploads takes `bytes` more and keeps what is left alone.
+static bool disk_takes(const struct api_server *s, uint64_t bytes) {
+    struct statvfs v;
+    if (statvfs(s->upload_dir, &v))
+        return true; // writing will tell
+    const uint64_t left = (uint64_t)v.f_bavail * v.f_frsize;
+    return left >= s->cfg.min_free && left - s->cfg.min_free >= bytes;
+}
+
+static int disk_full(const struct api_req *r, struct api_problem *p) {
+    return api_problem_set(
+        p, 507, "storage",
+        "the disk is full: %llu MiB stay free, and the upload does not fit beside "
+        "them; remove data sets or checkpoints",
+        (unsigned long long)(r->srv->cfg.min_free >> 20));
+}
+
+static int open_upload(struct api_req *r, uint64_t bytes, struct api_problem *p) {
     if (!r->srv->upload_dir)
         return api_problem_set(p, 501, "not-in-this-build", "uploads are not configured");
+    if (!disk_takes(r->srv, bytes))
+        return disk_full(r, p);
     if (asprintf(&r->upload_path, "%s/.upload-XXXXXX", r->srv->upload_dir) < 0) {
         r->upload_path = NULL;
         return api_problem_set(p, 500, "internal", "out of memory");
@@ -110,6 +131,12 @@ static int too_large(const struct api_req *r, bool upload, struct api_problem *p
     return api_problem_set(
         p, 413, "body-too-large", "%s may have %llu bytes", upload ? "an upload" : "a body",
         upload ? (unsigned long long)r->srv->cfg.max_upload : (unsigned long long)r->body_max);
+}
+
+static int no_memory_for(struct api_problem *p) {
+    api_problem_set(p, 503, "busy", "too many large bodies are in memory already");
+    p->retry_after = 5;
+    return -1;
 }
 
 // Decides on headers alone whether the body will be read.
@@ -135,7 +162,7 @@ static int check_body(struct api_req *r, struct api_problem *p) {
     if (bytes && (kind == API_BODY_UPLOAD || kind == API_BODY_BYTES)) {
         if (n > r->srv->cfg.max_upload)
             return too_large(r, true, p);
-        return open_upload(r, p);
+        return open_upload(r, n, p);
     }
     if (kind == API_BODY_BYTES || (!r->body_is_bytes && !content_type_is(type, "application/json")))
         return api_problem_set(p, 415, "unsupported-media-type", "Content-Type must be %s",
@@ -145,7 +172,7 @@ static int check_body(struct api_req *r, struct api_problem *p) {
                                    : "application/json");
     if (n > r->body_max)
         return too_large(r, false, p);
-    return 0;
+    return n && !api_hold(r, n + 1) ? no_memory_for(p) : 0;
 }
 
 // The route of the request, NULL when there is none; `allow` as in api_route_find.
@@ -211,19 +238,42 @@ static enum MHD_Result on_headers(struct api_req *r, const char *version, bool *
     return MHD_YES;
 }
 
+// What has been written of an upload that will not be used takes no room on the disk while the rest
+// of it is discarded.
+static void give_up(struct api_req *r, bool *why) {
+    *why = true;
+    if (ftruncate(r->upload_fd, 0))
+        api_log(&r->srv->log, 4, "http.upload request=%s reason=\"%s\"", r->id, strerror(errno));
+}
+
+static void write_upload(struct api_req *r, const char *data, size_t n) {
+    if (r->upload_bytes - r->upload_checked >= DISK_EVERY) {
+        r->upload_checked = r->upload_bytes;
+        if (!disk_takes(r->srv, 0)) {
+            give_up(r, &r->upload_failed);
+            return;
+        }
+    }
+    for (size_t done = 0; done < n;) {
+        ssize_t k = write(r->upload_fd, data + done, n - done);
+        if (k < 0 && errno != EINTR) {
+            give_up(r, &r->upload_failed);
+            return;
+        }
+        if (k > 0)
+            done += (size_t)k;
+    }
+}
+
 static enum MHD_Result on_upload(struct api_req *r, const char *data, size_t n) {
     r->upload_bytes += n;
     if (r->upload_bytes > r->srv->cfg.max_upload) {
-        r->body_too_large = true;
+        if (!r->body_too_large)
+            give_up(r, &r->body_too_large);
         return r->upload_bytes > r->srv->cfg.max_upload + DISCARD_MAX ? MHD_NO : MHD_YES;
     }
-    for (size_t done = 0; done < n && !r->upload_failed;) {
-        ssize_t k = write(r->upload_fd, data + done, n - done);
-        if (k < 0 && errno != EINTR)
-            r->upload_failed = true;
-        else if (k > 0)
-            done += (size_t)k;
-    }
+    if (!r->upload_failed)
+        write_upload(r, data, n);
     if (r->upload_bytes - r->upload_mark >= 64 * 1024) { // it advances: a new deadline
         r->upload_mark = r->upload_bytes;
         api_conn_phase(r->srv, r->conn, API_PHASE_BODY, (uint64_t)r->srv->cfg.body_timeout_ms);
@@ -231,25 +281,37 @@ static enum MHD_Result on_upload(struct api_req *r, const char *data, size_t n) 
     return MHD_YES;
 }
 
+// Room for a body of `size` bytes and a NUL: all of a declared length at once, else twice what is
+// needed, but for limits. False: the server's bodies take too much memory.
+static bool grow_body(struct api_req *r, size_t size) {
+    const size_t top = size <= API_BODY_SMALL ? API_BODY_SMALL : r->body_max,
+                 twice = 2 * (size + 1);
+    const size_t cap = r->held > size ? r->held : twice > top + 1 ? top + 1 : twice;
+    if (size < r->body_cap)
+        return true;
+    char *grown = api_hold(r, cap) ? realloc(r->body, cap) : NULL;
+    if (!grown)
+        return false;
+    r->body = grown;
+    r->body_cap = cap;
+    return true;
+}
+
 static enum MHD_Result on_data(struct api_req *r, const char *data, size_t n) {
     if (r->upload_fd >= 0)
         return on_upload(r, data, n);
-    if (r->body_len + n > r->body_max) {
-        r->body_too_large = true;
-        r->body_len += n; // counted, not kept
-        return r->body_len > r->body_max + DISCARD_MAX ? MHD_NO : MHD_YES;
-    }
-    if (r->body_len + n + 1 > r->body_cap) {
-        size_t cap = (r->body_len + n + 1) * 2;
-        char *grown = realloc(r->body, cap);
-        if (!grown)
-            return MHD_NO;
-        r->body = grown;
-        r->body_cap = cap;
+    const size_t size = r->body_len + n;
+    r->body_too_large |= size > r->body_max;
+    if (!r->body_too_large && !r->body_refused)
+        r->body_refused = !grow_body(r, size);
+    if (r->body_too_large || r->body_refused) { // counted, not kept
+        api_req_drop_body(r);
+        r->body_len = size;
+        return size > r->body_max + DISCARD_MAX ? MHD_NO : MHD_YES;
     }
     memcpy(r->body + r->body_len, data, n);
-    r->body_len += n;
-    r->body[r->body_len] = '\0';
+    r->body_len = size;
+    r->body[size] = '\0';
     return MHD_YES;
 }
 
@@ -260,12 +322,17 @@ static enum MHD_Result dispatch(struct api_req *r) {
         too_large(r, r->upload_fd >= 0, &p);
         return api_send_problem(r, &p);
     }
+    if (r->body_refused) {
+        no_memory_for(&p);
+        return api_send_problem(r, &p);
+    }
     if (r->upload_failed)
-        return api_send_error(r, 507, "storage", "the upload could not be written to disk");
+        return api_send_error(r, 507, "storage",
+                              "the upload could not be written: the disk is full, or fails");
     // What these change has no entity tag. Files and the page check their own on GET.
     if (strcmp(r->method, "GET") && strcmp(r->method, "HEAD") && api_precondition(r, ""))
         return api_send_error(r, 412, "precondition", "no such entity tag: there are none here");
-    const unsigned later = API_WRITES | API_LONG | (r->query.n ? API_LONG_ASKED : 0);
+    const unsigned later = API_WRITES | API_LONG | API_READS | (r->query.n ? API_LONG_ASKED : 0);
     return r->route->flags & later ? api_later_start(r) : r->route->fn(r);
 }
 

@@ -13,6 +13,8 @@
 #include <errno.h>
 #include <limits.h>
 #include <netinet/in.h>
+#include <sched.h>
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,7 +43,9 @@ static void fill_limits(struct api_config *c) {
     if (!c->field)                                                                                 \
     c->field = (value)
     DEFAULT(max_body, 1u << 20);
+    DEFAULT(max_held, (size_t)256 << 20);
     DEFAULT(max_upload, (uint64_t)4 << 30);
+    DEFAULT(min_free, (uint64_t)64 << 20);
     DEFAULT(max_connections, 4096);
     DEFAULT(max_per_address, 1536);
     DEFAULT(max_sse, 100);
@@ -294,12 +298,37 @@ static void sleep_ms(int ms) {
     nanosleep(&(struct timespec){ms / 1000, (ms % 1000) * 1000000L}, NULL);
 }
 
+// MHD_quiesce_daemon takes the listener from each worker's epoll set, and so does a worker that
+// wakes meanwhile. Where the worker was first (ENOENT) it calls its panic function (0.9.75 to
+// 1.0.1), and returning from that is undefined. Nothing is held there, so it can be left and called
+// again.
+static _Thread_local jmp_buf *quiescing;
+
+static void on_panic(void *cls, const char *file, unsigned line, const char *reason) {
+    (void)cls;
+    if (quiescing && errno == ENOENT)
+        longjmp(*quiescing, 1);
+    fprintf(stderr, "libmicrohttpd, %s:%u: %s\n", file, line, reason);
+    abort();
+}
+
+static MHD_socket stop_accepting(struct MHD_Daemon *d) {
+    jmp_buf again;
+    MHD_set_panic_func(on_panic, NULL);
+    if (setjmp(again))
+        sched_yield();
+    quiescing = &again;
+    const MHD_socket fd = MHD_quiesce_daemon(d);
+    quiescing = NULL;
+    return fd;
+}
+
 void api_server_stop(struct api_server *s, int grace_ms) {
     MHD_socket fds[API_MAX_LISTENERS];
     if (!s)
         return;
     for (size_t i = 0; i < s->nlis; i++)
-        fds[i] = MHD_quiesce_daemon(s->mhd[i]);
+        fds[i] = stop_accepting(s->mhd[i]);
     atomic_store(&s->closing, true);
     uint64_t start = api_now_ns();
     if (s->sse)

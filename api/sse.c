@@ -15,8 +15,9 @@
 
 #define RING 8192
 #define RING_BYTES (16u << 20)
-#define BLOCK 16384 // MHD's buffer per client
-#define REPLAY_MAX 2000
+#define BLOCK 16384      // MHD's buffer per client
+#define REPLAY_MAX 20000 // events out of the store for one reconnect
+#define REPLAY_PAGE 500  // of them read at a time
 #define METRIC_ROWS_MAX 512
 
 struct frame {
@@ -33,8 +34,12 @@ struct client {
     char job[API_ID_MAX]; // "" follows everything
     uint64_t next;        // seq of the next frame
     size_t offset;        // bytes of that frame already sent
-    char *preamble;
+    char *preamble;       // what comes before the frames of the ring
     size_t pre_len, pre_off;
+    bool replaying;               // more of the preamble is in the store
+    uint64_t from_boot, from_seq; // the client's last id
+    uint64_t at_boot, at_seq;     // of the last event that was replayed
+    int replayed;
     bool suspended;
     bool half_closed, ping_now; // it has ended its side; it is to prove that it still reads
     bool gone;                  // nobody is there: no longer counted
@@ -285,22 +290,33 @@ static size_t take(char *buf, size_t room, const char *from, size_t len, size_t 
     return n;
 }
 
+// What lies between the id (boot, seq) and the one before `oldest` of this boot: metrics, and with
+// `events` other events as well.
+static int gap_text(const struct client *c, char out[256], uint64_t boot, uint64_t seq,
+                    uint64_t oldest, bool events) {
+    const uint64_t me = c->srv->cfg.boot;
+    return snprintf(out, 256,
+                    "id: %" PRIu64 "-%" PRIu64 "\nevent: gap\ndata: {\"from\":\"%" PRIu64
+                    "-%" PRIu64 "\",\"to\":\"%" PRIu64 "-%" PRIu64 "\",\"events\":%s}\n\n",
+                    me, oldest - 1, boot, seq, me, oldest - 1, events ? "true" : "false");
+}
+
 // Copies what fits. -1: the stream cannot be continued (its frame was dropped when half was sent).
 static ssize_t fill(struct client *c, char *buf, size_t max) {
     struct api_sse *e = c->srv->sse;
     size_t n = 0;
     if (c->pre_off < c->pre_len)
         n += take(buf, max, c->preamble, c->pre_len, &c->pre_off);
-    while (n < max && c->next <= e->head) {
+    if (c->pre_off == c->pre_len) {
+        free(c->preamble);
+        c->preamble = NULL;
+    }
+    while (!c->replaying && n < max && c->next <= e->head) {
         if (c->next < e->oldest) {
-            char gap[224];
+            char gap[256];
             if (c->offset)
                 return -1;
-            int len = snprintf(gap, sizeof gap,
-                               "id: %" PRIu64 "-%" PRIu64 "\nevent: gap\ndata: {\"from\":\"%" PRIu64
-                               "-%" PRIu64 "\",\"to\":\"%" PRIu64 "-%" PRIu64 "\"}\n\n",
-                               c->srv->cfg.boot, e->oldest - 1, c->srv->cfg.boot, c->next,
-                               c->srv->cfg.boot, e->oldest - 1);
+            const int len = gap_text(c, gap, c->srv->cfg.boot, c->next, e->oldest, true);
             if ((size_t)len > max - n)
                 break;
             memcpy(buf + n, gap, (size_t)len);
@@ -320,10 +336,82 @@ static ssize_t fill(struct client *c, char *buf, size_t max) {
     return (ssize_t)n;
 }
 
+// --- replay out of the store, a page at a time as the client reads it ---
+
+struct page {
+    struct client *c;
+    struct api_text text;
+};
+
+static void replay_one(void *arg, const struct api_event *ev) {
+    struct page *p = arg;
+    api_text_fmt(&p->text, "id: %" PRIu64 "-%" PRIu64 "\nevent: %.32s\ndata: ", ev->boot, ev->seq,
+                 ev->type);
+    api_text_add(&p->text, ev->data, strcspn(ev->data, "\r\n"));
+    api_text_add(&p->text, "\n\n", 2);
+    p->c->at_boot = ev->boot;
+    p->c->at_seq = ev->seq;
+}
+
+static void pass_over(void *arg, const struct api_event *ev) {
+    (void)arg, (void)ev;
+}
+
+static int read_events(struct client *c, uint64_t before, int max, api_event_fn *fn, void *arg) {
+    const struct api_server *s = c->srv;
+    if (!s->cb.events_read)
+        return -1;
+    return s->cb.events_read(s->ctx, c->at_boot, c->at_seq, s->cfg.boot, before,
+                             c->job[0] ? c->job : NULL, max, fn, arg);
+}
+
+static void set_preamble(struct client *c, const struct api_text *t) {
+    free(c->preamble);
+    c->preamble = t->s;
+    c->pre_len = t->n;
+    c->pre_off = 0;
+}
+
+// The stream goes on from the ring.
+static void end_replay(struct client *c, struct api_text *t, uint64_t oldest, bool lost) {
+    struct api_sse *e = c->srv->sse;
+    char gap[256];
+    const int n = gap_text(c, gap, c->from_boot, c->from_seq, oldest, lost);
+    api_text_add(t, gap, (size_t)n);
+    pthread_mutex_lock(&e->mu);
+    c->next = oldest;
+    c->replaying = false;
+    pthread_mutex_unlock(&e->mu);
+}
+
+// Up to the oldest event that is in the ring by now.
+static void replay_page(struct client *c) {
+    struct api_sse *e = c->srv->sse;
+    struct page p = {.c = c};
+    pthread_mutex_lock(&e->mu);
+    const uint64_t oldest = e->oldest;
+    pthread_mutex_unlock(&e->mu);
+    const int n = read_events(c, oldest, REPLAY_PAGE, replay_one, &p);
+    c->replayed += n > 0 ? n : 0;
+    const bool enough = c->replayed >= REPLAY_MAX;
+    bool lost = n < 0 || p.text.failed;
+    if (n == REPLAY_PAGE && enough)
+        lost = lost || read_events(c, oldest, 1, pass_over, NULL) != 0;
+    if (p.text.failed) {
+        free(p.text.s);
+        p.text = (struct api_text){0};
+    }
+    if (lost || enough || n < REPLAY_PAGE)
+        end_replay(c, &p.text, oldest, lost);
+    set_preamble(c, &p.text);
+}
+
 static ssize_t sse_read(void *cls, uint64_t pos, char *buf, size_t max) {
     struct client *c = cls;
     struct api_sse *e = c->srv->sse;
     (void)pos;
+    while (c->replaying && c->pre_off == c->pre_len)
+        replay_page(c);
     pthread_mutex_lock(&e->mu);
     ssize_t n = c->gone ? -1 : fill(c, buf, max);
     uint64_t now = api_now_ns();
@@ -365,14 +453,6 @@ static void client_free(void *cls) {
 
 // --- connecting ---
 
-static void replay_one(void *arg, const struct api_event *ev) {
-    struct api_text *t = arg;
-    api_text_fmt(t, "id: %" PRIu64 "-%" PRIu64 "\nevent: %.32s\ndata: ", ev->boot, ev->seq,
-                 ev->type);
-    api_text_add(t, ev->data, strcspn(ev->data, "\r\n"));
-    api_text_add(t, "\n\n", 2);
-}
-
 static int parse_id(const char *text, uint64_t *boot, uint64_t *seq) {
     char *end;
     if (!text || *text < '0' || *text > '9')
@@ -384,7 +464,8 @@ static int parse_id(const char *text, uint64_t *boot, uint64_t *seq) {
     return *end ? -1 : 0;
 }
 
-// Where the stream starts, what precedes it: retry, hello, the replay out of the store, a gap.
+// Where the stream starts, and what precedes it: retry and hello here, then the replay out of the
+// store and a gap.
 static void build_preamble(struct api_server *s, struct client *c, const char *last) {
     struct api_sse *e = s->sse;
     struct api_text t = {0};
@@ -405,19 +486,14 @@ static void build_preamble(struct api_server *s, struct client *c, const char *l
                  ",\"time\":%lld.%03ld,\"version\":\"%.64s\",\"resumed\":%s}\n\n",
                  me, head, (long long)wall.tv_sec, wall.tv_nsec / 1000000, s->version,
                  ring ? "true" : "false");
-    c->next = ring ? seq + 1 : resume ? oldest : head + 1;
-    if (resume && !ring) {
-        bool past = boot < me || (boot == me && seq <= head); // else: an id from nowhere
-        if (past && s->cb.events_read)
-            s->cb.events_read(s->ctx, boot, seq, me, oldest, c->job[0] ? c->job : NULL, REPLAY_MAX,
-                              replay_one, &t);
-        api_text_fmt(&t,
-                     "id: %" PRIu64 "-%" PRIu64 "\nevent: gap\ndata: {\"from\":\"%" PRIu64
-                     "-%" PRIu64 "\",\"to\":\"%" PRIu64 "-%" PRIu64 "\"}\n\n",
-                     me, oldest - 1, boot, seq, me, oldest - 1);
-    }
-    c->preamble = t.s;
-    c->pre_len = t.n;
+    c->next = ring ? seq + 1 : head + 1;
+    c->from_boot = c->at_boot = boot;
+    c->from_seq = c->at_seq = seq;
+    const bool past = boot < me || (boot == me && seq <= head); // else: an id from nowhere
+    c->replaying = resume && !ring && past;
+    if (resume && !ring && !past)
+        end_replay(c, &t, oldest, true);
+    set_preamble(c, &t);
 }
 
 // NULL, or the slug of a refusal.

@@ -66,6 +66,8 @@ static void refill(struct wide *w) {
     while (!w->ended && w->len + w->row_max < w->size) {
         struct api_wide_row r;
         const int rc = w->cursor.next(w->cursor.self, &r);
+        if (rc == 2)
+            break;
         if (rc == 1)
             put_row(w, &r);
         w->ended = rc != 1;
@@ -78,6 +80,8 @@ static ssize_t wide_read(void *cls, uint64_t pos, char *buf, size_t max) {
     (void)pos;
     if (w->off == w->len && !w->ended)
         refill(w);
+    if (w->off == w->len && !w->ended)
+        return 0; // libmicrohttpd asks again once it has served others on this thread
     if (w->off == w->len)
         return w->failed ? MHD_CONTENT_READER_END_WITH_ERROR : MHD_CONTENT_READER_END_OF_STREAM;
     const size_t n = w->len - w->off < max ? w->len - w->off : max;

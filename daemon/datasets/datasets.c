@@ -3,7 +3,6 @@
 
 #include "daemon/base/log.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -236,6 +235,8 @@ static int add(struct dd_datasets *d, struct dd_dataset_row *row, struct dr_err 
         dd_remove_tree(dir); // of a set that was removed a moment ago
         rc = dd_mkdirs(dir, err);
     }
+    if (!rc)
+        rc = dd_sync_folder(d->root, err);
     return rc ? rc : dd_dataset_row_insert(d->env.store, row, err);
 }
 
@@ -274,26 +275,23 @@ int dd_datasets_create(struct dd_datasets *d, const char *name, const char *path
 // --- uploads ---
 
 // With `change` held. The size of what has been received.
-static int uploading(struct dd_datasets *d, const char *name, char path[DD_PATH_MAX],
-                     int64_t *received, struct dr_err *err) {
+static int uploading(struct dd_datasets *d, const char *name, int64_t *received,
+                     struct dr_err *err) {
     struct dd_dataset_row row;
     int rc = dd_dataset_row_get(d->env.store, name, &row, err);
     if (!rc && strcmp(row.state, "uploading"))
         rc = dr_fail(err, DR_ECONFLICT, "the data set %s is %s and takes no upload", name,
                      row.state);
-    if (!rc)
-        rc = dd_dataset_path(d, name, DD_DATASET_UPLOAD, path, err);
     dd_dataset_row_free(&row);
     if (!rc)
-        *received = DR_MAX(dd_file_size(path), (int64_t)0);
+        *received = dd_upload_received(d, name);
     return rc;
 }
 
 static int append(struct dd_datasets *d, const char *name, int64_t offset, const char *part,
                   int64_t *received, struct dr_err *err) {
-    char path[DD_PATH_MAX];
     const int64_t bytes = dd_file_size(part);
-    int rc = uploading(d, name, path, received, err);
+    int rc = uploading(d, name, received, err);
     if (rc)
         return rc;
     if (offset != *received)
@@ -308,11 +306,8 @@ static int append(struct dd_datasets *d, const char *name, int64_t offset, const
                           "sets below the data directory and add them by path",
                           (long long)d->env.max_upload);
     rc = dd_dataset_room(d, bytes, err);
-    // The first part becomes the file; more is added to it.
-    if (!rc && !offset && rename(part, path))
-        rc = dr_fail(err, DR_EIO, "the upload cannot be stored: %s", strerror(errno));
-    else if (!rc && offset)
-        rc = dd_file_append(part, path, err);
+    if (!rc)
+        rc = dd_upload_add(d, name, part, err);
     if (!rc)
         *received = offset + bytes;
     return rc;
@@ -339,7 +334,7 @@ static int queue(struct dd_datasets *d, const char *name, int64_t bytes, struct 
     const bool failed = !strcmp(row.state, "failed");
     if (!failed || row.upload)
         rc = failed ? dd_dataset_path(d, name, DD_DATASET_UPLOAD, path, err)
-                    : uploading(d, name, path, &received, err);
+                    : uploading(d, name, &received, err);
     if (!rc && failed && row.upload && (received = dd_file_size(path)) < 0)
         rc = dr_fail(err, DR_ECONFLICT,
                      "the upload of %s is gone; remove the set and send it again", name);
@@ -348,6 +343,8 @@ static int queue(struct dd_datasets *d, const char *name, int64_t bytes, struct 
     if (!rc && bytes >= 0 && row.upload && bytes != received)
         rc = dr_fail_at(err, DR_ECONFLICT, "bytes", "the upload has %lld bytes, not %lld",
                         (long long)received, (long long)bytes);
+    if (!rc && row.upload)
+        rc = dd_upload_complete(d, name, err);
     if (!rc)
         rc = dd_dataset_row_importing(d->env.store, row.id, err);
     dd_dataset_row_free(&row);
@@ -379,15 +376,10 @@ static void cancel(struct dd_datasets *d, int64_t id) {
 static int take_away(struct dd_datasets *d, const char *name, char gone[DD_PATH_MAX],
                      struct dr_err *err) {
     struct dd_dataset_row row;
-    char jobs[120], dir[DD_PATH_MAX];
+    char dir[DD_PATH_MAX];
     int rc = dd_dataset_row_get(d->env.store, name, &row, err);
     if (!rc)
-        rc = dd_dataset_row_jobs(d->env.store, name, jobs, err);
-    if (!rc && *jobs)
-        rc = dr_fail(err, DR_ECONFLICT, "the data set %s is in use by job %s; stop it first", name,
-                     jobs);
-    if (!rc)
-        rc = dd_dataset_row_delete(d->env.store, row.id, err);
+        rc = dd_dataset_row_delete(d->env.store, &row, err);
     if (!rc)
         cancel(d, row.id);
     if (!rc && !dd_dataset_path(d, name, NULL, dir, NULL) &&

@@ -4,7 +4,10 @@
 #include "daemon/base/util.h"
 #include "daemon/datasets/datasets.h"
 
-#define DD_DATASET_UPLOAD "upload.archive" // of a set's folder: what has been received
+// Of a set's folder: what has been received, and how many bytes of it count. From the second part
+// on the file may be longer for a while, as parts are copied behind it.
+#define DD_DATASET_UPLOAD "upload.archive"
+#define DD_DATASET_RECEIVED "upload.received"
 
 enum { DD_DATASET_MIN_FREE = 64 << 20 }; // bytes of disk that uploads and imports leave alone
 
@@ -40,9 +43,8 @@ int dd_dataset_row_insert(struct dd_store *s, const struct dd_dataset_row *r, st
 int dd_dataset_row_importing(struct dd_store *s, int64_t id, struct dr_err *err);
 int dd_dataset_row_failed(struct dd_store *s, int64_t id, const char *error, const json_t *report,
                           struct dr_err *err);
-int dd_dataset_row_delete(struct dd_store *s, int64_t id, struct dr_err *err);
-// Jobs in a state of the list ('queued','running') that use the set, as "3, 7"; "": none.
-int dd_dataset_row_jobs(struct dd_store *s, const char *name, char out[120], struct dr_err *err);
+// DR_ECONFLICT names the jobs that have not ended and use the set.
+int dd_dataset_row_delete(struct dd_store *s, const struct dd_dataset_row *r, struct dr_err *err);
 
 // What an import has found out.
 struct dd_dataset_result {
@@ -90,8 +92,15 @@ int64_t dd_file_size(const char *path); // -1: there is none
 // DR_ENOSPC with a sentence unless `bytes` more fit and DD_DATASET_MIN_FREE is left. For imports:
 // ask while they write, as nobody knows beforehand what a source comes to.
 int dd_dataset_room(const struct dd_datasets *d, int64_t bytes, struct dr_err *err);
-// Adds the file `part` at the end of `to`, durable when it returns; on an error `to` is unchanged.
-int dd_file_append(const char *part, const char *to, struct dr_err *err);
+// Bytes of an upload that have been acknowledged, or may be.
+int64_t dd_upload_received(const struct dd_datasets *d, const char *name);
+// Adds the file `part` at the end of that, whole and durable when it returns; on an error, and
+// where the process is killed meanwhile, the upload stays as it was.
+int dd_upload_add(const struct dd_datasets *d, const char *name, const char *part,
+                  struct dr_err *err);
+// Cuts off what a killed process has left behind the upload's end: nothing more will come.
+int dd_upload_complete(const struct dd_datasets *d, const char *name, struct dr_err *err);
+int dd_sync_folder(const char *path, struct dr_err *err); // makes its entries durable
 void dd_remove_tree(const char *path);
 // The real path of a file or folder below the roots. DR_EINVAL names no path that lies elsewhere.
 int dd_dataset_confine(const struct dd_datasets *d, const char *path, char out[DD_PATH_MAX],

@@ -44,11 +44,23 @@ int dd_dataset_room(const struct dd_datasets *d, int64_t bytes, struct dr_err *e
                    DD_DATASET_MIN_FREE >> 20);
 }
 
-static int append_failed(struct dr_err *err) {
+// --- uploads ---
+
+static int add_failed(struct dr_err *err) {
     const int e = errno;
     const bool full = e == ENOSPC || e == EDQUOT || e == EFBIG;
     return dr_fail(err, full ? DR_ENOSPC : DR_EIO, "%s: %s",
                    full ? "the disk is full" : "the upload cannot be stored", strerror(e));
+}
+
+int dd_sync_folder(const char *path, struct dr_err *err) {
+    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = fd < 0 || fsync(fd)
+                 ? dr_fail(err, DR_EIO, "cannot write %s: %s", path, strerror(errno))
+                 : 0;
+    if (fd >= 0)
+        close(fd);
+    return rc;
 }
 
 static int copy(int from, int to, struct dr_err *err) {
@@ -59,26 +71,115 @@ static int copy(int from, int to, struct dr_err *err) {
         for (ssize_t done = 0, w; n > 0 && done < n; done += w)
             if ((w = write(to, buf + done, (size_t)(n - done))) < 0) {
                 if (errno != EINTR)
-                    return append_failed(err);
+                    return add_failed(err);
                 w = 0;
             }
         if (n < 0)
-            return append_failed(err);
+            return add_failed(err);
     }
-    return fsync(to) ? append_failed(err) : 0;
+    return fsync(to) ? add_failed(err) : 0;
 }
 
-int dd_file_append(const char *part, const char *to, struct dr_err *err) {
-    const int64_t had = dd_file_size(to);
+// The number in DD_DATASET_RECEIVED; -1: there is none.
+static int64_t read_mark(const struct dd_datasets *d, const char *name) {
+    char path[DD_PATH_MAX], *text = NULL;
+    struct dr_err ignored;
+    int64_t n = -1;
+    if (!dd_dataset_path(d, name, DD_DATASET_RECEIVED, path, NULL) &&
+        !dd_read_file(path, 32, &text, NULL, &ignored) && !dd_parse_int(text, 0, INT64_MAX, &n))
+        n = -1;
+    free(text);
+    return n;
+}
+
+static int write_mark(const struct dd_datasets *d, const char *name, int64_t n,
+                      struct dr_err *err) {
+    char path[DD_PATH_MAX], dir[DD_PATH_MAX], text[24];
+    int rc = dd_dataset_path(d, name, DD_DATASET_RECEIVED, path, err);
+    if (!rc)
+        rc = dd_dataset_path(d, name, NULL, dir, err);
+    const int size = snprintf(text, sizeof text, "%lld", (long long)n);
+    if (!rc)
+        rc = dd_write_file(path, text, (size_t)size, err);
+    return rc ? rc : dd_sync_folder(dir, err);
+}
+
+static void remove_mark(const struct dd_datasets *d, const char *name) {
+    char path[DD_PATH_MAX];
+    if (!dd_dataset_path(d, name, DD_DATASET_RECEIVED, path, NULL))
+        unlink(path);
+}
+
+int64_t dd_upload_received(const struct dd_datasets *d, const char *name) {
+    char path[DD_PATH_MAX];
+    if (dd_dataset_path(d, name, DD_DATASET_UPLOAD, path, NULL))
+        return 0;
+    const int64_t size = DR_MAX(dd_file_size(path), (int64_t)0), mark = read_mark(d, name);
+    return mark >= 0 && mark < size ? mark : size;
+}
+
+// The first part becomes the file.
+static int add_first(const struct dd_datasets *d, const char *name, const char *part,
+                     const char *to, struct dr_err *err) {
+    char dir[DD_PATH_MAX];
+    int rc = dd_dataset_path(d, name, NULL, dir, err);
+    remove_mark(d, name);
+    if (!rc && rename(part, to))
+        rc = add_failed(err);
+    return rc ? rc : dd_sync_folder(dir, err);
+}
+
+static int append(const char *part, const char *to, struct dr_err *err) {
     int in = open(part, O_RDONLY | O_CLOEXEC);
-    int out = open(to, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0640);
-    int rc = in < 0 || out < 0 ? append_failed(err) : copy(in, out, err);
-    if (rc && out >= 0 && ftruncate(out, had < 0 ? 0 : had))
-        rc = dr_fail(err, DR_EIO, "the upload cannot be stored: %s", strerror(errno));
+    int out = open(to, O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW);
+    int rc = in < 0 || out < 0 ? add_failed(err) : copy(in, out, err);
     if (in >= 0)
         close(in);
     if (out >= 0)
         close(out);
+    return rc;
+}
+
+// Durable: afterwards the mark is not needed.
+static int cut(const char *path, int64_t size, struct dr_err *err) {
+    if (dd_file_size(path) <= size)
+        return 0;
+    const int fd = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+    int rc = fd < 0 || ftruncate(fd, size) || fsync(fd) ? add_failed(err) : 0;
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
+int dd_upload_add(const struct dd_datasets *d, const char *name, const char *part,
+                  struct dr_err *err) {
+    struct dr_err ignored;
+    char to[DD_PATH_MAX];
+    const int64_t had = dd_upload_received(d, name), bytes = dd_file_size(part);
+    int rc = dd_dataset_path(d, name, DD_DATASET_UPLOAD, to, err);
+    if (rc || !had)
+        return rc ? rc : add_first(d, name, part, to, err);
+    // Until the part is whole the mark stands where it began.
+    if (read_mark(d, name) != had)
+        rc = write_mark(d, name, had, err);
+    if (!rc)
+        rc = cut(to, had, err);
+    if (!rc)
+        rc = append(part, to, err);
+    if (!rc)
+        rc = write_mark(d, name, had + bytes, err);
+    if (rc)
+        cut(to, had, &ignored); // else the next part does
+    return rc;
+}
+
+int dd_upload_complete(const struct dd_datasets *d, const char *name, struct dr_err *err) {
+    char path[DD_PATH_MAX];
+    int rc = dd_dataset_path(d, name, DD_DATASET_UPLOAD, path, err);
+    if (!rc)
+        rc = cut(path, dd_upload_received(d, name), err);
+    if (!rc)
+        remove_mark(d, name);
     return rc;
 }
 
@@ -130,8 +231,9 @@ int dd_dataset_confine(const struct dd_datasets *d, const char *path, char out[D
 
 // --- the start ---
 
-// Half-written files of a set: what an import that was cut off has left beside its target.
-static void sweep_set(const struct dd_datasets *d, const char *name) {
+// Half-written files of a set: what an import that was cut off has left beside its target. The mark
+// of an upload is needed as long as parts may come.
+static void sweep_set(const struct dd_datasets *d, const char *name, bool uploading) {
     char dir[DD_PATH_MAX], file[DD_PATH_MAX];
     if (dd_dataset_path(d, name, NULL, dir, NULL))
         return;
@@ -140,6 +242,7 @@ static void sweep_set(const struct dd_datasets *d, const char *name) {
     for (struct dirent *e; f && (e = readdir(f));) {
         if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") ||
             !strcmp(e->d_name, DD_DATASET_UPLOAD) ||
+            (uploading && !strcmp(e->d_name, DD_DATASET_RECEIVED)) ||
             (!strncmp(e->d_name, name, n) && !strcmp(e->d_name + n, DR_PICTURES_SUFFIX)))
             continue;
         if (!dd_path(file, NULL, "%s/%s", dir, e->d_name))
@@ -176,9 +279,10 @@ static int sweep_one(struct dd_datasets *d, const char *name, struct dr_err *err
     if (*name == '.')         // no name of a set begins so
         return 0;
     int rc = dd_dataset_row_get(d->env.store, name, &row, err);
+    const bool uploading = !rc && !strcmp(row.state, "uploading");
     dd_dataset_row_free(&row);
     if (!rc)
-        sweep_set(d, name);
+        sweep_set(d, name, uploading);
     else if (rc == DR_ENOENT)
         put_aside(d, name);
     return rc == DR_ENOENT ? 0 : rc;

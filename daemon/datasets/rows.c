@@ -104,28 +104,37 @@ int dd_dataset_row_failed(struct dd_store *s, int64_t id, const char *error, con
     return rc;
 }
 
-static int delete_row(sqlite3 *db, void *arg, struct dr_err *err) {
-    return dd_sql_run(db, err, "DELETE FROM datasets WHERE id=?", "i", *(int64_t *)arg);
-}
-int dd_dataset_row_delete(struct dd_store *s, int64_t id, struct dr_err *err) {
-    return dd_store_do(s, delete_row, &id, err);
-}
-
-int dd_dataset_row_jobs(struct dd_store *s, const char *name, char out[120], struct dr_err *err) {
+// Jobs that have not ended and use the set, as "3, 7"; "": none.
+static int jobs_of(sqlite3 *db, const char *name, char out[120], struct dr_err *err) {
     static const char sql[] =
         "SELECT id FROM jobs WHERE state IN"
         " ('queued','running','stopping','paused','interrupted') AND "
         "json_extract(config,'$.data.set')='folder' AND json_extract(config,'$.data.path')=?"
         " ORDER BY id LIMIT 8";
     out[0] = 0;
-    sqlite3 *db = dd_store_reader(s, err);
-    sqlite3_stmt *st = db ? dd_sql_prepare(db, err, sql, "t", name) : NULL;
-    int rc = st ? 0 : err->code;
-    for (size_t n = 0; st && sqlite3_step(st) == SQLITE_ROW; n = strlen(out))
+    sqlite3_stmt *st = dd_sql_prepare(db, err, sql, "t", name);
+    int step = SQLITE_ERROR;
+    size_t n = 0;
+    for (; st && (step = sqlite3_step(st)) == SQLITE_ROW; n = strlen(out))
         snprintf(out + n, 120 - n, "%s%lld", n ? ", " : "", (long long)sqlite3_column_int64(st, 0));
+    int rc = step == SQLITE_DONE ? 0 : st ? dd_sql_fail(db, err, "reading jobs") : err->code;
     sqlite3_finalize(st);
-    sqlite3_close(db);
     return rc;
+}
+
+// Looks for jobs in the transaction of the removal, so that none comes in between.
+static int delete_row(sqlite3 *db, void *arg, struct dr_err *err) {
+    const struct dd_dataset_row *r = arg;
+    char jobs[120];
+    int rc = jobs_of(db, r->name, jobs, err);
+    if (!rc && *jobs)
+        rc = dr_fail(err, DR_ECONFLICT, "the data set %s is in use by job %s; stop it first",
+                     r->name, jobs);
+    return rc ? rc : dd_sql_run(db, err, "DELETE FROM datasets WHERE id=?", "i", r->id);
+}
+int dd_dataset_row_delete(struct dd_store *s, const struct dd_dataset_row *r, struct dr_err *err) {
+    struct dd_dataset_row copy = *r;
+    return dd_store_do(s, delete_row, &copy, err);
 }
 
 struct done {

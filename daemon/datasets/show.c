@@ -16,9 +16,8 @@ static void add_progress(struct dd_datasets *d, json_t *row) {
     const char *name = json_string_value(json_object_get(row, "name"));
     const char *state = json_string_value(json_object_get(row, "state"));
     struct dd_dataset_row r = {0};
-    char path[DD_PATH_MAX];
-    if (!strcmp(state, "uploading") && !dd_dataset_path(d, name, DD_DATASET_UPLOAD, path, NULL))
-        json_object_set_new(row, "received", json_integer(DR_MAX(dd_file_size(path), (int64_t)0)));
+    if (!strcmp(state, "uploading"))
+        json_object_set_new(row, "received", json_integer(dd_upload_received(d, name)));
     if (strcmp(state, "importing") || dd_dataset_row_get(d->env.store, name, &r, NULL))
         return;
     pthread_mutex_lock(&d->lock);

@@ -31,8 +31,19 @@ int dd_eval_metric_find(const char *name, int *metric, enum dd_eval_by *by, cons
         return 0;
     }
     const char *near = dr_nearest(name, names, 2 * DR_EVAL_METRICS);
-    return dr_fail_at(err, DR_EINVAL, field, "%s: there is no metric %.40s%s%s%s", field, name,
-                      near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+    if (near)
+        return dr_fail_at(err, DR_EINVAL, field, "%s: there is no metric %.40s; did you mean %s?",
+                          field, name, near);
+    char list[200] = "";
+    for (int i = 0; i < DR_EVAL_METRICS; i++) {
+        const size_t at = strlen(list);
+        snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", dr_eval_metrics[i].name);
+    }
+    return dr_fail_at(
+        err, DR_EINVAL, field,
+        "%s: there is no metric %.40s; there are %s, and by Inception's features fid, "
+        "fid_inf, kid_inception and so on",
+        field, name, list);
 }
 
 int dd_eval_metrics_parse(const char *list, unsigned out[DD_EVAL_BYS], struct dr_err *err) {

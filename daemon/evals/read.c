@@ -282,45 +282,43 @@ int dd_eval_remove(struct dd_store *s, int64_t id, struct dr_err *err) {
 
 // --- curves ---
 
-// What runs of one series have in common.
-static bool same_series(const json_t *a, const json_t *b, bool over_alpha) {
-    static const char *const keys[] = {"job", "name", "weights", "n", "seed", "comparable"};
-    for (size_t i = 0; i < DR_COUNT(keys); i++)
-        if (!json_equal(json_object_get(a, keys[i]), json_object_get(b, keys[i])))
-            return false;
-    const char *other = over_alpha ? "step" : "alpha";
-    return json_equal(json_object_get(a, other), json_object_get(b, other));
-}
+struct series {
+    json_t *all;
+    json_t *by; // the same, by what the runs of one have in common: there may be thousands
+    bool over_alpha;
+};
 
-static json_t *series_of(json_t *all, sqlite3_stmt *st, bool over_alpha) {
-    json_t *own =
-               json_pack("{s:o, s:s, s:s, s:I, s:I, s:s, s:[]}", "job", id_or_null(st, JOB), "name",
-                         *text(st, JOB_NAME) ? text(st, JOB_NAME) : text(st, NAME), "weights",
-                         text(st, WEIGHTS), "n", (json_int_t)sqlite3_column_int64(st, N), "seed",
-                         (json_int_t)sqlite3_column_int64(st, SEED), "comparable",
-                         text(st, COMPARABLE), "points"),
-           *s;
-    json_object_set_new(own, over_alpha ? "step" : "alpha",
-                        over_alpha ? json_integer(sqlite3_column_int64(st, STEP))
-                                   : json_real(sqlite3_column_double(st, ALPHA)));
-    size_t i;
-    json_array_foreach(all, i, s) if (same_series(s, own, over_alpha)) {
+static json_t *series_of(struct series *x, sqlite3_stmt *st) {
+    json_t *own = json_pack(
+        "{s:o, s:s, s:s, s:I, s:I, s:s, s:[]}", "job", id_or_null(st, JOB), "name",
+        *text(st, JOB_NAME) ? text(st, JOB_NAME) : text(st, NAME), "weights", text(st, WEIGHTS),
+        "n", (json_int_t)sqlite3_column_int64(st, N), "seed",
+        (json_int_t)sqlite3_column_int64(st, SEED), "comparable", text(st, COMPARABLE), "points");
+    json_object_set_new(own, x->over_alpha ? "step" : "alpha",
+                        x->over_alpha ? json_integer(sqlite3_column_int64(st, STEP))
+                                      : json_real(sqlite3_column_double(st, ALPHA)));
+    char *key = json_dumps(own, JSON_COMPACT); // without points yet
+    json_t *known = key ? json_object_get(x->by, key) : NULL;
+    if (known) {
         json_decref(own);
-        return s;
+    } else {
+        known = own;
+        json_array_append_new(x->all, own);
+        if (key)
+            json_object_set(x->by, key, own);
     }
-    json_array_append_new(all, own);
-    return own;
+    free(key);
+    return known;
 }
 
-static void add_point(json_t *all, sqlite3 *db, sqlite3_stmt *st, const char *metric,
-                      bool over_alpha) {
+static void add_point(struct series *x, sqlite3 *db, sqlite3_stmt *st, const char *metric) {
     struct dr_err ignored;
     sqlite3_stmt *v = dd_sql_prepare(
         db, &ignored, "SELECT value, stderr, floor FROM eval_values WHERE eval=? AND name=?", "it",
         sqlite3_column_int64(st, ID), metric);
     if (v && sqlite3_step(v) == SQLITE_ROW && sqlite3_column_type(v, 0) != SQLITE_NULL)
         json_array_append_new(
-            json_object_get(series_of(all, st, over_alpha), "points"),
+            json_object_get(series_of(x, st), "points"),
             json_pack("{s:o, s:I, s:f, s:o, s:o, s:o}", "eval", id_or_null(st, ID), "step",
                       (json_int_t)sqlite3_column_int64(st, STEP), "alpha",
                       sqlite3_column_double(st, ALPHA), "value", real_or_null(v, 0), "error",
@@ -344,13 +342,15 @@ json_t *dd_eval_curve(struct dd_store *s, const struct dd_eval_query *q, const c
                      : "fd";
     sqlite3_stmt *st = dd_eval_select(db, q, "", over_alpha ? "e.alpha, e.id" : "e.step, e.id",
                                       INT64_MAX, -1, 0, err);
-    json_t *series = st ? json_array() : NULL;
+    struct series x = {
+        .all = st ? json_array() : NULL, .by = json_object(), .over_alpha = over_alpha};
     while (st && sqlite3_step(st) == SQLITE_ROW)
         if (!strcmp(text(st, STATE), "done"))
-            add_point(series, db, st, metric, over_alpha);
+            add_point(&x, db, st, metric);
     sqlite3_finalize(st);
     sqlite3_close(db);
-    return series ? json_pack("{s:s, s:s, s:o}", "metric", metric, "x",
-                              over_alpha ? "alpha" : "step", "series", series)
-                  : NULL;
+    json_decref(x.by);
+    return x.all ? json_pack("{s:s, s:s, s:o}", "metric", metric, "x",
+                             over_alpha ? "alpha" : "step", "series", x.all)
+                 : NULL;
 }

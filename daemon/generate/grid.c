@@ -8,6 +8,7 @@
 #include <string.h>
 
 enum { GRID_BATCH = 16, GRID_MAX_CLASSES = 16, SCATTER_POINTS = 2048, SCATTER_SIZE = 256 };
+enum { LARGE = 256, MAX_VALUES = 1 << 26 }; // pixels of a side; values of all images, 256 MiB
 
 struct dd_grid {
     struct dr_sampler *s;
@@ -29,6 +30,16 @@ void dd_grid_free(struct dd_grid *g) {
         return;
     dr_sampler_free(g->s);
     free(g);
+}
+
+struct dd_grid_shape dd_grid_shape(int64_t rows, int64_t columns, int64_t values, int64_t side) {
+    while (rows * columns > 1 && rows * columns * values > MAX_VALUES) {
+        if (columns > 1)
+            columns = (columns + 1) / 2;
+        else
+            rows = (rows + 1) / 2;
+    }
+    return (struct dd_grid_shape){rows, columns, side >= LARGE ? 1 : 2};
 }
 
 void dd_scatter(const real *points, int64_t n, int64_t size, real *image) {
@@ -79,8 +90,9 @@ int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, d
     int64_t count = dr_gen_image_count(s->net),
             classes = DR_MIN(m->classes, (int64_t)GRID_MAX_CLASSES);
     bool points = m->kind == DR_KIND_POINTS;
-    if (points)
-        per_class = SCATTER_POINTS / classes;
+    const struct dd_grid_shape shape = dd_grid_shape(classes, per_class, count, m->size);
+    classes = points ? classes : shape.rows;
+    per_class = points ? SCATTER_POINTS / classes : shape.columns;
     real *x = malloc((size_t)(classes * per_class * count) * sizeof *x);
     real *plot = points ? malloc(sizeof(real) * SCATTER_SIZE * SCATTER_SIZE) : NULL;
     struct dr_bytes png = {0};
@@ -97,7 +109,8 @@ int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, d
                  "{\"step\": %lld, \"seed\": 0, \"cfg\": %g, \"per_class\": %lld}",
                  (long long)s->step, cfg, (long long)per_class);
         rc = dr_png_grid(x, classes * per_class, m->channels, m->size, m->size,
-                         dr_show(m->kind, m->channels), per_class, 2, 2, "driftd", text, &png, err);
+                         dr_show(m->kind, m->channels), per_class, shape.scale, 2, "driftd", text,
+                         &png, err);
     }
     if (!rc)
         rc = dd_write_file(path, png.p, png.n, err);

@@ -10,7 +10,14 @@ struct dd_grid_file {
 };
 int dd_grid_new(struct dr_backend *be, int precision, struct dd_grid **out, struct dr_err *err);
 void dd_grid_free(struct dd_grid *g); // NULL is fine
-// At most the first 16 classes; points are drawn as one scatter plot, latents as grey planes.
+// How a picture of rows x columns images of `values` values and height `side` is drawn: small
+// images at twice their size, and of large ones fewer, first per row, so that they fit into memory.
+struct dd_grid_shape {
+    int64_t rows, columns, scale;
+};
+struct dd_grid_shape dd_grid_shape(int64_t rows, int64_t columns, int64_t values, int64_t side);
+// At most the first 16 classes; points are drawn as one scatter plot, latents as grey planes. Of
+// large images fewer than per_class (dd_grid_shape).
 int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, double cfg,
                   const char *path, struct dd_grid_file *info, struct dr_err *err);
 // The size of a PNG file of n bytes.

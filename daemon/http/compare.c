@@ -14,7 +14,7 @@ struct table {
 static int table_next(void *self, struct api_wide_row *out) {
     struct table *t = self;
     struct dd_wide_row row;
-    const int rc = dd_wide_next(t->wide, &row);
+    const int rc = dd_wide_try(t->wide, &row);
     if (rc != 1)
         return rc;
     snprintf(t->id, sizeof t->id, "%lld", (long long)row.job);

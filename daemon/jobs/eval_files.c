@@ -2,6 +2,7 @@
 #include "daemon/jobs/eval_priv.h"
 
 #include "daemon/base/util.h"
+#include "daemon/generate/grid.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -9,13 +10,14 @@
 #include <string.h>
 
 enum { PER_CLASS = 8, CLASSES = 16, NEAREST = 16, CHUNK = 256, TEXT = 400 };
+enum { CHUNK_VALUES = 1 << 24 }; // of training pictures that are read at a time, 64 MiB
 
 static enum dr_show show(const struct dd_eval_work *w) {
     return dr_show(w->train->kind, w->train->c);
 }
 
 static int write_png(const struct dd_eval_work *w, const struct dd_eval_run *r, const char *name,
-                     const real *x, int64_t n, int64_t columns, struct dr_err *err) {
+                     const real *x, int64_t n, int64_t columns, int64_t scale, struct dr_err *err) {
     const struct dr_dataset *d = w->train;
     char path[DD_PATH_MAX], text[TEXT];
     struct dr_bytes png = {0};
@@ -23,29 +25,28 @@ static int write_png(const struct dd_eval_work *w, const struct dd_eval_run *r, 
              (long long)r->id, (long long)r->step, (long long)w->job->cfg.eval.seed, r->alpha);
     int rc = dd_eval_path(w, path, err, "%lld/%s", (long long)r->id, name);
     if (!rc)
-        rc = dr_png_grid(x, n, d->c, d->h, d->w, show(w), columns, 2, 2, "driftd", text, &png, err);
+        rc = dr_png_grid(x, n, d->c, d->h, d->w, show(w), columns, scale, 2, "driftd", text, &png,
+                         err);
     if (!rc)
         rc = dd_write_file(path, png.p, png.n, err);
     dr_bytes_free(&png);
     return rc;
 }
 
-// Image numbers of a grid, PER_CLASS a row: the first samples of each class, or a folder's pictures
-// in their order. -1: none.
+// Image numbers of a grid, row by row: the first samples of each class, or a folder's pictures in
+// their order. -1: none.
 static int64_t lay_out(const struct dd_eval_work *w, const struct dr_eval_source *s,
-                       int64_t at[PER_CLASS * CLASSES]) {
+                       const struct dd_grid_shape *g, int64_t at[PER_CLASS * CLASSES]) {
     const bool folder = w->job->cfg.eval.folder[0];
-    const int64_t rows =
-                      folder ? CLASSES : DR_MIN(DR_MAX(s->classes, (int64_t)1), (int64_t)CLASSES),
-                  places = rows * PER_CLASS;
+    const int64_t places = g->rows * g->columns;
     int64_t have[CLASSES] = {0}, n = 0;
     for (int64_t i = 0; i < places; i++)
         at[i] = folder && i < s->n ? i : -1;
     for (int64_t i = 0; i < s->n && n < places && !folder; i++) {
         const int32_t c = s->asked(s, i);
-        if (c >= rows || have[c] == PER_CLASS)
+        if (c >= g->rows || have[c] == g->columns)
             continue;
-        at[c * PER_CLASS + have[c]++] = i;
+        at[c * g->columns + have[c]++] = i;
         n++;
     }
     return places;
@@ -53,9 +54,12 @@ static int64_t lay_out(const struct dd_eval_work *w, const struct dr_eval_source
 
 static int grid(struct dd_eval_work *w, const struct dd_eval_run *r, struct dr_eval_source *s,
                 struct dr_err *err) {
-    const int64_t count = s->c * s->h * s->w;
+    const int64_t count = s->c * s->h * s->w,
+                  classes = w->job->cfg.eval.folder[0] ? CLASSES : DR_MAX(s->classes, (int64_t)1);
+    const struct dd_grid_shape shape =
+        dd_grid_shape(DR_MIN(classes, (int64_t)CLASSES), PER_CLASS, count, s->h);
     int64_t at[PER_CLASS * CLASSES], n = 0;
-    const int64_t places = lay_out(w, s, at);
+    const int64_t places = lay_out(w, s, &shape, at);
     int32_t cls;
     real *x = calloc((size_t)(places * count), sizeof *x);
     int rc = x ? 0 : dr_fail(err, DR_ENOMEM, "no memory for a grid");
@@ -66,7 +70,7 @@ static int grid(struct dd_eval_work *w, const struct dd_eval_run *r, struct dr_e
         n = i + 1;
     }
     if (!rc && n)
-        rc = write_png(w, r, "grid.png", x, n, PER_CLASS, err);
+        rc = write_png(w, r, "grid.png", x, n, shape.columns, shape.scale, err);
     free(x);
     return rc;
 }
@@ -91,12 +95,13 @@ static double squared(const real *a, const real *b, int64_t n) {
 static int search(struct dd_eval_work *w, const real *x, int64_t n, struct best best[NEAREST],
                   struct dr_err *err) {
     const struct dr_dataset *d = w->train;
-    const int64_t count = d->c * d->h * d->w;
-    real *y = malloc((size_t)(CHUNK * count) * sizeof *y);
+    const int64_t count = d->c * d->h * d->w,
+                  chunk = DR_MAX(DR_MIN((int64_t)CHUNK, CHUNK_VALUES / count), (int64_t)1);
+    real *y = malloc((size_t)(chunk * count) * sizeof *y);
     int rc = y ? 0 : dr_fail(err, DR_ENOMEM, "no memory for training pictures");
     int64_t ids[CHUNK];
-    for (int64_t i = 0; i < d->n && !rc; i += CHUNK) {
-        const int64_t m = DR_MIN((int64_t)CHUNK, d->n - i);
+    for (int64_t i = 0; i < d->n && !rc; i += chunk) {
+        const int64_t m = DR_MIN(chunk, d->n - i);
         for (int64_t k = 0; k < m; k++)
             ids[k] = i + k;
         rc = dr_dataset_reals(d, ids, m, y, err);
@@ -115,10 +120,12 @@ static int search(struct dd_eval_work *w, const real *x, int64_t n, struct best 
 
 static int nearest(struct dd_eval_work *w, const struct dd_eval_run *r, struct dr_eval_source *s,
                    json_t *details, struct dr_err *err) {
-    const int64_t count = s->c * s->h * s->w, n = DR_MIN((int64_t)NEAREST, s->n);
+    const int64_t count = s->c * s->h * s->w;
+    const struct dd_grid_shape shape = dd_grid_shape(NEAREST, 1, 3 * count, s->h);
+    const int64_t n = DR_MIN(shape.rows, s->n);
     struct best best[NEAREST];
     int32_t cls[NEAREST];
-    real *x = malloc((size_t)(3 * NEAREST * count) * sizeof *x), *pairs = x + NEAREST * count;
+    real *x = malloc((size_t)(3 * n * count) * sizeof *x), *pairs = x + n * count;
     if (!x)
         return dr_fail(err, DR_ENOMEM, "no memory for samples");
     int rc = s->images(s, 0, n, x, cls, err);
@@ -138,7 +145,7 @@ static int nearest(struct dd_eval_work *w, const struct dd_eval_run *r, struct d
     }
     json_object_set_new(details, "nearest", list);
     if (!rc)
-        rc = write_png(w, r, "nearest.png", pairs, 2 * n, 8, err);
+        rc = write_png(w, r, "nearest.png", pairs, 2 * n, 8, shape.scale, err);
     free(x);
     return rc;
 }
@@ -188,11 +195,27 @@ static int samples(struct dd_eval_work *w, const struct dd_eval_run *r, struct d
     return rc;
 }
 
+// A picture that fails costs an alert and not what was measured; a stop is passed on.
+static int drawn(const struct dd_eval_work *w, const struct dd_eval_run *r, const char *name,
+                 int rc, const struct dr_err *why, struct dr_err *err) {
+    char text[300];
+    if (rc == DR_ECANCELED) {
+        *err = *why;
+        return rc;
+    }
+    snprintf(text, sizeof text, "evaluation %lld has no %s: %.200s", (long long)r->id, name,
+             why->msg);
+    if (rc)
+        dd_job_alert(w->job, "eval", r->step, text);
+    return 0;
+}
+
 int dd_eval_write_files(struct dd_eval_work *w, const struct dd_eval_run *r,
                         struct dr_eval_source *s, json_t *details, struct dr_err *err) {
-    int rc = grid(w, r, s, err);
+    struct dr_err why = {0};
+    int rc = drawn(w, r, "grid.png", grid(w, r, s, &why), &why, err);
     if (!rc)
-        rc = nearest(w, r, s, details, err);
+        rc = drawn(w, r, "nearest.png", nearest(w, r, s, details, &why), &why, err);
     if (!rc && w->job->cfg.eval.samples)
         rc = samples(w, r, s, err);
     return rc;

@@ -59,7 +59,7 @@ int dd_eval_one(struct dd_eval_work *w, const struct dd_eval_run *r, struct dd_e
 
 // --- eval_files.c ---
 // grid.png, nearest.png and, where the configuration wants it, samples.npy; adds "nearest" to
-// details.
+// details. A picture that fails is an alert.
 int dd_eval_write_files(struct dd_eval_work *w, const struct dd_eval_run *r,
                         struct dr_eval_source *s, json_t *details, struct dr_err *err);
 int dd_eval_write_metadata(struct dd_eval_work *w, int64_t id, struct dr_err *err);

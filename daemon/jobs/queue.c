@@ -49,7 +49,8 @@ static void release(struct create *c) {
 // The job that the key has made, if there is one. DR_EGONE: it has been removed.
 static int known_key(sqlite3 *db, struct create *c, struct dr_err *err) {
     sqlite3_stmt *st = dd_sql_prepare(
-        db, err, "SELECT fingerprint, job FROM idempotency WHERE key=?", "t", c->in->key);
+        db, err, "SELECT fingerprint, job FROM idempotency WHERE key=? AND created_us>=?", "ti",
+        c->in->key, dd_key_since());
     int rc = st ? 0 : DR_EIO;
     if (st && sqlite3_step(st) == SQLITE_ROW) {
         const char *fp = (const char *)sqlite3_column_text(st, 0);
@@ -93,8 +94,8 @@ static int create(sqlite3 *db, void *arg, struct dr_err *err) {
         rc = dd_job_insert(db, &row, c->json, c->kind->steps ? c->kind->steps(in->cfg) : 0,
                            c->need.id, &c->id, err);
     if (!rc && in->key)
-        rc = dd_sql_run(db, err, "INSERT INTO idempotency VALUES(?,?,?,?)", "ttii", in->key,
-                        in->fingerprint ? in->fingerprint : "", c->id, dd_wall_us());
+        rc = dd_sql_run(db, err, "INSERT OR REPLACE INTO idempotency VALUES(?,?,?,?)", "ttii",
+                        in->key, in->fingerprint ? in->fingerprint : "", c->id, dd_wall_us());
     return rc;
 }
 
@@ -164,6 +165,47 @@ static int check_eval(struct dd_jobs *j, const struct dr_eval_section *e, struct
                                                                     : check_inception(j, e, err);
 }
 
+// Whether evaluations while training will have the metric: it is asked for, its network is named,
+// and `all` does not leave it out (accuracy by Inception's classes, and classes where the data have
+// none).
+static bool measured(const struct dr_config *cfg, int metric, enum dd_eval_by by) {
+    const struct dr_eval_section *e = &cfg->eval;
+    const bool by_judge = by == DD_EVAL_BY_JUDGE, all = !strcmp(e->metrics, "all"),
+               classes = dr_eval_metrics[metric].needs & DR_NEED_CLASSES;
+    unsigned metrics[DD_EVAL_BYS];
+    if (dd_eval_metrics_parse(e->metrics, metrics, NULL) || !(metrics[by] >> metric & 1) ||
+        !(by_judge ? e->judge : e->inception)[0])
+        return false;
+    return !all || !classes || (cfg->data.classes > 1 && (by_judge || metric != DR_EVAL_ACCURACY));
+}
+
+// A best checkpoint, and an end after some without a better one, need a metric that is measured.
+static int check_best(const struct dr_config *cfg, struct dr_err *err) {
+    const struct dr_eval_section *e = &cfg->eval;
+    enum dd_eval_by by;
+    int metric;
+    if (!strcmp(e->best, "auto")) {
+        if (!e->patience || measured(cfg, DR_EVAL_FD, DD_EVAL_BY_INCEPTION) ||
+            measured(cfg, DR_EVAL_FD, DD_EVAL_BY_JUDGE))
+            return 0;
+        return dr_fail_at(err, DR_EINVAL, "eval.patience",
+                          "eval.patience is %lld; it waits for a better fid or fd (eval.best), and "
+                          "these evaluations have neither (eval.metrics \"%.100s\")",
+                          (long long)e->patience, e->metrics);
+    }
+    const int rc = dd_eval_metric_find(e->best, &metric, &by, "eval.best", err);
+    if (rc || measured(cfg, metric, by))
+        return rc;
+    const bool named = (by == DD_EVAL_BY_JUDGE ? e->judge : e->inception)[0];
+    return named ? dr_fail_at(err, DR_EINVAL, "eval.best",
+                              "eval.best is %.40s, which is not among the metrics of these "
+                              "evaluations (eval.metrics \"%.100s\")",
+                              e->best, e->metrics)
+                 : dr_fail_at(err, DR_EINVAL, "eval.best",
+                              "eval.best is %.40s, which needs %s; that is empty", e->best,
+                              by == DD_EVAL_BY_JUDGE ? "eval.judge" : "eval.inception");
+}
+
 // The judge by which a training job's checkpoints will be evaluated, as a configuration of kind
 // eval names it, and the recipe that trains it.
 static int check_evaluations(struct dd_jobs *j, const struct dr_config *cfg, struct dd_need *n,
@@ -171,6 +213,8 @@ static int check_evaluations(struct dd_jobs *j, const struct dr_config *cfg, str
     struct dr_config as = *cfg;
     as.kind = DR_RECIPE_EVAL;
     int rc = check_eval(j, &cfg->eval, err);
+    if (!rc)
+        rc = check_best(cfg, err);
     if (!rc)
         rc = check_named(j, &as, err);
     return rc ? rc : read_need(j, &as, n, err);
@@ -429,8 +473,9 @@ int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct d
     struct dd_lane *l = dd_job_lane(j, id);
     const bool mine = l != NULL,
                stop = a == DD_JOB_STOP || a == DD_JOB_STOP_NOW || a == DD_JOB_PAUSE;
+    // Whatever else was wished for ends the run, and ends it with a checkpoint.
     if (mine && l->wish != DD_WISH_STOP_NOW &&
-        !(a == DD_JOB_CHECKPOINT && l->wish == DD_WISH_STOP)) {
+        !(a == DD_JOB_CHECKPOINT && l->wish != DD_WISH_NONE)) {
         l->wish = a == DD_JOB_CHECKPOINT ? DD_WISH_CHECKPOINT
                   : a == DD_JOB_STOP_NOW ? DD_WISH_STOP_NOW
                                          : DD_WISH_STOP;

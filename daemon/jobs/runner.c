@@ -131,6 +131,8 @@ static int save(struct run *r) {
     int rc = dd_mkdirs(r->spec->checkpoint_dir, &why);
     if (!rc)
         rc = dr_trainer_save(r->t, path, sha, &bytes, &why);
+    if (!rc && r->hooks->checkpoint)
+        rc = r->hooks->checkpoint(r->hooks->ctx, step, path, sha, bytes, &why);
     r->saved_at = dd_seconds();
     if (rc) {
         CALL(r, checkpoint_failed, step, &why);
@@ -142,9 +144,8 @@ static int save(struct run *r) {
     r->save_failing = false;
     r->saved_step = step;
     snprintf(r->res->last_good, sizeof r->res->last_good, "%s", path);
-    CALL(r, checkpoint, step, path, sha, bytes);
-    dd_ckpt_rotate(r->spec->checkpoint_dir, &r->spec->cfg->checkpoint, r->hooks->protect,
-                   r->hooks->checkpoint_removed, r->hooks->ctx);
+    dd_ckpt_rotate(r->spec->checkpoint_dir, &r->spec->cfg->checkpoint, r->hooks->checkpoint_let_go,
+                   r->hooks->ctx);
     return 0;
 }
 

@@ -27,17 +27,17 @@ struct dd_run_hooks {
     void (*field)(void *ctx, struct dr_drift_field *f);
     // Before a checkpoint is written: flush metrics; a resumed run will not report them again.
     void (*saving)(void *ctx);
-    void (*checkpoint)(void *ctx, int64_t step, const char *path, const char *sha256,
-                       int64_t bytes);
+    // One has been written; non-zero and the reason where it cannot be used all the same.
+    int (*checkpoint)(void *ctx, int64_t step, const char *path, const char *sha256, int64_t bytes,
+                      struct dr_err *err);
     void (*checkpoint_failed)(void *ctx, int64_t step, const struct dr_err *err);
-    void (*checkpoint_removed)(void *ctx, const char *path); // by rotation
+    bool (*checkpoint_let_go)(void *ctx, const char *path); // false: rotation must keep this file
     // May refuse a file before it is loaded (sha256 mismatch): non-zero and a sentence.
     int (*checkpoint_verify)(void *ctx, const char *path, struct dr_err *err);
     void (*checkpoint_refused)(void *ctx, const char *path, const struct dr_err *err);
     void (*sample)(void *ctx, int64_t step, const char *path, int64_t bytes, int64_t width,
                    int64_t height);
     void (*alert)(void *ctx, const char *kind, int64_t step, const char *text);
-    bool (*protect)(void *ctx, const char *path); // true: rotation must keep this file
     // A checkpoint of this step has been written and is to be evaluated (eval.every, eval.at_end).
     void (*evaluate)(void *ctx, int64_t step, const char *path);
 };

@@ -105,10 +105,9 @@ static void on_saving(void *ctx) {
     dd_job_flush(ctx);
 }
 
-static void on_checkpoint(void *ctx, int64_t step, const char *path, const char *sha256,
-                          int64_t bytes) {
+static int on_checkpoint(void *ctx, int64_t step, const char *path, const char *sha256,
+                         int64_t bytes, struct dr_err *err) {
     struct dd_job *job = ctx;
-    struct dr_err err = {0};
     struct dd_ckpt_row row = {.job = job->id, .step = step, .bytes = bytes};
     snprintf(row.path, sizeof row.path, "%s", path);
     snprintf(row.sha256, sizeof row.sha256, "%s", sha256);
@@ -119,17 +118,12 @@ static void on_checkpoint(void *ctx, int64_t step, const char *path, const char 
     // checkpoint it is worth waiting.
     int rc = DR_EBUSY;
     for (int i = 0; i < BUSY_TRIES && rc == DR_EBUSY; i++)
-        rc = dd_ckpt_record(job->env->store, &row, &err);
-    if (rc) {
-        atomic_fetch_add(&job->queue->checkpoint_failures, 1);
-        dd_event(job->env->events, "alert", job->id,
-                 json_pack("{s:s, s:I, s:s}", "kind", "disk", "step", (json_int_t)step, "text",
-                           err.msg));
-        return;
-    }
-    dd_event(job->env->events, "checkpoint", job->id,
-             json_pack("{s:s, s:I, s:I, s:s}", "id", row.id, "step", (json_int_t)step, "bytes",
-                       (json_int_t)bytes, "sha256", sha256));
+        rc = dd_ckpt_record(job->env->store, &row, err);
+    if (!rc)
+        dd_event(job->env->events, "checkpoint", job->id,
+                 json_pack("{s:s, s:I, s:I, s:s}", "id", row.id, "step", (json_int_t)step, "bytes",
+                           (json_int_t)bytes, "sha256", sha256));
+    return rc;
 }
 
 static void on_checkpoint_failed(void *ctx, int64_t step, const struct dr_err *e) {
@@ -140,10 +134,12 @@ static void on_checkpoint_failed(void *ctx, int64_t step, const struct dr_err *e
            (long long)step, dd_log_quote(e->msg, q, sizeof q));
 }
 
-static void on_removed(void *ctx, const char *path) {
+// Where the database cannot write, rotation goes on: it may be what makes room.
+static bool on_let_go(void *ctx, const char *path) {
     struct dd_job *job = ctx;
     struct dr_err err;
-    dd_ckpt_set_state(job->env->store, path, "removed", &err);
+    const int rc = dd_ckpt_let_go(job->env->store, path, DD_CKPT_ROTATION, &err);
+    return !rc || (rc != DR_ECONFLICT && !dd_ckpt_is_kept(job->env->store, path));
 }
 
 static int on_verify(void *ctx, const char *path, struct dr_err *err) {
@@ -179,11 +175,6 @@ static void on_evaluate(void *ctx, int64_t step, const char *path) {
     dd_eval_checkpoint(ctx, step, path);
 }
 
-static bool on_protect(void *ctx, const char *path) {
-    struct dd_job *job = ctx;
-    return dd_ckpt_is_kept(job->env->store, path);
-}
-
 int64_t dd_train_steps(const struct dr_config *cfg) {
     return cfg->train.steps;
 }
@@ -197,12 +188,11 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
                                             .saving = on_saving,
                                             .checkpoint = on_checkpoint,
                                             .checkpoint_failed = on_checkpoint_failed,
-                                            .checkpoint_removed = on_removed,
+                                            .checkpoint_let_go = on_let_go,
                                             .checkpoint_verify = on_verify,
                                             .checkpoint_refused = on_refused,
                                             .sample = on_sample,
                                             .alert = on_alert,
-                                            .protect = on_protect,
                                             .evaluate = on_evaluate};
     struct dd_run_hooks hooks = all;
     char data_dir[DD_PATH_MAX];

@@ -86,7 +86,8 @@ int dd_watch_grid(struct dd_watch *w, struct dr_snapshot *s, const char *path,
                   struct dd_grid_file *info, struct dr_err *err) {
     const struct dr_dataset *d = w->test ? w->test : w->train;
     const struct dr_encoder_config *e = &w->cfg->encoder;
-    const int64_t n = DR_MIN((int64_t)ROWS * TRIPLES, d->n);
+    const struct dd_grid_shape g = dd_grid_shape(ROWS, TRIPLES, 3 * d->c * d->h * d->w, d->h);
+    const int64_t n = DR_MIN(g.rows * g.columns, d->n);
     char text[120];
     real *x = malloc((size_t)(3 * n * d->c * d->h * d->w) * sizeof *x);
     struct dr_bytes png = {0};
@@ -95,8 +96,8 @@ int dd_watch_grid(struct dd_watch *w, struct dr_snapshot *s, const char *path,
     snprintf(text, sizeof text, "{\"step\": %lld, \"columns\": \"original, masked, filled in\"}",
              (long long)s->step);
     if (!rc)
-        rc = dr_png_grid(x, 3 * n, d->c, d->h, d->w, dr_show(d->kind, d->c), 3 * TRIPLES, 2, 2,
-                         "driftd", text, &png, err);
+        rc = dr_png_grid(x, 3 * n, d->c, d->h, d->w, dr_show(d->kind, d->c), 3 * g.columns, g.scale,
+                         2, "driftd", text, &png, err);
     if (!rc)
         rc = dd_write_file(path, png.p, png.n, err);
     if (!rc)

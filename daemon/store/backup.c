@@ -6,6 +6,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,12 +38,14 @@ static bool unfinished(const char *path) {
            (part && (!part[5] || (part[5] == '-' && n == sizeof ".part-XXXXXX" - 1)));
 }
 
-// The archive that a client sends for a data set (DD_DATASET_UPLOAD) grows until it is complete. A
-// set that is being imported needs it, and so does one whose import has failed and may be repeated.
+// The archive that a client sends for a data set (DD_DATASET_UPLOAD) grows until it is complete,
+// and so does the number beside it (DD_DATASET_RECEIVED). A set that is being imported needs the
+// archive, and so does one whose import has failed and may be repeated.
 static bool growing_upload(const char *path) {
     static const char head[] = "datasets/";
     const char *base = base_name(path);
-    if (strncmp(path, head, sizeof head - 1) || strcmp(base, "upload.archive"))
+    if (strncmp(path, head, sizeof head - 1) ||
+        (strcmp(base, "upload.archive") && strcmp(base, "upload.received")))
         return false;
     char *name = dd_xstrdup(path + sizeof head - 1);
     name[strcspn(name, "/")] = 0;
@@ -243,6 +246,10 @@ static int freeze(struct dd_store *s, struct dd_events *e, const char *to, struc
     return rc;
 }
 
+static const char *path_of(const json_t *files, int64_t n) {
+    return json_string_value(json_object_get(json_array_get(files, (size_t)n), "path"));
+}
+
 static json_t *describe(const char *to, const char *id) {
     json_t *files = json_array(), *f;
     size_t i;
@@ -255,6 +262,45 @@ static json_t *describe(const char *to, const char *id) {
     }
     return json_pack("{s:s, s:o, s:I, s:o}", "id", id, "created", dd_json_time(dd_wall_us()),
                      "bytes", (json_int_t)walk.bytes, "files", files);
+}
+
+// Where the n-th path begins is read without the others: a backup may have a hundred thousand
+// files, and each of them is asked for on its own. The number of paths, the offset of each, and the
+// paths with a NUL behind each; numbers are those of this machine, as no backup outlives the
+// process.
+static int write_list(const char *list, const json_t *files, struct dr_err *err) {
+    const int64_t n = (int64_t)json_array_size(files);
+    int64_t at = (n + 1) * (int64_t)sizeof n;
+    char *text = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&text, &size);
+    if (!f)
+        return dr_fail(err, DR_ENOMEM, "no memory for the list of a backup");
+    fwrite(&n, sizeof n, 1, f);
+    for (int64_t i = 0; i < n; i++) {
+        fwrite(&at, sizeof at, 1, f);
+        at += (int64_t)strlen(path_of(files, i)) + 1;
+    }
+    for (int64_t i = 0; i < n; i++)
+        fwrite(path_of(files, i), 1, strlen(path_of(files, i)) + 1, f);
+    int rc = fclose(f) ? dr_fail(err, DR_ENOMEM, "no memory for the list of a backup")
+                       : dd_write_file(list, text, size, err);
+    free(text);
+    return rc;
+}
+
+// The n-th path of a list. False: it has none.
+static bool read_path(const char *list, int64_t n, char path[DD_PATH_MAX]) {
+    int64_t count = 0, at = 0;
+    const int fd = open(list, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    const bool listed =
+        pread(fd, &count, sizeof count, 0) == (ssize_t)sizeof count && n >= 0 && n < count &&
+        pread(fd, &at, sizeof at, (n + 1) * (int64_t)sizeof at) == (ssize_t)sizeof at;
+    const ssize_t got = listed ? pread(fd, path, DD_PATH_MAX, at) : 0; // and what follows it
+    close(fd);
+    return got > 0 && memchr(path, 0, (size_t)got);
 }
 
 // Ids are times, so the first name is the oldest.
@@ -283,7 +329,7 @@ static void remove_old(const char *folder) {
     for (int i = 0; i < n; i++) {
         if (i < n - KEPT) {
             char *path = dd_printf("%s/%s", folder, names[i]->d_name),
-                 *list = dd_printf("%s.json", path);
+                 *list = dd_printf("%s.list", path);
             remove_tree(path);
             unlink(list);
             free(path);
@@ -300,14 +346,13 @@ int dd_backup_make(struct dd_store *s, struct dd_events *e, json_t **out, struct
     char *folder = dd_printf("%s/backups", dd_store_root(s));
     *out = NULL;
     snprintf(id, sizeof id, "%lld-%04u", (long long)next_time(folder), serial++ % 10000);
-    char *to = dd_printf("%s/%s", folder, id), *list = dd_printf("%s.json", to);
+    char *to = dd_printf("%s/%s", folder, id), *list = dd_printf("%s.list", to);
     int rc = dd_mkdirs(to, err);
     if (!rc)
         rc = freeze(s, e, to, err);
     if (!rc) {
         *out = describe(to, id);
-        if (json_dump_file(*out, list, JSON_COMPACT))
-            rc = dr_fail(err, DR_EIO, "cannot write %s", list);
+        rc = write_list(list, json_object_get(*out, "files"), err);
     }
     if (rc) {
         json_decref(*out);
@@ -324,19 +369,17 @@ int dd_backup_make(struct dd_store *s, struct dd_events *e, json_t **out, struct
 
 int dd_backup_file(struct dd_store *s, const char *id, int64_t n, char path[DD_PATH_MAX],
                    struct dr_err *err) {
-    char *list = dd_printf("%s/backups/%s.json", dd_store_root(s), id);
-    json_t *o = json_load_file(list, 0, NULL);
-    const json_t *f = n < 0 ? NULL : json_array_get(json_object_get(o, "files"), (size_t)n);
-    const char *name = json_string_value(json_object_get(f, "path"));
-    int rc = name ? dd_path(path, err, "%s/backups/%s/%s", dd_store_root(s), id, name)
-                  : dr_fail(err, DR_ENOENT, "there is no such file of backup %s", id);
-    json_decref(o);
+    char *list = dd_printf("%s/backups/%s.list", dd_store_root(s), id);
+    char name[DD_PATH_MAX];
+    int rc = read_path(list, n, name)
+                 ? dd_path(path, err, "%s/backups/%s/%s", dd_store_root(s), id, name)
+                 : dr_fail(err, DR_ENOENT, "there is no such file of backup %s", id);
     free(list);
     return rc;
 }
 
 int dd_backup_remove(struct dd_store *s, const char *id, struct dr_err *err) {
-    char *to = dd_printf("%s/backups/%s", dd_store_root(s), id), *list = dd_printf("%s.json", to);
+    char *to = dd_printf("%s/backups/%s", dd_store_root(s), id), *list = dd_printf("%s.list", to);
     int rc = unlink(list) ? dr_fail(err, DR_ENOENT, "there is no backup %s", id) : 0;
     if (!rc)
         remove_tree(to);

@@ -75,6 +75,29 @@ int dd_ckpt_set_state(struct dd_store *s, const char *path, const char *state, s
     return rc;
 }
 
+struct go {
+    const char *path;
+    enum dd_ckpt_taker taker;
+};
+// Under the writer, so that nothing is promoted or resumed in between.
+static int let_go(sqlite3 *db, void *arg, struct dr_err *err) {
+    static const char *const stays[] = {
+        [DD_CKPT_ROTATION] = "SELECT 1 FROM checkpoints c WHERE path=? AND " DD_CKPT_KEPT,
+        [DD_CKPT_BUDGET] = "SELECT 1 FROM checkpoints c WHERE path=? AND NOT " DD_CKPT_SPENT};
+    const struct go *g = arg;
+    if (dd_sql_one(db, 0, stays[g->taker], "t", g->path))
+        return dr_fail(err, DR_ECONFLICT, "%s is kept", g->path);
+    return mark(db, &(struct mark){g->path, "removed"}, err);
+}
+int dd_ckpt_let_go(struct dd_store *s, const char *path, enum dd_ckpt_taker taker,
+                   struct dr_err *err) {
+    char *stored = dd_store_rel(s, path);
+    int rc = dd_store_do(s, let_go, &(struct go){stored, taker}, err);
+    free(stored);
+    dd_store_changed(s);
+    return rc;
+}
+
 #define COLUMNS                                                                                    \
     "SELECT id, coalesce(job,0), step, bytes, created_us, path, sha256, kind, name, state, "       \
     "config,"                                                                                      \
@@ -126,6 +149,10 @@ int dd_ckpt_get(struct dd_store *s, int64_t id, struct dd_ckpt_row *out, struct 
     return rc == DR_ENOENT ? dr_fail(err, rc, "there is no checkpoint %lld", (long long)id) : rc;
 }
 
+int dd_ckpt_at(struct dd_store *s, const char *path, struct dd_ckpt_row *out, struct dr_err *err) {
+    return get_one(s, COLUMNS "WHERE path=?", 0, path, out, err);
+}
+
 int dd_ckpt_latest(struct dd_store *s, struct dd_ckpt_row *out, struct dr_err *err) {
     int rc = get_one(
         s, COLUMNS "WHERE state='ok' AND kind<>'encoder' ORDER BY created_us DESC, id DESC LIMIT 1",
@@ -140,7 +167,7 @@ int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char
     int rc = dr_sha256_file(path, sha, err);
     if (rc)
         return rc;
-    rc = get_one(s, COLUMNS "WHERE path=?", 0, path, &r, err);
+    rc = dd_ckpt_at(s, path, &r, err);
     if (!rc) {
         if (strcmp(sha, r.sha256))
             rc = dr_fail(err, DR_EFORMAT, "%s: sha256 is %.16s..., the database says %.16s...",
@@ -172,6 +199,9 @@ int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char
 static int activate(sqlite3 *db, void *arg, struct dr_err *err) {
     const int64_t id = *(int64_t *)arg;
     char text[24];
+    if (id > 0 &&
+        !dd_sql_one(db, 0, "SELECT 1 FROM checkpoints WHERE id=? AND state='ok'", "i", id))
+        return dr_fail(err, DR_EGONE, "checkpoint %lld is no longer there", (long long)id);
     snprintf(text, sizeof text, "%lld", (long long)id);
     if (id == DD_SERVE_LIVE) // a build that does not know the word reads 0
         snprintf(text, sizeof text, "live");

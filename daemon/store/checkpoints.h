@@ -28,6 +28,8 @@ int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char
                    const char *model_json, struct dr_err *err);
 // By id. DR_ENOENT when unknown; the state is the caller's to judge.
 int dd_ckpt_get(struct dd_store *s, int64_t id, struct dd_ckpt_row *out, struct dr_err *err);
+// By the file, whatever the state. DR_ENOENT: it has no row.
+int dd_ckpt_at(struct dd_store *s, const char *path, struct dd_ckpt_row *out, struct dr_err *err);
 // Changes what is not NULL; tags: a JSON array. DR_ENOENT when unknown.
 int dd_ckpt_patch(struct dd_store *s, int64_t id, const char *name, const char *notes,
                   const char *tags, struct dr_err *err);
@@ -47,7 +49,7 @@ int dd_ckpt_find(struct dd_store *s, const char *data_dir, const char *what, cha
 int dd_ckpt_latest(struct dd_store *s, struct dd_ckpt_row *out, struct dr_err *err);
 // What is served until the next such call: the checkpoint `id`, or one of the words below.
 enum { DD_SERVE_AUTO = 0, DD_SERVE_LIVE = -1 };
-int dd_ckpt_activate(struct dd_store *s, int64_t id, struct dr_err *err);
+int dd_ckpt_activate(struct dd_store *s, int64_t id, struct dr_err *err); // DR_EGONE: not good
 // The promoted checkpoint where it is still good, DD_SERVE_LIVE or DD_SERVE_AUTO.
 int64_t dd_ckpt_active(struct dd_store *s);
 // The final checkpoint of the newest completed job of a generator: what is served without a
@@ -78,6 +80,22 @@ int64_t dd_ckpt_final(struct dd_store *s);
     "(c.name<>'' OR c.tags<>'[]' OR EXISTS (SELECT 1 FROM meta WHERE key='active' AND"             \
     " value=''||c.id) OR " DD_CKPT_NEEDED ")"
 bool dd_ckpt_is_kept(struct dd_store *s, const char *path);
+// Whether it is the newest of a job that has not completed, which would go on from it.
+#define DD_CKPT_CONTINUED                                                                          \
+    "EXISTS (SELECT 1 FROM jobs j WHERE j.id=c.job AND j.state<>'completed' AND c.id="             \
+    "(SELECT id FROM checkpoints m WHERE m.job=c.job AND m.state='ok'"                             \
+    " ORDER BY step DESC, id DESC LIMIT 1))"
+// Whether the disk budget may take it: of a job that has ended, and neither kept nor the one that
+// the job would go on from. What was imported belongs to no job and stays.
+#define DD_CKPT_SPENT                                                                              \
+    "(c.state='ok' AND c.kind<>'import' AND NOT " DD_CKPT_KEPT " AND NOT " DD_CKPT_CONTINUED       \
+    " AND EXISTS (SELECT 1 FROM jobs j WHERE j.id=c.job AND j.state IN"                            \
+    " ('completed','failed','stopped')))"
+// Marks it as removed, so that its file may go. DR_ECONFLICT: it is kept or, for the budget, not
+// spent.
+enum dd_ckpt_taker { DD_CKPT_ROTATION, DD_CKPT_BUDGET };
+int dd_ckpt_let_go(struct dd_store *s, const char *path, enum dd_ckpt_taker taker,
+                   struct dr_err *err);
 
 // Imports a file as a checkpoint of the state folder (ckpt_import.c). It is read once, through one
 // descriptor: copied into the state folder (take: it lies there already and is moved) and hashed on

@@ -63,8 +63,7 @@ void dd_ckpt_list_free(struct dd_ckpt_list *l) {
 }
 
 void dd_ckpt_rotate(const char *dir, const struct dr_checkpoint_config *c,
-                    bool (*protect)(void *ctx, const char *path),
-                    void (*removed)(void *ctx, const char *path), void *ctx) {
+                    bool (*let_go)(void *ctx, const char *path), void *ctx) {
     struct dd_ckpt_list l;
     dd_ckpt_list(dir, &l);
     for (int i = 0; i < l.n - c->keep_last; i++) {
@@ -72,13 +71,10 @@ void dd_ckpt_rotate(const char *dir, const struct dr_checkpoint_config *c,
             continue;
         char path[DD_PATH_MAX];
         dd_ckpt_path(dir, l.step[i], path, sizeof path);
-        if (protect && protect(ctx, path))
-            continue;
         // Written down first: a process that ends between the two leaves a file too many, which the
         // next rotation takes, and never a row without its file.
-        if (removed)
-            removed(ctx, path);
-        unlink(path);
+        if (!let_go || let_go(ctx, path))
+            unlink(path);
     }
     dd_ckpt_list_free(&l);
 }

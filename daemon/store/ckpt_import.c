@@ -124,7 +124,13 @@ static int place(struct dd_store *s, struct import *m, const char *dir, struct d
     if (rename(m->part, out->path) || sync_folder(dir))
         return dr_fail(err, DR_EIO, "cannot store %s: %s", m->shown, strerror(errno));
     m->part[0] = 0;
-    return dd_ckpt_record(s, out, err);
+    struct dd_ckpt_row known = {0};
+    struct dr_err ignored;
+    const int rc = dd_ckpt_record(s, out, err);
+    if (rc && dd_ckpt_at(s, out->path, &known, &ignored) == DR_ENOENT)
+        unlink(out->path); // nobody would find it, nor the budget take it
+    dd_ckpt_row_free(&known);
+    return rc;
 }
 
 // Validates the copy and gives it its place and its row.
@@ -194,14 +200,11 @@ int dd_ckpt_import(struct dd_store *s, const struct dd_ckpt_source *in, struct d
 static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
     static const struct {
         const char *sql, *why;
-    } uses[] = {
-        {"SELECT 1 FROM meta WHERE key='active' AND value=''||?", "it is promoted"},
-        {"SELECT 1 FROM checkpoints c WHERE c.id=? AND " DD_CKPT_NEEDED,
-         "a job needs it, or it is the best of its job"},
-        {"SELECT 1 FROM checkpoints c JOIN jobs j ON j.id=c.job WHERE c.id=? AND"
-         " j.state<>'completed' AND c.id=(SELECT id FROM checkpoints m WHERE m.job=c.job AND"
-         " m.state='ok' ORDER BY step DESC, id DESC LIMIT 1)",
-         "its job, which has not completed, would go on from it"}};
+    } uses[] = {{"SELECT 1 FROM meta WHERE key='active' AND value=''||?", "it is promoted"},
+                {"SELECT 1 FROM checkpoints c WHERE c.id=? AND " DD_CKPT_NEEDED,
+                 "a job needs it, or it is the best of its job"},
+                {"SELECT 1 FROM checkpoints c WHERE c.id=? AND " DD_CKPT_CONTINUED,
+                 "its job, which has not completed, would go on from it"}};
     const int64_t id = *(const int64_t *)arg;
     if (!dd_sql_one(db, 0, "SELECT 1 FROM checkpoints WHERE id=? AND state<>'removed'", "i", id))
         return dr_fail(err, DR_ENOENT, "there is no checkpoint %lld", (long long)id);

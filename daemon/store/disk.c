@@ -49,16 +49,13 @@ static void alert(struct dd_disk *d, const char *text) {
              json_pack("{s:s, s:i, s:s}", "kind", "disk", "step", 0, "text", text));
 }
 
-// The oldest checkpoint that may go; what was imported, encoders too, belongs to no job and stays.
-// 0: none; its size otherwise, 1 at least.
+// The oldest checkpoint that may go. 0: none; its size otherwise, 1 at least.
 static int64_t oldest(struct dd_disk *d, char path[DD_PATH_MAX], struct dr_err *err) {
     static const char sql[] =
-        "SELECT path, bytes FROM checkpoints c WHERE state='ok' AND kind<>'import'"
+        "SELECT path, bytes FROM checkpoints c WHERE " DD_CKPT_SPENT
         " AND id<>coalesce(" DD_CKPT_FINAL ",0)"
         " AND id<>coalesce((SELECT id FROM checkpoints WHERE state='ok' AND kind<>'encoder'"
-        " ORDER BY created_us DESC, id DESC LIMIT 1),0) AND NOT " DD_CKPT_KEPT
-        " AND EXISTS (SELECT 1 FROM jobs WHERE id=c.job AND state IN"
-        " ('completed','failed','stopped')) ORDER BY created_us, id LIMIT 1";
+        " ORDER BY created_us DESC, id DESC LIMIT 1),0) ORDER BY created_us, id LIMIT 1";
     sqlite3 *db = dd_store_reader(d->store, err);
     sqlite3_stmt *st = db ? dd_sql_prepare(db, err, sql, "") : NULL;
     int64_t bytes = 0;
@@ -75,11 +72,15 @@ static int make_room(struct dd_disk *d, int64_t bytes) {
     struct dr_err err = {0};
     char path[DD_PATH_MAX], q[600];
     int n = 0;
-    for (int64_t size; bytes > d->budget && (size = oldest(d, path, &err)); n++) {
+    for (int64_t size; bytes > d->budget && (size = oldest(d, path, &err));) {
         // The row first: a process that ends between the two leaves a file and no row without one.
-        if (dd_ckpt_set_state(d->store, path, "removed", &err))
+        const int rc = dd_ckpt_let_go(d->store, path, DD_CKPT_BUDGET, &err);
+        if (rc == DR_ECONFLICT)
+            continue; // somebody wants it now: it is not the oldest any more
+        if (rc)
             break;
         unlink(path);
+        n++;
         bytes -= size;
         atomic_fetch_add(&d->removed, 1);
         dd_log(DR_LOG_INFO, "checkpoint.removed", "reason=disk-budget bytes=%lld path=%s",

@@ -67,7 +67,8 @@ static int unknown(const struct dd_curve *c, const char *name, struct dr_err *er
     const char *near = dr_nearest(name, all, c->n);
     free(all);
     return dr_fail_at(err, DR_EINVAL, "names", "names: there is no metric %.60s%s%s%s", name,
-                      near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+                      near ? "; did you mean " : "; expected one such as loss or drift_norm",
+                      near ? near : "", near ? "?" : "");
 }
 
 // Keeps the metrics that are asked for.

@@ -1,4 +1,5 @@
-// See metric_wide.h. The curves of a job are merged by step, as each of them is in that order.
+// See metric_wide.h. A part of a job is read into one list per column, and the lists are merged by
+// step, as each of them is in that order.
 #include "daemon/store/metric_wide.h"
 
 #include "daemon/base/util.h"
@@ -7,10 +8,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+    STEPS = 256,  // of a part, in full resolution
+    BUCKETS = 256 // read in one call, of all columns
+};
+
+struct point {
+    int64_t step, time_us;
+    double value;
+};
 struct column {
-    struct dd_curve *curve;
-    struct dd_bucket head; // the next row, not yet given out
-    bool has;
+    int64_t name; // id of the metric
+    struct point *p;
+    size_t n, room, at; // at: the next one, not yet given out
 };
 struct job {
     int64_t id;
@@ -27,6 +37,9 @@ struct dd_wide {
     bool *have;
     int64_t from, to;
     int max_points;
+    struct dd_curve *curve; // buckets of the current job that have not been read yet, or NULL
+    int64_t step;           // full resolution: where the next part of the current job begins
+    bool more;              // there may be one
 };
 
 static void add_job(struct dd_wide *w, sqlite3_stmt *st) {
@@ -100,6 +113,15 @@ static int take_names(struct dd_wide *w, const char *const *names, size_t n, str
     return 0;
 }
 
+static void make_columns(struct dd_wide *w, sqlite3 *db) {
+    w->column = dd_xcalloc(w->n + 1, sizeof *w->column);
+    w->value = dd_xcalloc(w->n + 1, sizeof *w->value);
+    w->have = dd_xcalloc(w->n + 1, sizeof *w->have);
+    for (size_t i = 0; i < w->n; i++)
+        w->column[i].name =
+            dd_sql_one(db, 0, "SELECT id FROM metric_names WHERE name=?", "t", w->name[i]);
+}
+
 int dd_wide_open(struct dd_store *s, const int64_t *jobs, size_t njobs, const char *const *names,
                  size_t nnames, int64_t from, int64_t to, int max_points, struct dd_wide **out,
                  struct dr_err *err) {
@@ -109,14 +131,13 @@ int dd_wide_open(struct dd_store *s, const int64_t *jobs, size_t njobs, const ch
     int rc = db ? read_jobs(w, db, jobs, njobs, err) : DR_EIO;
     if (!rc)
         rc = nnames ? take_names(w, names, nnames, err) : read_names(w, db, err);
+    if (!rc)
+        make_columns(w, db);
     sqlite3_close(db);
     if (rc) {
         dd_wide_close(w);
         return rc;
     }
-    w->column = dd_xcalloc(w->n + 1, sizeof *w->column);
-    w->value = dd_xcalloc(w->n + 1, sizeof *w->value);
-    w->have = dd_xcalloc(w->n + 1, sizeof *w->have);
     *out = w;
     return 0;
 }
@@ -126,21 +147,17 @@ const char *const *dd_wide_names(const struct dd_wide *w, size_t *n) {
     return (const char *const *)w->name;
 }
 
-static void close_columns(struct dd_wide *w) {
-    for (size_t i = 0; w->column && i < w->n; i++) {
-        dd_curve_close(w->column[i].curve);
-        w->column[i] = (struct column){0};
-    }
-}
-
 void dd_wide_close(struct dd_wide *w) {
     if (!w)
         return;
-    close_columns(w);
+    dd_curve_close(w->curve);
     for (size_t i = 0; i < w->njobs; i++)
         free(w->job[i].name);
-    for (size_t i = 0; i < w->n; i++)
+    for (size_t i = 0; i < w->n; i++) {
         free(w->name[i]);
+        if (w->column)
+            free(w->column[i].p);
+    }
     free(w->job);
     free(w->name);
     free(w->column);
@@ -149,54 +166,155 @@ void dd_wide_close(struct dd_wide *w) {
     free(w);
 }
 
-static int advance(struct column *c) {
-    const int rc = dd_curve_next(c->curve, &c->head);
-    c->has = rc == 1;
-    return rc < 0 ? -1 : 0;
+// --- parts of a job ---
+
+static void clear(struct dd_wide *w) {
+    for (size_t i = 0; i < w->n; i++)
+        w->column[i].n = w->column[i].at = 0;
 }
 
-// The curves of the next job, each at its first row.
-static int open_job(struct dd_wide *w) {
-    struct dr_err ignored = {0};
-    close_columns(w);
-    const int64_t id = w->job[w->next++].id;
-    for (size_t i = 0; i < w->n; i++) {
-        const char *name = w->name[i];
-        if (dd_curve_open(w->store, id, &name, 1, w->from, w->to, w->max_points,
-                          &w->column[i].curve, &ignored) ||
-            advance(&w->column[i]))
-            return -1;
+static void add_point(struct column *c, int64_t step, int64_t time_us, double value) {
+    if (c->n == c->room) {
+        c->room = c->room ? 2 * c->room : STEPS;
+        c->p = realloc(c->p, c->room * sizeof *c->p);
+        if (!c->p)
+            abort();
     }
-    return 0;
+    c->p[c->n++] = (struct point){step, time_us, value};
+}
+
+// The first step from w->step on at which the job has any of the metrics; -1: there is none.
+static int64_t first_step(const struct dd_wide *w, sqlite3 *db, int64_t job) {
+    int64_t first = -1;
+    for (size_t i = 0; i < w->n; i++) {
+        const int64_t step = dd_sql_one(
+            db, -1,
+            "SELECT step FROM metrics WHERE job=? AND name=? AND step>=? ORDER BY step LIMIT 1",
+            "iii", job, w->column[i].name, w->step);
+        if (step >= 0 && (first < 0 || step < first))
+            first = step;
+    }
+    return first;
+}
+
+static int read_column(sqlite3 *db, int64_t job, struct column *c, int64_t first, int64_t last) {
+    struct dr_err ignored;
+    int rc = SQLITE_ERROR;
+    sqlite3_stmt *st = dd_sql_prepare(db, &ignored,
+                                      "SELECT step, time_us, value FROM metrics WHERE job=? AND"
+                                      " name=? AND step BETWEEN ? AND ? ORDER BY step",
+                                      "iiii", job, c->name, first, last);
+    while (st && (rc = sqlite3_step(st)) == SQLITE_ROW)
+        add_point(c, sqlite3_column_int64(st, 0), sqlite3_column_int64(st, 1),
+                  sqlite3_column_type(st, 2) == SQLITE_NULL ? (double)NAN
+                                                            : sqlite3_column_double(st, 2));
+    sqlite3_finalize(st);
+    return rc == SQLITE_DONE ? 0 : -1;
+}
+
+// The next steps of the current job, in one read transaction. What a running job adds meanwhile
+// comes with the next part, which begins behind the last row of this one.
+static int read_steps(struct dd_wide *w) {
+    struct dr_err ignored;
+    const int64_t job = w->job[w->next - 1].id;
+    sqlite3 *db = dd_store_reader(w->store, &ignored);
+    int rc = db && !dd_sql_run(db, &ignored, "BEGIN", "") ? 0 : -1;
+    const int64_t first = rc ? -1 : first_step(w, db, job);
+    clear(w);
+    w->more = first >= 0 && first <= w->to;
+    const int64_t last = w->more && w->to - first >= STEPS ? first + STEPS - 1 : w->to;
+    for (size_t i = 0; i < w->n && !rc && w->more; i++) {
+        struct column *c = &w->column[i];
+        rc = read_column(db, job, c, first, last);
+        if (c->n && c->p[c->n - 1].step >= w->step)
+            w->step = c->p[c->n - 1].step + 1;
+    }
+    sqlite3_close(db);
+    return rc;
+}
+
+static struct column *column_of(const struct dd_wide *w, const char *name) {
+    size_t i = 0;
+    while (strcmp(w->name[i], name) != 0)
+        i++;
+    return &w->column[i];
+}
+
+// Some more buckets of the current job, which come metric by metric.
+static int read_buckets(struct dd_wide *w) {
+    struct dd_bucket b;
+    int rc = 1;
+    for (int k = 0; k < BUCKETS && (rc = dd_curve_next(w->curve, &b)) == 1; k++)
+        add_point(column_of(w, b.name), b.step_last, b.time_us, b.mean);
+    if (rc == 1)
+        return 0;
+    dd_curve_close(w->curve);
+    w->curve = NULL;
+    return rc;
+}
+
+static int open_job(struct dd_wide *w) {
+    struct dr_err ignored;
+    const int64_t id = w->job[w->next++].id;
+    clear(w);
+    w->step = w->from;
+    w->more = !w->max_points;
+    if (!w->n || !w->max_points)
+        return 0;
+    return dd_curve_open(w->store, id, (const char *const *)w->name, w->n, w->from, w->to,
+                         w->max_points, &w->curve, &ignored)
+               ? -1
+               : 0;
+}
+
+// --- rows ---
+
+static const struct point *head(const struct column *c) {
+    return c->at < c->n ? &c->p[c->at] : NULL;
+}
+
+// The next row of what has been read. False: all of it was given out.
+static bool merge(struct dd_wide *w, struct dd_wide_row *out) {
+    const struct point *first = NULL, *p;
+    for (size_t i = 0; i < w->n; i++)
+        if ((p = head(&w->column[i])) && (!first || p->step < first->step))
+            first = p;
+    if (!first)
+        return false;
+    const struct job *job = &w->job[w->next - 1];
+    *out = (struct dd_wide_row){.job = job->id,
+                                .step = first->step,
+                                .time_us = first->time_us,
+                                .run = job->name,
+                                .value = w->value,
+                                .have = w->have};
+    for (size_t i = 0; i < w->n; i++) {
+        p = head(&w->column[i]);
+        w->have[i] = p && p->step == out->step;
+        w->value[i] = w->have[i] ? p->value : (double)NAN;
+        w->column[i].at += w->have[i];
+    }
+    return true;
+}
+
+int dd_wide_try(struct dd_wide *w, struct dd_wide_row *out) {
+    int rc;
+    if (!w->curve && merge(w, out))
+        return 1;
+    if (w->curve)
+        rc = read_buckets(w);
+    else if (w->next && w->more)
+        rc = read_steps(w);
+    else if (w->next < w->njobs)
+        rc = open_job(w);
+    else
+        return 0;
+    return rc ? -1 : 2;
 }
 
 int dd_wide_next(struct dd_wide *w, struct dd_wide_row *out) {
-    for (;;) {
-        const struct column *first = NULL;
-        for (size_t i = 0; w->next && i < w->n; i++)
-            if (w->column[i].has && (!first || w->column[i].head.step_last < first->head.step_last))
-                first = &w->column[i];
-        if (first) {
-            const struct job *job = &w->job[w->next - 1];
-            *out = (struct dd_wide_row){.job = job->id,
-                                        .step = first->head.step_last,
-                                        .time_us = first->head.time_us,
-                                        .run = job->name,
-                                        .value = w->value,
-                                        .have = w->have};
-            break;
-        }
-        if (w->next == w->njobs)
-            return 0;
-        if (open_job(w))
-            return -1;
-    }
-    for (size_t i = 0; i < w->n; i++) {
-        struct column *c = &w->column[i];
-        w->have[i] = c->has && c->head.step_last == out->step;
-        w->value[i] = w->have[i] ? c->head.mean : (double)NAN;
-        if (w->have[i] && advance(c))
-            return -1;
-    }
-    return 1;
+    int rc;
+    while ((rc = dd_wide_try(w, out)) == 2)
+        ;
+    return rc;
 }

@@ -3,8 +3,9 @@
 
 #include "daemon/store/metric_store.h"
 
-// Rows come job by job in the given order, steps ascending. A curve (metric_store.h) per column of
-// the current job is open at a time, so little is in memory however long the runs are. One thread.
+// Rows come job by job in the given order, steps ascending. They are read a part at a time, some
+// hundred steps or all buckets of a job, each part over one connection to the database: little is
+// in memory however long the runs are, and a slow reader holds nothing in the database. One thread.
 struct dd_wide;
 struct dd_wide_row {
     int64_t job, step, time_us; // step, time: of the last row in a bucket
@@ -19,4 +20,6 @@ int dd_wide_open(struct dd_store *s, const int64_t *jobs, size_t njobs, const ch
                  struct dr_err *err);
 const char *const *dd_wide_names(const struct dd_wide *w, size_t *n);
 int dd_wide_next(struct dd_wide *w, struct dd_wide_row *out); // 1, 0: end, -1: failed
+// The same in milliseconds: 2: what comes next has been read in part, or not found yet; call again.
+int dd_wide_try(struct dd_wide *w, struct dd_wide_row *out);
 void dd_wide_close(struct dd_wide *w);

@@ -3,6 +3,7 @@
 
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
+#include "daemon/store/keys.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -38,10 +39,12 @@ struct dd_store {
     _Atomic uint64_t failures, version;
     _Atomic int queued_jobs;
     bool jobs_changed; // the writer's, since the count above
+    int64_t forgot_us; // the writer's: when it last deleted what is old
 };
 
 enum { DB_MODE = 0640 };
-enum { BUSY_MS = 5000, RETRY_MS = 200, GROUP_MAX = 256, EVENT_DAYS = 90, IDEMPOTENCY_DAYS = 7 };
+enum { BUSY_MS = 5000, RETRY_MS = 200, GROUP_MAX = 256, EVENT_DAYS = 90 };
+#define DAY_US INT64_C(86400000000)
 
 // --- the writer ---
 
@@ -149,6 +152,27 @@ static void finish_group(struct dd_store *s, struct cmd *group) {
     pthread_mutex_unlock(&s->lock);
 }
 
+// Deletes old events and idempotency keys.
+static int forget_old(sqlite3 *db, struct dr_err *err) {
+    int rc = dd_sql_run(db, err, "DELETE FROM events WHERE time_us<?", "i",
+                        dd_wall_us() - EVENT_DAYS * DAY_US);
+    if (!rc)
+        rc = dd_sql_run(db, err, "DELETE FROM idempotency WHERE created_us<?", "i", dd_key_since());
+    return rc;
+}
+
+// Once a day, while nobody waits: at another time it would hold them up.
+static void forget_daily(struct dd_store *s) {
+    struct dr_err ignored; // until tomorrow
+    const int64_t now = dd_wall_us();
+    if (now - s->forgot_us < DAY_US)
+        return;
+    s->forgot_us = now;
+    pthread_mutex_unlock(&s->lock);
+    forget_old(s->db, &ignored);
+    pthread_mutex_lock(&s->lock);
+}
+
 static void *writer(void *arg) {
     struct dd_store *s = arg;
     pthread_setname_np(pthread_self(), "store");
@@ -158,8 +182,10 @@ static void *writer(void *arg) {
         if (!s->head) {
             if (s->closing)
                 break;
+            forget_daily(s);
             // wakes for the watchdog's beat
-            dd_cond_wait_until(&s->work, &s->lock, dd_now_ns() + 1000000000);
+            if (!s->head)
+                dd_cond_wait_until(&s->work, &s->lock, dd_now_ns() + 1000000000);
             continue;
         }
         struct cmd *group = s->head, *last = group;
@@ -268,16 +294,6 @@ static int next_boot(struct dd_store *s, struct dr_err *err) {
     return dd_sql_run(s->db, err, "INSERT OR REPLACE INTO meta VALUES('boot', ?)", "t", text);
 }
 
-// Deletes old events and idempotency keys.
-static int forget_old(sqlite3 *db, struct dr_err *err) {
-    int64_t now = dd_wall_us(), day = (int64_t)86400 * 1000000;
-    int rc = dd_sql_run(db, err, "DELETE FROM events WHERE time_us<?", "i", now - EVENT_DAYS * day);
-    if (!rc)
-        rc = dd_sql_run(db, err, "DELETE FROM idempotency WHERE created_us<?", "i",
-                        now - IDEMPOTENCY_DAYS * day);
-    return rc;
-}
-
 // The folder of the database, which is the state folder.
 static int find_root(struct dd_store *s, struct dr_err *err) {
     const char *slash = strrchr(s->path, '/');
@@ -337,6 +353,7 @@ int dd_store_open(const char *path, struct dd_store **out, struct dr_err *err) {
         rc = dd_schema_migrate(s->db, s->root, err);
     if (!rc)
         rc = next_boot(s, err);
+    s->forgot_us = dd_wall_us();
     if (!rc)
         rc = forget_old(s->db, err);
     if (!rc) {

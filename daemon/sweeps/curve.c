@@ -93,24 +93,50 @@ static json_t *finished(json_t *all) {
     return list;
 }
 
+struct chosen {
+    const char *name;
+    json_t *table; // holds the name where none was asked for
+    bool in_table; // so runs report it, sooner or later
+};
+
 // The metric asked for, else the table's first.
-static int choose(sqlite3 *db, int64_t id, const char *asked, char out[80], struct dr_err *err) {
-    json_t *table = dd_sweep_table_of(db, id, err);
-    const json_t *first = json_array_get(json_object_get(table, "metrics"), 0);
-    if (!table)
+static int choose(sqlite3 *db, int64_t id, const char *asked, struct chosen *out,
+                  struct dr_err *err) {
+    json_t *m;
+    size_t i;
+    out->table = dd_sweep_table_of(db, id, err);
+    if (!out->table)
         return err->code;
-    snprintf(out, 80, "%s",
-             asked && *asked ? asked : json_string_value(json_object_get(first, "name")));
-    json_decref(table);
+    const json_t *metrics = json_object_get(out->table, "metrics");
+    out->name = asked && *asked
+                    ? asked
+                    : json_string_value(json_object_get(json_array_get(metrics, 0), "name"));
+    json_array_foreach(metrics, i, m) {
+        const char *name = json_string_value(json_object_get(m, "name"));
+        out->in_table |= !strcmp(name, out->name);
+    }
     return 0;
 }
 
+static void no_such(const struct chosen *c, struct dr_err *err) {
+    char names[200] = "";
+    json_t *m;
+    size_t i;
+    json_array_foreach(json_object_get(c->table, "metrics"), i, m) {
+        const size_t at = strlen(names);
+        snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "",
+                 json_string_value(json_object_get(m, "name")));
+    }
+    dr_fail_at(err, DR_EINVAL, "metric",
+               "metric: no run of this sweep has reported %.40s; its table has %s", c->name, names);
+}
+
 json_t *dd_sweep_curve(struct dd_store *s, int64_t id, const char *asked, struct dr_err *err) {
-    char metric[80];
+    struct chosen metric = {0};
     sqlite3 *db = dd_store_reader(s, err);
     json_t *all = json_object(), *out = NULL;
     sqlite3_stmt *st =
-        db && !choose(db, id, asked, metric, err)
+        db && !choose(db, id, asked, &metric, err)
             ? dd_sql_prepare(db, err,
                              "SELECT j.id, c.label, j.rung, w.rungs FROM sweep_cells c JOIN jobs j"
                              " ON j.sweep=c.sweep AND j.cell=c.cell JOIN sweeps w ON w.id=c.sweep"
@@ -121,13 +147,18 @@ json_t *dd_sweep_curve(struct dd_store *s, int64_t id, const char *asked, struct
         const int64_t job = sqlite3_column_int64(st, 0), rung = sqlite3_column_int64(st, 2);
         const char *label = (const char *)sqlite3_column_text(st, 1);
         const bool rungs = sqlite3_column_int64(st, 3) > 1;
-        if (dd_sweep_evaluated(metric))
-            add_evals(db, all, job, label, rung, rungs, metric);
+        if (dd_sweep_evaluated(metric.name))
+            add_evals(db, all, job, label, rung, rungs, metric.name);
         else
-            add_trained(s, all, job, label, rung, rungs, metric);
+            add_trained(s, all, job, label, rung, rungs, metric.name);
     }
-    if (st)
-        out = json_pack("{s:s, s:s, s:o}", "metric", metric, "x", "step", "series", finished(all));
+    json_t *series = finished(all);
+    if (st && !json_array_size(series) && !metric.in_table)
+        no_such(&metric, err);
+    else if (st)
+        out = json_pack("{s:s, s:s, s:O}", "metric", metric.name, "x", "step", "series", series);
+    json_decref(series);
+    json_decref(metric.table);
     sqlite3_finalize(st);
     sqlite3_close(db);
     json_decref(all);

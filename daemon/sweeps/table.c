@@ -86,11 +86,12 @@ static json_t *row_of(json_t *rows, const struct run *r, double alpha) {
     return row;
 }
 
-// The evaluations of a run's last evaluated step, a row per guidance scale. False: none.
-static bool add_evals(sqlite3 *db, json_t *rows, const struct run *r, json_t *seen) {
+// The evaluations of a run's last evaluated step, a row per guidance scale. These rows: none, where
+// there are no evaluations.
+static json_t *add_evals(sqlite3 *db, json_t *rows, const struct run *r, json_t *seen) {
     struct dr_err ignored;
     double last = NAN;
-    json_t *row = NULL;
+    json_t *row = NULL, *own = json_array();
     sqlite3_stmt *st = dd_sql_prepare(
         db, &ignored,
         "SELECT e.alpha, v.name, v.value FROM jobs p JOIN evals e ON e.eval_job=p.id JOIN"
@@ -102,13 +103,13 @@ static bool add_evals(sqlite3 *db, json_t *rows, const struct run *r, json_t *se
         const double alpha = sqlite3_column_double(st, 0);
         const char *name = (const char *)sqlite3_column_text(st, 1);
         if (!row || alpha != last)
-            row = row_of(rows, r, last = alpha);
+            json_array_append(own, row = row_of(rows, r, last = alpha));
         if (sqlite3_column_type(st, 2) != SQLITE_NULL)
             append(row, name, sqlite3_column_double(st, 2));
         json_object_set_new(seen, name, json_true());
     }
     sqlite3_finalize(st);
-    return row != NULL;
+    return own;
 }
 
 // What training reported over the last tenth of its steps: the mean.
@@ -152,6 +153,17 @@ static void add_trained(sqlite3 *db, json_t *row, const struct run *r, const jso
         append(row, by, trained(db, r, by));
 }
 
+// A run's place in the table, with training's numbers, which stand at every scale.
+static void add_run(sqlite3 *db, const struct run *r, const json_t *file, json_t *rows,
+                    json_t *seen) {
+    json_t *own = r->complete ? add_evals(db, rows, r, seen) : json_array(), *row;
+    size_t i;
+    if (!json_array_size(own))
+        json_array_append(own, row_of(rows, r, NAN));
+    json_array_foreach(own, i, row) if (r->complete) add_trained(db, row, r, file);
+    json_decref(own);
+}
+
 static int gather(sqlite3 *db, int64_t id, const json_t *file, json_t *rows, json_t *seen,
                   struct dr_err *err) {
     sqlite3_stmt *st = dd_sql_prepare(
@@ -170,21 +182,7 @@ static int gather(sqlite3 *db, int64_t id, const json_t *file, json_t *rows, jso
                               .complete = sqlite3_column_int64(st, 6) != 0,
                               .params = (const char *)sqlite3_column_text(st, 7),
                               .label = (const char *)sqlite3_column_text(st, 8)};
-        if (r.complete && add_evals(db, rows, &r, seen)) {
-            json_t *row;
-            const char *key;
-            json_object_foreach(rows, key, row) { // training's numbers stand at every scale
-                const json_t *cells = json_object_get(row, "cells"),
-                             *last = json_array_get(cells, json_array_size(cells) - 1);
-                if (json_integer_value(last) == r.cell &&
-                    json_integer_value(json_object_get(row, "rung")) == r.rung)
-                    add_trained(db, row, &r, file);
-            }
-            continue;
-        }
-        json_t *row = row_of(rows, &r, NAN);
-        if (r.complete)
-            add_trained(db, row, &r, file);
+        add_run(db, &r, file, rows, seen);
     }
     sqlite3_finalize(st);
     return st ? 0 : DR_EIO;
@@ -211,19 +209,37 @@ static json_t *finished(json_t *row) {
     return row;
 }
 
+// What a configuration's rows share at a rung.
+static char *config_key(const json_t *row) {
+    char *params = json_dumps(json_object_get(row, "params"), JSON_COMPACT | JSON_SORT_KEYS),
+         *key = dd_printf("%lld %s", (long long)json_integer_value(json_object_get(row, "rung")),
+                          params ? params : "");
+    free(params);
+    return key;
+}
+
+// How many rows each configuration has, by its key.
+static json_t *count_rows(json_t *rows) {
+    json_t *counts = json_object(), *row;
+    const char *name;
+    json_object_foreach(rows, name, row) {
+        char *key = config_key(row);
+        const json_int_t n = json_integer_value(json_object_get(counts, key));
+        json_object_set_new(counts, key, json_integer(n + 1));
+        free(key);
+    }
+    return counts;
+}
+
 // A configuration of which some runs have no evaluation yet has a row for those; where it has
 // others, these stand for it.
-static bool empty_beside_others(json_t *rows, const json_t *row) {
-    const char *key;
-    json_t *other;
+static bool empty_beside_others(const json_t *counts, const json_t *row) {
     if (json_integer_value(json_object_get(row, "runs")))
         return false;
-    json_object_foreach(rows, key, other) if (other != row &&
-                                              json_equal(json_object_get(other, "params"),
-                                                         json_object_get(row, "params")) &&
-                                              json_equal(json_object_get(other, "rung"),
-                                                         json_object_get(row, "rung"))) return true;
-    return false;
+    char *key = config_key(row);
+    const json_int_t n = json_integer_value(json_object_get(counts, key));
+    free(key);
+    return n > 1;
 }
 
 static void add_metric(json_t *list, const char *name) {
@@ -265,8 +281,10 @@ json_t *dd_sweep_table_of(sqlite3 *db, int64_t id, struct dr_err *err) {
            *list = json_array(), *row, *table = NULL;
     const char *key;
     if (file && !gather(db, id, file, rows, seen, err)) {
-        json_object_foreach(rows, key, row) if (!empty_beside_others(rows, row))
+        json_t *counts = count_rows(rows);
+        json_object_foreach(rows, key, row) if (!empty_beside_others(counts, row))
             json_array_append(list, finished(row));
+        json_decref(counts);
         table = json_pack(
             "{s:o, s:o, s:o, s:O}", "params", params_of(rows), "metrics", metrics_of(file, seen),
             "halving",

@@ -100,7 +100,8 @@ static void check_metrics(const struct submit *s, json_t *problems) {
 static int known_key(sqlite3 *db, struct submit *s, struct dr_err *err) {
     const char *fp = s->in->fingerprint ? s->in->fingerprint : "";
     sqlite3_stmt *st =
-        dd_sql_prepare(db, err, "SELECT id, fingerprint FROM sweeps WHERE key=?", "t", s->in->key);
+        dd_sql_prepare(db, err, "SELECT id, fingerprint FROM sweeps WHERE key=? AND created_us>=?",
+                       "ti", s->in->key, dd_key_since());
     int rc = st ? 0 : DR_EIO;
     if (st && sqlite3_step(st) == SQLITE_ROW) {
         s->id = sqlite3_column_int64(st, 0);
@@ -129,12 +130,15 @@ static int insert(sqlite3 *db, void *arg, struct dr_err *err) {
     int rc = s->in->key ? known_key(db, s, err) : 0;
     if (rc || s->replayed)
         return rc;
-    rc = dd_sql_run(db, err,
-                    "INSERT INTO sweeps(name,file,rungs,created_us,key,fingerprint)"
-                    " VALUES(?,?,?,?,?,?)",
-                    "ttiitt", spec->name, s->file,
-                    (int64_t)(spec->halving.keep ? spec->halving.rungs : 1), dd_wall_us(),
-                    s->in->key, s->in->fingerprint ? s->in->fingerprint : "");
+    if (s->in->key) // an older one's key is free again
+        rc = dd_sql_run(db, err, "UPDATE sweeps SET key=NULL WHERE key=?", "t", s->in->key);
+    if (!rc)
+        rc = dd_sql_run(db, err,
+                        "INSERT INTO sweeps(name,file,rungs,created_us,key,fingerprint)"
+                        " VALUES(?,?,?,?,?,?)",
+                        "ttiitt", spec->name, s->file,
+                        (int64_t)(spec->halving.keep ? spec->halving.rungs : 1), dd_wall_us(),
+                        s->in->key, s->in->fingerprint ? s->in->fingerprint : "");
     s->id = sqlite3_last_insert_rowid(db);
     for (int i = 0; i < spec->n && !rc; i++) {
         const struct built *b = &s->built[i];

@@ -12,7 +12,8 @@ static void usage(FILE *f) {
           "       driftd run CONFIG [OPTION]...     one job in the foreground, no HTTP\n"
           "             --out DIR --grid FILE.png --set KEY=VALUE --resume --quiet\n"
           "       driftd bench [--device D] [--json]\n"
-          "       driftd check-config FILE          check a recipe and print it whole\n"
+          "       driftd check-config FILE [--set KEY=VALUE]...\n"
+          "                                         check a recipe and print it whole\n"
           "       driftd inspect FILE.safetensors   list a checkpoint's tensors\n"
           "       driftd --version | --help\n\n"
           "options (also DRIFTD_NAME in the environment and keys of the --config file):\n",

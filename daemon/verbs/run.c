@@ -137,13 +137,15 @@ static void on_step(void *ctx, const struct dr_metrics *m, double seconds, int64
     flush_progress(c);
 }
 
-static void on_checkpoint(void *ctx, int64_t step, const char *path, const char *sha,
-                          int64_t bytes) {
+static int on_checkpoint(void *ctx, int64_t step, const char *path, const char *sha, int64_t bytes,
+                         struct dr_err *err) {
     struct run_cmd *c = ctx;
+    (void)err;
     if (!c->quiet && !c->mute)
         printf("checkpoint step %lld %s (%lld bytes, sha256 %.12s)\n", (long long)step, path,
                (long long)bytes, sha);
     flush_progress(c);
+    return 0;
 }
 
 static void warn(const char *event, int64_t step, const char *path, const char *text) {

@@ -352,6 +352,9 @@ static void wait_for_end(struct dd *d, const sigset_t *set) {
             reload(d);
         struct dd_jobs_now now;
         dd_jobs_now(d->jobs, &now);
+        for (char *p = now.name; *p; p++) // each line of the message is an assignment
+            if ((unsigned char)*p < ' ')
+                *p = ' ';
         if (feed && healthy(d, feed))
             dd_notify("WATCHDOG=1\nSTATUS=%s%s, %d queued", now.running ? "training " : "idle",
                       now.name, now.queued);

@@ -18,17 +18,27 @@ void dd_print_problems(const char *who, const struct dr_problems *list, const st
         fprintf(stderr, "%s: and %d more problems\n", who, list->more);
 }
 
+// Leaves KEY=VALUE of `--set KEY=VALUE`, `--set=KEY=VALUE` and KEY=VALUE; returns how many.
+static int changes(char **argv, int argc) {
+    int n = 0;
+    for (int i = 0; i < argc; i++)
+        if (strcmp(argv[i], "--set") || i + 1 == argc)
+            argv[n++] = argv[i] + (strncmp(argv[i], "--set=", 6) ? 0 : 6);
+    return n;
+}
+
 int dd_check_config_main(int argc, char **argv) {
     struct dr_config cfg;
     struct dr_err err = {0};
     struct dr_problems list = {0};
     if (argc < 1) {
-        fputs("usage: driftd check-config FILE [KEY=VALUE]...\n", stderr);
+        fputs("usage: driftd check-config FILE [--set KEY=VALUE]...\n", stderr);
         return 2;
     }
     // The changes together: one may need another.
     const int broken = dr_config_load_listed(argv[0], &cfg, &list, &err);
-    if (dr_config_set_listed(broken ? NULL : &cfg, (const char *const *)argv + 1, argc - 1, &list,
+    const int n = changes(argv + 1, argc - 1);
+    if (dr_config_set_listed(broken ? NULL : &cfg, (const char *const *)argv + 1, n, &list,
                              broken ? NULL : &err) ||
         broken) {
         dd_print_problems("driftd", &list, &err);

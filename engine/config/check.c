@@ -107,12 +107,20 @@ static void check_blocks(const struct dr_model_config *m, struct dr_notes *notes
 
 static void check_model(const struct dr_model_config *m, struct dr_notes *notes) {
     const unsigned needs = dr_arch_needs(m->arch);
+    const bool points = needs & DR_ARCH_POINTS;
+    char arch[64], kind[64];
+    // Whoever shows or stores samples takes their shape from the kind: with the wrong one it would
+    // read past their end.
+    if (points != (m->kind == DR_KIND_POINTS))
+        FAIL("model.arch", "model.arch is %s, which makes %s, but the kind is %s",
+             dr_enum_word(dr_arch_words + 1, m->arch, arch), points ? "points" : "images",
+             dr_enum_word(dr_kind_words, m->kind, kind));
     if (m->label_dropout > 0 && !m->null_class)
         FAIL_OF(KEYS("model.label_dropout", "model.null_class"),
                 "model.label_dropout is %g but model.null_class is false; dropped labels "
                 "need the null class",
                 m->label_dropout);
-    if ((needs & DR_ARCH_POINTS) && m->depth < 1)
+    if (points && m->depth < 1)
         FAIL_OF(KEYS("model.depth", "model.arch"),
                 "model.depth is %lld; model.arch mlp needs at least 1 layer", (long long)m->depth);
     if (needs & DR_ARCH_LEVELS)
@@ -221,6 +229,16 @@ static void check_kde_features(const struct dr_config *c, struct dr_notes *notes
                 "step, only kernel and kernel-l2 work");
 }
 
+// Whoever names an encoder and leaves the kind at its default wants the encoder. Its other keys may
+// stay: the kind is often changed over a recipe that has them.
+static void check_pixel_features(const struct dr_feature_config *f, struct dr_notes *notes) {
+    if (f->kind == DR_FEATURE_PIXEL && f->encoder[0])
+        FAIL_OF(KEYS("features.encoder", "features.kind"),
+                "features.encoder is %.100s, but features.kind is pixel, which has none: set "
+                "features.kind to encoder, or leave features.encoder empty",
+                f->encoder);
+}
+
 static void check_features(const struct dr_config *c, struct dr_notes *notes) {
     const struct dr_feature_config *f = &c->features;
     long long size = c->data.size;
@@ -295,6 +313,19 @@ static void check_reals(const struct dr_config *c, struct dr_notes *notes) {
                 (long long)t->unconditional, (long long)n);
 }
 
+// Keys without an effect on this field, whose user would think they had one.
+static void check_field(const struct dr_config *c, struct dr_notes *notes) {
+    if (c->loss.field == DR_FIELD_KERNEL_L2 && c->features.rms > 0)
+        FAIL_OF(KEYS("features.rms", "loss.field"),
+                "features.rms is %g; the field kernel-l2 puts every feature on the unit sphere, "
+                "which leaves nothing of the length that rms holds: set it to 0",
+                c->features.rms);
+    if (c->loss.field == DR_FIELD_LEARNED && c->loss.bias != DR_BIAS_NONE)
+        FAIL_OF(KEYS("loss.bias", "loss.field"),
+                "loss.bias is abc, which only the fields kernel and kernel-l2 apply: set it to "
+                "none, or loss.field to one of these");
+}
+
 static void check_train(const struct dr_config *c, struct dr_notes *notes) {
     const struct dr_train_config *t = &c->train;
     if (t->classes > c->model.classes)
@@ -314,6 +345,7 @@ static void check_train(const struct dr_config *c, struct dr_notes *notes) {
                 "train.unconditional is %lld; the field kernel-l2 has no unconditional "
                 "negatives: set it to 0",
                 (long long)t->unconditional);
+    check_field(c, notes);
     if (c->loss.ldf.sigma_min > c->loss.ldf.sigma_max)
         FAIL_OF(KEYS("loss.ldf_sigma_min", "loss.ldf_sigma_max"),
                 "loss.ldf_sigma_min is %g; expected at most loss.ldf_sigma_max (%g)",
@@ -439,6 +471,11 @@ static void check_generator(const struct dr_config *c, struct dr_notes *notes) {
     const bool points = dr_arch_needs(c->model.arch) & DR_ARCH_POINTS;
     if (dr_config_evaluates(c))
         check_measures(c, notes);
+    if (c->eval.patience > 0 && c->eval.every <= 0 && c->eval.every_seconds <= 0)
+        FAIL_OF(KEYS("eval.patience", "eval.every", "eval.every_seconds"),
+                "eval.patience is %lld, and nothing is evaluated while the job trains: set "
+                "eval.every or eval.every_seconds",
+                (long long)c->eval.patience);
     if (has_points(c) && !points) {
         FAIL("model.arch", "model.arch must be mlp for the two-dimensional set %s", set);
     } else if (!has_points(c) && points) {
@@ -448,6 +485,7 @@ static void check_generator(const struct dr_config *c, struct dr_notes *notes) {
              set);
     } else {
         check_model(&c->model, notes);
+        check_pixel_features(&c->features, notes);
         check_features(c, notes);
     }
     check_train(c, notes);

@@ -46,6 +46,7 @@ void dr_import_defaults(struct dr_import_options *o) {
                                     .background = {255, 255, 255},
                                     .test_share = 0.1,
                                     .max_files = 10000000,
+                                    .max_names = (int64_t)1 << 30,
                                     .max_bytes = (int64_t)1 << 40,
                                     .max_file_bytes = (int64_t)256 << 20,
                                     .max_pixels = (int64_t)1 << 29,
@@ -56,6 +57,7 @@ static void fill_limits(struct dr_import_options *o) {
     struct dr_import_options d;
     dr_import_defaults(&d);
     o->max_files = o->max_files ? o->max_files : d.max_files;
+    o->max_names = o->max_names ? o->max_names : d.max_names;
     o->max_bytes = o->max_bytes ? o->max_bytes : d.max_bytes;
     o->max_file_bytes = o->max_file_bytes ? o->max_file_bytes : d.max_file_bytes;
     o->max_pixels = o->max_pixels ? o->max_pixels : d.max_pixels;
@@ -107,6 +109,7 @@ int pic_list_add(struct pic_list *l, const char *path, struct dr_err *err) {
     if (path && !copy)
         return dr_fail(err, DR_ENOMEM, "no memory for the names of files");
     l->e[l->n++] = (struct pic_entry){.path = copy, .slot = -1};
+    l->bytes += copy ? (int64_t)strlen(copy) + 1 : 0;
     return 0;
 }
 
@@ -115,6 +118,14 @@ void pic_list_free(struct pic_list *l) {
         free(l->e[i].path);
     free(l->e);
     *l = (struct pic_list){0};
+}
+
+int import_check_names(const struct dr_import *im) {
+    return im->list.bytes + im->folders.bytes <= im->o.max_names
+               ? 0
+               : dr_fail(im->err, DR_EINVAL,
+                         "%.300s: the names of its files are longer than %lld bytes together",
+                         im->source, (long long)im->o.max_names);
 }
 
 // ---- progress
@@ -219,10 +230,9 @@ static int collect_item(struct dr_import *im, int64_t i) {
     const struct dr_picture *pic = &b->item[i].as;
     if (b->item[i].other)
         return import_skip(im, e->path, false, "not a picture (JPEG, PNG or WebP)");
-    if (b->item[i].rc == DR_ENOMEM || b->item[i].rc == DR_EGONE)
-        return dr_fail(im->err, b->item[i].rc == DR_EGONE ? DR_ECONFLICT : DR_ENOMEM,
-                       "%.250s: %.240s", e->path, b->item[i].err.msg);
-    if (b->item[i].rc)
+    if (b->item[i].rc == DR_EGONE)
+        return dr_fail(im->err, DR_ECONFLICT, "%.250s: %.240s", e->path, b->item[i].err.msg);
+    if (b->item[i].rc) // also one that memory does not suffice for: the others may be smaller
         return import_skip(im, e->path, true, "%s", b->item[i].err.msg);
     e->w = (int32_t)pic->full_w;
     e->h = (int32_t)pic->full_h;

@@ -97,7 +97,7 @@ static size_t wrapping(const struct pic_entry *e, int64_t n) {
         if (!strchr(rest, '/'))
             return strip;
         for (int64_t i = 0; i < n; i++) {
-            if (strncmp(e[i].path, e->path, strip + len) != 0)
+            if (strncmp(e[i].path + strip, rest, len) != 0) // before it all are the same
                 return strip;
             flat += !strchr(e[i].path + strip + len, '/');
         }

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define PART_SECONDS (24 * 3600) // after which a picture file that is not whole is written no more
-#define KEY_VERSION "pictures 2" // of what an import makes of the same source
+#define KEY_VERSION "pictures 3" // of what an import makes of the same source
 
 // ---- the key
 

@@ -28,6 +28,7 @@ struct dr_import_options {
     uint64_t seed;         // of that choice
     // Limits; 0: the default. What goes beyond is refused (the source) or skipped (a picture).
     int64_t max_files;      // entries of the source: 10 million
+    int64_t max_names;      // bytes of their names together: 1 GiB
     int64_t max_bytes;      // unpacked bytes of an archive: 1 TiB
     int64_t max_file_bytes; // of one file: 256 MiB
     int64_t max_pixels;     // of one picture: 2^29, as 20 000 x 20 000 fits

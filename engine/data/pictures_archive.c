@@ -12,6 +12,7 @@
 #include <archive_entry.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <locale.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,6 +67,9 @@ static int check_limits(const struct walk *w) {
     if (w->entries > o->max_files)
         return dr_fail(w->im->err, DR_EINVAL, "%.300s has more than %lld entries", w->im->source,
                        (long long)o->max_files);
+    int rc = import_check_names(w->im);
+    if (rc)
+        return rc;
     if (unpacked > o->max_bytes)
         return dr_fail(w->im->err, DR_EINVAL, "%.300s unpacks to more than %lld bytes",
                        w->im->source, (long long)o->max_bytes);
@@ -84,6 +88,8 @@ static const char *unwanted(const struct walk *w, struct archive_entry *e, const
                        : "its name needs the locale C.UTF-8, which this system does not have";
     if (!*name)
         return "it has no name";
+    if (strlen(name) >= PATH_MAX)
+        return "its name is longer than a path may be";
     if (name[0] == '/')
         return "its name is an absolute path";
     if (!dr_path_is_below(name))
@@ -117,8 +123,10 @@ static int read_entry(struct walk *w, const char *name, uint8_t **p, size_t *n, 
         if (*n == room) {
             const size_t next = room ? 2 * room : BLOCK;
             uint8_t *q = realloc(*p, next);
-            if (!q)
-                return dr_fail(w->im->err, DR_ENOMEM, "no memory for %.200s", name);
+            if (!q) {
+                *bad = "there is no memory for it";
+                return 0;
+            }
             *p = q;
             room = next;
         }

@@ -78,6 +78,8 @@ int folder_list(const char *source, int64_t max_files, struct pic_list *list, st
         if (!rc && list->n > max_files)
             rc = dr_fail(err, DR_EINVAL, "%.300s has more than %lld files", source,
                          (long long)max_files);
+        if (!rc && im)
+            rc = import_check_names(im);
         if (!rc && im && list->n % 1024 == 0)
             rc = import_progress(im, e->fts_name, false);
         errno = 0;

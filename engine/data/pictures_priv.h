@@ -22,6 +22,7 @@ struct pic_entry {
 struct pic_list {
     struct pic_entry *e;
     int64_t n, room;
+    int64_t bytes; // of the names
 };
 int pic_list_add(struct pic_list *l, const char *path, struct dr_err *err); // slot -1
 void pic_list_free(struct pic_list *l);
@@ -63,6 +64,7 @@ struct dr_import {
 int import_take(struct dr_import *im, int64_t entry, uint8_t *bytes, size_t n);
 int import_flush(struct dr_import *im);
 int import_folder(struct dr_import *im, const char *path);
+int import_check_names(const struct dr_import *im); // DR_EINVAL: too long together
 // Leaves a file out. bad: it fails the import where that is the policy.
 int import_skip(struct dr_import *im, const char *path, bool bad, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));

@@ -3,6 +3,7 @@
 #include "engine/data/pictures_priv.h"
 
 #include <jansson.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,10 +44,13 @@ void dr_import_report_free(struct dr_import_report *r) {
     *r = (struct dr_import_report){0};
 }
 
-// A name as it may stand in a sentence or in JSON.
+// A name as it may stand in a sentence or in JSON; those beyond a path's length are cut.
 static char *printable(const char *name) {
-    char *s = strdup(name);
-    const bool utf8 = pic_utf8(name);
+    size_t n = strnlen(name, PATH_MAX);
+    while (n && (uint8_t)name[n] >> 6 == 2) // not within a character
+        n--;
+    char *s = strndup(name, n);
+    const bool utf8 = s && pic_utf8(s);
     for (uint8_t *p = (uint8_t *)s; p && *p; p++)
         if (*p < 32 || *p == 127 || (!utf8 && *p > 127))
             *p = '?';

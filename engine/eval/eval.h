@@ -52,7 +52,7 @@ struct dr_eval_config {
     int64_t batch;      // images made at a time; never changes a result
     int precision;      // of judges: DR_FP32 or DR_PREC_BF16
     int64_t rows;       // images whose features are kept, of samples and of reals: 10000
-    int64_t train_rows; // training images that `nn` searches: 100000
+    int64_t train_rows; // training images that `nn` searches, of both halves: 100000
     int64_t reals;      // reals of the split to take, in their order (eval_order); 0: all
     int64_t tested;     // test images that the judge's accuracy is measured on; 0: all
     int64_t kid_subsets, kid_size; // 100, 1000 (less where there are fewer rows)

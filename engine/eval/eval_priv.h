@@ -109,8 +109,10 @@ int eval_state_restore(const char *path, const char *key, eval_io_fn *fn, void *
 struct eval_sides {
     const struct dr_eval_config *cfg;
     struct eval_tally *gen, *real; // `gen`: samples, or held-out reals in their place
-    const real *train, *held;      // for nn; NULL: none
-    int64_t ntrain, nheld;
+    // For nn; NULL: none. `more` are searched like `train`; they are the half that `held` begin,
+    // which do not find themselves there.
+    const real *train, *more, *held;
+    int64_t ntrain, nmore, nheld;
     const double *real_spread; // [classes] of reals
     double *spread;            // [classes] of gen, set by diversity
     struct dr_manifold manifold;
@@ -149,12 +151,14 @@ struct dr_eval_ref {
     int64_t from[2], total[2];      // places of the order to take
     int64_t held_n;
     bool test[2], halves;
-    int64_t *order;                          // of the pass at hand
-    int pass;                                // 0, 1; 2: statistics; 3: complete
-    int64_t at;                              // images of the pass, or statistics, that are done
-    struct eval_tally *reals, *held, *train; // train: only rows, where `reals` are not the split
-    double *spread, *held_spread;            // [classes]
-    int64_t judged, right;                   // of the test split
+    int64_t *order; // of the pass at hand
+    int pass;       // 0, 1; 2: statistics; 3: complete
+    int64_t at;     // images of the pass, or statistics, that are done
+    // train: only rows, of the training split where `reals` are the test split, of the other half
+    // where there is none
+    struct eval_tally *reals, *held, *train;
+    double *spread, *held_spread; // [classes]
+    int64_t judged, right;        // of the test split
     double held_nearest;
     struct dr_estimate floor[DR_EVAL_METRICS];
     double seconds;

@@ -64,6 +64,9 @@ int dr_kid(const real *x, int64_t nx, const real *y, int64_t ny, int64_t d, int6
 // out[n]: distance of each row of x to its nearest row of y.
 int dr_nearest_rows(const real *x, int64_t n, const real *y, int64_t m, int64_t d, double *out,
                     struct dr_err *err);
+// The same where row i of y is row i of x, which does not count; infinite where there is no other.
+int dr_nearest_but_own(const real *x, int64_t n, const real *y, int64_t m, int64_t d, double *out,
+                       struct dr_err *err);
 // out[n,k]: squared distances of each row of x to its k nearest other rows of x, ascending; k < n.
 int dr_nearest_others(const real *x, int64_t n, int64_t d, int64_t k, double *out,
                       struct dr_err *err);

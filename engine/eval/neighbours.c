@@ -96,16 +96,36 @@ static void take_nearest(void *ctx, int64_t i, int64_t n, int64_t j, int64_t m, 
         out[i + r] = fmin(out[i + r], least(p + r * m, m));
 }
 
-int dr_nearest_rows(const real *x, int64_t n, const real *y, int64_t m, int64_t d, double *out,
-                    struct dr_err *err) {
+static void take_but_own(void *ctx, int64_t i, int64_t n, int64_t j, int64_t m, const double *p) {
+    double *out = ctx;
+    for (int64_t r = 0; r < n; r++) {
+        const int64_t own = DR_MIN(DR_MAX(i + r - j, (int64_t)-1), m); // -1, m: in another block
+        const double *row = p + r * m, before = least(row, DR_MAX(own, (int64_t)0)),
+                     after = own < m ? least(row + own + 1, m - own - 1) : INFINITY;
+        out[i + r] = fmin(out[i + r], fmin(before, after));
+    }
+}
+
+static int nearest(const real *x, int64_t n, const real *y, int64_t m, int64_t d, pairs_fn *take,
+                   double *out, struct dr_err *err) {
     if (m < 1)
         return dr_fail(err, DR_EINVAL, "there are no images to search for the nearest");
     for (int64_t i = 0; i < n; i++)
         out[i] = INFINITY;
-    const int rc = all_pairs(x, n, y, m, d, false, take_nearest, out, err);
+    const int rc = all_pairs(x, n, y, m, d, false, take, out, err);
     for (int64_t i = 0; i < n; i++)
         out[i] = sqrt(out[i]);
     return rc;
+}
+
+int dr_nearest_rows(const real *x, int64_t n, const real *y, int64_t m, int64_t d, double *out,
+                    struct dr_err *err) {
+    return nearest(x, n, y, m, d, take_nearest, out, err);
+}
+
+int dr_nearest_but_own(const real *x, int64_t n, const real *y, int64_t m, int64_t d, double *out,
+                       struct dr_err *err) {
+    return nearest(x, n, y, m, d, take_but_own, out, err);
 }
 
 struct others {

@@ -70,6 +70,23 @@ static int check_data(const struct dr_dataset *train, const struct dr_dataset *t
     return 0;
 }
 
+// How many of the second pass: those of the floor, and what the training images that `nn` searches
+// or the judge's accuracy need beyond them. Where there is no test split, `nn` searches the half
+// that is held out as well.
+static int64_t second_pass(const struct dr_eval_ref *r) {
+    const struct dr_eval_config *c = &r->cfg;
+    const int64_t have = r->total[1];
+    if (r->test[1])
+        return c->tested ? DR_MIN(DR_MAX(r->held_n, c->tested), have) : have;
+    if (!wants(r, DR_NEED_TRAIN))
+        return r->held_n;
+    if (!r->halves)
+        return DR_MAX(r->held_n, DR_MIN(c->train_rows, have));
+    const int64_t left = c->train_rows - DR_MIN(c->train_rows, r->total[0]),
+                  half = c->reals ? DR_MIN(c->reals, have) : have;
+    return DR_MAX(r->held_n, DR_MIN(left, half));
+}
+
 // Which images each pass takes.
 static int plan(struct dr_eval_ref *r, const struct dr_dataset *train,
                 const struct dr_dataset *test, struct dr_err *err) {
@@ -85,11 +102,7 @@ static int plan(struct dr_eval_ref *r, const struct dr_dataset *train,
     r->from[1] = r->halves ? have : 0;
     r->total[1] = r->of[1]->n - r->from[1];
     r->held_n = DR_MIN(c->n, r->total[1]);
-    if (r->test[1]) // more than the floor needs, for the judge's accuracy
-        r->total[1] = c->tested ? DR_MIN(DR_MAX(r->held_n, c->tested), r->total[1]) : r->total[1];
-    else
-        r->total[1] = DR_MAX(
-            r->held_n, on_test && wants(r, DR_NEED_TRAIN) ? DR_MIN(c->train_rows, r->total[1]) : 0);
+    r->total[1] = second_pass(r);
     if (r->total[0] < 2 || r->held_n < 2)
         return dr_fail_at(err, DR_EINVAL, "data", "%s has too few images to compare with",
                           train->name);
@@ -98,8 +111,8 @@ static int plan(struct dr_eval_ref *r, const struct dr_dataset *train,
 
 static int tallies(struct dr_eval_ref *r, struct dr_err *err) {
     const struct dr_eval_config *c = &r->cfg;
-    const bool rows = wants(r, DR_NEED_ROWS), train = wants(r, DR_NEED_TRAIN);
-    const bool apart = c->split == DR_EVAL_TEST;
+    const bool rows = wants(r, DR_NEED_ROWS), train = wants(r, DR_NEED_TRAIN),
+               apart = c->split == DR_EVAL_TEST;
     const int64_t keep = rows ? c->rows : 0;
     struct eval_plan p = {.n = r->total[0],
                           .cap = train && !apart ? DR_MAX(keep, c->train_rows) : keep,
@@ -112,8 +125,10 @@ static int tallies(struct dr_eval_ref *r, struct dr_err *err) {
                            .parts = true};
     if (!rc)
         rc = eval_tally_create(&r->cfg, r->judge, r->classes, &p, NULL, &r->held, err);
-    p = (struct eval_plan){.n = r->total[1], .cap = c->train_rows};
-    if (!rc && train && apart)
+    // With halves what is left of train_rows, perhaps nothing.
+    p = (struct eval_plan){.n = r->total[1],
+                           .cap = c->train_rows - (apart ? 0 : DR_MIN(c->train_rows, r->total[0]))};
+    if (!rc && train && (apart || r->halves))
         rc = eval_tally_create(&r->cfg, r->judge, r->classes, &p, NULL, &r->train, err);
     return rc;
 }
@@ -131,6 +146,12 @@ static void make_key(struct dr_eval_ref *r, const struct dr_dataset *train,
     eval_judge_digest(r->judge, &sum);
     dr_sha256_update(&sum, how, sizeof how);
     dr_sha256_update(&sum, data, sizeof data);
+    // Only where it matters, so that references made before keep their keys. The fingerprint of a
+    // set of pictures is the same where its labels are ignored; the order of its images is not.
+    if (r->classes == 1)
+        dr_sha256_update(&sum, &r->classes, sizeof r->classes);
+    if (r->halves && r->train)
+        dr_sha256_update(&sum, "nn in both halves", sizeof "nn in both halves");
     eval_key(&sum, r->key);
 }
 
@@ -253,14 +274,17 @@ static int see(struct dr_eval_ref *r, struct dr_err *err) {
 
 void eval_ref_sides(const struct dr_eval_ref *r, struct eval_tally *gen, double *spread,
                     struct eval_sides *out) {
-    const bool apart = r->train != NULL; // held-out reals are the reference's own
+    const bool apart = r->cfg.split == DR_EVAL_TEST; // held-out reals are the reference's own
     const struct eval_tally *train = apart ? r->train : r->reals,
-                            *held = apart ? r->reals : r->held;
+                            *held = apart ? r->reals : r->held,
+                            *more = r->halves ? r->train : NULL; // NULL: `nn` is not asked for
     *out = (struct eval_sides){.cfg = &r->cfg,
                                .gen = gen,
                                .real = r->reals,
-                               .train = train->rows,
-                               .ntrain = eval_tally_kept(train),
+                               .train = train ? train->rows : NULL,
+                               .ntrain = train ? eval_tally_kept(train) : 0,
+                               .more = more ? more->rows : NULL,
+                               .nmore = more ? eval_tally_kept(more) : 0,
                                .held = held->rows,
                                .nheld = DR_MIN(eval_tally_kept(held), r->cfg.rows),
                                .real_spread = r->spread,

@@ -181,6 +181,7 @@ int dr_eval_source_dataset(const struct dr_dataset *d, int64_t n, struct dr_eval
     dr_sha256_init(&sum);
     dr_sha256_update(&sum, "images", sizeof "images");
     dr_sha256_update(&sum, &d->fingerprint, sizeof d->fingerprint);
+    dr_sha256_update(&sum, &d->classes, sizeof d->classes); // of which the order is made
     eval_key(&sum, m->base.key);
     *out = &m->base;
     return 0;

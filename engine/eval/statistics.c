@@ -130,10 +130,25 @@ static int manifold(struct eval_sides *s, double *which, struct dr_estimate *out
     return rc;
 }
 
-static int mean_nearest(const real *x, int64_t n, const real *train, int64_t m, int64_t d,
+// Distances of n images to their nearest training images: out [2,n], of which the first row is the
+// result. held: they are s->held.
+static int nearest_training(const struct eval_sides *s, const real *x, int64_t n, bool held,
+                            double *out, struct dr_err *err) {
+    const int64_t d = s->real->d;
+    int rc = dr_nearest_rows(x, n, s->train, s->ntrain, d, out, err);
+    if (rc || !s->nmore)
+        return rc;
+    rc = held ? dr_nearest_but_own(x, n, s->more, s->nmore, d, out + n, err)
+              : dr_nearest_rows(x, n, s->more, s->nmore, d, out + n, err);
+    for (int64_t i = 0; i < n && !rc; i++)
+        out[i] = fmin(out[i], out[n + i]);
+    return rc;
+}
+
+static int mean_nearest(const struct eval_sides *s, const real *x, int64_t n, bool held,
                         struct dr_estimate *out, struct dr_err *err) {
-    double *near = malloc((size_t)n * sizeof *near), sum = 0, squares = 0;
-    int rc = near ? dr_nearest_rows(x, n, train, m, d, near, err)
+    double *near = malloc((size_t)(2 * n) * sizeof *near), sum = 0, squares = 0;
+    int rc = near ? nearest_training(s, x, n, held, near, err)
                   : dr_fail(err, DR_ENOMEM, "out of memory for %lld distances", (long long)n);
     for (int64_t i = 0; i < n && !rc; i++)
         sum += near[i];
@@ -149,7 +164,7 @@ int eval_held_nearest(struct eval_sides *s, struct dr_err *err) {
     struct dr_estimate held;
     if (!s->train || !s->held || s->nheld < 1 || s->ntrain < 1)
         return 0;
-    const int rc = mean_nearest(s->held, s->nheld, s->train, s->ntrain, s->real->d, &held, err);
+    const int rc = mean_nearest(s, s->held, s->nheld, true, &held, err);
     s->held_nearest = rc ? NAN : held.value;
     return rc;
 }
@@ -159,7 +174,7 @@ static int nearest(struct eval_sides *s, struct dr_estimate *out, struct dr_err 
     const int64_t n = usable(s->cfg, s->gen);
     if (!(s->held_nearest > 0) || n < 1)
         return 0;
-    const int rc = mean_nearest(s->gen->rows, n, s->train, s->ntrain, s->gen->d, &own, err);
+    const int rc = mean_nearest(s, s->gen->rows, n, false, &own, err);
     if (!rc)
         *out = (struct dr_estimate){own.value / s->held_nearest, own.se / s->held_nearest};
     return rc;

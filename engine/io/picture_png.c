@@ -7,8 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zlib.h>
 
 #define CHUNK_MAX (16u << 20)
+#define CHUNKS_MAX 4 // of those that libpng would keep
 
 struct source {
     const uint8_t *p;
@@ -117,22 +119,40 @@ static void read_rows(png_structp png, const struct rows *r, struct dr_picture *
     png_read_end(png, NULL);
 }
 
-static int orientation_of(png_structp png, png_infop info) {
-    png_bytep exif = NULL;
-    png_uint_32 n = 0;
-    return png_get_eXIf_1(png, info, &n, &exif) ? dr_exif_orientation(exif, n) : 1;
+// EXIF is a chunk, before the pixels or after them: size, name, bytes, checksum. libpng would have
+// to read all pixels to find the latter, also to probe.
+static int orientation_of(const uint8_t *p, size_t n) {
+    enum { SIGNATURE = 8, AROUND = 12 }; // bytes; the latter beside those of the chunk itself
+    for (size_t at = SIGNATURE; at + AROUND <= n;) {
+        const uint32_t size = png_get_uint_32(p + at);
+        const uint8_t *name = p + at + 4, *chunk = name + 4;
+        if (size > n - at - AROUND)
+            break;
+        if (!memcmp(name, "eXIf", 4) && crc32(0, name, size + 4) == png_get_uint_32(chunk + size))
+            return dr_exif_orientation(chunk, size);
+        at += AROUND + (size_t)size;
+    }
+    return 1;
+}
+
+// libpng reads the picture and its transparency only. Text and profiles, a thousand of up to
+// CHUNK_MAX each, would be unpacked and kept before the first row.
+static void limit_chunks(png_structp png) {
+    const int all = -1;
+    png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, NULL, all);
+    png_set_chunk_cache_max(png, CHUNKS_MAX);
+    png_set_chunk_malloc_max(png, CHUNK_MAX);
 }
 
 // Everything that can longjmp happens here; the buffers are freed by the caller.
 static int decode(png_structp png, png_infop info, struct source *s, struct rows *r, bool probe,
-                  struct dr_picture *out, int *orientation, struct dr_err *err) {
+                  struct dr_picture *out, struct dr_err *err) {
     if (setjmp(s->jmp))
         return dr_fail(err, DR_EFORMAT, "damaged PNG: %s", s->msg);
     png_set_read_fn(png, s, on_read);
     png_set_user_limits(png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);
-    png_set_chunk_malloc_max(png, CHUNK_MAX);
+    limit_chunks(png);
     png_read_info(png, info);
-    *orientation = orientation_of(png, info);
     r->w = png_get_image_width(png, info);
     r->h = png_get_image_height(png, info);
     r->interlaced = png_get_interlace_type(png, info) != PNG_INTERLACE_NONE;
@@ -163,7 +183,8 @@ int picture_png(const uint8_t *p, size_t n, const struct dr_picture_options *o, 
     struct rows r = {.o = o};
     png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &s, on_error, on_warning);
     png_infop info = png ? png_create_info_struct(png) : NULL;
-    int rc = info ? decode(png, info, &s, &r, probe, out, orientation, err)
+    *orientation = orientation_of(p, n);
+    int rc = info ? decode(png, info, &s, &r, probe, out, err)
                   : dr_fail(err, DR_ENOMEM, "no memory for a PNG");
     png_destroy_read_struct(png ? &png : NULL, info ? &info : NULL, NULL);
     free(r.row);

@@ -1,5 +1,5 @@
 // WebP by libwebp, lossy and lossless, alpha over the background, reduced by its own scaler where
-// the picture is large.
+// the picture is large and that scaler is right.
 #include "engine/io/picture_priv.h"
 
 #include <stdlib.h>
@@ -39,6 +39,13 @@ static const char *why(VP8StatusCode s) {
     }
 }
 
+// By how much the library reduces the picture. In lossy ones it scales colour and alpha apart, so
+// that colours hidden under transparent pixels would show at their edges.
+static int64_t reduction(const WebPBitstreamFeatures *f, const struct dr_picture_options *o) {
+    const bool apart = f->has_alpha && f->format != LOSSLESS;
+    return apart ? 1 : picture_reduction(o, f->width, f->height);
+}
+
 int picture_webp(const uint8_t *p, size_t n, const struct dr_picture_options *o, bool probe,
                  struct dr_picture *out, int *orientation, struct dr_err *err) {
     WebPDecoderConfig cfg;
@@ -48,7 +55,7 @@ int picture_webp(const uint8_t *p, size_t n, const struct dr_picture_options *o,
         return dr_fail(err, DR_EFORMAT, "damaged WebP: %s", why(s));
     if (cfg.input.has_animation)
         return dr_fail(err, DR_EUNSUPPORTED, "animated WebP is not read");
-    const int64_t w = cfg.input.width, h = cfg.input.height, by = picture_reduction(o, w, h);
+    const int64_t w = cfg.input.width, h = cfg.input.height, by = reduction(&cfg.input, o);
     *orientation = orientation_of(p, n);
     if (probe) {
         *out = (struct dr_picture){.w = w, .h = h, .c = 3, .full_w = w, .full_h = h};

@@ -39,12 +39,16 @@ static int choose_maps(struct encoder *e, const char *list, struct dr_err *err) 
 
 // ---- their features
 
-// Side of the cells that bring a map to at most grid x grid locations; grid 0: every location.
+// Side of the cells that bring a map to at most grid x grid locations, the most that divide it;
+// grid 0: every location. A prime side is taken in pairs, and its last row and column alone, where
+// that is few enough; else the whole map is one cell, its mean.
 static int64_t cell_side(struct dr_map_dim d, int64_t grid) {
-    for (int64_t g = grid; grid && d.h > grid && g > 1; g--)
+    if (!grid || d.h <= grid)
+        return 1;
+    for (int64_t g = grid; g > 1; g--)
         if (d.h % g == 0)
             return d.h / g;
-    return grid && d.h > 2 * grid ? d.h : 1;
+    return d.h > 2 && d.h <= 2 * grid ? 2 : d.h;
 }
 
 static void add(struct dr_features *f, int map, enum dr_pool pool, int64_t p, const char *of,

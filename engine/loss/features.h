@@ -122,7 +122,8 @@ enum dr_pool {
     DR_POOL_MEAN,
     DR_POOL_STD,
     DR_POOL_RMS,
-    // Of maps with channels last. p x p cells tile the map; p divides both sides.
+    // Of maps with channels last. p x p cells tile the map; p divides both sides. CELLS of p 2 also
+    // takes odd sides, whose last row and column are halves of cells.
     DR_POOL_CELLS,      // the mean of each cell, a location each, of width C; p 1: the map itself
     DR_POOL_CELLS_STD,  // its std, sqrt(var + 1e-6)
     DR_POOL_CELLS_WHOLE // the means of all cells as one vector

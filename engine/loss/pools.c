@@ -15,8 +15,9 @@ struct dr_feature_dim dr_pool_dim(enum dr_pool pool, int64_t p, struct dr_map_di
     case DR_POOL_RMS:
         return (struct dr_feature_dim){.locations = 1, .s = d.c};
     case DR_POOL_CELLS:
-    case DR_POOL_CELLS_STD:
-        return (struct dr_feature_dim){.locations = (d.h / p) * (d.w / p), .s = d.c};
+    case DR_POOL_CELLS_STD: // rounded up: of an odd side the last row is a cell's
+        return (struct dr_feature_dim){.locations = ((d.h + p - 1) / p) * ((d.w + p - 1) / p),
+                                       .s = d.c};
     case DR_POOL_CELLS_WHOLE:
         return (struct dr_feature_dim){.locations = 1, .s = d.c * (d.h / p) * (d.w / p)};
     default:

@@ -34,6 +34,56 @@ static struct dr_copy4_args scatter_cells(const struct dr_pooling *t, struct dr_
     return s;
 }
 
+// The map with whole cells: an odd side is one longer.
+static struct dr_map_dim whole_cells(const struct dr_pooling *t, struct dr_map_dim d) {
+    const bool whole = d.h % t->p == 0 && d.w % t->p == 0;
+    assert(d.last && (whole || (t->p == 2 && t->pool == DR_POOL_CELLS)));
+    d.h += d.h % t->p;
+    d.w += d.w % t->p;
+    return d;
+}
+
+static bool same(struct dr_map_dim a, struct dr_map_dim b) {
+    return a.h == b.h && a.w == b.w;
+}
+
+// x [images,h,w,c] as a map of size `to`, whose last row and column repeat those of x: a cell of
+// two equal halves has the mean of one.
+static const real *widened(struct dr_ctx *cx, struct dr_map_dim d, struct dr_map_dim to,
+                           const real *x, int64_t images) {
+    const int64_t row = to.w * d.c, map = to.h * row;
+    if (same(d, to))
+        return x;
+    real *y = dr_alloc_real(cx->tmp, images * map);
+    DR_OP(cx->be, copy4, .dst = y, .src = x, .dim = {images, d.h, d.w, d.c},
+          .dstride = {map, row, d.c, 1}, .sstride = {d.h * d.w * d.c, d.w * d.c, d.c, 1});
+    if (to.w > d.w)
+        DR_OP(cx->be, copy4, .dst = y + d.w * d.c, .src = y + (d.w - 1) * d.c,
+              .dim = {1, images, d.h, d.c}, .dstride = {0, map, row, 1},
+              .sstride = {0, map, row, 1});
+    if (to.h > d.h)
+        DR_OP(cx->be, copy4, .dst = y + d.h * row, .src = y + (d.h - 1) * row,
+              .dim = {1, 1, images, row}, .dstride = {0, 0, map, 1}, .sstride = {0, 0, map, 1});
+    return y;
+}
+
+// Back, as its transpose: dx += dy, which changes.
+static void narrow(struct dr_ctx *cx, struct dr_map_dim d, struct dr_map_dim from, real *dy,
+                   int64_t images, real *dx) {
+    const int64_t row = from.w * d.c, map = from.h * row;
+    if (from.h > d.h)
+        DR_OP(cx->be, copy4, .dst = dy + (d.h - 1) * row, .src = dy + d.h * row,
+              .dim = {1, 1, images, row}, .dstride = {0, 0, map, 1}, .sstride = {0, 0, map, 1},
+              .acc = true);
+    if (from.w > d.w)
+        DR_OP(cx->be, copy4, .dst = dy + (d.w - 1) * d.c, .src = dy + d.w * d.c,
+              .dim = {1, images, d.h, d.c}, .dstride = {0, map, row, 1},
+              .sstride = {0, map, row, 1}, .acc = true);
+    DR_OP(cx->be, copy4, .dst = dx, .src = dy, .dim = {images, d.h, d.w, d.c},
+          .dstride = {d.h * d.w * d.c, d.w * d.c, d.c, 1}, .sstride = {map, row, d.c, 1},
+          .acc = true);
+}
+
 // [images, cells, (mean, std)]
 static real *cell_stats(struct dr_ctx *cx, const struct dr_pooling *t, struct dr_map_dim d,
                         const real *x, int64_t images) {
@@ -45,9 +95,11 @@ static real *cell_stats(struct dr_ctx *cx, const struct dr_pooling *t, struct dr
 
 void dr_cells_forward(struct dr_ctx *cx, const struct dr_pooling *t, struct dr_map_dim d,
                       const real *x, int64_t groups, int64_t n, real *out) {
-    assert(d.last && d.h % t->p == 0 && d.w % t->p == 0);
     const bool plain = t->p == 1 && t->pool != DR_POOL_CELLS_STD;
+    const struct dr_map_dim own = d;
+    d = whole_cells(t, own);
     struct dr_copy4_args args = gather_cells(t, d, groups, n, plain ? d.c : 2 * d.c);
+    x = widened(cx, own, d, x, groups * n);
     args.dst = out;
     args.src =
         plain ? x : cell_stats(cx, t, d, x, groups * n) + (t->pool == DR_POOL_CELLS_STD ? d.c : 0);
@@ -56,19 +108,28 @@ void dr_cells_forward(struct dr_ctx *cx, const struct dr_pooling *t, struct dr_m
 
 void dr_cells_backward(struct dr_ctx *cx, const struct dr_pooling *t, struct dr_map_dim d,
                        const real *x, int64_t groups, int64_t n, const real *dout, real *dx) {
-    const int64_t images = groups * n, len = images * cells_of(t, d) * 2 * d.c;
+    const struct dr_map_dim own = d;
+    d = whole_cells(t, own);
+    const int64_t images = groups * n, len = images * cells_of(t, d) * 2 * d.c,
+                  size = images * d.h * d.w * d.c;
     if (t->p == 1 && t->pool != DR_POOL_CELLS_STD) {
         struct dr_copy4_args args = scatter_cells(t, d, groups, n, d.c);
         args.dst = dx, args.src = dout, args.acc = true;
         cx->be->op.copy4(cx->be, &args);
         return;
     }
+    x = widened(cx, own, d, x, images);
     const real *pairs = cell_stats(cx, t, d, x, images);
-    real *dpairs = dr_alloc_real(cx->tmp, len);
+    real *dpairs = dr_alloc_real(cx->tmp, len),
+         *dy = same(own, d) ? dx : dr_alloc_real(cx->tmp, size);
     struct dr_copy4_args args = scatter_cells(t, d, groups, n, 2 * d.c);
     args.dst = dpairs + (t->pool == DR_POOL_CELLS_STD ? d.c : 0), args.src = dout;
     DR_OP(cx->be, fill, .dst = dpairs, .n = len, .value = 0);
     cx->be->op.copy4(cx->be, &args);
-    DR_OP(cx->be, patch_stats_bwd, .dx = dx, .dout = dpairs, .out = pairs, .x = x, .b = images,
+    if (dy != dx)
+        DR_OP(cx->be, fill, .dst = dy, .n = size, .value = 0);
+    DR_OP(cx->be, patch_stats_bwd, .dx = dy, .dout = dpairs, .out = pairs, .x = x, .b = images,
           .h = d.h, .w = d.w, .c = d.c, .p = t->p);
+    if (dy != dx)
+        narrow(cx, own, d, dy, images, dx);
 }

@@ -65,6 +65,8 @@ struct dr_objective {
     int (*groups)(const void *o, struct dr_group out[TRAINER_GROUPS]);
     // Constant table; loss, grad_norm, lr and step_seconds are in it and filled by the trainer.
     const struct dr_metric_def *(*metrics)(const void *o, int *n);
+    // The same table before there is a trainer; *n may be larger, where it depends on the data.
+    const struct dr_metric_def *(*reports)(const struct dr_config *cfg, int *n);
     int64_t (*report_count)(const void *o); // reals that a step reports beside the loss
     // Samples of a step here, and how many of them to run through the networks at a time.
     int64_t (*batch)(const void *o);

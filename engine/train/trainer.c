@@ -77,6 +77,10 @@ const struct dr_metric_def *dr_trainer_metrics(const struct dr_trainer *t, int *
     return t->objective->metrics(t->o, n);
 }
 
+const struct dr_metric_def *dr_train_metrics(const struct dr_config *cfg, int *n) {
+    return dr_objective_of(cfg)->reports(cfg, n);
+}
+
 double dr_metric(const struct dr_trainer *t, const struct dr_metrics *m, const char *name) {
     int n;
     const struct dr_metric_def *def = dr_trainer_metrics(t, &n);

@@ -68,6 +68,8 @@ int dr_trainer_init_from(struct dr_trainer *t, const char *path, char note[400],
 const struct dr_config *dr_trainer_config(const struct dr_trainer *t);
 // The metrics of this run's steps; *n: how many. The table is constant and outlives the trainer.
 const struct dr_metric_def *dr_trainer_metrics(const struct dr_trainer *t, int *n);
+// Those that a run of this configuration would have, perhaps with some more at the end.
+const struct dr_metric_def *dr_train_metrics(const struct dr_config *cfg, int *n);
 // The value of the metric called `name`; NAN where m has none or did not measure it.
 double dr_metric(const struct dr_trainer *t, const struct dr_metrics *m, const char *name);
 // Sets the metric called `name`, for what is measured between steps; false: this run has none.

@@ -338,6 +338,19 @@ def test_stop_late():
         assert not (folder / "partial.safetensors").exists()
 
 
+def test_no_picture():
+    """A picture that cannot be written costs an alert, not what was measured."""
+    with daemon() as d:
+        _, checkpoint = trained(d)
+        (d.dir / "state/evals/1/grid.png").mkdir(parents=True)  # in its place
+        job = evaluate(d, checkpoint=checkpoint, metrics="fd")
+        row = rows(d, f"&eval_job={job}")[0]
+        assert row["id"] == "1" and row["state"] == "done" and row["results"]["fd"] > 0, row
+        alerts = d.get(f"/v1/jobs/{job}/alerts").json()["alerts"]
+        assert [a["kind"] for a in alerts] == ["eval"] and "has no grid.png" in alerts[0]["text"], alerts
+        assert (d.dir / "state/evals/1/nearest.png").is_file()
+
+
 # ---- a folder of pictures: what the generator drew gets the same figures ----
 
 def write_png(path, grey, side):

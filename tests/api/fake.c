@@ -38,7 +38,8 @@ static int describe(void *ctx, const char *ckpt, struct api_model *out, struct a
                               .max_n = 64,
                               .width = side,
                               .height = side,
-                              .channels = 1};
+                              .channels = 1,
+                              .noise_count = strcmp(ckpt, "vector") ? 0 : 4};
     return 0;
 }
 
@@ -234,11 +235,14 @@ static int metrics_open(void *ctx, const struct api_metrics_query *q,
 // Two jobs of two steps; the second has no `lr` at all, and a value that is not finite.
 struct table {
     int i;
+    int asked; // two calls of three find nothing yet
     double value[2];
     bool have[2];
 };
 static int table_next(void *self, struct api_wide_row *out) {
     struct table *t = self;
+    if (t->asked++ % 3 != 2)
+        return 2;
     if (t->i == 4)
         return 0;
     const bool second = t->i >= 2;
@@ -258,7 +262,11 @@ static int table_next(void *self, struct api_wide_row *out) {
 static int metrics_wide(void *ctx, const struct api_wide_query *q, struct api_wide_cursor *out,
                         struct api_problem *p) {
     static const char *const columns[] = {"loss", "lr"};
-    (void)ctx;
+    struct fake *f = ctx;
+    if (atomic_load(&f->mode) == FAKE_BLOCK_READS)
+        atomic_fetch_add(&f->blocked, 1);
+    while (atomic_load(&f->mode) == FAKE_BLOCK_READS)
+        usleep(1000);
     for (size_t i = 0; i < q->njobs; i++)
         if (q->jobs[i][0] != 'j')
             return api_problem_set(p, 404, "not-found", "there is no job %s", q->jobs[i]);
@@ -276,8 +284,16 @@ static int job_alerts(void *ctx, const char *id, struct api_reply *out) {
 static int events_read(void *ctx, uint64_t boot, uint64_t seq, uint64_t boot2, uint64_t seq2,
                        const char *job, int max, api_event_fn *fn, void *arg) {
     struct fake *f = ctx;
-    (void)boot2, (void)seq2, (void)job, (void)max;
+    char data[32];
+    int n = 0;
+    (void)boot2, (void)seq2, (void)job;
     f->events_asked++;
+    for (; f->stored && n < max && seq < (uint64_t)f->stored; n++) {
+        snprintf(data, sizeof data, "{\"n\":%d}", (int)++seq);
+        fn(arg, &(struct api_event){boot, seq, "state", "j1", data});
+    }
+    if (f->stored)
+        return n;
     fn(arg, &(struct api_event){boot, seq + 1, "state", "j1", "{\"state\":\"stored\"}"});
     return 1;
 }

@@ -12,8 +12,9 @@ enum fake_mode {
     FAKE_HOLD,
     FAKE_FULL,
     FAKE_DRAINING,
-    FAKE_BLOCK,     // status
-    FAKE_BLOCK_JOBS // job_create, until the mode changes
+    FAKE_BLOCK,      // status
+    FAKE_BLOCK_JOBS, // job_create, until the mode changes
+    FAKE_BLOCK_READS // metrics_wide, until the mode changes
 };
 
 struct fake {
@@ -36,6 +37,7 @@ struct fake {
     atomic_int job_step, job_ended; // of j1; ended: 0 no, 1 completed, 2 failed, 3 stopped
     uint64_t boot;
     int events_asked;
+    int stored; // events that the store has of boot 6; 0: one after each id
 };
 
 // Starts a server on a free port of 127.0.0.1 (and on a unix socket). `edit` may change the config.

@@ -235,6 +235,9 @@ def test_matrix():
             assert len(curve["series"]) == n and all(c["points"] for c in curve["series"]), curve
             picture = d.get(f"/v1/sweeps/{s['id']}.png?metric={metric}&width=500&height=300")
             assert picture.header("Content-Type") == "image/png" and png(picture.body), picture
+        for form in ("/curve", ".png"):  # spelt wrongly, and of another kind of run
+            for metric in ("fdd", "test_accuracy"):
+                problem(d.ask("GET", f"/v1/sweeps/{s['id']}{form}?metric={metric}"), 422, None, "metric", "fd, accuracy")
         assert [x["id"] for x in d.get("/v1/sweeps").json()["sweeps"]] == [s["id"]]
         problem(d.ask("DELETE", "/v1/sweeps/1?jobs=some"), 422)
         assert d.ask("DELETE", "/v1/sweeps/1?jobs=delete").status == 204

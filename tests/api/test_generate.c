@@ -345,6 +345,102 @@ static void *release_soon(void *arg) {
     return NULL;
 }
 
+// An array of the shape (rows, count) as numpy.save writes it: 0, 0.5, 1, ... Returns its size.
+static size_t make_npy(char *out, int rows, int count, bool wide) {
+    enum { HEAD = 128 };
+    memset(out, ' ', HEAD);
+    memcpy(out, "\x93NUMPY\1\0", 8);
+    out[8] = HEAD - 10;
+    out[9] = 0;
+    const int n = snprintf(out + 10, HEAD - 10,
+                           "{'descr': '<f%d', 'fortran_order': False, 'shape': (%d, %d)}",
+                           wide ? 8 : 4, rows, count);
+    out[10 + n] = ' ';
+    for (int i = 0; i < rows * count; i++) {
+        const double d = 0.5 * i;
+        const float s = (float)d;
+        if (wide)
+            memcpy(out + HEAD + 8 * (size_t)i, &d, 8);
+        else
+            memcpy(out + HEAD + 4 * (size_t)i, &s, 4);
+    }
+    return HEAD + (size_t)rows * (size_t)count * (wide ? 8 : 4);
+}
+
+// Sends noise, of which `sent` bytes, and returns the connection.
+static int send_noise(const struct fake *t, const char *query, const char *body, size_t n,
+                      size_t sent) {
+    char head[400];
+    const int fd = http_connect(t);
+    const int k = snprintf(head, sizeof head,
+                           "POST /v1/generate%s HTTP/1.1\r\nHost: localhost:%d\r\nConnection: "
+                           "close\r\nContent-Type: application/octet-stream\r\nContent-Length: "
+                           "%zu\r\n\r\n",
+                           query, t->port, n);
+    assert_int_equal(send(fd, head, (size_t)k, MSG_NOSIGNAL), k);
+    for (size_t done = 0; done < sent;) {
+        const ssize_t w = send(fd, body + done, sent - done, MSG_NOSIGNAL);
+        assert_true(w > 0);
+        done += (size_t)w;
+    }
+    return fd;
+}
+
+static void expect_answer(int fd, const char *needle) {
+    char buf[4000] = "";
+    if (!read_until(fd, buf, sizeof buf, needle, 60000))
+        fail_msg("no %s in: %s", needle, buf);
+    close(fd);
+}
+
+static void test_own_noise(void **state) {
+    (void)state;
+    char body[400];
+    const int before = atomic_load(&f.submitted);
+    atomic_store(&f.mode, FAKE_HOLD);
+    for (int wide = 0; wide < 2; wide++) {
+        const size_t n = make_npy(body, 2, 4, wide);
+        const int fd = send_noise(&f, "?checkpoint=vector", body, n, n);
+        assert_true(wait_for(&f.submitted, before + wide + 1));
+        pthread_mutex_lock(&f.mu);
+        const struct api_gen_request *q = &f.last_gen;
+        assert_int_equal(q->n, 2);
+        assert_int_equal(q->noise_count, 4);
+        for (int i = 0; i < 8; i++)
+            assert_true(q->noise[i] == 0.5f * (float)i);
+        pthread_mutex_unlock(&f.mu);
+        fake_release(&f);
+        expect_answer(fd, "HTTP/1.1 200");
+    }
+    const size_t n = make_npy(body, 2, 3, false);
+    expect_answer(send_noise(&f, "?checkpoint=vector", body, n, n), "this model takes 4");
+    assert_int_equal(atomic_load(&f.submitted), before + 2);
+    atomic_store(&f.mode, FAKE_AT_ONCE);
+}
+
+static void little_memory(struct api_config *c) {
+    c->max_held = 200000;
+}
+
+// Noise counts as long as it waits to be used, also after its request has ended.
+static void test_memory_of_noise(void **state) {
+    (void)state;
+    enum { VALUES = 30000 };
+    static char body[128 + 4 * VALUES];
+    struct fake t;
+    const size_t n = make_npy(body, 1, VALUES, false);
+    fake_start(&t, little_memory);
+    atomic_store(&t.mode, FAKE_HOLD);
+    expect_answer(send_noise(&t, "?timeout_ms=300", body, n, n), "HTTP/1.1 504");
+    assert_int_equal(atomic_load(&t.submitted), 1);
+    expect_answer(send_noise(&t, "", body, n, 0), "problem:busy"); // on the headers
+    fake_release(&t);
+    assert_int_equal(atomic_load(&t.abandoned), 1);
+    atomic_store(&t.mode, FAKE_AT_ONCE);
+    expect_answer(send_noise(&t, "", body, n, n), "HTTP/1.1 200");
+    fake_stop(&t);
+}
+
 static void test_shutdown(void **state) {
     (void)state;
     struct fake t;
@@ -393,7 +489,8 @@ int main(void) {
         cmocka_unit_test(test_size_of_answers), cmocka_unit_test(test_back_pressure),
         cmocka_unit_test(test_suspended),       cmocka_unit_test(test_deadline),
         cmocka_unit_test(test_disconnect),      cmocka_unit_test(test_half_closed),
-        cmocka_unit_test(test_unix_socket),     cmocka_unit_test(test_shutdown),
+        cmocka_unit_test(test_unix_socket),     cmocka_unit_test(test_own_noise),
+        cmocka_unit_test(test_memory_of_noise), cmocka_unit_test(test_shutdown),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -5,11 +5,19 @@
 #include "api/tokens.h"
 #include "fake.h"
 
+#include <dirent.h>
+#include <errno.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -472,6 +480,156 @@ static void test_import(void **state) {
     free(big);
 }
 
+#define OCTETS "Content-Type: application/octet-stream\r\n"
+
+static void little_memory(struct api_config *c) {
+    c->max_held = 200000;
+}
+
+// The headers of a request with a body, and as much of that as there is.
+static struct reply send_part(const struct fake *t, const char *what, const char *fields,
+                              const char *body) {
+    char *text;
+    const int n =
+        asprintf(&text, "%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n%s\r\n%s", what,
+                 t->port, fields, body);
+    struct reply r = http_raw(t, text, (size_t)n);
+    free(text);
+    return r;
+}
+
+// Bodies of all requests have one limit: decided on the headers, or while chunks come.
+static void test_memory_of_bodies(void **state) {
+    (void)state;
+    static char chunk[100100] = "186a0\r\n", small[60100] = "ea60\r\n";
+    char buf[600] = "", head[300];
+    struct fake t;
+    int status = 503;
+    fake_start(&t, little_memory);
+    const int first = http_connect(&t);
+    const int n = snprintf(head, sizeof head,
+                           "POST /generate HTTP/1.1\r\nHost: localhost:%d\r\n" OCTETS
+                           "Content-Length: 150000\r\nExpect: 100-continue\r\n\r\n",
+                           t.port);
+    assert_int_equal(write(first, head, (size_t)n), n);
+    assert_true(read_until(first, buf, sizeof buf, "100 Continue", 5000));
+    expect_problem(send_part(&t, "POST /generate", OCTETS "Content-Length: 100000\r\n", ""), 503,
+                   "busy");
+    expect_problem(send_part(&t, "POST /v1/jobs", JSON_TYPE "Content-Length: 100000\r\n", ""), 503,
+                   "busy");
+    memset(chunk + 7, 'x', 100000);
+    snprintf(chunk + 7 + 100000, 20, "\r\n0\r\n\r\n");
+    expect_problem(send_part(&t, "POST /generate", OCTETS "Transfer-Encoding: chunked\r\n", chunk),
+                   503, "busy");
+    // Small ones are always taken: 60000 bytes, of which nearly all are blanks.
+    memset(small + 6, ' ', 60000);
+    memcpy(small + 6, "{\"config\":\"digits\"}", 19);
+    snprintf(small + 6 + 60000, 20, "\r\n0\r\n\r\n");
+    expect(send_part(&t, "POST /v1/jobs", JSON_TYPE "Transfer-Encoding: chunked\r\n", small), 201);
+    close(first);
+    for (int i = 0; i < 500 && status == 503; i++) {
+        struct reply r =
+            send_part(&t, "POST /generate", OCTETS "Transfer-Encoding: chunked\r\n", chunk);
+        status = r.status;
+        reply_free(&r);
+        usleep(10000);
+    }
+    assert_int_equal(status, 422); // read, and no npy
+    fake_stop(&t);
+}
+
+static void full_disk(struct api_config *c) {
+    c->min_free = UINT64_MAX / 2;
+}
+
+static void test_disk_reserve(void **state) {
+    (void)state;
+    static const char *const length[] = {OCTETS "Content-Length: 5\r\n",
+                                         OCTETS "Transfer-Encoding: chunked\r\n"};
+    struct fake t;
+    fake_start(&t, full_disk);
+    for (int i = 0; i < 2; i++) // without the body
+        expect_problem(send_part(&t, "POST /v1/checkpoints", length[i], ""), 507, "storage");
+    expect_problem(send_part(&t, "PUT /v1/datasets/cats/upload", length[0], ""), 507, "storage");
+    fake_stop(&t);
+}
+
+// The size of the upload that a server has open; -1: there is none.
+static long long upload_size(const struct fake *t) {
+    long long size = -1;
+    char path[400];
+    struct stat st;
+    DIR *d = opendir(t->dir);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (!strncmp(e->d_name, ".upload-", 8) &&
+            snprintf(path, sizeof path, "%s/%s", t->dir, e->d_name) > 0 && !stat(path, &st))
+            size = (long long)st.st_size;
+    closedir(d);
+    return size;
+}
+
+static void expect_upload(const struct fake *t, long long size) {
+    for (int i = 0; i < 1000 && upload_size(t) != size; i++)
+        usleep(5000);
+    assert_int_equal(upload_size(t), size);
+}
+
+static void small_uploads(struct api_config *c) {
+    c->max_upload = 100000;
+}
+
+// What will not be used takes no room while its client goes on sending.
+static void test_failed_uploads(void **state) {
+    (void)state;
+    static char part[50000];
+    char head[300];
+    struct fake t;
+    struct rlimit was, low;
+    fake_start(&t, small_uploads);
+    signal(SIGXFSZ, SIG_IGN);
+    for (int full = 0; full < 2; full++) { // beyond max_upload; a file that may not grow
+        const int fd = http_connect(&t);
+        const int n = snprintf(head, sizeof head,
+                               "POST /v1/checkpoints HTTP/1.1\r\nHost: localhost:%d\r\n" OCTETS
+                               "Transfer-Encoding: chunked\r\n\r\n249f0\r\n", // 150000 bytes
+                               t.port);
+        assert_int_equal(write(fd, head, (size_t)n), n);
+        assert_int_equal(send(fd, part, 40000, MSG_NOSIGNAL), 40000);
+        expect_upload(&t, 40000);
+        getrlimit(RLIMIT_FSIZE, &was);
+        low = (struct rlimit){.rlim_cur = 45000, .rlim_max = was.rlim_max};
+        if (full)
+            setrlimit(RLIMIT_FSIZE, &low);
+        assert_int_equal(send(fd, part, 50000, MSG_NOSIGNAL), 50000);
+        if (!full)
+            assert_int_equal(send(fd, part, 20000, MSG_NOSIGNAL), 20000);
+        expect_upload(&t, 0);
+        setrlimit(RLIMIT_FSIZE, &was);
+        close(fd);
+        expect_upload(&t, -1);
+    }
+    fake_stop(&t);
+}
+
+// Several lines of a header that holds a list are one list.
+static void test_header_lines(void **state) {
+    (void)state;
+    expect(
+        http_do(&f, "GET", "/v1/jobs", "Accept: text/html\r\nAccept: application/json\r\n", NULL),
+        200);
+    expect_problem(http_do(&f, "GET", "/v1/jobs",
+                           "Accept: application/json;q=0\r\nAccept: text/html\r\n", NULL),
+                   406, "not-acceptable");
+    static const char *const tags = "If-None-Match: \"x\", \"y\"\r\nif-none-match: \"abc\"\r\n";
+    expect(http_do(&f, "GET", "/v1/samples/s1.png", tags, NULL), 304);
+    expect(
+        http_do(&f, "GET", "/v1/samples/s1.png", "If-Match: \"x\"\r\nIf-Match: \"abc\"\r\n", NULL),
+        200);
+    expect_problem(
+        http_do(&f, "GET", "/v1/samples/s1.png", "If-Match: \"x\"\r\nIf-Match: \"y\"\r\n", NULL),
+        412, "precondition");
+}
+
 static void test_datasets(void **state) {
     static const char octets[] = "Content-Type: application/octet-stream\r\n";
     (void)state;
@@ -637,6 +795,30 @@ static void test_idle_connections(void **state) {
     fake_stop(&t);
 }
 
+#ifndef __SANITIZE_THREAD__ // which has an epoll_ctl of its own
+static atomic_int late;     // removals from an epoll set that somebody else was faster with
+
+// libmicrohttpd's calls end here.
+int epoll_ctl(int ep, int op, int fd, struct epoll_event *event) {
+    if (op == EPOLL_CTL_DEL && atomic_load(&late) > 0) {
+        atomic_fetch_sub(&late, 1);
+        errno = ENOENT;
+        return -1;
+    }
+    return (int)syscall(SYS_epoll_ctl, ep, op, fd, event);
+}
+
+// The server stops while a thread of libmicrohttpd wakes: both take the listener away.
+static void test_stop_beside_a_worker(void **state) {
+    (void)state;
+    struct fake own;
+    fake_start(&own, NULL);
+    atomic_store(&late, 3);
+    fake_stop(&own);
+    assert_int_equal(atomic_load(&late), 0);
+}
+#endif
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_route),
@@ -653,12 +835,19 @@ int main(void) {
         cmocka_unit_test(test_files),
         cmocka_unit_test(test_malformed_ranges),
         cmocka_unit_test(test_import),
+        cmocka_unit_test(test_memory_of_bodies),
+        cmocka_unit_test(test_disk_reserve),
+        cmocka_unit_test(test_failed_uploads),
+        cmocka_unit_test(test_header_lines),
         cmocka_unit_test(test_metrics),
         cmocka_unit_test(test_wide),
         cmocka_unit_test(test_datasets),
         cmocka_unit_test(test_page_and_text),
         cmocka_unit_test(test_token),
         cmocka_unit_test(test_idle_connections),
+#ifndef __SANITIZE_THREAD__
+        cmocka_unit_test(test_stop_beside_a_worker),
+#endif
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

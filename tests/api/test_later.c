@@ -74,6 +74,44 @@ static void test_many_writers(void **state) {
     fake_stop(&f);
 }
 
+// Large reads keep neither the threads that serve others nor those that write.
+static void test_large_reads(void **state) {
+    enum { READS = 6, AT_WORK = 4 };
+    char text[200];
+    int done = 0;
+    (void)state;
+    fake_start(&f, NULL);
+    atomic_store(&f.mode, FAKE_BLOCK_READS);
+    for (int i = 0; i < READS; i++) {
+        fds[i] = http_connect(&f);
+        const int n = snprintf(text, sizeof text,
+                               "GET /v1/metrics.csv HTTP/1.1\r\nHost: localhost:%d\r\n"
+                               "Connection: close\r\n\r\n",
+                               f.port);
+        assert_int_equal(send(fds[i], text, (size_t)n, MSG_NOSIGNAL), n);
+    }
+    for (int i = 0; i < 5000 && atomic_load(&f.blocked) < AT_WORK; i++)
+        usleep(1000);
+    assert_int_equal(atomic_load(&f.blocked), AT_WORK);
+    for (int i = 0; i < PROBES; i++) {
+        struct reply r = http_do(&f, "GET", "/livez", "", NULL);
+        assert_int_equal(r.status, 200);
+        reply_free(&r);
+    }
+    struct reply r = http_do(&f, "POST", "/v1/jobs", "Content-Type: application/json\r\n",
+                             "{\"config\":\"digits\"}");
+    assert_int_equal(r.status, 201);
+    reply_free(&r);
+    atomic_store(&f.mode, FAKE_AT_ONCE);
+    for (int i = 0; i < READS; i++) {
+        char buf[4000] = "";
+        done += read_until(fds[i], buf, sizeof buf, "j2,\"a, \"\"b\"\"\",2,1003.000,nan,", 10000);
+        close(fds[i]);
+    }
+    assert_int_equal(done, READS);
+    fake_stop(&f);
+}
+
 static void *stop(void *arg) {
     (void)arg;
     fake_stop(&f);
@@ -101,6 +139,7 @@ static void test_stop(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_many_writers),
+                                       cmocka_unit_test(test_large_reads),
                                        cmocka_unit_test(test_stop)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -159,9 +159,36 @@ static void test_other_boot(void **state) {
     assert_null(strstr(buf, "event: gap"));
     close(fd);
     fd = open_stream("/v1/events", "9-9999"); // an id of the future
-    assert_true(read_until(fd, buf, sizeof buf, "event: gap", 60000));
+    assert_true(read_until(fd, buf, sizeof buf, "\"events\":true}", 60000));
     assert_int_equal(f.events_asked, asked + 1);
     close(fd);
+}
+
+// Out of the store page by page, up to a limit: what was left out is announced.
+static void test_long_replay(void **state) {
+    (void)state;
+    f.stored = 1700;
+    int fd = open_stream("/v1/events", "6-0");
+    assert_true(read_until(fd, buf, sizeof buf, "\"events\":false}\n\n", 60000));
+    assert_int_equal(count("event: state\ndata: {\"n\":"), 1700);
+    assert_non_null(strstr(buf, "id: 6-1700\n"));
+    assert_non_null(strstr(buf, "\"from\":\"6-0\""));
+    close(fd);
+    fd = open_stream("/v1/events", "6-1699"); // what a client has seen does not come again
+    assert_true(read_until(fd, buf, sizeof buf, "event: gap", 60000));
+    assert_int_equal(count("event: state\ndata: {\"n\":"), 1);
+    close(fd);
+    f.stored = 20001;
+    fd = open_stream("/v1/events", "6-1");
+    assert_true(read_until(fd, buf, sizeof buf, "\"events\":false}\n\n", 60000));
+    assert_int_equal(count("event: state\ndata: {\"n\":"), 20000);
+    close(fd);
+    fd = open_stream("/v1/events", "6-0");
+    assert_true(read_until(fd, buf, sizeof buf, "\"events\":true}\n\n", 60000));
+    assert_int_equal(count("event: state\ndata: {\"n\":"), 20000);
+    assert_null(strstr(buf, "id: 6-20001\n"));
+    close(fd);
+    f.stored = 0;
 }
 
 static void test_job_filter(void **state) {
@@ -322,6 +349,7 @@ int main(void) {
         cmocka_unit_test(test_other_boot),
         cmocka_unit_test(test_replay),
         cmocka_unit_test(test_reconnect_loses_nothing),
+        cmocka_unit_test(test_long_replay),
         cmocka_unit_test(test_job_filter),
         cmocka_unit_test(test_lapped_client),
         cmocka_unit_test(test_half_closed),

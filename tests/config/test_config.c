@@ -192,6 +192,8 @@ static void cross_checks(void **state) {
     refuse("{\"model\": {\"arch\": \"mlp\"}}", "model.arch mlp", "digits", NULL);
     refuse("{\"data\": {\"set\": \"toy-swiss-roll\"}, \"model\": {\"arch\": \"mlp\"}}",
            "data.classes is 10", NULL);
+    refuse("{\"features\": {\"encoder\": \"mnist-encoder\"}}", "features.encoder is mnist-encoder",
+           "features.kind is pixel", "features.kind to encoder", NULL);
     refuse("{\"features\": {\"image\": false}}", "no feature is on", NULL);
     refuse("{\"data\": {\"size\": 33}, \"model\": {\"patch\": 3}, \"features\": {\"quadrants\": "
            "true}}",
@@ -201,7 +203,16 @@ static void cross_checks(void **state) {
         "features.patch4", NULL);
     refuse("{\"loss\": {\"field\": \"kernel-l2\"}, \"train\": {\"unconditional\": 4}}",
            "train.unconditional is 4", "kernel-l2", NULL);
+    refuse("{\"loss.field\": \"kernel-l2\", \"features.rms\": 0.1}", "features.rms is 0.1",
+           "kernel-l2", NULL);
+    refuse("{\"loss.field\": \"learned\", \"loss.bias\": \"abc\"}", "loss.bias is abc",
+           "loss.field", NULL);
     struct dr_config c;
+    accept("{\"loss.field\": \"learned\", \"features.rms\": 0.1}", &c);
+    accept("{\"loss.field\": \"kernel-l2\", \"loss.bias\": \"abc\"}", &c);
+    refuse("{\"eval\": {\"patience\": 2, \"at_end\": true, \"judge\": \"judge\"}}",
+           "eval.patience is 2", "eval.every", NULL);
+    accept("{\"eval\": {\"patience\": 2, \"every\": 10, \"judge\": \"judge\"}}", &c);
     accept("{\"data\": {\"path\": \"a..b/c\"}}", &c);
     accept("{\"data\": {\"set\": \"mnist\", \"size\": 16, \"fit\": \"resize\"}}", &c);
     accept("{\"data\": {\"set\": \"toy-checkerboard\", \"classes\": 1}, \"model\": {\"arch\": "
@@ -264,6 +275,9 @@ static void fields(void **state) {
         {"{\"features\": {\"image\": false}}", "features.image"},
         {"{\"train\": {\"alpha_min\": 4}}", "train.alpha_min"},
         {"{\"train\": {\"classes\": 11}}", "train.classes"},
+        {"{\"loss.field\": \"kernel-l2\", \"features.rms\": 0.1}", "features.rms"},
+        {"{\"loss.field\": \"learned\", \"loss.bias\": \"abc\"}", "loss.bias"},
+        {"{\"eval.patience\": 2}", "eval.patience"},
         {"{", ""},
         {"[]", ""},
     };
@@ -454,6 +468,20 @@ static void kinds(void **state) {
     const char *bad = "{\"kind\": \"rgba\"}";
     assert_int_equal(dr_model_config_parse(bad, strlen(bad), "f", &m, &err), DR_ECONFIG);
     assert_string_equal(err.field, "kind");
+    // What a network makes is not a matter of opinion.
+    static const char *const other[] = {
+        "{\"size\": 1024, \"channels\": 3, \"arch\": \"mlp\", \"kind\": \"images\"}",
+        "{\"size\": 1, \"channels\": 2, \"arch\": \"mlp\", \"kind\": \"latents\"}",
+        "{\"arch\": \"driftdit\", \"kind\": \"points\"}",
+        "{\"arch\": \"lightningdit\", \"kind\": \"points\"}",
+        "{\"arch\": \"unet\", \"kind\": \"points\"}",
+    };
+    for (size_t i = 0; i < DR_COUNT(other); i++) {
+        if (dr_model_config_parse(other[i], strlen(other[i]), "f", &m, &err) != DR_ECONFIG)
+            fail_msg("accepted: %s", other[i]);
+        assert_string_equal(err.field, "model.arch");
+        assert_non_null(strstr(err.msg, ", but the kind is "));
+    }
 }
 
 // A sentence goes to terminals and into JSON, whatever the file says.
@@ -564,7 +592,7 @@ static void encoders(void **state) {
            "data.set", "needs images", NULL);
     refuse("{\"init_from\": \"../x\"}", "init_from", "relative path", NULL);
     // What `--set init_from=7` sends.
-    accept("{\"init_from\": 7, \"features\": {\"encoder\": 12, \"maps\": 2}}", &c);
+    accept("{\"init_from\":7,\"features\":{\"kind\":\"encoder\",\"encoder\":12,\"maps\":2}}", &c);
     assert_string_equal(c.init_from, "7");
     assert_string_equal(c.features.encoder, "12");
     assert_string_equal(c.features.maps, "2");

@@ -147,11 +147,15 @@ def test_set_together():
     for a, b in (pair, pair[::-1]):
         r = subprocess.run([DRIFTD, "check-config", f"{RECIPES}/digits.json", a, b], capture_output=True, text=True)
         assert r.returncode == 0 and json.loads(r.stdout)["model"]["heads"] == 5, r
+        s = subprocess.run([DRIFTD, "check-config", f"{RECIPES}/digits.json", "--set", a, f"--set={b}"], capture_output=True, text=True)
+        assert s.returncode == 0 and s.stdout == r.stdout, s
         r = Run("--set", a, "--set", b, "--set", "model.patch=4", "--set", "train.steps=1")
         assert r.end()[0] == 0, (a, r.text)
     r = Run("--set", "model.dim=100", "--set", "model.heads=3")
     status, _, err = r.end()
     assert status == 2 and "heads" in err, (status, err)
+    r = subprocess.run([DRIFTD, "check-config", f"{RECIPES}/digits.json", "--set"], capture_output=True, text=True)
+    assert r.returncode == 1 and "expected KEY=VALUE" in r.stderr, r
 
 
 def test_every_problem():

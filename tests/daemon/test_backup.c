@@ -133,6 +133,7 @@ static void what_changes_is_left_out(void **state) {
         const char *path;
         bool kept;
     } files[] = {{"datasets/uploading/" DD_DATASET_UPLOAD, false},
+                 {"datasets/uploading/" DD_DATASET_RECEIVED, false},
                  {"datasets/importing/" DD_DATASET_UPLOAD, true},
                  {"datasets/failed/" DD_DATASET_UPLOAD, true},
                  {"datasets/ready/ready.pictures", true},
@@ -154,6 +155,60 @@ static void what_changes_is_left_out(void **state) {
         if ((place_of(made, files[i].path) >= 0) != files[i].kept)
             fail_msg("%s is %sin the backup", files[i].path, files[i].kept ? "not " : "");
     json_decref(made);
+}
+
+// Each file is found by its place in the list, and there is none before and behind.
+static void files_by_their_place(void **state) {
+    (void)state;
+    char want[DD_PATH_MAX], path[DD_PATH_MAX], name[40];
+    for (int i = 0; i < 30; i++) {
+        snprintf(name, sizeof name, "samples/%d/step-%d.png", i, i * i * i);
+        add_file(name);
+    }
+    json_t *made = make(), *f;
+    size_t i, n = json_array_size(json_object_get(made, "files"));
+    assert_true(n > 30); // and the database
+    json_array_foreach(json_object_get(made, "files"), i, f) {
+        assert_int_equal(dd_backup_file(w.store, id_of(made), (int64_t)i, path, &err), 0);
+        assert_int_equal(dd_path(want, &err, "%s/backups/%s/%s", dd_store_root(w.store),
+                                 id_of(made), json_string_value(json_object_get(f, "path"))),
+                         0);
+        assert_string_equal(path, want);
+        assert_int_equal(access(path, F_OK), 0);
+    }
+    assert_int_equal(dd_backup_file(w.store, id_of(made), -1, path, &err), DR_ENOENT);
+    assert_int_equal(dd_backup_file(w.store, id_of(made), (int64_t)n, path, &err), DR_ENOENT);
+    assert_int_equal(dd_backup_file(w.store, "17-0000", 0, path, &err), DR_ENOENT);
+    assert_int_equal(dd_backup_remove(w.store, id_of(made), &err), 0);
+    assert_int_equal(dd_backup_file(w.store, id_of(made), 0, path, &err), DR_ENOENT);
+    assert_int_equal(dd_backup_remove(w.store, id_of(made), &err), DR_ENOENT);
+    json_decref(made);
+}
+
+static int use_set(sqlite3 *db, void *arg, struct dr_err *e) {
+    return dd_sql_run(db, e,
+                      "UPDATE jobs SET config=json_set(config,'$.data.set','folder','$.data.path',"
+                      "'ready'), state=?",
+                      "t", (const char *)arg);
+}
+
+// The removal itself looks for jobs: one may have come since anybody else has looked.
+static void a_set_in_use_stays(void **state) {
+    (void)state;
+    struct dd_dataset_row row;
+    struct dr_config c;
+    test_tiny(&c, 10);
+    assert_int_equal(dd_store_do(w.store, add_set, "ready", &err), 0);
+    assert_int_equal(dd_dataset_row_get(w.store, "ready", &row, &err), 0);
+    world_submit(&w, &c, 0); // no job thread runs here
+    assert_int_equal(dd_store_do(w.store, use_set, "queued", &err), 0);
+    assert_int_equal(dd_dataset_row_delete(w.store, &row, &err), DR_ECONFLICT);
+    assert_non_null(strstr(err.msg, "in use by job 1"));
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM datasets"), 1);
+    assert_int_equal(dd_store_do(w.store, use_set, "completed", &err), 0);
+    assert_int_equal(dd_dataset_row_delete(w.store, &row, &err), 0);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM datasets"), 0);
+    dd_dataset_row_free(&row);
 }
 
 static int count_backups(void) {
@@ -251,6 +306,7 @@ static void imports_and_removals_meet(void **state) {
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {T(a_lost_file_is_left_out), T(what_changes_is_left_out),
-                                       T(the_clock_goes_back), T(imports_and_removals_meet)};
+                                       T(files_by_their_place),    T(a_set_in_use_stays),
+                                       T(the_clock_goes_back),     T(imports_and_removals_meet)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,6 +8,7 @@
 #include "daemon/jobs/spike.h"
 #include "daemon/store/metric_wide.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -196,6 +197,56 @@ static void test_wide(void **state) {
     dd_wide_close(t);
 }
 
+static int open_files(void) {
+    int n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    while (d && readdir(d))
+        n++;
+    closedir(d);
+    return n;
+}
+
+// Runs that are read in many parts, metrics at different steps, and a reader that takes its time.
+static void test_long_tables(void **state) {
+    (void)state;
+    struct dr_err err = {0};
+    const int64_t a = a_job("a"), b = a_job("b");
+    insert(a, "loss", 1, 520, 1);
+    insert(a, "drift_norm", 100, 5100, 1000); // and far behind the other
+    insert(b, "drift_norm", 7, 7, 1);
+    static const int64_t tail[] = {1100, 2100, 3100, 4100, 5100};
+    struct dd_wide *t;
+    struct dd_wide_row r;
+    const int files = open_files();
+    assert_int_equal(dd_wide_open(w.store, NULL, 0, NULL, 0, 0, INT64_MAX, 0, &t, &err), 0);
+    for (int64_t step = 1; step <= 520; step++) {
+        assert_int_equal(dd_wide_next(t, &r), 1);
+        assert_true(open_files() <= files + 1); // no connection per metric (SQLite keeps one file)
+        assert_int_equal(r.job, a);
+        assert_int_equal(r.step, step);
+        assert_true(r.have[0] && r.have[1] == (step == 100));
+    }
+    for (size_t i = 0; i < DR_COUNT(tail); i++) {
+        assert_int_equal(dd_wide_next(t, &r), 1);
+        assert_int_equal(r.step, tail[i]);
+        assert_true(!r.have[0] && r.have[1] && r.value[1] == (double)(10 * a + tail[i]));
+    }
+    assert_int_equal(dd_wide_next(t, &r), 1);
+    assert_true(r.job == b && r.step == 7);
+    assert_int_equal(dd_wide_next(t, &r), 0);
+    dd_wide_close(t);
+    // A job that goes on while it is read.
+    assert_int_equal(dd_wide_open(w.store, &b, 1, NULL, 0, 0, INT64_MAX, 0, &t, &err), 0);
+    assert_int_equal(dd_wide_next(t, &r), 1);
+    insert(b, "drift_norm", 8, 9, 1);
+    for (int64_t step = 8; step <= 9; step++) {
+        assert_int_equal(dd_wide_next(t, &r), 1);
+        assert_int_equal(r.step, step);
+    }
+    assert_int_equal(dd_wide_next(t, &r), 0);
+    dd_wide_close(t);
+}
+
 static void test_alerts(void **state) {
     (void)state;
     struct dr_err err = {0};
@@ -269,7 +320,8 @@ static void test_field(void **state) {
 
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-    const struct CMUnitTest tests[] = {T(test_changed), T(test_lists), T(test_wide),
-                                       T(test_alerts),  T(test_spike), T(test_field)};
+    const struct CMUnitTest tests[] = {T(test_changed),     T(test_lists),  T(test_wide),
+                                       T(test_long_tables), T(test_alerts), T(test_spike),
+                                       T(test_field)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -68,7 +68,28 @@ static void shown_by_kind(void **state) {
     assert_true(f.width == 256 && f.height == 256);
 }
 
+// Whatever the size of the images, their picture can be written and takes little memory.
+static void large_images_are_fewer(void **state) {
+    (void)state;
+    const struct dd_grid_shape small = dd_grid_shape(10, 8, 28 * 28, 28),
+                               large = dd_grid_shape(16, 8, 3 << 20, 1024);
+    assert_true(small.rows == 10 && small.columns == 8 && small.scale == 2);
+    assert_true(large.rows == 16 && large.columns == 1 && large.scale == 1);
+    for (int64_t side = 1; side <= 1024; side++)
+        for (int64_t channels = 1; channels <= 4; channels++)
+            for (int64_t columns = 1; columns <= 64; columns *= 2) {
+                const int64_t one = channels * side * side;
+                const struct dd_grid_shape g = dd_grid_shape(16, columns, one, side);
+                const int64_t w = g.columns * (channels * side * g.scale + GAP),
+                              h = g.rows * (side * g.scale + GAP);
+                assert_true(g.rows >= 1 && g.columns >= 1 && g.rows <= 16 && g.columns <= columns);
+                assert_true(g.rows * g.columns * one <= 1 << 26);
+                assert_true(w <= 1000000 && h <= 1000000 && w * h <= 1 << 30); // image.c's limits
+            }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(shown_by_kind)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(shown_by_kind),
+                                       cmocka_unit_test(large_images_are_fewer)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

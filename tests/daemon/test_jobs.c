@@ -83,6 +83,8 @@ static void test_remove_active(void **state) {
     assert_non_null(strstr(err.msg, "checkpoint 1 of job 1 is activated"));
     assert_int_equal(world_count(&w, "SELECT count(*) FROM checkpoints WHERE state='ok'"), 2);
     assert_int_equal(dd_jobs_remove(w.jobs, other, &err), 0);
+    assert_int_equal(dd_ckpt_activate(w.store, 2, &err), DR_EGONE); // and what was promoted stays
+    assert_int_equal(dd_ckpt_active(w.store), 1);
     assert_int_equal(dd_ckpt_activate(w.store, 0, &err), 0);
     assert_int_equal(dd_jobs_remove(w.jobs, id, &err), 0);
 }
@@ -207,6 +209,35 @@ static void test_disk_full(void **state) {
 }
 
 // Decay of lr * wd = 4 a step multiplies the matrices by -3 each time: they overflow soon.
+static int sql(sqlite3 *db, void *arg, struct dr_err *e) {
+    return dd_sql_run(db, e, arg, "");
+}
+
+// The last checkpoint's file has found room and its row has not: the job has not completed, and
+// resuming it takes the file in.
+static void test_unrecorded(void **state) {
+    (void)state;
+    static char no_rows[] = "CREATE TRIGGER full BEFORE INSERT ON checkpoints WHEN NEW.step=40"
+                            " BEGIN SELECT RAISE(FAIL, 'no room'); END",
+                room_again[] = "DROP TRIGGER full";
+    struct dr_config c;
+    test_tiny(&c, 40);
+    assert_int_equal(dd_store_do(w.store, sql, no_rows, &err), 0);
+    int64_t id = world_submit(&w, &c, 0);
+    start();
+    world_wait(&w, id, "failed");
+    assert_int_equal(
+        world_count(&w, "SELECT count(*) FROM jobs WHERE error LIKE '%last checkpoint%'"), 1);
+    assert_int_equal(
+        world_count(&w, "SELECT count(*) FROM events WHERE type='alert' AND data LIKE '%no room%'"),
+        1);
+    assert_int_equal(dd_store_do(w.store, sql, room_again, &err), 0);
+    assert_int_equal(dd_jobs_action(w.jobs, id, DD_JOB_RESUME, &err), 0);
+    world_wait(&w, id, "completed");
+    assert_int_equal(
+        world_count(&w, "SELECT count(*) FROM checkpoints WHERE step=40 AND state='ok'"), 1);
+}
+
 static void test_nonfinite(void **state) {
     (void)state;
     struct dr_config c, ok;
@@ -370,6 +401,7 @@ int main(void) {
                                        T(test_stop_pause_resume),
                                        T(test_shutdown_and_torn),
                                        T(test_disk_full),
+                                       T(test_unrecorded),
                                        T(test_nonfinite),
                                        T(test_collapse),
                                        T(test_bad_data),

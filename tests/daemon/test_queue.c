@@ -60,7 +60,8 @@ static int repeat(const char *init_from, const char *body, int64_t *id, bool *re
 
 static int make_old(sqlite3 *db, void *arg, struct dr_err *e) {
     (void)arg;
-    return dd_sql_run(db, e, "UPDATE meta SET value='1' WHERE key LIKE '%night-1'", "");
+    int rc = dd_sql_run(db, e, "UPDATE meta SET value='1' WHERE key LIKE '%night-1'", "");
+    return rc ? rc : dd_sql_run(db, e, "UPDATE idempotency SET created_us=1", "");
 }
 
 static void a_key_is_one_job(void **state) {
@@ -84,9 +85,14 @@ static void a_key_is_one_job(void **state) {
         assert_int_equal(world_count(&w, "SELECT count(*) FROM jobs"), 1);
         reopen();
     }
-    assert_int_equal(dd_store_do(w.store, make_old, NULL, &err), 0);
-    assert_int_equal(repeat("", "body", &b, &replayed), 0);
-    assert_false(replayed);
+    for (int i = 0; i < 2; i++) { // a week later: also where the job is still there
+        assert_int_equal(dd_store_do(w.store, make_old, NULL, &err), 0);
+        assert_int_equal(repeat("", i ? "another" : "body", &b, &replayed), 0);
+        assert_false(replayed);
+    }
+    assert_int_equal(repeat("", "another", &a, &replayed), 0);
+    assert_true(replayed);
+    assert_int_equal(a, b);
 }
 
 // --- references ---
@@ -138,6 +144,25 @@ static void a_generator_is_no_encoder(void **state) {
     assert_int_equal(world_count(&w, "SELECT count(*) FROM jobs"), 1);
 }
 
+// The metric that says which checkpoint is the best is one that evaluations have.
+static void the_best_is_measured(void **state) {
+    (void)state;
+#define EVERY(more) "{\"eval\": {\"every\": 2, \"judge\": \"checkpoint:9\", \"n\": 100, " more "}}"
+    refuse(EVERY("\"best\": \"fdd\""), "eval.best", "did you mean");
+    refuse(EVERY("\"best\": \"fid\""), "eval.best", "needs eval.inception; that is empty");
+    refuse(EVERY("\"best\": \"kid\", \"metrics\": \"fd,accuracy\""), "eval.best", "not among");
+    refuse("{\"data.classes\": 0, \"train.classes\": 0, \"eval\": {\"at_end\": true, \"judge\":"
+           " \"checkpoint:9\", \"n\": 100, \"best\": \"diversity\"}}",
+           "eval.best", "not among");
+    refuse(EVERY("\"patience\": 2, \"metrics\": \"kid\""), "eval.patience", "have neither");
+    // Further on than that:
+    refuse(EVERY("\"best\": \"kid\", \"metrics\": \"fd,kid\""), "eval.judge", "no checkpoint 9");
+    refuse(EVERY("\"best\": \"accuracy\""), "eval.judge", "no checkpoint 9");
+    refuse(EVERY("\"patience\": 2, \"best\": \"kid\", \"metrics\": \"kid\""), "eval.judge",
+           "no checkpoint 9");
+    refuse(EVERY("\"metrics\": \"kid\""), "eval.judge", "no checkpoint 9");
+}
+
 // A file below the data directory; config NULL: of text.
 static void add_file(const char *name, const char *config) {
     char path[DD_PATH_MAX];
@@ -185,7 +210,7 @@ static void weights_to_start_from_have_a_size(void **state) {
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {T(a_key_is_one_job), T(a_generator_is_no_encoder),
-                                       T(inception_is_looked_at),
+                                       T(the_best_is_measured), T(inception_is_looked_at),
                                        T(weights_to_start_from_have_a_size)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -397,8 +397,10 @@ static void add_ckpt(int64_t job, int64_t step, const char *name, const char *ki
 
 static int set_states(sqlite3 *db, void *arg, struct dr_err *err) {
     (void)arg;
-    return dd_sql_run(
-        db, err, "UPDATE jobs SET state=CASE id WHEN 1 THEN 'completed' ELSE 'paused' END", "");
+    return dd_sql_run(db, err,
+                      "UPDATE jobs SET state=CASE id WHEN 1 THEN 'completed' WHEN 2 THEN 'paused' "
+                      "ELSE 'stopped' END",
+                      "");
 }
 
 static int64_t kept(const char *which) {
@@ -412,7 +414,7 @@ static void test_disk_budget(void **state) {
     (void)state;
     struct dr_err err = {0};
     struct dd_disk_stats now;
-    const int64_t ended = a_job(), paused = a_job();
+    const int64_t ended = a_job(), paused = a_job(), stopped = a_job();
     assert_int_equal(dd_store_do(w.store, set_states, NULL, &err), 0);
     add_ckpt(paused, 1, "", "train");    // 1: of a job that may go on
     add_ckpt(ended, 1, "", "train");     // 2: activated below
@@ -446,13 +448,16 @@ static void test_disk_budget(void **state) {
     assert_int_equal(kept(oldest), 0);
     assert_int_equal(kept("id<=4"), 4);
 
+    add_ckpt(stopped, 40, "", "train");    // goes: the job would go on from the next one
+    add_ckpt(stopped, 41, "", "train");    // which therefore stays
+    add_ckpt(ended, 42, "", "train");      // the newest generator
     add_ckpt(ended, 30, "", "encoder");    // newer, but never served: the newest generator stays
     add_ckpt(0, 31, "", "encoder");        // imported
     d = dd_disk_new(w.store, w.events, 1); // cannot be met
     dd_disk_look(d);
     dd_disk_stop(d);
-    assert_int_equal(kept("1"), 6);
-    assert_int_equal(kept("id<=4 OR step=23 OR step=31"), 6);
+    assert_int_equal(kept("1"), 7);
+    assert_int_equal(kept("id<=4 OR step IN (31,41,42)"), 7);
     assert_int_equal(
         world_count(&w, "SELECT count(*) FROM events WHERE data LIKE '%no checkpoint%'"), 1);
     char path[600];

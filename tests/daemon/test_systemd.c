@@ -159,6 +159,21 @@ static void drain(const char *stopped) {
     setsockopt(notify_fd, SOL_SOCKET, SO_RCVTIMEO, &old, sizeof old);
 }
 
+// A job's name is text: its lines do not tell the manager anything.
+static void test_name_of_many_lines(void **state) {
+    (void)state;
+    manager(false);
+    setenv("WATCHDOG_USEC", "200000", 1);
+    daemon_start(&d, NULL);
+    wait_message("READY=1");
+    daemon_expect(&d, "POST", "/v1/jobs",
+                  "{\"config\": \"long\", \"overrides\": {\"name\": \"x\\nSTOPPING=1\"}}", 201,
+                  NULL);
+    wait_message("STATUS=training x STOPPING=1");
+    assert_false(has("STOPPING=1"));
+    assert_int_equal(daemon_end(&d, SIGTERM), 0);
+}
+
 // The watchdog is fed while every thread makes progress and no longer: one after the other is
 // stopped until there are no pings, and let go.
 static void test_watchdog_starves(void **state) {
@@ -291,8 +306,9 @@ int main(int argc, char **argv) {
         return 2;
     d.binary = argv[1];
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-    const struct CMUnitTest tests[] = {T(test_notify_path),           T(test_notify_abstract),
-                                       T(test_foreign_watchdog),      T(test_watchdog_starves),
-                                       T(test_credential_and_reload), T(test_sockets)};
+    const struct CMUnitTest tests[] = {
+        T(test_notify_path),      T(test_notify_abstract),  T(test_name_of_many_lines),
+        T(test_foreign_watchdog), T(test_watchdog_starves), T(test_credential_and_reload),
+        T(test_sockets)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,6 +11,7 @@
 #include <ftw.h>
 #include <png.h>
 #include <sys/stat.h>
+#include <zlib.h>
 #if DR_HAVE_JPEG
 #include <jpeglib.h>
 #endif
@@ -77,6 +78,23 @@ static inline struct made make_png(int64_t w, int64_t h, int type, int bits, boo
     png_destroy_write_struct(&png, &info);
     free(rows);
     free(row);
+    return m;
+}
+
+// The same with a chunk more: after all others, or before the pixels (not of a palette).
+static inline struct made with_chunk(struct made m, bool last, const char *name, const void *p,
+                                     size_t n) {
+    enum { HEAD = 33, END = 12 }; // signature and IHDR; IEND
+    const size_t at = last ? m.n - END : HEAD;
+    m.p = realloc(m.p, m.n + n + 12);
+    assert_non_null(m.p);
+    uint8_t *to = m.p + at;
+    memmove(to + n + 12, to, m.n - at);
+    png_save_uint_32(to, (uint32_t)n);
+    memcpy(to + 4, name, 4);
+    memcpy(to + 8, p, n);
+    png_save_uint_32(to + 8 + n, (uint32_t)crc32(0, to + 4, (unsigned)n + 4));
+    m.n += n + 12;
     return m;
 }
 

@@ -124,6 +124,36 @@ static void bombs(void **state) {
     free(zeros);
 }
 
+// A name may be a MiB long, and an archive of a MiB may hold a thousand of them.
+static void names_have_a_limit(void **state) {
+    (void)state;
+    static char name[6000] = "a/";
+    tree_clear();
+    memset(name + 2, 'n', sizeof name - 3);
+    memcpy(name + 4095, "\xc3\xa4", 2); // a character across the place where it is cut
+    struct archive *a = new_archive("names-utf8.tar");
+    add_level(a, "a/1.png", 1);
+    add_level(a, name, 2);
+    add(a, name, AE_IFDIR, NULL, NULL, 0);
+    add_level(a, "a/2.png", 3);
+    finish(a);
+    struct dr_import_options o = options();
+    import_ok("names-utf8.tar", &o);
+    assert_true(report.train == 2 && report.skipped == 2 && report.nnote == 0);
+    for (int i = 0; i < 2; i++) {
+        assert_true(strlen(report.skip[i].name) <= 4096);
+        assert_non_null(strstr(report.skip[i].reason, "longer than a path may be"));
+    }
+    o.max_names = 15;
+    import_fails("names-utf8.tar", &o, DR_EINVAL, "are longer than 15 bytes together");
+    o.max_names = 16;
+    import_ok("names-utf8.tar", &o);
+    put_made("tree/a/1.png", make_flat(10, 10, 1, 1, 1));
+    import_ok("tree", &o);
+    o.max_names = 9; // those of folders as well
+    import_fails("tree", &o, DR_EINVAL, "are longer than 9 bytes together");
+}
+
 // The library knows more wrappings than the documents name, among them programs that it starts.
 static void other_wrappings(void **state) {
     (void)state;
@@ -565,6 +595,7 @@ int main(void) {
         cmocka_unit_test(hostile_entries),
         cmocka_unit_test(truncated_archives),
         cmocka_unit_test(bombs),
+        cmocka_unit_test(names_have_a_limit),
         cmocka_unit_test(other_wrappings),
         cmocka_unit_test(many_classes),
         cmocka_unit_test(canceled_within_a_batch),

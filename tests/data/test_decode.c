@@ -4,7 +4,6 @@
 
 #include <math.h>
 #include <sys/resource.h>
-#include <zlib.h>
 
 #include "engine/io/picture.h"
 #include "engine/io/resize.h"
@@ -112,18 +111,50 @@ static void put32(uint8_t *p, uint32_t v) {
         p[i] = (uint8_t)(v >> (24 - 8 * i));
 }
 
+static long peak(void) { // memory of the process, in KiB
+    struct rusage now;
+    getrusage(RUSAGE_SELF, &now);
+    return now.ru_maxrss;
+}
+
 // One row of half a thousand million pixels, in a few bytes: refused before libpng has taken
 // gigabytes for it.
 static void one_endless_row(void **state) {
     (void)state;
-    struct rusage before, after;
     struct made m = make_png(20, 1, PNG_COLOR_TYPE_RGB_ALPHA, 16, false);
     put32(m.p + 16, 1u << 29); // the width in IHDR, and the chunk's sum
     put32(m.p + 29, (uint32_t)crc32(0, m.p + 12, 17));
-    getrusage(RUSAGE_SELF, &before);
+    const long before = peak();
     expect_failure(m, &plain, DR_EINVAL, "536870912x1 pixels of this kind need more memory");
-    getrusage(RUSAGE_SELF, &after);
-    assert_true(after.ru_maxrss - before.ru_maxrss < 100 << 10); // KiB
+    assert_true(peak() - before < 100 << 10);
+}
+
+// Texts of half a GiB in as many KiB, in front of one pixel.
+static void texts_are_passed_over(void **state) {
+    (void)state;
+    enum { EACH = 8 << 20, TEXTS = 64, NAME = 3 }; // bytes; "k", the end of it, the method
+    uLongf n = compressBound(EACH);
+    uint8_t *all = malloc(EACH), *text = calloc(NAME + n, 1);
+    memset(all, 'a', EACH);
+    text[0] = 'k';
+    assert_int_equal(compress2(text + NAME, &n, all, EACH, 9), Z_OK);
+    struct made m = make_png(1, 1, PNG_COLOR_TYPE_GRAY, 8, false);
+    for (int i = 0; i < TEXTS; i++)
+        m = with_chunk(m, false, "zTXt", text, NAME + n);
+    const long before = peak();
+    struct dr_picture p = decode(m, &plain);
+    assert_true(p.w == 1 && p.h == 1 && peak() - before < 64 << 10);
+    dr_picture_free(&p);
+    free(all);
+    free(text);
+    // What says which pixels are transparent is no text.
+    p = decode(
+        with_chunk(make_png(20, 12, PNG_COLOR_TYPE_GRAY, 8, false), false, "tRNS", "\0\50", 2),
+        &plain);
+    assert_int_equal(p.c, 3);
+    expect_quadrant(&p, 0, 10, 20, 30, 0);
+    expect_quadrant(&p, 2, 200, 200, 200, 0);
+    dr_picture_free(&p);
 }
 
 static void what_is_no_picture(void **state) {
@@ -229,10 +260,32 @@ static void webp_memory(void **state) {
 }
 #endif
 
+// Turned to the right.
+static const uint8_t intel[] = {'I', 'I', 42, 0, 8, 0, 0, 0, 1, 0, 0x12, 1, 3,
+                                0,   1,   0,  0, 0, 6, 0, 0, 0, 0, 0,    0, 0};
+
+// The chunk may stand before the pixels or after them; one that is damaged says nothing.
+static void exif_of_png(void **state) {
+    (void)state;
+    for (int last = 0; last < 2; last++)
+        for (int interlaced = 0; interlaced < 2; interlaced++) {
+            struct made m = with_chunk(make_png(64, 32, PNG_COLOR_TYPE_RGB, 8, interlaced), last,
+                                       "eXIf", intel, sizeof intel);
+            struct made bad = made_of(m.p, m.n);
+            struct dr_picture p = decode(m, &plain);
+            assert_true(p.w == 32 && p.h == 64);
+            expect_quadrant(&p, 0, 0, 0, 255, 0);
+            expect_quadrant(&p, 1, 255, 0, 0, 0);
+            dr_picture_free(&p);
+            bad.p[(last ? bad.n - 12 : 33 + sizeof intel + 12) - 1] ^= 1; // its checksum
+            p = decode(bad, &plain);
+            assert_true(p.w == 64 && p.h == 32);
+            dr_picture_free(&p);
+        }
+}
+
 static void exif_is_not_trusted(void **state) {
     (void)state;
-    const uint8_t intel[] = {'I', 'I', 42, 0, 8, 0, 0, 0, 1, 0, 0x12, 1, 3,
-                             0,   1,   0,  0, 0, 6, 0, 0, 0, 0, 0,    0, 0};
     assert_int_equal(dr_exif_orientation(intel, sizeof intel), 6);
     assert_int_equal(dr_exif_orientation(intel, 20), 1); // the entry is cut
     uint8_t far[sizeof intel];
@@ -312,12 +365,65 @@ static void resampling_of_bytes(void **state) {
     assert_int_equal(dr_resize_u8(in, 0, 2, 3, 12, DR_FILTER_BOX, out, 4, 4, NULL), DR_EINVAL);
 }
 
+// Every byte of old imports comes from these operations in their order.
+static void bytes_of_resampling(void **state) {
+    (void)state;
+    static const struct {
+        enum dr_filter filter;
+        int h, w, c, oh, ow;
+        uint32_t sum;
+    } t[] = {
+        {DR_FILTER_BICUBIC, 37, 23, 3, 8, 8, 0x69d7b418},
+        {DR_FILTER_BICUBIC, 9, 11, 1, 64, 40, 0x8a977f1b},
+        {DR_FILTER_BICUBIC, 500, 3, 4, 16, 16, 0x2422b8e1},
+        {DR_FILTER_TRIANGLE, 64, 48, 3, 31, 7, 0x68646997},
+        {DR_FILTER_TRIANGLE, 5, 5, 2, 12, 3, 0x0e1b3d37},
+        {DR_FILTER_BOX, 33, 20, 3, 10, 45, 0xb420cb53},
+        {DR_FILTER_BOX, 1, 1, 1, 4, 4, 0x758d6336},
+    };
+    for (size_t k = 0; k < DR_COUNT(t); k++) {
+        const size_t n = (size_t)(t[k].h * t[k].w * t[k].c),
+                     m = (size_t)(t[k].oh * t[k].ow * t[k].c);
+        uint8_t *in = malloc(n);
+        float *out = malloc(m * sizeof *out);
+        for (size_t i = 0; i < n; i++)
+            in[i] = (uint8_t)(i * 2654435761u >> 13);
+        assert_int_equal(dr_resize_real(in, t[k].h, t[k].w, t[k].c, t[k].w * t[k].c, t[k].filter,
+                                        out, t[k].oh, t[k].ow, NULL),
+                         0);
+        const uint32_t sum = (uint32_t)crc32(0, (const uint8_t *)out, (unsigned)(m * sizeof *out));
+        if (sum != t[k].sum)
+            fail_msg("case %d has the sum 0x%08x", (int)k, sum);
+        free(in);
+        free(out);
+    }
+}
+
+// What is held follows the result, not the longer side of the picture.
+static void long_sides_take_little(void **state) {
+    (void)state;
+    static const int side[][4] = {{1 << 20, 4, 32, 32}, {4, 1 << 21, 32, 32}, {1 << 20, 2, 1, 1}};
+    float out[32 * 32];
+    for (size_t k = 0; k < DR_COUNT(side); k++) {
+        const int h = side[k][0], w = side[k][1], oh = side[k][2], ow = side[k][3];
+        uint8_t *in = malloc((size_t)h * (size_t)w);
+        memset(in, 77, (size_t)h * (size_t)w);
+        const long before = peak();
+        assert_int_equal(dr_resize_real(in, h, w, 1, w, DR_FILTER_BICUBIC, out, oh, ow, NULL), 0);
+        assert_true(peak() - before < 16 << 10);
+        for (int i = 0; i < oh * ow; i++)
+            assert_true(fabsf(out[i] - 77) < 1e-3f);
+        free(in);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(png_kinds),
         cmocka_unit_test(large_png_is_averaged_down),
         cmocka_unit_test(limits_hold),
         cmocka_unit_test(one_endless_row),
+        cmocka_unit_test(texts_are_passed_over),
         cmocka_unit_test(what_is_no_picture),
 #if DR_HAVE_JPEG
         cmocka_unit_test(jpeg_kinds),
@@ -328,9 +434,12 @@ int main(void) {
         cmocka_unit_test(webp_alpha),
         cmocka_unit_test(webp_memory),
 #endif
+        cmocka_unit_test(exif_of_png),
         cmocka_unit_test(exif_is_not_trusted),
         cmocka_unit_test(bicubic_is_antialiased),
         cmocka_unit_test(resampling_of_bytes),
+        cmocka_unit_test(bytes_of_resampling),
+        cmocka_unit_test(long_sides_take_little),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,6 +8,8 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include "engine/io/picture.h"
+
 static struct dr_dataset *open_out(bool test) {
     struct dr_dataset *d;
     struct dr_err err = {0};
@@ -245,6 +247,40 @@ static void bad_files(void **state) {
     o.fit = DR_FIT_PAD;
     import_ok("set", &o);
     expect_skip("a/wrong.jpg", "50x50 pixels do not fit into 8x8 by padding");
+}
+
+// The bytes of a file for whose pixels there is no memory; 0: there is for all.
+static size_t hungry;
+
+int __real_dr_picture_decode(const uint8_t *p, size_t n, const struct dr_picture_options *o,
+                             struct dr_picture *out, struct dr_err *err);
+int __wrap_dr_picture_decode(const uint8_t *p, size_t n, const struct dr_picture_options *o,
+                             struct dr_picture *out, struct dr_err *err);
+int __wrap_dr_picture_decode(const uint8_t *p, size_t n, const struct dr_picture_options *o,
+                             struct dr_picture *out, struct dr_err *err) {
+    if (!hungry || n != hungry)
+        return __real_dr_picture_decode(p, n, o, out, err);
+    *out = (struct dr_picture){0};
+    return dr_fail(err, DR_ENOMEM, "no memory for a picture");
+}
+
+// One picture that is too large for this machine does not cost the others.
+static void one_without_memory(void **state) {
+    (void)state;
+    tree_clear();
+    struct made m = make_png(50, 40, PNG_COLOR_TYPE_RGB, 8, false);
+    hungry = m.n;
+    put_level("set/a/1.png", 1);
+    put_made("set/a/2.png", m);
+    put_level("set/a/3.png", 3);
+    struct dr_import_options o = options();
+    import_ok("set", &o);
+    assert_true(report.train == 2 && report.skipped == 1);
+    expect_skip("a/2.png", "no memory for a picture");
+    o.refuse_bad = true;
+    unlink(at("out.pictures"));
+    import_fails("set", &o, DR_EFORMAT, "a/2.png: no memory for a picture");
+    hungry = 0;
 }
 
 static void nothing_to_read(void **state) {
@@ -543,6 +579,7 @@ int main(void) {
         cmocka_unit_test(folders_among_pictures),
         cmocka_unit_test(share_for_testing),
         cmocka_unit_test(bad_files),
+        cmocka_unit_test(one_without_memory),
         cmocka_unit_test(nothing_to_read),
         cmocka_unit_test(twenty_thousand_squared),
         cmocka_unit_test(fits),

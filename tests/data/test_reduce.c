@@ -30,11 +30,11 @@ static uint8_t *scene(int64_t w, int64_t h) {
     return rgb;
 }
 
-static struct made as_png(const uint8_t *rgb, int64_t w, int64_t h) {
+static struct made as_png(const uint8_t *rgb, int64_t w, int64_t h, uint32_t format) {
     png_image image = {.version = PNG_IMAGE_VERSION,
                        .width = (uint32_t)w,
                        .height = (uint32_t)h,
-                       .format = PNG_FORMAT_RGB,
+                       .format = format,
                        .flags = PNG_IMAGE_FLAG_FAST};
     png_alloc_size_t n = PNG_IMAGE_PNG_SIZE_MAX(image);
     struct made m = {.p = malloc(n)};
@@ -86,7 +86,7 @@ static void png_is_alike(void **state) {
     (void)state;
     for (size_t k = 0; k < DR_COUNT(sides); k++) {
         uint8_t *rgb = scene(sides[k][0], sides[k][1]);
-        expect_alike("PNG", as_png(rgb, sides[k][0], sides[k][1]), sides[k][2]);
+        expect_alike("PNG", as_png(rgb, sides[k][0], sides[k][1], PNG_FORMAT_RGB), sides[k][2]);
         free(rgb);
     }
 }
@@ -118,6 +118,63 @@ static void webp_is_alike(void **state) {
         }
         free(rgb);
     }
+}
+
+// A light disc on transparent black: [h,w,4].
+static uint8_t *disc(int w, int h) {
+    uint8_t *rgba = calloc((size_t)(w * h), 4);
+    for (int i = 0; i < w * h; i++) {
+        const int x = 2 * (i % w) - w, y = 2 * (i / w) - h, r = DR_MIN(w, h) * 4 / 5;
+        if (x * x + y * y < r * r) {
+            memset(rgba + 4 * i, 200, 3);
+            rgba[4 * i + 3] = 255;
+        }
+    }
+    return rgba;
+}
+
+// Lossy, with the colours under what is transparent.
+static struct made lossy_webp(const uint8_t *rgba, int w, int h) {
+    WebPConfig cfg;
+    WebPPicture pic;
+    WebPMemoryWriter to;
+    assert_true(WebPConfigInit(&cfg) && WebPPictureInit(&pic));
+    WebPMemoryWriterInit(&to);
+    cfg.quality = 95;
+    cfg.exact = 1;
+    pic.width = w;
+    pic.height = h;
+    pic.writer = WebPMemoryWrite;
+    pic.custom_ptr = &to;
+    assert_true(WebPPictureImportRGBA(&pic, rgba, 4 * w) && WebPEncode(&cfg, &pic));
+    struct made m = made_of(to.mem, to.size);
+    WebPMemoryWriterClear(&to);
+    WebPPictureFree(&pic);
+    return m;
+}
+
+// Colours that are hidden do not show at the edges, however the picture is stored.
+static void hidden_colours_stay_hidden(void **state) {
+    (void)state;
+    enum { W = 320, H = 240, SIZE = 16, N = 3 * SIZE * SIZE };
+    const struct dr_import_options o = {
+        .size = SIZE, .channels = 3, .fit = DR_FIT_CROP, .background = {255, 255, 255}};
+    struct dr_picture_options reduced = plain;
+    uint8_t *rgba = disc(W, H), out[2][N];
+    reduced.side = SIZE;
+    for (int webp = 0; webp < 2; webp++) {
+        struct made m = webp ? lossy_webp(rgba, W, H) : as_png(rgba, W, H, PNG_FORMAT_RGBA);
+        struct dr_picture p;
+        struct dr_err err = {0};
+        assert_int_equal(dr_picture_decode(m.p, m.n, &reduced, &p, &err), 0);
+        assert_int_equal(import_fit(&o, &p, out[webp], &err), 0);
+        dr_picture_free(&p);
+        free(m.p);
+    }
+    const double db = likeness(out[0], out[1], N);
+    if (db < 45)
+        fail_msg("%.1f dB", db);
+    free(rgba);
 }
 #endif
 
@@ -179,6 +236,7 @@ int main(void) {
 #endif
 #if DR_HAVE_WEBP
         cmocka_unit_test(webp_is_alike),
+        cmocka_unit_test(hidden_colours_stay_hidden),
 #endif
         cmocka_unit_test(large_blocks_stay_white),
         cmocka_unit_test(turned_boxes),

@@ -79,22 +79,30 @@ static struct dr_eval_config config(int64_t n) {
     return c;
 }
 
-static struct dr_eval_ref *open_ref(const struct dr_eval_config *c) {
+static struct dr_eval_ref *ref_of(const struct dr_eval_config *c, const struct dr_dataset *train,
+                                  const struct dr_dataset *test) {
     const struct dr_eval_judge judge = {.snap = w.judge};
     struct dr_eval_ref *r;
     struct dr_err err = {0};
-    must(dr_eval_ref_create(w.judging.be, c, &judge, w.judging.data, w.test, &r, &err), &err);
+    must(dr_eval_ref_create(w.judging.be, c, &judge, train, test, &r, &err), &err);
     return r;
 }
 
-static struct dr_eval_ref *full_ref(const struct dr_eval_config *c) {
-    struct dr_eval_ref *r = open_ref(c);
+static struct dr_eval_ref *open_ref(const struct dr_eval_config *c) {
+    return ref_of(c, w.judging.data, w.test);
+}
+
+static struct dr_eval_ref *finish(struct dr_eval_ref *r) {
     struct dr_err err = {0};
     bool done = false;
     while (!done)
         must(dr_eval_ref_advance(r, 1, &done, &err), &err);
     assert_true(dr_eval_ref_progress(r) == 1);
     return r;
+}
+
+static struct dr_eval_ref *full_ref(const struct dr_eval_config *c) {
+    return finish(open_ref(c));
 }
 
 static struct dr_eval_source *generated(int64_t n) {
@@ -350,6 +358,70 @@ static void without_a_test_split(void **state) {
     dr_eval_ref_free(r);
 }
 
+// `nn` of the first n images of a set, where there is no test split. `path`: the reference is saved
+// on the way and taken up again.
+static double nearest_of(const struct dr_dataset *d, int64_t n, const char *path) {
+    struct dr_eval_config c = config(n);
+    struct dr_eval_source *s;
+    struct dr_err err = {0};
+    bool done;
+    c.metrics = 1u << DR_EVAL_NN | 1u << DR_EVAL_ACCURACY;
+    struct dr_eval_ref *r = ref_of(&c, w.judging.data, NULL);
+    for (int i = 0; i < 12 && path; i++)
+        must(dr_eval_ref_advance(r, 0, &done, &err), &err);
+    if (path) {
+        must(dr_eval_ref_save(r, path, &err), &err);
+        dr_eval_ref_free(r);
+        r = ref_of(&c, w.judging.data, NULL);
+        must(dr_eval_ref_restore(r, path, &err), &err);
+        unlink(path);
+    }
+    finish(r);
+    must(dr_eval_source_dataset(d, n, &s, &err), &err);
+    const struct found f = evaluate(s, r);
+    assert_true(f.metric[DR_EVAL_NN].floor == 1);
+    dr_eval_source_free(s);
+    dr_eval_ref_free(r);
+    return f.metric[DR_EVAL_NN].value;
+}
+
+// Without a test split the training images are those of both halves, and a real that is held out
+// does not find itself.
+static void the_nearest_is_sought_in_both_halves(void **state) {
+    (void)state;
+    const int64_t all = w.judging.data->n, tested = w.test->n;
+    const double copied = nearest_of(w.judging.data, all, NULL),
+                 other = nearest_of(w.test, tested, NULL);
+    print_message("nn: training images %g, others %g\n", copied, other);
+    assert_true(copied < 1e-3);
+    assert_true(other > .7 && other < 1.4);
+    assert_true(nearest_of(w.test, tested, scratch_path("eval-halves.safetensors")) == other);
+}
+
+// A set of pictures has one fingerprint with its labels and without.
+static void ignored_labels_are_another_reference(void **state) {
+    (void)state;
+    struct dr_dataset plain = *w.judging.data;
+    struct dr_eval_config c = config(100);
+    struct dr_eval_source *s[2];
+    struct dr_err err = {0};
+    int64_t start[2] = {0, plain.n};
+    c.metrics = 1u << DR_EVAL_FD;
+    plain.classes = 1;
+    plain.class_start = start;
+    plain.label = calloc((size_t)plain.n, sizeof *plain.label);
+    struct dr_eval_ref *r = ref_of(&c, w.judging.data, NULL), *q = ref_of(&c, &plain, NULL);
+    assert_string_not_equal(dr_eval_ref_key(r), dr_eval_ref_key(q));
+    must(dr_eval_source_dataset(w.judging.data, 0, &s[0], &err), &err);
+    must(dr_eval_source_dataset(&plain, 0, &s[1], &err), &err);
+    assert_string_not_equal(s[0]->key, s[1]->key);
+    dr_eval_source_free(s[0]);
+    dr_eval_source_free(s[1]);
+    dr_eval_ref_free(r);
+    dr_eval_ref_free(q);
+    free(plain.label);
+}
+
 #define VALUE(f, m) found[FAULT_##f].metric[DR_EVAL_##m].value
 #define FLOOR(m) found[FAULT_NONE].metric[DR_EVAL_##m].floor
 static void metrics_notice_faults(void **state) {
@@ -394,6 +466,8 @@ int main(void) {
         cmocka_unit_test(a_state_of_others_is_refused),
         cmocka_unit_test(wrong_inputs_are_named),
         cmocka_unit_test(without_a_test_split),
+        cmocka_unit_test(the_nearest_is_sought_in_both_halves),
+        cmocka_unit_test(ignored_labels_are_another_reference),
         cmocka_unit_test(metrics_notice_faults),
     };
     return cmocka_run_group_tests(tests, open_world, close_world);

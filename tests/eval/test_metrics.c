@@ -197,6 +197,27 @@ static void bits_depend_on_rows_alone(void **state) {
     free(y);
 }
 
+// A row's nearest but itself is the first of its neighbours; rows beyond those searched have none
+// of their own among them.
+static void a_row_is_not_its_own_neighbour(void **state) {
+    (void)state;
+    enum { N = 700, SOME = 600, D = 5 };
+    real *x = cloud(N, D, 3);
+    double squares[N], near_to[N], all[N];
+    struct dr_err err = {0};
+    must(dr_nearest_others(x, N, D, 1, squares, &err), &err);
+    must(dr_nearest_but_own(x, SOME, x, N, D, near_to, &err), &err);
+    for (int i = 0; i < SOME; i++)
+        assert_true(near_to[i] == sqrt(squares[i]));
+    must(dr_nearest_rows(x, N, x, SOME, D, all, &err), &err);
+    must(dr_nearest_but_own(x, N, x, SOME, D, near_to, &err), &err);
+    for (int i = 0; i < N; i++)
+        assert_true(i < SOME ? all[i] == 0 && near_to[i] > 0 : near_to[i] == all[i]);
+    must(dr_nearest_but_own(x, 2, x, 1, D, near_to, &err), &err);
+    assert_true(isinf(near_to[0]) && isfinite(near_to[1]));
+    free(x);
+}
+
 // The spread of `kid` over other samples at the same reals, over the error that it gives itself.
 static double spread_over_error(real shift) {
     enum { SETS = 40, N = 256, REALS = 1000, D = 8 };
@@ -328,6 +349,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(pairs_agree),
         cmocka_unit_test(score_agrees),
         cmocka_unit_test(bits_depend_on_rows_alone),
+        cmocka_unit_test(a_row_is_not_its_own_neighbour),
         cmocka_unit_test(an_error_is_that_of_other_samples),
         cmocka_unit_test(moments_come_back),
         cmocka_unit_test(a_line_takes_the_bias_away),

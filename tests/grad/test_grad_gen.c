@@ -196,6 +196,7 @@ static void every_element_lightningdit(void **state) {
 static void every_element_mlp(void **state) {
     (void)state;
     struct dr_model_config m = smallest(DR_ARCH_MLP);
+    m.kind = DR_KIND_POINTS;
     m.depth = 3;
     check_config(&m, true);
 }

@@ -207,6 +207,92 @@ static void vectors_agree_with_plain_loops(void **state) {
     close_fixture(&t);
 }
 
+// A kind whose one map is the image, taken as if its channels came last.
+static int create_cells(const struct dr_feature_config *cfg, struct dr_map_dim image,
+                        struct dr_features *f, void **impl, struct dr_err *err) {
+    (void)cfg, (void)impl, (void)err;
+    image.last = true;
+    dr_features_add(f, dr_features_add_map(f, image), DR_POOL_CELLS, 2, 1, "cells");
+    return 0;
+}
+
+// Cells of 2x2 on odd sides: those at the edge are means of what they hold, and a value's gradient
+// is its share of its cell's.
+static void check_odd_cells(int64_t h, int64_t w) {
+    static const struct dr_feature_kind kind = {.name = "cells", .create = create_cells};
+    enum { CH = 3, MOST = G * N * 5 * 5 * CH };
+    const struct dr_feature_config cfg = {.rms_gain = 1};
+    const int64_t rows = (h + 1) / 2, cols = (w + 1) / 2, T = rows * cols;
+    real *x = test_normals(4, MOST, 0.2, 1), *weights = test_normals(5, MOST, 0, 1);
+    real out[MOST], dx[MOST];
+    double want[MOST] = {0}, gradient[MOST];
+    struct dr_maps m = {0}, dm;
+    struct dr_features *f;
+    struct dr_err err = {0};
+    struct rig r;
+    rig_open(&r, 1);
+    if (dr_features_create_as(&kind, &cfg, (struct dr_map_dim){CH, h, w, false}, &f, &err))
+        fail_msg("%s", err.msg);
+    assert_int_equal(dr_features_dim(f, 0).locations, T);
+    for (int64_t i = 0; i < G * N * h * w * CH; i++) {
+        const int64_t k = i % CH, col = i / CH % w, row = i / CH / w % h, n = i / CH / w / h;
+        const int64_t cell = row / 2 * cols + col / 2,
+                      at = ((n / N * T + cell) * N + n % N) * CH + k;
+        const double share =
+            1.0 / (double)(DR_MIN(2, h - row / 2 * 2) * DR_MIN(2, w - col / 2 * 2));
+        want[at] += share * (double)x[i];
+        gradient[i] = share * (double)weights[at];
+    }
+    dr_features_extract(&r.cx, f, NULL, x, G, N, &m);
+    dr_features_vectors(&r.cx, f, 0, &m, true, out, NULL);
+    assert_true(ref_nmse(out, want, G * N * T * CH) < 1e-9);
+    dr_features_zero_gradients(&r.cx, f, &m, dx, &dm);
+    dr_features_vectors_backward(&r.cx, f, 0, &m, out, NULL, weights, &dm);
+    assert_true(ref_nmse(dx, gradient, G * N * h * w * CH) < 1e-9);
+    dr_features_free(f);
+    rig_close(&r);
+    free(x), free(weights);
+}
+
+static void odd_sides_have_cells_too(void **state) {
+    (void)state;
+    check_odd_cells(5, 5);
+    check_odd_cells(5, 4);
+    check_odd_cells(4, 3);
+}
+
+// features.grid is a bound, whatever divides the side of a map.
+static void a_grid_is_not_exceeded(void **state) {
+    (void)state;
+    for (int64_t side = 2; side <= 14; side++)
+        for (int64_t grid = 1; grid <= 8; grid++) {
+            struct dr_feature_config cfg = config_of("stage1");
+            char json[200];
+            struct dr_net *net;
+            struct dr_features *f;
+            struct dr_err err = {0};
+            snprintf(json, sizeof json,
+                     "{\"arch\": \"resnet\", \"size\": %d, \"channels\": 2, \"width\": 4,"
+                     " \"groups\": 2, \"blocks\": [1, 1]}",
+                     (int)side);
+            cfg.grid = grid;
+            if (dr_net_parse(json, strlen(json), NULL, &net, &err) ||
+                dr_features_create_on(&dr_feature_encoder, &cfg,
+                                      (struct dr_map_dim){2, side, side, false},
+                                      &(struct dr_feature_net){.net = net}, &f, &err))
+                fail_msg("%s", err.msg);
+            const struct dr_feature_dim d = dr_features_dim(f, 0);
+            const bool some = !strcmp(d.name, "stage1.locations");
+            assert_true(some || side > grid); // what fits is taken whole
+            assert_true(!some || d.locations <= grid * grid);
+            assert_true(some || side > 2 * grid || side == 2);
+            if (side == 7 && grid == 4)
+                assert_int_equal(d.locations, 16);
+            dr_features_free(f);
+            dr_net_free(net);
+        }
+}
+
 static void a_configuration_turns_features_on(void **state) {
     (void)state;
     struct fixture t;
@@ -248,6 +334,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_pool_has_its_gradient),
         cmocka_unit_test(vectors_agree_with_plain_loops),
+        cmocka_unit_test(odd_sides_have_cells_too),
+        cmocka_unit_test(a_grid_is_not_exceeded),
         cmocka_unit_test(a_configuration_turns_features_on),
         cmocka_unit_test(maps_that_are_not_there),
     };

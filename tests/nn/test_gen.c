@@ -114,6 +114,7 @@ static void batch_invariance(void **state) {
     m[3].arch = DR_ARCH_LIGHTNINGDIT;
     m[3].dim = 24;
     m[4].arch = DR_ARCH_MLP;
+    m[4].kind = DR_KIND_POINTS;
     m[4].dim = 33;
     m[4].depth = 3;
     for (size_t i = 0; i < DR_COUNT(m); i++) {
@@ -247,7 +248,9 @@ static void refusals(void **state) {
          "hidden width");
     WITH(m.arch = 7, "model.arch");
     WITH((m.label_dropout = 0.1, m.null_class = false), "model.null_class");
-    WITH((m.arch = DR_ARCH_MLP, m.depth = 0), "model.depth");
+    WITH((m.arch = DR_ARCH_MLP, m.kind = DR_KIND_POINTS, m.depth = 0), "model.depth");
+    WITH(m.arch = DR_ARCH_MLP, "model.arch is mlp");
+    WITH(m.kind = DR_KIND_POINTS, "but the kind is points");
 #undef WITH
 }
 

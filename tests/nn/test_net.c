@@ -68,6 +68,12 @@ static void is_described(void **state) {
     assert_non_null(strstr(err.msg, "driftdit"));
     assert_int_equal(dr_net_parse("{", 1, "f", &other, &err), DR_ECONFIG);
     assert_null(other);
+    // Readers of samples go by the kind, so a file cannot choose it against its network.
+    static const char shown[] =
+        "{\"arch\":\"mlp\",\"size\":1024,\"channels\":3,\"kind\":\"images\"}";
+    assert_int_equal(dr_net_parse(shown, strlen(shown), "f", &other, &err), DR_ECONFIG);
+    assert_null(other);
+    assert_non_null(strstr(err.msg, "model.arch is mlp, which makes points"));
     dr_net_free(a);
     dr_net_free(b);
     dr_net_free(net);

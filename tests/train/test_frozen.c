@@ -62,6 +62,49 @@ static void kept_features_change_nothing(void **state) {
     }
 }
 
+// A step in which ops fail leaves nothing behind: after a load the same losses follow.
+static int (*sound_wait)(struct dr_backend *, int, struct dr_err *);
+static int failing_wait(struct dr_backend *be, int which, struct dr_err *err) {
+    sound_wait(be, which, NULL);
+    return dr_fail(err, DR_EDEVICE, "the device has failed");
+}
+static void failing_stats(struct dr_backend *be, const struct dr_patch_stats_fwd_args *a) {
+    (void)be;
+    const int64_t n = a->b * (a->h / a->p) * (a->w / a->p) * 2 * a->c;
+    for (int64_t i = 0; i < n; i++)
+        a->out[i] = 7;
+}
+
+static void a_step_that_fails_keeps_no_features(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err = {0};
+    struct dr_metrics m;
+    struct run r;
+    double want[4], got[4];
+    char path[512];
+    const struct dr_trainer_parts parts = {.encoder = encoder};
+    snprintf(path, sizeof path, "%s", scratch_path("frozen-failed.safetensors"));
+    configure(&c, NULL);
+    losses_of(&c, 4, want);
+    run_open_of(&r, &c, &parts);
+    run_save(&r, path);
+    sound_wait = r.be->wait;
+    void (*const sound_stats)(struct dr_backend *, const struct dr_patch_stats_fwd_args *) =
+        r.be->op.patch_stats_fwd;
+    r.be->wait = failing_wait;
+    r.be->op.patch_stats_fwd = failing_stats;
+    assert_int_equal(dr_trainer_step(r.t, &m, &err), DR_EDEVICE);
+    r.be->wait = sound_wait;
+    r.be->op.patch_stats_fwd = sound_stats;
+    if (dr_trainer_load(r.t, path, &err))
+        fail_msg("%s", err.msg);
+    run_steps(&r, 4, got);
+    assert_memory_equal(got, want, sizeof want);
+    run_close(&r);
+    unlink(path);
+}
+
 static int warnings_about_memory;
 
 static void count_warnings(enum dr_log_level level, const char *line) {
@@ -232,6 +275,7 @@ static void wrong_files_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kept_features_change_nothing),
+        cmocka_unit_test(a_step_that_fails_keeps_no_features),
         cmocka_unit_test(too_little_memory_keeps_nothing),
         cmocka_unit_test(activations_again_change_nothing),
         cmocka_unit_test(it_learns),

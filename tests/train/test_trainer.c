@@ -242,6 +242,28 @@ static void metrics_have_names(void **state) {
     run_close(&r);
 }
 
+// A class whose reals are all alike has no ratio to be averaged; without any class nothing is
+// measured.
+static void alike_reals_have_no_spread(void **state) {
+    (void)state;
+    for (int all = 0; all < 2; all++) {
+        struct dr_config c;
+        struct run r;
+        config_of(&c, tiny_digits);
+        run_open(&r, &c);
+        const int64_t row = (int64_t)dr_dataset_row_bytes(r.data);
+        uint8_t *pixels = (uint8_t *)(uintptr_t)r.data->pixels; // the test's own copy of the set
+        for (int64_t i = 0; i < r.data->n; i++)
+            if (all || !r.data->label[i])
+                memset(pixels + i * row, 0, (size_t)row);
+        const struct dr_metrics m = run_steps(&r, 3, NULL); // spread_every is 3
+        assert_true(isfinite(m.spread) == !all && isfinite(m.spread_min) == !all);
+        assert_true(isfinite(dr_metric(r.t, &m, "spread")) == !all);
+        assert_true(all || (m.spread_min > 0 && m.spread_min <= m.spread));
+        run_close(&r);
+    }
+}
+
 static void bf16_follows_fp32(void **state) {
     (void)state;
     struct dr_config c;
@@ -409,6 +431,7 @@ int main(void) {
         cmocka_unit_test(checkpoint_serves_the_same_samples),
         cmocka_unit_test(non_finite_stops_and_keeps_the_weights),
         cmocka_unit_test(metrics_have_names),
+        cmocka_unit_test(alike_reals_have_no_spread),
         cmocka_unit_test(bf16_follows_fp32),
         cmocka_unit_test(losses_of_features_are_joined),
         cmocka_unit_test(options_of_the_field_train),

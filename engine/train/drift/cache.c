@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static int64_t width(const struct drift *t, int f) {
     const struct dr_feature_dim d = dr_features_dim(t->features, f);
@@ -79,8 +80,15 @@ void drift_cache_rows(const struct drift *t, const struct drift_inputs *in) {
     }
 }
 
-// Which of the step's reals are not there yet, each once; returns how many. The dry run has to
-// reckon with all of them.
+// After a step that failed, in which any op may not have run: what it was to store may be anything.
+void drift_cache_forget(struct drift *t) {
+    if (t->cache.on)
+        memset(t->cache.have, 0, (size_t)(t->reals.data->n * t->cache.variants));
+}
+
+// Which of the step's reals are not there yet, each once; returns how many. They count as there
+// from now on: no step follows one that failed before they are forgotten. The dry run has to reckon
+// with all of them.
 static int64_t find_missing(struct drift *t, const struct dr_ctx *cx) {
     struct drift_cache *c = &t->cache;
     const int64_t *rows = drift_device(t)->cached, all = t->nclass * t->P + t->U;

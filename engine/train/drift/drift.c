@@ -317,6 +317,7 @@ const struct dr_objective dr_objective_drift = {
     .destroy = destroy,
     .groups = groups,
     .metrics = drift_metrics,
+    .reports = drift_reports,
     .report_count = report_count,
     .batch = batch,
     .cut = cut,

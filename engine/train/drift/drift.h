@@ -131,6 +131,7 @@ void drift_encoder_close(struct drift_encoder *e);
 // cache.c
 int drift_cache_open(struct drift *t, struct dr_err *err); // leaves it off where it does not pay
 void drift_cache_close(struct drift *t);
+void drift_cache_forget(struct drift *t);
 void drift_cache_rows(const struct drift *t, const struct drift_inputs *in); // fills in->cached
 // Extracts those of t->pos and t->unc that are not there yet.
 void drift_cache_fill(struct drift *t, struct dr_ctx *cx, const struct dr_weights *w);
@@ -149,6 +150,7 @@ void drift_learn(struct drift *t, struct dr_ctx *cx, const struct dr_step *s,
                  const struct dr_maps *gen, const struct dr_maps *pos);
 // metrics.c
 const struct dr_metric_def *drift_metrics(const void *o, int *n);
+const struct dr_metric_def *drift_reports(const struct dr_config *cfg, int *n);
 void drift_read(void *o, int slot, const real *report, bool ok, struct dr_metrics *m);
 // spread.c: within-class spread of generated over real images, mean and worst class. False: the
 // data set could not be read.

@@ -133,15 +133,26 @@ static int operators(const struct drift *t) {
     return DR_MIN(dr_features_count(t->features), OPERATORS);
 }
 
-const struct dr_metric_def *drift_metrics(const void *o, int *n) {
-    const struct drift *t = o;
-    const bool learns = t->field->params_each;
-    if (drift_learns_features(t)) {
-        *n = BESIDE_NORM0 + drift_count(t);
+// Of a step whose features' encoder learns, or whose field does with so many operators.
+static const struct dr_metric_def *rows(bool encoder_learns, bool field_learns, int drifts,
+                                        int noperators, int *n) {
+    if (encoder_learns) {
+        *n = BESIDE_NORM0 + drifts;
         return beside;
     }
-    *n = learns ? GRADIENT0 + operators(t) : NORM0 + drift_count(t);
-    return learns ? learned : defs;
+    *n = field_learns ? GRADIENT0 + noperators : NORM0 + drifts;
+    return field_learns ? learned : defs;
+}
+
+const struct dr_metric_def *drift_metrics(const void *o, int *n) {
+    const struct drift *t = o;
+    return rows(drift_learns_features(t), t->field->params_each, drift_count(t), operators(t), n);
+}
+
+const struct dr_metric_def *drift_reports(const struct dr_config *cfg, int *n) {
+    const struct dr_field_def *field = dr_field(cfg->loss.field);
+    return rows(dr_feature_kind(cfg->features.kind)->learns, field->params_each,
+                dr_field_drifts(field, &cfg->loss), OPERATORS, n);
 }
 
 static void read_field(const struct drift *t, const real *report, struct dr_metrics *m) {
@@ -195,6 +206,8 @@ void drift_read(void *o, int slot, const real *report, bool ok, struct dr_metric
         read_encoder(t, report, m);
     else if (t->field->params_each)
         read_field(t, report, m);
+    if (!ok)
+        drift_cache_forget(t);
     if (!ok || !t->slot[slot].spread)
         return;
     if (!drift_spread(t, slot, m))

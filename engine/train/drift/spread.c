@@ -1,5 +1,6 @@
 // Within-class spread: the mean pairwise distance of the generated images of a class over that of
 // its reals in the same step. 1 is ideal, near 0 is collapse (method.md 9, `diversity`, in pixels).
+// A class whose reals of the step are all alike has no ratio, and is left out.
 #include "engine/train/drift/drift.h"
 
 #include <math.h>
@@ -30,16 +31,21 @@ bool drift_spread(struct drift *t, int slot, struct dr_metrics *m) {
         clamp_pixels(x, t->B * t->image);
     const int64_t reals = DR_MIN(t->P, DR_MAX(t->N, 32));
     double sum = 0, worst = INFINITY;
+    int64_t n = 0;
     for (int64_t c = 0; c < t->nclass; c++) {
         if (dr_dataset_reals(t->reals.data, ids + c * t->P, reals, t->real_rows, NULL))
             return false;
-        double gen = mean_distance(x + c * t->N * t->image, t->N, t->image);
-        double real_ = mean_distance(t->real_rows, reals, t->image);
-        double ratio = real_ > 0 ? gen / real_ : NAN;
+        const double ratio = mean_distance(x + c * t->N * t->image, t->N, t->image) /
+                             mean_distance(t->real_rows, reals, t->image);
+        if (!isfinite(ratio))
+            continue;
         sum += ratio;
         worst = fmin(worst, ratio);
+        n++;
     }
-    m->spread = sum / (double)t->nclass;
+    if (!n)
+        return false;
+    m->spread = sum / (double)n;
     m->spread_min = worst;
     return true;
 }

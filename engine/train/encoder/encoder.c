@@ -152,8 +152,8 @@ static const struct dr_metric_def both_defs[] = {
     {"autoencode_loss", "", "mean square error of the masked pixels", DR_METRIC_LOG},
     PROBE_ROW};
 
-static const struct dr_metric_def *metrics(const void *o, int *n) {
-    switch (((const struct encoder *)o)->cfg->encoder.objective) {
+static const struct dr_metric_def *reports(const struct dr_config *cfg, int *n) {
+    switch (cfg->encoder.objective) {
     case DR_ENCODER_CLASSIFY:
         *n = DR_COUNT(classify_defs);
         return classify_defs;
@@ -164,6 +164,10 @@ static const struct dr_metric_def *metrics(const void *o, int *n) {
         *n = DR_COUNT(both_defs);
         return both_defs;
     }
+}
+
+static const struct dr_metric_def *metrics(const void *o, int *n) {
+    return reports(((const struct encoder *)o)->cfg, n);
 }
 
 static int64_t report_count(const void *o) {
@@ -212,6 +216,7 @@ static struct dr_snapshot *snapshot(const void *o, real *w, int64_t step) {
                                                      .destroy = destroy,                           \
                                                      .groups = groups,                             \
                                                      .metrics = metrics,                           \
+                                                     .reports = reports,                           \
                                                      .report_count = report_count,                 \
                                                      .batch = batch,                               \
                                                      .cut = cut,                                   \
