@@ -107,6 +107,16 @@ int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *e
     return 0;
 }
 
+int dd_sync_folder(const char *path, struct dr_err *err) {
+    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = fd < 0 || fsync(fd)
+                 ? dr_fail(err, DR_EIO, "cannot write %s: %s", path, strerror(errno))
+                 : 0;
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
 int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a FIFO must not hang us
     struct stat st;

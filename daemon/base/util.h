@@ -17,6 +17,7 @@ int dd_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *held, int64_t until_n
 // Room for any path that the kernel takes: a buffer of this size never cuts one that could be
 // opened.
 enum { DD_PATH_MAX = PATH_MAX };
+enum { DD_MIN_FREE = 64 << 20 }; // bytes of disk that uploads and imports leave alone
 // snprintf for paths: DR_EINVAL, and nothing cut in silence, when it does not fit.
 int dd_path(char out[DD_PATH_MAX], struct dr_err *err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
@@ -26,6 +27,8 @@ int dd_mkdirs(const char *path, struct dr_err *err);
 int dd_mkdir_for(const char *path, struct dr_err *err);
 // Writes a whole file atomically (temporary name, fsync, rename). DR_ENOSPC when the disk is full.
 int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *err);
+// Makes the names in a folder durable. DR_EIO names it.
+int dd_sync_folder(const char *path, struct dr_err *err);
 // Reads a whole file into malloc'd, NUL-terminated memory; refuses more than max bytes.
 int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err);
 // A whole decimal number within [lo, hi]; NULL and anything else: false.

@@ -9,8 +9,6 @@
 #define DD_DATASET_UPLOAD "upload.archive"
 #define DD_DATASET_RECEIVED "upload.received"
 
-enum { DD_DATASET_MIN_FREE = 64 << 20 }; // bytes of disk that uploads and imports leave alone
-
 struct dd_datasets {
     struct dd_datasets_env env;
     char root[DD_PATH_MAX]; // STATE_DIR/datasets
@@ -89,7 +87,7 @@ int dd_dataset_path(const struct dd_datasets *d, const char *name, const char *f
 int dd_dataset_file(const struct dd_datasets *d, const char *name, char out[DD_PATH_MAX],
                     struct dr_err *err);
 int64_t dd_file_size(const char *path); // -1: there is none
-// DR_ENOSPC with a sentence unless `bytes` more fit and DD_DATASET_MIN_FREE is left. For imports:
+// DR_ENOSPC with a sentence unless `bytes` more fit and DD_MIN_FREE is left. For imports:
 // ask while they write, as nobody knows beforehand what a source comes to.
 int dd_dataset_room(const struct dd_datasets *d, int64_t bytes, struct dr_err *err);
 // Bytes of an upload that have been acknowledged, or may be.
@@ -100,7 +98,6 @@ int dd_upload_add(const struct dd_datasets *d, const char *name, const char *par
                   struct dr_err *err);
 // Cuts off what a killed process has left behind the upload's end: nothing more will come.
 int dd_upload_complete(const struct dd_datasets *d, const char *name, struct dr_err *err);
-int dd_sync_folder(const char *path, struct dr_err *err); // makes its entries durable
 void dd_remove_tree(const char *path);
 // The real path of a file or folder below the roots. DR_EINVAL names no path that lies elsewhere.
 int dd_dataset_confine(const struct dd_datasets *d, const char *path, char out[DD_PATH_MAX],

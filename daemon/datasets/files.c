@@ -34,14 +34,14 @@ int dd_dataset_room(const struct dd_datasets *d, int64_t bytes, struct dr_err *e
     struct statvfs v;
     if (statvfs(d->root, &v))
         return 0; // writing will tell
-    const int64_t left = (int64_t)(v.f_bavail * v.f_frsize) - DD_DATASET_MIN_FREE;
+    const int64_t left = (int64_t)(v.f_bavail * v.f_frsize) - DD_MIN_FREE;
     if (left >= bytes)
         return 0;
     return dr_fail(err, DR_ENOSPC,
                    "the disk is full: %lld MiB more are needed in %.200s, %lld MiB may be used (%d "
                    "MiB stay free); remove data sets or checkpoints",
                    (long long)(bytes >> 20) + 1, d->root, (long long)(left < 0 ? 0 : left >> 20),
-                   DD_DATASET_MIN_FREE >> 20);
+                   DD_MIN_FREE >> 20);
 }
 
 // --- uploads ---
@@ -51,16 +51,6 @@ static int add_failed(struct dr_err *err) {
     const bool full = e == ENOSPC || e == EDQUOT || e == EFBIG;
     return dr_fail(err, full ? DR_ENOSPC : DR_EIO, "%s: %s",
                    full ? "the disk is full" : "the upload cannot be stored", strerror(e));
-}
-
-int dd_sync_folder(const char *path, struct dr_err *err) {
-    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int rc = fd < 0 || fsync(fd)
-                 ? dr_fail(err, DR_EIO, "cannot write %s: %s", path, strerror(errno))
-                 : 0;
-    if (fd >= 0)
-        close(fd);
-    return rc;
 }
 
 static int copy(int from, int to, struct dr_err *err) {

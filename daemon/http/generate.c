@@ -48,12 +48,6 @@ static void attach_names(struct dd_models *models, json_t *a, struct api_model *
     out->release = release_names;
 }
 
-// What dr_gen_noise_count returns for the network of a configuration.
-static size_t noise_count(const struct dr_model_config *m) {
-    const bool vector = m->noise == DR_NOISE_LATENT || dr_arch_needs(m->arch) & DR_ARCH_POINTS;
-    return (size_t)(vector ? m->latent_dim : m->channels * m->size * m->size);
-}
-
 static void fill_model(struct dd *d, const struct dr_model_config *m, struct api_model *out) {
     out->classes = (int)m->classes;
     out->cfg_min = 0;
@@ -63,7 +57,7 @@ static void fill_model(struct dd *d, const struct dr_model_config *m, struct api
     out->width = out->height = (int)m->size;
     out->channels = (int)m->channels;
     out->two_pass = m->null_class;
-    out->noise_count = noise_count(m);
+    out->noise_count = (size_t)dr_gen_noise_of(m);
 }
 
 // The problem of a checkpoint that cannot be served.

@@ -15,7 +15,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-enum { STORE_STALL_S = 20, MIN_FREE_BYTES = 64 << 20 };
+enum { STORE_STALL_S = 20 };
 
 static int64_t disk_free(const struct dd *d) {
     struct statvfs v;
@@ -135,7 +135,7 @@ int dd_glue_ready(void *ctx, struct api_reply *out) {
     struct dd *d = ctx;
     int64_t now = dd_now_ns(), free_bytes = disk_free(d);
     bool store = now - dd_store_beat_ns(d->store) < (int64_t)STORE_STALL_S * 1000000000;
-    bool disk = free_bytes < 0 || free_bytes >= MIN_FREE_BYTES;
+    bool disk = free_bytes < 0 || free_bytes >= DD_MIN_FREE;
     struct dd_batcher_stats s;
     dd_batcher_stats(d->batcher, &s);
     bool engine = s.beat_ns == INT64_MAX || now - s.beat_ns < (int64_t)60 * 1000000000;

@@ -105,14 +105,6 @@ static void name_source(struct dr_err *err, const char *part, const char *shown)
     snprintf(err->msg, sizeof err->msg, "%.200s%.300s", shown, rest);
 }
 
-static int sync_folder(const char *dir) {
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int rc = fd < 0 ? -1 : fsync(fd);
-    if (fd >= 0)
-        close(fd);
-    return rc;
-}
-
 // Held while a file and its row change together: a removal of the same bytes would otherwise take
 // the file of an import that has its place already and its row not yet.
 static pthread_mutex_t files_and_rows = PTHREAD_MUTEX_INITIALIZER;
@@ -121,7 +113,7 @@ static pthread_mutex_t files_and_rows = PTHREAD_MUTEX_INITIALIZER;
 // one.
 static int place(struct dd_store *s, struct import *m, const char *dir, struct dd_ckpt_row *out,
                  struct dr_err *err) {
-    if (rename(m->part, out->path) || sync_folder(dir))
+    if (rename(m->part, out->path) || dd_sync_folder(dir, err))
         return dr_fail(err, DR_EIO, "cannot store %s: %s", m->shown, strerror(errno));
     m->part[0] = 0;
     struct dd_ckpt_row known = {0};

@@ -160,6 +160,7 @@ static int start_http(struct dd *d, struct dd_listeners *l, struct dr_err *err) 
                            .max_per_address = (int)d->opt.max_per_address,
                            .max_sse = (int)d->opt.max_sse,
                            .max_upload = (uint64_t)d->opt.max_upload_mb << 20,
+                           .min_free = DD_MIN_FREE,
                            .header_timeout_ms = (int)d->opt.header_timeout_ms,
                            .body_timeout_ms = (int)d->opt.body_timeout_ms,
                            .send_timeout_ms = (int)d->opt.send_timeout_ms};

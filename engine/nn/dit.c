@@ -149,7 +149,7 @@ static int build(struct dr_net *net, const struct dr_form *form, struct dr_err *
     net->outputs = 1;
     net->output[0] = (struct dr_net_shape){m->channels, m->size, m->size};
     strcpy(net->output_name[0], "image");
-    net->input = m->noise == DR_NOISE_LATENT ? m->latent_dim : m->channels * m->size * m->size;
+    net->input = dr_gen_noise_of(m);
     net->tables = table_reals(k);
     net->saved_bytes = sizeof(struct saved) + (size_t)m->depth * sizeof(struct dr_block_saved);
     return 0;

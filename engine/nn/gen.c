@@ -65,6 +65,10 @@ const struct dr_model_config *dr_gen_config(const struct dr_net *net) {
 int64_t dr_gen_noise_count(const struct dr_net *net) {
     return net->input;
 }
+int64_t dr_gen_noise_of(const struct dr_model_config *m) {
+    const bool vector = m->noise == DR_NOISE_LATENT || dr_arch_needs(m->arch) & DR_ARCH_POINTS;
+    return vector ? m->latent_dim : m->channels * m->size * m->size;
+}
 int64_t dr_gen_style_count(const struct dr_net *net) {
     return dr_gen_config(net)->style_tokens;
 }

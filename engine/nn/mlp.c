@@ -50,7 +50,7 @@ static int build(struct dr_net *net, struct dr_err *err) {
     net->outputs = 1;
     net->output[0] = (struct dr_net_shape){two, 1, 1};
     strcpy(net->output_name[0], "image");
-    net->input = m->latent_dim;
+    net->input = dr_gen_noise_of(m);
     net->saved_bytes = sizeof(struct saved) + (size_t)m->depth * sizeof(real *);
     return 0;
 }

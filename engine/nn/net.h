@@ -59,10 +59,11 @@ bool dr_net_learns(const struct dr_net *net);
 
 // NULL unless `net` is a generator. The others are for generators only.
 const struct dr_model_config *dr_gen_config(const struct dr_net *net);
-int64_t dr_gen_noise_count(const struct dr_net *net); // reals of noise per sample
-int64_t dr_gen_style_count(const struct dr_net *net); // style indices per sample, 0: none
-int64_t dr_gen_image_count(const struct dr_net *net); // C*H*W (2 for points)
-int dr_gen_null_class(const struct dr_net *net);      // index of the null class, -1: none
+int64_t dr_gen_noise_count(const struct dr_net *net);     // reals of noise per sample
+int64_t dr_gen_noise_of(const struct dr_model_config *m); // the same before there is a network
+int64_t dr_gen_style_count(const struct dr_net *net);     // style indices per sample, 0: none
+int64_t dr_gen_image_count(const struct dr_net *net);     // C*H*W (2 for points)
+int dr_gen_null_class(const struct dr_net *net);          // index of the null class, -1: none
 
 // Which outputs of an encoder a list names, into chosen: `all` (or nothing), or some by their names
 // or numbers with commas, from 1, below 0 from the end. ECONFIG at features.maps for one that it

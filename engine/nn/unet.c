@@ -195,7 +195,7 @@ static int build(struct dr_net *net, struct dr_err *err) {
     net->outputs = 1;
     net->output[0] = (struct dr_net_shape){m->channels, m->size, m->size};
     strcpy(net->output_name[0], "image");
-    net->input = k->latent.w >= 0 ? m->latent_dim : m->channels * m->size * m->size;
+    net->input = dr_gen_noise_of(m);
     net->saved_bytes =
         sizeof(struct saved) + (size_t)k->nsteps * sizeof((struct saved *)0)->step[0];
     return 0;
