@@ -283,6 +283,7 @@ struct api_dataset_create {
     const char *path;      // of the server, to be confined by the daemon; NULL: to be uploaded
     const char *source;    // of an upload: what it is, in the client's words; or NULL
     const json_t *options; // borrowed: an object, or NULL
+    bool check;            // only say what is wrong with name (NULL: nothing), path and options
 };
 struct api_dataset_part {
     const char *path; // a temporary file in upload_dir: the callback moves or deletes it
@@ -461,6 +462,7 @@ struct api_config {
     // Limits; 0 takes the default in brackets.
     size_t max_body;       // JSON bodies [1 MiB]
     size_t max_held;       // of bodies in memory, those of 64 KiB and less apart [256 MiB]
+    size_t max_unsent;     // of answers in memory, those of 64 KiB and less apart [512 MiB]
     uint64_t max_upload;   // imports [4 GiB]
     uint64_t min_free;     // of the disk, which uploads leave alone [64 MiB]
     int max_connections;   // in all [4096]
@@ -470,6 +472,7 @@ struct api_config {
     int body_timeout_ms;   // JSON bodies [30000]; uploads must advance 64 KiB in that time
     int idle_timeout_ms;   // keep-alive [60000]
     int send_timeout_ms;   // an answer of which the client reads nothing [300000]
+    int stall_ms;          // the same where max_unsent is reached [5000]
     int default_timeout_ms; // generate [60000]
     int ping_ms;            // SSE comment [15000]
 };
@@ -484,8 +487,9 @@ int api_tokens_check(const char *text, char *err, size_t err_size);
 int api_server_start(const struct api_config *config, const struct api_callbacks *cb, void *ctx,
                      struct api_server **out, char *err, size_t err_size);
 // Refuses new work, ends event streams, waits for suspended requests at most grace_ms (those left
-// are answered 503) and for callbacks that run, stops the threads, closes the listeners. NULL is
-// allowed. Tickets still held by the daemon stay valid for api_gen_abandoned/complete/fail.
+// are answered 503) and for callbacks that run, then for answers on their way until grace_ms are
+// over, but at least 2 s; stops the threads, closes the listeners. NULL is allowed. Tickets still
+// held by the daemon stay valid for api_gen_abandoned/complete/fail.
 void api_server_stop(struct api_server *s, int grace_ms);
 // SIGHUP: a new token file's text (NULL: unchanged) and certificate pair (NULL: unchanged). 0 or -1
 // + err.

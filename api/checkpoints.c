@@ -153,20 +153,38 @@ enum MHD_Result api_h_ckpt_file(struct api_req *r) {
     return api_send_file(r, &f);
 }
 
+// `name` and `config` of an import come in the query or in a JSON body (NULL: an upload), checked
+// alike: what is longer than a row holds would be cut.
+static void import_text(struct api_req *r, const json_t *body, const char *key, const char **out,
+                        struct api_problem *p) {
+    const char *asked = api_query_get(&r->query, key), *why = NULL;
+    char text[60];
+    api_body_str(body, key, NAME_MAX_BYTES, out, p);
+    if (!asked)
+        return;
+    snprintf(text, sizeof text, "must be a string of at most %d bytes", NAME_MAX_BYTES);
+    if (*out)
+        why = "is given in the query and in the body";
+    else if (strlen(asked) > NAME_MAX_BYTES)
+        why = text;
+    *out = asked;
+    if (!why)
+        return;
+    if (!p->status)
+        api_problem_set(p, 422, "invalid-value", "%s: %s", key, why);
+    api_problem_field(p, key, "%s", why);
+}
+
 static enum MHD_Result import_upload(struct api_req *r) {
     struct api_reply reply = {0};
-    struct api_import in = {.path = r->upload_path,
-                            .uploaded = true,
-                            .name = api_query_get(&r->query, "name"),
-                            .config = api_query_get(&r->query, "config")};
+    struct api_problem p = {0};
+    struct api_import in = {.path = r->upload_path, .uploaded = true};
     if (!r->upload_bytes)
         return api_send_error(r, 422, "invalid-value", "the upload is empty");
-    if (in.name && strlen(in.name) > NAME_MAX_BYTES) {
-        struct api_problem p;
-        api_problem_set(&p, 422, "invalid-value", "name: at most %d bytes", NAME_MAX_BYTES);
-        api_problem_field(&p, "name", "at most %d bytes", NAME_MAX_BYTES);
+    import_text(r, NULL, "name", &in.name, &p);
+    import_text(r, NULL, "config", &in.config, &p);
+    if (p.status)
         return api_send_problem(r, &p);
-    }
     int failed = fsync(r->upload_fd);
     failed |= close(r->upload_fd);
     r->upload_fd = -1;
@@ -190,16 +208,12 @@ enum MHD_Result api_h_ckpt_import(struct api_req *r) {
     if (!o)
         return api_send_problem(r, &p);
     api_body_str(o, "path", 4000, &in.path, &p);
-    api_body_str(o, "name", NAME_MAX_BYTES, &in.name, &p);
-    api_body_str(o, "config", 200, &in.config, &p);
+    import_text(r, o, "name", &in.name, &p);
+    import_text(r, o, "config", &in.config, &p);
     if (!in.path && !p.status) {
         api_problem_set(&p, 422, "invalid-value", "path is required");
         api_problem_field(&p, "path", "a file below the import roots");
     }
-    if (!in.name)
-        in.name = api_query_get(&r->query, "name");
-    if (!in.config)
-        in.config = api_query_get(&r->query, "config");
     enum MHD_Result rc =
         p.status
             ? api_send_problem(r, &p)

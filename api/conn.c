@@ -23,6 +23,8 @@ static bool same_address(const struct sockaddr_storage *a, const struct sockaddr
 static void evict(struct api_server *s, struct api_conn *c) {
     c->evicted = true;
     shutdown(c->fd, SHUT_RDWR); // MHD sees the end and closes it
+    s->unsent -= c->unsent;
+    c->unsent = 0;
     atomic_fetch_add(&s->reaped, 1);
 }
 
@@ -170,6 +172,50 @@ void api_conn_reap(struct api_server *s, uint64_t now) {
     for (struct api_conn *c = s->conn_first; c; c = c->next)
         if (c->deadline_ns && now >= c->deadline_ns && !c->evicted)
             evict(s, c);
+    pthread_mutex_unlock(&s->conn_mu);
+}
+
+// --- large answers ---
+
+// The one whose answer has not advanced for longest, and for stall_ms at least. With conn_mu held.
+static struct api_conn *most_stalled(struct api_server *s, uint64_t now) {
+    const uint64_t stall = api_ms_ns(s->cfg.stall_ms);
+    struct api_conn *found = NULL;
+    uint64_t since = now > stall ? now - stall : 0;
+    for (struct api_conn *c = s->conn_first; c; c = c->next) {
+        const uint64_t moved = atomic_load(&c->moved_ns);
+        if (!c->unsent || moved > since)
+            continue;
+        found = c;
+        since = moved;
+    }
+    return found;
+}
+
+bool api_conn_hold(struct api_server *s, struct api_conn *c, size_t bytes, bool anyway) {
+    const uint64_t now = api_now_ns();
+    struct api_conn *o;
+    pthread_mutex_lock(&s->conn_mu);
+    while (s->unsent + bytes > s->cfg.max_unsent && (o = most_stalled(s, now)))
+        evict(s, o);
+    const bool ok = anyway || !s->unsent || s->unsent + bytes <= s->cfg.max_unsent;
+    if (ok) {
+        atomic_store(&c->moved_ns, now);
+        c->unsent = bytes;
+        s->unsent += bytes;
+    }
+    pthread_mutex_unlock(&s->conn_mu);
+    return ok;
+}
+
+void api_conn_advance(struct api_conn *c) {
+    atomic_store(&c->moved_ns, api_now_ns());
+}
+
+void api_conn_unhold(struct api_server *s, struct api_conn *c) {
+    pthread_mutex_lock(&s->conn_mu);
+    s->unsent -= c->unsent;
+    c->unsent = 0;
     pthread_mutex_unlock(&s->conn_mu);
 }
 

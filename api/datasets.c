@@ -42,11 +42,19 @@ enum MHD_Result api_h_dataset_create(struct api_req *r) {
     api_body_str(o, "name", PATH_BYTES, &in.name, &p);
     api_body_str(o, "path", PATH_BYTES, &in.path, &p);
     api_body_str(o, "source", SOURCE_BYTES, &in.source, &p);
-    if (!in.name && !p.status) {
-        api_problem_set(&p, 422, "invalid-value", "name is required");
+    const json_t *name = json_object_get(o, "name");
+    if (!name || json_is_null(name)) {
+        if (!p.status)
+            api_problem_set(&p, 422, "invalid-value", "name is required");
         api_problem_field(&p, "name", "a name for the data set");
     }
     in.options = json_object_get(o, "options");
+    if (p.status) { // with what the daemon finds in the members that could be read
+        in.check = true;
+        r->srv->cb.dataset_create(r->srv->ctx, &in, &reply);
+        json_decref(reply.body);
+        api_problem_more(&p, &reply.problem);
+    }
     enum MHD_Result rc =
         p.status ? api_send_problem(r, &p)
                  : api_send_reply(r, r->srv->cb.dataset_create(r->srv->ctx, &in, &reply), &reply);

@@ -22,7 +22,7 @@ static char *as_text(const json_t *v) {
     if (json_is_string(v))
         return strdup(json_string_value(v));
     if (json_is_integer(v) || json_is_real(v))
-        return json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
+        return json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(17));
     FILE *f = json_is_array(v) ? open_memstream(&text, &size) : NULL;
     if (!f)
         return NULL;

@@ -171,11 +171,10 @@ int api_gen_waiting(struct api_server *s) {
 static enum MHD_Result deliver(struct api_req *r, struct api_gen *g) {
     struct api_gen_result *res = &g->result;
     char text[64];
-    struct MHD_Response *resp =
-        MHD_create_response_from_buffer(res->size, res->bytes, MHD_RESPMEM_MUST_FREE);
-    if (!resp)
-        return MHD_NO;
+    struct MHD_Response *resp = api_bytes_response(r, res->bytes, res->size);
     res->bytes = NULL;
+    if (!resp)
+        return api_send_no_room(r);
     MHD_add_response_header(resp, "Content-Type", res->content_type);
     snprintf(text, sizeof text, "%llu", (unsigned long long)g->req.seed);
     MHD_add_response_header(resp, "Driftd-Seed", text);

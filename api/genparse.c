@@ -2,6 +2,7 @@
 // a grid: images go scale by scale, within a scale class by class, and the noise index restarts at
 // every scale, so that the rows of a sweep show the same noise. Called by generate.c.
 #include "api/handlers.h"
+#include "api/negotiate.h"
 #include "api/params.h"
 
 #include <ctype.h>
@@ -233,18 +234,28 @@ static void layout(struct parse *x, int64_t n, struct api_gen_request *out) {
     out->rows = (out->n + out->cols - 1) / out->cols;
 }
 
+// In the order of enum api_format; the last is of walks alone.
+static const char *const types[] = {"image/png", "application/json", "application/zip",
+                                    "application/octet-stream", "image/apng"};
+
+// What Accept gives the greatest weight, the first of those where several have it.
 static int default_format(struct api_req *r) {
-    static const char *const types[] = {"image/png", "application/json", "application/zip",
-                                        "application/octet-stream"};
-    for (int i = 0; i < 4; i++)
-        if (api_accepts(r, types[i]))
-            return i;
-    return -1;
+    const int n = api_query_get(&r->query, "seed2") ? 5 : 4;
+    char *accept = api_header_list(r, "Accept");
+    int best = -1;
+    double most = 0;
+    for (int i = 0; i < n; i++) {
+        const double q = api_media_quality(accept, types[i]);
+        if (q > most) {
+            most = q;
+            best = i;
+        }
+    }
+    free(accept);
+    return best;
 }
 
 static int pick_format(struct parse *x, struct api_gen_request *out) {
-    static const char *const types[] = {"image/png", "application/json", "application/zip",
-                                        "application/octet-stream", "image/apng"};
     int format = -1;
     if (x->r->openai) {
         out->format = API_OPENAI;
@@ -259,7 +270,8 @@ static int pick_format(struct parse *x, struct api_gen_request *out) {
     if (format < 0 || (given && !api_accepts(x->r, types[format])))
         return api_problem_set(x->p, 406, "not-acceptable",
                                "Accept allows none of image/png, application/json, "
-                               "application/zip, application/octet-stream%s",
+                               "application/zip, application/octet-stream and, of a walk, "
+                               "image/apng%s",
                                given ? " that fits the format asked for" : "");
     out->format = (enum api_format)format;
     return 0;

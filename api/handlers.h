@@ -43,7 +43,8 @@ void api_gen_drop(struct api_req *r); // the request ended without its result
 int api_sse_create(struct api_server *s);
 void api_sse_free(struct api_server *s);
 void api_sse_tick(struct api_server *s, uint64_t now);
-void api_sse_close(struct api_server *s); // ends every stream
+void api_sse_close(struct api_server *s);   // ends every stream
+void api_sse_recheck(struct api_server *s); // ends those whose tokens do not hold any more
 int api_sse_count(struct api_server *s);
 
 // page.c: `/` and the asset table

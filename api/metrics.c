@@ -146,8 +146,7 @@ static enum MHD_Result open_stream(struct api_req *r, const struct api_metrics_q
         free(s);
         return api_send_problem(r, &p);
     }
-    struct MHD_Response *resp =
-        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK, stream_read, s, stream_free);
+    struct MHD_Response *resp = api_stream_response(r, stream_read, s, stream_free);
     if (!resp) {
         stream_free(s);
         return MHD_NO;

@@ -26,11 +26,11 @@ static bool media_match(const char *range, size_t n, const char *type) {
     return strlen(type) == n && !strncasecmp(range, type, n);
 }
 
-bool api_media_accepted(const char *p, const char *type) {
-    double best = -1;
+double api_media_quality(const char *p, const char *type) {
+    double best = 0;
     int best_rank = -1;
     if (!p || !*p)
-        return true;
+        return 1;
     while (*p) {
         p += strspn(p, SPACE ",");
         size_t len = strcspn(p, ","), n = strcspn(p, ",;" SPACE);
@@ -43,7 +43,11 @@ bool api_media_accepted(const char *p, const char *type) {
         }
         p += len;
     }
-    return best > 0;
+    return best > 0 ? best : 0;
+}
+
+bool api_media_accepted(const char *accept, const char *type) {
+    return api_media_quality(accept, type) > 0;
 }
 
 // Also by its old name with "x-".

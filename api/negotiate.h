@@ -5,7 +5,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-// True when Accept (or its absence) allows the media type; the most specific range decides.
+// The weight of a media type in Accept: 0 refused, 1 where there is no Accept. The most specific
+// range decides.
+double api_media_quality(const char *accept, const char *type);
+// True when Accept (or its absence) allows the media type.
 bool api_media_accepted(const char *accept, const char *type);
 
 // The weight of a content coding in Accept-Encoding: 0 refused, -1 not mentioned, else up to 1.

@@ -84,7 +84,6 @@ static void openai_query(struct api_req *r, const json_t *o, struct api_problem 
 
 enum MHD_Result api_h_openai(struct api_req *r) {
     struct api_problem p = {0};
-    r->openai = true;
     json_t *o = api_body_object(r, openai_keys, &p);
     if (o)
         openai_query(r, o, &p);

@@ -116,19 +116,6 @@ static void *inflate_asset(const struct api_asset *a) {
     return plain;
 }
 
-// The body of an asset in the coding asked for; NULL when the asset is damaged.
-static struct MHD_Response *asset_body(const struct api_asset *a, bool gzip) {
-    if (gzip)
-        return MHD_create_response_from_buffer(a->gzip_size, (void *)(uintptr_t)a->gzip,
-                                               MHD_RESPMEM_PERSISTENT);
-    void *plain = inflate_asset(a);
-    struct MHD_Response *resp =
-        plain ? MHD_create_response_from_buffer(a->plain_size, plain, MHD_RESPMEM_MUST_FREE) : NULL;
-    if (!resp)
-        free(plain);
-    return resp;
-}
-
 static enum MHD_Result send_asset(struct api_req *r, const struct api_asset *a) {
     char etag[96] = "", quoted[100];
     char *accept = api_header_list(r, "Accept-Encoding");
@@ -143,9 +130,15 @@ static enum MHD_Result send_asset(struct api_req *r, const struct api_asset *a) 
     unsigned status = (unsigned)api_precondition(r, etag);
     if (status == 412)
         return api_send_error(r, 412, "precondition", "the file has another entity tag");
-    struct MHD_Response *resp = asset_body(a, gzip);
-    if (!resp)
+    void *plain = gzip ? NULL : inflate_asset(a);
+    if (!gzip && !plain)
         return api_send_error(r, 500, "internal", "an asset of the page is damaged");
+    struct MHD_Response *resp =
+        gzip ? MHD_create_response_from_buffer(a->gzip_size, (void *)(uintptr_t)a->gzip,
+                                               MHD_RESPMEM_PERSISTENT)
+             : api_bytes_response(r, plain, a->plain_size);
+    if (!resp)
+        return api_send_no_room(r);
     if (gzip)
         MHD_add_response_header(resp, "Content-Encoding", "gzip");
     snprintf(quoted, sizeof quoted, "\"%s\"", etag);

@@ -74,6 +74,7 @@ struct api_req {
     uint64_t upload_bytes, upload_mark, upload_checked;
     char *upload_path;
     bool upload_failed;
+    uint64_t token; // number of the token it came with, 0: none (tokens.h)
     // answer
     unsigned status;
     struct api_gen *gen;

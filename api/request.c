@@ -226,6 +226,7 @@ static enum MHD_Result on_headers(struct api_req *r, const char *version, bool *
         return answer_options(r, allow);
     if (!r->route)
         return answer_unrouted(r, allow);
+    r->openai = r->route->fn == api_h_openai;
     bool page = r->route->fn == api_h_page; // takes any query
     if (api_check_origin(r, &p) || check_token(r, &p) || (!page && api_q_known(r, &p)) ||
         check_closing(r, &p) || check_body(r, &p) || check_accept(r, &p))

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { BLOCK = 32768 }; // of what is sent piece by piece
+
 enum MHD_Result api_send(struct api_req *r, unsigned status, struct MHD_Response *resp) {
     if (!resp)
         return MHD_NO;
@@ -29,41 +31,104 @@ enum MHD_Result api_send(struct api_req *r, unsigned status, struct MHD_Response
     return rc;
 }
 
+// --- large answers (conn.h) ---
+
+struct answer {
+    struct api_server *srv;
+    struct api_conn *conn; // which outlives the response
+    char *bytes;
+    size_t size;
+};
+
+static ssize_t answer_read(void *cls, uint64_t pos, char *buf, size_t max) {
+    struct answer *a = cls;
+    const size_t left = a->size - (size_t)pos, n = left < max ? left : max;
+    memcpy(buf, a->bytes + pos, n);
+    api_conn_advance(a->conn); // the block before has gone to the socket
+    return (ssize_t)n;
+}
+
+static void answer_free(void *cls) {
+    struct answer *a = cls;
+    api_conn_unhold(a->srv, a->conn);
+    free(a->bytes);
+    free(a);
+}
+
+static struct MHD_Response *large_response(struct api_req *r, void *bytes, size_t n) {
+    const bool repeats = r->route->flags & API_GENERATES || !strcmp(r->route->method, "GET");
+    struct answer *a = malloc(sizeof *a);
+    if (!a || !api_conn_hold(r->srv, r->conn, n, !repeats)) {
+        free(a);
+        free(bytes);
+        return NULL;
+    }
+    *a = (struct answer){r->srv, r->conn, bytes, n};
+    struct MHD_Response *resp =
+        MHD_create_response_from_callback(n, BLOCK, answer_read, a, answer_free);
+    if (!resp)
+        answer_free(a);
+    return resp;
+}
+
+struct MHD_Response *api_bytes_response(struct api_req *r, void *bytes, size_t n) {
+    if (n > API_ANSWER_SMALL)
+        return large_response(r, bytes, n);
+    struct MHD_Response *resp = MHD_create_response_from_buffer(n, bytes, MHD_RESPMEM_MUST_FREE);
+    if (!resp)
+        free(bytes);
+    return resp;
+}
+
+enum MHD_Result api_send_no_room(struct api_req *r) {
+    struct api_problem p = {0};
+    api_problem_set(&p, 503, "busy",
+                    "too many large answers are in memory already, as their clients read slowly");
+    p.retry_after = 5;
+    return api_send_problem(r, &p);
+}
+
+struct MHD_Response *api_stream_response(struct api_req *r, MHD_ContentReaderCallback read,
+                                         void *cls, MHD_ContentReaderFreeCallback release) {
+    struct MHD_Response *resp =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK, read, cls, release);
+    // Behind the header of a HEAD libmicrohttpd (0.9.75) sends the end of a chunked body, which
+    // would begin the next answer: without chunks the connection ends instead.
+    if (resp && !strcmp(r->method, "HEAD"))
+        MHD_set_response_options(resp, MHD_RF_HTTP_VERSION_1_0_ONLY, MHD_RO_END);
+    return resp;
+}
+
 enum MHD_Result api_send_bytes(struct api_req *r, unsigned status, const char *type, void *bytes,
                                size_t n) {
-    struct MHD_Response *resp = MHD_create_response_from_buffer(n, bytes, MHD_RESPMEM_MUST_FREE);
-    if (!resp) {
-        free(bytes);
-        return MHD_NO;
-    }
+    struct MHD_Response *resp = api_bytes_response(r, bytes, n);
+    if (!resp)
+        return api_send_no_room(r);
     MHD_add_response_header(resp, "Content-Type", type);
     return api_send(r, status, resp);
 }
 
-static struct MHD_Response *json_response(json_t *stolen, const char *type) {
+static struct MHD_Response *json_response(struct api_req *r, json_t *stolen, const char *type) {
     char *text = json_dumps(stolen, JSON_COMPACT | JSON_REAL_PRECISION(9));
     json_decref(stolen);
-    if (!text)
-        return NULL;
-    struct MHD_Response *resp =
-        MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_MUST_FREE);
-    if (!resp)
-        free(text);
-    else
+    struct MHD_Response *resp = text ? api_bytes_response(r, text, strlen(text)) : NULL;
+    if (resp)
         MHD_add_response_header(resp, "Content-Type", type);
     return resp;
 }
 
 enum MHD_Result api_send_json(struct api_req *r, unsigned status, json_t *stolen) {
-    return api_send(r, status, json_response(stolen, "application/json"));
+    struct MHD_Response *resp = json_response(r, stolen, "application/json");
+    return resp ? api_send(r, status, resp) : api_send_no_room(r);
 }
 
-static void add_retry_after(struct MHD_Response *resp, double seconds) {
+static void add_retry_after(struct MHD_Response *resp, double seconds, bool exact) {
     char text[32];
     if (!(seconds > 0))
         return;
-    // To the nearest: a measured rate may be too high or too low.
-    snprintf(text, sizeof text, "%.0f", fmax(1, round(fmin(seconds, 86400))));
+    // To the nearest: a measured rate may be too high or too low. A token's is neither.
+    seconds = fmin(seconds, 86400);
+    snprintf(text, sizeof text, "%.0f", fmax(1, exact ? ceil(seconds) : round(seconds)));
     MHD_add_response_header(resp, "Retry-After", text);
 }
 
@@ -94,10 +159,10 @@ enum MHD_Result api_send_problem_with(struct api_req *r, const struct api_proble
     json_t *doc = api_problem_json(&fixed, r->id);
     if (r->openai) // what its clients read; the rest is the problem as everywhere
         json_object_set_new(doc, "error", openai_error(&fixed, doc));
-    struct MHD_Response *resp = json_response(doc, "application/problem+json");
+    struct MHD_Response *resp = json_response(r, doc, "application/problem+json");
     if (!resp)
         return MHD_NO;
-    add_retry_after(resp, fixed.retry_after);
+    add_retry_after(resp, fixed.retry_after, r->limited);
     if (fixed.status == 401)
         MHD_add_response_header(resp, "WWW-Authenticate", "Bearer realm=\"driftd\"");
     if (!strcmp(fixed.type, "insufficient-scope"))
@@ -164,11 +229,11 @@ enum MHD_Result api_send_reply(struct api_req *r, int rc, struct api_reply *repl
     if (reply->body && reply->next_cursor[0] && json_is_object(reply->body))
         json_object_set_new(reply->body, "next_cursor", json_string(reply->next_cursor));
     if (reply->body)
-        resp = json_response(reply->body, "application/json");
+        resp = json_response(r, reply->body, "application/json");
     else
         resp = MHD_create_response_from_buffer(0, "", MHD_RESPMEM_PERSISTENT);
     if (!resp)
-        return MHD_NO;
+        return api_send_no_room(r);
     if (!reply->body && status == 200)
         status = 204;
     if (reply->location[0])

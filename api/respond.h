@@ -3,6 +3,16 @@
 
 #include "api/req.h"
 
+// A response of bytes, malloc'ed; a large one counts as long as it is in memory (conn.h). NULL:
+// there is no room for it, to be answered by api_send_no_room. Only what can be asked for again is
+// refused: images, and what is read.
+struct MHD_Response *api_bytes_response(struct api_req *r, void *stolen, size_t n);
+enum MHD_Result api_send_no_room(struct api_req *r); // 503
+// A response whose length nobody knows before its end, for api_send. NULL: out of memory; cls stays
+// the caller's.
+struct MHD_Response *api_stream_response(struct api_req *r, MHD_ContentReaderCallback read,
+                                         void *cls, MHD_ContentReaderFreeCallback release);
+
 enum MHD_Result api_send(struct api_req *r, unsigned status, struct MHD_Response *stolen);
 enum MHD_Result api_send_problem(struct api_req *r, const struct api_problem *p);
 // The same with one more header field.

@@ -27,7 +27,8 @@
 enum {
     FDS_PER_LISTENER = 2 * (API_WORKERS + 1), // epoll and its wake-up, of each thread
     FDS_PER_CONNECTION = 2,                   // the socket, and the file that is sent or received
-    SPARE_FDS = 64                            // for the database and other files
+    SPARE_FDS = 64,                           // for the database and other files
+    LAST_MOMENT_MS = 2000                     // of a stop, for answers on their way
 };
 
 static void mhd_log(void *cls, const char *fmt, va_list ap) {
@@ -44,6 +45,7 @@ static void fill_limits(struct api_config *c) {
     c->field = (value)
     DEFAULT(max_body, 1u << 20);
     DEFAULT(max_held, (size_t)256 << 20);
+    DEFAULT(max_unsent, (size_t)512 << 20);
     DEFAULT(max_upload, (uint64_t)4 << 30);
     DEFAULT(min_free, (uint64_t)64 << 20);
     DEFAULT(max_connections, 4096);
@@ -53,6 +55,7 @@ static void fill_limits(struct api_config *c) {
     DEFAULT(body_timeout_ms, 30000);
     DEFAULT(idle_timeout_ms, 60000);
     DEFAULT(send_timeout_ms, 300000);
+    DEFAULT(stall_ms, 5000);
     DEFAULT(default_timeout_ms, 60000);
     DEFAULT(ping_ms, 15000);
 #undef DEFAULT
@@ -330,18 +333,18 @@ void api_server_stop(struct api_server *s, int grace_ms) {
     for (size_t i = 0; i < s->nlis; i++)
         fds[i] = stop_accepting(s->mhd[i]);
     atomic_store(&s->closing, true);
-    uint64_t start = api_now_ns();
+    const uint64_t until = api_now_ns() + api_ms_ns(grace_ms);
     if (s->sse)
         api_sse_close(s);
-    while (api_gen_waiting(s) && api_now_ns() - start < (uint64_t)grace_ms * 1000000u)
+    while (api_gen_waiting(s) && api_now_ns() < until)
         sleep_ms(2);
     api_gen_shutdown(s);
     if (s->later)
         api_later_drain(s->later);
     // MHD aborts the process when stopped with a suspended connection: all are resumed by now, and
-    // responses get a moment to leave.
-    uint64_t resumed = api_now_ns();
-    while (atomic_load(&s->active) && api_now_ns() - resumed < 2000000000u) {
+    // responses get what is left of the grace to leave, a moment at least.
+    const uint64_t moment = api_now_ns() + api_ms_ns(LAST_MOMENT_MS);
+    while (atomic_load(&s->active) && (api_now_ns() < until || api_now_ns() < moment)) {
         api_gen_shutdown(s); // also those that slipped past the closing flag
         sleep_ms(2);
     }
@@ -375,7 +378,7 @@ int api_server_reload(struct api_server *s, const char *token, const char *tls_c
     struct api_tokens *old = s->tokens;
     const bool ok = fresh || !old;
     if (ok) {
-        api_tokens_keep_rates(fresh, old);
+        api_tokens_inherit(fresh, old);
         s->tokens = fresh;
     }
     pthread_mutex_unlock(&s->token_mu);
@@ -384,5 +387,6 @@ int api_server_reload(struct api_server *s, const char *token, const char *tls_c
         return -1;
     }
     api_tokens_free(old);
+    api_sse_recheck(s);
     return 0;
 }

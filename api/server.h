@@ -4,18 +4,18 @@
 //   ground, query        clock, log, text; URL decoding
 //   negotiate, problem   header fields; RFC 9457
 //   conn, tls            connections and their limits; certificates
-//   req, params          one request: its data; its query and JSON body
+//   req, params, tokens  one request: its data; its query and JSON body; what its token allows
 //   respond, file        answers
 //   durations            histograms of requests
 //   handlers             jobs, checkpoints, datasets, metrics, generate, sse, info, page
 //   routes, openapi      the table of handlers, and what follows from it
-//   target, security, tokens   the gate in front of the handlers
+//   target, security     the gate in front of the handlers
 //   later                handlers on threads of their own
 //   request              from the first byte to the end of a request
 //   keeper, server       housekeeping thread; start and stop
 //
 // Locks, in the order in which they may be taken: server.conn_mu, sse.mu, server.gen_mu, a ticket's
-// mu. MHD calls suspend on its own thread only, resume from anywhere.
+// mu; server.token_mu last. MHD calls suspend on its own thread only, resume from anywhere.
 #pragma once
 
 #include "api/api.h"
@@ -59,6 +59,7 @@ struct api_server {
     pthread_mutex_t conn_mu;
     struct api_conn *conn_first, *conn_last;
     int nconn;
+    size_t unsent; // memory of large answers, of all connections
     struct api_worker {
         pthread_t thread;
         int nconn;

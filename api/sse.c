@@ -3,6 +3,7 @@
 // thread and suspends the connection when there is nothing to send (0 without suspend would spin).
 #include "api/handlers.h"
 #include "api/respond.h"
+#include "api/tokens.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -31,6 +32,7 @@ struct client {
     struct api_server *srv;
     struct MHD_Connection *mhd;
     int fd;
+    uint64_t token;       // api_req.token
     char job[API_ID_MAX]; // "" follows everything
     uint64_t next;        // seq of the next frame
     size_t offset;        // bytes of that frame already sent
@@ -42,7 +44,7 @@ struct client {
     int replayed;
     bool suspended;
     bool half_closed, ping_now; // it has ended its side; it is to prove that it still reads
-    bool gone;                  // nobody is there: no longer counted
+    bool gone;                  // nobody is there, or nobody who may read: no longer counted
     uint64_t sent_ns;
 };
 
@@ -274,6 +276,19 @@ void api_sse_close(struct api_server *s) {
     pthread_mutex_unlock(&s->sse->mu);
 }
 
+void api_sse_recheck(struct api_server *s) {
+    struct api_sse *e = s->sse;
+    pthread_mutex_lock(&e->mu);
+    for (struct client *c = e->clients; c; c = c->next_client) {
+        if (c->gone || api_token_holds(s, c->token, API_SCOPE_READ))
+            continue;
+        c->gone = true;
+        e->nclients--;
+        wake(c); // its reader ends the stream
+    }
+    pthread_mutex_unlock(&e->mu);
+}
+
 int api_sse_count(struct api_server *s) {
     pthread_mutex_lock(&s->sse->mu);
     int n = s->sse->nclients;
@@ -496,16 +511,20 @@ static void build_preamble(struct api_server *s, struct client *c, const char *l
     set_preamble(c, &t);
 }
 
-// NULL, or the slug of a refusal.
-static const char *add_client(struct api_server *s, struct client *c) {
+// 0, or -1 with the reason of a refusal.
+static int add_client(struct api_server *s, struct client *c, struct api_problem *p) {
     struct api_sse *e = s->sse;
+    int rc = 0;
     pthread_mutex_lock(&e->mu);
     if (e->nclients >= s->cfg.max_sse)
         notice_gone(e);
-    const char *refusal = e->closing                      ? "draining"
-                          : e->nclients >= s->cfg.max_sse ? "too-many-streams"
-                                                          : NULL;
-    if (!refusal) {
+    if (e->closing)
+        rc = api_problem_set(p, 503, "draining", "the server is stopping");
+    else if (e->nclients >= s->cfg.max_sse)
+        rc = api_problem_set(p, 503, "too-many-streams", "all event streams are taken");
+    else if (!api_token_holds(s, c->token, API_SCOPE_READ)) // a reload since the gate
+        rc = api_problem_set(p, 401, "unauthorized", "the bearer token is wrong");
+    if (!rc) {
         c->next_client = e->clients;
         if (e->clients)
             e->clients->prev = c;
@@ -513,7 +532,7 @@ static const char *add_client(struct api_server *s, struct client *c) {
         e->nclients++;
     }
     pthread_mutex_unlock(&e->mu);
-    return refusal;
+    return rc;
 }
 
 static enum MHD_Result subscribe(struct api_req *r, const char *job) {
@@ -527,18 +546,15 @@ static enum MHD_Result subscribe(struct api_req *r, const char *job) {
     c->srv = s;
     c->mhd = r->mhd;
     c->fd = r->conn->fd;
+    c->token = r->token;
     c->sent_ns = api_now_ns();
     snprintf(c->job, sizeof c->job, "%s", job);
     build_preamble(s, c, last);
-    const char *refusal = add_client(s, c);
-    if (refusal) {
-        struct api_problem p;
+    struct api_problem p;
+    if (add_client(s, c, &p)) {
         free(c->preamble);
         free(c);
-        api_problem_set(&p, 503, refusal, "%s",
-                        !strcmp(refusal, "draining") ? "the server is stopping"
-                                                     : "all event streams are taken");
-        p.retry_after = 5;
+        p.retry_after = p.status == 503 ? 5 : 0;
         return api_send_problem(r, &p);
     }
     struct MHD_Response *resp =

@@ -13,6 +13,7 @@ enum { MIN_TOKEN = 8, MAX_TOKEN = 512, MAX_TOKENS = 1000 };
 
 struct token {
     char *text;
+    uint64_t number; // its own among all that the server has had, from 1
     unsigned scopes;
     double count, period_s; // `count` requests per period; 0: any number
     double left;            // of them, as of at_ns
@@ -20,6 +21,7 @@ struct token {
 };
 struct api_tokens {
     size_t n;
+    uint64_t given; // numbers up to this one
     struct token *v;
 };
 
@@ -127,6 +129,7 @@ static int add_line(struct api_tokens *t, char *line, char *err, size_t n) {
             free(one.text);
             return -1;
         }
+    one.number = ++t->given;
     t->v[t->n++] = one;
     return 0;
 }
@@ -167,16 +170,24 @@ int api_tokens_check(const char *text, char *err, size_t err_size) {
     return rc;
 }
 
-void api_tokens_keep_rates(struct api_tokens *fresh, const struct api_tokens *old) {
-    for (size_t i = 0; fresh && old && i < fresh->n; i++)
+void api_tokens_inherit(struct api_tokens *fresh, const struct api_tokens *old) {
+    if (!fresh || !old)
+        return;
+    fresh->given += old->given;
+    for (size_t i = 0; i < fresh->n; i++) {
+        struct token *f = &fresh->v[i];
+        f->number += old->given;
         for (size_t k = 0; k < old->n; k++) {
-            struct token *f = &fresh->v[i];
             const struct token *o = &old->v[k];
-            if (strcmp(f->text, o->text) || f->count != o->count || f->period_s != o->period_s)
+            if (strcmp(f->text, o->text))
+                continue;
+            f->number = o->number;
+            if (f->count != o->count || f->period_s != o->period_s)
                 continue;
             f->left = o->left;
             f->at_ns = o->at_ns;
         }
+    }
 }
 
 bool api_token_equal(const char *a, const char *b) {
@@ -248,6 +259,16 @@ int api_check_token(struct api_req *r, struct api_problem *p) {
         rc = missing_scope(t, need, p);
     else if (t)
         rc = spend(t, p);
+    r->token = t ? t->number : 0;
     pthread_mutex_unlock(&s->token_mu);
     return rc;
+}
+
+bool api_token_holds(struct api_server *s, uint64_t number, enum api_scope need) {
+    pthread_mutex_lock(&s->token_mu);
+    bool ok = !s->tokens;
+    for (size_t i = 0; s->tokens && i < s->tokens->n; i++)
+        ok |= s->tokens->v[i].number == number && s->tokens->v[i].scopes & (need | API_SCOPE_ADMIN);
+    pthread_mutex_unlock(&s->token_mu);
+    return ok;
 }

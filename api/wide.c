@@ -113,9 +113,7 @@ static enum MHD_Result send_wide(struct api_req *r, const struct api_wide_query 
     w->row_max = FIXED + w->cursor.nnames * NUMBER;
     w->size = BLOCK + head + w->row_max;
     w->buf = malloc(w->size);
-    struct MHD_Response *resp =
-        w->buf ? MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK, wide_read, w, wide_free)
-               : NULL;
+    struct MHD_Response *resp = w->buf ? api_stream_response(r, wide_read, w, wide_free) : NULL;
     if (!resp) {
         wide_free(w);
         return MHD_NO;

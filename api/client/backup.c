@@ -31,11 +31,13 @@ static int is_empty(const char *dir) {
     return n == 0;
 }
 
-// The folders above a file, below `root`.
-static int make_folders(const char *root, const char *file) {
+// The folders above a file, below `root`, for `owner` (NULL: whoever makes them).
+static int make_folders(const char *root, const char *file, const struct stat *owner) {
     for (const char *p = file; (p = strchr(p, '/')); p++) {
         char *dir = ctl_printf("%s/%.*s", root, (int)(p - file), file);
-        const int bad = mkdir(dir, 0750) && errno != EEXIST;
+        const int there = mkdir(dir, 0750) ? errno : 0;
+        const bool bad =
+            there ? there != EEXIST : owner && chown(dir, owner->st_uid, owner->st_gid);
         if (bad)
             failed(dir);
         free(dir);
@@ -63,7 +65,7 @@ static int fetch_all(struct ctl *c, json_t *files, const char *dir) {
             rc = CTL_REFUSED;
         }
         if (!rc)
-            rc = make_folders(dir, path);
+            rc = make_folders(dir, path, NULL);
         if (!rc)
             rc = ctl_download(c, "GET", ctl_str(f, "url"), to);
         if (!rc && ctl_sha256_file(to, sha))
@@ -122,13 +124,13 @@ int ctl_cmd_backup(struct ctl *c) {
 
 // --- restore ---
 
-static int copy(const char *from, const char *to) {
+static int copy(const char *from, const char *to, const struct stat *owner) {
     char buf[1 << 16];
     int in = open(from, O_RDONLY | O_CLOEXEC), rc = CTL_OK;
     if (in < 0)
         return failed(from);
     int out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
-    if (out < 0)
+    if (out < 0 || (owner && fchown(out, owner->st_uid, owner->st_gid)))
         rc = failed(to);
     for (ssize_t n = 1; !rc && n;) {
         if ((n = read(in, buf, sizeof buf)) < 0)
@@ -164,8 +166,11 @@ static int verify(const char *dir, const json_t *files) {
     return bad ? CTL_REFUSED : CTL_OK;
 }
 
-// The database comes last: a folder without one is no state folder yet.
+// The database comes last: a folder without one is no state folder yet. Root restores for whom the
+// folder belongs to: systemd gives a service what is in its state folder only where the folder
+// itself is not the service's yet.
 static int put_back(const char *dir, const char *state, const json_t *files) {
+    struct stat st, *owner = geteuid() || stat(state, &st) ? NULL : &st;
     int rc = CTL_OK;
     for (int last = 0; last < 2 && !rc; last++) {
         size_t i;
@@ -175,9 +180,9 @@ static int put_back(const char *dir, const char *state, const json_t *files) {
             if (rc || last != !strcmp(path, "driftd.sqlite3"))
                 continue;
             char *from = ctl_printf("%s/%s", dir, path), *to = ctl_printf("%s/%s", state, path);
-            rc = make_folders(state, path);
+            rc = make_folders(state, path, owner);
             if (!rc)
-                rc = copy(from, to);
+                rc = copy(from, to, owner);
             free(from);
             free(to);
         }
@@ -213,7 +218,7 @@ int ctl_cmd_restore(struct ctl *c) {
         rc = CTL_REFUSED;
     }
     if (!rc && *state == '/')
-        rc = make_folders("", state + 1);
+        rc = make_folders("", state + 1, NULL);
     if (!rc && mkdir(state, 0750) && errno != EEXIST)
         rc = failed(state);
     if (!rc)

@@ -277,25 +277,39 @@ class Driftd:
 
     def add_dataset(self, name, path=None, archive=None, wait=True, **options):
         """Adds pictures: `path` is a folder or an archive on the server, `archive` a local zip or tar to upload;
-        options: size, channels, fit, background, ... (docs/data.md). wait: until they are decoded."""
+        options: size, channels, fit, background, ... (docs/data.md). wait: until they are decoded. An upload that
+        was cut off goes on when the call is made again, with the same file and options."""
         if (path is None) == (archive is None):
             raise ValueError("expected either path (on the server) or archive (a local file)")
         body = {"name": name, "options": options}
         if path is not None:
-            body["path"] = str(path)
-        self.json("POST", "/v1/datasets", body=body)
-        place = "/v1/datasets/" + urllib.parse.quote(name, safe="")
-        if archive is not None:
-            with open(archive, "rb") as f:
-                sent = 0
-                while chunk := f.read(8 << 20):
-                    sent = self.json("PUT", place + "/upload", {"offset": sent}, chunk)["received"]
-            self.json("POST", place + "/import", {"bytes": sent})
+            self.json("POST", "/v1/datasets", body=dict(body, path=str(path)))
+        else:
+            with open(archive, "rb") as f:  # before the set is made: a mistyped path leaves none
+                self._upload(body, f)
         info = self.dataset(name)
         while wait and info["state"] in ("uploading", "importing"):
             time.sleep(0.2)
             info = self.dataset(name)
         return info
+
+    def _upload(self, body, f):
+        about = os.fstat(f.fileno())
+        base = os.path.basename(f.name).encode("utf-8", "replace").decode()
+        source = "%s, %d bytes of %d" % (base, about.st_size, about.st_mtime)  # as driftctl says it
+        place, sent = "/v1/datasets/" + urllib.parse.quote(body["name"], safe=""), 0
+        try:
+            self.json("POST", "/v1/datasets", body=dict(body, source=source))
+        except Problem as p:
+            had = self.dataset(body["name"]) if p.status == 409 else {}
+            same = all(had.get("options", {}).get(k) == v for k, v in body["options"].items())
+            if not (had.get("state") == "uploading" and had.get("source") == source and same):
+                raise
+            sent = had["received"]
+        f.seek(sent)
+        while chunk := f.read(8 << 20):
+            sent = self.json("PUT", place + "/upload", {"offset": sent}, chunk)["received"]
+        self.json("POST", place + "/import", {"bytes": sent})
 
     def remove_dataset(self, name):
         self.json("DELETE", "/v1/datasets/" + urllib.parse.quote(name, safe=""))

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -115,6 +116,11 @@ int dd_sync_folder(const char *path, struct dr_err *err) {
     if (fd >= 0)
         close(fd);
     return rc;
+}
+
+int64_t dd_free_bytes(const char *path) {
+    struct statvfs v;
+    return statvfs(path, &v) ? -1 : (int64_t)(v.f_bavail * v.f_frsize);
 }
 
 int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err) {

@@ -29,6 +29,8 @@ int dd_mkdir_for(const char *path, struct dr_err *err);
 int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *err);
 // Makes the names in a folder durable. DR_EIO names it.
 int dd_sync_folder(const char *path, struct dr_err *err);
+// Bytes of the disk below path that this process may still use; -1: not known.
+int64_t dd_free_bytes(const char *path);
 // Reads a whole file into malloc'd, NUL-terminated memory; refuses more than max bytes.
 int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err);
 // A whole decimal number within [lo, hi]; NULL and anything else: false.

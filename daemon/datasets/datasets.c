@@ -240,27 +240,45 @@ static int add(struct dd_datasets *d, struct dd_dataset_row *row, struct dr_err 
     return rc ? rc : dd_dataset_row_insert(d->env.store, row, err);
 }
 
-int dd_datasets_create(struct dd_datasets *d, const char *name, const char *path,
-                       const char *source, const json_t *options, struct dr_err *err) {
+// found: the path as it will be kept. A new reference to the options, whole, or NULL where f holds
+// a fault.
+static json_t *check(struct dd_datasets *d, const struct dd_dataset_new *in,
+                     char found[DD_PATH_MAX], struct dd_dataset_faults *f) {
+    struct dr_err e = {0};
+    *found = 0;
+    if (in->name && check_name(in->name, &e))
+        dd_dataset_fault(f, &e);
+    if (in->path && dd_dataset_confine(d, in->path, found, &e))
+        dd_dataset_fault(f, &e);
+    return dd_dataset_options(in->options, f);
+}
+
+int dd_datasets_check(struct dd_datasets *d, const struct dd_dataset_new *in,
+                      struct dr_problems *list, struct dr_err *err) {
+    char found[DD_PATH_MAX];
+    struct dd_dataset_faults f = {list, err, 0};
+    json_decref(check(d, in, found, &f));
+    return f.rc;
+}
+
+int dd_datasets_create(struct dd_datasets *d, const struct dd_dataset_new *in,
+                       struct dr_problems *list, struct dr_err *err) {
+    const char *name = in->name, *path = in->path;
     struct dd_dataset_row row = {.upload = !path};
-    char found[DD_PATH_MAX] = "";
-    int rc = check_name(name, err);
-    if (!rc && path)
-        rc = dd_dataset_confine(d, path, found, err);
-    if (!rc)
-        rc = dd_dataset_room(d, 0, err);
-    json_t *all = rc ? NULL : dd_dataset_options(options, err);
-    if (!rc && !all)
-        rc = err->code;
+    struct dd_dataset_faults f = {list, err, 0};
+    char found[DD_PATH_MAX];
+    json_t *all = check(d, in, found, &f);
+    int rc = all ? dd_dataset_room(d, 0, err) : f.rc;
+    if (!rc) {
+        snprintf(row.name, sizeof row.name, "%s", name);
+        snprintf(row.state, sizeof row.state, "%s", path ? "importing" : "uploading");
+        row.source = path ? found : in->source ? (char *)(uintptr_t)in->source : found;
+        row.options = json_dumps(all, JSON_COMPACT);
+        rc = row.options ? 0 : dr_fail(err, DR_ENOMEM, "out of memory");
+    }
+    json_decref(all);
     if (rc)
         return rc;
-    snprintf(row.name, sizeof row.name, "%s", name);
-    snprintf(row.state, sizeof row.state, "%s", path ? "importing" : "uploading");
-    row.source = path ? found : source ? (char *)(uintptr_t)source : found;
-    row.options = json_dumps(all, JSON_COMPACT);
-    json_decref(all);
-    if (!row.options)
-        return dr_fail(err, DR_ENOMEM, "out of memory");
     pthread_mutex_lock(&d->change);
     rc = add(d, &row, err);
     if (!rc) {

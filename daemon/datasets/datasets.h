@@ -34,10 +34,18 @@ int dd_datasets_start(const struct dd_datasets_env *env, struct dd_datasets **ou
 void dd_datasets_stop(struct dd_datasets *d); // an import at work goes on at the next start
 
 // A new set. path: a folder or an archive below the roots; NULL: its archive is uploaded, and
-// source (or NULL) describes it. options: an object of the keys in decode.c, or NULL. DR_ECONFLICT
-// when the name is taken.
-int dd_datasets_create(struct dd_datasets *d, const char *name, const char *path,
-                       const char *source, const json_t *options, struct dr_err *err);
+// source (or NULL) describes it. options: an object of the keys in decode.c, or NULL.
+struct dd_dataset_new {
+    const char *name, *path, *source;
+    const json_t *options;
+};
+// Whether name (NULL: any), path and options are fit for a new set. The first problem is in *err,
+// each is appended to *list (or NULL).
+int dd_datasets_check(struct dd_datasets *d, const struct dd_dataset_new *in,
+                      struct dr_problems *list, struct dr_err *err);
+// The same, and makes it. DR_ECONFLICT when the name is taken.
+int dd_datasets_create(struct dd_datasets *d, const struct dd_dataset_new *in,
+                       struct dr_problems *list, struct dr_err *err);
 // Appends the file `part` (in the state folder; consumed in any case) to the upload at `offset`.
 // *received: bytes that the upload has now, also on DR_ECONFLICT, which says that `offset` is
 // another.

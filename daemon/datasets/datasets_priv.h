@@ -61,9 +61,17 @@ int dd_dataset_rows(struct dd_store *s, const char *name, void (*fn)(void *arg, 
 
 // --- decode.c: the engine's import ---
 
+// What is wrong with a request: every problem in list (or NULL), the first one in err and as rc.
+struct dd_dataset_faults {
+    struct dr_problems *list;
+    struct dr_err *err;
+    int rc;
+};
+void dd_dataset_fault(struct dd_dataset_faults *f, const struct dr_err *e);
 // Whether `options` holds known keys with values in their ranges; fills the defaults in, as the row
-// keeps them. A new reference, or NULL: the field of err is the key.
-json_t *dd_dataset_options(const json_t *options, struct dr_err *err);
+// keeps them. A new reference, or NULL where f holds a fault; those found here are at
+// `options.KEY`.
+json_t *dd_dataset_options(const json_t *options, struct dd_dataset_faults *f);
 struct dd_decode {
     const char *source, *cache; // the archive or folder; the file to write, atomically
     const json_t *options;

@@ -18,8 +18,20 @@ static const char *const keys[] = {"size",       "channels", "fit",       "backg
                                    "refuse_bad", "seed",     "test_share"};
 enum { NKEYS = sizeof keys / sizeof *keys };
 
-static int wrong(struct dr_err *err, const char *key, const char *expected) {
-    return dr_fail_at(err, DR_EINVAL, key, "%s: expected %s", key, expected);
+void dd_dataset_fault(struct dd_dataset_faults *f, const struct dr_err *e) {
+    dr_problems_add(f->list, e);
+    if (f->rc)
+        return;
+    f->rc = e->code;
+    *f->err = *e;
+}
+
+static void wrong(struct dd_dataset_faults *f, const char *key, const char *why) {
+    struct dr_err e = {0};
+    char field[sizeof e.field];
+    snprintf(field, sizeof field, "options%s%.60s", *key ? "." : "", key);
+    dr_fail_at(&e, DR_EINVAL, field, "%s: %s", field, why);
+    dd_dataset_fault(f, &e);
 }
 
 static int fit_of(const char *word) {
@@ -29,31 +41,35 @@ static int fit_of(const char *word) {
     return -1;
 }
 
-static int known(const json_t *options, struct dr_err *err) {
+static void check_keys(const json_t *options, struct dd_dataset_faults *f) {
     const char *key;
+    char text[120];
     json_t *v;
     json_object_foreach((json_t *)(uintptr_t)options, key, v) {
         bool found = false;
         for (int i = 0; i < NKEYS; i++)
             found |= !strcmp(keys[i], key);
-        const char *near = found ? NULL : dr_nearest(key, keys, NKEYS);
-        if (!found)
-            return dr_fail_at(err, DR_EINVAL, key, "options: there is no option %.40s%s%s%s", key,
-                              near ? "; did you mean `" : "", near ? near : "", near ? "`?" : "");
+        if (found)
+            continue;
+        const char *near = dr_nearest(key, keys, NKEYS);
+        snprintf(text, sizeof text, "there is no such option%s%s%s", near ? "; did you mean `" : "",
+                 near ? near : "", near ? "`?" : "");
+        wrong(f, key, text);
     }
-    return 0;
 }
 
 // An integer within [lo, hi]; absent or null: *out stays.
-static int whole(const json_t *o, const char *key, int64_t lo, int64_t hi, int64_t *out,
-                 struct dr_err *err) {
+static void whole(const json_t *o, const char *key, int64_t lo, int64_t hi, int64_t *out,
+                  struct dd_dataset_faults *f) {
     const json_t *v = json_object_get(o, key);
     char text[80];
     if (!v || json_is_null(v))
-        return 0;
+        return;
     *out = json_integer_value(v);
-    snprintf(text, sizeof text, "a whole number from %lld to %lld", (long long)lo, (long long)hi);
-    return json_is_integer(v) && *out >= lo && *out <= hi ? 0 : wrong(err, key, text);
+    snprintf(text, sizeof text, "expected a whole number from %lld to %lld", (long long)lo,
+             (long long)hi);
+    if (!json_is_integer(v) || *out < lo || *out > hi)
+        wrong(f, key, text);
 }
 
 static int colour(const char *text, uint8_t out[3]) {
@@ -69,46 +85,42 @@ static int colour(const char *text, uint8_t out[3]) {
     return 0;
 }
 
-static int read_options(const json_t *o, struct dr_import_options *out, struct dr_err *err) {
+static void read_options(const json_t *o, struct dr_import_options *out,
+                         struct dd_dataset_faults *f) {
     dr_import_defaults(out);
     int64_t seed = (int64_t)out->seed;
     const json_t *v;
-    int rc = known(o, err);
-    if (!rc)
-        rc = whole(o, "size", 0, MAX_SIDE, &out->size, err);
-    if (!rc)
-        rc = whole(o, "channels", 0, 3, &out->channels, err);
-    if (!rc && out->channels == 2)
-        rc = wrong(err, "channels", "1 (grey) or 3 (colour)");
-    if (!rc)
-        rc = whole(o, "seed", 0, (int64_t)1 << 53, &seed, err);
+    check_keys(o, f);
+    whole(o, "size", 0, MAX_SIDE, &out->size, f);
+    whole(o, "channels", 0, 3, &out->channels, f);
+    if (out->channels == 2)
+        wrong(f, "channels", "expected 1 (grey) or 3 (colour)");
+    whole(o, "seed", 0, (int64_t)1 << 53, &seed, f);
     out->seed = (uint64_t)seed;
-    if (!rc && (v = json_object_get(o, "fit")) && (out->fit = fit_of(json_string_value(v))) < 0)
-        rc = wrong(err, "fit", "crop, fit, resize or pad");
-    if (!rc && (v = json_object_get(o, "background")) &&
-        colour(json_string_value(v), out->background))
-        rc = wrong(err, "background", "a colour as #rrggbb");
-    if (!rc && (v = json_object_get(o, "refuse_bad"))) {
+    if ((v = json_object_get(o, "fit")) && (out->fit = fit_of(json_string_value(v))) < 0)
+        wrong(f, "fit", "expected crop, fit, resize or pad");
+    if ((v = json_object_get(o, "background")) && colour(json_string_value(v), out->background))
+        wrong(f, "background", "expected a colour as #rrggbb");
+    if ((v = json_object_get(o, "refuse_bad"))) {
         out->refuse_bad = json_is_true(v);
-        rc = json_is_boolean(v) ? 0 : wrong(err, "refuse_bad", "true or false");
+        if (!json_is_boolean(v))
+            wrong(f, "refuse_bad", "expected true or false");
     }
-    if (!rc && (v = json_object_get(o, "test_share"))) {
+    if ((v = json_object_get(o, "test_share"))) {
         out->test_share = json_number_value(v);
-        rc = json_is_number(v) && out->test_share >= 0 && out->test_share <= 0.9
-                 ? 0
-                 : wrong(err, "test_share", "a number from 0 to 0.9");
+        if (!json_is_number(v) || out->test_share < 0 || out->test_share > 0.9)
+            wrong(f, "test_share", "expected a number from 0 to 0.9");
     }
-    return rc;
 }
 
-json_t *dd_dataset_options(const json_t *options, struct dr_err *err) {
-    struct dr_import_options o;
+json_t *dd_dataset_options(const json_t *options, struct dd_dataset_faults *f) {
+    struct dr_import_options o = {0};
     char colour_text[8];
-    if (options && !json_is_object(options)) {
-        wrong(err, "options", "an object");
-        return NULL;
-    }
-    if (read_options(options, &o, err))
+    if (options && !json_is_object(options))
+        wrong(f, "", "expected an object");
+    else
+        read_options(options, &o, f);
+    if (f->rc)
         return NULL;
     snprintf(colour_text, sizeof colour_text, "#%02x%02x%02x", o.background[0], o.background[1],
              o.background[2]);
@@ -170,8 +182,10 @@ int dd_dataset_decode(const struct dd_decode *in, struct dd_dataset_result *out,
     struct dr_import_options o;
     struct dr_import_report r = {0};
     struct decoding run = {.in = in};
+    struct dd_dataset_faults f = {.err = err};
     *out = (struct dd_dataset_result){0};
-    int rc = read_options(in->options, &o, err);
+    read_options(in->options, &o, &f);
+    int rc = f.rc;
     if (!rc)
         rc = dr_pictures_import(in->source, in->cache, &o, on_progress, &run, &r, err);
     if (rc == DR_ECANCELED && run.full.code) {

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 int dd_dataset_path(const struct dd_datasets *d, const char *name, const char *file,
@@ -31,11 +30,8 @@ int64_t dd_file_size(const char *path) {
 }
 
 int dd_dataset_room(const struct dd_datasets *d, int64_t bytes, struct dr_err *err) {
-    struct statvfs v;
-    if (statvfs(d->root, &v))
-        return 0; // writing will tell
-    const int64_t left = (int64_t)(v.f_bavail * v.f_frsize) - DD_MIN_FREE;
-    if (left >= bytes)
+    const int64_t room = dd_free_bytes(d->root), left = room - DD_MIN_FREE;
+    if (room < 0 || left >= bytes) // where it is not known, writing will tell
         return 0;
     return dr_fail(err, DR_ENOSPC,
                    "the disk is full: %lld MiB more are needed in %.200s, %lld MiB may be used (%d "

@@ -98,6 +98,12 @@ int dd_dataset_recipe(struct dd_store *s, const char *config_dir, const char *na
     struct dd_dataset_facts f;
     bool own;
     int rc = dd_dataset_facts(s, name, &f, err);
+    if (rc == DR_ENOENT && dd_builtin_set(name))
+        return dr_fail(
+            err, rc,
+            "%s is a data set of the build, for which there are recipes; one is fitted to "
+            "sets that users have added",
+            name);
     if (rc)
         return rc;
     char *text = base_text(config_dir, f.size, minutes, &own);

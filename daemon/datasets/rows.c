@@ -134,7 +134,7 @@ static int delete_row(sqlite3 *db, void *arg, struct dr_err *err) {
 }
 int dd_dataset_row_delete(struct dd_store *s, const struct dd_dataset_row *r, struct dr_err *err) {
     struct dd_dataset_row copy = *r;
-    return dd_store_do(s, delete_row, &copy, err);
+    return dd_store_free_by(s, delete_row, &copy, err);
 }
 
 struct done {

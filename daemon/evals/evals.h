@@ -44,7 +44,8 @@ int dd_eval_plan(struct dd_store *s, int64_t eval_job, const struct dr_config *c
 int dd_eval_sources(struct dd_store *s, const char *data_dir, const struct dr_eval_section *e,
                     json_t **data, struct dr_err *err);
 // A training job has a checkpoint to evaluate: adds its runs and queues the eval job, which is made
-// by the first one. *id: that job; *made: just now.
+// by the first one. Both remember the job that trains the judge. *id: the eval job; *made: just
+// now.
 struct dd_eval_due {
     int64_t job, checkpoint, step;
     const char *name;            // of the training job

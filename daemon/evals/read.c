@@ -262,8 +262,11 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 
 static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
     const int64_t id = *(const int64_t *)arg,
-                  busy =
-                      dd_sql_one(db, -1, "SELECT state='running' FROM evals WHERE id=?", "i", id);
+                  busy = dd_sql_one(db, -1,
+                                    "SELECT state='running' AND EXISTS(SELECT 1 FROM jobs j WHERE"
+                                    " j.id=eval_job AND j.state IN ('running','stopping'))"
+                                    " FROM evals WHERE id=?",
+                                    "i", id);
     if (busy < 0)
         return dr_fail(err, DR_ENOENT, "there is no evaluation %lld", (long long)id);
     if (busy)

@@ -209,6 +209,16 @@ static int due(sqlite3 *db, void *arg, struct dr_err *err) {
     if (st && sqlite3_step(st) == SQLITE_ROW)
         rc = insert_found(db, st, d->id, d->cfg, err);
     sqlite3_finalize(st);
+    // Another job than before trains the judge where the checkpoint of that one is gone. What runs
+    // has its judge already.
+    if (!rc)
+        rc = dd_sql_run(db, err,
+                        "UPDATE jobs SET needs=nullif(?,0) WHERE id=? AND state NOT IN"
+                        " ('running','stopping')",
+                        "ii", d->needs, d->id);
+    if (!rc)
+        rc = dd_sql_run(db, err, "UPDATE jobs SET judge=nullif(?,0) WHERE id=?", "ii", d->needs,
+                        d->job);
     if (rc || d->made)
         return rc;
     d->queued = dd_sql_one(db, 0,
@@ -345,7 +355,10 @@ static int mark_best(sqlite3 *db, const struct finish *f, struct dr_err *err) {
 static int finish(sqlite3 *db, void *arg, struct dr_err *err) {
     const struct finish *f = arg;
     struct dd_eval_outcome *o = f->o;
-    int rc = dd_sql_run(db, err,
+    int rc = dd_sql_run(db, err, "UPDATE jobs SET crashes=0 WHERE id=? AND crashes>0", "i",
+                        f->r->eval_job);
+    if (!rc)
+        rc = dd_sql_run(db, err,
                         "UPDATE evals SET state='done', error=NULL, progress=1, comparable=?,"
                         " settings=?, training=?, details=?, epoch=?, ended_us=?, seconds=? WHERE"
                         " id=?",

@@ -29,6 +29,7 @@ struct dd {
     struct dd_disk *disk;
     struct dd_datasets *datasets;
     struct api_server *server;
+    char *token; // the token file as it was read last; NULL: none
     int64_t started_ns;
     int lock_fd;
     _Atomic bool stopping;

@@ -29,9 +29,14 @@ int dd_glue_dataset_get(void *ctx, const char *name, struct api_reply *out) {
 int dd_glue_dataset_create(void *ctx, const struct api_dataset_create *in, struct api_reply *out) {
     struct dd *d = ctx;
     struct dr_err err = {0};
-    int rc = dd_datasets_create(d->datasets, in->name, in->path, in->source, in->options, &err);
+    struct dr_problems list = {0};
+    const struct dd_dataset_new new = {in->name, in->path, in->source, in->options};
+    int rc = in->check ? dd_datasets_check(d->datasets, &new, &list, &err)
+                       : dd_datasets_create(d->datasets, &new, &list, &err);
     if (rc)
-        return dd_http_fail(&out->problem, rc, &err);
+        return dd_http_fail_listed(&out->problem, rc, &err, &list);
+    if (in->check)
+        return 0;
     snprintf(out->location, sizeof out->location, "/v1/datasets/%s", in->name);
     return reply_set(d, in->name, out);
 }

@@ -12,16 +12,16 @@ int dd_glue_field(void *ctx, const char *id, struct api_reply *out) {
     int64_t job;
     if (!dd_glue_id(id, &job))
         return api_problem_set(&out->problem, 404, "not-found", "there is no job %s", id);
+    json_t *row = dd_job_json(d->store, job, false, &err); // first: the field outlives its job
+    if (!row)
+        return dd_http_fail(&out->problem, err.code, &err);
+    json_decref(row);
     struct dr_drift_field *f = dd_live_field(d->live, job);
     if (f) {
         out->body = dd_field_json(f, job);
         free(f);
         return 0;
     }
-    json_t *row = dd_job_json(d->store, job, false, &err);
-    if (!row)
-        return dd_http_fail(&out->problem, err.code, &err);
-    json_decref(row);
     char *folder = dd_printf("%s/samples/%lld", d->opt.state_dir, (long long)job);
     out->body = dd_field_kept(folder);
     free(folder);

@@ -17,11 +17,6 @@
 
 enum { STORE_STALL_S = 20 };
 
-static int64_t disk_free(const struct dd *d) {
-    struct statvfs v;
-    return statvfs(d->opt.state_dir, &v) ? -1 : (int64_t)(v.f_bavail * v.f_frsize);
-}
-
 static json_t *number(double v) {
     return isfinite(v) ? json_real(v) : json_null();
 }
@@ -104,11 +99,11 @@ int dd_glue_status(void *ctx, struct api_reply *out) {
     struct dd_pump_stats ps;
     dd_jobs_now(d->jobs, &now);
     dd_pump_stats(d->pump, &ps);
-    json_t *store =
-        json_pack("{s:I, s:I, s:I, s:I, s:I}", "bytes", (json_int_t)database_bytes(d), "disk_free",
-                  (json_int_t)disk_free(d), "failures", (json_int_t)dd_store_failures(d->store),
-                  "metrics_dropped", (json_int_t)ps.dropped, "checkpoint_failures",
-                  (json_int_t)now.checkpoint_failures);
+    json_t *store = json_pack("{s:I, s:I, s:I, s:I, s:I}", "bytes", (json_int_t)database_bytes(d),
+                              "disk_free", (json_int_t)dd_free_bytes(d->opt.state_dir), "failures",
+                              (json_int_t)dd_store_failures(d->store), "metrics_dropped",
+                              (json_int_t)ps.dropped, "checkpoint_failures",
+                              (json_int_t)now.checkpoint_failures);
     out->body = json_pack(
         "{s:s, s:s, s:I, s:f, s:s, s:o, s:i, s:o, s:o}", "version", DRIFTD_VERSION, "git",
         DRIFTD_GIT, "boot", (json_int_t)dd_store_boot(d->store), "uptime_seconds",
@@ -133,7 +128,7 @@ static bool state_in_place(const struct dd *d) {
 
 int dd_glue_ready(void *ctx, struct api_reply *out) {
     struct dd *d = ctx;
-    int64_t now = dd_now_ns(), free_bytes = disk_free(d);
+    int64_t now = dd_now_ns(), free_bytes = dd_free_bytes(d->opt.state_dir);
     bool store = now - dd_store_beat_ns(d->store) < (int64_t)STORE_STALL_S * 1000000000;
     bool disk = free_bytes < 0 || free_bytes >= DD_MIN_FREE;
     struct dd_batcher_stats s;

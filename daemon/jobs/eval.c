@@ -36,6 +36,37 @@ static void outcome_free(struct dd_eval_outcome *o) {
     json_decref(o->details);
 }
 
+// Whether to repeat a write to the store: what was measured does not depend on who holds the
+// database just now, or on a disk that is full until somebody comes. A stop ends the waiting, and
+// the job as any other; the next start finds the run where it was.
+static bool again(struct dd_eval_work *w, int *rc) {
+    if (dd_job_again(w->job, *rc))
+        return true;
+    if (*rc == DR_EBUSY || *rc == DR_ENOSPC) {
+        w->stop = true;
+        *rc = DR_ECANCELED;
+    }
+    return false;
+}
+
+static int finish(struct dd_eval_work *w, const struct dd_eval_run *r, struct dd_eval_outcome *o,
+                  struct dr_err *err) {
+    int rc;
+    do
+        rc = dd_eval_finish(w->job->env->store, r, o, err);
+    while (again(w, &rc));
+    return rc;
+}
+
+static int note_failure(struct dd_eval_work *w, const struct dd_eval_run *r, const char *why,
+                        struct dr_err *err) {
+    int rc;
+    do
+        rc = dd_eval_fail(w->job->env->store, r->id, why, err);
+    while (again(w, &rc));
+    return rc;
+}
+
 // One run to its end. DR_ECANCELED: a stop; anything else but 0 ends the job.
 static int take(struct dd_eval_work *w, const struct dd_eval_run *r, struct tally *t,
                 struct dr_err *err) {
@@ -45,14 +76,15 @@ static int take(struct dd_eval_work *w, const struct dd_eval_run *r, struct tall
     struct dr_err why = {0}, ignored;
     dd_eval_event(events, r, "running", 0);
     int rc = dd_eval_one(w, r, &o, &why);
+    if (!rc)
+        rc = finish(w, r, &o, &why);
     if (rc == DR_ECANCELED && w->stop) {
         outcome_free(&o);
         dd_eval_put_back(store, r->id, 0, &ignored);
         return rc;
     }
-    if (!rc)
-        rc = dd_eval_finish(store, r, &o, &why);
     if (!rc) {
+        dd_eval_forget(w, r);
         t->finished++;
         dd_eval_event(events, r, "done", 1);
         after(w, r, &o);
@@ -61,8 +93,9 @@ static int take(struct dd_eval_work *w, const struct dd_eval_run *r, struct tall
     } else {
         t->failed++;
         snprintf(t->error, sizeof t->error, "%.300s: %.90s", r->name, why.msg);
-        rc = dd_eval_fail(store, r->id, why.msg, err);
-        dd_eval_event(events, r, "failed", 0);
+        rc = note_failure(w, r, why.msg, err);
+        if (!rc)
+            dd_eval_event(events, r, "failed", 0);
     }
     outcome_free(&o);
     return rc;
@@ -96,9 +129,12 @@ static int count(struct dd_eval_work *w, struct dr_err *err) {
 static int work(struct dd_eval_work *w, struct tally *t, struct dr_err *err) {
     struct dd_eval_run r;
     for (;;) {
-        int rc = count(w, err);
-        if (!rc)
-            rc = dd_eval_next(w->job->env->store, w->job->id, &r, err);
+        int rc;
+        do {
+            rc = count(w, err);
+            if (!rc)
+                rc = dd_eval_next(w->job->env->store, w->job->id, &r, err);
+        } while (again(w, &rc));
         if (rc || !r.id)
             return rc;
         if (skip(w, &r))
@@ -120,9 +156,12 @@ static int run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err)
     struct dr_err ignored;
     w.worked = dd_eval_thread_seconds();
     dr_pictures_watch(on_import, &w);
-    int rc = dd_eval_plan(job->env->store, job->id, &job->cfg, job->resume, err);
-    if (!rc)
-        rc = count(&w, err);
+    int rc;
+    do {
+        rc = dd_eval_plan(job->env->store, job->id, &job->cfg, job->resume, err);
+        if (!rc)
+            rc = count(&w, err);
+    } while (again(&w, &rc));
     if (!rc)
         rc = dd_eval_setup(&w, err);
     if (!rc)

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { TRIES = 10 }; // of 1 to 6 s
+
 // The configuration of the eval job that belongs to a training job. The keys that are training's
 // stay for best and patience. *changed: what differs from the defaults.
 static char *config_of(const struct dd_job *job, char **changed, struct dr_err *err) {
@@ -57,6 +59,18 @@ static int64_t checkpoint_id(struct dd_store *s, const char *path, int *priority
     return id;
 }
 
+// Another process may hold the database for a while; training waits for it, but not for ever.
+static int queue(struct dd_job *job, struct dd_eval_due *d, struct dr_err *err) {
+    int rc;
+    for (int left = TRIES;; left--) {
+        rc = dd_needs_judge(job->queue, d->config, d->priority, &d->needs, err);
+        if (!rc)
+            rc = dd_eval_due(job->env->store, d, err);
+        if (!rc || !left || !dd_job_again(job, rc))
+            return rc;
+    }
+}
+
 void dd_eval_checkpoint(struct dd_job *job, int64_t step, const char *path) {
     struct dd_store *store = job->env->store;
     struct dd_eval_due d = {.job = job->id, .step = step, .cfg = &job->cfg};
@@ -69,9 +83,7 @@ void dd_eval_checkpoint(struct dd_job *job, int64_t step, const char *path) {
     d.changed = changed;
     int rc = !config         ? DR_ENOMEM
              : !d.checkpoint ? dr_fail(&why, DR_ENOENT, "its checkpoint is not in the database")
-                             : dd_needs_judge(job->queue, config, &d.needs, &why);
-    if (!rc)
-        rc = dd_eval_due(store, &d, &why);
+                             : queue(job, &d, &why);
     free(config);
     free(changed);
     if (rc) {

@@ -328,6 +328,18 @@ static double epoch(const struct dd_eval_work *w, const struct dd_eval_run *r) {
     return epoch;
 }
 
+static int partial_path(const struct dd_eval_work *w, const struct dd_eval_run *r,
+                        char out[DD_PATH_MAX], struct dr_err *err) {
+    return dd_eval_path(w, out, err, "%lld/partial.safetensors", (long long)r->id);
+}
+
+void dd_eval_forget(const struct dd_eval_work *w, const struct dd_eval_run *r) {
+    char partial[DD_PATH_MAX];
+    struct dr_err ignored;
+    if (!partial_path(w, r, partial, &ignored))
+        unlink(partial);
+}
+
 int dd_eval_one(struct dd_eval_work *w, const struct dd_eval_run *r, struct dd_eval_outcome *o,
                 struct dr_err *err) {
     const struct dr_config *cfg = &w->job->cfg;
@@ -338,7 +350,7 @@ int dd_eval_one(struct dd_eval_work *w, const struct dd_eval_run *r, struct dd_e
     if (!rc)
         o->settings = settings(w, &s);
     if (!rc)
-        rc = dd_eval_path(w, partial, err, "%lld/partial.safetensors", (long long)r->id);
+        rc = partial_path(w, r, partial, err);
     if (!rc)
         rc = measure(w, r, &s, partial, o, err);
     if (!rc)
@@ -346,7 +358,6 @@ int dd_eval_one(struct dd_eval_work *w, const struct dd_eval_run *r, struct dd_e
     images_free(&s);
     if (rc)
         return rc;
-    unlink(partial); // not before: a stop may come while the files are written
     o->training = dd_eval_training(w->job->env->store, r);
     o->epoch = epoch(w, r);
     o->best = dd_eval_best_name(w->job, o);

@@ -56,6 +56,8 @@ void dd_eval_setdown(struct dd_eval_work *w);
 // DR_ECANCELED when a stop came first: what was done is kept for the next time.
 int dd_eval_one(struct dd_eval_work *w, const struct dd_eval_run *r, struct dd_eval_outcome *out,
                 struct dr_err *err);
+// Removes what is kept for the next time, once the run's end is in the store.
+void dd_eval_forget(const struct dd_eval_work *w, const struct dd_eval_run *r);
 
 // --- eval_files.c ---
 // grid.png, nearest.png and, where the configuration wants it, samples.npy; adds "nearest" to

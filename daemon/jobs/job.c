@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define AGAIN_NS INT64_C(1000000000)
+
 enum dd_wish dd_job_wish(struct dd_job *job) {
     struct dd_jobs *j = job->queue;
     struct dd_lane *l = job->lane;
@@ -18,6 +20,21 @@ enum dd_wish dd_job_wish(struct dd_job *job) {
         l->wish = DD_WISH_NONE;
     pthread_mutex_unlock(&j->lock);
     return w;
+}
+
+bool dd_job_again(struct dd_job *job, int rc) {
+    struct dd_jobs *j = job->queue;
+    struct dd_lane *l = job->lane;
+    if (rc != DR_EBUSY && rc != DR_ENOSPC)
+        return false;
+    if (!l->beside)
+        atomic_store(&j->beat, dd_now_ns());
+    pthread_mutex_lock(&j->lock);
+    const bool stop = j->closing || l->wish == DD_WISH_STOP || l->wish == DD_WISH_STOP_NOW;
+    if (!stop)
+        dd_cond_wait_until(&j->wake, &j->lock, dd_now_ns() + AGAIN_NS);
+    pthread_mutex_unlock(&j->lock);
+    return !stop;
 }
 
 struct progress {

@@ -4,9 +4,10 @@
 //   queued -> running -> completed | failed | stopped | paused (both on request) | interrupted
 //   running -> stopping -> stopped ; paused | stopped | failed | interrupted -> queued by resume
 // A start finds rows still `running`: they were cut off, become `interrupted` and are queued again
-// when the policy is auto. Any thread. The functions return 0 or DR_E* with a sentence in err:
-// ENOENT for an unknown job, ECONFLICT where its state refuses, EINVAL for bad input, or what the
-// store failed with.
+// when the policy is auto, but not after several such ends in a row before anything was saved. An
+// eval job that ends while a run of it waits is queued again. Any thread. The functions return 0 or
+// DR_E* with a sentence in err: ENOENT for an unknown job, ECONFLICT where its state refuses,
+// EINVAL for bad input, or what the store failed with.
 #pragma once
 
 #include "daemon/base/options.h"
@@ -65,7 +66,14 @@ int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct d
 // NULL: unchanged. DR_ECONFLICT where the priority of a job that is not queued would change.
 int dd_jobs_patch(struct dd_jobs *j, int64_t id, const char *name, const char *notes,
                   const int *priority, struct dr_err *err);
+// With its rows and folders. DR_ECONFLICT, naming why, where it has not ended, another job needs
+// what it has trained, or a checkpoint of it is promoted. Takes as long as it has metrics;
+// DR_ECANCELED where the queue is stopped meanwhile: some of them are left.
 int dd_jobs_remove(struct dd_jobs *j, int64_t id, struct dr_err *err);
+// Several or none, those of them that are there, together with what `also` (NULL: nothing) changes
+// in the same transaction. What they need of one another does not count.
+int dd_jobs_remove_all(struct dd_jobs *j, const int64_t *ids, int n, dd_store_fn *also, void *arg,
+                       struct dr_err *err);
 // Submits the recipe unless a checkpoint or a job of that name exists; failed and stopped jobs do
 // not count.
 int dd_jobs_autostart(struct dd_jobs *j, const char *recipe, struct dr_err *err);

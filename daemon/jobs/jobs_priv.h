@@ -1,4 +1,5 @@
-// What queue.c (the queue), states.c, job_thread.c (the thread that runs jobs) and the kinds share.
+// What queue.c (the queue), remove.c, states.c, job_thread.c (the thread that runs jobs) and the
+// kinds share.
 #pragma once
 
 #include "daemon/jobs/jobs.h"
@@ -54,9 +55,10 @@ struct dd_job_change {
     const char *verb;        // "stopped": what the refused action would have done
     char old[16];
 };
-// The row of a new job, queued; within a closure of the store.
+// The row of a new job, queued; within a closure of the store. needs: the job that it waits for,
+// judge: the one that its evaluations will (0: none).
 int dd_job_insert(sqlite3 *db, const struct dd_job_new *in, const char *json, int64_t steps,
-                  int64_t needs, int64_t *id, struct dr_err *err);
+                  int64_t needs, int64_t judge, int64_t *id, struct dr_err *err);
 bool dd_one_of(const char *state, const char *const *list);
 // The state of a job as the row has it; DR_ENOENT where there is none.
 int dd_job_state(sqlite3 *db, int64_t id, char out[16], struct dr_err *err);
@@ -66,10 +68,16 @@ void dd_job_set_running(struct dd_lane *l, int64_t id, const char *name);
 // The lane that runs the job; NULL: none does. With the lock held.
 struct dd_lane *dd_job_lane(struct dd_jobs *j, int64_t id);
 // The running job's last state, durable, with its event; nothing runs afterwards. Under the lock,
-// so that an action sees either the job at work or how it ended.
-int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *error,
+// so that an action sees either the job at work or how it ended. A job that ran (not one that could
+// not be read) is queued instead where an evaluation of it waits by now.
+int dd_job_end(struct dd_jobs *j, int64_t id, bool ran, const char *state, const char *error,
                struct dr_err *err);
 void dd_job_event(struct dd_jobs *j, int64_t id, const char *from, const char *to,
                   const char *error);
 // STATE_DIR/checkpoints/ID and STATE_DIR/samples/ID; malloc'ed
 char *dd_job_dir(const struct dd_jobs *j, const char *what, int64_t id);
+
+// --- remove.c ---
+
+// Removes the folders of jobs that have been removed.
+void dd_job_sweep_folders(struct dd_jobs *j);

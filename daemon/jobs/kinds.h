@@ -50,6 +50,9 @@ int dd_job_kind_find(const struct dd_job_kind *const *table, const char *name,
 // What the user wants; ask it often, also to say that the job makes progress. A wish for a
 // checkpoint is returned once.
 enum dd_wish dd_job_wish(struct dd_job *job);
+// Whether a write to the store that has failed with rc is to be tried again, as another process
+// holds the database or the disk is full: waits for a moment. False too once the job is to stop.
+bool dd_job_again(struct dd_job *job, int rc);
 // The job begins, or goes on, after `step` of `total`: metrics of later steps, which will come
 // again, are removed. data_name and class_names (a JSON array as text) may be NULL.
 void dd_job_started(struct dd_job *job, int64_t step, int64_t total, const char *data_name,

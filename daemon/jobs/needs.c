@@ -15,6 +15,8 @@
 
 enum { FALLEN = 32 }; // ended by one round
 
+#define OPEN "('queued','running','stopping','paused','interrupted')"
+
 // --- which job has it ---
 
 // The text of a configuration without what changes no weight.
@@ -78,7 +80,7 @@ int dd_needs_take(sqlite3 *db, struct dd_need *n, int priority, struct dr_err *e
                                   .priority = priority,
                                   .changed = n->changed};
     n->made = true;
-    return dd_job_insert(db, &in, n->json, n->cfg.train.steps, 0, &n->id, err);
+    return dd_job_insert(db, &in, n->json, n->cfg.train.steps, 0, 0, &n->id, err);
 }
 
 int dd_needs_read(const char *config_dir, const struct dr_config *cfg, struct dd_need *n,
@@ -98,18 +100,24 @@ void dd_need_release(struct dd_need *n) {
     free(n->changed);
 }
 
+struct take {
+    struct dd_need *need;
+    int priority;
+};
 static int take(sqlite3 *db, void *arg, struct dr_err *err) {
-    return dd_needs_take(db, arg, 0, err);
+    const struct take *t = arg;
+    return dd_needs_take(db, t->need, t->priority, err);
 }
 
-int dd_needs_judge(struct dd_jobs *j, const char *config, int64_t *id, struct dr_err *err) {
+int dd_needs_judge(struct dd_jobs *j, const char *config, int priority, int64_t *id,
+                   struct dr_err *err) {
     struct dr_config cfg;
     struct dd_need *n = dd_xcalloc(1, sizeof *n);
     int rc = dr_config_parse(config, strlen(config), NULL, &cfg, err);
     if (!rc)
         rc = dd_needs_read(j->env.opt->config_dir, &cfg, n, err);
     if (!rc && n->json)
-        rc = dd_store_do(j->env.store, take, n, err);
+        rc = dd_store_do(j->env.store, take, &(struct take){n, priority}, err);
     *id = n->id;
     if (!rc && n->made)
         dd_job_event(j, n->id, "", "queued", NULL);
@@ -118,15 +126,27 @@ int dd_needs_judge(struct dd_jobs *j, const char *config, int64_t *id, struct dr
     return rc;
 }
 
-int dd_needs_check_drop(sqlite3 *db, int64_t id, struct dr_err *err) {
-    const int64_t other = dd_sql_one(db, 0,
-                                     "SELECT id FROM jobs WHERE needs=? AND state IN"
-                                     " ('queued','running','stopping','paused','interrupted')",
-                                     "i", id);
-    return other ? dr_fail(err, DR_ECONFLICT,
-                           "job %lld needs the encoder of job %lld; stop or remove that job first",
-                           (long long)other, (long long)id)
-                 : 0;
+int dd_needs_check_drop(sqlite3 *db, const char *ids, struct dr_err *err) {
+#define BY(column, what)                                                                           \
+    "SELECT id, " column ", '" what "' FROM jobs WHERE " column " IN " DD_JOBS_LISTED              \
+    " AND id NOT IN " DD_JOBS_LISTED " AND state IN " OPEN
+    sqlite3_stmt *st = dd_sql_prepare(
+        db, err, BY("needs", "encoder") " UNION ALL " BY("judge", "judge") " LIMIT 1", "t", ids);
+    int rc = st ? 0 : DR_EIO;
+    if (st && sqlite3_step(st) == SQLITE_ROW)
+        rc = dr_fail(
+            err, DR_ECONFLICT, "job %lld needs the %s of job %lld; stop or remove that job first",
+            (long long)sqlite3_column_int64(st, 0), (const char *)sqlite3_column_text(st, 2),
+            (long long)sqlite3_column_int64(st, 1));
+    sqlite3_finalize(st);
+    return rc;
+}
+
+int dd_needs_raise(sqlite3 *db, int64_t id, struct dr_err *err) {
+    return dd_sql_run(db, err,
+                      "UPDATE jobs SET priority=max(jobs.priority,j.priority) FROM jobs j WHERE"
+                      " j.id=? AND jobs.id IN (j.needs,j.judge) AND jobs.state='queued'",
+                      "i", id);
 }
 
 int dd_needs_resume(sqlite3 *db, int64_t id, int64_t *woken, bool *missing, char old[16],
@@ -146,9 +166,11 @@ int dd_needs_resume(sqlite3 *db, int64_t id, int64_t *woken, bool *missing, char
     if (!dd_one_of(old, idle))
         return 0;
     *woken = need;
-    return dd_sql_run(
-        db, err, "UPDATE jobs SET state='queued', error=NULL, ended_us=NULL, resume=1 WHERE id=?",
-        "i", need);
+    int rc = dd_sql_run(db, err,
+                        "UPDATE jobs SET state='queued', error=NULL, ended_us=NULL, resume=1,"
+                        " crashes=0 WHERE id=?",
+                        "i", need);
+    return rc ? rc : dd_needs_raise(db, id, err);
 }
 
 // --- those that wait ---

@@ -18,8 +18,9 @@ void dd_need_release(struct dd_need *n); // what it points to
 int dd_needs_read(const char *config_dir, const struct dr_config *cfg, struct dd_need *n,
                   struct dr_err *err);
 // The job that trains the judge of an eval job's configuration (text): one that has it or will,
-// else a new one. *id 0: the judge is no recipe.
-int dd_needs_judge(struct dd_jobs *j, const char *config, int64_t *id, struct dr_err *err);
+// else a new one of this priority. *id 0: the judge is no recipe.
+int dd_needs_judge(struct dd_jobs *j, const char *config, int priority, int64_t *id,
+                   struct dr_err *err);
 
 // --- within closures of the store ---
 
@@ -31,8 +32,13 @@ int dd_needs_take(sqlite3 *db, struct dd_need *n, int priority, struct dr_err *e
 int dd_needs_find(sqlite3 *db, const struct dr_config *encoder, int64_t *id, struct dr_err *err);
 // Whether two recipes make the same encoder.
 bool dd_needs_same(const struct dr_config *a, const struct dr_config *b);
-// ECONFLICT when a job that has not ended needs this one.
-int dd_needs_check_drop(sqlite3 *db, int64_t id, struct dr_err *err);
+// What a job needs, its judge too, gets its priority where that is higher: it must not wait longer.
+int dd_needs_raise(sqlite3 *db, int64_t id, struct dr_err *err);
+// The jobs of a list (JSON) that a statement has as its first parameter.
+#define DD_JOBS_LISTED "(SELECT value FROM json_each(?1))"
+// ECONFLICT when another job that has not ended needs one of these (JSON), for its features or as
+// its judge.
+int dd_needs_check_drop(sqlite3 *db, const char *ids, struct dr_err *err);
 // Queues what a job to be resumed needs as well, unless that is done or on its way. *woken: its id,
 // 0: nothing was done; *missing: it is gone.
 int dd_needs_resume(sqlite3 *db, int64_t id, int64_t *woken, bool *missing, char old[16],

@@ -12,10 +12,11 @@
 #include "daemon/store/checkpoints.h"
 #include "daemon/store/keys.h"
 
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { CRASHES = 5 }; // in a row, after which a job is not queued again by itself
 
 // --- states ---
 
@@ -92,7 +93,7 @@ static int create(sqlite3 *db, void *arg, struct dr_err *err) {
         rc = dd_needs_take(db, &c->need, in->priority, err);
     if (!rc)
         rc = dd_job_insert(db, &row, c->json, c->kind->steps ? c->kind->steps(in->cfg) : 0,
-                           c->need.id, &c->id, err);
+                           c->need.id, c->judge.id, &c->id, err);
     if (!rc && in->key)
         rc = dd_sql_run(db, err, "INSERT OR REPLACE INTO idempotency VALUES(?,?,?,?)", "ttii",
                         in->key, in->fingerprint ? in->fingerprint : "", c->id, dd_wall_us());
@@ -473,8 +474,9 @@ int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct d
     struct dd_lane *l = dd_job_lane(j, id);
     const bool mine = l != NULL,
                stop = a == DD_JOB_STOP || a == DD_JOB_STOP_NOW || a == DD_JOB_PAUSE;
+    const bool saves = mine && !l->beside; // what runs beside others has no training to save
     // Whatever else was wished for ends the run, and ends it with a checkpoint.
-    if (mine && l->wish != DD_WISH_STOP_NOW &&
+    if (mine && (stop || saves) && l->wish != DD_WISH_STOP_NOW &&
         !(a == DD_JOB_CHECKPOINT && l->wish != DD_WISH_NONE)) {
         l->wish = a == DD_JOB_CHECKPOINT ? DD_WISH_CHECKPOINT
                   : a == DD_JOB_STOP_NOW ? DD_WISH_STOP_NOW
@@ -486,7 +488,9 @@ int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct d
     if (!mine)
         return stop_waiting(j, id, a, err);
     if (!stop)
-        return 0;
+        return saves ? 0
+                     : dr_fail(err, DR_ECONFLICT,
+                               "job %lld is of a kind that writes no checkpoints", (long long)id);
     // The thread may have ended the job meanwhile: its final state wins.
     static const char *const from[] = {"running", "stopping", NULL};
     struct dd_job_change c = {.id = id,
@@ -515,9 +519,10 @@ static int patch(sqlite3 *db, void *arg, struct dr_err *err) {
     rc = dd_sql_run(db, err,
                     "UPDATE jobs SET name=coalesce(?,name), notes=coalesce(?,notes) WHERE id=?",
                     "tti", p->name, p->notes, p->id);
-    return rc || !p->priority ? rc
-                              : dd_sql_run(db, err, "UPDATE jobs SET priority=? WHERE id=?", "ii",
-                                           (int64_t)*p->priority, p->id);
+    if (!rc && p->priority)
+        rc = dd_sql_run(db, err, "UPDATE jobs SET priority=? WHERE id=?", "ii",
+                        (int64_t)*p->priority, p->id);
+    return rc || !p->priority ? rc : dd_needs_raise(db, p->id, err);
 }
 
 int dd_jobs_patch(struct dd_jobs *j, int64_t id, const char *name, const char *notes,
@@ -526,71 +531,50 @@ int dd_jobs_patch(struct dd_jobs *j, int64_t id, const char *name, const char *n
     return dd_store_do(j->env.store, patch, &p, err);
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *f) {
-    (void)st, (void)type, (void)f;
-    remove(path);
-    return 0;
-}
-
-static void remove_folder(struct dd_jobs *j, const char *what, int64_t id) {
-    char *dir = dd_job_dir(j, what, id);
-    nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
-    free(dir);
-}
-
-static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
-    static const char *const from[] = {"completed", "failed", "stopped", "interrupted", NULL};
-    struct dd_job_change *c = arg;
-    int rc = dd_job_state(db, c->id, c->old, err);
-    if (rc)
-        return rc;
-    if (!dd_one_of(c->old, from))
-        return dr_fail(err, DR_ECONFLICT,
-                       "job %lld is %s; only a job that has ended can be removed", (long long)c->id,
-                       c->old);
-    if ((rc = dd_needs_check_drop(db, c->id, err)))
-        return rc;
-    // Without it the server would answer with another model from one request to the next.
-    int64_t active = dd_sql_one(db, 0,
-                                "SELECT id FROM checkpoints WHERE job=? AND state='ok' AND id="
-                                "(SELECT CAST(value AS INTEGER) FROM meta WHERE key='active')",
-                                "i", c->id);
-    if (active)
-        return dr_fail(err, DR_ECONFLICT,
-                       "checkpoint %lld of job %lld is activated; serve another one, or `auto`, "
-                       "first",
-                       (long long)active, (long long)c->id);
-    rc = dd_key_retire(db, "job", "SELECT key FROM idempotency WHERE job=?2", c->id, err);
-    return rc ? rc : dd_sql_run(db, err, "DELETE FROM jobs WHERE id=?", "i", c->id);
-}
-
-int dd_jobs_remove(struct dd_jobs *j, int64_t id, struct dr_err *err) {
-    struct dd_job_change c = {.id = id};
-    int rc = dd_store_do(j->env.store, drop, &c, err);
-    dd_store_changed(j->env.store);
-    if (rc)
-        return rc;
-    remove_folder(j, "checkpoints", id);
-    remove_folder(j, "samples", id);
-    dd_job_event(j, id, c.old, "removed", NULL);
-    return 0;
-}
-
 // --- life ---
 
+// A job that may be what ends the process (by its memory, say) would be the first one again at
+// every start, and nothing else would be served between two of them: it waits for someone who
+// resumes it.
 static int recover(sqlite3 *db, void *arg, struct dr_err *err) {
     const char *policy = arg;
+    char why[200];
+    snprintf(why, sizeof why,
+             "driftd ended %d times while this job ran, each time before it had saved anything; "
+             "resume it to try again",
+             CRASHES);
     int rc =
         dd_sql_run(db, err, "UPDATE jobs SET state='stopped', ended_us=? WHERE state='stopping'",
                    "i", dd_wall_us());
     if (!rc)
-        rc = dd_sql_run(db, err, "UPDATE jobs SET state='interrupted' WHERE state='running'", "");
+        rc = dd_sql_run(db, err,
+                        "UPDATE jobs SET state='interrupted', crashes=crashes+1,"
+                        " error=CASE WHEN crashes+1>=? THEN ? END WHERE state='running'",
+                        "it", (int64_t)CRASHES, why);
     if (!rc && !strcmp(policy, "auto"))
         rc = dd_sql_run(db, err,
                         "UPDATE jobs SET state='queued', resume=1, ended_us=NULL WHERE "
-                        "state='interrupted'",
-                        "");
+                        "state='interrupted' AND crashes<?",
+                        "i", (int64_t)CRASHES);
+    if (!rc) // whatever becomes of their jobs
+        rc = dd_sql_run(db, err, "UPDATE evals SET state='queued' WHERE state='running'", "");
     return rc;
+}
+
+static void warn_of_crashes(struct dd_jobs *j) {
+    struct dr_err ignored;
+    sqlite3 *db = dd_store_reader(j->env.store, &ignored);
+    sqlite3_stmt *st = db ? dd_sql_prepare(db, &ignored,
+                                           "SELECT id FROM jobs WHERE state='interrupted' AND"
+                                           " crashes>=? ORDER BY id",
+                                           "i", (int64_t)CRASHES)
+                          : NULL;
+    while (st && sqlite3_step(st) == SQLITE_ROW)
+        dd_log(DR_LOG_WARN, "job.crashes",
+               "job=%lld hint=\"driftd ended each time that it ran; driftctl resume tries again\"",
+               (long long)sqlite3_column_int64(st, 0));
+    sqlite3_finalize(st);
+    sqlite3_close(db);
 }
 
 int dd_jobs_new(const struct dd_jobs_env *env, struct dd_jobs **out, struct dr_err *err) {
@@ -609,6 +593,8 @@ int dd_jobs_new(const struct dd_jobs_env *env, struct dd_jobs **out, struct dr_e
         dd_jobs_free(j);
         return rc;
     }
+    warn_of_crashes(j);
+    dd_job_sweep_folders(j);
     *out = j;
     return 0;
 }

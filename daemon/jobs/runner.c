@@ -37,13 +37,13 @@ struct run {
     double saved_at, published_at, publish_cost, field_at, evaluated_at;
     bool collapsed, save_failing;
     struct dd_spike gradient;
-    bool stopped;         // before the first step
-    enum dd_wish pending; // a wish of before the first step that is for later
+    bool stopped;         // before the first step, or while something was measured
+    enum dd_wish pending; // a wish of before the first step or of a measurement, for later
     double creating_at;   // when the trainer was asked for
 };
 
-// Setting up may take minutes, in which a stop holds as well. What else is wished waits for the
-// steps.
+// Setting up and measuring may take minutes, in which a stop holds as well. What else is wished
+// waits for the steps.
 static bool still_wanted(void *ctx) {
     struct run *r = ctx;
     const enum dd_wish w = r->hooks->wish ? r->hooks->wish(r->hooks->ctx) : DD_WISH_NONE;
@@ -144,8 +144,8 @@ static int save(struct run *r) {
     r->save_failing = false;
     r->saved_step = step;
     snprintf(r->res->last_good, sizeof r->res->last_good, "%s", path);
-    dd_ckpt_rotate(r->spec->checkpoint_dir, &r->spec->cfg->checkpoint, r->hooks->checkpoint_let_go,
-                   r->hooks->ctx);
+    dd_ckpt_rotate(r->spec->checkpoint_dir, &r->spec->cfg->checkpoint, step,
+                   r->hooks->checkpoint_let_go, r->hooks->ctx);
     return 0;
 }
 
@@ -167,7 +167,7 @@ static void publish(struct run *r, bool force) {
         return;
     struct dr_snapshot *s = dr_trainer_snapshot(r->t, 0);
     if (!s)
-        return; // out of memory: the previous one stays published
+        return; // no memory, or a device that failed: the previous one stays published
     snprintf(s->id, sizeof s->id, "live:%s", r->spec->id);
     r->hooks->snapshot(r->hooks->ctx, s);
     r->published_at = dd_seconds();
@@ -205,12 +205,16 @@ static void sample_grid(struct run *r) {
     struct dd_grid_file f = {0};
     snprintf(path, sizeof path, "%s/step-%08lld.png", r->spec->sample_dir, (long long)step);
     struct dr_snapshot *s = dr_trainer_snapshot(r->t, 0);
-    int rc = s ? 0 : dr_fail(&why, DR_ENOMEM, "no memory for a sample grid");
+    int rc = s ? 0
+               : dr_fail(&why, DR_ENOMEM,
+                         "no weights for a sample grid: no memory, or a device that failed");
     if (!rc)
         rc = dd_mkdirs(r->spec->sample_dir, &why);
     if (!rc)
         rc = write_grid(r, s, path, &f, &why);
     dr_snapshot_unref(s);
+    if (rc == DR_ECANCELED)
+        return;
     if (rc) {
         char q[600];
         dd_log(DR_LOG_WARN, "sample.failed", "job=%s step=%lld reason=%s", r->spec->id,
@@ -247,24 +251,38 @@ static void watch_gradient(struct run *r, const struct dr_metrics *m) {
     CALL(r, alert, "gradient", m->step, text);
 }
 
-// What is measured of an encoder after this step. A failure costs the measurement and not the run.
+// What is measured of an encoder after this step. A failure costs the measurement and not the run,
+// and so does a stop.
 static bool test(struct run *r, bool last, struct dr_metrics *m) {
     struct dr_err why = {0};
+    char q[600];
     if (!r->watch || !dd_watch_due(r->watch, m->step, last))
         return false;
-    if (!dd_watch_measure(r->watch, r->t, last, m, &why))
-        return true;
-    char q[600];
-    dd_log(DR_LOG_WARN, "encoder.test", "job=%s step=%lld reason=%s", r->spec->id,
-           (long long)m->step, dd_log_quote(why.msg, q, sizeof q));
-    return false;
+    const int rc = dd_watch_measure(r->watch, r->t, last, m, &why);
+    if (rc && rc != DR_ECANCELED)
+        dd_log(DR_LOG_WARN, "encoder.test", "job=%s step=%lld reason=%s", r->spec->id,
+               (long long)m->step, dd_log_quote(why.msg, q, sizeof q));
+    return !rc;
+}
+
+// What is measured at the end takes long: the last checkpoint has been written before, with the
+// metrics of its step, so this has a row of its own. After a stop the run is not complete: when it
+// is resumed, this is all that is left.
+static void test_end(struct run *r) {
+    struct dr_metrics m = {
+        .step = dr_trainer_steps_done(r->t), .step_seconds = NAN, .spread = NAN, .spread_min = NAN};
+    dr_trainer_metrics(r->t, &m.n);
+    if (test(r, true, &m))
+        CALL(r, step, &m, dr_trainer_seconds(r->t), dr_trainer_steps_total(r->t));
+    else if (r->stopped && dd_watch_due(r->watch, m.step, true))
+        r->res->outcome = DD_RUN_STOPPED;
 }
 
 static void report(struct run *r, struct dr_metrics *m) {
     const bool last = m->step == dr_trainer_steps_done(r->t) && dr_trainer_finished(r->t);
     if (!m->step)
         return;
-    const bool tested = test(r, last, m);
+    const bool tested = !last && test(r, false, m);
     if (m->step % r->spec->cfg->metrics.every == 0 || last || tested || !isnan(m->spread))
         CALL(r, step, m, dr_trainer_seconds(r->t), dr_trainer_steps_total(r->t));
     watch_spread(r, m);
@@ -319,6 +337,7 @@ static void evaluate(struct run *r) {
 
 static int loop(struct run *r, struct dr_err *err) {
     const struct dr_config *cfg = r->spec->cfg;
+    const bool was_complete = dr_trainer_finished(r->t);
     int rc = 0;
     while (!dr_trainer_finished(r->t)) {
         enum dd_wish w = next_wish(r);
@@ -356,6 +375,8 @@ static int loop(struct run *r, struct dr_err *err) {
         return dr_fail(err, DR_EIO,
                        "trained to the end, but the last checkpoint could not be written");
     sample_grid(r);
+    if (r->watch && !(was_complete && r->spec->complete_is_tested))
+        test_end(r);
     if (cfg->eval.at_end)
         evaluate(r);
     return 0;
@@ -363,9 +384,14 @@ static int loop(struct run *r, struct dr_err *err) {
 
 // Weights of another run, for one that has no steps of its own yet.
 static int init(struct run *r, struct dr_err *err) {
+    const struct dr_err *missing = r->spec->no_init;
     char note[400];
-    if (!r->spec->init_from || dr_trainer_steps_done(r->t) > 0)
+    if ((!r->spec->init_from && !missing) || dr_trainer_steps_done(r->t) > 0)
         return 0;
+    if (missing) {
+        *err = *missing;
+        return missing->code;
+    }
     int rc = dr_trainer_init_from(r->t, r->spec->init_from, note, err);
     if (!rc && note[0])
         CALL(r, alert, "init_from", 0, note);
@@ -399,7 +425,7 @@ static int prepare(struct run *r, struct dr_err *err) {
     if (!rc)
         rc = init(r, err);
     if (!rc && s->cfg->kind == DR_RECIPE_ENCODER)
-        rc = dd_watch_new(s->cfg, r->be, r->data, s->data_dir, &r->watch, err);
+        rc = dd_watch_new(s->cfg, r->be, r->data, s->data_dir, still_wanted, r, &r->watch, err);
     if (rc)
         return rc;
     r->saved_at = r->evaluated_at = dd_seconds();

@@ -21,6 +21,7 @@ struct dd_run_hooks {
     // The trainer is ready at `step` (0: from scratch).
     void (*started)(void *ctx, const struct dr_trainer *t, const struct dr_dataset *data,
                     int64_t step);
+    // Of an encoder once more at the end, with what was then measured and step_seconds NAN.
     void (*step)(void *ctx, const struct dr_metrics *m, double seconds, int64_t total);
     void (*snapshot)(void *ctx, struct dr_snapshot *s); // takes over the reference
     // The drift of a two-dimensional toy, a few times per second and at the end; takes over f.
@@ -46,7 +47,10 @@ struct dd_run_spec {
     const struct dr_config *cfg;
     const char *data_dir, *device, *checkpoint_dir, *sample_dir; // sample_dir NULL: no grids
     const char *id;                                              // for logs and snapshot ids
-    const char *init_from;  // safetensors file whose weights a fresh run starts from; NULL: none
+    const char *init_from; // safetensors file whose weights a fresh run starts from; NULL: none
+    // Why that file is not there, with which a fresh run fails; one that goes on needs none. NULL:
+    // it is there, or none is named.
+    const struct dr_err *no_init;
     const char *encoder;    // file of features.encoder; NULL: that is its path
     bool encoder_of_recipe; // it was trained for this run: on other data it is refused
     int threads;
@@ -54,6 +58,9 @@ struct dd_run_spec {
                  // are moved out of the way
     double seconds_before; // of a run that is resumed, where its checkpoint does not say
     bool strict_resume;    // checkpoints that all fail to load are an error, not a fresh start
+    // A run that is resumed behind its last step is taken as it is; else what is measured of an
+    // encoder at the end is measured (again).
+    bool complete_is_tested;
 };
 struct dd_run_result {
     enum dd_outcome outcome;

@@ -37,11 +37,13 @@ int dd_job_change(sqlite3 *db, void *arg, struct dr_err *err) {
     int64_t now = dd_wall_us();
     if (!strcmp(c->state, "queued"))
         return dd_sql_run(db, err,
-                          "UPDATE jobs SET state=?, error=NULL, ended_us=NULL, resume=1 WHERE id=?",
+                          "UPDATE jobs SET state=?, error=NULL, ended_us=NULL, resume=1, crashes=0"
+                          " WHERE id=?",
                           "ti", c->state, c->id);
     bool ends = strcmp(c->state, "stopping") != 0 && strcmp(c->state, "paused") != 0;
     return dd_sql_run(
-        db, err, "UPDATE jobs SET state=?, error=?, ended_us=CASE ? WHEN 1 THEN ? END WHERE id=?",
+        db, err,
+        "UPDATE jobs SET state=?, error=?, ended_us=CASE ? WHEN 1 THEN ? END, crashes=0 WHERE id=?",
         "ttiii", c->state, c->error, (int64_t)ends, now, c->id);
 }
 
@@ -70,11 +72,27 @@ void dd_job_set_running(struct dd_lane *l, int64_t id, const char *name) {
     pthread_mutex_unlock(&j->shown.lock);
 }
 
-int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *error,
+// An evaluation that became due after the job had looked for the last one is not forgotten: there
+// is work again.
+static int end_run(sqlite3 *db, void *arg, struct dr_err *err) {
+    struct dd_job_change *c = arg;
+    int rc = dd_job_change(db, c, err);
+    if (rc || (strcmp(c->state, "completed") != 0 && strcmp(c->state, "failed") != 0) ||
+        !dd_sql_one(db, 0, "SELECT 1 FROM evals WHERE eval_job=? AND state='queued'", "i", c->id))
+        return rc;
+    c->state = "queued";
+    c->error = NULL;
+    return dd_sql_run(db, err,
+                      "UPDATE jobs SET state='queued', error=NULL, ended_us=NULL, resume=0"
+                      " WHERE id=?",
+                      "i", c->id);
+}
+
+int dd_job_end(struct dd_jobs *j, int64_t id, bool ran, const char *state, const char *error,
                struct dr_err *err) {
     struct dd_job_change c = {.id = id, .state = state, .error = error};
     pthread_mutex_lock(&j->lock);
-    int rc = dd_store_do(j->env.store, dd_job_change, &c, err);
+    int rc = dd_store_do(j->env.store, ran ? end_run : dd_job_change, &c, err);
     struct dd_lane *l = dd_job_lane(j, id);
     if (!rc && l)
         dd_job_set_running(l, 0, "");
@@ -83,7 +101,7 @@ int dd_job_end(struct dd_jobs *j, int64_t id, const char *state, const char *err
     if (rc)
         return rc;
     dd_store_changed(j->env.store); // what is served may be its final checkpoint now
-    dd_job_event(j, id, c.old, state, error);
+    dd_job_event(j, id, c.old, c.state, c.error);
     return 0;
 }
 
@@ -112,15 +130,15 @@ struct dd_store *dd_jobs_store(const struct dd_jobs *j) {
 }
 
 int dd_job_insert(sqlite3 *db, const struct dd_job_new *in, const char *json, int64_t steps,
-                  int64_t needs, int64_t *id, struct dr_err *err) {
+                  int64_t needs, int64_t judge, int64_t *id, struct dr_err *err) {
     int rc = dd_sql_run(
         db, err,
         "INSERT INTO jobs(name,kind,recipe,config,state,priority,created_us,steps_total,needs,"
-        "sweep,cell,rung,changed) VALUES(?1,?2,?3,?4,'queued',?5,?6,?7,nullif(?8,0),nullif(?9,0),"
-        "CASE WHEN ?9 THEN ?10 END,CASE WHEN ?9 THEN ?11 END,?12)",
-        "ttttiiiiiiit", in->name ? in->name : in->recipe, in->kind, in->recipe, json,
+        "sweep,cell,rung,changed,judge) VALUES(?1,?2,?3,?4,'queued',?5,?6,?7,nullif(?8,0),"
+        "nullif(?9,0),CASE WHEN ?9 THEN ?10 END,CASE WHEN ?9 THEN ?11 END,?12,nullif(?13,0))",
+        "ttttiiiiiiiti", in->name ? in->name : in->recipe, in->kind, in->recipe, json,
         (int64_t)in->priority, dd_wall_us(), steps, needs, in->sweep, in->cell, in->rung,
-        in->changed);
+        in->changed, judge);
     *id = sqlite3_last_insert_rowid(db);
     return rc;
 }

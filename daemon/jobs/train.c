@@ -179,6 +179,21 @@ int64_t dd_train_steps(const struct dr_config *cfg) {
     return cfg->train.steps;
 }
 
+// The file of init_from. A job that goes on needs it only where it has to start anew: that it is
+// gone waits in *gone for the runner.
+static int find_init(const struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *gone,
+                     struct dd_run_spec *spec, struct dr_err *err) {
+    const char *word = job->cfg.init_from;
+    const int rc =
+        word[0] ? dd_ckpt_find(job->env->store, job->env->opt->data_dir, word, path, gone) : 0;
+    spec->init_from = word[0] && !rc ? path : NULL;
+    spec->no_init = rc ? gone : NULL;
+    if (!rc || job->resume)
+        return 0;
+    *err = *gone;
+    return rc;
+}
+
 int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err) {
     static const struct dd_run_hooks all = {.wish = on_wish,
                                             .started = on_started,
@@ -213,14 +228,13 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
                                .seconds_before = job->seconds,
                                .threads = (int)job->env->opt->threads};
     struct dd_run_result res = {0};
+    struct dr_err gone = {0};
     char init[DD_PATH_MAX], encoder[DD_PATH_MAX];
     const char *word;
     hooks.ctx = job;
     rc = describe(job, err);
-    if (!rc && job->cfg.init_from[0]) {
-        rc = dd_ckpt_find(job->env->store, job->env->opt->data_dir, job->cfg.init_from, init, err);
-        spec.init_from = init;
-    }
+    if (!rc)
+        rc = find_init(job, init, &gone, &spec, err);
     if (!rc)
         rc = dd_needs_encoder(job, encoder, err);
     if (!rc) {

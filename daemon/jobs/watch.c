@@ -18,7 +18,8 @@ struct dd_watch {
 };
 
 int dd_watch_new(const struct dr_config *cfg, struct dr_backend *be, const struct dr_dataset *train,
-                 const char *data_dir, struct dd_watch **out, struct dr_err *err) {
+                 const char *data_dir, bool (*go_on)(void *ctx), void *ctx, struct dd_watch **out,
+                 struct dr_err *err) {
     struct dd_watch *w = *out = dd_xcalloc(1, sizeof *w);
     struct dr_err why = {0};
     w->cfg = cfg;
@@ -28,8 +29,11 @@ int dd_watch_new(const struct dr_config *cfg, struct dr_backend *be, const struc
         w->test = NULL;
         dd_log(DR_LOG_WARN, "encoder.test_split", "reason=%s", dd_log_quote(why.msg, q, sizeof q));
     }
-    return dr_judge_create(be, cfg->train.precision, train, w->test ? w->test : train, &w->judge,
-                           err);
+    int rc =
+        dr_judge_create(be, cfg->train.precision, train, w->test ? w->test : train, &w->judge, err);
+    if (!rc)
+        dr_judge_watch(w->judge, go_on, ctx);
+    return rc;
 }
 
 void dd_watch_free(struct dd_watch *w) {
@@ -63,7 +67,8 @@ int dd_watch_measure(struct dd_watch *w, struct dr_trainer *t, bool last, struct
     int rc = 0;
     struct dr_snapshot *s = dr_trainer_snapshot(t, 0);
     if (!s)
-        return dr_fail(err, DR_ENOMEM, "no memory to test the encoder");
+        return dr_fail(err, DR_ENOMEM,
+                       "no weights to test the encoder: no memory, or a device that failed");
     if (test_due(w, m->step, last)) {
         rc = dr_judge_accuracy(w->judge, s, count, &v, err);
         if (!rc)

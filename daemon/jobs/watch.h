@@ -7,9 +7,11 @@
 
 struct dd_watch;
 // train is borrowed. Without a test split there are no accuracies, and pictures show the training
-// split.
+// split. go_on(ctx) is asked now and then while something is measured: false ends it with
+// DR_ECANCELED.
 int dd_watch_new(const struct dr_config *cfg, struct dr_backend *be, const struct dr_dataset *train,
-                 const char *data_dir, struct dd_watch **out, struct dr_err *err);
+                 const char *data_dir, bool (*go_on)(void *ctx), void *ctx, struct dd_watch **out,
+                 struct dr_err *err);
 void dd_watch_free(struct dd_watch *w); // NULL is fine
 // Whether something is to be measured after this step.
 bool dd_watch_due(const struct dd_watch *w, int64_t step, bool last);

@@ -1,6 +1,7 @@
 // Backups of the state folder (backup.h).
 #include "daemon/store/backup.h"
 
+#include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/store/checkpoints.h"
 
@@ -11,14 +12,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { KEPT = 4, TRIES = 5, OPEN_FOLDERS = 8 };
+enum { KEPT = 4, TRIES = 5, OPEN_FOLDERS = 8, UNREAD_S = 6 * 3600 };
 
 // nftw has no argument of its own; each walk is made by one thread.
 static _Thread_local struct {
-    const char *from, *to; // state folder, backup
+    const char *from, *to; // the folder that is walked; the backup
+    const char *name;      // linking: of the folder, in the state folder and in the backup
     sqlite3 *db;           // linking: says which uploads are whole
     json_t *files;         // listing; NULL: linking
     int64_t bytes;
@@ -56,19 +59,46 @@ static bool growing_upload(const char *path) {
     return !whole;
 }
 
+// As link(2), for a folder that lies on another file system than the backup.
+static int copy(const char *path, const char *to) {
+    const int in = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    const int out = in < 0 ? -1 : open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
+    ssize_t n = out < 0 ? -1 : 1;
+    while (n > 0)
+        n = sendfile(out, in, NULL, 1 << 30);
+    const int error = n < 0 ? errno : 0;
+    if (out >= 0)
+        close(out);
+    if (in >= 0)
+        close(in);
+    if (error && out >= 0)
+        unlink(to);
+    errno = error;
+    return error ? -1 : 0;
+}
+
+static int freeze_file(const char *path, const char *to) {
+    if (!link(path, to))
+        return 0;
+    return errno == EXDEV || errno == EPERM || errno == EMLINK ? copy(path, to) : -1;
+}
+
 static int link_one(const char *path, const struct stat *st, int type, struct FTW *f) {
     static const char aside[] = "datasets/."; // removed, or lost to the database
-    const char *rest = path + strlen(walk.from) + 1;
+    char *rest = dd_printf("%s%s", walk.name, path + strlen(walk.from));
     (void)st, (void)f;
-    if (!strncmp(rest, aside, sizeof aside - 1))
+    if (!strncmp(rest, aside, sizeof aside - 1)) {
+        free(rest);
         return 0;
+    }
     char *to = dd_printf("%s/%s", walk.to, rest);
-    if (type == FTW_D
-            ? mkdir(to, 0750) && errno != EEXIST
-            : type == FTW_F && !unfinished(rest) && !growing_upload(rest) && link(path, to) &&
-                  errno != EEXIST && errno != ENOENT) // removed since it was listed
+    if (type == FTW_D ? mkdir(to, 0750) && errno != EEXIST
+                      : type == FTW_F && !unfinished(rest) && !growing_upload(rest) &&
+                            freeze_file(path, to) && errno != EEXIST &&
+                            errno != ENOENT) // removed since it was listed
         walk.error = errno;
     free(to);
+    free(rest);
     return walk.error != 0;
 }
 
@@ -92,24 +122,26 @@ static void remove_tree(const char *path) {
 }
 
 static int link_all(struct dd_store *s, const char *to, struct dr_err *err) {
-    static const char *const folders[] = {"checkpoints", "samples", "evals", "datasets"};
     sqlite3 *db = dd_store_reader(s, err);
     if (!db)
         return err->code;
-    walk.from = dd_store_root(s);
     walk.to = to;
     walk.db = db;
     walk.files = NULL;
     walk.error = 0;
-    for (size_t i = 0; i < DR_COUNT(folders) && !walk.error; i++) {
-        char *path = dd_printf("%s/%s", dd_store_root(s), folders[i]);
-        nftw(path, link_one, OPEN_FOLDERS, FTW_PHYS);
+    for (const char *const *name = dd_store_folders; *name && !walk.error; name++) {
+        char *path = dd_store_folder(s, *name);
+        walk.name = *name;
+        walk.from = path;
+        if (path)
+            nftw(path, link_one, OPEN_FOLDERS, FTW_PHYS);
         free(path);
     }
     sqlite3_close(db);
-    return walk.error ? dr_fail(err, walk.error == ENOSPC ? DR_ENOSPC : DR_EIO,
-                                "cannot link the files of the backup: %s", strerror(walk.error))
-                      : 0;
+    return walk.error
+               ? dr_fail(err, walk.error == ENOSPC ? DR_ENOSPC : DR_EIO,
+                         "cannot link or copy the files of the backup: %s", strerror(walk.error))
+               : 0;
 }
 
 // What the copied database names and the backup does not have.
@@ -323,21 +355,42 @@ static int64_t next_time(const char *folder) {
     return time;
 }
 
+static void drop(const char *folder, const char *id) {
+    char *to = dd_printf("%s/%s", folder, id), *list = dd_printf("%s.list", to);
+    unlink(list);
+    remove_tree(to);
+    free(list);
+    free(to);
+}
+
 static void remove_old(const char *folder) {
     struct dirent **names = NULL;
     const int n = scandir(folder, &names, is_backup, alphasort);
     for (int i = 0; i < n; i++) {
-        if (i < n - KEPT) {
-            char *path = dd_printf("%s/%s", folder, names[i]->d_name),
-                 *list = dd_printf("%s.list", path);
-            remove_tree(path);
-            unlink(list);
-            free(path);
-            free(list);
-        }
+        if (i < n - KEPT)
+            drop(folder, names[i]->d_name);
         free(names[i]);
     }
     free(names);
+}
+
+void dd_backup_expire(const char *state_dir) {
+    char *folder = dd_printf("%s/backups", state_dir);
+    const int64_t now = dd_wall_us() / 1000000;
+    struct dirent **names = NULL;
+    const int n = scandir(folder, &names, is_backup, alphasort);
+    for (int i = 0; i < n; i++) {
+        char *list = dd_printf("%s/%s.list", folder, names[i]->d_name);
+        struct stat st;
+        if (!stat(list, &st) && now - (int64_t)st.st_mtime > UNREAD_S) {
+            drop(folder, names[i]->d_name);
+            dd_log(DR_LOG_INFO, "backup.expired", "id=%s", names[i]->d_name);
+        }
+        free(list);
+        free(names[i]);
+    }
+    free(names);
+    free(folder);
 }
 
 int dd_backup_make(struct dd_store *s, struct dd_events *e, json_t **out, struct dr_err *err) {
@@ -374,17 +427,20 @@ int dd_backup_file(struct dd_store *s, const char *id, int64_t n, char path[DD_P
     int rc = read_path(list, n, name)
                  ? dd_path(path, err, "%s/backups/%s/%s", dd_store_root(s), id, name)
                  : dr_fail(err, DR_ENOENT, "there is no such file of backup %s", id);
+    if (!rc)
+        utimensat(AT_FDCWD, list, NULL, 0); // somebody reads it
     free(list);
     return rc;
 }
 
 int dd_backup_remove(struct dd_store *s, const char *id, struct dr_err *err) {
-    char *to = dd_printf("%s/backups/%s", dd_store_root(s), id), *list = dd_printf("%s.list", to);
-    int rc = unlink(list) ? dr_fail(err, DR_ENOENT, "there is no backup %s", id) : 0;
+    char *folder = dd_printf("%s/backups", dd_store_root(s)),
+         *list = dd_printf("%s/%s.list", folder, id);
+    const int rc = access(list, F_OK) ? dr_fail(err, DR_ENOENT, "there is no backup %s", id) : 0;
     if (!rc)
-        remove_tree(to);
+        drop(folder, id);
     free(list);
-    free(to);
+    free(folder);
     return rc;
 }
 

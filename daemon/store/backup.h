@@ -1,6 +1,7 @@
 // Backups of the whole state folder: the database and every file that it names, frozen at one
 // moment while jobs go on. Files are hard links in STATE_DIR/backups/ID, so that one takes no space
-// until what it holds is removed elsewhere. Any thread but the store's writer.
+// until what it holds is removed elsewhere; those on another file system are copied. Any thread but
+// the store's writer.
 #pragma once
 
 #include "daemon/store/events.h"
@@ -15,4 +16,7 @@ int dd_backup_make(struct dd_store *s, struct dd_events *e, json_t **out, struct
 int dd_backup_file(struct dd_store *s, const char *id, int64_t n, char path[DD_PATH_MAX],
                    struct dr_err *err);
 int dd_backup_remove(struct dd_store *s, const char *id, struct dr_err *err);
+// Removes those of which nobody has read a file for six hours: they keep the bytes of what is
+// removed elsewhere.
+void dd_backup_expire(const char *state_dir);
 void dd_backup_remove_all(const char *state_dir); // what the process before has left

@@ -46,6 +46,8 @@ static int record(sqlite3 *db, void *arg, struct dr_err *err) {
             r->config, r->created_us);
         id = sqlite3_last_insert_rowid(db);
     }
+    if (!rc) // the job comes further, however often the process has ended
+        rc = dd_sql_run(db, err, "UPDATE jobs SET crashes=0 WHERE id=? AND crashes>0", "i", r->job);
     snprintf(r->id, sizeof r->id, "%lld", (long long)id);
     snprintf(r->state, sizeof r->state, "ok");
     return rc;
@@ -92,7 +94,7 @@ static int let_go(sqlite3 *db, void *arg, struct dr_err *err) {
 int dd_ckpt_let_go(struct dd_store *s, const char *path, enum dd_ckpt_taker taker,
                    struct dr_err *err) {
     char *stored = dd_store_rel(s, path);
-    int rc = dd_store_do(s, let_go, &(struct go){stored, taker}, err);
+    int rc = dd_store_free_by(s, let_go, &(struct go){stored, taker}, err);
     free(stored);
     dd_store_changed(s);
     return rc;

@@ -53,27 +53,33 @@ int dd_ckpt_activate(struct dd_store *s, int64_t id, struct dr_err *err); // DR_
 // The promoted checkpoint where it is still good, DD_SERVE_LIVE or DD_SERVE_AUTO.
 int64_t dd_ckpt_active(struct dd_store *s);
 // The final checkpoint of the newest completed job of a generator: what is served without a
-// decision. 0: none.
+// decision. 0: none. By the time of the checkpoints, which grows also when the clock is set back.
 int64_t dd_ckpt_final(struct dd_store *s);
 #define DD_CKPT_FINAL                                                                              \
     "(SELECT k.id FROM checkpoints k JOIN jobs j ON j.id=k.job WHERE j.state='completed'"          \
-    " AND k.state='ok' AND k.kind<>'encoder'"                                                      \
-    " ORDER BY j.ended_us DESC, j.id DESC, k.step DESC, k.id DESC LIMIT 1)"
-// Whether a row c is needed by a job that may still run: its encoder, what it starts from, what it
-// evaluates. So is the best one of a job (eval.best), as long as it is that. A job may run until it
-// has completed; it takes the newest checkpoint of the job that it needs, or the one that its
-// configuration names by id, or that a run of it waits for.
+    " AND k.state='ok' AND k.kind<>'encoder' ORDER BY k.created_us DESC, k.id DESC LIMIT 1)"
+// What the configuration of a job n names where it may name a checkpoint by its id, as rows r; and
+// whether that is the row c.
+#define DD_CKPT_NAMES                                                                              \
+    "json_each(json_array(json_extract(n.config,'$.init_from'),"                                   \
+    " json_extract(n.config,'$.features.encoder'), json_extract(n.config,'$.eval.judge'),"         \
+    " json_extract(n.config,'$.eval.checkpoint'))) r"
+#define DD_CKPT_NAMED "r.value IN (''||c.id, 'checkpoint:'||c.id, c.id)"
+// Whether a run e of an eval job n still waits for its checkpoint.
+#define DD_CKPT_AWAITED                                                                            \
+    "(e.state IN ('queued','running') AND n.state NOT IN ('completed','failed','stopped'))"
+// Whether a row c is needed by a job that may still run: its encoder, the judge of its evaluations,
+// what it starts from, what it evaluates. So is the best one of a job (eval.best), as long as it is
+// that. A job may run until it has completed; it takes the newest checkpoint of the job that it
+// needs, or the one that its configuration names by id, or that a run of it waits for.
 #define DD_CKPT_NEEDED                                                                             \
     "(c.best=1 OR EXISTS (SELECT 1 FROM evals e JOIN jobs n ON n.id=e.eval_job WHERE"              \
-    " e.checkpoint=c.id AND e.state IN ('queued','running') AND n.state NOT IN"                    \
-    " ('completed','failed','stopped'))"                                                           \
-    " OR EXISTS (SELECT 1 FROM jobs n WHERE n.state<>'completed' AND ("                            \
-    "(n.needs=c.job AND c.id=(SELECT id FROM checkpoints m WHERE m.job=c.job AND m.state='ok'"     \
+    " e.checkpoint=c.id AND " DD_CKPT_AWAITED ")"                                                  \
+    " OR EXISTS (SELECT 1 FROM jobs n WHERE n.state<>'completed' AND c.job IN (n.needs, n.judge)"  \
+    " AND c.id=(SELECT id FROM checkpoints m WHERE m.job=c.job AND m.state='ok'"                   \
     " ORDER BY step DESC, id DESC LIMIT 1))"                                                       \
-    " OR json_extract(n.config,'$.init_from') IN (''||c.id, 'checkpoint:'||c.id)"                  \
-    " OR json_extract(n.config,'$.features.encoder') IN (''||c.id, 'checkpoint:'||c.id)"           \
-    " OR json_extract(n.config,'$.eval.judge') IN (''||c.id, 'checkpoint:'||c.id)"                 \
-    " OR json_extract(n.config,'$.eval.checkpoint')=c.id)))"
+    " OR EXISTS (SELECT 1 FROM jobs n, " DD_CKPT_NAMES " WHERE n.state<>'completed' AND"           \
+    " " DD_CKPT_NAMED "))"
 // Whether neither rotation nor the disk budget may take it: it is needed, promoted, or has a name
 // or a tag.
 #define DD_CKPT_KEPT                                                                               \

@@ -62,11 +62,14 @@ void dd_ckpt_list_free(struct dd_ckpt_list *l) {
     *l = (struct dd_ckpt_list){0};
 }
 
-void dd_ckpt_rotate(const char *dir, const struct dr_checkpoint_config *c,
+void dd_ckpt_rotate(const char *dir, const struct dr_checkpoint_config *c, int64_t newest,
                     bool (*let_go)(void *ctx, const char *path), void *ctx) {
     struct dd_ckpt_list l;
     dd_ckpt_list(dir, &l);
-    for (int i = 0; i < l.n - c->keep_last; i++) {
+    int n = l.n;
+    while (n && l.step[n - 1] > newest)
+        n--;
+    for (int i = 0; i < n - c->keep_last; i++) {
         if (c->keep_every > 0 && l.step[i] % c->keep_every == 0)
             continue;
         char path[DD_PATH_MAX];

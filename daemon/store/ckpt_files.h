@@ -18,8 +18,10 @@ void dd_ckpt_path(const char *dir, int64_t step, char *out, size_t size);
 int64_t dd_ckpt_step(const char *name);
 void dd_ckpt_list(const char *dir, struct dd_ckpt_list *out); // a missing folder is empty
 void dd_ckpt_list_free(struct dd_ckpt_list *l);
-// Removes what keep_last and keep_every do not keep and let_go (NULL: all) does not refuse.
-void dd_ckpt_rotate(const char *dir, const struct dr_checkpoint_config *c,
+// Removes what keep_last and keep_every do not keep and let_go (NULL: all) does not refuse. newest:
+// the step just written. Files of later steps were refused when the run was resumed: they count for
+// nothing and stay, until the run writes or passes their steps.
+void dd_ckpt_rotate(const char *dir, const struct dr_checkpoint_config *c, int64_t newest,
                     bool (*let_go)(void *ctx, const char *path), void *ctx);
 // Removes temporary files (step-...tmp) that a killed process left in a job's folder.
 void dd_ckpt_sweep(const char *dir);

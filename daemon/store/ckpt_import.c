@@ -215,7 +215,7 @@ int dd_ckpt_remove(struct dd_store *s, int64_t id, struct dr_err *err) {
         return rc;
     pthread_mutex_lock(&files_and_rows);
     // The row first: a process that ends between the two leaves a file and no row without one.
-    rc = dd_store_do(s, drop, &id, err);
+    rc = dd_store_free_by(s, drop, &id, err);
     if (!rc)
         unlink(row.path);
     pthread_mutex_unlock(&files_and_rows);

@@ -3,7 +3,9 @@
 
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
+#include "daemon/store/backup.h"
 #include "daemon/store/checkpoints.h"
+#include "daemon/store/reserve.h"
 
 #include <ftw.h>
 #include <pthread.h>
@@ -30,18 +32,35 @@ struct dd_disk {
 };
 
 // nftw has no argument of its own; walks are made by one thread at a time.
-static _Thread_local int64_t sum;
+static _Thread_local struct {
+    size_t root; // length of the state folder's path; 0: elsewhere
+    int64_t sum;
+} walk;
 static int add_file(const char *path, const struct stat *st, int type, struct FTW *f) {
+    static const char backups[] = "/backups/"; // links to what is counted elsewhere
     (void)f;
-    if (type == FTW_F && !strstr(path, "/backups/")) // links to what is counted elsewhere
-        sum += (int64_t)st->st_size;
+    if (type == FTW_F && (!walk.root || (strncmp(path + walk.root, backups, sizeof backups - 1) &&
+                                         strcmp(path + walk.root, "/reserve"))))
+        walk.sum += (int64_t)st->st_size;
     return 0;
 }
+
+// The state folder, and what of it lies elsewhere behind a symbolic link.
 static int64_t measure(struct dd_disk *d) {
-    sum = 0;
-    nftw(dd_store_root(d->store), add_file, OPEN_FOLDERS, FTW_PHYS);
-    atomic_store(&d->bytes, sum);
-    return sum;
+    const char *root = dd_store_root(d->store);
+    walk.sum = 0;
+    walk.root = strlen(root);
+    nftw(root, add_file, OPEN_FOLDERS, FTW_PHYS);
+    walk.root = 0;
+    for (const char *const *name = dd_store_folders; *name; name++) {
+        char *at = dd_store_folder(d->store, *name);
+        const size_t n = strlen(root);
+        if (at && (strncmp(at, root, n) || at[n] != '/'))
+            nftw(at, add_file, OPEN_FOLDERS, FTW_PHYS);
+        free(at);
+    }
+    atomic_store(&d->bytes, walk.sum);
+    return walk.sum;
 }
 
 static void alert(struct dd_disk *d, const char *text) {
@@ -135,6 +154,8 @@ static void *keep(void *arg) {
             seen = now;
             idle = 0;
             pthread_mutex_unlock(&d->lock);
+            dd_reserve_keep(dd_store_root(d->store));
+            dd_backup_expire(dd_store_root(d->store));
             dd_disk_look(d);
             pthread_mutex_lock(&d->lock);
         }

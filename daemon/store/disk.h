@@ -1,5 +1,5 @@
 // What the state folder takes on disk, and its budget: when it is passed, checkpoints of jobs that
-// have ended go, oldest first. One thread of its own.
+// have ended go, oldest first. One thread of its own, which also keeps the reserve (reserve.h).
 //
 // Kept whatever the budget: the checkpoint that is served, those with a name, imported ones, the
 // newest of all, and those of jobs that may still go on (queued, running, paused, interrupted).
@@ -9,7 +9,7 @@
 
 struct dd_disk;
 struct dd_disk_stats {
-    int64_t bytes, budget; // of all files below the state folder; budget 0: none
+    int64_t bytes, budget; // of all files of the state folder but the reserve; budget 0: none
     uint64_t removed;      // checkpoints, by this process
 };
 // budget: bytes, 0: only counts.

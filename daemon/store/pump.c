@@ -41,9 +41,22 @@ static void batch_add(struct dd_pump *p, const struct dd_row *rows, int n) {
     p->batch->n = have + n;
 }
 
+// What was measured of the newest step after its row had come.
+static void complete(struct dd_row *newest, const struct dd_row *r) {
+    for (int i = 0; i < r->table->n; i++)
+        if (r->mask >> i & 1)
+            newest->v[i] = r->v[i];
+    newest->mask |= r->mask;
+}
+
 static void count(struct dd_pump *p, const struct dd_row *r) {
     struct dd_pump_stats *s = &p->stats;
     const struct dd_row *old = &s->newest;
+    if (old->job == r->job && old->step == r->step && old->table == r->table &&
+        !(old->mask & r->mask)) {
+        complete(&s->newest, r);
+        return;
+    }
     // One row may cover several steps (metrics.every).
     int64_t steps = old->job == r->job && r->step > old->step ? r->step - old->step : 1;
     s->steps += (uint64_t)steps;

@@ -141,7 +141,13 @@ static const char *const steps[] = {
                 WHOLE("sweeps", "error") WHOLE("sweep_cells", "label") WHOLE("datasets", "source")
                     WHOLE("datasets", "error")
 #undef WHOLE
-};
+                        ,
+    // 11: jobs.judge: the job that trains the judge of a training job's evaluations, which `needs`
+    // does not name since training does not wait for it. jobs.crashes: how often in a row the
+    // process has ended while the job ran, without anything saved in between.
+    "ALTER TABLE jobs ADD COLUMN judge INTEGER;"
+    "ALTER TABLE jobs ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE jobs SET judge=(SELECT e.needs FROM jobs e WHERE e.parent=jobs.id AND e.kind='eval');"};
 enum { VERSION = (int)(sizeof steps / sizeof *steps) };
 
 int dd_schema_version(void) {

@@ -4,6 +4,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/store/keys.h"
+#include "daemon/store/reserve.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +22,7 @@ struct cmd {
     void *arg;
     void (*done)(void *arg); // asynchronous ones
     bool waits, finished;    // synchronous ones: on the caller's stack
+    bool frees;              // it makes room on the disk
     int rc;
     struct dr_err err;
 };
@@ -32,8 +34,8 @@ struct dd_store {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t work, ready;
-    struct cmd *head, **tail;
-    int queued;
+    struct cmd *head, **tail, *freeing;
+    int queued; // from head on
     bool closing;
     _Atomic int64_t beat;
     _Atomic uint64_t failures, version;
@@ -44,6 +46,7 @@ struct dd_store {
 
 enum { DB_MODE = 0640 };
 enum { BUSY_MS = 5000, RETRY_MS = 200, GROUP_MAX = 256, EVENT_DAYS = 90 };
+enum { START_ROOM = 1 << 20 }; // bytes of disk that a start writes at most
 #define DAY_US INT64_C(86400000000)
 
 // --- the writer ---
@@ -173,34 +176,56 @@ static void forget_daily(struct dd_store *s) {
     pthread_mutex_lock(&s->lock);
 }
 
+// With the lock held: what makes room, alone, else the next of the queue. NULL: nothing waits.
+static struct cmd *take_group(struct dd_store *s) {
+    struct cmd *group = s->freeing, *last;
+    if (group) {
+        s->freeing = group->next;
+        group->next = NULL;
+        return group;
+    }
+    int n = 1;
+    group = last = s->head;
+    if (!group)
+        return NULL;
+    while (last->next && n < GROUP_MAX) {
+        last = last->next;
+        n++;
+    }
+    s->head = last->next;
+    last->next = NULL;
+    if (!s->head)
+        s->tail = &s->head;
+    s->queued -= n;
+    return group;
+}
+
+// What makes room is given the reserve, piece by piece; nobody else writes in between.
+static int write_group(struct dd_store *s, struct cmd *group) {
+    int rc = run_group(s, group);
+    while (group->frees && group->rc == DR_ENOSPC && dd_reserve_give(s->root))
+        rc = run_group(s, group);
+    return rc;
+}
+
 static void *writer(void *arg) {
     struct dd_store *s = arg;
     pthread_setname_np(pthread_self(), "store");
     pthread_mutex_lock(&s->lock);
     for (;;) {
         atomic_store(&s->beat, dd_now_ns());
-        if (!s->head) {
+        struct cmd *group = take_group(s);
+        if (!group) {
             if (s->closing)
                 break;
             forget_daily(s);
             // wakes for the watchdog's beat
-            if (!s->head)
+            if (!s->head && !s->freeing)
                 dd_cond_wait_until(&s->work, &s->lock, dd_now_ns() + 1000000000);
             continue;
         }
-        struct cmd *group = s->head, *last = group;
-        int n = 1;
-        while (last->next && n < GROUP_MAX) {
-            last = last->next;
-            n++;
-        }
-        s->head = last->next;
-        last->next = NULL;
-        if (!s->head)
-            s->tail = &s->head;
-        s->queued -= n;
         pthread_mutex_unlock(&s->lock);
-        int back, rc = run_group(s, group);
+        int back, rc = write_group(s, group);
         if (s->jobs_changed)
             count_jobs(s);
         group = put_back(s, group, &back);
@@ -218,27 +243,41 @@ static void *writer(void *arg) {
 }
 
 static void push(struct dd_store *s, struct cmd *c) {
-    c->next = NULL;
-    *s->tail = c;
-    s->tail = &c->next;
-    s->queued++;
+    c->next = c->frees ? s->freeing : NULL;
+    if (c->frees) {
+        s->freeing = c;
+    } else {
+        *s->tail = c;
+        s->tail = &c->next;
+        s->queued++;
+    }
     pthread_cond_signal(&s->work);
 }
 
-int dd_store_do(struct dd_store *s, dd_store_fn *fn, void *arg, struct dr_err *err) {
-    struct cmd c = {.fn = fn, .arg = arg, .waits = true};
+static int wait_for(struct dd_store *s, struct cmd *c, struct dr_err *err) {
     pthread_mutex_lock(&s->lock);
     if (s->closing) {
         pthread_mutex_unlock(&s->lock);
         return dr_fail(err, DR_ECANCELED, "the store is closing");
     }
-    push(s, &c);
-    while (!c.finished)
+    push(s, c);
+    while (!c->finished)
         pthread_cond_wait(&s->ready, &s->lock);
     pthread_mutex_unlock(&s->lock);
-    if (c.rc && err)
-        *err = c.err;
-    return c.rc;
+    if (c->rc && err)
+        *err = c->err;
+    return c->rc;
+}
+
+int dd_store_do(struct dd_store *s, dd_store_fn *fn, void *arg, struct dr_err *err) {
+    struct cmd c = {.fn = fn, .arg = arg, .waits = true};
+    return wait_for(s, &c, err);
+}
+
+int dd_store_free_by(struct dd_store *s, dd_store_fn *fn, void *arg, struct dr_err *err) {
+    struct cmd c = {.fn = fn, .arg = arg, .waits = true, .frees = true};
+    const int rc = dd_store_do(s, fn, arg, err);
+    return rc == DR_ENOSPC ? wait_for(s, &c, err) : rc;
 }
 
 bool dd_store_post(struct dd_store *s, dd_store_fn *fn, void *arg, void (*done)(void *arg)) {
@@ -340,6 +379,9 @@ int dd_store_open(const char *path, struct dd_store **out, struct dr_err *err) {
     pthread_cond_init(&s->work, NULL);
     pthread_cond_init(&s->ready, NULL);
     int rc = find_root(s, err);
+    const int64_t room = rc ? -1 : dd_free_bytes(s->root);
+    if (room >= 0 && room < START_ROOM)
+        dd_reserve_give(s->root);
     make_private(path);
     if (!rc && sqlite3_open_v2(path, &s->db,
                                SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
@@ -423,6 +465,14 @@ const char *dd_store_path(const struct dd_store *s) {
 }
 const char *dd_store_root(const struct dd_store *s) {
     return s->root;
+}
+
+const char *const dd_store_folders[] = {"checkpoints", "samples", "evals", "datasets", NULL};
+
+char *dd_store_folder(const struct dd_store *s, const char *name) {
+    char *path = dd_printf("%s/%s", s->root, name), *at = realpath(path, NULL);
+    free(path);
+    return at;
 }
 
 // What follows folder/ in path; NULL: it does not lie there.

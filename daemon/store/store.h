@@ -24,6 +24,9 @@ int dd_store_open(const char *path, struct dd_store **out, struct dr_err *err);
 void dd_store_close(struct dd_store *s); // runs what is queued, checkpoints the WAL; NULL is fine
 // Waits until the closure is committed (durable). Any thread but the writer.
 int dd_store_do(struct dd_store *s, dd_store_fn *fn, void *arg, struct dr_err *err);
+// The same for what makes room on the disk. Where that is full, it is repeated ahead of all that is
+// queued, with the room of the reserve (reserve.h).
+int dd_store_free_by(struct dd_store *s, dd_store_fn *fn, void *arg, struct dr_err *err);
 // Queues and returns; done(arg) frees arg after the closure ran, committed or not. False and
 // nothing done when more than DD_STORE_MAX_QUEUE are waiting (done is called then too).
 bool dd_store_post(struct dd_store *s, dd_store_fn *fn, void *arg, void (*done)(void *arg));
@@ -34,6 +37,10 @@ sqlite3 *dd_store_reader(struct dd_store *s, struct dr_err *err);
 int dd_store_backup(struct dd_store *s, const char *path, struct dr_err *err);
 const char *dd_store_path(const struct dd_store *s);
 const char *dd_store_root(const struct dd_store *s); // the state folder, absolute
+// Its folders of files, NULL at the end; any of them may be a link to another disk.
+extern const char *const dd_store_folders[];
+// Where one of them really lies; malloc'd, NULL: it does not exist.
+char *dd_store_folder(const struct dd_store *s, const char *name);
 // Paths in rows are relative to the state folder where they lie below it, so that it can be moved.
 // dd_store_rel: as a row holds it (malloc'd); dd_store_abs: to open it.
 char *dd_store_rel(const struct dd_store *s, const char *path);

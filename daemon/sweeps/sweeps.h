@@ -85,7 +85,8 @@ int dd_sweep_create(struct dd_jobs *j, const struct dd_sweep_new *in, struct dd_
 int dd_sweep_stop(struct dd_jobs *j, int64_t id, struct dr_err *err);
 // Queues again what was stopped or has failed, and anew what was removed.
 int dd_sweep_resume(struct dd_jobs *j, int64_t id, struct dr_err *err);
-// DR_ECONFLICT while it is open. jobs: with its jobs, their checkpoints and samples.
+// DR_ECONFLICT while it is open. jobs: with its jobs, their checkpoints and samples, all of them
+// or, where one of them cannot be removed, none and DR_ECONFLICT.
 int dd_sweep_remove(struct dd_jobs *j, int64_t id, bool jobs, struct dr_err *err);
 // Starts the rungs that are due; for dd_jobs_env.between, ctx: a struct dd_jobs **.
 void dd_sweeps_between(void *ctx);

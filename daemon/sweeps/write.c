@@ -393,43 +393,46 @@ int dd_sweep_resume(struct dd_jobs *j, int64_t id, struct dr_err *err) {
 
 // --- removal ---
 
-static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
-    const struct flag *f = arg;
-    int rc = exists(db, f->id, err);
-    if (!rc)
-        rc = dd_key_retire(db, "sweep", "SELECT key FROM sweeps WHERE id=?2", f->id, err);
-    return rc ? rc : dd_sql_run(db, err, "DELETE FROM sweeps WHERE id=?", "i", f->id);
+static int check_closed(sqlite3 *db, int64_t id, struct dr_err *err) {
+    const int64_t open =
+        dd_sql_one(db, 0,
+                   "SELECT id FROM jobs j WHERE " DD_SWEEP_JOBS
+                   " AND state IN ('queued','running','stopping','paused') LIMIT 1",
+                   "i", id);
+    return open ? dr_fail(err, DR_ECONFLICT,
+                          "job %lld of sweep %lld has not ended; stop the sweep first",
+                          (long long)open, (long long)id)
+                : 0;
 }
 
-static int check_closed(struct dd_jobs *j, struct flag *f, struct dr_err *err) {
+static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
+    const int64_t id = *(const int64_t *)arg;
+    int rc = exists(db, id, err);
+    if (!rc)
+        rc = check_closed(db, id, err);
+    if (!rc)
+        rc = dd_key_retire(db, "sweep", "SELECT key FROM sweeps WHERE id=?2", id, err);
+    return rc ? rc : dd_sql_run(db, err, "DELETE FROM sweeps WHERE id=?", "i", id);
+}
+
+static int list_closed(struct dd_jobs *j, int64_t id, struct ids *out, struct dr_err *err) {
     sqlite3 *db = dd_store_reader(dd_jobs_store(j), err);
-    int rc = db ? exists(db, f->id, err) : DR_EIO;
-    const int64_t open =
-        rc ? 0
-           : dd_sql_one(db, 0,
-                        "SELECT id FROM jobs j WHERE " DD_SWEEP_JOBS
-                        " AND state IN ('queued','running','stopping','paused') LIMIT 1",
-                        "i", f->id);
-    if (open)
-        rc =
-            dr_fail(err, DR_ECONFLICT, "job %lld of sweep %lld has not ended; stop the sweep first",
-                    (long long)open, (long long)f->id);
-    if (!rc) // evaluations first: they name the runs
-        rc = list(db, f->id, "SELECT id FROM jobs j WHERE " DD_SWEEP_JOBS " ORDER BY id DESC",
-                  &f->waiting, err);
+    int rc = db ? exists(db, id, err) : DR_EIO;
+    if (!rc)
+        rc = check_closed(db, id, err);
+    if (!rc)
+        rc = list(db, id, "SELECT id FROM jobs j WHERE " DD_SWEEP_JOBS, out, err);
     sqlite3_close(db);
     return rc;
 }
 
 int dd_sweep_remove(struct dd_jobs *j, int64_t id, bool jobs, struct dr_err *err) {
-    struct flag f = {.id = id};
-    int rc = check_closed(j, &f, err);
-    for (int i = 0; jobs && i < f.waiting.n && !rc; i++) {
-        rc = dd_jobs_remove(j, f.waiting.id[i], err);
-        rc = rc == DR_ENOENT ? 0 : rc;
-    }
+    struct ids all = {0};
+    if (!jobs)
+        return dd_store_do(dd_jobs_store(j), drop, &id, err);
+    int rc = list_closed(j, id, &all, err);
     if (!rc)
-        rc = dd_store_do(dd_jobs_store(j), drop, &f, err);
-    free(f.waiting.id);
+        rc = dd_jobs_remove_all(j, all.id, all.n, drop, &id, err);
+    free(all.id);
     return rc;
 }

@@ -12,11 +12,13 @@
 #include "daemon/verbs/verbs.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 static volatile sig_atomic_t stops; // SIGINT, SIGTERM and SIGHUP so far
@@ -116,13 +118,16 @@ static void on_step(void *ctx, const struct dr_metrics *m, double seconds, int64
         const char *name, *word;
     } shown[] = {{"accuracy", "accuracy"}, {"test_accuracy", "test"}, {"probe_accuracy", "probe"}};
     struct run_cmd *c = ctx;
+    const bool of_step = !isnan(m->step_seconds); // else of what was measured after it
     double now = dd_seconds();
     if (c->quiet || c->mute ||
         (now - c->printed_at < 1 && m->step != total && m->step != 1 && !tested(c, m)))
         return;
     c->printed_at = now;
     double rate = (double)(m->step - c->first_step) / fmax(now - c->started_at, 1e-9);
-    printf("step %lld/%lld loss %.5f", (long long)m->step, (long long)total, m->loss);
+    printf("step %lld/%lld", (long long)m->step, (long long)total);
+    if (of_step)
+        printf(" loss %.5f", m->loss);
     if (m->ntau)
         printf(" drift %.4f", m->drift_norm[0]);
     for (size_t i = 0; i < DR_COUNT(shown); i++) {
@@ -132,8 +137,9 @@ static void on_step(void *ctx, const struct dr_metrics *m, double seconds, int64
     }
     if (!isnan(m->spread))
         printf(" spread %.3f min %.3f", m->spread, m->spread_min);
-    printf(" grad %.3g lr %.3g step %.3fs time %.0fs eta %.0fs\n", m->grad_norm, m->lr,
-           m->step_seconds, seconds, (double)(total - m->step) / fmax(rate, 1e-9));
+    if (of_step)
+        printf(" grad %.3g lr %.3g step %.3fs", m->grad_norm, m->lr, m->step_seconds);
+    printf(" time %.0fs eta %.0fs\n", seconds, (double)(total - m->step) / fmax(rate, 1e-9));
     flush_progress(c);
 }
 
@@ -237,7 +243,8 @@ static int train_encoder(struct run_cmd *c, const struct dd_options *o, const st
                                      .checkpoint_dir = folder,
                                      .id = encoder.name,
                                      .threads = (int)o->threads,
-                                     .resume = true};
+                                     .resume = true,
+                                     .complete_is_tested = true};
     struct dd_run_hooks hooks;
     struct dd_run_result res;
     take_hooks(c, &hooks);
@@ -284,11 +291,34 @@ static int check(const struct run_cmd *c, const struct dr_config *cfg, struct dr
     return 0;
 }
 
+// Makes the folder and holds it until *lock is closed: two runs in one folder would take each
+// other's checkpoints for their own. A file system that knows no locks does without.
+static int hold_folder(const char *out, int *lock, struct dr_err *err) {
+    char path[DD_PATH_MAX];
+    int rc = dd_mkdirs(out, err);
+    if (!rc)
+        rc = dd_path(path, err, "%s/lock", out);
+    if (rc)
+        return rc;
+    *lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+    if (*lock < 0)
+        return dr_fail(err, DR_EIO, "cannot open %s: %s", path, strerror(errno));
+    if (!flock(*lock, LOCK_EX | LOCK_NB))
+        return 0;
+    if (errno == EWOULDBLOCK)
+        return dr_fail(err, DR_ECONFLICT, "%s is in use by another driftd run", out);
+    warn("run.lock", 0, path, strerror(errno));
+    return 0;
+}
+
 static int run(struct run_cmd *c, const struct dd_options *o, struct dr_config *cfg,
                struct dr_err *err) {
-    char *init = cfg->init_from[0] ? find_init(o, cfg, err) : NULL;
-    if (cfg->init_from[0] && !init)
+    struct dr_err gone = {0}; // of use to a run that goes on only where it has to start anew
+    char *init = cfg->init_from[0] ? find_init(o, cfg, &gone) : NULL;
+    if (gone.code && !c->resume) {
+        *err = gone;
         return 1;
+    }
     char *out = c->out ? dd_xstrdup(c->out)
                        : dd_printf("%s/run/%s", o->state_dir, cfg->name[0] ? cfg->name : "unnamed");
     struct dd_run_spec spec = {.cfg = cfg,
@@ -297,15 +327,18 @@ static int run(struct run_cmd *c, const struct dd_options *o, struct dr_config *
                                .checkpoint_dir = out,
                                .id = cfg->name,
                                .init_from = init,
+                               .no_init = gone.code ? &gone : NULL,
                                .threads = (int)o->threads,
                                .resume = c->resume,
                                .strict_resume = true};
     struct dd_run_hooks hooks;
-    char encoder[DD_PATH_MAX];
+    char encoder[DD_PATH_MAX] = "";
     bool stopped = false;
     take_hooks(c, &hooks);
     struct dd_run_result res = {.outcome = DD_RUN_STOPPED};
-    int rc = find_encoder(c, o, cfg, out, encoder, &stopped, err);
+    int lock = -1, rc = hold_folder(out, &lock, err);
+    if (!rc)
+        rc = find_encoder(c, o, cfg, out, encoder, &stopped, err);
     const char *word;
     spec.encoder = encoder[0] ? encoder : NULL;
     spec.encoder_of_recipe = dd_encoder_ref(cfg, &word) == DD_ENCODER_RECIPE;
@@ -313,6 +346,8 @@ static int run(struct run_cmd *c, const struct dd_options *o, struct dr_config *
         rc = dd_run(&spec, &hooks, &res, err);
     if (!rc && c->grid && res.last_good[0])
         rc = write_grid(c, o, res.last_good, err);
+    if (lock >= 0)
+        close(lock);
     free(out);
     free(init);
     if (rc)

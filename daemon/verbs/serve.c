@@ -30,6 +30,8 @@ enum { STATE_DIR_MAX = 480 }; // SQLite takes 512 bytes of path, its own suffixe
 // How long a thread may be silent: quick ones (store, HTTP) two thirds of the watchdog's time,
 // those that compute ten times that; within bounds for very short or long watchdogs.
 enum { QUICK_MIN_S = 3, QUICK_MAX_S = 20, LONG_MIN_S = 5, LONG_MAX_S = 300 };
+// How often systemd hears from driftd, and how much time it is asked for.
+enum { NOTIFY_S = 5, EXTEND_S = 30 };
 
 // --- secrets and files ---
 
@@ -51,6 +53,22 @@ static int read_token(const struct dd_options *o, char **out, struct dr_err *err
     return n ? dr_fail(err, DR_EINVAL, "token-file: %s: %s", o->token_file, why)
              : dr_fail(err, DR_EINVAL, "token-file: %s: expected at least 8 characters",
                        o->token_file);
+}
+
+// Keeps the token that is valid now. A credential is a copy that systemd made at the start: who has
+// changed the file and reloads it would trust in the new token, or in the old one being void.
+static void keep_token(struct dd *d, char *token) {
+    const char *dir = getenv("CREDENTIALS_DIRECTORY"), *file = d->opt.token_file;
+    const size_t n = dir ? strlen(dir) : 0;
+    char q[700];
+    if (n && !strncmp(file, dir, n) && file[n] == '/' && token && d->token &&
+        !strcmp(token, d->token))
+        dd_log(DR_LOG_WARN, "reload.token",
+               "file=%s reason=\"the credential is systemd's copy of the last start and has not "
+               "changed: a new token needs a restart\"",
+               dd_log_quote(file, q, sizeof q));
+    free(d->token);
+    d->token = token;
 }
 
 static int read_tls(const struct dd_options *o, char **cert, char **key, struct dr_err *err) {
@@ -172,7 +190,7 @@ static int start_http(struct dd *d, struct dd_listeners *l, struct dr_err *err) 
         struct dd_event_sink sink = {d->server, publish, publish_metrics, event_head};
         dd_events_attach(d->events, &sink);
     }
-    free(token);
+    d->token = token;
     free(cert);
     free(key);
     return rc;
@@ -181,6 +199,7 @@ static int start_http(struct dd *d, struct dd_listeners *l, struct dr_err *err) 
 static void reload(struct dd *d) {
     struct dr_err err = {0};
     char *token = NULL, *cert = NULL, *key = NULL, text[400] = "", q[700];
+    const char *file = *d->opt.token_file ? d->opt.token_file : "-";
     struct dd_options fresh;
     dd_notify("RELOADING=1\nMONOTONIC_USEC=%lld", (long long)(dd_now_ns() / 1000));
     // Only the log level, the token and the certificate are read again; the rest needs a restart.
@@ -199,11 +218,14 @@ static void reload(struct dd *d) {
         rc = read_tls(&d->opt, &cert, &key, &err);
     if (!rc && api_server_reload(d->server, token, cert, key, text, sizeof text))
         rc = dr_fail(&err, DR_EIO, "%s", text);
-    if (rc)
+    if (rc) {
         dd_log(DR_LOG_ERROR, "reload.failed", "reason=%s", dd_log_quote(err.msg, q, sizeof q));
-    else
-        dd_log(DR_LOG_INFO, "reload", "log_level=%s", dd_log_word(dd_log_level()));
-    free(token);
+        free(token);
+    } else {
+        dd_log(DR_LOG_INFO, "reload", "log_level=%s token_file=%s", dd_log_word(dd_log_level()),
+               dd_log_quote(file, q, sizeof q));
+        keep_token(d, token);
+    }
     free(cert);
     free(key);
     dd_notify("READY=1");
@@ -273,6 +295,34 @@ static int build(struct dd *d, struct dd_listeners *l, struct dr_err *err) {
     return rc;
 }
 
+// Those that compute: how long one may be silent.
+static int64_t stall_ns(int64_t feed_us) {
+    const int64_t s = 1000000000;
+    return feed_us ? DR_MAX(LONG_MIN_S * s, DR_MIN(LONG_MAX_S * s, feed_us * 20000))
+                   : LONG_MAX_S * s;
+}
+
+static int64_t notify_us(int64_t feed_us) {
+    const int64_t most = NOTIFY_S * 1000000;
+    return feed_us && feed_us < most ? feed_us : most;
+}
+
+// A step, or its checkpoint on a slow disk, may take longer than systemd waits: more time is asked
+// for again and again, while the job makes progress.
+static void wait_for_jobs(struct dd *d, pthread_t stopper) {
+    const int64_t feed = dd_watchdog_interval_us();
+    struct dd_jobs_now j;
+    for (;;) {
+        const int64_t until = dd_now_ns() + notify_us(feed) * 1000;
+        const struct timespec t = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
+        if (pthread_clockjoin_np(stopper, NULL, CLOCK_MONOTONIC, &t) != ETIMEDOUT)
+            return;
+        dd_jobs_now(d->jobs, &j);
+        if (j.beat_ns != INT64_MAX && dd_now_ns() - j.beat_ns < stall_ns(feed))
+            dd_notify("EXTEND_TIMEOUT_USEC=%d000000", EXTEND_S);
+    }
+}
+
 static void *stop_jobs(void *jobs) {
     dd_jobs_stop(jobs);
     return NULL;
@@ -291,7 +341,7 @@ static void take_down(struct dd *d, struct dd_listeners *l) {
     api_server_stop(d->server, GRACE_MS); // lets the queue finish meanwhile
     dd_batcher_stop(d->batcher);
     if (beside)
-        pthread_join(stopper, NULL);
+        wait_for_jobs(d, stopper);
     else if (d->jobs)
         dd_jobs_stop(d->jobs);
     dd_datasets_stop(d->datasets);
@@ -313,7 +363,7 @@ static bool healthy(struct dd *d, int64_t feed_us) {
     struct api_counters c;
     const int64_t s = 1000000000, now = dd_now_ns();
     int64_t quick = DR_MAX(QUICK_MIN_S * s, DR_MIN(QUICK_MAX_S * s, feed_us * 4000 / 3));
-    int64_t stall = DR_MAX(LONG_MIN_S * s, DR_MIN(LONG_MAX_S * s, feed_us * 20000));
+    const int64_t stall = stall_ns(feed_us);
     dd_batcher_stats(d->batcher, &b);
     dd_jobs_now(d->jobs, &j);
     api_server_counters(d->server, &c);
@@ -342,8 +392,7 @@ static void forward_signals(void) {
 }
 
 static void wait_for_end(struct dd *d, const sigset_t *set) {
-    int64_t feed = dd_watchdog_interval_us();
-    int64_t step = feed && feed < 5000000 ? feed : 5000000;
+    const int64_t feed = dd_watchdog_interval_us(), step = notify_us(feed);
     for (;;) {
         struct timespec t = {.tv_sec = step / 1000000, .tv_nsec = step % 1000000 * 1000};
         int sig = sigtimedwait(set, NULL, &t);
@@ -413,6 +462,7 @@ int dd_serve_main(int argc, char **argv) {
     dd_log_init((enum dr_log_level)dd_log_parse(d.opt.log_level));
     dd_log_format(d.opt.log_format);
     int status = serve(&d);
+    free(d.token);
     dd_options_free(&d.opt);
     return status;
 }

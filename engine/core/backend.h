@@ -43,6 +43,9 @@ struct dr_backend {
     // Waits until everything before the last mark(which) is done; otherwise like sync.
     int (*wait)(struct dr_backend *, int which, struct dr_err *);
     int (*sync)(struct dr_backend *, struct dr_err *); // waits; returns and clears the sticky error
+    // Whether an error waits for the next sync or wait, to which it is left: what was downloaded
+    // since the one before may be worth nothing.
+    bool (*failed)(const struct dr_backend *);
     // Runs steps(ctx), which calls ops of this backend and nothing else of it, always the same ones
     // with the same arguments: what changes from call to call lies in device memory. *g (NULL at
     // first) may keep a recording that later calls replay without calling `steps`. Backends with

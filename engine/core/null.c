@@ -134,6 +134,10 @@ static int null_sync(struct dr_backend *be, struct dr_err *err) {
     (void)err;
     return 0;
 }
+static bool null_failed(const struct dr_backend *be) {
+    (void)be;
+    return false;
+}
 static void null_destroy(struct dr_backend *be) {
     free(be);
 }
@@ -157,6 +161,7 @@ int dr_backend_null(struct dr_backend **out, struct dr_err *err) {
     be->mark = null_mark;
     be->wait = null_wait;
     be->sync = null_sync;
+    be->failed = null_failed;
     be->replay = null_replay;
     be->graph_free = null_graph_free;
     be->hurry = null_sync;

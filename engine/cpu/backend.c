@@ -96,6 +96,11 @@ static int cpu_sync(struct dr_backend *be, struct dr_err *err) {
     return code;
 }
 
+static bool cpu_failed(const struct dr_backend *be) {
+    const struct dr_cpu *cpu = be->impl;
+    return cpu->err.code != 0;
+}
+
 static int cpu_wait(struct dr_backend *be, int which, struct dr_err *err) {
     (void)which;
     return cpu_sync(be, err);
@@ -169,6 +174,7 @@ int dr_backend_cpu(int threads, struct dr_backend **out, struct dr_err *err) {
         .mark = cpu_mark,
         .wait = cpu_wait,
         .sync = cpu_sync,
+        .failed = cpu_failed,
         .replay = cpu_replay,
         .graph_free = cpu_graph_free,
         .hurry = cpu_hurry,

@@ -253,6 +253,10 @@ static int open_stream(struct dr_cuda *c, bool urgent, struct dr_err *err) {
     return dr_cuda_blas_open(c, err);
 }
 
+static bool failed(const struct dr_backend *be) {
+    return static_cast<const struct dr_cuda *>(be->impl)->err.code != 0;
+}
+
 static int hurry(struct dr_backend *be, struct dr_err *err) {
     const int rc = sync(be, err);
     if (rc)
@@ -327,6 +331,7 @@ static void fill_table(struct dr_cuda *c) {
     be->mark = mark;
     be->wait = wait;
     be->sync = sync;
+    be->failed = failed;
     be->replay = dr_cuda_replay;
     be->graph_free = dr_cuda_graph_free;
     be->hurry = hurry;

@@ -6,13 +6,16 @@
 enum { COL_ROWS = 512, SQ_CHUNK = 8192 };
 
 // out[chunk, n]: one block for 32 columns and a chunk of `rows` rows; warps take rows in turn, then
-// their sums are added in the order of the warps.
+// their sums are added in the order of the warps. Blocks are counted in the grid's first dimension,
+// chunk by chunk: the others end at 65535, and a position embedding alone has more columns.
 template <typename T>
 __global__ void __launch_bounds__(256)
-    k_colsum(float *out, const T *x, int64_t m, int64_t n, int64_t ld, int64_t rows, bool acc) {
+    k_colsum(float *out, const T *x, int64_t m, int64_t n, int64_t ld, int64_t rows,
+             unsigned chunks, bool acc) {
     DR_SHARED(float, s); // [8][32]
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int64_t j = (int64_t)blockIdx.y * 32 + lane, i0 = (int64_t)blockIdx.x * rows;
+    const int64_t chunk = blockIdx.x % chunks, i0 = chunk * rows;
+    const int64_t j = (int64_t)(blockIdx.x / chunks) * 32 + lane;
     const int64_t end = i0 + rows < m ? i0 + rows : m;
     float sum = 0;
     for (int64_t i = i0 + warp; i < end && j < n; i += 8)
@@ -23,17 +26,17 @@ __global__ void __launch_bounds__(256)
         return;
     for (int k = 1; k < 8; k++)
         sum += s[k * 32 + lane];
-    float *to = out + blockIdx.x * n + j;
+    float *to = out + chunk * n + j;
     *to = acc ? *to + sum : sum;
 }
 
 template <typename T> static void colsum(struct dr_backend *be, const struct dr_colsum_args *a) {
     const int64_t ld = a->ld ? a->ld : a->n, chunks = ceil_div(a->m, COL_ROWS);
     const T *x = static_cast<const T *>(a->x);
-    const unsigned columns = blocks_for(a->n, 32);
-    const dim3 all(1, columns), grid((unsigned)chunks, columns);
+    const unsigned columns = blocks_for(a->n, 32), cuts = (unsigned)chunks;
     if (chunks == 1) {
-        DR_LAUNCH(be, (k_colsum<T>), all, 256, 1024, a->out, x, a->m, a->n, ld, a->m, a->acc);
+        DR_LAUNCH(be, (k_colsum<T>), columns, 256, 1024, a->out, x, a->m, a->n, ld, a->m, 1,
+                  a->acc);
         return;
     }
     float *part = static_cast<float *>(
@@ -41,9 +44,10 @@ template <typename T> static void colsum(struct dr_backend *be, const struct dr_
     if (!part)
         return;
     const int64_t rows = COL_ROWS;
-    DR_LAUNCH(be, (k_colsum<T>), grid, 256, 1024, part, x, a->m, a->n, ld, rows, false);
-    DR_LAUNCH(be, (k_colsum<float>), all, 256, 1024, a->out, part, chunks, a->n, a->n, chunks,
-              a->acc);
+    DR_LAUNCH(be, (k_colsum<T>), columns * cuts, 256, 1024, part, x, a->m, a->n, ld, rows, cuts,
+              false);
+    DR_LAUNCH(be, (k_colsum<float>), columns, 256, 1024, a->out, part, chunks, a->n, a->n, chunks,
+              1, a->acc);
 }
 
 void dr_cuda_colsum(struct dr_backend *be, const struct dr_colsum_args *a) {

@@ -37,6 +37,12 @@ int dr_export_meta(const struct dr_export *x, dr_export_add *add, void *ctx, str
     return rc;
 }
 
+int dr_export_refused(const struct dr_net *net, const char *how, struct dr_err *err) {
+    return dr_fail_at(err, DR_EUNSUPPORTED, "format",
+                      "the %s \"%s\" cannot be written %s; its weights can, as safetensors",
+                      dr_net_kind_word(dr_net_kind(net)), dr_net_name(net), how);
+}
+
 // ---- safetensors ----
 
 static int add_meta(void *ctx, const char *key, const char *value, struct dr_err *err) {
@@ -116,8 +122,21 @@ static bool add_file(struct archive *zip, const char *name, const char *path) {
     return ok;
 }
 
+// Whether driftd_model.py has the network: the keys of its NETWORKS.
+static bool in_torch(const char *name) {
+    const char *from = strstr(dr_export_torch, "\nNETWORKS = {"),
+               *end = from ? strchr(from, '}') : NULL;
+    char key[64];
+    snprintf(key, sizeof key, "\"%s\":", name);
+    const char *found = from ? strstr(from, key) : NULL;
+    return found && found < end;
+}
+
 int dr_export_pytorch(const struct dr_export *x, const char *path, struct dr_err *err) {
+    const struct dr_net *net = x->snap->net;
     char weights[4096];
+    if (!in_torch(dr_net_name(net)))
+        return dr_export_refused(net, "for PyTorch", err);
     if (snprintf(weights, sizeof weights, "%s.st", path) >= (int)sizeof weights)
         return dr_fail(err, DR_EIO, "the path %.100s is too long", path);
     int rc = dr_export_safetensors(x, weights, err);

@@ -29,7 +29,8 @@ struct dr_export {
 // onnx: a generator's graph (IR version 10, opset 21, fp32); inputs noise, class, guidance and,
 //   where the network has them, style; output image; the same metadata.
 // pytorch: a zip with model.safetensors and driftd_model.py, which runs it.
-// EUNSUPPORTED, naming it, for a network that has no graph and for a format this build cannot
-// write; EINVAL for more than an ONNX file can hold (2 GiB); EIO, ENOSPC, ENOMEM.
+// EUNSUPPORTED, naming it, for a network that has no graph, or no class in driftd_model.py, and for
+// a format this build cannot write; EINVAL for more than an ONNX file can hold (2 GiB); EIO,
+// ENOSPC, ENOMEM.
 int dr_export(const struct dr_export *x, const char *path, struct dr_err *err);
 const char *dr_export_word(enum dr_export_format format);

@@ -25,9 +25,7 @@ static dr_onnx_walk *walk_of(const struct dr_net *net, struct dr_err *err) {
     for (size_t i = 0; i < DR_COUNT(walks); i++)
         if (!strcmp(walks[i].name, dr_net_name(net)))
             return walks[i].walk;
-    dr_fail_at(err, DR_EUNSUPPORTED, "format",
-               "the %s \"%s\" cannot be written as ONNX; its weights can, as safetensors",
-               dr_net_kind_word(dr_net_kind(net)), dr_net_name(net));
+    dr_export_refused(net, "as ONNX", err);
     return NULL;
 }
 

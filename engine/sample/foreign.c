@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-// A parameter of every network of the reference.
-static const char reference[] = "alpha_embed.mlp.0.weight";
+// A parameter of every network of the reference, and its rotary table, which is a buffer.
+static const char reference[] = "alpha_embed.mlp.0.weight", rope[] = "rope.cos_cached";
 #define SETS_MAX 16
 // The reference's rotary table is longer than the sequence by this much.
 #define ROPE_SPARE 64
@@ -67,6 +67,33 @@ static const struct dr_st_tensor *find(const struct dr_st_file *f, const char *p
     return t && t->ndim == ndim ? t : NULL;
 }
 
+// The rotary table, [1,1,length,width]: of the weights to serve, else the one shape that all such
+// tables of the file have. Averages are often made of parameters only, so that the table lies
+// beside the weights of the last step.
+static const struct dr_st_tensor *find_rope(const struct dr_st_file *f, const char *prefix) {
+    const struct dr_st_tensor *own = find(f, prefix, rope, 4), *first = NULL;
+    for (int i = 0; !own && i < dr_st_count(f); i++) {
+        const struct dr_st_tensor *t = dr_st_at(f, i);
+        const size_t len = strlen(t->name), tail = sizeof rope - 1;
+        if (len < tail || strcmp(t->name + len - tail, rope) ||
+            (len > tail && t->name[len - tail - 1] != '.'))
+            continue;
+        if (t->ndim != 4 || (first && memcmp(t->dim, first->dim, 4 * sizeof *t->dim)))
+            return NULL;
+        first = t;
+    }
+    return own ? own : first;
+}
+
+// hidden / dim, so that the network's hidden width, the whole part of dim times it, is `hidden`: a
+// product of rounded numbers may fall just short.
+static double mlp_ratio(int64_t hidden, int64_t dim) {
+    double ratio = (double)hidden / (double)dim;
+    while ((int64_t)((double)dim * ratio) < hidden)
+        ratio = nextafter(ratio, INFINITY);
+    return ratio;
+}
+
 static int64_t count_blocks(const struct dr_st_file *f, const char *prefix) {
     char name[64];
     for (int64_t i = 0;; i++) {
@@ -89,10 +116,10 @@ int dr_foreign_model(const struct dr_st_file *f, const char *path, const char *p
                      struct dr_model_config *out, struct dr_err *err) {
     static const char label[] = "label_embed.embedding_table.weight",
                       patch[] = "patch_embed.proj.weight", q[] = "blocks.0.attn.q_norm.weight",
-                      w1[] = "blocks.0.mlp.w1.weight", rope[] = "rope.cos_cached";
+                      w1[] = "blocks.0.mlp.w1.weight";
     const struct dr_st_tensor *tl = find(f, prefix, label, 2), *tp = find(f, prefix, patch, 4),
                               *tq = find(f, prefix, q, 1), *tw = find(f, prefix, w1, 2),
-                              *tr = find(f, prefix, rope, 4),
+                              *tr = find_rope(f, prefix),
                               *reg = find(f, prefix, "register_tokens", 3),
                               *code = find(f, prefix, "style_embed.codebook.weight", 2);
     if (!tl || tl->dim[0] < 2)
@@ -112,7 +139,7 @@ int dr_foreign_model(const struct dr_st_file *f, const char *path, const char *p
     m->patch = tp->dim[2];
     m->depth = count_blocks(f, prefix);
     m->heads = m->dim / tq->dim[0];
-    m->mlp_ratio = (double)tw->dim[0] / (double)m->dim;
+    m->mlp_ratio = mlp_ratio(tw->dim[0], m->dim);
     m->registers = reg ? reg->dim[1] : 0;
     m->style_tokens = code ? m->style_tokens : 0;
     m->codebook = code ? code->dim[0] : m->codebook;

@@ -20,8 +20,8 @@ int dr_foreign_prefix(const struct dr_st_file *f, const char *path, const char *
                       char prefix[DR_PREFIX_MAX], struct dr_err *err);
 // The model section of a plain `driftdit` of the reference, from the shapes. What they leave open
 // is as in the reference: 32 style tokens, and the image's size from the buffers of its rotary
-// embedding. EFORMAT, at the field "config", names the tensor that is missing and asks for a
-// config.
+// embedding, which may lie under another prefix than the weights. EFORMAT, at the field "config",
+// names the tensor that is missing and asks for a config.
 int dr_foreign_model(const struct dr_st_file *f, const char *path, const char *prefix,
                      struct dr_model_config *out, struct dr_err *err);
 // Whether the file has a ResNet under torchvision's names, behind any prefix.
@@ -50,5 +50,6 @@ int dr_foreign_inception_weights(const struct dr_st_file *f, const char *path,
 int dr_param_read(const struct dr_st_file *f, const char *path, const char *prefix,
                   const struct dr_param *p, real *w, struct dr_err *err);
 // Whether a usable file may hold this tensor besides the weights: buffers of PyTorch's, what
-// trainers write beside the EMA. The name is without the prefix.
-bool dr_foreign_harmless(const char *name);
+// trainers write beside the EMA, and parameters without a value, as those of no registers. name:
+// t's, without the prefix.
+bool dr_foreign_harmless(const struct dr_st_tensor *t, const char *name);

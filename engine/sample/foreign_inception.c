@@ -109,10 +109,10 @@ static int check_layer(const struct source *s, int i, struct dr_err *err) {
     return rc;
 }
 
-// Whether `name`, without the prefix, is one that is read or may stand beside.
-static bool known(const struct source *s, const char *name) {
+// Whether t, called `name` without the prefix, is one that is read or may stand beside.
+static bool known(const struct source *s, const struct dr_st_tensor *t, const char *name) {
     const struct dr_params *ps = dr_net_params(s->net);
-    if (dr_foreign_harmless(name) || !strncmp(name, "AuxLogits.", 10))
+    if (dr_foreign_harmless(t, name) || !strncmp(name, "AuxLogits.", 10))
         return true;
     if (!strncmp(name, "fc.", 3))
         return dr_params_find(ps, name) >= 0;
@@ -143,10 +143,10 @@ static int check_all(const struct source *s, struct dr_err *err) {
     if (!rc && fc >= 0)
         rc = check(s, "fc", "bias", 1, ps->p[fc].dim, err);
     for (int i = 0; i < dr_st_count(s->f) && !rc; i++) {
-        const char *name = dr_st_at(s->f, i)->name;
-        if (!strncmp(name, s->prefix, skip) && !known(s, name + skip))
+        const struct dr_st_tensor *t = dr_st_at(s->f, i);
+        if (!strncmp(t->name, s->prefix, skip) && !known(s, t, t->name + skip))
             rc = dr_fail(err, DR_EFORMAT, "%s: tensor \"%s\" is not part of this model", s->path,
-                         name);
+                         t->name);
     }
     return rc;
 }

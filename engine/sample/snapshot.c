@@ -43,8 +43,8 @@ void dr_snapshot_unref(struct dr_snapshot *s) {
 #define RAW "train/" // before the names of the weights that training updates
 
 // Tensors that a usable file may hold besides the served weights: PyTorch's RoPE buffers, its
-// BatchNorms' counters, and what dr_trainer_save writes beside the EMA.
-bool dr_foreign_harmless(const char *name) {
+// BatchNorms' counters, what dr_trainer_save writes beside the EMA, and what has no values.
+bool dr_foreign_harmless(const struct dr_st_tensor *t, const char *name) {
     static const char *const prefix[] = {"rope.", RAW,     "opt.m/", "opt.v/",
                                          "ema1/", "ema2/", "ema3/",  "driftd/"};
     for (size_t i = 0; i < DR_COUNT(prefix); i++)
@@ -52,7 +52,7 @@ bool dr_foreign_harmless(const char *name) {
             return true;
     static const char counter[] = ".num_batches_tracked";
     const size_t len = strlen(name), tail = sizeof counter - 1;
-    return len > tail && !strcmp(name + len - tail, counter);
+    return !t->count || (len > tail && !strcmp(name + len - tail, counter));
 }
 
 // Finds the network and the prefix of its weights. The file's own description wins; then `given`,
@@ -107,10 +107,11 @@ static int check_unknown(const struct dr_st_file *f, const char *path, const cha
                          const struct dr_params *ps, struct dr_err *err) {
     const size_t skip = strlen(prefix);
     for (int i = 0; i < dr_st_count(f); i++) {
-        const char *name = dr_st_at(f, i)->name;
+        const struct dr_st_tensor *t = dr_st_at(f, i);
+        const char *name = t->name;
         if (strncmp(name, prefix, skip))
             continue;
-        if (dr_params_find(ps, name + skip) < 0 && !dr_foreign_harmless(name + skip))
+        if (dr_params_find(ps, name + skip) < 0 && !dr_foreign_harmless(t, name + skip))
             return dr_fail(err, DR_EFORMAT, "%s: tensor \"%s\" is not part of this model", path,
                            name);
     }

@@ -239,6 +239,10 @@ struct dr_snapshot *dr_trainer_snapshot(struct dr_trainer *t, int which) {
     if (!w)
         return NULL;
     t->be->download(t->be, w, t->group[0].ema[which], bytes);
+    if (t->be->failed(t->be)) { // no weights; the next step or wait says why
+        free(w);
+        return NULL;
+    }
     return t->objective->snapshot(t->o, w, t->step);
 }
 

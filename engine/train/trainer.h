@@ -99,7 +99,8 @@ struct dr_drift_field *dr_trainer_field(struct dr_trainer *t);
 // m->step 0: there was none. Before a checkpoint, at the end, and wherever the last step's metrics
 // or errors matter.
 int dr_trainer_wait(struct dr_trainer *t, struct dr_metrics *m, struct dr_err *err);
-// A copy of the EMA (which: index in ema.decay) to hand to samplers. NULL: out of memory.
+// A copy of the EMA (which: index in ema.decay) to hand to samplers. NULL: out of memory, or the
+// device has failed, which the next step or wait says.
 struct dr_snapshot *dr_trainer_snapshot(struct dr_trainer *t, int which);
 // Atomic write of weights, EMAs, optimiser state and positions. sha256_hex, bytes may be NULL.
 int dr_trainer_save(struct dr_trainer *t, const char *path, char *sha256_hex, int64_t *bytes,

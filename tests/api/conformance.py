@@ -422,6 +422,11 @@ def test_formats():
                              ("application/zip", "application/zip"), ("text/html,*/*;q=0.1", "image/png"),
                              ("application/octet-stream, image/png;q=0", "application/octet-stream")]:
             assert d.get("/generate?seed=1", Accept=accept).header("Content-Type") == kind
+        for accept, kind in [("application/json, */*;q=0.1", "application/json"), ("image/apng", "image/apng"),
+                             ("image/png;q=0.2, application/zip;q=0.9", "application/zip"), ("*/*", "image/png"),
+                             ("image/apng, image/png;q=0.5", "image/apng")]:  # by weight; apng is of walks
+            assert d.get("/generate?seed=1&seed2=2&steps=2", Accept=accept).header("Content-Type") == kind, accept
+        problem(d.get("/generate?seed=1", Accept="image/apng"), 406)
         ids = [c["id"] for c in d.get("/v1/checkpoints").json()["checkpoints"]]
         for which in ("served", "live", "latest", ids[-1]):
             r = d.get(f"/generate?checkpoint={which}")

@@ -324,6 +324,23 @@ def test_samples_read_nothing_first():
             assert d.get("/v1/datasets/cifar10").json()["state"] == "ready"
 
 
+def test_many_looks():
+    """Each look holds a set and its pictures in memory: no more than four at a time, and not where writes go."""
+    with daemon() as d:
+        seen = []
+        look = lambda: seen.append(d.get("/v1/datasets/shapes/samples?n=2").status)
+        d.get("/v1/datasets")  # the schema of what is compared, once
+        lookers = [threading.Thread(target=look) for _ in range(12)]
+        for t in lookers:
+            t.start()
+        for t in lookers:
+            t.join()
+        assert seen == 12 * [200], seen
+        # Threads of such requests stay for ten seconds.
+        names = [p.read_text() for p in pathlib.Path(f"/proc/{d.process.pid}/task").glob("*/comm")]
+        assert 1 <= names.count("http-later\n") <= 4, names
+
+
 def test_refusals():
     with daemon("--max-upload-mb=1") as d:
         for name in ["", ".x", "a/b", "../a", "ä", "a b", "x" * 64, "con\n"]:
@@ -333,8 +350,18 @@ def test_refusals():
         problem(d.ask("POST", "/v1/datasets", {}), 422, None, "name")
         for key, value in [("size", 0.5), ("size", 5000), ("channels", 2), ("fit", "squash"), ("background", "red"),
                            ("test_share", 1), ("refuse_bad", 1), ("sise", 3), ("seed", -1)]:
-            problem(d.ask("POST", "/v1/datasets", {"name": "x", "options": {key: value}}), 422, None, key)
+            problem(d.ask("POST", "/v1/datasets", {"name": "x", "options": {key: value}}), 422, None, "options." + key)
         problem(d.ask("POST", "/v1/datasets", {"name": "x", "options": []}), 422, None, "options")
+        # Everything that is wrong, in one answer.
+        for more, fields in [({}, []), ({"naem": "x"}, ["naem"]), ({"source": 3}, ["source"])]:
+            p = problem(d.ask("POST", "/v1/datasets", {"name": "a b", "path": "/etc", "options": {"size": -1, "fit": "x", "sise": 3},
+                                                       **more}), 422, None, None)
+            assert sorted(e["field"] for e in p["errors"]) == sorted(
+                ["name", "path", "options.size", "options.fit", "options.sise", *fields]), p
+        p = problem(d.ask("POST", "/v1/datasets", {"options": {"sise": 1}}), 422, None, "options.sise", "`size`")
+        assert [e["field"] for e in p["errors"]] == ["name", "options.sise"], p
+        problem(d.get("/v1/datasets/digits/recipe"), 404, "not-found", None, "of the build")
+        problem(d.get("/v1/datasets/nobody/recipe"), 404, "not-found", None, "no data set")
         problem(put(d, "nobody", b"x"), 404)
         create(d, "x")
         problem(d.ask("POST", "/v1/datasets/x/import"), 422)
@@ -666,7 +693,7 @@ def test_driftctl_resumes():
 if __name__ == "__main__":
     tests = [test_upload_look_train, test_removed_while_a_job_may_go_on, test_truncated_while_training,
              test_what_a_configuration_leaves_out, test_recipe_with_an_encoder, test_by_path, test_by_path_again,
-             test_samples_read_nothing_first, test_refusals,
+             test_samples_read_nothing_first, test_many_looks, test_refusals,
              test_two_uploads_and_a_resume, test_part_that_was_cut, test_bad_archives, test_full_disk,
              test_disk_budget, test_kills, test_old_leftovers, test_lost_sets,
              test_driftctl, test_driftctl_resumes]

@@ -531,6 +531,22 @@ def test_reference():
         assert (d.dir / "fid_metrics.csv").exists() and (d.dir / "x.csv").exists() and (d.dir / "grid.png").exists()
 
 
+def test_tour():
+    """The evaluation of the README's tour, of the run that the tour makes: its judge fits."""
+    root = pathlib.Path(__file__).parent / "../.."
+    words = re.search(r"^    driftctl (eval .*--judge (\S+).*)$", (root / "README.md").read_text(), re.M)
+    with daemon() as d:
+        for name, steps in (("digits", 2), (words[2], 20)):
+            config = json.loads((root / "configs" / f"{name}.json").read_text())
+            config["data"]["count"] = 1000
+            config["train"] |= {"steps": steps}
+            (d.dir / f"recipes/{name}.json").write_text(json.dumps(config))
+        job = d.job("digits")
+        d.wait(job, "completed", "failed")
+        said = ctl(d, *words[1].replace("ID", job).split(), "--n", "100", "--metrics", "accuracy")
+        assert [r["state"] for r in rows(d)] == ["done"], said
+
+
 # ---- killed at random: one row, the same bits ----
 
 def test_kills(count=10):
@@ -549,6 +565,8 @@ def test_kills(count=10):
             d.end(signal.SIGKILL)
             killed += 1
             d.start()
+            for j in d.get("/v1/jobs?state=interrupted").json()["jobs"]:  # killed too often to go on by itself
+                assert d.ask("POST", f"/v1/jobs/{j['id']}/resume").status == 202, j
         d.wait(job, "completed", "failed", seconds=300)
         assert killed >= 3, killed
         print(f"killed {killed} times")
@@ -568,6 +586,44 @@ def test_kills(count=10):
         assert [numbers(d, r) for r in rows(d, f"&eval_job={job}&sort=alpha")] == want
         with contextlib.closing(sqlite3.connect(f"file:{d.dir}/state/driftd.sqlite3?mode=ro", uri=True)) as db:
             assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+# ---- killed, and not gone on with: what was at work waits again, and can be removed ----
+
+def test_removed_after_a_kill():
+    with daemon("--resume=ask") as d:
+        _, checkpoint = trained(d)
+        done = evaluate(d, checkpoint=checkpoint, n=60)
+        job = evaluate(d, checkpoint=checkpoint, n=20000, alpha=[1, 2, 3], wait=None)
+        runs = lambda: {r["settings"]["alpha"]: r for r in rows(d, f"&eval_job={job}")}
+        end = time.monotonic() + 60
+        while "running" not in [r["state"] for r in runs().values()]:
+            assert time.monotonic() < end, runs()
+        d.end(signal.SIGKILL)
+        d.start()
+        assert d.state(job) == "interrupted" and [r["state"] for r in runs().values()] == 3 * ["queued"], runs()
+        problem(d.ask("POST", f"/v1/jobs/{job}/checkpoint"), 409)
+        one, others = runs()[1]["id"], [runs()[a]["id"] for a in (2, 3)]
+        assert d.ask("DELETE", f"/v1/evals/{one}").status == 204
+        assert sorted(r["id"] for r in runs().values()) == sorted(others)
+        folder = d.dir / "state/evals" / others[0]
+        folder.mkdir(parents=True, exist_ok=True)  # as a run leaves it when it is cut off
+        (folder / "partial.safetensors").write_bytes(b"x")
+        for j in (job, done):
+            assert d.ask("DELETE", f"/v1/jobs/{j}").status == 204
+        left = rows(d)
+        assert [(r["state"], r["eval_job"]) for r in left] == [("done", None)], left
+        assert not folder.exists()
+
+
+def test_no_checkpoint_of_an_evaluation():
+    with daemon() as d:
+        _, checkpoint = trained(d)
+        job = evaluate(d, checkpoint=checkpoint, n=50000, wait=None)
+        d.wait(job, "running")
+        problem(d.ask("POST", f"/v1/jobs/{job}/checkpoint"), 409, "conflict", None, "no checkpoints")
+        assert d.ask("POST", f"/v1/jobs/{job}/stop").status == 202
+        d.wait(job, "stopped")
 
 
 if __name__ == "__main__":

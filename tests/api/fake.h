@@ -24,6 +24,7 @@ struct fake {
     char dir[64];
     atomic_int mode, delay_ms; // of generate, and of status with FAKE_BLOCK
     atomic_int blocked, submitted, completed, abandoned;
+    atomic_int answer_bytes; // of a npy; 0: one value
     pthread_mutex_t mu;
     pthread_t served_by[1024]; // the thread that took generate's seed
     struct api_gen *held[256];

@@ -15,7 +15,7 @@ import urllib.parse
 import zipfile
 import zlib
 
-from live import daemon, npy, png, problem, run, trained
+from live import Daemon, daemon, npy, png, problem, run, trained
 
 PLAIN = {"model": {"dim": 16, "depth": 1, "heads": 2, "patch": 4, "registers": 1, "style_tokens": 0,
                    "label_dropout": 0.1, "null_class": True}}
@@ -193,6 +193,12 @@ def test_json_body():
         assert d.ask("POST", "/generate?class=3,7&cfg=1,1.5", {"seed": 5, "scale": 2, "n": None}).body == wanted
         request = png(wanted)[2]["request"]
         assert d.ask("POST", "/v1/generate", request).body == wanted, "what a picture says of itself is a body"
+        fine = {"temperature": 1.2345678901234, "n": 64, "seed": 5, "class": 0}  # in which every digit counts
+        ask = lambda form: d.get(f"/v1/generate?format={form}&" + urllib.parse.urlencode(fine))
+        assert d.ask("POST", "/v1/generate?format=npy", fine).body == ask("npy").body
+        request = ask("json").json()["request"]
+        assert request["temperature"] == fine["temperature"], request
+        assert d.ask("POST", "/v1/generate?format=json", fine).json()["request"] == request
         problem(d.ask("POST", "/v1/generate?seed=1", {"seed": 1}), 422, None, "seed", "query")
         problem(d.ask("POST", "/v1/generate", {"clas": 3}), 422, None, "clas", "`class`")
         problem(d.ask("POST", "/v1/generate", {"class": {"a": 1}}), 422, None, "class", "list")
@@ -248,5 +254,30 @@ def test_openai():
         assert {e["field"] for e in two["errors"]} == {"model", "stream", "n"}, two
 
 
+def test_openai_refusals():
+    """What is refused before it is read has the member that OpenAI's clients look for."""
+    with contextlib.closing(Daemon()) as d:
+        (d.dir / "tokens").write_text("admin-token-1\nreader-token read\nslow-token generate 1/h\n")
+        d.start(f"--token-file={d.dir}/tokens")
+
+        def refused(status, body=None, token="admin-token-1", **headers):
+            r = d.ask("POST", "/v1/images/generations", body, Authorization="Bearer " + token, **headers)
+            p = problem(r, status)
+            assert p["error"]["message"] == p["detail"] and p["error"]["code"] == p["type"].rsplit(":")[-1], p
+
+        ask = {"prompt": "3"}
+        refused(401, ask, "wrong-token")
+        refused(403, ask, "reader-token")
+        refused(403, ask, Sec_Fetch_Site="cross-site")
+        refused(406, ask, Accept="text/html")
+        refused(409, ask)  # nothing is trained yet
+        refused(413, Content_Type="application/json", Content_Length=str(2 << 20))
+        refused(415, b"x", Content_Type="text/plain")
+        refused(409, ask, "slow-token")
+        refused(429, ask, "slow-token")
+        assert "error" not in problem(d.get("/v1/jobs"), 401)
+        assert d.end() == 0
+
+
 if __name__ == "__main__":
-    run([test_weights, test_noise, test_walk, test_whatever_else_waits, test_json_body, test_openai])
+    run([test_weights, test_noise, test_walk, test_whatever_else_waits, test_json_body, test_openai, test_openai_refusals])

@@ -295,6 +295,30 @@ def test_import_by_path():
         assert (roots / "a.safetensors").exists()
         for path in ("/etc/passwd", str(roots / "link"), f"{roots}/../state/driftd.sqlite3", "a.safetensors"):
             problem(d.ask("POST", "/v1/checkpoints", {"path": path}), 403, "import-root", "path")
+        # A name in the query is held to what one in the body is: cut, it would be no text any more.
+        for query, field in (("name=a" + 100 * "%C3%A9", "name"), ("name=" + 201 * "a", "name"), ("config=" + 201 * "a", "config")):
+            problem(d.ask("POST", f"/v1/checkpoints?{query}", {"path": str(roots / "a.safetensors")}), 422, None, field, "200")
+        problem(d.ask("POST", "/v1/checkpoints?name=b", {"path": str(roots / "a.safetensors"), "name": "a"}), 422, None,
+                "name", "query")
+        r = d.ask("POST", "/v1/checkpoints?name=" + 100 * "%C3%A9", {"path": str(roots / "a.safetensors")})
+        assert r.status == 201 and r.json()["name"] == 100 * "\u00e9", r
+        assert r.json()["id"] in [c["id"] for c in d.get("/v1/checkpoints").json()["checkpoints"]]
+
+
+def test_field():
+    """The drift field of a two-dimensional job: kept when the job ends, gone with the job."""
+    with daemon() as d:
+        job = d.job({"data": {"set": "toy-swiss-roll", "size": 1, "channels": 2, "classes": 1, "count": 200},
+                     "model": {"arch": "mlp", "dim": 16, "depth": 1, "noise": "latent", "latent_dim": 2, "style_tokens": 0,
+                               "null_class": False},
+                     "features": {"image": True}, "loss": {"field": "kernel", "temperatures": [0.1], "affinity_floor": 0},
+                     "train": {"steps": 20, "generated": 16, "positives": 16, "alpha_min": 1, "alpha_max": 1},
+                     "metrics": {"spread_every": 0}})
+        d.wait(job, "completed", "failed")
+        field = d.get(f"/v1/jobs/{job}/field").json()
+        assert field["step"] == 20 and len(field["samples"]) == 16, field
+        assert d.ask("DELETE", f"/v1/jobs/{job}").status == 204
+        problem(d.get(f"/v1/jobs/{job}/field"), 404, "not-found")
 
 
 def test_pictures_come_back():
@@ -656,7 +680,7 @@ def test_verbs():
 
 
 if __name__ == "__main__":
-    run([test_jobs, test_repeated_job, test_metrics, test_events, test_checkpoints, test_served, test_import_by_path, test_pictures_come_back,
+    run([test_jobs, test_repeated_job, test_metrics, test_events, test_checkpoints, test_served, test_import_by_path, test_field, test_pictures_come_back,
          test_scales_never_trained, test_long_paths, test_samples_and_evals,
          test_no_files, test_damaged_database, test_stop_while_data_is_made,
          test_nonfinite_alert, test_prometheus_and_status, test_private_files, test_waiting_job_says_so,

@@ -5,6 +5,7 @@ that are tagged and removed, priorities.
 Arguments: driftd, driftctl, docs/ops.
 """
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -411,6 +412,13 @@ def test_backup():
         assert r.returncode == 1 and "empty" in r.stderr, r
         r = ctl("restore", copy, "--state-dir", state)
         assert r.returncode == 0, r
+        if os.geteuid() == 0:  # what root restores belongs to whom the folder does
+            theirs = d.dir / "theirs"
+            theirs.mkdir()
+            os.chown(theirs, 12345, 12346)
+            assert ctl("restore", copy, "--state-dir", theirs).returncode == 0
+            owners = {(p.stat().st_uid, p.stat().st_gid) for p in theirs.rglob("*")}
+            assert owners == {(12345, 12346)} and (theirs / "checkpoints/1").is_dir(), owners
         d.start(f"--state-dir={state}")
         got = d.get(ask)
         assert got.body == want and got.header("Driftd-Checkpoint") == best, got

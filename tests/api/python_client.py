@@ -142,8 +142,31 @@ def test_data_sets():
         assert info["state"] == "ready" and info["class_count"] == 2, info
         assert "mine" in [s["name"] for s in c.datasets()]
         c.remove_dataset("mine")
+        try:
+            c.add_dataset("mine", archive=d.dir / "typo.zip")
+            raise AssertionError("it was opened")
+        except FileNotFoundError:
+            pass
         assert "mine" not in [s["name"] for s in c.datasets()]
         refused(422, "import root", c.add_dataset, "other", path="/etc")
+        # cut off after a part: the same call goes on, another file or option does not
+        send, c.json = c.json, lambda method, *a, **k: lost() if method == "PUT" else send(method, *a, **k)
+        try:
+            c.add_dataset("mine", archive=archive, size=8)
+            raise AssertionError("it was sent")
+        except ConnectionResetError:
+            c.json = send
+        c.json("PUT", "/v1/datasets/mine/upload", {"offset": 0}, archive.read_bytes()[:1000])
+        refused(409, "mine", c.add_dataset, "mine", archive=archive, size=16)
+        refused(409, "mine", c.add_dataset, "mine", archive=__file__, size=8)
+        assert c.dataset("mine")["received"] == 1000
+        info = c.add_dataset("mine", archive=archive, size=8)
+        assert info["state"] == "ready" and info["train"] + info["test"] == 16, info
+        refused(409, "mine", c.add_dataset, "mine", archive=archive, size=8)
+
+
+def lost():
+    raise ConnectionResetError
 
 
 def grey_png(value, side=8):

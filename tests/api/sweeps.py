@@ -273,6 +273,25 @@ def test_stop():
         assert d.get(f"/v1/jobs/{first}").json()["sweep"] is None
 
 
+# ---- removed with its jobs: all of them or none ----
+
+def test_remove():
+    with daemon() as d:
+        s = submit(d, {"name": "three", "recipes": ["tiny"], "seeds": 3})["id"]
+        jobs = [c["job"] for c in wait(d, s, "completed")["list"]]
+        files = lambda: sorted(p for p in (d.dir / "state/checkpoints").rglob("*.safetensors"))
+        curves = lambda: [d.get(f"/v1/jobs/{j}/metrics").json() for j in jobs]
+        had = files(), curves()
+        first = d.get(f"/v1/checkpoints?job={jobs[0]}").json()["checkpoints"][0]["id"]
+        assert d.ask("PUT", "/v1/served", {"checkpoint": first}).status == 200
+        problem(d.ask("DELETE", f"/v1/sweeps/{s}?jobs=delete"), 409, "conflict", None, f"checkpoint {first} of job {jobs[0]}")
+        assert (files(), curves()) == had and [c["state"] for c in wait(d, s, "completed")["list"]] == 3 * ["completed"]
+        assert d.ask("DELETE", "/v1/served").status == 200
+        assert d.ask("DELETE", f"/v1/sweeps/{s}?jobs=delete").status == 204
+        assert d.get("/v1/jobs").json()["jobs"] == [] and not files()
+        problem(d.get(f"/v1/sweeps/{s}"), 404)
+
+
 # ---- searches ----
 
 def test_search():

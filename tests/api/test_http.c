@@ -46,19 +46,25 @@ static const char *field(json_t *o, size_t i, const char *key) {
     return json_string_value(json_object_get(json_array_get(json_object_get(o, "errors"), i), key));
 }
 
+// The route's path, with something in the place of what is in braces.
+static void target_of(const struct api_route *r, char *target, size_t size) {
+    const char *at = strstr(r->path, "{id}");
+    if (at)
+        snprintf(target, size, "%.*sj1%s", (int)(at - r->path), r->path, at + 4);
+    else
+        snprintf(target, size, "%s", r->path);
+    char *name = strstr(target, "{name}");
+    if (name)
+        snprintf(name, 2, "a");
+}
+
 static void test_every_route(void **state) {
     (void)state;
     for (size_t i = 0; i < api_nroutes; i++) {
         const struct api_route *r = &api_routes[i];
         char target[200];
         const char *at = strstr(r->path, "{id}");
-        if (at)
-            snprintf(target, sizeof target, "%.*sj1%s", (int)(at - r->path), r->path, at + 4);
-        else
-            snprintf(target, sizeof target, "%s", r->path);
-        char *name = strstr(target, "{name}");
-        if (name)
-            snprintf(name, 2, "a");
+        target_of(r, target, sizeof target);
         if (!strcmp(r->produces, "text/event-stream"))
             continue; // test_sse.c
         const char *body = NULL, *type = NULL;
@@ -84,6 +90,43 @@ static void test_every_route(void **state) {
             print_error("%s %s: %d %s\n", r->method, target, got.status, got.body);
         expect(got, want);
     }
+}
+
+// Behind the header of the answer to HEAD comes the next answer, or the end.
+static void test_head(void **state) {
+    (void)state;
+    size_t asked = 0;
+    for (size_t i = 0; i < api_nroutes; i++) {
+        const struct api_route *route = &api_routes[i];
+        char target[200], raw[600];
+        target_of(route, target, sizeof target);
+        if (strcmp(route->method, "GET"))
+            continue;
+        const int n = snprintf(raw, sizeof raw,
+                               "HEAD %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n"
+                               "GET /livez HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
+                               "Connection: close\r\n\r\n",
+                               target, f.port, f.port);
+        char got[4000] = "";
+        const int fd = http_connect(&f);
+        assert_int_equal(write(fd, raw, (size_t)n), n);
+        assert_false(read_until(fd, got, sizeof got, "the end", 60000));
+        close(fd);
+        const char *rest = strstr(got, "\r\n\r\n");
+        assert_non_null(rest);
+        if (rest[4] && strncmp(rest + 4, "HTTP/1.1 200", 12))
+            print_error("HEAD %s: %s\n", target, got);
+        assert_true(!rest[4] || !strncmp(rest + 4, "HTTP/1.1 200", 12));
+        const int status = atoi(got + 9);
+        assert_true(status == (route->flags & API_NO_HEAD ? 405 : 200) || status == 501);
+        asked++;
+    }
+    assert_true(asked > 20);
+    struct reply r = http_do(&f, "HEAD", "/v1/jobs/j1/metrics?format=csv", NULL, NULL);
+    assert_string_equal(reply_header(&r, "Content-Type"), "text/csv; charset=utf-8");
+    assert_null(reply_header(&r, "Content-Length"));
+    assert_int_equal(r.body_len, 0);
+    expect(r, 200);
 }
 
 static void test_openapi_matches_routes(void **state) {
@@ -579,6 +622,31 @@ static void test_token(void **state) {
     assert_false(api_token_equal("a", "aa"));
 }
 
+static void slow_token(struct api_config *c) {
+    c->token = "s3cret-token read 1/min";
+}
+
+// Whoever comes again after Retry-After is not refused again: whole seconds, never fewer than are
+// left.
+static void test_rate_of_token(void **state) {
+    (void)state;
+    struct fake t;
+    double left = 59.9;
+    fake_start(&t, slow_token);
+    static const char auth[] = "Authorization: Bearer s3cret-token\r\n";
+    expect(http_do(&t, "GET", "/v1/jobs", auth, NULL), 200);
+    while (left - (int)left >= 0.5) { // until less than half of a second is left besides
+        struct reply r = http_do(&t, "GET", "/v1/jobs", auth, NULL);
+        const int after = atoi(reply_header(&r, "Retry-After"));
+        json_t *o = expect_problem(r, 429, "rate-limited");
+        left = json_number_value(json_object_get(o, "retry_after"));
+        assert_true(left > 0 && left <= 60);
+        assert_true(after >= left && after < left + 1);
+        usleep(20000);
+    }
+    fake_stop(&t);
+}
+
 static void few(struct api_config *c) {
     c->max_per_address = 20;
 }
@@ -635,6 +703,7 @@ static void test_stop_beside_a_worker(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_route),
+        cmocka_unit_test(test_head),
         cmocka_unit_test(test_openapi_matches_routes),
         cmocka_unit_test(test_methods),
         cmocka_unit_test(test_query),
@@ -653,6 +722,7 @@ int main(void) {
         cmocka_unit_test(test_datasets),
         cmocka_unit_test(test_page_and_text),
         cmocka_unit_test(test_token),
+        cmocka_unit_test(test_rate_of_token),
         cmocka_unit_test(test_idle_connections),
 #ifndef __SANITIZE_THREAD__
         cmocka_unit_test(test_stop_beside_a_worker),

@@ -19,6 +19,10 @@ static void test_media(void **state) {
     assert_true(api_media_accepted("*/*;q=0, image/png", "image/png"));
     assert_false(api_media_accepted("image/pngx, image/pn", "image/png"));
     assert_false(api_media_accepted("image/png;q=", "image/png"));
+    assert_true(api_media_quality(NULL, "image/png") == 1);
+    assert_true(api_media_quality("*/*;q=0.25, image/png;q=0.5", "image/png") == 0.5);
+    assert_true(api_media_quality("*/*;q=0.25, image/png", "text/csv") == 0.25);
+    assert_true(api_media_quality("image/png;q=nan", "image/png") == 0);
 }
 
 static void test_codings(void **state) {

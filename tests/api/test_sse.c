@@ -342,6 +342,47 @@ static void test_room_beside_streams(void **state) {
     fake_stop(&t);
 }
 
+static void two_tokens(struct api_config *c) {
+    c->token = "token-one read\ntoken-two read\ntoken-three";
+}
+
+// A stream ends with its token, or with what that may do; the others go on.
+static void test_removed_token(void **state) {
+    (void)state;
+    static const char *const tokens[] = {"token-one", "token-two", "token-three"};
+    static char text[3][4096];
+    struct api_counters c;
+    struct fake t;
+    char req[200], err[200];
+    int fds[3];
+    fake_start(&t, two_tokens);
+    for (int i = 0; i < 3; i++) {
+        const int n = snprintf(req, sizeof req,
+                               "GET /v1/events HTTP/1.1\r\nHost: localhost:%d\r\n"
+                               "Authorization: Bearer %s\r\nConnection: close\r\n\r\n",
+                               t.port, tokens[i]);
+        fds[i] = http_connect(&t);
+        text[i][0] = '\0';
+        assert_int_equal(write(fds[i], req, (size_t)n), n);
+        assert_true(read_until(fds[i], text[i], sizeof text[i], "event: hello", 60000));
+    }
+    const char *const fewer = "token-new read\ntoken-two generate\ntoken-three read 5/min";
+    assert_int_equal(api_server_reload(t.srv, fewer, NULL, NULL, err, sizeof err), 0);
+    json_t *o = json_pack("{s:s}", "state", "running");
+    api_publish(t.srv, "state", "j1", o);
+    json_decref(o);
+    for (int i = 0; i < 3; i++)
+        assert_true(read_until(fds[i], text[i], sizeof text[i],
+                               i < 2 ? "\r\n0\r\n" : "event: state", 60000));
+    assert_null(strstr(text[0], "event: state"));
+    assert_null(strstr(text[1], "event: state"));
+    api_server_counters(t.srv, &c);
+    assert_int_equal(c.sse_clients, 1);
+    for (int i = 0; i < 3; i++)
+        close(fds[i]);
+    fake_stop(&t);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_live),
@@ -356,6 +397,7 @@ int main(void) {
         cmocka_unit_test(test_limit),
         cmocka_unit_test(test_closed_streams),
         cmocka_unit_test(test_room_beside_streams),
+        cmocka_unit_test(test_removed_token),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

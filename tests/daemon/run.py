@@ -87,6 +87,25 @@ def test_checkpoint_and_go_on():
     assert r.end()[0] == 3 and len(r.checkpoints()) == 3
 
 
+def test_folder_in_use():
+    """A second run in the same folder is refused and touches nothing there."""
+    r = Run()
+    r.wait_for(r"step 1/")
+    r.kill(signal.SIGUSR1)
+    r.wait_for(r"checkpoint step")
+    before = r.checkpoints()
+    second = subprocess.run([DRIFTD, "run", "r.json", "--out", "out", "--device", "cpu", "--threads", "1"], cwd=r.dir,
+                            capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1 and second.stderr == "driftd run: out is in use by another driftd run\n", second
+    assert r.checkpoints() == before and not list(r.dir.glob("out/earlier-*")), r.checkpoints()
+    r.kill(signal.SIGTERM)
+    assert r.end()[0] == 3
+    # and one that has ended leaves the folder to the next
+    third = subprocess.run([DRIFTD, "run", "r.json", "--out", "out", "--device", "cpu", "--threads", "1", "--set",
+                            "train.steps=2"], cwd=r.dir, capture_output=True, text=True, timeout=60)
+    assert third.returncode == 0 and list(r.dir.glob("out/earlier-*")), third
+
+
 def test_same_file_twice():
     """Two runs of one configuration write the same bytes: no time, no name of the day is in them."""
     files = []
@@ -175,17 +194,46 @@ def test_encoder():
     """Encoders train by their recipe alone, and one starts from another's file."""
     first = Run(recipe=ENCODER)
     status, out, err = first.end()
-    assert status == 0 and re.search(r"^step 12/12 loss \S+ probe \S+", out, re.M) and "drift" not in out, (out, err)
+    # what is measured at the end has a line of its own
+    assert status == 0 and re.search(r"^step 12/12 loss \S+ grad", out, re.M) and "drift" not in out, (out, err)
+    assert re.search(r"^checkpoint step 12 .*\nstep 12/12 probe \S+ time", out, re.M), (out, err)
     file = next(first.dir.glob("out/*.safetensors"))
     r = Run("--set", "encoder.objective=both", "--set", f"init_from={file.name}", "--data-dir", str(file.parent),
             recipe=ENCODER)
     status, out, err = r.end()
-    assert status == 0 and re.search(r"^step 12/12 .* accuracy \S+ test \S+", out, re.M), (out, err)
+    assert status == 0 and re.search(r"^step 12/12 .* accuracy \S+ grad", out, re.M), (out, err)
+    assert re.search(r"^step 12/12 test \S+", out, re.M), (out, err)
     assert "fc.weight" in err, err  # what the file does not have is named
     for flags, word in ((["--grid", "x.png"], "makes no samples"), (["--set", "init_from=7"], "init_from"),
                         (["--set", "model.dim=64"], "model.dim"), (["--set", "kind=train"], "encoder.")):
         status, out, err = Run(*flags, recipe=ENCODER).end()
         assert status in (1, 2) and word in err, (flags, status, err)
+
+
+def test_start_is_gone():
+    """The file of init_from is needed until there is a checkpoint of the run's own."""
+    r = Run("--set", "train.steps=2")
+    assert r.end()[0] == 0, r.text
+    r.checkpoints()[-1].rename(r.dir / "start.safetensors")
+
+    def go(*flags):
+        return subprocess.run([DRIFTD, "run", "r.json", "--out", "two", "--device", "cpu", "--threads", "1", "--set", "train.steps=4",
+                               "--set", "checkpoint.every=2", "--set", "init_from=start.safetensors", *flags],
+                              cwd=r.dir, capture_output=True, text=True)
+
+    done = go()
+    assert done.returncode == 0, done
+    (r.dir / "start.safetensors").unlink()
+    last = r.dir / "two/step-00000004.safetensors"
+    want = last.read_bytes()
+    last.unlink()
+    done = go("--resume")
+    assert done.returncode == 0 and last.read_bytes() == want, done
+    for file in (r.dir / "two").glob("*.safetensors"):
+        file.unlink()
+    for flags in ([], ["--resume"]):
+        done = go(*flags)
+        assert done.returncode == 1 and 'init_from is "start.safetensors", which is no file' in done.stderr, done
 
 
 def png_rows(data):
@@ -241,8 +289,8 @@ def test_full_output():
             assert r.returncode == 1 and "standard output: No space left" in r.stderr, (verb, r)
 
 
-for test in (test_stop, test_checkpoint_and_go_on, test_same_file_twice, test_nobody_reads, test_file_size_limit, test_nohup, test_set_together,
-             test_every_problem, test_colour, test_encoder,
+for test in (test_stop, test_checkpoint_and_go_on, test_folder_in_use, test_same_file_twice, test_nobody_reads, test_file_size_limit, test_nohup, test_set_together,
+             test_every_problem, test_colour, test_encoder, test_start_is_gone,
              test_full_output):
     start = time.monotonic()
     print(f"{test.__name__} ...", end=" ", flush=True)

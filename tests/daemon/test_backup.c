@@ -8,10 +8,12 @@
 #include "daemon/store/checkpoints.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static struct world w;
@@ -116,6 +118,65 @@ static void a_lost_file_is_left_out(void **state) {
     made = make();
     assert_int_equal(copied(made, "SELECT min(step) FROM checkpoints WHERE state='ok'"), 2);
     json_decref(made);
+}
+
+// Folders that lie on another disk, behind a link, are in the backup as the others are.
+static void a_folder_behind_a_link(void **state) {
+    (void)state;
+    char other[256], from[DD_PATH_MAX], to[DD_PATH_MAX], link_to[DD_PATH_MAX];
+    struct dr_config c;
+    test_tiny(&c, 10);
+    const int64_t job = world_submit(&w, &c, 0);
+    add_ckpt(job, 1);
+    add_file("samples/1/step-1.png");
+    // on this file system, and on one that takes no hard links from here
+    snprintf(other, sizeof other, "/dev/shm/driftd-test-XXXXXX");
+    const bool two = mkdtemp(other) != NULL;
+    assert_int_equal(dd_path(from, &err, "%s/checkpoints", w.dir), 0);
+    assert_int_equal(dd_path(to, &err, "%s/elsewhere", w.dir), 0);
+    assert_int_equal(rename(from, to), 0);
+    assert_int_equal(symlink(to, from), 0);
+    if (two) {
+        assert_int_equal(dd_path(link_to, &err, "%s/evals", w.dir), 0);
+        assert_int_equal(symlink(other, link_to), 0);
+        add_file("evals/1/samples.npy");
+    }
+    json_t *made = make();
+    assert_true(place_of(made, "checkpoints/1/step-1") >= 0);
+    assert_true(place_of(made, "samples/1/step-1.png") >= 0);
+    if (two) {
+        char *text, path[DD_PATH_MAX];
+        const int64_t at = place_of(made, "evals/1/samples.npy");
+        assert_true(at >= 0);
+        assert_int_equal(dd_backup_file(w.store, id_of(made), at, path, &err), 0);
+        assert_int_equal(dd_read_file(path, 100, &text, NULL, &err), 0);
+        assert_string_equal(text, "evals/1/samples.npy");
+        free(text);
+        test_rmdir(other);
+    }
+    json_decref(made);
+}
+
+// One that nobody reads any more goes; reading it keeps it.
+static void left_behind(void **state) {
+    (void)state;
+    const struct timespec old[2] = {{.tv_sec = 1000}, {.tv_sec = 1000}};
+    char list[DD_PATH_MAX], path[DD_PATH_MAX];
+    json_t *made[2];
+    for (int i = 0; i < 2; i++) {
+        made[i] = make();
+        assert_int_equal(dd_path(list, &err, "%s/backups/%s.list", w.dir, id_of(made[i])), 0);
+        assert_int_equal(utimensat(AT_FDCWD, list, old, 0), 0);
+    }
+    assert_int_equal(dd_backup_file(w.store, id_of(made[1]), 0, path, &err), 0);
+    dd_backup_expire(w.dir);
+    assert_int_equal(dd_backup_file(w.store, id_of(made[0]), 0, path, &err), DR_ENOENT);
+    assert_int_equal(dd_path(path, &err, "%s/backups/%s", w.dir, id_of(made[0])), 0);
+    assert_int_not_equal(access(path, F_OK), 0);
+    assert_int_equal(dd_backup_file(w.store, id_of(made[1]), 0, path, &err), 0);
+    assert_int_equal(access(path, R_OK), 0);
+    for (int i = 0; i < 2; i++)
+        json_decref(made[i]);
 }
 
 static int add_set(sqlite3 *db, void *name, struct dr_err *e) {
@@ -305,8 +366,13 @@ static void imports_and_removals_meet(void **state) {
 
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-    const struct CMUnitTest tests[] = {T(a_lost_file_is_left_out), T(what_changes_is_left_out),
-                                       T(files_by_their_place),    T(a_set_in_use_stays),
-                                       T(the_clock_goes_back),     T(imports_and_removals_meet)};
+    const struct CMUnitTest tests[] = {T(a_lost_file_is_left_out),
+                                       T(what_changes_is_left_out),
+                                       T(a_folder_behind_a_link),
+                                       T(files_by_their_place),
+                                       T(a_set_in_use_stays),
+                                       T(the_clock_goes_back),
+                                       T(left_behind),
+                                       T(imports_and_removals_meet)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

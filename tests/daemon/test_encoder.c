@@ -2,8 +2,10 @@
 // are in the store but never served; a job starts from another's weights.
 #include "tests/daemon/helper.h"
 
+#include "daemon/jobs/runner.h"
 #include "daemon/store/checkpoints.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,6 +76,12 @@ static void it_trains_and_is_not_served(void **state) {
     assert_int_equal(metrics_of(id, "test_accuracy"), 4);
     assert_int_equal(metrics_of(id, "probe_accuracy"), 2);
     assert_int_equal(metrics_of(id, "drift_norm"), 0);
+    // What was measured at the end is a row of its own, of the same step.
+    struct dd_pump_stats ps;
+    dd_pump_stats(w.pump, &ps);
+    assert_int_equal(ps.steps, 40);
+    assert_true(dd_row_value(&ps.newest, "loss") > 0);
+    assert_true(dd_row_value(&ps.newest, "test_accuracy") >= 0);
     assert_int_equal(world_count(&w, "SELECT count(*) FROM samples"), 2);
     assert_int_equal(world_count(&w, "SELECT count(*) FROM checkpoints WHERE kind='encoder'"), 1);
     assert_false(dd_live_has(w.live));
@@ -94,6 +102,76 @@ static void it_trains_and_is_not_served(void **state) {
     dd_ckpt_row_free(&in);
     dd_ckpt_row_free(&row);
     assert_int_equal(dd_ckpt_latest(w.store, &row, &err), DR_ENOENT);
+}
+
+struct end {
+    const struct dr_trainer *trainer;
+    int64_t total, saved;
+    int rows, asked; // rows of the last step; wishes asked for after the first of them
+    double tested;   // accuracy in the last row, NAN: none
+    bool stop;
+};
+static enum dd_wish end_wish(void *ctx) {
+    struct end *e = ctx;
+    e->asked += e->rows > 0;
+    return e->stop && e->rows ? DD_WISH_STOP : DD_WISH_NONE;
+}
+static void end_started(void *ctx, const struct dr_trainer *t, const struct dr_dataset *d,
+                        int64_t step) {
+    (void)d, (void)step;
+    ((struct end *)ctx)->trainer = t;
+}
+static void end_step(void *ctx, const struct dr_metrics *m, double seconds, int64_t total) {
+    struct end *e = ctx;
+    (void)seconds;
+    e->total = total;
+    e->rows += m->step == total;
+    e->tested = dr_metric(e->trainer, m, "test_accuracy");
+}
+static int end_checkpoint(void *ctx, int64_t step, const char *path, const char *sha, int64_t bytes,
+                          struct dr_err *e) {
+    (void)path, (void)sha, (void)bytes, (void)e;
+    ((struct end *)ctx)->saved = step;
+    return 0;
+}
+
+static void run_to_end(struct dd_run_spec *spec, bool stop, struct end *e,
+                       struct dd_run_result *res) {
+    *e = (struct end){.stop = stop, .tested = NAN};
+    const struct dd_run_hooks hooks = {.ctx = e,
+                                       .wish = end_wish,
+                                       .started = end_started,
+                                       .step = end_step,
+                                       .checkpoint = end_checkpoint};
+    if (dd_run(spec, &hooks, res, &err))
+        fail_msg("%s", err.msg);
+}
+
+// The measurement of the end comes after the last checkpoint and hears a stop; the resumed run has
+// nothing else to do.
+static void a_stop_while_it_is_measured(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct end e;
+    struct dd_run_result res;
+    char dir[300];
+    snprintf(dir, sizeof dir, "%s/run", w.dir);
+    struct dd_run_spec spec = {
+        .cfg = &c, .device = "cpu", .checkpoint_dir = dir, .id = "run", .threads = 1};
+    encoder(&c, "classify", 20);
+    run_to_end(&spec, true, &e, &res);
+    assert_int_equal(res.outcome, DD_RUN_STOPPED);
+    assert_true(res.saved && e.saved == 20 && e.asked > 0);
+    assert_int_equal(e.rows, 1);
+    assert_int_equal(access(res.last_good, F_OK), 0);
+    spec.resume = true;
+    run_to_end(&spec, false, &e, &res);
+    assert_int_equal(res.outcome, DD_RUN_COMPLETED);
+    assert_true(e.rows == 1 && e.tested >= 0 && e.saved == 0);
+    spec.complete_is_tested = true;
+    run_to_end(&spec, false, &e, &res);
+    assert_int_equal(res.outcome, DD_RUN_COMPLETED);
+    assert_int_equal(e.rows, 0);
 }
 
 static void it_stops_and_goes_on(void **state) {
@@ -152,6 +230,36 @@ static void one_starts_from_another(void **state) {
     }
 }
 
+// The file that it started from is looked at once: gone, it stops no job that has a checkpoint.
+static void a_job_that_goes_on_needs_no_start(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dd_ckpt_row row;
+    char dir[300], file[400];
+    snprintf(dir, sizeof dir, "%s/data", w.dir);
+    snprintf(file, sizeof file, "%s/start.safetensors", dir);
+    assert_int_equal(mkdir(dir, 0700), 0);
+    free(w.opt.data_dir);
+    w.opt.data_dir = strdup(dir);
+    test_tiny(&c, 2);
+    const int64_t a = world_submit(&w, &c, 0);
+    assert_int_equal(dd_jobs_start(w.jobs, &err), 0);
+    world_wait(&w, a, "completed");
+    assert_int_equal(dd_ckpt_get(w.store, 1, &row, &err), 0);
+    assert_int_equal(link(row.path, file), 0);
+    dd_ckpt_row_free(&row);
+    test_tiny(&c, 1000000000);
+    snprintf(c.init_from, sizeof c.init_from, "start.safetensors");
+    const int64_t b = world_submit(&w, &c, 0);
+    world_wait_step(&w, b, 3);
+    assert_int_equal(dd_jobs_action(w.jobs, b, DD_JOB_PAUSE, &err), 0);
+    world_wait(&w, b, "paused");
+    const int64_t step = world_count(&w, "SELECT step FROM jobs WHERE id=2");
+    assert_int_equal(unlink(file), 0);
+    assert_int_equal(dd_jobs_action(w.jobs, b, DD_JOB_RESUME, &err), 0);
+    world_wait_step(&w, b, step + 1);
+}
+
 static void files_stay_below_the_data_directory(void **state) {
     (void)state;
     char dir[300], path[DD_PATH_MAX], file[400];
@@ -171,8 +279,10 @@ static void files_stay_below_the_data_directory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(it_trains_and_is_not_served, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_stop_while_it_is_measured, setup, teardown),
         cmocka_unit_test_setup_teardown(it_stops_and_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(one_starts_from_another, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_job_that_goes_on_needs_no_start, setup, teardown),
         cmocka_unit_test_setup_teardown(files_stay_below_the_data_directory, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,7 +3,9 @@
 #include "tests/daemon/helper.h"
 
 #include "daemon/jobs/jobs.h"
+#include "daemon/jobs/runner.h"
 #include "daemon/store/checkpoints.h"
+#include "daemon/store/ckpt_files.h"
 
 #include <math.h>
 #include <signal.h>
@@ -172,6 +174,38 @@ static void test_shutdown_and_torn(void **state) {
         assert_int_equal(world_count(&w, "SELECT attempts FROM jobs WHERE id=2"), 2);
     }
     same_losses(ref, id, 400);
+}
+
+// A refused file of a later step neither costs the run that starts again the checkpoints that it
+// writes, nor stays once that step has been passed.
+static void test_rotation_below_a_refused_file(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dd_run_result res;
+    char dir[300], path[2][DD_PATH_MAX];
+    snprintf(dir, sizeof dir, "%s/run", w.dir);
+    const struct dd_run_hooks none = {0};
+    struct dd_run_spec spec = {
+        .cfg = &c, .device = "cpu", .checkpoint_dir = dir, .id = "run", .threads = 1};
+    test_tiny(&c, 80);
+    c.checkpoint.keep_last = 1;
+    assert_int_equal(dd_run(&spec, &none, &res, &err), 0);
+    dd_ckpt_path(dir, 40, path[0], sizeof path[0]);
+    dd_ckpt_path(dir, 80, path[1], sizeof path[1]);
+    assert_int_equal(access(path[0], F_OK), -1);
+    assert_int_equal(truncate(path[1], 5000), 0);
+    c.train.steps = 40;
+    spec.resume = true;
+    assert_int_equal(dd_run(&spec, &none, &res, &err), 0);
+    assert_string_equal(res.last_good, path[0]);
+    assert_int_equal(access(path[0], F_OK), 0);
+    test_tiny(&c, 100);
+    c.checkpoint.keep_last = 1;
+    c.checkpoint.every = 50; // another file than the refused one
+    assert_int_equal(dd_run(&spec, &none, &res, &err), 0);
+    assert_int_equal(res.step, 100);
+    assert_int_equal(access(path[0], F_OK), -1);
+    assert_int_equal(access(path[1], F_OK), -1);
 }
 
 static void test_disk_full(void **state) {
@@ -400,6 +434,7 @@ int main(void) {
                                        T(test_idempotency),
                                        T(test_stop_pause_resume),
                                        T(test_shutdown_and_torn),
+                                       T(test_rotation_below_a_refused_file),
                                        T(test_disk_full),
                                        T(test_unrecorded),
                                        T(test_nonfinite),

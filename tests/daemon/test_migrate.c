@@ -212,6 +212,33 @@ static void test_cut_names(void **state) {
     daemon_check_db(&d);
 }
 
+// Training jobs of version 10 know the job that trains the judge of their evaluations by the first
+// of these.
+static void test_judges(void **state) {
+    (void)state;
+    char path[DD_PATH_MAX], *why = NULL;
+    sqlite3 *db;
+    struct dd_store *s;
+    struct dr_err err = {0};
+    unpack();
+    assert_int_equal(dd_path(path, &err, "%s/s/driftd.sqlite3", d.dir), 0);
+    assert_int_equal(dd_store_open(path, &s, &err), 0);
+    dd_store_close(s);
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    if (sqlite3_exec(db,
+                     "ALTER TABLE jobs DROP COLUMN judge; ALTER TABLE jobs DROP COLUMN crashes;"
+                     "PRAGMA user_version=10;"
+                     "INSERT INTO jobs(id,name,kind,recipe,config,state,created_us,needs,parent)"
+                     " VALUES(7,'e','eval','','{}','completed',1,5,1)",
+                     NULL, NULL, &why))
+        fail_msg("%s", why);
+    sqlite3_close(db);
+    assert_int_equal(dd_store_open(path, &s, &err), 0);
+    dd_store_close(s);
+    assert_int_equal(daemon_sql(&d, "SELECT judge FROM jobs WHERE id=1"), 5);
+    assert_int_equal(daemon_sql(&d, "SELECT count(*) FROM jobs WHERE judge IS NULL"), 2);
+}
+
 int main(int argc, char **argv) {
     // Absolute: one test starts the daemon from other folders.
     d.binary = realpath(argc > 1 ? argv[1] : "driftd", NULL);
@@ -222,6 +249,7 @@ int main(int argc, char **argv) {
     }
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {T(test_curves_by_name), T(test_serves_and_resumes),
-                                       T(test_moved_folder), T(test_long_path), T(test_cut_names)};
+                                       T(test_moved_folder),   T(test_long_path),
+                                       T(test_cut_names),      T(test_judges)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 #include "tests/daemon/kind_count.h"
 
 #include "daemon/base/util.h"
+#include "daemon/evals/evals.h"
 #include "daemon/jobs/encoder_data.h"
 #include "daemon/jobs/needs.h"
 #include "daemon/store/checkpoints.h"
@@ -68,6 +69,8 @@ static int setup(void **state) {
     find_recipes();
     write_recipe("small-encoder",
                  "{\"kind\": \"encoder\", \"data\": {\"size\": 16}, \"train\": {\"steps\": 7}}");
+    write_recipe("small-judge",
+                 "{\"kind\": \"encoder\", \"data\": {\"size\": 16}, \"train\": {\"steps\": 8}}");
     write_recipe("no-encoder", "{\"data\": {\"size\": 16}}");
     write_recipe("colour-encoder",
                  "{\"kind\": \"encoder\", \"data\": {\"set\": \"folder\", \"path\": "
@@ -95,6 +98,36 @@ static int submit_maps(const char *name, const char *maps, int64_t *id) {
 }
 static int submit(const char *name, int64_t *id) {
     return submit_maps(name, "all", id);
+}
+// A generator of priority 0 with an encoder and, for its evaluations, a judge.
+static void submit_judged(int64_t *id) {
+    struct dr_config c;
+    bool replayed;
+    test_tiny(&c, 5);
+    c.features.kind = DR_FEATURE_ENCODER;
+    snprintf(c.features.encoder, sizeof c.features.encoder, "small-encoder");
+    snprintf(c.eval.judge, sizeof c.eval.judge, "small-judge");
+    c.eval.at_end = true;
+    c.eval.n = 100;
+    struct dd_job_new in = {.cfg = &c, .recipe = "gen", .kind = "train"};
+    if (dd_jobs_create(w.jobs, &in, id, &replayed, &err))
+        fail_msg("%s", err.msg);
+}
+static int run_one(sqlite3 *db, void *sql, struct dr_err *e) {
+    return dd_sql_run(db, e, sql, "");
+}
+static void run_sql(char *sql) {
+    if (dd_store_do(w.store, run_one, sql, &err))
+        fail_msg("%s: %s", sql, err.msg);
+}
+// As training asks for it after a checkpoint.
+static void evaluation_is_due(int64_t job, int64_t judge, const char *config) {
+    struct dr_config c;
+    struct dd_eval_due d = {.job = job, .name = "gen", .config = config, .needs = judge};
+    test_tiny(&c, 5);
+    d.cfg = &c;
+    if (dd_eval_due(w.store, &d, &err))
+        fail_msg("%s", err.msg);
 }
 static void start(void) {
     assert_int_equal(dd_jobs_start(w.jobs, &err), 0);
@@ -184,6 +217,32 @@ static void removal_is_refused_while_others_need_it(void **state) {
     assert_non_null(strstr(err.msg, "job 2 needs the encoder of job 1"));
 }
 
+static int cut_off(sqlite3 *db, void *arg, struct dr_err *e) {
+    return dd_sql_run(db, e, "UPDATE jobs SET state='interrupted' WHERE id=?", "i",
+                      *(int64_t *)arg);
+}
+
+static int refuse(sqlite3 *db, void *arg, struct dr_err *e) {
+    (void)db, (void)arg;
+    return dr_fail(e, DR_EGONE, "no");
+}
+
+static void several_are_removed_together_or_not_at_all(void **state) {
+    (void)state;
+    int64_t both[] = {1, 0, 77}; // the last is no job
+    assert_int_equal(submit("small-encoder", &both[1]), 0);
+    for (int i = 1; i >= 0; i--)
+        assert_int_equal(dd_jobs_action(w.jobs, both[i], DD_JOB_STOP, &err), 0);
+    assert_int_equal(dd_store_do(w.store, cut_off, &both[1], &err), 0);
+    assert_int_equal(dd_jobs_remove_all(w.jobs, both, 1, NULL, NULL, &err), DR_ECONFLICT);
+    assert_int_equal(dd_jobs_remove_all(w.jobs, both, 3, refuse, NULL, &err), DR_EGONE);
+    expect("SELECT count(*) FROM jobs", 2);
+    assert_int_equal(dd_jobs_remove_all(w.jobs, both, 3, NULL, NULL, &err), 0);
+    expect("SELECT count(*) FROM jobs", 0);
+    assert_int_equal(dd_jobs_remove_all(w.jobs, both, 0, NULL, NULL, &err), 0);
+    assert_int_equal(dd_jobs_remove(w.jobs, 1, &err), DR_ENOENT);
+}
+
 // An encoder is trained again when its checkpoint is gone, by hand or by the disk budget.
 static void one_without_its_file_is_trained_anew(void **state) {
     (void)state;
@@ -260,6 +319,75 @@ static void a_waiting_encoder_takes_the_priority(void **state) {
     struct dd_job_new in = {.cfg = &c, .recipe = "gen", .kind = "train", .priority = 7};
     assert_int_equal(dd_jobs_create(w.jobs, &in, &a, &replayed, &err), 0);
     expect("SELECT priority FROM jobs WHERE kind='encoder'", 7);
+}
+
+// A higher priority given later reaches what the job waits for, the judge of its evaluations too,
+// and at a resume.
+static void a_later_priority_is_passed_on(void **state) {
+    (void)state;
+    int64_t other, a;
+    struct dr_config c;
+    test_tiny(&c, 5);
+    other = world_submit(&w, &c, 50);
+    submit_judged(&a); // its judge is job 2, its encoder 3
+    assert_int_equal(dd_jobs_patch(w.jobs, a, NULL, NULL, &(int){100}, &err), 0);
+    expect("SELECT count(*) FROM jobs WHERE kind='encoder' AND priority=100", 2);
+    assert_int_equal(dd_jobs_patch(w.jobs, a, NULL, NULL, &(int){60}, &err), 0);
+    expect("SELECT count(*) FROM jobs WHERE kind='encoder' AND priority=100", 2); // never less
+    assert_int_equal(dd_jobs_patch(w.jobs, 3, NULL, NULL, &(int){-5}, &err), 0);
+    assert_int_equal(dd_jobs_action(w.jobs, 3, DD_JOB_STOP, &err), 0);
+    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_STOP, &err), 0);
+    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_RESUME, &err), 0);
+    expect("SELECT priority FROM jobs WHERE id=3", 60);
+    start();
+    world_wait(&w, other, "completed");
+    expect("SELECT (SELECT started_us FROM jobs WHERE id=1) >"
+           " (SELECT max(started_us) FROM jobs WHERE id>1)",
+           1);
+}
+
+// The judge of a run that trains: before the first evaluation no job waits for it, and between two
+// of them neither.
+static void a_judge_stays_while_its_run_lasts(void **state) {
+    (void)state;
+    int64_t a, judge;
+    char *config, file[DD_PATH_MAX];
+    struct dr_config c, t;
+    assert_int_equal(dd_path(file, &err, "%s/checkpoints/1/enc", w.dir), 0);
+    submit_judged(&a);
+    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_PAUSE, &err), 0);
+    start();
+    world_wait(&w, 2, "completed");
+    expect("SELECT judge FROM jobs WHERE kind='train'", 1);
+    test_tiny(&t, 5);
+    dr_config_defaults(&c);
+    c.kind = DR_RECIPE_EVAL;
+    c.data = t.data;
+    snprintf(c.eval.judge, sizeof c.eval.judge, "small-judge");
+    c.eval.job = a;
+    assert_non_null(config = dr_config_to_json(&c));
+    for (int i = 0; i < 2; i++) { // before, and between
+        assert_int_equal(dd_ckpt_let_go(w.store, file, DD_CKPT_BUDGET, &err), DR_ECONFLICT);
+        assert_int_equal(dd_ckpt_remove(w.store, 1, &err), DR_ECONFLICT);
+        assert_int_equal(dd_jobs_remove(w.jobs, 1, &err), DR_ECONFLICT);
+        assert_non_null(strstr(err.msg, "job 3 needs the judge of job 1"));
+        assert_int_equal(dd_needs_judge(w.jobs, config, 7, &judge, &err), 0);
+        assert_int_equal(judge, 1);
+        evaluation_is_due(a, judge, config);
+        run_sql("UPDATE jobs SET state='completed' WHERE kind='eval'");
+    }
+    // Where its file is gone all the same, the next evaluation waits for the one that is trained
+    // anew.
+    run_sql("UPDATE checkpoints SET state='removed' WHERE job=1");
+    assert_int_equal(dd_needs_judge(w.jobs, config, 7, &judge, &err), 0);
+    assert_true(judge > 4);
+    evaluation_is_due(a, judge, config);
+    expect("SELECT count(*) FROM jobs WHERE kind='eval' AND state='queued'", 1);
+    expect("SELECT (SELECT needs FROM jobs WHERE kind='eval')=(SELECT judge FROM jobs WHERE"
+           " kind='train') AND (SELECT needs FROM jobs WHERE kind='eval')>4",
+           1);
+    expect("SELECT priority FROM jobs WHERE kind='encoder' ORDER BY id DESC LIMIT 1", 7);
+    free(config);
 }
 
 static void they_wait_over_a_restart(void **state) {
@@ -373,9 +501,13 @@ int main(void) {
         cmocka_unit_test_setup_teardown(its_failure_is_theirs, setup, teardown),
         cmocka_unit_test_setup_teardown(stopping_and_removing, setup, teardown),
         cmocka_unit_test_setup_teardown(removal_is_refused_while_others_need_it, setup, teardown),
+        cmocka_unit_test_setup_teardown(several_are_removed_together_or_not_at_all, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(one_without_its_file_is_trained_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(what_is_needed_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(a_waiting_encoder_takes_the_priority, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_later_priority_is_passed_on, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_judge_stays_while_its_run_lasts, setup, teardown),
         cmocka_unit_test_setup_teardown(they_wait_over_a_restart, setup, teardown),
         cmocka_unit_test_setup_teardown(bad_names, setup, teardown),
         cmocka_unit_test_setup_teardown(maps_that_are_not_there, setup, teardown),

@@ -1,5 +1,7 @@
 // What the queue says before a job runs: the same key is the same job whatever has become of what
-// it named, and a reference to a network of the wrong kind or size is refused at once.
+// it named, and a reference to a network of the wrong kind or size is refused at once. And what it
+// does once a job is over: what others need is not removed, removing holds up nobody, what a
+// process has left is cleared away, and a job that ends the process is not run for ever.
 #include "tests/daemon/helper.h"
 
 #include "daemon/base/util.h"
@@ -9,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static struct world w;
 static struct dr_err err;
@@ -207,10 +210,164 @@ static void weights_to_start_from_have_a_size(void **state) {
     accept("{\"init_from\": \"1\", \"model\": {\"depth\": 2}}"); // what is missing starts fresh
 }
 
+// --- removal ---
+
+static int submit(const char *init_from, int64_t *id) {
+    struct dr_config c;
+    bool replayed;
+    test_tiny(&c, 5);
+    snprintf(c.init_from, sizeof c.init_from, "%s", init_from);
+    const struct dd_job_new in = {.cfg = &c, .recipe = "tiny", .kind = "train"};
+    return dd_jobs_create(w.jobs, &in, id, &replayed, &err);
+}
+
+static int sql(sqlite3 *db, void *text, struct dr_err *e) {
+    return dd_sql_run(db, e, text, "");
+}
+static void change(char *text) {
+    if (dd_store_do(w.store, sql, text, &err))
+        fail_msg("%s: %s", text, err.msg);
+}
+
+static void expect_needed(const char *words) {
+    assert_int_equal(dd_jobs_remove(w.jobs, 1, &err), DR_ECONFLICT);
+    if (!strstr(err.msg, words))
+        fail_msg("%s", err.msg);
+    assert_int_equal(access(generator, F_OK), 0);
+}
+
+static void what_others_name_stays(void **state) {
+    (void)state;
+    int64_t a;
+    dd_jobs_stop(w.jobs); // nothing runs
+    assert_int_equal(submit("checkpoint:1", &a), 0);
+    expect_needed("job 2 needs a checkpoint of job 1");
+    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_STOP, &err), 0); // it may be resumed
+    expect_needed("job 2 needs a checkpoint of job 1");
+    assert_int_equal(dd_jobs_remove(w.jobs, a, &err), 0);
+    add_file("inception", "{\"arch\": \"inception\", \"size\": 75, \"narrow\": 16}");
+    accept(
+        "{\"kind\": \"eval\", \"eval\": {\"job\": 1, \"inception\": \"inception\", \"n\": 100}}");
+    expect_needed("job 3 needs a checkpoint of job 1"); // all of its
+    change("UPDATE jobs SET state='stopped' WHERE id=3");
+    change("INSERT INTO evals(job,eval_job,checkpoint,kind,source,step,state,created_us) VALUES"
+           "(1,3,1,'checkpoint','checkpoint:1',5,'queued',1)");
+    change("UPDATE jobs SET state='paused' WHERE id=3");
+    change("UPDATE jobs SET config=json_set(config,'$.eval.job',0) WHERE id=3");
+    expect_needed("job 3 needs a checkpoint of job 1"); // one, in a row
+    change("UPDATE jobs SET parent=1 WHERE id=3");      // as the job's own evaluations have it
+    assert_int_equal(dd_jobs_remove(w.jobs, 1, &err), 0);
+    assert_int_not_equal(access(generator, F_OK), 0);
+}
+
+static int commits;
+static int on_commit(void *arg) {
+    (void)arg;
+    commits++;
+    return 0;
+}
+static int watch_commits(sqlite3 *db, void *arg, struct dr_err *e) {
+    (void)arg, (void)e;
+    sqlite3_commit_hook(db, on_commit, NULL);
+    commits = 0;
+    return 0;
+}
+
+// A table of millions is not deleted in one transaction, in which nobody else writes.
+static void removing_lets_others_write(void **state) {
+    (void)state;
+    change("WITH RECURSIVE s(i) AS (SELECT 10 UNION ALL SELECT i+1 FROM s WHERE i<100000)"
+           " INSERT INTO metrics SELECT 1,1,i,1,0.5 FROM s");
+    change("WITH RECURSIVE s(i) AS (SELECT 10 UNION ALL SELECT i+1 FROM s WHERE i<30000)"
+           " INSERT INTO metric_rollups SELECT 1,1,64,i,1,0,1,1,1,1,64*i,1 FROM s");
+    assert_int_equal(dd_store_do(w.store, watch_commits, NULL, &err), 0);
+    assert_int_equal(dd_jobs_remove(w.jobs, 1, &err), 0);
+    assert_true(commits >= 6);
+    assert_int_equal(world_count(&w, "SELECT (SELECT count(*) FROM metrics) +"
+                                     " (SELECT count(*) FROM metric_rollups)"),
+                     0);
+}
+
+static bool make_folder(const char *name, bool make) {
+    char path[DD_PATH_MAX];
+    assert_int_equal(dd_path(path, &err, "%s/%s/x", w.dir, name), 0);
+    if (make && (dd_mkdir_for(path, &err) || dd_write_file(path, "x", 1, &err)))
+        fail_msg("%s", err.msg);
+    return access(path, F_OK) == 0;
+}
+
+// Those of a process that ended between the row and the files. Where an older copy of the database
+// has been put back, what it does not know of yet stays.
+static void folders_without_a_job_go(void **state) {
+    (void)state;
+    static const char *const names[] = {"checkpoints/1",  "samples/1",      "checkpoints/2",
+                                        "checkpoints/99", "checkpoints/no", "checkpoints/import"};
+    int64_t a;
+    assert_int_equal(submit("", &a), 0);
+    world_wait(&w, a, "completed");
+    change("DELETE FROM jobs WHERE id=1");
+    for (size_t i = 0; i < DR_COUNT(names); i++)
+        assert_true(make_folder(names[i], true));
+    reopen();
+    for (size_t i = 0; i < DR_COUNT(names); i++)
+        if (make_folder(names[i], false) != (i >= 2))
+            fail_msg("%s", names[i]);
+}
+
+// --- a job during which the process ends ---
+
+static void expect(const char *query, int64_t want) {
+    if (world_count(&w, query) != want)
+        fail_msg("%s: %lld, expected %lld", query, (long long)world_count(&w, query),
+                 (long long)want);
+}
+static void crash(void) { // a kill leaves the row as it was
+    change("UPDATE jobs SET state='running' WHERE id=2");
+    reopen();
+}
+
+static void one_that_ends_driftd_waits(void **state) {
+    (void)state;
+    static const char queued[] = "SELECT count(*) FROM jobs WHERE id=2 AND state='queued'";
+    struct dd_ckpt_row row = {.job = 2, .step = 1, .config = "{}", .config_borrowed = true};
+    int64_t a, b;
+    dd_jobs_stop(w.jobs);
+    assert_int_equal(submit("", &a), 0);
+    assert_int_equal(submit("", &b), 0);
+    for (int i = 0; i < 4; i++) {
+        crash();
+        expect(queued, 1);
+    }
+    snprintf(row.path, sizeof row.path, "%s/checkpoints/2/step-00000001.safetensors", w.dir);
+    assert_int_equal(dd_ckpt_record(w.store, &row, &err), 0); // it came further
+    for (int i = 0; i < 4; i++) {
+        crash();
+        expect(queued, 1);
+    }
+    crash();
+    expect("SELECT count(*) FROM jobs WHERE id=2 AND state='interrupted' AND error LIKE"
+           " '%ended 5 times while this job ran%'",
+           1);
+    reopen(); // nor at a start after that
+    expect(queued, 0);
+    assert_int_equal(dd_jobs_start(w.jobs, &err), 0);
+    world_wait(&w, b, "completed"); // others are not held up
+    assert_int_equal(dd_ckpt_set_state(w.store, row.path, "removed", &err), 0);
+    assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_RESUME, &err), 0);
+    world_wait(&w, a, "completed");
+    expect("SELECT crashes FROM jobs WHERE id=2", 0);
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-    const struct CMUnitTest tests[] = {T(a_key_is_one_job), T(a_generator_is_no_encoder),
-                                       T(the_best_is_measured), T(inception_is_looked_at),
-                                       T(weights_to_start_from_have_a_size)};
+    const struct CMUnitTest tests[] = {T(a_key_is_one_job),
+                                       T(a_generator_is_no_encoder),
+                                       T(the_best_is_measured),
+                                       T(inception_is_looked_at),
+                                       T(weights_to_start_from_have_a_size),
+                                       T(what_others_name_stays),
+                                       T(removing_lets_others_write),
+                                       T(folders_without_a_job_go),
+                                       T(one_that_ends_driftd_waits)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

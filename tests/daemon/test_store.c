@@ -5,11 +5,13 @@
 #include "daemon/base/util.h"
 #include "daemon/store/checkpoints.h"
 #include "daemon/store/disk.h"
+#include "daemon/store/reserve.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static struct world w;
@@ -465,11 +467,91 @@ static void test_disk_budget(void **state) {
     assert_int_equal(access(path, F_OK), -1);
 }
 
+static void add_bytes(const char *dir, const char *name, size_t n) {
+    struct dr_err err = {0};
+    char path[DD_PATH_MAX], *bytes = dd_xcalloc(1, n);
+    assert_int_equal(dd_path(path, &err, "%s/%s", dir, name), 0);
+    assert_int_equal(dd_mkdir_for(path, &err), 0);
+    assert_int_equal(dd_write_file(path, bytes, n, &err), 0);
+    free(bytes);
+}
+
+static int64_t state_bytes(struct world *of) {
+    struct dd_disk_stats now;
+    struct dd_disk *d = dd_disk_new(of->store, of->events, 0);
+    dd_disk_look(d);
+    dd_disk_stats(d, &now);
+    dd_disk_stop(d);
+    return now.bytes;
+}
+
+// Whatever the state folder and what is in it are called, and where a link leads: all of it counts
+// but the links of backups and the reserve.
+static void test_disk_places(void **state) {
+    (void)state;
+    struct dr_err err = {0};
+    struct world in;
+    char dir[300], link_to[600];
+    snprintf(dir, sizeof dir, "%s/backups/x", w.dir);
+    assert_int_equal(dd_mkdirs(dir, &err), 0);
+    world_open(&in, dir);
+    const int64_t before = state_bytes(&in);
+    assert_true(before > 0);
+    add_bytes(dir, "datasets/backups/backups.pictures", 1 << 20);
+    add_bytes(dir, "backups/17-0000/driftd.sqlite3", 4 << 20);
+    add_bytes(dir, "reserve", 4 << 20);
+    add_bytes(w.dir, "big/step-1", 2 << 20);
+    snprintf(dir, sizeof dir, "%s/big", w.dir);
+    snprintf(link_to, sizeof link_to, "%s/checkpoints", in.dir);
+    assert_int_equal(symlink(dir, link_to), 0);
+    assert_int_equal(state_bytes(&in) - before, 3 << 20);
+    world_close(&in);
+}
+
+static int64_t reserved(void) {
+    char path[600];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/reserve", w.dir);
+    return stat(path, &st) ? -1 : (int64_t)st.st_size;
+}
+// A full disk on which there is room once that much of the reserve has been given back.
+static int needs_room(sqlite3 *db, void *left, struct dr_err *err) {
+    (void)db;
+    return reserved() <= *(int64_t *)left ? 0 : dr_fail(err, DR_ENOSPC, "database: disk is full");
+}
+
+// What makes room is written down on a full disk too, by the reserve, and past what waits for room;
+// nothing else gets at it.
+static void test_reserve(void **state) {
+    (void)state;
+    struct dr_err err = {0};
+    int64_t left = DD_RESERVE / 4, job = a_job();
+    dd_reserve_keep(w.dir);
+    if (reserved() < 0 && dd_free_bytes(w.dir) < 200 << 20)
+        skip();
+    assert_int_equal(reserved(), DD_RESERVE);
+    room = false;
+    assert_true(dd_store_post(w.store, insert_if_room, rows_from(job, 1, 50), free));
+    assert_int_equal(dd_store_do(w.store, needs_room, &left, &err), DR_ENOSPC);
+    assert_int_equal(reserved(), DD_RESERVE);
+    assert_int_equal(dd_store_free_by(w.store, needs_room, &left, &err), 0);
+    assert_int_equal(reserved(), left);
+    assert_int_equal(dd_store_free_by(w.store, needs_room, &left, &err), 0);
+    assert_int_equal(reserved(), left);
+    left = -1;
+    assert_int_equal(dd_store_free_by(w.store, needs_room, &left, &err), DR_ENOSPC);
+    assert_false(dd_reserve_give(w.dir));
+    room = true;
+    dd_reserve_keep(w.dir); // there is room again
+    assert_int_equal(reserved(), DD_RESERVE);
+}
+
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(test_rollups), T(test_truncate),   T(test_retention),       T(test_isolation),
         T(test_backup),  T(test_events),     T(test_checkpoint_rows), T(test_reopen_and_version),
-        T(test_full),    T(test_new_metric), T(test_slow_curve),      T(test_disk_budget)};
+        T(test_full),    T(test_new_metric), T(test_slow_curve),      T(test_disk_budget),
+        T(test_reserve), T(test_disk_places)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

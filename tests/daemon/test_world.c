@@ -79,14 +79,8 @@ static double newest_checkpoint(void) {
 
 // --- the clock ---
 
-// Ten years ahead, back, and ten years behind: training, generation with a deadline, events and
-// jobs go on, a restart with the clock behind too; metrics have no gap and event ids still grow.
-static void test_clock(void **state) {
-    (void)state;
-#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
-    skip(); // their runtime wants to be first
-#endif
-    static const int64_t jump[] = {0, 315360000, -3600, -315360000, 86400};
+// How many seconds the clock of a daemon that is started from now on is ahead.
+static volatile int64_t *shim_clock(void) {
     char file[300];
     struct dr_err err;
     int64_t ahead = 0;
@@ -98,6 +92,18 @@ static void test_clock(void **state) {
     close(fd);
     setenv("LD_PRELOAD", shim, 1);
     setenv("CLOCK_SHIM", file, 1);
+    return clock;
+}
+
+// Ten years ahead, back, and ten years behind: training, generation with a deadline, events and
+// jobs go on, a restart with the clock behind too; metrics have no gap and event ids still grow.
+static void test_clock(void **state) {
+    (void)state;
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+    skip(); // their runtime wants to be first
+#endif
+    static const int64_t jump[] = {0, 315360000, -3600, -315360000, 86400};
+    volatile int64_t *clock = shim_clock();
     int64_t boot = 0;
     for (int run = 0; run < 2; run++) { // the second starts ten years before the first one's end
         *clock = run ? jump[3] : 0;
@@ -120,6 +126,28 @@ static void test_clock(void **state) {
         assert_true(now > boot);
         boot = now;
     }
+    munmap((void *)clock, 8);
+}
+
+// Of two jobs the later one is served, also when the clock was set back in between.
+static void test_served_after_clock(void **state) {
+    (void)state;
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+    skip(); // their runtime wants to be first
+#endif
+    volatile int64_t *clock = shim_clock();
+    *clock = 3600;
+    daemon_up(&d, NULL);
+    for (int i = 0; i < 2; i++) {
+        daemon_expect(&d, "POST", "/v1/jobs", "{\"config\": \"tiny\"}", 201, NULL);
+        daemon_wait_sql(&d, "SELECT count(*) FROM events WHERE data LIKE '%\"completed\"%'", i + 1);
+        *clock = 0;
+    }
+    assert_int_equal(daemon_sql(&d, "SELECT (SELECT ended_us FROM jobs WHERE id=1) >"
+                                    " (SELECT ended_us FROM jobs WHERE id=2)"),
+                     1);
+    daemon_expect(&d, "GET", "/v1/served", NULL, 200, "\"job\":\"2\"");
+    assert_int_equal(daemon_end(&d, SIGTERM), 0);
     munmap((void *)clock, 8);
 }
 
@@ -182,6 +210,33 @@ static void test_full(void **state) {
     assert_true(daemon_says(&d, "No space left") || daemon_says(&d, "disk is full"));
 }
 
+// Not one byte is left, while the process is down and again while it runs: it starts, and what is
+// to make room can be removed.
+static void test_full_before_start(void **state) {
+    (void)state;
+    char seed[300], folder[300], filler[400];
+    daemon_up(&d, (const char *const[]){"--autostart=tiny", NULL});
+    daemon_wait_sql(&d, "SELECT count(*) FROM jobs WHERE state='completed'", 1);
+    assert_int_equal(daemon_end(&d, SIGTERM), 0);
+    snprintf(folder, sizeof folder, "%s/s", d.dir);
+    snprintf(seed, sizeof seed, "%s/seed", d.dir);
+    assert_int_equal(rename(folder, seed), 0);
+    if (!mounted("mount -t tmpfs -o size=24m tmpfs \"$S\" && cp -R \"$S/../seed/.\" \"$S\" &&"
+                 " head -c 8388608 /dev/zero >\"$S/reserve\" && "
+                 "(cat /dev/zero >\"$S/filler\"; true) 2>/dev/null"))
+        skip();
+    daemon_up(&d, NULL);
+    daemon_expect(&d, "DELETE", "/v1/checkpoints/1", NULL, 204, NULL);
+    snprintf(filler, sizeof filler, "cat /dev/zero >/proc/%d/root%s/s/filler2 2>/dev/null",
+             (int)d.pid, d.dir);
+    assert_int_not_equal(system(filler), 0);
+    daemon_expect(&d, "DELETE", "/v1/checkpoints/2", NULL, 204, NULL);
+    daemon_expect(&d, "DELETE", "/v1/jobs/1", NULL, 204, NULL);
+    daemon_expect(&d, "GET", "/v1/jobs/1", NULL, 404, NULL);
+    assert_int_equal(daemon_end(&d, SIGTERM), 0);
+    assert_true(daemon_says(&d, "disk.reserve"));
+}
+
 // A state folder that has been used and is read-only now: a sentence and status 1.
 static void test_read_only(void **state) {
     (void)state;
@@ -205,6 +260,7 @@ int main(int argc, char **argv) {
     binary = argv[1];
     shim = argv[2];
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-    const struct CMUnitTest tests[] = {T(test_clock), T(test_full), T(test_read_only)};
+    const struct CMUnitTest tests[] = {T(test_clock), T(test_served_after_clock), T(test_full),
+                                       T(test_full_before_start), T(test_read_only)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,9 +11,10 @@ int dr_backend_emu(bool reverse, struct dr_backend **out, struct dr_err *err);
 // its launches fail.
 void emu_fail(const char *call, int error, int after);
 
-void emu_memory(size_t bytes); // of the device, for allocations to come; 1 GiB at first
-long emu_replays(void);        // graphs launched so far
-size_t emu_in_use(void);       // bytes of device and page-locked memory that are allocated
+void emu_memory(size_t bytes);  // of the device, for allocations to come; 1 GiB at first
+void emu_grid_rows(unsigned n); // a grid's second and third dimensions at most; 65535 at first
+long emu_replays(void);         // graphs launched so far
+size_t emu_in_use(void);        // bytes of device and page-locked memory that are allocated
 
 enum {
     EMU_OUT_OF_MEMORY = 2,

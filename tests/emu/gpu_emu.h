@@ -55,6 +55,7 @@ void emu_ldmatrix(uint32_t (&r)[4], const void *row, bool trans);
 extern "C" void emu_reverse(bool on); // fibers of a block from last to first, for this host thread
 extern "C" void emu_fail(const char *call, int error, int after); // see emu.h
 extern "C" void emu_memory(size_t bytes);
+extern "C" void emu_grid_rows(unsigned n);
 extern "C" long emu_replays(void);
 extern "C" size_t emu_in_use(void);
 
@@ -91,6 +92,7 @@ typedef enum {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
+    cudaErrorInvalidConfiguration = 9,
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,

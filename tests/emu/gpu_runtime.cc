@@ -42,6 +42,7 @@ static thread_local struct {
 static thread_local cudaError_t last_error;
 static std::atomic<int> lost; // the error that has made the device unusable for this process
 static std::atomic<size_t> memory{(size_t)1 << 30};
+static std::atomic<unsigned> grid_rows{65535};
 static std::atomic<long> replays;
 
 void emu_fail(const char *call, int error, int after) {
@@ -51,6 +52,9 @@ void emu_fail(const char *call, int error, int after) {
 }
 void emu_memory(size_t bytes) {
     memory = bytes;
+}
+void emu_grid_rows(unsigned n) {
+    grid_rows = n;
 }
 long emu_replays(void) {
     return replays;
@@ -111,6 +115,8 @@ const char *cudaGetErrorString(cudaError_t e) {
         return "invalid argument";
     case cudaErrorMemoryAllocation:
         return "out of memory";
+    case cudaErrorInvalidConfiguration:
+        return "invalid configuration argument";
     case cudaErrorInsufficientDriver:
         return "driver too old for the runtime";
     case cudaErrorNoDevice:
@@ -339,12 +345,20 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
     return cudaSuccess;
 }
 
-void emu_enqueue(emu_stream *s, dim3 grid, dim3 block, size_t shared, call kernel) {
+// CUDA's own limits of a launch, and of a block's threads what the emulator has.
+static cudaError_t beyond_limits(dim3 grid, dim3 block, size_t shared) {
     const size_t threads = (size_t)block.x * block.y * block.z;
-    const bool fits = threads && threads <= EMU_MAX_THREADS && shared <= EMU_SHARED_LIMIT;
-    const bool grid_fits =
-        grid.x && grid.y && grid.z && grid.x < 1u << 31 && grid.y < 1u << 16 && grid.z < 1u << 16;
-    cudaError_t e = fits && grid_fits ? planned("launch") : cudaErrorInvalidValue;
+    const bool grid_fits = grid.x && grid.y && grid.z && grid.x < 1u << 31 && grid.y <= grid_rows &&
+                           grid.z <= grid_rows;
+    if (!grid_fits || !threads || threads > EMU_MAX_THREADS || block.z > 64)
+        return cudaErrorInvalidConfiguration;
+    return shared > EMU_SHARED_LIMIT ? cudaErrorInvalidValue : cudaSuccess;
+}
+
+void emu_enqueue(emu_stream *s, dim3 grid, dim3 block, size_t shared, call kernel) {
+    cudaError_t e = beyond_limits(grid, block, shared);
+    if (!e)
+        e = planned("launch");
     if (!e && s->recording && s->spoiled)
         e = cudaErrorStreamCaptureInvalidated;
     if (e) {

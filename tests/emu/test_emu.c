@@ -398,9 +398,38 @@ static void errors_name_the_op(void **state) {
         assert_true(v[i] == 3);
     DR_OP(be, attn_fwd, .out = p, .qkv = p, .b = 1, .t = 1, .h = 1, .hd = 200, .scale = 1);
     expect_error(be, DR_EUNSUPPORTED, "128 columns");
-    DR_OP(be, colsum, .out = p, .x = p, .xt = DR_F32, .m = 1, .n = 65536 * 32); // too many blocks
-    expect_error(be, DR_EDEVICE, "invalid argument");
+    DR_OP(be, embed_bwd, .dtable = p, .dout = p, .idx = p, .b = 1, .nk = 1, .d = 65536 * 128);
+    expect_error(be, DR_EDEVICE, "invalid configuration argument"); // too many blocks
     be->mem_free(be, p);
+    dr_backend_free(be);
+}
+
+// A grid's second dimension ends at 65535, here at 4: the gradient of a position embedding, patches
+// x dim columns of a few rows, has more blocks than that.
+static void more_columns_than_a_grid_has_rows(void **state) {
+    (void)state;
+    enum { M = 600, N = 5 * 32 + 1 }; // two chunks of rows
+    static float x[M * N], sum[N];
+    struct dr_err err = {0};
+    struct dr_backend *be = open_emu(false);
+    void *dx, *dsum;
+    if (be->mem_alloc(be, sizeof x, &dx, &err) || be->mem_alloc(be, sizeof sum, &dsum, &err))
+        fail_msg("%s", err.msg);
+    for (int i = 0; i < M * N; i++)
+        x[i] = (float)(i % N);
+    be->upload(be, dx, x, sizeof x);
+    emu_grid_rows(4);
+    for (int64_t m = 1; m <= M; m += M - 1) {
+        DR_OP(be, colsum, .out = dsum, .x = dx, .xt = DR_F32, .m = m, .n = N);
+        be->download(be, sum, dsum, sizeof sum);
+        if (be->sync(be, &err))
+            fail_msg("%s", err.msg);
+        for (int j = 0; j < N; j++)
+            assert_true(sum[j] == (float)(m * j));
+    }
+    emu_grid_rows(65535);
+    be->mem_free(be, dx);
+    be->mem_free(be, dsum);
     dr_backend_free(be);
 }
 
@@ -422,6 +451,31 @@ static void a_lost_device_fails_the_step(void **state) {
     run_close(&r);
 }
 
+// Who looks at weights or at the field of a toy between two steps gets nothing from a device that
+// has failed, and leaves the error to the next step.
+static void looking_keeps_the_error(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err = {0};
+    struct dr_metrics m;
+    struct run r;
+    recipe(&c, "toy-checkerboard");
+    config_change(&c, (const char *const[]){"train.generated=40", "train.positives=50",
+                                            "data.count=200", NULL});
+    for (int field = 0; field < 2; field++) {
+        open_with(&r, &c, open_emu(false));
+        if (field)
+            emu_fail("launch", EMU_ILLEGAL_ADDRESS, 20);
+        assert_int_equal(dr_trainer_step(r.t, &m, &err), 0); // the first: nobody waits for it
+        if (!field)
+            emu_fail("sync", EMU_ILLEGAL_ADDRESS, 0); // of the download
+        assert_null(field ? (void *)dr_trainer_field(r.t) : (void *)dr_trainer_snapshot(r.t, 0));
+        assert_int_equal(dr_trainer_step(r.t, &m, &err), DR_EDEVICE);
+        assert_non_null(strstr(err.msg, "illegal memory access"));
+        run_close(&r);
+    }
+}
+
 // A run and some samples with one failing call; says what it came to.
 static int run_with_fault(const struct dr_config *c, struct dr_dataset *data, const char *call,
                           int error, int after, struct dr_err *err) {
@@ -438,7 +492,7 @@ static int run_with_fault(const struct dr_config *c, struct dr_dataset *data, co
         rc = dr_trainer_step(r.t, &m, err);
     if (!rc)
         rc = dr_trainer_wait(r.t, &m, err);
-    if (!rc && !(snap = dr_trainer_snapshot(r.t, 0)))
+    if (!rc && !(snap = dr_trainer_snapshot(r.t, 0)) && !(rc = r.be->sync(r.be, err)))
         rc = dr_fail(err, DR_ENOMEM, "no snapshot");
     if (!rc)
         rc = dr_sampler_create(r.be, DR_FP32, 4, &s, err);
@@ -499,7 +553,9 @@ int main(void) {
         cmocka_unit_test(a_failed_request_is_forgotten),
         cmocka_unit_test(missing_devices_are_named),
         cmocka_unit_test(errors_name_the_op),
+        cmocka_unit_test(more_columns_than_a_grid_has_rows),
         cmocka_unit_test(a_lost_device_fails_the_step),
+        cmocka_unit_test(looking_keeps_the_error),
         cmocka_unit_test(every_failure_is_clean),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

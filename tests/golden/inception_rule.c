@@ -94,7 +94,7 @@ static void add_layer(struct writing *w, const struct dr_inception_layer *l,
 }
 
 void rule_write(const char *path, const struct dr_net *net, const struct rule_file *how) {
-    static const int64_t one = 1;
+    static const int64_t one = 1, none = 0;
     const struct dr_params *ps = dr_net_params(net);
     struct writing *w = calloc(1, sizeof *w);
     struct dr_err err = {0};
@@ -111,6 +111,8 @@ void rule_write(const char *path, const struct dr_net *net, const struct rule_fi
             add(w, ps->p[i].name, ps->p[i].name, ps->p[i].ndim, ps->p[i].dim);
     if (how->more)
         add(w, how->more, how->more, 1, &one);
+    if (how->empty && dr_st_add(w->out, how->empty, DR_ST_F32, 1, &none, &none, &err))
+        fail_msg("%s", err.msg);
     if (how->description && dr_st_add_meta(w->out, "driftd.config", how->description, &err))
         fail_msg("%s", err.msg);
     if (dr_st_finish(w->out, path, NULL, NULL, &err))

@@ -19,6 +19,7 @@ struct rule_file {
     const char *leave_out; // a tensor that is not written; NULL: none
     const char *flat;      // a tensor that is written with one dimension; NULL: none
     const char *more;      // a tensor that no network has; NULL: none
+    const char *empty;     // a tensor without values that no network has; NULL: none
     const char *poison;    // a tensor whose first value is `value`
     float value;
 };

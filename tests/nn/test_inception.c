@@ -171,8 +171,9 @@ static void check_layer(const struct dr_snapshot *s, int i) {
     }
 }
 
-// From names and shapes alone: torchvision's names, behind a prefix, beside an auxiliary classifier
-// and counters; those of pytorch-fid's module, which has no classifier.
+// From names and shapes alone: torchvision's names, behind a prefix, beside an auxiliary
+// classifier, counters and what has no values; those of pytorch-fid's module, which has no
+// classifier.
 static void reads_both_names(void **state) {
     static const char json[] = "{\"arch\":\"inception\",\"narrow\":16}";
     struct dr_net *net = pass_parse(json);
@@ -180,7 +181,7 @@ static void reads_both_names(void **state) {
     (void)state;
     const struct rule_file how[] = {
         {.more = "Mixed_5b.branch1x1.bn.num_batches_tracked"},
-        {.prefix = "inception."},
+        {.prefix = "inception.", .empty = "inception.register_tokens"},
         {.more = "AuxLogits.fc.weight"},
         {.blocks = true, .prefix = "module."},
     };

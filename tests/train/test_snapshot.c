@@ -33,7 +33,22 @@ struct export {
     const char *spoil;           // this parameter gets another shape
     bool config, rope, nan;
     enum dr_st_dtype type;
+    bool bare;              // no registers: their parameter has no values
+    int64_t dim, hidden;    // of the network; 0: those of model()
+    const char *buffers;    // prefix of the rotary table; NULL: that of the weights
+    const char *other_rope; // one more table of another length
 };
+
+static struct dr_model_config model_of(const struct export *e) {
+    struct dr_model_config m = model();
+    m.registers = e->bare ? 0 : m.registers;
+    m.dim = e->dim ? e->dim : m.dim;
+    if (e->hidden) // the smallest ratio that comes to it
+        for (m.mlp_ratio = (double)e->hidden / (double)m.dim;
+             (int64_t)((double)m.dim * m.mlp_ratio) < e->hidden;)
+            m.mlp_ratio = nextafter(m.mlp_ratio, INFINITY);
+    return m;
+}
 
 static void *converted(const real *x, int64_t n, enum dr_st_dtype type) {
     uint8_t *out = malloc((size_t)n * 8);
@@ -61,9 +76,28 @@ static void *converted(const real *x, int64_t n, enum dr_st_dtype type) {
 
 enum { TENSORS = 128 };
 
+// What a state dict holds beside the weights.
+static void add_rest(struct dr_st_writer *out, const struct export *e,
+                     const struct dr_model_config *m) {
+    struct dr_err err = {0};
+    static float table[4 + 1 + 64][4];
+    char name[128];
+    snprintf(name, sizeof name, "%srope.cos_cached", e->buffers ? e->buffers : e->prefix);
+    const int64_t rope[] = {1, 1, 4 + m->registers + 64, 4}, other[] = {1, 1, 3, 4};
+    if (e->rope && dr_st_add(out, name, DR_ST_F32, 4, rope, table, &err))
+        fail_msg("%s", err.msg);
+    if (e->other_rope && dr_st_add(out, e->other_rope, DR_ST_F32, 4, other, table, &err))
+        fail_msg("%s", err.msg);
+    snprintf(name, sizeof name, "%sregister_tokens", e->prefix);
+    if (e->bare && dr_st_add(out, name, DR_ST_F32, 3, (int64_t[]){1, 0, m->dim}, table, &err))
+        fail_msg("%s", err.msg);
+    if (e->extra && dr_st_add(out, e->extra, DR_ST_F32, 1, (int64_t[]){4}, table, &err))
+        fail_msg("%s", err.msg);
+}
+
 // Writes the file; *w: what its weights are, in the layout of the model.
 static const char *write_file(const struct export *e, real **w) {
-    struct dr_model_config m = model();
+    struct dr_model_config m = model_of(e);
     struct dr_net *g;
     struct dr_st_writer *out;
     struct dr_err err = {0};
@@ -97,13 +131,7 @@ static const char *write_file(const struct export *e, real **w) {
             if (dr_st_add(out, name, e->type, nd, dim, keep[kept++], &err))
                 fail_msg("%s", err.msg);
         }
-    static float table[4 + 1 + 64][4]; // what the reference's state dict holds beside the weights
-    char name[128];
-    snprintf(name, sizeof name, "%srope.cos_cached", e->prefix);
-    if (e->rope && dr_st_add(out, name, DR_ST_F32, 4, (int64_t[]){1, 1, 69, 4}, table, &err))
-        fail_msg("%s", err.msg);
-    if (e->extra && dr_st_add(out, e->extra, DR_ST_F32, 1, (int64_t[]){4}, table, &err))
-        fail_msg("%s", err.msg);
+    add_rest(out, e, &m);
     char *json = dr_model_config_to_json(&m);
     if (e->config && dr_st_add_meta(out, "driftd.config", json, &err))
         fail_msg("%s", err.msg);
@@ -119,7 +147,7 @@ static const char *write_file(const struct export *e, real **w) {
 }
 
 static void served(const struct export *e, bool named) {
-    struct dr_model_config m = model();
+    struct dr_model_config m = model_of(e);
     struct dr_snapshot *s;
     struct dr_err err = {0};
     real *w;
@@ -152,6 +180,31 @@ static void usual_exports_are_served(void **state) {
     served(&(struct export){.prefix = "model.", .extra = "step", .rope = true}, false);
 }
 
+// The reference's parameter of registers is there without any, and then has no values.
+static void networks_without_registers_are_served(void **state) {
+    (void)state;
+    served(&(struct export){.prefix = "", .bare = true, .rope = true}, false);
+    served(&(struct export){.prefix = "", .bare = true}, true);
+    served(&(struct export){.prefix = "", .bare = true, .config = true}, false);
+}
+
+// 28 times 61 / 28 comes to less than 61.
+static void every_hidden_width_is_found(void **state) {
+    (void)state;
+    for (int64_t hidden = 60; hidden < 63; hidden++)
+        served(&(struct export){.prefix = "", .rope = true, .dim = 28, .hidden = hidden}, false);
+}
+
+// An average of parameters only, beside the weights of the last step and their buffers.
+static void buffers_lie_beside_another_set(void **state) {
+    (void)state;
+    struct export e = {
+        .prefix = "ema.shadow.", .second = "model.", .rope = true, .buffers = "model."};
+    served(&e, false);
+    e.buffers = "";
+    served(&e, false);
+}
+
 static void every_float_type_is_converted(void **state) {
     (void)state;
     static const enum dr_st_dtype type[] = {DR_ST_F32, DR_ST_F64, DR_ST_F16, DR_ST_BF16};
@@ -160,7 +213,7 @@ static void every_float_type_is_converted(void **state) {
 }
 
 static void refused(const struct export *e, bool named, int code, const char *word) {
-    struct dr_model_config m = model();
+    struct dr_model_config m = model_of(e);
     struct dr_snapshot *s = (void *)&m;
     struct dr_err err = {0};
     real *w;
@@ -201,6 +254,13 @@ static void others_are_refused_by_name(void **state) {
             DR_EFORMAT, "\"blocks.0.mlp.w1.weight\" is missing");
     refused(&(struct export){.prefix = "", .without = "alpha_embed.mlp.0.weight"}, true, DR_ENOENT,
             "'alpha_embed.mlp.0.weight' is missing");
+    // Two tables that say different sizes, neither of them the average's own.
+    refused(&(struct export){.prefix = "ema.",
+                             .second = "model.",
+                             .rope = true,
+                             .buffers = "model.",
+                             .other_rope = "old.rope.cos_cached"},
+            false, DR_EFORMAT, "\"rope.cos_cached\" is missing");
 }
 
 // A description of 700 GB in a file of a few kilobytes: nothing of the kind is allocated.
@@ -224,6 +284,9 @@ static void promises_cost_nothing(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(usual_exports_are_served),
+        cmocka_unit_test(networks_without_registers_are_served),
+        cmocka_unit_test(every_hidden_width_is_found),
+        cmocka_unit_test(buffers_lie_beside_another_set),
         cmocka_unit_test(every_float_type_is_converted),
         cmocka_unit_test(others_are_refused_by_name),
         cmocka_unit_test(promises_cost_nothing),

@@ -429,6 +429,29 @@ try {
     if (shots) await page.screenshot({ path: join(shots, 'restored-1440.png') });
   });
 
+  await check('a class that another checkpoint does not have becomes random; what fails is said, and made up for', async () => {
+    const newest = async (job) => (await api(`/v1/checkpoints?job=${job}`)).checkpoints[0].id, toy = await newest(1), digits = await newest(2);
+    const choice = page.locator('.play-controls select').first(), caption = (id) => until(`checkpoint ${id}`, async () => (await page.textContent('figcaption')).startsWith(`checkpoint ${id} `));
+    const pressed = () => page.locator('.classes [aria-pressed="true"]').allTextContents(), wrong = page.locator('.stage-box .error');
+    for (const cls of ['7', '0-9']) {
+      await go(`#/play?checkpoint=${digits}&class=${cls}&seed=5&cols=4&rows=4`);
+      await caption(digits);
+      await choice.selectOption(toy);
+      await caption(toy);
+      assert.deepEqual(await pressed(), ['random']);
+      assert.equal(await wrong.isVisible(), false);
+    }
+    faults.quiet = true;
+    await page.route('**/v1/served', (route) => route.abort());
+    await choice.selectOption(digits);
+    await until('the reason', async () => /does not answer/.test(await wrong.textContent()));
+    await page.unroute('**/v1/served');
+    await page.evaluate(() => import('/app/state.js').then((m) => m.emit('refetch')));
+    await caption(digits);
+    assert.equal(await wrong.isVisible(), false);
+    faults.quiet = false;
+  });
+
   await check('a checkpoint is served by a button, and no longer by another; so is the live run', async () => {
     await go('#/checkpoints');
     const mode = async (m) => (await api('/v1/served')).mode === m;

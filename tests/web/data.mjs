@@ -204,6 +204,67 @@ try {
     await page.waitForFunction(() => !document.querySelector('.set[data-set="keins"]'));
   });
 
+  await check('the name is that of what was chosen last, unless it was typed; a drop beside the column is taken', async () => {
+    const name = page.locator('.drop .field input').first(), picked = (what) => until(what, async () => (await page.textContent('.drop-line .sub')).startsWith(what));
+    const choose = async (file) => { await page.setInputFiles('#data-files', { name: file, mimeType: 'application/zip', buffer: Buffer.from('x') }); await picked(file); };
+    await page.reload();
+    await page.waitForSelector('.set[data-set="formen"]');
+    for (const n of ['cats', 'dogs']) {
+      await choose(`${n}.zip`);
+      assert.equal(await name.inputValue(), n);
+    }
+    await name.fill('pets');
+    await choose('birds.zip');
+    assert.equal(await name.inputValue(), 'pets');
+    const prevented = await page.evaluate(() => {
+      const t = new DataTransfer();
+      t.items.add(new File(['x'], 'fish.zip'));
+      return ['dragover', 'drop'].map((type) => !document.querySelector('main').dispatchEvent(new DragEvent(type, { bubbles: true, cancelable: true, dataTransfer: t })));
+    });
+    assert.deepEqual(prevented, [true, true]);
+    await picked('fish.zip');
+    await page.reload();
+  });
+
+  await check('pictures of a class that come late do not take the place of another\'s', async () => {
+    const alt = () => page.getAttribute('.set-grid img', 'alt'), one = /\/samples\?.*class=1/;
+    let release;
+    const held = new Promise((r) => { release = r; });
+    await page.goto(`${base}/#/data?set=formen`);
+    await until('its grid', async () => (await loaded()) > 100);
+    await page.route(one, async (route) => { await held; await route.continue(); });
+    await page.selectOption('.set-grid select', { label: 'kreise' });
+    await page.selectOption('.set-grid select', { label: 'balken' });
+    await until('bars', async () => /balken/.test(await alt()));
+    const late = page.waitForResponse(one);
+    release();
+    await (await late).finished();
+    await page.evaluate(() => new Promise((r) => { requestAnimationFrame(() => requestAnimationFrame(r)); }));
+    assert.match(await alt(), /balken/);
+    await page.unroute(one);
+  });
+
+  await check('an upload of somebody else is shown as it grows, and once it stands still', async () => {
+    const about = () => page.textContent('.set[data-set="other"] .sub'), json = { 'Content-Type': 'application/json' };
+    let sent = 0;
+    const part = async () => { sent = (await (await fetch(`${base}/v1/datasets/other/upload?offset=${sent}`, { method: 'PUT', headers: { 'Content-Type': 'application/octet-stream' }, body: new Uint8Array(5000) })).json()).received; };
+    const grows = (than) => until(`more than ${than}`, async () => {
+      await part();
+      const m = /^receiving, ([\d.]+) kB so far$/.exec(await about());
+      return m && +m[1] > than && +m[1];
+    });
+    await fetch(`${base}/v1/datasets`, { method: 'POST', headers: json, body: JSON.stringify({ name: 'other', source: 's' }) });
+    await page.waitForSelector('.set[data-set="other"]');
+    await grows(await grows(0));
+    await page.evaluate(() => { const { now } = performance; performance.now = () => now.call(performance) + 11000; });
+    await until('it stands still', async () => /^upload cut off after [\d.]+ .B: drop/.test(await about()));
+    await fetch(`${base}/v1/datasets/other`, { method: 'DELETE' });
+    await page.waitForFunction(() => !document.querySelector('.set[data-set="other"]'));
+    await page.reload(); // with its own clock
+    await page.waitForSelector('.set[data-set="formen"]');
+    await page.goto(`${base}/#/data`);
+  });
+
   await check('train on it from the page, and generate', async () => {
     await page.click('.set[data-set="formen"]');
     await page.waitForSelector('.set-actions input');

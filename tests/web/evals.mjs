@@ -83,6 +83,32 @@ try {
     assert.equal(await page.locator('.eval-table tbody .badge:has-text("not comparable")').count(), 0);
   });
 
+  await check('Samples and Curves open on a run that trains; a panel\'s CSV is of the runs that it draws', async () => {
+    const { jobs } = await api('/v1/jobs'), runs = jobs.filter((j) => j.kind !== 'eval'), judge = runs.find((j) => j.kind === 'encoder').id;
+    const open = async (hash) => { await page.goto('about:blank'); await page.goto(`${base}/${hash}`); };
+    const grid = () => page.waitForFunction(() => document.querySelector('.sample-main .grid-image')?.naturalWidth > 0);
+    assert.ok(runs.length < jobs.length && jobs[0].id !== '1');
+    await open('#/samples');
+    await grid();
+    assert.deepEqual(await page.locator('.actions select').first().evaluate((s) => [s.value, ...[...s.options].map((o) => o.value)]), ['1', ...runs.map((j) => j.id)]);
+    for (const [id, why] of [['99', /no run 99/], [jobs.find((j) => j.kind === 'eval').id, /an evaluation, which makes no grids/]]) {
+      await open(`#/samples?job=${id}`);
+      await until('the reason', async () => (await page.locator('.toast[data-bad="true"]').allTextContents()).some((t) => why.test(t)));
+      await grid();
+    }
+    await open('#/curves');
+    await until('one run', async () => (await page.locator('.chip[aria-pressed="true"]').evaluateAll((l) => l.map((e) => e.dataset.run).join())) === runs[0].id);
+    await open(`#/curves?runs=1,${judge}`);
+    await page.waitForSelector('[data-panel="accuracy"] canvas');
+    const asked = [], note = (r) => { if (/format=csv/.test(r.url())) asked.push(new URL(r.url())); };
+    page.on('request', note);
+    await saved(() => page.getByRole('button', { name: 'Accuracy: CSV' }).click());
+    assert.deepEqual(asked.map((u) => [u.pathname, u.searchParams.get('names')]), [[`/v1/jobs/${judge}/metrics`, 'accuracy,test_accuracy']]);
+    page.off('request', note);
+    await open('#/evals');
+    await until('twelve results', async () => (await page.locator('[data-pick]').count()) === 12);
+  });
+
   await check('the table is sorted by a metric, with errors and floors', async () => {
     const best = await api('/v1/evals?sort=fd&limit=100');
     await page.click('button[data-col="fd"]');
@@ -155,7 +181,7 @@ try {
     await page.click(`[data-shown="${other}"] button[aria-label^="Hide"]`);
     await page.getByRole('checkbox', { name: 'show the others' }).uncheck();
     await until('only the group', async () => (await page.locator('.eval-table tbody tr').count()) === 12 && (await lines('step')) === 3);
-    await until('two runs in the address', () => decodeURIComponent(page.url()).match(/runs=([\d,]+)/)[1].split(',').length === 2);
+    await until('two runs, no others, in the address', () => /others=0/.test(page.url()) && decodeURIComponent(page.url()).match(/runs=([\d,]+)/)[1].split(',').length === 2);
     const address = page.url();
     await page.reload();
     await until('the same view', async () => (await page.locator('.eval-table tbody tr').count()) === 12 && (await page.locator('.eval-run').count()) === 2);

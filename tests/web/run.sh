@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fetches the test's packages (once for a lock file), then runs it. usage:
-#   run.sh SOURCE BUILD DRIFTD CONFIGS [SCRIPT [ARGUMENT...]]    SCRIPT: browser.mjs, data.mjs, evals.mjs, sweeps.mjs, access.mjs
+#   run.sh SOURCE BUILD DRIFTD CONFIGS [SCRIPT [ARGUMENT...]]    SCRIPT: browser.mjs, data.mjs, evals.mjs, sweeps.mjs, many.mjs, access.mjs
 skip() {
     echo "skipped: $1"
     exit 77

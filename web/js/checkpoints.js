@@ -57,7 +57,7 @@ export function mount(root, params) {
       c.state === 'ok' && generator ? h('a.button.quiet', { href: `#/play?checkpoint=${c.id}`, 'aria-label': `Try checkpoint ${c.id}` }, 'Try') : null,
       fileLink('a.button.quiet', `/v1/checkpoints/${c.id}/file`, `driftd-${c.id}-step-${c.step}.safetensors`, { 'aria-label': `Download checkpoint ${c.id}` }, 'Download')].filter(Boolean);
     const what = h('td'), more = h('tr.more', { id: `checkpoint-${c.id}`, hidden: true });
-    const paint = () => fill(what, c.job ? h('a', { href: `#/curves?runs=${c.job}` }, `${c.job} ${jobs.get(c.job)?.name ?? ''}`) : c.name || 'imported',
+    const paint = () => fill(what, c.job ? h('a', { href: `#/curves?runs=${c.job}`, title: jobs.get(c.job)?.name }, `${c.job} ${jobs.get(c.job)?.name ?? ''}`) : c.name || 'imported',
       c.job && c.name ? h('small', null, c.name) : null, c.tags?.length ? h('span.tags', null, c.tags.map((t) => h('code', null, t))) : null);
     const opener = h('button.quiet.opener', { type: 'button', 'aria-expanded': 'false', 'aria-controls': more.id, 'aria-label': `Details of checkpoint ${c.id}`, onclick: () => { if (more.hidden) open.add(c.id); else open.delete(c.id); show(); } }, h('span', { 'aria-hidden': 'true' }, '▾'));
     const cell = h('td.row-actions', null, acts, opener);

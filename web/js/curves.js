@@ -1,7 +1,7 @@
 // The curves page: runs, axis, smoothing and range; the panels draw them. The address holds the view,
 // so that a link shows the same picture.
 import { get, raw, query } from './api.js';
-import { jobs, on, colourOf, jobDetail, jobList, loadJobs, active, sayProgress } from './state.js';
+import { jobs, on, colourOf, jobDetail, jobList, latestRun, trains, fewRuns, MOST_BESIDE, loadJobs, active, sayProgress } from './state.js';
 import { h, fill, toast, say, perFrame, debounce, download, clamp, num, empty, head, text, keepInAddress, settle } from './ui.js';
 import { Panel, runColor, formatX, spansDays } from './panel.js';
 import { Run } from './runmodel.js';
@@ -38,10 +38,11 @@ const CHIPS = 40; // the newest runs, offered beside those that are shown
 const FAR = 1e12; // neither steps nor dates go further
 
 const short = (j) => `${j.id} ${j.name || j.recipe}`;
+const brief = (j) => short(j).replace(/^(.{47}).{2,}$/su, '$1…'); // in a legend, where the value and other lines need room
 
 export function mount(root, params) {
   const view = {
-    runs: (params.get('runs') ?? '').split(',').filter(Boolean),
+    runs: fewRuns((params.get('runs') ?? '').split(',').filter(Boolean), 'Curves'),
     axis: ['step', 'relative', 'wall'].includes(params.get('x')) ? params.get('x') : 'step',
     window: clamp(+(params.get('w') ?? 20) || 1, 1, 1e6),
     log: params.get('log') === '1', logx: params.get('logx') === '1', more: params.get('more') === '1',
@@ -111,7 +112,7 @@ export function mount(root, params) {
         names.forEach((name, k) => {
           const color = runColor(several ? own : own + k);
           lines.push({
-            label: several ? `${short(run.job)}${names.length > 1 ? ` · ${label(name, run.job)}` : ''}` : label(name, run.job),
+            label: several ? `${brief(run.job)}${names.length > 1 ? ` · ${label(name, run.job)}` : ''}` : label(name, run.job),
             color, band: `${color}55`, dash: several ? dashes[k % dashes.length] : undefined,
             series: () => { const [a, b] = view.from === null ? [0, Infinity] : stepsOf(run); return run.series(name, a, b); },
             axis() { return axisOf(this.series()); },
@@ -156,9 +157,11 @@ export function mount(root, params) {
     async csv(spec) {
       const [a, b] = range();
       for (const run of models.values()) {
+        const names = spec.names(run.job).join(',');
+        if (!names) continue; // no names would ask for all metrics
         const cut = view.from === null ? {} : { from: Math.max(0, Math.floor(stepsOf(run)[0])), to: Math.max(0, Math.ceil(stepsOf(run)[1])) };
         try {
-          const res = await raw(`/v1/jobs/${run.job.id}/metrics?${query({ names: spec.names(run.job).join(','), format: 'csv', ...cut })}`);
+          const res = await raw(`/v1/jobs/${run.job.id}/metrics?${query({ names, format: 'csv', ...cut })}`);
           download(await res.blob(), `driftd-${run.job.id}-${spec.key}.csv`);
         } catch (e) { toast(e.message, true); }
       }
@@ -215,6 +218,7 @@ export function mount(root, params) {
     try {
       const job = await jobDetail(id);
       if (closed || models.has(id)) return;
+      if (models.size >= MOST_BESIDE) { toast(`Curves show ${MOST_BESIDE} runs at most.`); return; }
       const names = [...new Set(panels.flatMap((s) => (s.more && !view.more ? [] : s.names(job))))];
       const run = new Run(job, names, view.window, () => { if (!models.get(id)?.drawn) { run.drawn = true; rebuild(); } draw(); });
       models.set(id, run);
@@ -237,14 +241,14 @@ export function mount(root, params) {
   }
   function chipList() {
     const order = [...models.keys()], have = document.activeElement?.dataset?.run;
-    const listed = jobList().filter((j, i) => i < CHIPS || models.has(j.id) || j.state === 'running');
+    const listed = jobList().filter((j) => trains(j) || models.has(j.id)).filter((j, i) => i < CHIPS || models.has(j.id) || j.state === 'running');
     fill(chips, listed.map((j) => {
       const shown = order.indexOf(j.id), colour = colourOf(j.id, order);
       const dot = h('i.dot', { 'aria-hidden': 'true' });
       if (shown >= 0) dot.style.background = runColor(colour);
-      return h('button.chip', { type: 'button', 'aria-pressed': String(shown >= 0), data: { run: j.id },
+      return h('button.chip', { type: 'button', 'aria-pressed': String(shown >= 0), title: short(j), data: { run: j.id },
         onclick: () => { if (models.has(j.id)) dropRun(j.id); else addRun(j.id).then(remember); } },
-      dot, short(j), active(j) ? h('span.live-mark', null, j.state) : null);
+      dot, h('span', null, short(j)), active(j) ? h('span.live-mark', null, j.state) : null);
     }));
     if (have) chips.querySelector(`[data-run="${have}"]`)?.focus();
   }
@@ -291,13 +295,13 @@ export function mount(root, params) {
   async function begin() {
     if (!jobs.size) await loadJobs().catch((e) => toast(e.message, true));
     if (closed) return;
-    if (!jobs.size && !view.runs.length) {
+    const first = view.runs.length ? view.runs : [latestRun()?.id].filter(Boolean);
+    if (!first.length) {
       fill(box, empty('No runs yet', 'Curves appear as soon as a run takes its first steps.', h('a.button.primary', { href: '#/runs?new=1' }, 'Start a run')));
       return;
     }
     layout();
     chipList();
-    const first = view.runs.length ? view.runs : [(jobList().find((j) => j.state === 'running') ?? jobList()[0]).id];
     await Promise.all(first.map((id) => jobDetail(id).catch(() => {}))); // then each gets its colour in order
     await Promise.all(first.map(addRun));
     draw();

@@ -2,13 +2,14 @@
 // what was skipped and why, and a button that trains on it.
 import { get, post, raw } from './api.js';
 import { on, remember } from './state.js';
-import { h, fill, text, toast, say, int, bytes, when, badge, head, field } from './ui.js';
+import { h, fill, text, toast, say, int, bytes, when, serverNow, badge, head, field } from './ui.js';
 import { tar, isArchive, dropped, chosen } from './tar.js';
 
 const PART = 4 << 20, TRIES = 6;
 const path = (name) => `/v1/datasets/${encodeURIComponent(name)}`;
 const wait = (ms) => new Promise((r) => { setTimeout(r, ms); });
 const uploads = new Map(); // by name, while this page sends them: {sent, size, stop}
+const STILL = 10; // seconds without a byte until an upload of somebody else counts as cut off
 
 // Sends a Blob from what the server has on; after a lost connection it asks how far it came.
 async function send(name, blob, from, changed) {
@@ -45,7 +46,7 @@ const nameOf = (files) => {
 
 export function mount(root, params) {
   const off = [], pictures = new Map(); // object URLs by set and class
-  let sets = [], open = params.get('set') ?? '', closed = false, files = null, timer = 0;
+  let sets = [], open = params.get('set') ?? '', closed = false, files = null, timer = 0, given = ''; // given: the name that the files gave
   const list = h('div.sets'), built = h('div.sets'), detail = h('section.card.set-detail', { hidden: true, 'aria-live': 'off' });
 
   // ---- what is to be added ----
@@ -71,18 +72,21 @@ export function mount(root, params) {
     if (!files) { text(picked, 'Nothing usable was chosen.'); return; }
     const total = files.reduce((a, f) => a + f.file.size, 0);
     text(picked, files.length === 1 ? `${files[0].name}, ${bytes(total)}` : `${int(files.length)} files, ${bytes(total)}`);
-    if (!name.value) name.value = nameOf(files);
+    if (!name.value || name.value === given) name.value = given = nameOf(files);
     add.focus();
   }
-  const over = (e) => { if (e.dataTransfer?.types.includes('Files')) { e.preventDefault(); drop.dataset.over = 'true'; } };
+  // Anywhere in the window: beside the page's column the browser would open the file in place of the page.
+  const brings = (e) => e.dataTransfer?.types.includes('Files');
+  const over = (e) => { if (brings(e)) { e.preventDefault(); drop.dataset.over = 'true'; } };
   const leave = () => { delete drop.dataset.over; };
-  root.addEventListener('dragover', over);
-  root.addEventListener('dragleave', leave);
-  root.addEventListener('drop', async (e) => {
+  const letGo = async (e) => {
+    if (!brings(e)) return;
     e.preventDefault();
     leave();
     try { take(await dropped(e.dataTransfer)); } catch (err) { toast(err.message, true); }
-  });
+  };
+  const drags = [['dragover', over], ['dragleave', leave], ['drop', letGo]];
+  for (const [type, f] of drags) addEventListener(type, f);
 
   async function create(e) {
     e.preventDefault();
@@ -103,7 +107,7 @@ export function mount(root, params) {
         if (had?.state !== 'uploading' || had.source !== source || uploads.has(set)) throw err;
         from = had.received;
       }
-      name.value = size.value = archive.value = folder.value = '';
+      name.value = given = size.value = archive.value = folder.value = '';
       files = null;
       text(picked, 'A zip or tar, a folder, or pictures. Folders in it are the classes.');
       show(set);
@@ -113,7 +117,7 @@ export function mount(root, params) {
       error.hidden = false;
       text(error, err.message);
       const field = err.errors?.[0]?.field;
-      const control = field === 'name' ? name : field === 'size' ? size : null;
+      const control = field === 'name' ? name : field === 'options.size' ? size : null;
       control?.setAttribute('aria-invalid', 'true');
       control?.focus();
     } finally {
@@ -124,13 +128,25 @@ export function mount(root, params) {
 
   // ---- the list ----
   function facts(s) {
-    if (s.state === 'uploading') return uploads.has(s.name) ? `sending, ${bytes(uploads.get(s.name).sent)} of ${bytes(uploads.get(s.name).size)}` : `upload cut off after ${bytes(s.received)}: drop the same files again to go on`;
+    if (s.state === 'uploading' && uploads.has(s.name)) return `sending, ${bytes(uploads.get(s.name).sent)} of ${bytes(uploads.get(s.name).size)}`;
+    if (s.state === 'uploading') return arrives(s) ? `receiving, ${bytes(s.received)} so far` : `upload cut off after ${bytes(s.received)}: drop the same files again to go on`;
     if (s.state === 'importing') return s.progress === null ? 'waits for its turn' : `decoding, ${Math.round(100 * (s.progress ?? 0))} %`;
     if (s.state === 'failed') return s.error;
     if (s.state === 'missing') return 'its files are not in the data directory';
     if (s.kind === 'points') return 'points in two dimensions';
     const n = s.train ? `${int(s.train + s.test)} pictures` : s.kind === 'made' ? 'procedurally generated' : 'pictures';
     return [n, s.class_count ? `${int(s.class_count)} ${s.class_count === 1 ? 'class' : 'classes'}` : null, s.size ? `${s.size} × ${s.size}` : null, s.channels ? (s.channels === 1 ? 'grey' : 'colour') : null].filter(Boolean).join(' · ');
+  }
+  // Uploads of driftctl, Python or another tab.
+  const growing = new Map(); // by name: {received, at}; at: when it last grew
+  const foreign = (s) => s.state === 'uploading' && !uploads.has(s.name);
+  const arrives = (s) => performance.now() / 1000 - (growing.get(s.name)?.at ?? -Infinity) < STILL;
+  function watch() {
+    for (const name of growing.keys()) if (!sets.some((s) => s.name === name && foreign(s))) growing.delete(name);
+    for (const s of sets.filter(foreign)) {
+      const had = growing.get(s.name), now = performance.now() / 1000, age = serverNow() - Date.parse(s.created) / 1000;
+      if (had?.received !== s.received) growing.set(s.name, { received: s.received, at: had ? now : now - age }); // one that is new has just begun
+    }
   }
   const busy = (s) => s.state === 'importing' || uploads.has(s.name);
   const fraction = (s) => { const u = uploads.get(s.name); return u ? u.sent / Math.max(1, u.size) : s.progress ?? 0; };
@@ -166,11 +182,13 @@ export function mount(root, params) {
   }
   function poll() {
     clearTimeout(timer);
-    if (!closed && sets.some((s) => s.state === 'importing')) timer = setTimeout(load, 700);
+    const soon = sets.some((s) => s.state === 'importing' || (foreign(s) && arrives(s)));
+    if (!closed && (soon || sets.some(foreign))) timer = setTimeout(load, soon ? 700 : 3000);
   }
   async function load() {
     try { sets = (await get('/v1/datasets')).datasets; } catch (e) { if (!closed) toast(e.message, true); return; }
     if (closed) return;
+    watch();
     paint();
     const s = sets.find((x) => x.name === open);
     if (open && s && detail.dataset.shown !== `${s.name} ${s.state}`) show(open);
@@ -192,10 +210,12 @@ export function mount(root, params) {
     const labels = h('ol.row-names', { 'aria-hidden': 'true' }, names.map((c) => h('li', null, c.name)));
     const look = async (cls) => {
       try {
-        img.src = await picture(s, cls);
+        const u = await picture(s, cls);
+        if (pick.value !== cls) return; // another was chosen meanwhile
+        img.src = u;
         img.alt = cls === '' ? `Pictures of ${s.name}, one row per class` : `Pictures of ${s.name}, class ${s.classes[+cls].name}`;
         labels.hidden = cls !== '';
-      } catch (e) { if (!closed) toast(e.message, true); }
+      } catch (e) { if (!closed && pick.value === cls) toast(e.message, true); }
     };
     look('');
     return h('div.set-grid', null, s.classes?.length > 1 ? field('Show', pick) : null, h('div.rows', null, labels, img));
@@ -273,6 +293,7 @@ export function mount(root, params) {
   return () => {
     closed = true;
     clearTimeout(timer);
+    for (const [type, f] of drags) removeEventListener(type, f);
     off.forEach((f) => f());
     for (const p of pictures.values()) p.then((u) => URL.revokeObjectURL(u), () => {});
   };

@@ -138,7 +138,7 @@ export function chart(x, name, link, save) {
       scales: { x: { time: false, range: (v, a, b) => (a === b ? [a - 1, b + 1] : [a - (b - a) * 0.03, b + (b - a) * 0.03]) },
         y: { distr: state.log ? 3 : 1, range } },
       axes: [{ stroke, font, grid, ticks: { ...grid, size: 4 }, size: 30, space: 70, values: (v, vs) => vs.map((n) => (n === null ? '' : formatX(n, 'step', true))) },
-        { stroke, font, grid, ticks: { ...grid, size: 4 }, size: 56, values: (v, vs) => tick(vs) }],
+        { stroke, font, grid, ticks: { ...grid, size: 4 }, size: 62, values: (v, vs) => tick(vs) }],
       series: [{}, ...list.map((c) => {
         const other = c.of.comparable !== state.group, colour = state.colour(c, x);
         return { stroke: colour, width: 1.75, spanGaps: true, dash: other ? [4, 4] : undefined, points: { show: true, size: 6, fill: other ? css('--panel') : colour } };

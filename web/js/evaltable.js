@@ -54,7 +54,7 @@ export function table(box, host) {
     return b;
   }
   function cell(r, [key, , of], reference) {
-    if (key === 'name') return h('th', { scope: 'row' }, h('span.run-cell', null, h('span', null, runName(r)), state(r)), r.error ? h('small.why', { title: r.error }, r.error) : null);
+    if (key === 'name') return h('th', { scope: 'row' }, h('span.run-cell', null, h('span', { title: runName(r) }, runName(r)), state(r)), r.error ? h('small.why', { title: r.error }, r.error) : null);
     if (key === 'group') return group(r, reference);
     if (key === 'id') return h('td', null, when(r.ended ?? r.created));
     if (key === 'seconds') return h('td.num', null, finite(of(r)) ? `${num(of(r), 3)} s` : '–');

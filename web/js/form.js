@@ -71,10 +71,26 @@ export async function openForm({ from = null } = {}) {
     return lost;
   }
 
+  let turn = 0, chosen = ''; // chosen: the recipe whose values are shown
   async function choose(which) {
-    const kept = controls.size ? changes() : {};
+    const mine = ++turn;
+    let found;
     fill(errors);
-    try { config = which ? await get(`/v1/configs/${encodeURIComponent(which)}`) : source.config; } catch (e) { text(errors, e.message); return; }
+    go.disabled = true;
+    try {
+      found = which ? await get(`/v1/configs/${encodeURIComponent(which)}`) : source.config;
+    } catch (e) {
+      if (mine !== turn) return;
+      text(errors, e.message);
+      recipe.value = chosen;
+      go.disabled = !controls.size;
+      return;
+    }
+    if (mine !== turn) return; // another was chosen meanwhile
+    const kept = controls.size ? changes() : {};
+    config = found;
+    chosen = which;
+    go.disabled = false;
     const r = recipes.find((x) => x.name === which);
     if (!r) text(about, `All settings of run ${from.id}, ${from.name || from.recipe}.`);
     else text(about, `${r.about.replace(/\.?$/, '.').replace(/^./, (c) => c.toUpperCase())} ${int(r.steps)} steps${r.minutes ? ` or ${r.minutes} minutes, whichever comes first` : ''}, ${r.size > 1 ? `${r.size} × ${r.size} pixels` : 'two dimensions'}, ${r.classes} class${r.classes > 1 ? 'es' : ''}.`);

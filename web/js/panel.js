@@ -94,7 +94,7 @@ export class Panel {
       axes: [
         { stroke, font, grid, ticks: { ...grid, size: 4 }, space: 70, size: 30,
           ...(view.axis === 'wall' ? {} : { values: (u, vs) => vs.map((v) => (v === null ? '' : formatX(v, view.axis, true))) }) },
-        { stroke, font, grid, ticks: { ...grid, size: 4 }, size: 56, scale: 'y',
+        { stroke, font, grid, ticks: { ...grid, size: 4 }, size: 62, scale: 'y',
           values: (u, vs) => tick(vs) },
       ],
       series, bands,

@@ -1,7 +1,7 @@
 // The playground: one request of /v1/generate, set by hand. Every picture can be made again: the seed
 // is shown, the request can be copied as curl, and a dropped PNG restores the request that made it.
 import { at, get, pages, raw, query, secured } from './api.js';
-import { on, jobDetail, loadJobs, jobs, jobList } from './state.js';
+import { on, jobDetail, latestRun, loadJobs, jobs } from './state.js';
 import { h, fill, text, toast, field, head, debounce, download, num, int, clamp, keepInAddress, settle } from './ui.js';
 import { parameters, requestOf, shorten } from './png.js';
 
@@ -54,6 +54,11 @@ export function mount(root, params) {
     else prompt('curl', curl());
   }
 
+  function wrong(e) {
+    if (closed) return;
+    error.hidden = false;
+    text(error, e.message);
+  }
   async function generate() {
     if (busy) { again = true; return; }
     busy = true;
@@ -82,9 +87,7 @@ export function mount(root, params) {
       keepInAddress('play', query({ class: s.class, cfg: s.sweep ? s.scales : s.cfg, seed: s.seed, n: s.n, cols: s.cols, rows: s.rows,
         scale: s.scale === MAGNIFIED ? null : s.scale, checkpoint: s.checkpoint, ...unusual() }));
     } catch (e) {
-      if (closed) return;
-      error.hidden = false;
-      text(error, e.message);
+      wrong(e);
     } finally {
       busy = false;
       root.dataset.busy = 'false';
@@ -109,18 +112,37 @@ export function mount(root, params) {
   const classBox = h('div.classes', { role: 'group', 'aria-label': 'Class' });
   function classList() {
     const make = (value, label) => h('button.chip', { type: 'button', 'aria-pressed': String(s.class === value), data: { class: value },
-      onclick: () => {
+      title: label, onclick: () => {
         s.class = value;
-        if (value.includes('-') && classes <= 32 && !s.sweep) { s.rows = classes; s.n = null; rows.value = String(classes); } // one row per class
+        if (value.includes('-')) allRows();
         for (const b of classBox.children) b.setAttribute('aria-pressed', String(b.dataset?.class === value));
         generate();
-      } }, label);
+      } }, h('span', null, label));
     if (classes > 60) {
       fill(classBox, h('input', { type: 'number', min: '0', max: String(classes - 1), placeholder: 'random', 'aria-label': 'Class', value: s.class, oninput: (e) => { s.class = e.target.value; soon(); } }));
       return;
     }
     const list = Array.from({ length: classes }, (_, i) => make(String(i), names?.[i] ?? String(i)));
     fill(classBox, make('', 'random'), list, classes > 1 ? make(`0-${classes - 1}`, 'all') : null);
+  }
+  function allRows() { // one row per class
+    if (classes > 32 || s.sweep) return;
+    s.rows = classes;
+    s.n = null;
+    rows.value = String(classes);
+  }
+  // What was chosen for a model of `before` classes (0: none), for one that may have others: all of them stay
+  // all, what this one does not have becomes random.
+  function fitClass(before) {
+    if (!classes) return;
+    const all = (n) => `0-${n - 1}`, has = (word) => {
+      const last = /^(?:\d+-)?(\d+)$/.exec(word);
+      return (last && +last[1] < classes) || (names === null ? !last : names.some((n) => n.toLowerCase() === word.trim().toLowerCase())) || word === 'random';
+    };
+    if (before !== classes && (before ? s.class === all(before) : /^0-\d+$/.test(s.class) && !has(s.class))) {
+      s.class = classes > 1 ? all(classes) : '';
+      if (s.class) allRows();
+    } else if (s.class !== '' && !s.class.split(',').every(has)) s.class = '';
   }
   const cfgOut = h('output', null, s.cfg.toFixed(2));
   const cfg = h('input', { type: 'range', min: '0', max: '5', step: '0.05', value: String(s.cfg), 'aria-label': 'Guidance scale',
@@ -131,7 +153,7 @@ export function mount(root, params) {
   const die = h('button', { type: 'button', title: 'Another seed', onclick: () => { roll(); generate(); } }, 'Dice');
   const size = (key) => h('input', { type: 'number', min: '1', max: '32', value: String(s[key]), 'aria-label': key === 'cols' ? 'Columns' : 'Rows', oninput: (e) => { sized = true; s.n = null; s[key] = clamp(Math.floor(+e.target.value) || 1, 1, 32); soon(); } });
   const cols = size('cols'), rows = size('rows');
-  const checkpoint = h('select', { onchange: () => { s.checkpoint = checkpoint.value; describe().then(generate); } });
+  const checkpoint = h('select', { onchange: () => { s.checkpoint = checkpoint.value; describe().then(generate).catch(wrong); } });
   const sweep = h('input', { type: 'checkbox', checked: s.sweep, onchange: () => { s.sweep = sweep.checked; s.scales = SCALES; s.n = null; if (s.sweep) s.seed2 = null; showMore(); generate(); } });
   const twoPass = h('input', { type: 'checkbox', checked: s.guidance === 'two-pass', onchange: () => { s.guidance = twoPass.checked ? 'two-pass' : 'one-step'; generate(); } });
   const weights = h('select', { onchange: () => { s.weights = weights.value; generate(); } }, [['ema', 'averaged, as served'], ['raw', 'as trained']].map(([v, t]) => h('option', { value: v }, t)));
@@ -242,12 +264,14 @@ export function mount(root, params) {
       tags.map((t) => option(t, `${t} – newest with this tag`)),
       list.map((c) => option(c.id, `${c.id} – ${jobs.get(c.job)?.name ?? (c.name || 'imported')}, step ${int(c.step)}${c.tags?.length ? `, ${c.tags.join(' ')}` : ''}`)));
     const row = list.find((c) => c.id === (s.checkpoint === 'served' ? served.checkpoint : s.checkpoint) || c.tags?.includes(s.checkpoint)) ?? list[0];
-    const running = jobList().find((j) => j.state === 'running');
+    const newest = latestRun((j) => j.kind !== 'encoder'), running = newest?.state === 'running' ? newest : null;
     const live = s.checkpoint === 'live' || (s.checkpoint === 'served' && served.why === 'live');
     const source = live && running ? running.id : row?.job ?? running?.id;
     const job = source ? await jobDetail(source).catch(() => null) : null;
+    const before = classes;
     classes = job?.config?.data?.classes ?? row?.model?.classes ?? 0;
     names = job?.class_names?.length === classes ? job.class_names : null;
+    fitClass(before);
     toyModel = (job?.config?.data?.size ?? row?.model?.size) === 1;
     twoPass.disabled = !(job?.config?.model?.null_class ?? row?.model?.null_class);
     root.classList.toggle('is-toy', toyModel);

@@ -2,6 +2,7 @@
 // stream appended without gap or duplicate, and a finer piece for a zoomed range. curves.js owns it
 // and redraws.
 import { get, query } from './api.js';
+import { jobs } from './state.js';
 import { serverNow } from './ui.js';
 import { Series } from './series.js';
 
@@ -13,7 +14,7 @@ const smoothing = (name, window) => (name === 'lr' ? 1 : window);
 
 export class Run {
   constructor(job, names, window, changed) {
-    this.job = job;
+    this.first = job;
     this.names = names;
     this.window = window;
     this.changed = changed;
@@ -23,6 +24,11 @@ export class Run {
     this.rewound = false;
     this.coarse = true; // until the fine load has arrived
     for (const n of names) this.base.set(n, new Series(smoothing(n, window)));
+  }
+
+  // As the page knows it now: its step decides how finely it is fetched.
+  get job() {
+    return jobs.get(this.first.id) ?? this.first;
   }
 
   close() {

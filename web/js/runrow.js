@@ -1,7 +1,7 @@
 // One run in the table of runs: a row that is updated in place, and below it, once opened, everything
 // else about the run: values, settings, name and notes, actions.
 import { get, raw, send } from './api.js';
-import { jobs, loadJobs, remember, stepsTotal } from './state.js';
+import { jobs, loadJobs, remember, stepsTotal, trains } from './state.js';
 import { h, fill, text, num, int, duration, ago, stamp, toast, saves, unsaved } from './ui.js';
 
 const POINTS = 60; // of a sparkline
@@ -42,16 +42,22 @@ export function runRow(id, host) {
     h('td.c-act', null, acts));
   const more = h('tr.more', { id: `run-${id}`, hidden: true });
   const el = h('tbody.run', { data: { run: id } }, row, more);
-  let detail = null, list = [], asked = false, address = '', url = '', span = 0;
+  let detail = null, list = [], asked = false, fetched = null, address = '', url = '', span = 0;
 
   // ---- what is fetched once the row is in sight ----
 
-  async function look() {
+  function look() {
     const j = jobs.get(id);
     if (!j || asked) return;
     asked = true;
     show(j.sample);
-    if (j.kind === 'eval' || j.kind === 'import' || !j.step) return;
+    values();
+  }
+  // The curve and the newest values; once, unless it failed.
+  const values = () => (fetched ??= fetchValues());
+  async function fetchValues() {
+    const j = jobs.get(id);
+    if (!j || !trains(j) || !j.step) return;
     const name1 = j.kind === 'encoder' ? 'loss' : 'drift_norm';
     try {
       // Rows are stored a little after their step: the last ones come by the stream.
@@ -60,10 +66,14 @@ export function runRow(id, host) {
       list = rows(name1).map((r) => [r[1], r[6] ?? NaN]);
       span = Math.max(1, (j.steps_total || j.step) / POINTS);
       const now = jobs.get(id), last = rows('loss').at(-1);
-      if (now && !now.newest && last) now.newest = { step: last[1], loss: last[7], drift_norm: rows('drift_norm').at(-1)?.[7] ?? null };
+      if (now && last && !(now.newest?.step >= last[1])) now.newest = { step: last[1], loss: last[7], drift_norm: rows('drift_norm').at(-1)?.[7] ?? null };
       spark.draw(list);
       update();
-    } catch { asked = false; }
+    } catch { again(); }
+  }
+  function again() {
+    asked = false;
+    fetched = null;
   }
   async function show(path) {
     if (!path || path === address) return;
@@ -137,8 +147,7 @@ export function runRow(id, host) {
     detail.update(jobs.get(id));
   }
   update();
-  return { el, update, mark, look, toggle,
-    again() { asked = false; look(); },
+  return { el, update, mark, look, values, again, toggle,
     sample(d) { const j = jobs.get(id); if (j) { j.sample = `/v1/samples/${d.id}.png`; if (asked) show(j.sample); } },
     close() { if (url) URL.revokeObjectURL(url); } };
 }

@@ -1,8 +1,8 @@
 // The samples page: the periodic grids of a run with a slider over its steps, and for toys the live
 // scatter.
 import { get, query, raw } from './api.js';
-import { jobs, on, jobDetail, jobList, loadJobs } from './state.js';
-import { h, fill, text, toast, say, int, when, serverNow, empty, head, field, clamp, perFrame, settle } from './ui.js';
+import { jobs, on, jobDetail, jobList, latestRun, loadJobs, trains } from './state.js';
+import { h, fill, text, toast, say, int, when, serverNow, empty, head, field, clamp, keepInAddress, perFrame, settle } from './ui.js';
 import { scatter } from './scatter.js';
 
 const STATIONS = 12;
@@ -147,6 +147,16 @@ export function mount(root, params) {
     list.push({ id: d.id, step: d.step, url: `/v1/samples/${d.id}.png`, created: new Date(1000 * serverNow()).toISOString() });
     arrived();
   }
+  // The run that the address names; null, saying why, where there are no grids by that name.
+  async function asked() {
+    const id = params.get('job');
+    if (!id) return null;
+    const found = await jobDetail(id).catch((e) => { if (e.status !== 404) throw e; });
+    if (found && trains(found)) return found;
+    toast(found ? `Run ${id} is an ${found.kind === 'eval' ? 'evaluation' : 'import'}, which makes no grids.` : `There is no run ${id} any more.`, true);
+    keepInAddress('samples', query({ with: other.id }));
+    return null;
+  }
   let beginning = false;
   async function begin() {
     if (beginning) return;
@@ -156,12 +166,13 @@ export function mount(root, params) {
   async function fetched() {
     if (!jobs.size) await loadJobs();
     if (closed) return;
-    const id = params.get('job') ?? (jobList().find((j) => j.state === 'running') ?? jobList()[0])?.id;
-    if (!id) { fill(extra, empty('No runs yet', 'Samples appear while a run trains.', h('a.button.primary', { href: '#/runs?new=1' }, 'Start a run'))); return; }
-    fill(pick, jobList().map((j) => h('option', { value: j.id, selected: j.id === id }, `${j.id} ${j.name || j.recipe}`)));
-    fill(pick2, h('option', { value: '' }, 'none'), jobList().filter((j) => j.id !== id).map((j) => h('option', { value: j.id, selected: j.id === other.id }, `${j.id} ${j.name || j.recipe}`)));
-    job = await jobDetail(id);
+    const latest = latestRun((j) => j.kind !== 'encoder' || j.sample) ?? latestRun(); // a judge makes no grids
+    job = await asked() ?? (latest ? await jobDetail(latest.id) : null);
     if (closed) return;
+    if (!job) { fill(extra, empty('No runs yet', 'Samples appear while a run trains.', h('a.button.primary', { href: '#/runs?new=1' }, 'Start a run'))); return; }
+    const { id } = job, runs = jobList().filter(trains);
+    fill(pick, runs.map((j) => h('option', { value: j.id, selected: j.id === id }, `${j.id} ${j.name || j.recipe}`)));
+    fill(pick2, h('option', { value: '' }, 'none'), runs.filter((j) => j.id !== id).map((j) => h('option', { value: j.id, selected: j.id === other.id }, `${j.id} ${j.name || j.recipe}`)));
     if (!other.id && job.config?.data?.size === 1 && job.config?.data?.channels === 2) {
       toy = scatter(() => jobs.get(id) ?? job);
       root.classList.add('is-toy');

@@ -61,6 +61,22 @@ export function remember(job) {
 }
 
 export const jobList = () => [...jobs.values()].sort((a, b) => b.id - a.id);
+// Runs train: they have curves and grids. Evaluations and imports are jobs beside them.
+export const trains = (j) => j.kind !== 'eval' && j.kind !== 'import';
+// What a page opens on by itself: of the runs that fit it the one that trains now, else the newest; undefined: there
+// is none.
+export function latestRun(fits = trains) {
+  const all = jobList().filter((j) => trains(j) && fits(j));
+  return all.find((j) => j.state === 'running') ?? all[0];
+}
+export const MOST_BESIDE = 24; // runs in one plot or one table of settings
+// The newest of these ids, in their order; where some are left out, a note calls the rest `what`.
+export function fewRuns(ids, what) {
+  if (ids.length <= MOST_BESIDE) return ids;
+  const newest = new Set([...ids].sort((a, b) => b - a).slice(0, MOST_BESIDE));
+  toast(`${what} of the newest ${MOST_BESIDE} of ${int(ids.length)} runs.`);
+  return ids.filter((id) => newest.has(id));
+}
 export const active = (j) => ['running', 'queued', 'paused', 'stopping'].includes(j.state);
 
 // The colour of a run (an index of --run-N), the same on every page while the page is open: its own by

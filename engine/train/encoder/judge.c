@@ -16,6 +16,8 @@ struct dr_judge {
     struct dr_encode *run;
     int64_t image;
     real *x; // [PIECE, image]
+    bool (*go_on)(void *ctx);
+    void *ctx;
 };
 
 int dr_judge_create(struct dr_backend *be, int precision, const struct dr_dataset *train,
@@ -49,6 +51,11 @@ void dr_judge_free(struct dr_judge *j) {
     free(j);
 }
 
+void dr_judge_watch(struct dr_judge *j, bool (*go_on)(void *ctx), void *ctx) {
+    j->go_on = go_on;
+    j->ctx = ctx;
+}
+
 // Image number i of `count` that are evenly spaced over the set.
 static int64_t spaced(const struct dr_dataset *d, int64_t count, int64_t i) {
     return (int64_t)((double)i * ((double)d->n / (double)count));
@@ -67,7 +74,9 @@ static int64_t next(struct dr_judge *j, const struct dr_dataset *d, int64_t coun
         ids[i] = spaced(d, count, at + i);
         label[i] = d->label[ids[i]];
     }
-    *rc = dr_dataset_reals(d, ids, n, j->x, err);
+    *rc = !j->go_on || j->go_on(j->ctx)
+              ? dr_dataset_reals(d, ids, n, j->x, err)
+              : dr_fail(err, DR_ECANCELED, "stopped while an encoder was being measured");
     return n;
 }
 

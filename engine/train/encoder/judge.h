@@ -12,6 +12,9 @@ struct dr_judge; // one data set's images and a runner; belongs to the thread of
 int dr_judge_create(struct dr_backend *be, int precision, const struct dr_dataset *train,
                     const struct dr_dataset *test, struct dr_judge **out, struct dr_err *err);
 void dr_judge_free(struct dr_judge *j); // NULL is fine
+// Asked before each few images of all that follows: false ends it with DR_ECANCELED. NULL: nobody
+// is asked.
+void dr_judge_watch(struct dr_judge *j, bool (*go_on)(void *ctx), void *ctx);
 
 // Share of `count` images, evenly spaced over the test split (0: all), whose label is the greatest
 // logit. EINVAL for a network without logits.
