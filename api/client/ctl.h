@@ -124,6 +124,7 @@ void ctl_set_proxy(CURL *h, const char *url, bool is_unix);
 bool ctl_is_local(const struct ctl *c); // the server is on this machine
 // Requests of this command may take this many seconds unless --timeout says otherwise.
 void ctl_allow_time(struct ctl *c, double seconds);
+enum { CTL_REMOVE_S = 3600 }; // for runs with very many metrics
 
 // download.c --------------------------------------------------------------------------------------
 // Streams a response into a file, with a progress line on a terminal. A regular file appears whole

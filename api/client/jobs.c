@@ -284,5 +284,6 @@ int ctl_cmd_checkpoint(struct ctl *c) {
 }
 
 int ctl_cmd_remove(struct ctl *c) {
+    ctl_allow_time(c, CTL_REMOVE_S);
     return act(c, "DELETE", "", "is deleted");
 }

@@ -279,6 +279,7 @@ int ctl_cmd_ablate(struct ctl *c) {
     case 6:
         return resume(c);
     default:
+        ctl_allow_time(c, CTL_REMOVE_S);
         return ctl_get(c, "jobs") ? act(c, "DELETE", "?jobs=delete", "and its jobs are removed")
                                   : act(c, "DELETE", "", "is removed; its jobs stay");
     }

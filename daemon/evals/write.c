@@ -209,16 +209,18 @@ static int due(sqlite3 *db, void *arg, struct dr_err *err) {
     if (st && sqlite3_step(st) == SQLITE_ROW)
         rc = insert_found(db, st, d->id, d->cfg, err);
     sqlite3_finalize(st);
-    // Another job than before trains the judge where the checkpoint of that one is gone. What runs
-    // has its judge already.
+    // A judge stays the judge, or what it measured could not be compared: another job than before
+    // trains it only where the checkpoint of that one is gone. What runs has its judge already.
     if (!rc)
         rc = dd_sql_run(db, err,
                         "UPDATE jobs SET needs=nullif(?,0) WHERE id=? AND state NOT IN"
-                        " ('running','stopping')",
+                        " ('running','stopping') AND NOT EXISTS(SELECT 1 FROM checkpoints c WHERE"
+                        " c.job=jobs.needs AND c.state='ok')",
                         "ii", d->needs, d->id);
     if (!rc)
-        rc = dd_sql_run(db, err, "UPDATE jobs SET judge=nullif(?,0) WHERE id=?", "ii", d->needs,
-                        d->job);
+        rc = dd_sql_run(
+            db, err, "UPDATE jobs SET judge=(SELECT e.needs FROM jobs e WHERE e.id=?) WHERE id=?",
+            "ii", d->id, d->job);
     if (rc || d->made)
         return rc;
     d->queued = dd_sql_one(db, 0,

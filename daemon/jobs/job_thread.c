@@ -29,7 +29,8 @@ static const char *end_state(struct dd_lane *l, int rc, enum dd_outcome outcome)
 
 // The job counts as running until its end is recorded. With a full disk this waits for space, or
 // for the end of the daemon: the next start finds the row and goes on from the last checkpoint.
-static void end_job(struct dd_jobs *j, int64_t id, bool ran, const char *state, const char *error) {
+static void end_job(struct dd_lane *l, int64_t id, bool ran, const char *state, const char *error) {
+    struct dd_jobs *j = l->jobs;
     struct dr_err why = {0};
     for (bool closing = false; !closing; sleep(1)) {
         if (!dd_job_end(j, id, ran, state, error, &why))
@@ -37,7 +38,8 @@ static void end_job(struct dd_jobs *j, int64_t id, bool ran, const char *state, 
         char q[600];
         dd_log(DR_LOG_ERROR, "job.end", "job=%lld state=%s reason=%s", (long long)id, state,
                dd_log_quote(why.msg, q, sizeof q));
-        atomic_store(&j->beat, dd_now_ns());
+        if (!l->beside)
+            atomic_store(&j->beat, dd_now_ns());
         pthread_mutex_lock(&j->lock);
         closing = j->closing;
         pthread_mutex_unlock(&j->lock);
@@ -76,7 +78,7 @@ static void run_job(struct dd_jobs *j, struct dd_job *job) {
     // live weights.
     if (!job->lane->beside)
         dd_live_set(j->env.live, 0, NULL);
-    end_job(j, job->id, true, state, rc ? err.msg : NULL);
+    end_job(job->lane, job->id, true, state, rc ? err.msg : NULL);
 }
 
 // --- the queue's end ---
@@ -199,7 +201,7 @@ void *dd_job_thread(void *lane) {
             atomic_store(&j->beat, dd_now_ns());
         dd_job_event(j, job.id, "queued", "running", NULL);
         if (error[0])
-            end_job(j, job.id, false, "failed", error);
+            end_job(l, job.id, false, "failed", error);
         else
             run_job(j, &job);
         if (!l->beside)

@@ -77,7 +77,8 @@ void dd_job_set_running(struct dd_lane *l, int64_t id, const char *name) {
 static int end_run(sqlite3 *db, void *arg, struct dr_err *err) {
     struct dd_job_change *c = arg;
     int rc = dd_job_change(db, c, err);
-    if (rc || (strcmp(c->state, "completed") != 0 && strcmp(c->state, "failed") != 0) ||
+    if (rc || strcmp(c->old, "running") != 0 ||
+        (strcmp(c->state, "completed") != 0 && strcmp(c->state, "failed") != 0) ||
         !dd_sql_one(db, 0, "SELECT 1 FROM evals WHERE eval_job=? AND state='queued'", "i", c->id))
         return rc;
     c->state = "queued";
@@ -92,7 +93,10 @@ int dd_job_end(struct dd_jobs *j, int64_t id, bool ran, const char *state, const
                struct dr_err *err) {
     struct dd_job_change c = {.id = id, .state = state, .error = error};
     pthread_mutex_lock(&j->lock);
-    int rc = dd_store_do(j->env.store, ran ? end_run : dd_job_change, &c, err);
+    dd_store_fn *end = ran ? end_run : dd_job_change;
+    // At a stop there is no later: a full disk must not make it look like a crash.
+    int rc = j->closing ? dd_store_free_by(j->env.store, end, &c, err)
+                        : dd_store_do(j->env.store, end, &c, err);
     struct dd_lane *l = dd_job_lane(j, id);
     if (!rc && l)
         dd_job_set_running(l, 0, "");

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,14 +60,20 @@ static bool growing_upload(const char *path) {
     return !whole;
 }
 
+static atomic_bool canceled; // driftd stops
+
+void dd_backup_cancel(void) {
+    atomic_store(&canceled, true);
+}
+
 // As link(2), for a folder that lies on another file system than the backup.
 static int copy(const char *path, const char *to) {
     const int in = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     const int out = in < 0 ? -1 : open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
     ssize_t n = out < 0 ? -1 : 1;
-    while (n > 0)
-        n = sendfile(out, in, NULL, 1 << 30);
-    const int error = n < 0 ? errno : 0;
+    while (n > 0 && !atomic_load(&canceled))
+        n = sendfile(out, in, NULL, 16 << 20);
+    const int error = n < 0 ? errno : n ? ECANCELED : 0;
     if (out >= 0)
         close(out);
     if (in >= 0)
@@ -77,16 +84,24 @@ static int copy(const char *path, const char *to) {
     return error ? -1 : 0;
 }
 
-static int freeze_file(const char *path, const char *to) {
+// Copies leave the disk the room that everything else needs.
+static int freeze_file(const char *path, const char *to, int64_t bytes) {
     if (!link(path, to))
         return 0;
-    return errno == EXDEV || errno == EPERM || errno == EMLINK ? copy(path, to) : -1;
+    if (errno != EXDEV && errno != EPERM && errno != EMLINK)
+        return -1;
+    const int64_t room = dd_free_bytes(walk.to);
+    if (room >= 0 && room - bytes < DD_MIN_FREE) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return copy(path, to);
 }
 
 static int link_one(const char *path, const struct stat *st, int type, struct FTW *f) {
     static const char aside[] = "datasets/."; // removed, or lost to the database
     char *rest = dd_printf("%s%s", walk.name, path + strlen(walk.from));
-    (void)st, (void)f;
+    (void)f;
     if (!strncmp(rest, aside, sizeof aside - 1)) {
         free(rest);
         return 0;
@@ -94,7 +109,7 @@ static int link_one(const char *path, const struct stat *st, int type, struct FT
     char *to = dd_printf("%s/%s", walk.to, rest);
     if (type == FTW_D ? mkdir(to, 0750) && errno != EEXIST
                       : type == FTW_F && !unfinished(rest) && !growing_upload(rest) &&
-                            freeze_file(path, to) && errno != EEXIST &&
+                            freeze_file(path, to, (int64_t)st->st_size) && errno != EEXIST &&
                             errno != ENOENT) // removed since it was listed
         walk.error = errno;
     free(to);
@@ -139,7 +154,10 @@ static int link_all(struct dd_store *s, const char *to, struct dr_err *err) {
     }
     sqlite3_close(db);
     return walk.error
-               ? dr_fail(err, walk.error == ENOSPC ? DR_ENOSPC : DR_EIO,
+               ? dr_fail(err,
+                         walk.error == ENOSPC      ? DR_ENOSPC
+                         : walk.error == ECANCELED ? DR_ECANCELED
+                                                   : DR_EIO,
                          "cannot link or copy the files of the backup: %s", strerror(walk.error))
                : 0;
 }
@@ -374,15 +392,24 @@ static void remove_old(const char *folder) {
     free(names);
 }
 
+// The time at which somebody last read it. Monotonic: no backup outlives the process, and the clock
+// may be set.
+static int64_t uptime(void) {
+    return dd_now_ns() / 1000000000;
+}
+static void touch(const char *list) {
+    const struct timespec now[2] = {{.tv_sec = uptime()}, {.tv_sec = uptime()}};
+    utimensat(AT_FDCWD, list, now, 0);
+}
+
 void dd_backup_expire(const char *state_dir) {
     char *folder = dd_printf("%s/backups", state_dir);
-    const int64_t now = dd_wall_us() / 1000000;
     struct dirent **names = NULL;
     const int n = scandir(folder, &names, is_backup, alphasort);
     for (int i = 0; i < n; i++) {
         char *list = dd_printf("%s/%s.list", folder, names[i]->d_name);
         struct stat st;
-        if (!stat(list, &st) && now - (int64_t)st.st_mtime > UNREAD_S) {
+        if (!stat(list, &st) && uptime() - (int64_t)st.st_mtime > UNREAD_S) {
             drop(folder, names[i]->d_name);
             dd_log(DR_LOG_INFO, "backup.expired", "id=%s", names[i]->d_name);
         }
@@ -406,6 +433,7 @@ int dd_backup_make(struct dd_store *s, struct dd_events *e, json_t **out, struct
     if (!rc) {
         *out = describe(to, id);
         rc = write_list(list, json_object_get(*out, "files"), err);
+        touch(list);
     }
     if (rc) {
         json_decref(*out);
@@ -428,7 +456,7 @@ int dd_backup_file(struct dd_store *s, const char *id, int64_t n, char path[DD_P
                  ? dd_path(path, err, "%s/backups/%s/%s", dd_store_root(s), id, name)
                  : dr_fail(err, DR_ENOENT, "there is no such file of backup %s", id);
     if (!rc)
-        utimensat(AT_FDCWD, list, NULL, 0); // somebody reads it
+        touch(list);
     free(list);
     return rc;
 }

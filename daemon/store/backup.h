@@ -15,6 +15,7 @@ int dd_backup_make(struct dd_store *s, struct dd_events *e, json_t **out, struct
 // The n-th file of a backup, to open. DR_ENOENT when there is none.
 int dd_backup_file(struct dd_store *s, const char *id, int64_t n, char path[DD_PATH_MAX],
                    struct dr_err *err);
+void dd_backup_cancel(void); // driftd stops: what is being copied ends with DR_ECANCELED
 int dd_backup_remove(struct dd_store *s, const char *id, struct dr_err *err);
 // Removes those of which nobody has read a file for six hours: they keep the bytes of what is
 // removed elsewhere.

@@ -144,10 +144,13 @@ static const char *const steps[] = {
                         ,
     // 11: jobs.judge: the job that trains the judge of a training job's evaluations, which `needs`
     // does not name since training does not wait for it. jobs.crashes: how often in a row the
-    // process has ended while the job ran, without anything saved in between.
+    // process has ended while the job ran, without anything saved in between. Runs of removed jobs
+    // were left waiting for ever.
     "ALTER TABLE jobs ADD COLUMN judge INTEGER;"
     "ALTER TABLE jobs ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;"
-    "UPDATE jobs SET judge=(SELECT e.needs FROM jobs e WHERE e.parent=jobs.id AND e.kind='eval');"};
+    "UPDATE jobs SET judge=(SELECT e.needs FROM jobs e WHERE e.parent=jobs.id AND e.kind='eval')"
+    " WHERE id IN (SELECT parent FROM jobs WHERE kind='eval' AND needs IS NOT NULL);"
+    "DELETE FROM evals WHERE eval_job IS NULL AND state IN ('queued','running');"};
 enum { VERSION = (int)(sizeof steps / sizeof *steps) };
 
 int dd_schema_version(void) {

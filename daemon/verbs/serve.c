@@ -338,6 +338,7 @@ static void take_down(struct dd *d, struct dd_listeners *l) {
         dd_events_attach(d->events, NULL);
     // Beside the rest: whoever kills a daemon that takes long to stop must not lose steps for it.
     const bool beside = d->jobs && !pthread_create(&stopper, NULL, stop_jobs, d->jobs);
+    dd_backup_cancel();
     api_server_stop(d->server, GRACE_MS); // lets the queue finish meanwhile
     dd_batcher_stop(d->batcher);
     if (beside)

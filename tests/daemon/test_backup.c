@@ -160,7 +160,8 @@ static void a_folder_behind_a_link(void **state) {
 // One that nobody reads any more goes; reading it keeps it.
 static void left_behind(void **state) {
     (void)state;
-    const struct timespec old[2] = {{.tv_sec = 1000}, {.tv_sec = 1000}};
+    const time_t then = dd_now_ns() / 1000000000 - 7 * 3600;
+    const struct timespec old[2] = {{.tv_sec = then}, {.tv_sec = then}};
     char list[DD_PATH_MAX], path[DD_PATH_MAX];
     json_t *made[2];
     for (int i = 0; i < 2; i++) {

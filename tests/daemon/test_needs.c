@@ -376,6 +376,11 @@ static void a_judge_stays_while_its_run_lasts(void **state) {
         evaluation_is_due(a, judge, config);
         run_sql("UPDATE jobs SET state='completed' WHERE kind='eval'");
     }
+    // Its twin that was trained later does not take its place: figures stay comparable.
+    evaluation_is_due(a, 2, config);
+    expect("SELECT (SELECT needs FROM jobs WHERE kind='eval')+judge FROM jobs WHERE kind='train'",
+           2);
+    run_sql("UPDATE jobs SET state='completed' WHERE kind='eval'");
     // Where its file is gone all the same, the next evaluation waits for the one that is trained
     // anew.
     run_sql("UPDATE checkpoints SET state='removed' WHERE job=1");

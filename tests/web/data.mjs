@@ -256,7 +256,7 @@ try {
     await fetch(`${base}/v1/datasets`, { method: 'POST', headers: json, body: JSON.stringify({ name: 'other', source: 's' }) });
     await page.waitForSelector('.set[data-set="other"]');
     await grows(await grows(0));
-    await page.evaluate(() => { const { now } = performance; performance.now = () => now.call(performance) + 11000; });
+    await page.evaluate(() => { const { now } = performance; performance.now = () => now.call(performance) + 61000; });
     await until('it stands still', async () => /^upload cut off after [\d.]+ .B: drop/.test(await about()));
     await fetch(`${base}/v1/datasets/other`, { method: 'DELETE' });
     await page.waitForFunction(() => !document.querySelector('.set[data-set="other"]'));

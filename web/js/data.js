@@ -9,7 +9,7 @@ const PART = 4 << 20, TRIES = 6;
 const path = (name) => `/v1/datasets/${encodeURIComponent(name)}`;
 const wait = (ms) => new Promise((r) => { setTimeout(r, ms); });
 const uploads = new Map(); // by name, while this page sends them: {sent, size, stop}
-const STILL = 10; // seconds without a byte until an upload of somebody else counts as cut off
+const STILL = 60; // seconds without another part until an upload of somebody else counts as cut off
 
 // Sends a Blob from what the server has on; after a lost connection it asks how far it came.
 async function send(name, blob, from, changed) {
@@ -65,7 +65,9 @@ export function mount(root, params) {
     error, h('div.line', null, h('span.spacer'), add));
   fill(root, head('Data', 'Pictures to train on: yours, and those that come with driftd.'), drop, list, detail, h('h2.section', null, 'Built in'), built);
 
+  let turn = 0; // of what is chosen or dropped
   function take(found) {
+    turn++;
     files = found.length ? found : null;
     add.disabled = !files;
     error.hidden = true;
@@ -83,7 +85,11 @@ export function mount(root, params) {
     if (!brings(e)) return;
     e.preventDefault();
     leave();
-    try { take(await dropped(e.dataTransfer)); } catch (err) { toast(err.message, true); }
+    const mine = ++turn;
+    try {
+      const found = await dropped(e.dataTransfer);
+      if (mine === turn) take(found); // else something was chosen while a large folder was read
+    } catch (err) { toast(err.message, true); }
   };
   const drags = [['dragover', over], ['dragleave', leave], ['drop', letGo]];
   for (const [type, f] of drags) addEventListener(type, f);
@@ -144,7 +150,7 @@ export function mount(root, params) {
   function watch() {
     for (const name of growing.keys()) if (!sets.some((s) => s.name === name && foreign(s))) growing.delete(name);
     for (const s of sets.filter(foreign)) {
-      const had = growing.get(s.name), now = performance.now() / 1000, age = serverNow() - Date.parse(s.created) / 1000;
+      const had = growing.get(s.name), now = performance.now() / 1000, age = Math.max(0, serverNow() - Date.parse(s.created) / 1000);
       if (had?.received !== s.received) growing.set(s.name, { received: s.received, at: had ? now : now - age }); // one that is new has just begun
     }
   }

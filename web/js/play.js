@@ -135,9 +135,9 @@ export function mount(root, params) {
   // all, what this one does not have becomes random.
   function fitClass(before) {
     if (!classes) return;
-    const all = (n) => `0-${n - 1}`, has = (word) => {
-      const last = /^(?:\d+-)?(\d+)$/.exec(word);
-      return (last && +last[1] < classes) || (names === null ? !last : names.some((n) => n.toLowerCase() === word.trim().toLowerCase())) || word === 'random';
+    const all = (n) => `0-${n - 1}`, has = (raw) => {
+      const word = raw.trim(), last = /^(?:\d+-)?(\d+)$/.exec(word);
+      return (last && +last[1] < classes) || (names === null ? !last : names.some((n) => n.toLowerCase() === word.toLowerCase())) || word === 'random';
     };
     if (before !== classes && (before ? s.class === all(before) : /^0-\d+$/.test(s.class) && !has(s.class))) {
       s.class = classes > 1 ? all(classes) : '';
@@ -232,8 +232,8 @@ export function mount(root, params) {
       sweep.checked = s.sweep; twoPass.checked = s.guidance === 'two-pass';
       lock.setAttribute('aria-pressed', 'true');
       showMore();
-      checkpoint.value = s.checkpoint;
-      classList();
+      classes = 0; // what is restored was chosen for this checkpoint, not for the one before
+      await describe();
       toast(known ? 'Parameters restored.' : `Parameters restored; its checkpoint ${q.checkpoint} is not kept here, so ${s.checkpoint} is used.`);
       generate();
     } catch (e) { toast(e.message, true); }
@@ -247,7 +247,9 @@ export function mount(root, params) {
 
   // ---- what can be asked ----
 
+  let turn = 0; // of describe: the last one asked for counts
   async function describe() {
+    const mine = ++turn;
     const list = (await get('/v1/checkpoints?limit=100')).checkpoints.filter(draws), wanted = s.checkpoint;
     if (!['served', 'live', 'latest'].includes(wanted) && !list.some((c) => c.id === wanted || c.tags?.includes(wanted))) {
       const older = await find(wanted);
@@ -260,6 +262,11 @@ export function mount(root, params) {
     const option = (v, t) => h('option', { value: v, selected: v === s.checkpoint }, t);
     const tags = [...new Set(list.flatMap((c) => c.tags ?? []))];
     const served = await get('/v1/served');
+    if (served.checkpoint && s.checkpoint === 'served' && !list.some((c) => c.id === served.checkpoint)) {
+      const older = await find(served.checkpoint);
+      if (older) list.push(older);
+    }
+    if (mine !== turn) return;
     fill(checkpoint, option('served', `served – ${served.checkpoint ? `checkpoint ${served.checkpoint}` : served.text}`), option('live', 'live – the running run'), option('latest', 'latest – newest on disk'),
       tags.map((t) => option(t, `${t} – newest with this tag`)),
       list.map((c) => option(c.id, `${c.id} – ${jobs.get(c.job)?.name ?? (c.name || 'imported')}, step ${int(c.step)}${c.tags?.length ? `, ${c.tags.join(' ')}` : ''}`)));
@@ -268,6 +275,7 @@ export function mount(root, params) {
     const live = s.checkpoint === 'live' || (s.checkpoint === 'served' && served.why === 'live');
     const source = live && running ? running.id : row?.job ?? running?.id;
     const job = source ? await jobDetail(source).catch(() => null) : null;
+    if (mine !== turn) return;
     const before = classes;
     classes = job?.config?.data?.classes ?? row?.model?.classes ?? 0;
     names = job?.class_names?.length === classes ? job.class_names : null;

@@ -67,7 +67,8 @@ export function mount(root, params) {
     [['', 'every state'], ['active', 'active'], ['ended', 'ended'], ...order.map((s) => [s, s])].map(([v, t]) => h('option', { value: v, selected: v === view.state }, t)));
   const count = h('output');
   const chosen = () => jobList().filter((j) => picked.has(j.id)).map((j) => j.id).reverse();
-  const curves = h('button', { type: 'button', onclick: () => { location.hash = `#/curves?runs=${fewRuns(chosen(), 'Curves').join(',')}`; } }, 'Curves');
+  const charted = () => chosen().filter((id) => trains(jobs.get(id)));
+  const curves = h('button', { type: 'button', onclick: () => { location.hash = `#/curves?runs=${fewRuns(charted(), 'Curves').join(',')}`; } }, 'Curves');
   const differ = h('button', { type: 'button', onclick: () => { view.diff = fewRuns(chosen(), 'Settings'); compare(true); save(); } }, 'Settings');
   const csv = h('button', { type: 'button', onclick: () => table() }, 'CSV');
   const bar = h('div.toolbar.runs-bar', null, search, state, count, h('div.control.end', { role: 'group', 'aria-label': 'Chosen runs' }, curves, differ, csv));
@@ -124,7 +125,8 @@ export function mount(root, params) {
     for (const r of rows.values()) r.mark();
     for (const id of picked) if (!jobs.has(id)) picked.delete(id);
     all.checked = shown.length > 0 && shown.every((j) => picked.has(j.id));
-    curves.disabled = differ.disabled = !picked.size;
+    differ.disabled = !picked.size;
+    curves.disabled = !charted().length;
     text(csv, picked.size ? 'CSV' : 'CSV of all');
     csv.disabled = !shown.length;
   }

@@ -106,7 +106,8 @@ function metrics(d) {
   if (!j?.begun) ask(d.job); // unknown, or with class names and settings only now
   if (!j) return;
   j.begun = true;
-  const at = (name) => row[d.cols.indexOf(name)] ?? null;
+  const had = j.newest?.step === row[0] ? j.newest : null; // what is measured after a step has a row of its own
+  const at = (name) => row[d.cols.indexOf(name)] ?? had?.[name] ?? null;
   j.newest = { step: row[0], loss: at('loss'), drift_norm: at('drift_norm'), at: performance.now() };
   // Steps per second as seen from here, smoothed over about five seconds.
   const seen = j.seen, now = performance.now();
