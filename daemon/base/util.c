@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -121,6 +122,17 @@ int dd_sync_folder(const char *path, struct dr_err *err) {
 int64_t dd_free_bytes(const char *path) {
     struct statvfs v;
     return statvfs(path, &v) ? -1 : (int64_t)(v.f_bavail * v.f_frsize);
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *f) {
+    (void)st, (void)type, (void)f;
+    remove(path);
+    return 0;
+}
+
+void dd_remove_tree(const char *path) {
+    enum { OPEN_FOLDERS = 8 };
+    nftw(path, remove_one, OPEN_FOLDERS, FTW_DEPTH | FTW_PHYS);
 }
 
 int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err) {

@@ -31,6 +31,9 @@ int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *e
 int dd_sync_folder(const char *path, struct dr_err *err);
 // Bytes of the disk below path that this process may still use; -1: not known.
 int64_t dd_free_bytes(const char *path);
+// Removes a file, or a folder with all that is in it; what cannot be removed stays. Links are not
+// followed.
+void dd_remove_tree(const char *path);
 // Reads a whole file into malloc'd, NUL-terminated memory; refuses more than max bytes.
 int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err);
 // A whole decimal number within [lo, hi]; NULL and anything else: false.

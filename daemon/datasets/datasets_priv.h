@@ -106,7 +106,6 @@ int dd_upload_add(const struct dd_datasets *d, const char *name, const char *par
                   struct dr_err *err);
 // Cuts off what a killed process has left behind the upload's end: nothing more will come.
 int dd_upload_complete(const struct dd_datasets *d, const char *name, struct dr_err *err);
-void dd_remove_tree(const char *path);
 // The real path of a file or folder below the roots. DR_EINVAL names no path that lies elsewhere.
 int dd_dataset_confine(const struct dd_datasets *d, const char *path, char out[DD_PATH_MAX],
                        struct dr_err *err);

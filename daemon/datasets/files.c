@@ -7,7 +7,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -167,16 +166,6 @@ int dd_upload_complete(const struct dd_datasets *d, const char *name, struct dr_
     if (!rc)
         remove_mark(d, name);
     return rc;
-}
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *f) {
-    (void)st, (void)type, (void)f;
-    remove(path);
-    return 0;
-}
-
-void dd_remove_tree(const char *path) {
-    nftw(path, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 
 // --- where sets may be imported from ---

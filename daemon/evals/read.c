@@ -5,7 +5,6 @@
 #include "daemon/store/checkpoints.h"
 
 #include <ctype.h>
-#include <ftw.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -254,12 +253,6 @@ int dd_eval_file(struct dd_store *s, int64_t id, const char *name, char path[DD_
                    name);
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *f) {
-    (void)st, (void)type, (void)f;
-    remove(path);
-    return 0;
-}
-
 static int drop(sqlite3 *db, void *arg, struct dr_err *err) {
     const int64_t id = *(const int64_t *)arg,
                   busy = dd_sql_one(db, -1,
@@ -279,7 +272,7 @@ int dd_eval_remove(struct dd_store *s, int64_t id, struct dr_err *err) {
     char path[DD_PATH_MAX];
     int rc = dd_store_do(s, drop, &id, err);
     if (!rc && !dd_path(path, NULL, "%s/evals/%lld", dd_store_root(s), (long long)id))
-        nftw(path, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+        dd_remove_tree(path);
     return rc;
 }
 

@@ -8,7 +8,6 @@
 #include "daemon/store/keys.h"
 
 #include <dirent.h>
-#include <ftw.h>
 #include <jansson.h>
 #include <stdlib.h>
 
@@ -165,15 +164,9 @@ static int go_on(struct dd_jobs *j, struct dr_err *err) {
 
 // --- folders ---
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *f) {
-    (void)st, (void)type, (void)f;
-    remove(path);
-    return 0;
-}
-
 static void remove_folder(struct dd_jobs *j, const char *what, int64_t id) {
     char *dir = dd_job_dir(j, what, id);
-    nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    dd_remove_tree(dir);
     free(dir);
 }
 

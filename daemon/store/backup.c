@@ -127,15 +127,6 @@ static int list_one(const char *path, const struct stat *st, int type, struct FT
     return 0;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *f) {
-    (void)st, (void)type, (void)f;
-    remove(path);
-    return 0;
-}
-static void remove_tree(const char *path) {
-    nftw(path, remove_one, OPEN_FOLDERS, FTW_DEPTH | FTW_PHYS);
-}
-
 static int link_all(struct dd_store *s, const char *to, struct dr_err *err) {
     sqlite3 *db = dd_store_reader(s, err);
     if (!db)
@@ -376,7 +367,7 @@ static int64_t next_time(const char *folder) {
 static void drop(const char *folder, const char *id) {
     char *to = dd_printf("%s/%s", folder, id), *list = dd_printf("%s.list", to);
     unlink(list);
-    remove_tree(to);
+    dd_remove_tree(to);
     free(list);
     free(to);
 }
@@ -438,7 +429,7 @@ int dd_backup_make(struct dd_store *s, struct dd_events *e, json_t **out, struct
     if (rc) {
         json_decref(*out);
         *out = NULL;
-        remove_tree(to);
+        dd_remove_tree(to);
     } else {
         remove_old(folder);
     }
@@ -474,6 +465,6 @@ int dd_backup_remove(struct dd_store *s, const char *id, struct dr_err *err) {
 
 void dd_backup_remove_all(const char *state_dir) {
     char *folder = dd_printf("%s/backups", state_dir);
-    remove_tree(folder);
+    dd_remove_tree(folder);
     free(folder);
 }

@@ -181,23 +181,26 @@ static void test_long_path(void **state) {
     assert_true(daemon_says(&d, "at most 480"));
 }
 
+static void change(const char *path, const char *sql) {
+    char *why = NULL;
+    sqlite3 *db;
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    if (sqlite3_exec(db, sql, NULL, NULL, &why))
+        fail_msg("%s", why);
+    sqlite3_close(db);
+}
+
 // Earlier builds cut names inside a character: such rows are listed again, without what was left.
 static void test_cut_names(void **state) {
     (void)state;
-    char path[DD_PATH_MAX], *why = NULL;
-    sqlite3 *db;
+    char path[DD_PATH_MAX];
     struct dr_err err = {0};
     unpack();
     assert_int_equal(dd_path(path, &err, "%s/s/driftd.sqlite3", d.dir), 0);
-    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    if (sqlite3_exec(db,
-                     "UPDATE jobs SET name=CAST(x'6b61747a656e20c3a4c3' AS TEXT) WHERE id=1;"
-                     "UPDATE jobs SET error=CAST(x'776879e282' AS TEXT),"
-                     " notes=CAST(x'61f0ff62eda08063' AS TEXT) WHERE id=2;"
-                     "UPDATE checkpoints SET name=CAST(x'666978f09f90' AS TEXT) WHERE id=1",
-                     NULL, NULL, &why))
-        fail_msg("%s", why);
-    sqlite3_close(db);
+    change(path, "UPDATE jobs SET name=CAST(x'6b61747a656e20c3a4c3' AS TEXT) WHERE id=1;"
+                 "UPDATE jobs SET error=CAST(x'776879e282' AS TEXT),"
+                 " notes=CAST(x'61f0ff62eda08063' AS TEXT) WHERE id=2;"
+                 "UPDATE checkpoints SET name=CAST(x'666978f09f90' AS TEXT) WHERE id=1");
     daemon_up(&d, NULL);
     assert_int_equal(get("/v1/jobs"), 200);
     assert_non_null(strstr(last.body, "\"katzen \u00e4\""));
@@ -213,30 +216,28 @@ static void test_cut_names(void **state) {
 }
 
 // Training jobs of version 10 know the job that trains the judge of their evaluations by the first
-// of these.
+// of these. Evaluations whose job was removed wait for ever there.
 static void test_judges(void **state) {
     (void)state;
-    char path[DD_PATH_MAX], *why = NULL;
-    sqlite3 *db;
+    char path[DD_PATH_MAX];
     struct dd_store *s;
     struct dr_err err = {0};
     unpack();
     assert_int_equal(dd_path(path, &err, "%s/s/driftd.sqlite3", d.dir), 0);
     assert_int_equal(dd_store_open(path, &s, &err), 0);
     dd_store_close(s);
-    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    if (sqlite3_exec(db,
-                     "ALTER TABLE jobs DROP COLUMN judge; ALTER TABLE jobs DROP COLUMN crashes;"
-                     "PRAGMA user_version=10;"
-                     "INSERT INTO jobs(id,name,kind,recipe,config,state,created_us,needs,parent)"
-                     " VALUES(7,'e','eval','','{}','completed',1,5,1)",
-                     NULL, NULL, &why))
-        fail_msg("%s", why);
-    sqlite3_close(db);
+    change(path, "ALTER TABLE jobs DROP COLUMN judge; ALTER TABLE jobs DROP COLUMN crashes;"
+                 "PRAGMA user_version=10;"
+                 "INSERT INTO jobs(id,name,kind,recipe,config,state,created_us,needs,parent)"
+                 " VALUES(7,'e','eval','','{}','completed',1,5,1);"
+                 "INSERT INTO evals(id,kind,source,step,state,created_us) VALUES"
+                 "(1,'judge','a',1,'queued',1),(2,'judge','b',1,'running',1),"
+                 "(3,'judge','c',1,'done',1)");
     assert_int_equal(dd_store_open(path, &s, &err), 0);
     dd_store_close(s);
     assert_int_equal(daemon_sql(&d, "SELECT judge FROM jobs WHERE id=1"), 5);
     assert_int_equal(daemon_sql(&d, "SELECT count(*) FROM jobs WHERE judge IS NULL"), 2);
+    assert_int_equal(daemon_sql(&d, "SELECT sum(id) FROM evals"), 3); // nobody will make the others
 }
 
 int main(int argc, char **argv) {
