@@ -71,6 +71,9 @@ struct api_file {
     char content_type[64]; // "image/png", "application/octet-stream"
     char filename[128];    // for Content-Disposition: attachment; empty: inline
     bool immutable;        // Cache-Control: immutable, a year
+    // Called when fd is no longer read, where the file was given without an error. NULL: nothing.
+    void (*closed)(void *arg);
+    void *arg;
 };
 
 // A model for other programs: GET /v1/checkpoints/{id}/file with parameters.
@@ -99,6 +102,7 @@ struct api_model {
     double cfg_min, cfg_max, cfg_default;
     int max_n;                   // images per request
     int width, height, channels; // of one image
+    int plot_side;               // > 0: images are points, shown as square plots of so many pixels
     bool two_pass;               // the model has a null class, guidance=two-pass is possible
     size_t noise_count;          // values of an image's noise; 0: not known yet
 };
@@ -511,7 +515,7 @@ void api_publish_metrics(struct api_server *s, const char *job, int64_t step, si
 
 // Counters for the watchdog and /v1/status.
 struct api_counters {
-    uint64_t requests, responses_4xx, responses_5xx, shed, limited, reaped;
+    uint64_t requests, responses_4xx, responses_503, responses_5xx, shed, limited, reaped;
     int connections, sse_clients, generates_waiting;
     uint64_t beat_ns; // CLOCK_MONOTONIC of the last beat of the housekeeping thread
 };

@@ -38,6 +38,8 @@ static enum MHD_Result refuse(struct api_req *r, struct api_file *f, int status)
 enum MHD_Result api_send_file(struct api_req *r, struct api_file *f) {
     char text[96];
     uint64_t from = 0, to = 0, n = f->size;
+    r->file_closed = f->closed; // with the request, whatever becomes of it
+    r->file_arg = f->arg;
     unsigned status = (unsigned)api_precondition(r, f->etag);
     if (status == 412)
         return refuse(r, f, 412);

@@ -5,7 +5,6 @@
 #include "api/negotiate.h"
 #include "api/params.h"
 
-#include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +12,7 @@
 #include <strings.h>
 #include <sys/random.h>
 
-#define MAX_LIST 1024
+#define MAX_LIST API_GEN_MAX_IMAGES // an answer's `request` names the class of each image
 #define MAX_SCALES 64
 #define MAX_VALUES ((int64_t)64 << 20) // of an answer: what one request may take of memory and time
 
@@ -170,13 +169,23 @@ static void parse_scales(struct parse *x) {
     free(copy);
 }
 
+// "8x4": digits, at most five a side. False: it is something else.
+static bool two_sides(const char *text, int *w, int *h) {
+    static const char digits[] = "0123456789";
+    const size_t a = strspn(text, digits), b = text[a] == 'x' ? strspn(text + a + 1, digits) : 0;
+    if (!a || a > 5 || !b || b > 5 || text[a + 1 + b])
+        return false;
+    *w = atoi(text);
+    *h = atoi(text + a + 1);
+    return true;
+}
+
 static void parse_grid(struct parse *x, int n, struct api_gen_request *out) {
     const char *text = api_query_get(&x->r->query, "grid");
-    int cols, rows, end = 0;
+    int cols, rows;
     if (!text)
         return;
-    if (!isdigit((unsigned char)*text) || sscanf(text, "%4dx%4d%n", &cols, &rows, &end) != 2 ||
-        text[end] || cols < 1 || rows < 1 || cols > 1024 || rows > 1024) {
+    if (!two_sides(text, &cols, &rows) || cols < 1 || rows < 1 || cols > 1024 || rows > 1024) {
         bad(x, "grid", "`%.40s` is not COLUMNSxROWS, such as 8x4", text);
         return;
     }
@@ -279,14 +288,13 @@ static int pick_format(struct parse *x, struct api_gen_request *out) {
 
 // The size that OpenAI's form asks for: the model's own, or a whole multiple of it.
 static void pick_size(struct parse *x, int64_t *scale) {
-    int w = 0, h = 0, end = 0;
+    int w = 0, h = 0;
     const char *text = x->r->size;
     if (!*text)
         return;
-    const bool read =
-        isdigit((unsigned char)*text) && sscanf(text, "%5dx%5d%n", &w, &h, &end) == 2 && !text[end];
     const int side = x->model.width;
-    if (read && w == h && side > 0 && w % side == 0 && w / side >= 1 && w / side <= 32) {
+    if (two_sides(text, &w, &h) && w == h && side > 0 && w % side == 0 && w / side >= 1 &&
+        w / side <= 32) {
         *scale = w / side;
         return;
     }
@@ -375,14 +383,24 @@ static void pick_seed(struct parse *x, struct api_gen_request *out) {
     out->seed = (uint64_t)seed;
 }
 
-// Values that an answer encodes: those of one picture with its empty places, of one picture per
-// image, or (npy) of the images as they are.
-static void check_values(struct parse *x, const struct api_gen_request *out) {
+// Pictures that an answer encodes: one with its empty places, or one per image. Of points: one
+// plot, one per step of an animation, or one per image.
+static int64_t pictures(const struct api_gen_request *out, bool plots) {
     const bool whole = out->format == API_PNG || out->format == API_APNG;
-    const int64_t scale = out->format == API_NPY ? 1 : out->scale;
-    const int64_t images = whole ? (int64_t)out->cols * out->rows : out->n;
-    const int64_t values = images * scale * scale * x->model.width * x->model.height *
-                           (x->model.channels > 0 ? x->model.channels : 1);
+    if (plots && whole)
+        return out->format == API_APNG ? out->steps : 1;
+    return whole ? (int64_t)out->cols * out->rows : out->n;
+}
+
+// Values that an answer encodes: those of its pictures, or (npy) of the images as they are.
+static void check_values(struct parse *x, const struct api_gen_request *out) {
+    const struct api_model *m = &x->model;
+    const bool plots = m->plot_side > 0 && out->format != API_NPY;
+    const int64_t scale = out->format == API_NPY || plots ? 1 : out->scale;
+    const int64_t each =
+        plots ? (int64_t)m->plot_side * m->plot_side
+              : scale * scale * m->width * m->height * (m->channels > 0 ? m->channels : 1);
+    const int64_t values = each * (out->format == API_NPY ? out->n : pictures(out, plots));
     const char *field = scale == 1 ? "n" : x->r->openai ? "size" : "scale";
     if (values > MAX_VALUES)
         bad(x, field, "the answer would have %lld values; at most %lld are possible",

@@ -11,6 +11,7 @@ void api_server_counters(struct api_server *s, struct api_counters *out) {
     *out = (struct api_counters){
         .requests = atomic_load(&s->requests),
         .responses_4xx = atomic_load(&s->r4xx),
+        .responses_503 = atomic_load(&s->r503),
         .responses_5xx = atomic_load(&s->r5xx),
         .shed = atomic_load(&s->shed),
         .limited = atomic_load(&s->limited),
@@ -86,7 +87,7 @@ enum MHD_Result api_h_health(struct api_req *r) {
 
 enum MHD_Result api_h_prometheus(struct api_req *r) {
     struct api_counters c;
-    char own[1900];
+    char own[2000];
     api_server_counters(r->srv, &c);
     int n = snprintf(own, sizeof own,
                      "# HELP driftd_sse_clients Open event streams.\n"
@@ -101,6 +102,7 @@ enum MHD_Result api_h_prometheus(struct api_req *r) {
                      "# HELP driftd_http_errors_total Responses by class of error.\n"
                      "# TYPE driftd_http_errors_total counter\n"
                      "driftd_http_errors_total{class=\"4xx\"} %llu\n"
+                     "driftd_http_errors_total{class=\"503\"} %llu\n"
                      "driftd_http_errors_total{class=\"5xx\"} %llu\n"
                      "# HELP driftd_http_shed_total Requests refused with 429.\n"
                      "# TYPE driftd_http_shed_total counter\n"
@@ -112,9 +114,9 @@ enum MHD_Result api_h_prometheus(struct api_req *r) {
                      "# TYPE driftd_http_reaped_total counter\n"
                      "driftd_http_reaped_total %llu\n",
                      c.sse_clients, c.connections, (unsigned long long)c.requests,
-                     (unsigned long long)c.responses_4xx, (unsigned long long)c.responses_5xx,
-                     (unsigned long long)c.shed, (unsigned long long)c.limited,
-                     (unsigned long long)c.reaped);
+                     (unsigned long long)c.responses_4xx, (unsigned long long)c.responses_503,
+                     (unsigned long long)c.responses_5xx, (unsigned long long)c.shed,
+                     (unsigned long long)c.limited, (unsigned long long)c.reaped);
     char *text = r->srv->cb.prometheus ? r->srv->cb.prometheus(r->srv->ctx) : NULL;
     struct api_text all = {0};
     if (text)

@@ -155,10 +155,8 @@ enum MHD_Result api_later_start(struct api_req *r) {
 enum MHD_Result api_later_resume(struct api_req *r) {
     if (atomic_load(&r->later) != API_LATER_DONE)
         return MHD_YES; // woken without a reason
-    struct MHD_Response *resp = r->later_response;
-    r->later_response = NULL;
     atomic_store(&r->later, API_LATER_NOT);
-    return api_send(r, r->status, resp);
+    return api_send_kept(r);
 }
 
 void api_later_drain(struct api_later *l) {

@@ -29,8 +29,10 @@ void api_req_free(struct api_req *r) {
     if (r->upload_path)
         unlink(r->upload_path);
     free(r->upload_path);
-    if (r->later_response)
-        MHD_destroy_response(r->later_response);
+    if (r->file_closed)
+        r->file_closed(r->file_arg);
+    if (r->kept)
+        MHD_destroy_response(r->kept);
     api_query_free(&r->query);
     free(r->uri);
     free(r->path);
@@ -66,12 +68,24 @@ void api_req_drop_body(struct api_req *r) {
     r->held = 0;
 }
 
+// Bytes of a field's value without the white space behind it, which libmicrohttpd (0.9.75) leaves
+// there and which is no part of it (RFC 9110, 5.5).
+static size_t value_length(const char *v, size_t n) {
+    while (n && (v[n - 1] == ' ' || v[n - 1] == '\t'))
+        n--;
+    return n;
+}
+
 const char *api_header(struct api_req *r, const char *name) {
     const char *v = NULL;
     size_t n = 0;
     if (MHD_lookup_connection_value_n(r->mhd, MHD_HEADER_KIND, name, strlen(name), &v, &n) !=
-        MHD_YES)
+            MHD_YES ||
+        !v)
         return NULL;
+    const size_t length = value_length(v, n);
+    if (length < n) // the connection's own memory, which outlives the request
+        ((char *)(uintptr_t)v)[length] = '\0';
     return v;
 }
 
@@ -88,7 +102,7 @@ static enum MHD_Result add_line(void *cls, enum MHD_ValueKind kind, const char *
         return MHD_YES;
     if (l->text.s)
         api_text_add(&l->text, ", ", 2);
-    api_text_add(&l->text, value ? value : "", value_size);
+    api_text_add(&l->text, value ? value : "", value ? value_length(value, value_size) : 0);
     return MHD_YES;
 }
 

@@ -78,13 +78,17 @@ struct api_req {
     // answer
     unsigned status;
     struct api_gen *gen;
-    bool limited;  // refused: its token makes too many requests
-    bool openai;   // answer as OpenAI's image API
-    char size[24]; // as asked for in it, or ""
+    bool limited;                   // refused: its token makes too many requests
+    bool openai;                    // answer as OpenAI's image API
+    char size[24];                  // as asked for in it, or ""
+    void (*file_closed)(void *arg); // api_file.closed of the file that it sends, or NULL
+    void *file_arg;
     // later.c
     atomic_int later;
     struct api_req *later_next;
-    struct MHD_Response *later_response; // what the handler sent, until MHD's thread sends it
+    // What was sent before MHD may queue it (see api_send), with `status`.
+    bool early; // no handler runs yet, and no body follows
+    struct MHD_Response *kept;
 };
 
 struct api_req *api_req_new(struct api_server *s, const char *uri, struct MHD_Connection *c);

@@ -44,8 +44,12 @@ void api_req_end(void *cls, struct MHD_Connection *c, void **req_cls,
         api_gen_drop(r);
     if (r->conn)
         api_conn_phase(r->srv, r->conn, API_PHASE_IDLE, (uint64_t)r->srv->cfg.idle_timeout_ms);
-    if (r->status >= 500 && r->status != 501) // what a build leaves out is no failure
+    // What a build leaves out is no failure; nor is it to be told to come back.
+    const bool failed = r->status >= 500 && r->status != 501 && r->status != 503;
+    if (failed)
         atomic_fetch_add(&r->srv->r5xx, 1);
+    else if (r->status == 503)
+        atomic_fetch_add(&r->srv->r503, 1);
     else if (r->status >= 400 && r->status != 501)
         atomic_fetch_add(&r->srv->r4xx, 1);
     if (r->status == 429)
@@ -53,9 +57,8 @@ void api_req_end(void *cls, struct MHD_Connection *c, void **req_cls,
     api_durations_add(r);
     const char *uri = r->uri ? r->uri : "-"; // as it came: without spaces
     const size_t path = strcspn(uri, "? \"");
-    api_log(&r->srv->log, r->status >= 500 && r->status != 501 && r->status != 503 ? 4 : 7,
-            "http request=%s method=%s path=%.*s status=%u ms=%.1f", r->id,
-            r->method ? r->method : "-", path < 200 ? (int)path : 200, uri, r->status,
+    api_log(&r->srv->log, failed ? 4 : 7, "http request=%s method=%s path=%.*s status=%u ms=%.1f",
+            r->id, r->method ? r->method : "-", path < 200 ? (int)path : 200, uri, r->status,
             (double)(api_now_ns() - r->start_ns) / 1e6);
     atomic_fetch_sub(&r->srv->active, 1);
     api_req_free(r);
@@ -153,8 +156,10 @@ static int check_body(struct api_req *r, struct api_problem *p) {
     const bool bytes = content_type_is(type, "application/octet-stream");
     if (kind == API_BODY_GENERATE && !n && !chunked && !bytes) // without bytes it is not noise
         return 0;
-    if (!length && !chunked)
+    if (!length && !chunked) {
+        r->early = false; // what follows is meant as one
         return api_problem_set(p, 411, "length-required", "a body with Content-Length is required");
+    }
     if (bytes && kind == API_BODY_GENERATE) {
         r->body_is_bytes = true;
         r->body_max = API_MAX_NOISE;
@@ -209,15 +214,23 @@ static int check_token(struct api_req *r, struct api_problem *p) {
     return rc;
 }
 
-// First call of MHD: headers are complete, no body has been read. Sets *answered when a response
-// was queued.
-static enum MHD_Result on_headers(struct api_req *r, const char *version, bool *answered) {
+static bool has_body(struct api_req *r) {
+    const char *length = api_header(r, "Content-Length");
+    return api_header(r, "Transfer-Encoding") || (length && strtoull(length, NULL, 10) > 0);
+}
+
+// First call of MHD: headers are complete, no body has been read. An answer that is queued in it
+// ends the connection, since a body may follow: where none does, api_send keeps it for the next
+// call.
+static enum MHD_Result on_headers(struct api_req *r, const char *version) {
     struct api_problem p = {0};
     char allow[96] = "";
-    *answered = true;
+    const int bad = api_check_framing(r, version, &p); // before api_header cuts any value
     adopt_request_id(r);
-    if (api_check_framing(r, version, &p) || api_parse_target(r, &p) ||
-        api_check_host(r, version, &p))
+    if (bad) // whether a body follows is not known
+        return api_send_problem(r, &p);
+    r->early = !has_body(r);
+    if (api_parse_target(r, &p) || api_check_host(r, version, &p))
         return api_send_problem(r, &p);
     if (!strcmp(r->path, "*"))
         return answer_options(r, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
@@ -231,11 +244,9 @@ static enum MHD_Result on_headers(struct api_req *r, const char *version, bool *
     if (api_check_origin(r, &p) || check_token(r, &p) || (!page && api_q_known(r, &p)) ||
         check_closing(r, &p) || check_body(r, &p) || check_accept(r, &p))
         return api_send_problem(r, &p);
-    *answered = false;
     bool body = r->route->body != API_BODY_NONE;
     api_conn_phase(r->srv, r->conn, body ? API_PHASE_BODY : API_PHASE_BUSY,
                    (uint64_t)r->srv->cfg.body_timeout_ms);
-    r->state = API_REQ_BODY;
     return MHD_YES;
 }
 
@@ -339,13 +350,18 @@ static enum MHD_Result dispatch(struct api_req *r) {
 
 static enum MHD_Result advance(struct api_req *r, const char *version, const char *upload_data,
                                size_t *upload_size) {
-    bool answered;
+    enum MHD_Result rc;
     switch (r->state) {
     case API_REQ_NEW:
-        return on_headers(r, version, &answered);
+        r->state = API_REQ_BODY; // unless an answer is queued now
+        rc = on_headers(r, version);
+        r->early = false;
+        return rc;
     case API_REQ_BODY:
+        if (r->kept)
+            return api_send_kept(r);
         if (*upload_size) {
-            enum MHD_Result rc = on_data(r, upload_data, *upload_size);
+            rc = on_data(r, upload_data, *upload_size);
             *upload_size = 0;
             return rc;
         }

@@ -13,9 +13,9 @@ enum { BLOCK = 32768 }; // of what is sent piece by piece
 enum MHD_Result api_send(struct api_req *r, unsigned status, struct MHD_Response *resp) {
     if (!resp)
         return MHD_NO;
-    if (atomic_load(&r->later) == API_LATER_RUNS) { // not MHD's thread: it sends this (later.c)
+    if (r->early || atomic_load(&r->later) == API_LATER_RUNS) {
         r->status = status;
-        r->later_response = resp;
+        r->kept = resp;
         return MHD_YES;
     }
     MHD_add_response_header(resp, "X-Request-Id", r->id);
@@ -29,6 +29,12 @@ enum MHD_Result api_send(struct api_req *r, unsigned status, struct MHD_Response
     enum MHD_Result rc = MHD_queue_response(r->mhd, status, resp);
     MHD_destroy_response(resp);
     return rc;
+}
+
+enum MHD_Result api_send_kept(struct api_req *r) {
+    struct MHD_Response *resp = r->kept;
+    r->kept = NULL;
+    return api_send(r, r->status, resp);
 }
 
 // --- large answers (conn.h) ---

@@ -13,7 +13,10 @@ enum MHD_Result api_send_no_room(struct api_req *r); // 503
 struct MHD_Response *api_stream_response(struct api_req *r, MHD_ContentReaderCallback read,
                                          void *cls, MHD_ContentReaderFreeCallback release);
 
+// Keeps the response for api_send_kept where MHD may not have it yet: while a thread of later.c has
+// the request, and before MHD has asked for a body that does not come (api_req.early).
 enum MHD_Result api_send(struct api_req *r, unsigned status, struct MHD_Response *stolen);
+enum MHD_Result api_send_kept(struct api_req *r);
 enum MHD_Result api_send_problem(struct api_req *r, const struct api_problem *p);
 // The same with one more header field.
 enum MHD_Result api_send_problem_with(struct api_req *r, const struct api_problem *p,

@@ -79,7 +79,7 @@ struct api_server {
     atomic_int active; // requests between their first byte and their completion
     atomic_uint_fast64_t next_id;
     uint64_t id_salt;
-    atomic_uint_fast64_t requests, r4xx, r5xx, shed, limited, reaped, beat_ns;
+    atomic_uint_fast64_t requests, r4xx, r503, r5xx, shed, limited, reaped, beat_ns;
     struct api_durations *durations; // of requests, by route
     char *openapi;                   // JSON text
     size_t openapi_len;

@@ -476,7 +476,7 @@ static int parse_id(const char *text, uint64_t *boot, uint64_t *seq) {
     if (*end != '-' || end[1] < '0' || end[1] > '9')
         return -1;
     *seq = strtoull(end + 1, &end, 10);
-    return *end ? -1 : 0;
+    return *end || *boot > INT64_MAX || *seq > INT64_MAX ? -1 : 0; // the store's numbers
 }
 
 // Where the stream starts, and what precedes it: retry and hello here, then the replay out of the
@@ -491,8 +491,10 @@ static void build_preamble(struct api_server *s, struct client *c, const char *l
     flush_metrics(s);
     uint64_t head = e->head, oldest = e->oldest;
     pthread_mutex_unlock(&e->mu);
-    bool resume = last && !parse_id(last, &boot, &seq);
-    bool ring = resume && boot == me && seq <= head && seq + 1 >= oldest;
+    bool resume = last && *last, known = resume && !parse_id(last, &boot, &seq);
+    if (!known)
+        boot = seq = 0;
+    bool ring = known && boot == me && seq <= head && seq + 1 >= oldest;
     api_text_fmt(&t, "retry: 2000\n");
     if (!resume)
         api_text_fmt(&t, "id: %" PRIu64 "-%" PRIu64 "\n", me, head);
@@ -504,7 +506,8 @@ static void build_preamble(struct api_server *s, struct client *c, const char *l
     c->next = ring ? seq + 1 : head + 1;
     c->from_boot = c->at_boot = boot;
     c->from_seq = c->at_seq = seq;
-    const bool past = boot < me || (boot == me && seq <= head); // else: an id from nowhere
+    // else: an id from nowhere
+    const bool past = known && (boot < me || (boot == me && seq <= head));
     c->replaying = resume && !ring && past;
     if (resume && !ring && !past)
         end_replay(c, &t, oldest, true);

@@ -40,6 +40,10 @@ int api_parse_target(struct api_req *r, struct api_problem *p) {
         return api_problem_set(
             p, 400, "bad-uri",
             "the request target must be a path, or http:// and a host before it");
+    // What an encoded slash separates is no path of ours, but would be one once it is decoded: past
+    // a proxy that allows some paths only.
+    if (memmem(target, n, "%2f", 3) || memmem(target, n, "%2F", 3))
+        return api_problem_set(p, 400, "bad-uri", "the path is not canonical");
     if (!(r->path = malloc(n + 1)))
         return api_problem_set(p, 500, "internal", "out of memory");
     if (api_percent_decode(r->path, target, n, false) || !api_valid_utf8(r->path)) {

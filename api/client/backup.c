@@ -67,7 +67,7 @@ static int fetch_all(struct ctl *c, json_t *files, const char *dir) {
         if (!rc)
             rc = make_folders(dir, path, NULL);
         if (!rc)
-            rc = ctl_download(c, "GET", ctl_str(f, "url"), to);
+            rc = ctl_download(c, "GET", ctl_str(f, "url"), to, false);
         if (!rc && ctl_sha256_file(to, sha))
             rc = failed(to);
         if (!rc)
@@ -103,10 +103,16 @@ int ctl_cmd_backup(struct ctl *c) {
         return failed(dir);
     ctl_allow_time(c, 600);
     int rc = ctl_call(c, "POST", "/v1/backups", NULL, NULL, &r);
-    json_t *o = rc ? NULL : json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, NULL);
+    json_t *o = NULL;
+    if (!rc)
+        rc = ctl_answer(c, &r, "files", &o);
+    if (!rc && !json_array_size(json_object_get(o, "files"))) // the database is one
+        rc = ctl_not_ours(c, &r, "files of a backup");
     ctl_reply_free(&r);
-    if (rc)
+    if (rc) {
+        json_decref(o);
         return rc;
+    }
     rc = fetch_all(c, json_object_get(o, "files"), dir);
     struct ctl_buf path = ctl_path("/v1/backups/", ctl_str(o, "id"), "");
     const int ended = ctl_call(c, "DELETE", path.s, NULL, NULL, &r);

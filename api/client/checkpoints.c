@@ -59,6 +59,8 @@ static int edit(struct ctl *c, const char *path) {
     if (!body)
         fprintf(stderr, "driftctl checkpoints edit: the name and the notes must be UTF-8\n");
     json_decref(body);
+    if (!rc)
+        rc = ctl_answer(c, &r, NULL, NULL);
     if (!rc && c->json)
         ctl_json_text(c->out, r.body.s ? r.body.s : "{}");
     else if (!rc)
@@ -95,7 +97,7 @@ int ctl_cmd_grids(struct ctl *c) {
     if (rc)
         fprintf(stderr, "driftctl: `%s` is not the id of a grid\n", ctl_safe(c->arg[0]));
     else
-        rc = ctl_download(c, "GET", path.s, file ? file : name);
+        rc = ctl_download(c, "GET", path.s, file ? file : name, false);
     if (!rc)
         ctl_print_file(c, file ? file : name);
     free(path.s);

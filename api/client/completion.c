@@ -37,10 +37,11 @@ static const char *acts_on(const struct ctl_command *k) {
 
 // The list whose names or ids stand for such a value; NULL: none.
 static const char *list_of(const struct ctl_opt *o) {
-    return !strcmp(o->name, "checkpoint") ? "checkpoints id"
-           : !strcmp(o->name, "job")      ? "jobs id"
-           : !strcmp(o->name, "config")   ? "configs name"
-                                          : NULL;
+    return !strcmp(o->name, "checkpoint")  ? "checkpoints id"
+           : !strcmp(o->name, "inception") ? "checkpoints id"
+           : !strcmp(o->name, "job")       ? "jobs id"
+           : !strcmp(o->name, "config")    ? "configs name"
+                                           : NULL;
 }
 
 static bool takes_job(const struct ctl_command *k) {
@@ -109,7 +110,7 @@ static void bash(FILE *out) {
             "  case $prev in\n"
             "  --set|-s) [[ $cmd != train ]] || { compopt -o nospace 2>/dev/null\n"
             "    w= common= names=$(driftctl configs --keys 2>/dev/null | sed 's/$/=/'); } ;;\n"
-            "  --checkpoint) w= common= names=$(_driftctl_names checkpoints id) ;;\n"
+            "  --checkpoint|--inception) w= common= names=$(_driftctl_names checkpoints id) ;;\n"
             "  --job) w= common= names=$(_driftctl_names jobs id) ;;\n"
             "  esac\n"
             "  mapfile -t COMPREPLY < <(compgen -W '$w $common' -- \"$cur\"\n"

@@ -57,7 +57,8 @@ struct ctl {
     const char *ca_file; // or NULL: the system's certificates
     double timeout;      // s to wait for an answer, or for the next byte of a file; 0: for ever
     bool json;
-    bool tty; // standard output is a terminal that understands escapes
+    bool tty;       // standard output is a terminal that understands escapes
+    bool rate_said; // that the token's rate is spent, once a run
     FILE *out;
 };
 
@@ -84,10 +85,11 @@ struct ctl_reply {
     struct ctl_buf body;
     char content_type[96], request_id[48];
     char seed[32], checkpoint[80], step[32], queue_ms[32], compute_ms[32], location[300];
-    char note[200]; // Driftd-Note: what to know about the images
-    char etag[96];  // as sent, with quotes
-    uint64_t total; // size of a file, from Content-Range or Content-Length; 0: unknown
-    uint64_t first; // first byte of a 206
+    char note[200];     // Driftd-Note: what to know about the images
+    char etag[96];      // as sent, with quotes
+    uint64_t total;     // size of a file, from Content-Range or Content-Length; 0: unknown
+    uint64_t first;     // first byte of a 206
+    double retry_after; // s, by the header; 0: none
 };
 void ctl_reply_free(struct ctl_reply *r);
 
@@ -95,17 +97,31 @@ void ctl_reply_free(struct ctl_reply *r);
 // quiet). headers: further header lines, NULL-terminated, or NULL.
 int ctl_http(struct ctl *c, const char *method, const char *path, const json_t *body,
              const char *const *headers, bool quiet, struct ctl_reply *out);
-// The same, and anything but 2xx is printed as the problem it is and returned as CTL_REFUSED.
+// The same, and anything but 2xx is printed as the problem it is and returned as CTL_REFUSED; so is
+// a page (text/html), which a proxy has sent.
 int ctl_call(struct ctl *c, const char *method, const char *path, const json_t *body,
              const char *const *headers, struct ctl_reply *out);
 // A POST that makes one thing however often the connection breaks and it is repeated: with --key,
 // or a key of this run. As ctl_call.
 int ctl_create(struct ctl *c, const char *path, const json_t *body, struct ctl_reply *out);
-// GET and parse; *out is a new reference.
+// GET of a JSON object; *out is a new reference.
 int ctl_get_json(struct ctl *c, const char *path, json_t **out);
+// Whether a reply is a JSON object and, where `member` is given, has it as a list or as text that
+// is not empty: else it is not driftd's, CTL_REFUSED with a message. *out: a new reference; where
+// out is NULL, a 204 will do.
+int ctl_answer(const struct ctl *c, const struct ctl_reply *r, const char *member, json_t **out);
+// Says that a reply is not what was expected ("a file") and returns CTL_REFUSED.
+int ctl_not_ours(const struct ctl *c, const struct ctl_reply *r, const char *expected);
+// What ctl_call makes of a reply.
+int ctl_verdict(const struct ctl *c, const struct ctl_reply *r);
+bool ctl_is_page(const struct ctl_reply *r);
+// curl_easy_perform, and the status. Where the token's rate is spent it waits and asks again, for
+// as long as --timeout allows, a minute without it. body: what is sent, read from its beginning, or
+// NULL.
+CURLcode ctl_perform(struct ctl *c, CURL *h, struct ctl_reply *r, FILE *body);
 // On stderr: sentences, or with --json the problem document as it came.
 void ctl_print_problem(const struct ctl *c, const struct ctl_reply *r);
-// GET of a list; with --all every page of it, joined under `key`.
+// GET of the list `key`; with --all every page of it, joined.
 int ctl_get_list(struct ctl *c, const char *path, const char *key, json_t **out);
 // Prepares a handle for streaming; the caller sets its callbacks. headers is freed by the caller.
 CURL *ctl_handle(struct ctl *c, const char *path, struct curl_slist **headers);
@@ -129,10 +145,14 @@ enum { CTL_REMOVE_S = 3600 }; // for runs with very many metrics
 // download.c --------------------------------------------------------------------------------------
 // Streams a response into a file, with a progress line on a terminal. A regular file appears whole
 // or not at all (through FILE.part, which a GET continues); "-", devices and pipes are written to
-// directly. Where the ETag is a sha256 the bytes are checked against it.
-int ctl_download(struct ctl *c, const char *method, const char *path, const char *file);
-// Sends a file as application/octet-stream.
-int ctl_upload(struct ctl *c, const char *path, const char *file, struct ctl_reply *out);
+// directly. Where the ETag is a sha256 the bytes are checked against it. json: the file may be
+// JSON; else such an answer is refused, as a page and one without a type are.
+int ctl_download(struct ctl *c, const char *method, const char *path, const char *file, bool json);
+// A GET likewise of text, which a terminal gets as ctl_put does.
+int ctl_download_text(struct ctl *c, const char *path, const char *file, bool json);
+// POST of a file as application/octet-stream, or of nothing (NULL). The time limit is one without a
+// byte: answers may be large.
+int ctl_post(struct ctl *c, const char *path, const char *file, struct ctl_reply *out);
 
 // output.c ----------------------------------------------------------------------------------------
 bool ctl_is_stdout(const char *file); // "-", or a name of the same file; NULL: false
@@ -193,8 +213,10 @@ int ctl_sha256_file(const char *path, char hex[65]);
 // send.c: sends a file, or a folder as a tar stream, to the data set's upload from byte `received`
 // on; *sent: bytes that the server has in the end. CTL_*.
 int ctl_send(struct ctl *c, const char *name, const char *path, int64_t received, int64_t *sent);
-// Names a file or a folder with what tells it from another state of it; *bytes: about its size.
-int ctl_describe(const char *path, char out[300], int64_t *bytes);
+// Names a file or a folder in UTF-8, with what tells it from another state of it; *bytes: about how
+// many it has.
+enum { CTL_SOURCE = 400 }; // as many bytes as the server takes
+int ctl_describe(const char *path, char out[CTL_SOURCE], int64_t *bytes);
 // unpack.c: writes the regular files of an archive (tar, tar.gz, zip; last path component only)
 // into dir. 0, or -1 with a sentence in err.
 int ctl_unpack(const char *archive, const char *dir, char *err, size_t n);

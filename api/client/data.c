@@ -2,6 +2,7 @@
 // daemon may read it, else uploaded; an upload that was cut off goes on.
 #include "api/client/ctl.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -49,7 +50,7 @@ static void print_set(struct ctl *c, const json_t *o) {
         fprintf(c->out, "  %s: %s\n", ctl_safe(ctl_str(reason, "file")),
                 ctl_safe(ctl_str(reason, "reason")));
     }
-    json_array_foreach(json_object_get(report, "notes"), i, k)
+    json_array_foreach(json_object_get(report, "notes"), i, k) if (json_is_string(k))
         fprintf(c->out, "note: %s\n", ctl_safe(json_string_value(k)));
 }
 
@@ -90,15 +91,25 @@ static int list(struct ctl *c) {
 
 // --- add ---
 
+// A colour as the server keeps it, in lower case: an upload that goes on is compared with that.
+static json_t *colour(const char *text) {
+    char *low = ctl_printf("%s", text);
+    for (char *p = low; *p; p++)
+        *p = (char)tolower((unsigned char)*p);
+    json_t *o = json_string(low);
+    free(low);
+    return o;
+}
+
 // The options of an import, as JSON; NULL and a message when one is wrong.
 static json_t *options(struct ctl *c) {
-    static const char *const words[][2] = {{"fit", "fit"}, {"background", "background"}};
     static const char *const numbers[][2] = {
         {"size", "size"}, {"channels", "channels"}, {"seed", "seed"}};
     json_t *o = json_object();
-    for (size_t i = 0; i < 2; i++)
-        if (ctl_get(c, words[i][0]))
-            json_object_set_new(o, words[i][1], json_string(ctl_get(c, words[i][0])));
+    if (ctl_get(c, "fit"))
+        json_object_set_new(o, "fit", json_string(ctl_get(c, "fit")));
+    if (ctl_get(c, "background"))
+        json_object_set_new(o, "background", colour(ctl_get(c, "background")));
     for (size_t i = 0; i < 3; i++)
         if (ctl_get(c, numbers[i][0]))
             json_object_set_new(o, numbers[i][1],
@@ -119,11 +130,18 @@ static bool about_path(const struct ctl_reply *r) {
     return yes;
 }
 
+static bool is_utf8(const char *s) {
+    json_t *text = json_string(s);
+    json_decref(text);
+    return text != NULL;
+}
+
 static int post_set(struct ctl *c, const char *member, const char *value, struct ctl_reply *r) {
     json_t *body =
         json_pack("{s:s, s:o, s:s}", "name", c->arg[1], "options", options(c), member, value);
     if (!body) {
-        fprintf(stderr, "driftctl: %s: not UTF-8\n", ctl_safe(c->arg[1]));
+        fprintf(stderr, "driftctl: %s: not UTF-8\n",
+                ctl_safe(is_utf8(c->arg[1]) ? value : c->arg[1]));
         return CTL_USAGE;
     }
     int rc = ctl_http(c, "POST", "/v1/datasets", body, NULL, false, r);
@@ -143,6 +161,10 @@ static int by_path(struct ctl *c, const char *path) {
     struct ctl_reply r = {0};
     const bool only = ctl_get(c, "path");
     char *real = only ? NULL : realpath(path, NULL);
+    if (real && !is_utf8(real)) { // no daemon can be told
+        free(real);
+        return CTL_OPEN;
+    }
     int rc = post_set(c, "path", real ? real : path, &r);
     free(real);
     if (!rc && !only && about_path(&r))
@@ -193,7 +215,7 @@ static int resumable(struct ctl *c, const char *source, int64_t *received, bool 
 
 static int upload(struct ctl *c, const char *path) {
     struct ctl_reply r = {0};
-    char source[300], a[32];
+    char source[CTL_SOURCE], a[32];
     int64_t bytes, received = 0, sent = 0;
     bool again = false;
     int rc = ctl_describe(path, source, &bytes);
@@ -211,8 +233,9 @@ static int upload(struct ctl *c, const char *path) {
         return refused(c, &r);
     ctl_reply_free(&r);
     rc = ctl_send(c, c->arg[1], path, received, &sent);
-    if (rc == CTL_DETACHED)
-        fprintf(stderr, "driftctl: interrupted; the same command goes on\n");
+    if (rc == CTL_DETACHED || rc == CTL_UNREACHABLE)
+        fprintf(stderr, "driftctl: %s; the same command goes on\n",
+                rc == CTL_DETACHED ? "interrupted" : "the upload was cut off");
     if (rc)
         return rc;
     char *rest = ctl_printf("/import?bytes=%lld", (long long)sent);
@@ -282,6 +305,8 @@ static int remove_set(struct ctl *c, const char *name) {
     struct ctl_buf path = ctl_path("/v1/datasets/", name, "");
     int rc = ctl_call(c, "DELETE", path.s, NULL, NULL, &r);
     free(path.s);
+    if (!rc)
+        rc = ctl_answer(c, &r, NULL, NULL);
     ctl_reply_free(&r);
     if (!rc && !c->json)
         fprintf(c->out, "%s is removed\n", ctl_safe(name));
@@ -289,19 +314,15 @@ static int remove_set(struct ctl *c, const char *name) {
 }
 
 static int samples(struct ctl *c, const char *name) {
-    struct ctl_reply r = {0};
     struct ctl_buf path = ctl_path("/v1/datasets/", name, "/samples");
     const char *file = ctl_get(c, "output");
     char *own = file ? NULL : ctl_printf("%s.png", name);
     ctl_query(&path, "class", ctl_get(c, "class"));
     ctl_query(&path, "n", ctl_get(c, "n"));
-    int rc = ctl_call(c, "GET", path.s, NULL, NULL, &r);
+    int rc = ctl_download(c, "GET", path.s, file ? file : own, false);
     free(path.s);
-    if (!rc)
-        rc = ctl_save(c, file ? file : own, r.body.s, r.body.n, true);
     if (!rc && !ctl_is_direct(file ? file : own))
         fprintf(c->out, "%s\n", ctl_safe(file ? file : own));
-    ctl_reply_free(&r);
     free(own);
     return rc;
 }
@@ -320,7 +341,7 @@ static int train(struct ctl *c, const char *name) {
     rc = ctl_call(c, "POST", "/v1/jobs", o, NULL, &r);
     json_decref(o);
     if (!rc)
-        job = json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, NULL);
+        rc = ctl_answer(c, &r, "id", &job);
     ctl_reply_free(&r);
     if (rc)
         return rc;

@@ -1,5 +1,5 @@
 // Files over HTTP: downloads that continue a FILE.part and are checked against the server's sha256,
-// and uploads.
+// uploads, and answers of any size.
 #include "api/client/ctl.h"
 
 #include <errno.h>
@@ -21,9 +21,15 @@ struct transfer {
     gnutls_hash_hd_t hash; // of what is written directly; NULL: the file is read afterwards
     const char *label;
     uint64_t start; // bytes that were there before
-    bool tty;
-    int error; // errno of a failed write
+    bool tty, json; // json: the file may be JSON
+    int error;      // errno of a failed write
 };
+
+// Whether the answer is of a kind that the file may have: not what stands between here and driftd.
+static bool wanted(const struct transfer *t) {
+    const char *type = t->reply.content_type;
+    return *type && !ctl_is_page(&t->reply) && (t->json || strncmp(type, "application/json", 16));
+}
 
 static size_t on_file(char *p, size_t size, size_t n, void *arg) {
     struct transfer *t = arg;
@@ -31,8 +37,8 @@ static size_t on_file(char *p, size_t size, size_t n, void *arg) {
     curl_easy_getinfo(t->h, CURLINFO_RESPONSE_CODE, &status);
     if (status < 200 || status > 299)
         return ctl_on_body(p, size, n, &t->reply);
-    if (status == 206 && t->reply.first != t->start)
-        return 0;                    // not the range that was asked for
+    if (!wanted(t) || (status == 206 && t->reply.first != t->start))
+        return 0;                    // not what was asked for, or not the range
     if (status == 200 && t->start) { // the server sends all of it again
         if (fflush(t->f) || ftruncate(fileno(t->f), 0))
             t->error = errno;
@@ -66,7 +72,6 @@ static int on_progress(void *arg, curl_off_t total, curl_off_t now, curl_off_t u
 
 static void set_transfer(struct transfer *t, struct ctl *c) {
     t->tty = ctl_terminal(STDERR_FILENO) && !c->json;
-    ctl_allow_time(c, PATIENCE_S);
     curl_easy_setopt(t->h, CURLOPT_HEADERFUNCTION, ctl_on_header);
     curl_easy_setopt(t->h, CURLOPT_HEADERDATA, &t->reply);
     curl_easy_setopt(t->h, CURLOPT_XFERINFOFUNCTION, on_progress);
@@ -77,10 +82,9 @@ static void set_transfer(struct transfer *t, struct ctl *c) {
     }
 }
 
-static CURLcode perform(struct transfer *t, struct curl_slist *list) {
+static CURLcode perform(struct ctl *c, struct transfer *t, struct curl_slist *list, FILE *body) {
     curl_easy_setopt(t->h, CURLOPT_HTTPHEADER, list);
-    CURLcode rc = curl_easy_perform(t->h);
-    curl_easy_getinfo(t->h, CURLINFO_RESPONSE_CODE, &t->reply.status);
+    CURLcode rc = ctl_perform(c, t->h, &t->reply, body);
     curl_easy_cleanup(t->h);
     curl_slist_free_all(list);
     if (t->tty)
@@ -106,6 +110,7 @@ static int transfer(struct ctl *c, struct transfer *t, const char *method, const
                     const char *etag) {
     struct curl_slist *list = NULL;
     char range[32], line[120];
+    ctl_allow_time(c, PATIENCE_S);
     if (!(t->h = ctl_handle(c, path, &list)))
         return ctl_unreachable(c, CURLE_OUT_OF_MEMORY, false);
     if (t->start) {
@@ -121,24 +126,22 @@ static int transfer(struct ctl *c, struct transfer *t, const char *method, const
     }
     curl_easy_setopt(t->h, CURLOPT_WRITEFUNCTION, on_file);
     curl_easy_setopt(t->h, CURLOPT_WRITEDATA, t);
-    CURLcode rc = perform(t, list);
+    CURLcode rc = perform(c, t, list, NULL);
     if (t->error || fflush(t->f))
         return failed(t->label, t->error ? t->error : errno);
+    if (t->reply.status >= 200 && t->reply.status < 300 && !wanted(t))
+        return ctl_not_ours(c, &t->reply, "a file");
     if (t->start && (t->reply.status == 416 || rc == CURLE_WRITE_ERROR))
         return AGAIN;
-    if (rc)
-        return ctl_unreachable(c, rc, false);
-    if (t->reply.status >= 200 && t->reply.status < 300)
-        return CTL_OK;
-    ctl_print_problem(c, &t->reply);
-    return CTL_REFUSED;
+    return rc ? ctl_unreachable(c, rc, false) : ctl_verdict(c, &t->reply);
 }
 
 // Standard output, a device or a pipe: no part, no second attempt, the sum is formed on the way.
-static int to_stream(struct ctl *c, const char *method, const char *path, const char *file) {
+static int to_stream(struct ctl *c, const char *method, const char *path, const char *file,
+                     bool json) {
     char want[65];
     unsigned char sum[32];
-    struct transfer t = {.label = file, .f = ctl_open_direct(file, true)};
+    struct transfer t = {.label = file, .f = ctl_open_direct(file, true), .json = json};
     if (!t.f)
         return ctl_is_stdout(file) ? CTL_USAGE : CTL_REFUSED;
     if (gnutls_hash_init(&t.hash, GNUTLS_DIG_SHA256))
@@ -207,10 +210,10 @@ static int check(const struct transfer *t, const char *part, const char *etag, u
     return CTL_REFUSED;
 }
 
-static int to_file(struct ctl *c, const char *method, const char *path, const char *file,
+static int to_file(struct ctl *c, const char *method, const char *path, const char *file, bool json,
                    bool resume) {
     char *target = ctl_target(file), *part = ctl_printf("%s.part", target);
-    struct transfer t = {.label = file};
+    struct transfer t = {.label = file, .json = json};
     struct ctl_reply head = {0};
     uint64_t have;
     int rc = CTL_REFUSED;
@@ -240,44 +243,67 @@ static int to_file(struct ctl *c, const char *method, const char *path, const ch
     return rc;
 }
 
-int ctl_download(struct ctl *c, const char *method, const char *path, const char *file) {
+int ctl_download(struct ctl *c, const char *method, const char *path, const char *file, bool json) {
     if (ctl_is_direct(file))
-        return to_stream(c, method, path, file);
-    int rc = to_file(c, method, path, file, !strcmp(method, "GET"));
-    return rc == AGAIN ? to_file(c, method, path, file, false) : rc;
+        return to_stream(c, method, path, file, json);
+    int rc = to_file(c, method, path, file, json, !strcmp(method, "GET"));
+    return rc == AGAIN ? to_file(c, method, path, file, json, false) : rc;
 }
 
-int ctl_upload(struct ctl *c, const char *path, const char *file, struct ctl_reply *out) {
-    struct transfer t = {.label = file};
-    struct curl_slist *list = NULL;
+int ctl_download_text(struct ctl *c, const char *path, const char *file, bool json) {
+    struct ctl_reply r;
+    if (!ctl_is_stdout(file) || !isatty(STDOUT_FILENO))
+        return ctl_download(c, "GET", path, file, json);
+    int rc = ctl_call(c, "GET", path, NULL, NULL, &r);
+    if (!rc)
+        rc = ctl_save(c, file, r.body.s ? r.body.s : "", r.body.n, false);
+    ctl_reply_free(&r);
+    return rc;
+}
+
+// A file to be sent; NULL and a message where it is none.
+static FILE *open_source(const char *file, curl_off_t *size) {
     struct stat st;
-    memset(out, 0, sizeof *out);
-    t.f = fopen(file, "rbe");
-    if (!t.f || fstat(fileno(t.f), &st))
-        return failed(file, errno);
-    if (!S_ISREG(st.st_mode)) {
-        fclose(t.f);
+    FILE *f = fopen(file, "rbe");
+    if (!f || fstat(fileno(f), &st)) {
+        failed(file, errno);
+    } else if (!S_ISREG(st.st_mode)) {
         fprintf(stderr, "driftctl: %s: not a regular file\n", ctl_safe(file));
+    } else {
+        *size = (curl_off_t)st.st_size;
+        return f;
+    }
+    if (f)
+        fclose(f);
+    return NULL;
+}
+
+int ctl_post(struct ctl *c, const char *path, const char *file, struct ctl_reply *out) {
+    struct transfer t = {.label = file ? file : "answer"};
+    struct curl_slist *list = NULL;
+    curl_off_t size = 0;
+    memset(out, 0, sizeof *out);
+    if (file && !(t.f = open_source(file, &size)))
         return CTL_REFUSED;
+    if (file)
+        ctl_allow_time(c, PATIENCE_S);
+    CURLcode rc = CURLE_OUT_OF_MEMORY;
+    if ((t.h = ctl_handle(c, path, &list))) {
+        list = curl_slist_append(list,
+                                 file ? "Content-Type: application/octet-stream" : "Content-Type:");
+        set_transfer(&t, c);
+        curl_easy_setopt(t.h, CURLOPT_POST, 1L);
+        curl_easy_setopt(t.h, CURLOPT_POSTFIELDS, file ? NULL : "");
+        curl_easy_setopt(t.h, CURLOPT_READDATA, t.f);
+        curl_easy_setopt(t.h, CURLOPT_POSTFIELDSIZE_LARGE, size);
+        curl_easy_setopt(t.h, CURLOPT_WRITEFUNCTION, ctl_on_body);
+        curl_easy_setopt(t.h, CURLOPT_WRITEDATA, &t.reply);
+        rc = perform(c, &t, list, t.f);
     }
-    if (!(t.h = ctl_handle(c, path, &list))) {
+    if (t.f)
         fclose(t.f);
-        return ctl_unreachable(c, CURLE_OUT_OF_MEMORY, false);
-    }
-    list = curl_slist_append(list, "Content-Type: application/octet-stream");
-    set_transfer(&t, c);
-    curl_easy_setopt(t.h, CURLOPT_POST, 1L);
-    curl_easy_setopt(t.h, CURLOPT_READDATA, t.f);
-    curl_easy_setopt(t.h, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)st.st_size);
-    curl_easy_setopt(t.h, CURLOPT_WRITEFUNCTION, ctl_on_body);
-    curl_easy_setopt(t.h, CURLOPT_WRITEDATA, &t.reply);
-    CURLcode rc = perform(&t, list);
-    fclose(t.f);
     *out = t.reply;
-    if (rc && !out->status)
+    if (rc && out->status < 400) // a refusal may come before all has been sent
         return ctl_unreachable(c, rc, false);
-    if (out->status >= 200 && out->status < 300)
-        return CTL_OK;
-    ctl_print_problem(c, out);
-    return CTL_REFUSED;
+    return ctl_verdict(c, out);
 }

@@ -281,6 +281,8 @@ class Driftd:
         was cut off goes on when the call is made again, with the same file and options."""
         if (path is None) == (archive is None):
             raise ValueError("expected either path (on the server) or archive (a local file)")
+        if isinstance(options.get("background"), str):
+            options["background"] = options["background"].lower()  # as the server keeps it
         body = {"name": name, "options": options}
         if path is not None:
             self.json("POST", "/v1/datasets", body=dict(body, path=str(path)))

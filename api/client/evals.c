@@ -155,13 +155,9 @@ static int make_folder(const char *path) {
     return CTL_REFUSED;
 }
 
-static int save(struct ctl *c, const char *from, const char *dir, const char *name) {
+static int save(struct ctl *c, const char *from, const char *dir, const char *name, bool json) {
     char *file = ctl_printf("%s/%s", dir, name);
-    struct ctl_reply r = {0};
-    int rc = ctl_call(c, "GET", from, NULL, NULL, &r);
-    if (!rc)
-        rc = ctl_save(c, file, r.body.s ? r.body.s : "", r.body.n, false);
-    ctl_reply_free(&r);
+    int rc = ctl_download(c, "GET", from, file, json);
     free(file);
     return rc;
 }
@@ -174,7 +170,7 @@ static int save_artifacts(struct ctl *c, const json_t *row, const char *dir) {
         const json_t *f = json_array_get(files, i);
         const char *name = ctl_str(f, "name");
         if (*name && *name != '.' && !strchr(name, '/'))
-            rc = save(c, ctl_str(f, "url"), folder, name);
+            rc = save(c, ctl_str(f, "url"), folder, name, true);
     }
     free(folder);
     return rc;
@@ -190,9 +186,9 @@ static int leave(struct ctl *c, const char *dir, const char *query) {
     if (!rc)
         rc = make_folder(sub);
     if (!rc)
-        rc = save(c, csv, dir, "fid_metrics.csv");
+        rc = save(c, csv, dir, "fid_metrics.csv", false);
     if (!rc)
-        rc = save(c, png, dir, "fid_vs_step.png");
+        rc = save(c, png, dir, "fid_vs_step.png", false);
     if (!rc)
         rc = ctl_get_list(c, list, "evals", &o);
     for (size_t i = 0; !rc && i < json_array_size(json_object_get(o, "evals")); i++)
@@ -222,7 +218,9 @@ int ctl_cmd_eval(struct ctl *c) {
     if (!rc)
         rc = ctl_call(c, "POST", "/v1/evals", body, NULL, &r);
     json_decref(body);
-    json_t *job = rc ? NULL : json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, NULL);
+    json_t *job = NULL;
+    if (!rc)
+        rc = ctl_answer(c, &r, "id", &job);
     ctl_reply_free(&r);
     if (rc)
         return rc;
@@ -280,28 +278,22 @@ int ctl_cmd_evals(struct ctl *c) {
         ctl_query(&path, keys[i], ctl_get(c, filters[i]));
     if (png)
         ctl_query(&path, "metric", ctl_get(c, "metric"));
-    struct ctl_reply r = {0};
     const char *file = ctl_get(c, "output");
-    int rc;
-    if (csv || png) {
-        rc = ctl_call(c, "GET", path.s, NULL, NULL, &r);
-        if (!rc)
-            rc = ctl_save(c,
-                          file  ? file
-                          : csv ? "-"
-                                : "evals.png",
-                          r.body.s ? r.body.s : "", r.body.n, png);
-        ctl_reply_free(&r);
-    } else {
-        rc = table(c, path.s, false);
-    }
+    const int rc = csv   ? ctl_download_text(c, path.s, file ? file : "-", false)
+                   : png ? ctl_download(c, "GET", path.s, file ? file : "evals.png", false)
+                         : table(c, path.s, false);
     free(path.s);
     return rc;
 }
 
 // --- compare ---
 
-// Runs of one side: an evaluation, else those of a job (a training job, or an eval job).
+struct sides {
+    json_t *a, *b; // runs
+    bool jobs;     // of two eval jobs; else one run each, which the user has named
+};
+
+// Runs of one side: an evaluation, else those of an eval job.
 static int side(struct ctl *c, const char *id, bool jobs, json_t **out) {
     struct ctl_buf path = jobs ? ctl_path("/v1/evals?limit=1000&state=done&eval_job=", id, "")
                                : ctl_path("/v1/evals/", id, "");
@@ -316,6 +308,7 @@ static int side(struct ctl *c, const char *id, bool jobs, json_t **out) {
         return 0;
     fprintf(stderr, "driftctl compare: job %s has no finished evaluations\n", ctl_safe(id));
     json_decref(*out);
+    *out = NULL;
     return CTL_REFUSED;
 }
 
@@ -324,40 +317,79 @@ static double at(const json_t *row, const char *member, const char *key) {
     return json_is_number(v) ? json_number_value(v) : NAN;
 }
 
+static bool same_draw(const json_t *x, const json_t *y) {
+    return at(x, "settings", "seed") == at(y, "settings", "seed") &&
+           at(x, "settings", "alpha") == at(y, "settings", "alpha");
+}
+
+// Pictures and imported checkpoints have no training job, and no step to tell apart.
+static bool same_step(const json_t *x, const json_t *y) {
+    return !json_is_string(json_object_get(x, "job")) ||
+           !json_is_string(json_object_get(y, "job")) || ctl_num(x, "step") == ctl_num(y, "step");
+}
+
 struct pairs {
     int n;
-    double sum, squares, error; // of differences B - A; error: squares of the runs' own
-    double a, b;
+    double a, b, error; // sums; error: of squares of the runs' own
 };
 
-// Differences of one metric over the pairs of the same seed and alpha.
-static struct pairs differences(const json_t *a, const json_t *b, const char *metric) {
+// Pairs of the runs of one seed that have a metric: of the same guidance scale and, where there are
+// several runs, the same step.
+static struct pairs pairs_of(const struct sides *s, double seed, const char *metric) {
     struct pairs p = {0};
-    for (size_t i = 0; i < json_array_size(a); i++)
-        for (size_t k = 0; k < json_array_size(b); k++) {
-            const json_t *x = json_array_get(a, i), *y = json_array_get(b, k);
-            const double u = at(x, "results", metric), v = at(y, "results", metric),
-                         eu = at(x, "errors", metric), ev = at(y, "errors", metric);
-            if (at(x, "settings", "seed") != at(y, "settings", "seed") ||
-                at(x, "settings", "alpha") != at(y, "settings", "alpha") || isnan(u) || isnan(v))
+    for (size_t i = 0; i < json_array_size(s->a); i++) {
+        const json_t *x = json_array_get(s->a, i);
+        const double u = at(x, "results", metric), eu = at(x, "errors", metric);
+        if (isnan(u) || at(x, "settings", "seed") != seed)
+            continue;
+        for (size_t k = 0; k < json_array_size(s->b); k++) {
+            const json_t *y = json_array_get(s->b, k);
+            const double v = at(y, "results", metric), ev = at(y, "errors", metric);
+            if (isnan(v) || !same_draw(x, y) || (s->jobs && !same_step(x, y)))
                 continue;
             p.n++;
             p.a += u;
             p.b += v;
-            p.sum += v - u;
-            p.squares += (v - u) * (v - u);
             p.error += eu * eu + ev * ev;
         }
+    }
     return p;
 }
 
-// Standard error of the mean difference: over the seeds where there are several, else by the two
-// runs' own standard errors. NaN: neither.
-static double uncertainty(const struct pairs *p) {
-    const double n = p->n, mean = p->sum / n;
-    if (p->n > 1)
-        return sqrt(fmax(p->squares / n - mean * mean, 0) / (n - 1));
-    return sqrt(p->error);
+struct difference {
+    int pairs, seeds;
+    double a, b, squares, error; // sums over seeds of means over pairs; squares: of b - a
+};
+
+// Pairs of one seed share its noise, and are one observation together.
+static struct difference differences(const struct sides *s, const char *metric) {
+    struct difference d = {0};
+    for (size_t i = 0; i < json_array_size(s->a); i++) {
+        const double seed = at(json_array_get(s->a, i), "settings", "seed");
+        bool seen = false;
+        for (size_t k = 0; k < i && !seen; k++)
+            seen = at(json_array_get(s->a, k), "settings", "seed") == seed;
+        const struct pairs p = seen ? (struct pairs){0} : pairs_of(s, seed, metric);
+        if (!p.n)
+            continue;
+        const double gap = (p.b - p.a) / p.n;
+        d.seeds++;
+        d.pairs += p.n;
+        d.a += p.a / p.n;
+        d.b += p.b / p.n;
+        d.squares += gap * gap;
+        d.error += p.error / p.n;
+    }
+    return d;
+}
+
+// Standard error of the mean difference: over the seeds where there are several, else by the runs'
+// own standard errors, as large as if those of one seed erred together. NaN: neither.
+static double uncertainty(const struct difference *d) {
+    const double n = d->seeds, mean = (d->b - d->a) / n;
+    if (d->seeds > 1)
+        return sqrt(fmax(d->squares / n - mean * mean, 0) / (n - 1));
+    return sqrt(d->error);
 }
 
 static bool can_compare(const json_t *a, const json_t *b) {
@@ -374,57 +406,76 @@ static json_t *number(double v) {
     return isfinite(v) ? json_real(v) : json_null();
 }
 
-static json_t *compare(const json_t *a, const json_t *b) {
+static json_t *compare(const struct sides *s) {
     json_t *list = json_array(), *v;
     const char *metric;
-    json_object_foreach(json_object_get(json_array_get(a, 0), "results"), metric, v) {
-        const struct pairs p = differences(a, b, metric);
-        if (!p.n)
+    json_object_foreach(json_object_get(json_array_get(s->a, 0), "results"), metric, v) {
+        const struct difference d = differences(s, metric);
+        if (!d.seeds)
             continue;
-        const double d = p.sum / p.n, e = uncertainty(&p);
-        json_array_append_new(list, json_pack("{s:s, s:i, s:f, s:f, s:f, s:o, s:o, s:s}", "metric",
-                                              metric, "pairs", p.n, "a", p.a / p.n, "b", p.b / p.n,
-                                              "difference", d, "error", number(e), "errors_away",
-                                              number(e > 0 ? d / e : NAN), "by",
-                                              p.n > 1       ? "pairs"
-                                              : isfinite(e) ? "runs"
-                                                            : "unknown"));
+        const double a = d.a / d.seeds, b = d.b / d.seeds, e = uncertainty(&d);
+        json_array_append_new(list,
+                              json_pack("{s:s, s:i, s:i, s:f, s:f, s:f, s:o, s:o, s:s}", "metric",
+                                        metric, "pairs", d.pairs, "seeds", d.seeds, "a", a, "b", b,
+                                        "difference", b - a, "error", number(e), "errors_away",
+                                        number(e > 0 ? (b - a) / e : NAN), "by",
+                                        d.seeds > 1   ? "seeds"
+                                        : isfinite(e) ? "runs"
+                                                      : "unknown"));
     }
     return list;
 }
 
+// Says why there is nothing to compare, and what could be: runs limited by minutes end at different
+// steps.
+static int no_pairs(const struct sides *s) {
+    const json_t *a = NULL, *b = NULL;
+    for (size_t i = 0; s->jobs && i < json_array_size(s->a); i++)
+        for (size_t k = 0; k < json_array_size(s->b); k++) {
+            const json_t *x = json_array_get(s->a, i), *y = json_array_get(s->b, k);
+            if (!same_draw(x, y) || same_step(x, y) ||
+                (a && ctl_num(x, "step") + ctl_num(y, "step") <=
+                          ctl_num(a, "step") + ctl_num(b, "step")))
+                continue;
+            a = x;
+            b = y;
+        }
+    if (a)
+        fprintf(stderr,
+                "driftctl compare: no two of their runs are of the same step; for the last ones: "
+                "driftctl compare %s %s\n",
+                ctl_safe(ctl_str(a, "id")), ctl_safe(ctl_str(b, "id")));
+    else
+        fprintf(stderr, "driftctl compare: no metric was measured of two runs with the same seed "
+                        "and guidance scale\n");
+    return CTL_REFUSED;
+}
+
 int ctl_cmd_compare(struct ctl *c) {
-    static const char *const shown[] = {"METRIC:metric",
-                                        "PAIRS:pairs:num",
-                                        "A:a:num",
-                                        "B:b:num",
-                                        "B - A:difference:num",
-                                        "+-:error:num",
-                                        "ERRORS AWAY:errors_away:num",
-                                        "BY:by",
-                                        NULL};
-    const bool jobs = ctl_get(c, "jobs");
-    json_t *a = NULL, *b = NULL;
-    int rc = side(c, c->arg[0], jobs, &a);
+    static const char *const shown[] = {"METRIC:metric",   "PAIRS:pairs:num",
+                                        "SEEDS:seeds:num", "A:a:num",
+                                        "B:b:num",         "B - A:difference:num",
+                                        "+-:error:num",    "ERRORS AWAY:errors_away:num",
+                                        "BY:by",           NULL};
+    struct sides s = {.jobs = ctl_get(c, "jobs")};
+    int rc = side(c, c->arg[0], s.jobs, &s.a);
     if (!rc)
-        rc = side(c, c->arg[1], jobs, &b);
-    if (!rc && !can_compare(a, b) && !ctl_get(c, "force")) {
+        rc = side(c, c->arg[1], s.jobs, &s.b);
+    if (!rc && !can_compare(s.a, s.b) && !ctl_get(c, "force")) {
         fprintf(stderr,
                 "driftctl compare: these were not measured in the same way (data set, n, "
                 "judge, resize: see `driftctl evals`); --force compares them all the same\n");
         rc = CTL_REFUSED;
     }
-    json_t *list = rc ? NULL : compare(a, b);
-    if (list && !json_array_size(list)) {
-        fprintf(stderr, "driftctl compare: no two of their runs have the same seed and alpha\n");
-        rc = CTL_REFUSED;
-    } else if (list && c->json) {
+    json_t *list = rc ? NULL : compare(&s);
+    if (list && !json_array_size(list))
+        rc = no_pairs(&s);
+    else if (list && c->json)
         ctl_json(c, list);
-    } else if (list) {
+    else if (list)
         ctl_table(c, list, shown);
-    }
     json_decref(list);
-    json_decref(a);
-    json_decref(b);
+    json_decref(s.a);
+    json_decref(s.b);
     return rc;
 }

@@ -156,7 +156,7 @@ static bool look(struct follow *f) {
         ctl_reply_free(&r);
         return false;
     }
-    if (r.status == 404 || r.status == 401 || r.status == 403) {
+    if (r.status >= 400 && r.status < 500 && r.status != 408 && r.status != 429) {
         clear(f);
         ctl_print_problem(f->c, &r);
         f->ended = f->missing = true;
@@ -164,8 +164,10 @@ static bool look(struct follow *f) {
     }
     json_t *o = r.status == 200 ? json_loadb(r.body.s, r.body.n, 0, NULL) : NULL;
     ctl_reply_free(&r);
-    if (!o)
+    if (!*ctl_str(o, "state")) { // not driftd's
+        json_decref(o);
         return f->missing;
+    }
     double step = ctl_num(o, "step");
     if (step > f->step || !strcmp(ctl_str(o, "state"), "queued"))
         f->step = step;
@@ -327,6 +329,7 @@ static int finish(struct follow *f, const char *job) {
 int ctl_follow(struct ctl *c, const char *job) {
     struct follow f = {.c = c, .loss = NAN, .drift = NAN, .accuracy = NAN, .patience = LOOK_S};
     struct sigaction sa = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    const double timeout = c->timeout; // of what comes after
     bool lost = false;
     int failures = 0;
     sigaction(SIGINT, &sa, NULL);
@@ -358,5 +361,6 @@ int ctl_follow(struct ctl *c, const char *job) {
             usleep(500000);
         f.connected = false;
     }
+    c->timeout = timeout;
     return finish(&f, job);
 }

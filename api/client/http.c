@@ -3,6 +3,7 @@
 #include "api/client/ctl.h"
 
 #include <arpa/inet.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -10,6 +11,8 @@
 #include <unistd.h>
 
 #define CONNECT_S 10.0
+#define RATE_S 60.0      // that a token's rate is waited for where --timeout is not given
+#define RATE_LEAST_S .05 // between two requests, whatever the server says
 
 int ctl_buf_add(struct ctl_buf *b, const void *p, size_t n) {
     if (!b->s || b->n + n + 1 > b->cap) {
@@ -89,6 +92,10 @@ size_t ctl_on_header(char *p, size_t size, size_t n, void *arg) {
     keep(p, len, "Content-Length", range, sizeof range);
     if (*range && !r->total)
         r->total = strtoull(range, NULL, 10);
+    range[0] = '\0';
+    keep(p, len, "Retry-After", range, sizeof range);
+    if (*range)
+        r->retry_after = strtod(range, NULL);
     range[0] = '\0';
     keep(p, len, "Content-Range", range, sizeof range);
     if (!strncmp(range, "bytes ", 6))
@@ -184,6 +191,45 @@ int ctl_unreachable(const struct ctl *c, CURLcode rc, bool quiet) {
     return CTL_UNREACHABLE;
 }
 
+// Seconds until a token that has spent its rate may ask again; 0: another answer.
+static double spent(const struct ctl_reply *r) {
+    if (r->status != 429 || !r->body.n) // the answer to a HEAD has the header alone
+        return r->status == 429 ? r->retry_after : 0;
+    json_t *o = json_loadb(r->body.s, r->body.n, 0, NULL);
+    const bool rate = !strcmp(ctl_str(o, "type"), "urn:driftd:problem:rate-limited");
+    const double exact = ctl_num(o, "retry_after");
+    json_decref(o);
+    return !rate ? 0 : isfinite(exact) ? fmax(exact, RATE_LEAST_S) : r->retry_after;
+}
+
+// Waits for a rate. False after Ctrl-C.
+static bool rest(struct ctl *c, double seconds) {
+    if (!c->rate_said && !c->json)
+        fprintf(stderr, "%sdriftctl: this token has spent its rate; going on at that rate\n",
+                ctl_terminal(STDERR_FILENO) ? "\r\033[K" : "");
+    c->rate_said = true;
+    for (; seconds > 0 && !ctl_interrupted(); seconds -= 0.1)
+        usleep((unsigned)(1e6 * fmin(seconds, 0.1)));
+    return !ctl_interrupted();
+}
+
+CURLcode ctl_perform(struct ctl *c, CURL *h, struct ctl_reply *r, FILE *body) {
+    double left = c->timeout <= 0         ? (double)INFINITY
+                  : ctl_get(c, "timeout") ? c->timeout
+                                          : fmax(c->timeout, RATE_S);
+    for (;;) {
+        if (body)
+            rewind(body);
+        const CURLcode rc = curl_easy_perform(h);
+        curl_easy_getinfo(h, CURLINFO_RESPONSE_CODE, &r->status);
+        const double wait = spent(r);
+        if (!(wait > 0) || wait > left || !rest(c, wait))
+            return rc;
+        left -= wait;
+        ctl_reply_free(r);
+    }
+}
+
 int ctl_http(struct ctl *c, const char *method, const char *path, const json_t *body,
              const char *const *headers, bool quiet, struct ctl_reply *out) {
     struct curl_slist *list = NULL;
@@ -211,8 +257,7 @@ int ctl_http(struct ctl *c, const char *method, const char *path, const json_t *
     curl_easy_setopt(h, CURLOPT_WRITEDATA, out);
     curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, ctl_on_header);
     curl_easy_setopt(h, CURLOPT_HEADERDATA, out);
-    CURLcode rc = curl_easy_perform(h);
-    curl_easy_getinfo(h, CURLINFO_RESPONSE_CODE, &out->status);
+    CURLcode rc = ctl_perform(c, h, out, NULL);
     curl_easy_cleanup(h);
     curl_slist_free_all(list);
     free(text);
@@ -251,30 +296,62 @@ void ctl_print_problem(const struct ctl *c, const struct ctl_reply *r) {
     json_decref(o);
 }
 
-int ctl_call(struct ctl *c, const char *method, const char *path, const json_t *body,
-             const char *const *headers, struct ctl_reply *out) {
-    int rc = ctl_http(c, method, path, body, headers, false, out);
-    if (rc || (out->status >= 200 && out->status < 300))
-        return rc;
-    ctl_print_problem(c, out);
+int ctl_not_ours(const struct ctl *c, const struct ctl_reply *r, const char *expected) {
+    fprintf(stderr, "driftctl: %s: expected %s, not this (%s); is the address driftd's?\n",
+            ctl_safe(c->unix_path ? c->unix_path : c->url), expected,
+            *r->content_type ? ctl_safe(r->content_type) : "without a type");
     return CTL_REFUSED;
 }
 
-int ctl_get_json(struct ctl *c, const char *path, json_t **out) {
+bool ctl_is_page(const struct ctl_reply *r) {
+    return !strncasecmp(r->content_type, "text/html", 9);
+}
+
+int ctl_verdict(const struct ctl *c, const struct ctl_reply *r) {
+    if (r->status >= 200 && r->status < 300)
+        return ctl_is_page(r) ? ctl_not_ours(c, r, "an answer of driftd") : CTL_OK;
+    ctl_print_problem(c, r);
+    return CTL_REFUSED;
+}
+
+int ctl_call(struct ctl *c, const char *method, const char *path, const json_t *body,
+             const char *const *headers, struct ctl_reply *out) {
+    int rc = ctl_http(c, method, path, body, headers, false, out);
+    return rc ? rc : ctl_verdict(c, out);
+}
+
+int ctl_answer(const struct ctl *c, const struct ctl_reply *r, const char *member, json_t **out) {
+    json_t *o = r->body.n ? json_loadb(r->body.s, r->body.n, 0, NULL) : NULL;
+    const json_t *v = member ? json_object_get(o, member) : NULL;
+    const bool has = !member || json_is_array(v) || json_string_length(v);
+    int rc = CTL_OK;
+    if ((!json_is_object(o) || !has) && (out || r->status != 204)) {
+        char *expected = ctl_printf(member ? "JSON with `%s`" : "JSON", member);
+        rc = ctl_not_ours(c, r, expected);
+        free(expected);
+    }
+    if (out)
+        *out = rc ? NULL : json_incref(o);
+    json_decref(o);
+    return rc;
+}
+
+static int get(struct ctl *c, const char *path, const char *member, json_t **out) {
     struct ctl_reply r;
-    json_error_t e;
     *out = NULL;
     int rc = ctl_call(c, "GET", path, NULL, NULL, &r);
-    if (!rc && !(*out = json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, &e))) {
-        fprintf(stderr, "driftctl: the server did not answer with JSON: %s\n", e.text);
-        rc = CTL_REFUSED;
-    }
+    if (!rc)
+        rc = ctl_answer(c, &r, member, out);
     ctl_reply_free(&r);
     return rc;
 }
 
+int ctl_get_json(struct ctl *c, const char *path, json_t **out) {
+    return get(c, path, NULL, out);
+}
+
 int ctl_get_list(struct ctl *c, const char *path, const char *key, json_t **out) {
-    int rc = ctl_get_json(c, path, out);
+    int rc = get(c, path, key, out);
     const json_t *page = rc ? NULL : *out;
     json_t *more = NULL;
     while (!rc && ctl_get(c, "all") && *ctl_str(page, "next_cursor")) {
@@ -282,7 +359,7 @@ int ctl_get_list(struct ctl *c, const char *path, const char *key, json_t **out)
         json_t *got;
         ctl_buf_add(&next, path, strlen(path));
         ctl_query(&next, "cursor", ctl_str(page, "next_cursor"));
-        rc = ctl_get_json(c, next.s, &got);
+        rc = get(c, next.s, key, &got);
         free(next.s);
         if (!rc)
             json_array_extend(json_object_get(*out, key), json_object_get(got, key));
@@ -319,8 +396,5 @@ int ctl_create(struct ctl *c, const char *path, const json_t *body, struct ctl_r
         rc = ctl_http(c, "POST", path, body, headers, attempt < 2, out);
     }
     free(line);
-    if (rc || (out->status >= 200 && out->status < 300))
-        return rc;
-    ctl_print_problem(c, out);
-    return CTL_REFUSED;
+    return rc ? rc : ctl_verdict(c, out);
 }

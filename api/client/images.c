@@ -46,9 +46,9 @@ static int generate(struct ctl *c, struct ctl_buf *path) {
     struct ctl_reply r = {0};
     ctl_allow_time(c, ctl_get_num(c, "timeout-ms", 1000 * GENERATE_S) / 1000 + MARGIN_S);
     const char *noise = ctl_get(c, "noise");
-    int rc = !path->s ? CTL_REFUSED
-             : noise  ? ctl_upload(c, path->s, noise, &r)
-                      : ctl_call(c, "POST", path->s, NULL, NULL, &r);
+    int rc = path->s ? ctl_post(c, path->s, noise, &r) : CTL_REFUSED;
+    if (!rc && !*r.seed) // whatever the format
+        rc = ctl_not_ours(c, &r, "images");
     if (!rc)
         rc = save(c, &r, ctl_get(c, "output"));
     ctl_reply_free(&r);

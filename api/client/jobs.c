@@ -67,7 +67,9 @@ int ctl_cmd_train(struct ctl *c) {
         return rc;
     rc = ctl_create(c, "/v1/jobs", body, &r);
     json_decref(body);
-    json_t *job = rc ? NULL : json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, NULL);
+    json_t *job = NULL;
+    if (!rc)
+        rc = ctl_answer(c, &r, "id", &job);
     ctl_reply_free(&r);
     if (rc)
         return rc;
@@ -155,6 +157,8 @@ int ctl_show(struct ctl *c, const char *path) {
 int ctl_remove(struct ctl *c, const char *path, const char *what, const char *id) {
     struct ctl_reply r;
     int rc = ctl_call(c, "DELETE", path, NULL, NULL, &r);
+    if (!rc)
+        rc = ctl_answer(c, &r, NULL, NULL);
     if (!rc && c->json) { // a 204 has no body
         json_t *o = json_pack("{s:s, s:b}", "id", id, "removed", 1);
         ctl_json(c, o);
@@ -225,6 +229,8 @@ static int act(struct ctl *c, const char *method, const char *rest, const char *
     struct ctl_reply r;
     int rc = ctl_call(c, method, path.s, NULL, NULL, &r);
     free(path.s);
+    if (!rc)
+        rc = ctl_answer(c, &r, NULL, NULL);
     if (!rc && c->json && r.body.n) {
         ctl_json_text(c->out, r.body.s);
     } else if (!rc && c->json) { // a 204 has no body
@@ -253,6 +259,8 @@ int ctl_cmd_edit(struct ctl *c) {
     int rc = ctl_call(c, "PATCH", path.s, body, NULL, &r);
     json_decref(body);
     free(path.s);
+    if (!rc)
+        rc = ctl_answer(c, &r, NULL, NULL);
     if (!rc && c->json)
         ctl_json_text(c->out, r.body.s ? r.body.s : "{}");
     else if (!rc)

@@ -15,6 +15,8 @@ int ctl_cmd_activate(struct ctl *c) {
     struct ctl_buf path = ctl_path("/v1/checkpoints/", c->arg[0], "/activate");
     int rc = ctl_call(c, "POST", path.s, NULL, NULL, &r);
     free(path.s);
+    if (!rc)
+        rc = ctl_answer(c, &r, NULL, NULL);
     if (!rc && c->json && r.body.n)
         ctl_json_text(c->out, r.body.s);
     else if (!rc)
@@ -42,7 +44,7 @@ int ctl_cmd_serve(struct ctl *c) {
     int rc =
         body ? ctl_call(c, "PUT", "/v1/served", body, NULL, &r) : ctl_get_json(c, "/v1/served", &o);
     if (!rc && body)
-        o = json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, NULL);
+        rc = ctl_answer(c, &r, NULL, &o);
     if (!rc && c->json)
         ctl_json(c, o);
     else if (!rc)
@@ -89,7 +91,7 @@ int ctl_cmd_export(struct ctl *c) {
     struct ctl_buf path = ctl_path("/v1/checkpoints/", c->arg[0], "/file");
     ctl_query(&path, "format", ctl_get(c, "format"));
     ctl_query(&path, "weights", weights);
-    int rc = ctl_download(c, "GET", path.s, file);
+    int rc = ctl_download(c, "GET", path.s, file, false);
     free(path.s);
     if (!rc)
         ctl_print_file(c, file);
@@ -99,6 +101,7 @@ int ctl_cmd_export(struct ctl *c) {
 
 int ctl_cmd_import(struct ctl *c) {
     struct ctl_reply r = {0};
+    json_t *o = NULL;
     int rc;
     if (ctl_get(c, "path")) {
         json_t *body = json_pack("{s:s, s:s*, s:s*}", "path", c->arg[0], "name", ctl_get(c, "name"),
@@ -111,16 +114,16 @@ int ctl_cmd_import(struct ctl *c) {
         ctl_buf_add(&path, "/v1/checkpoints", 15);
         ctl_query(&path, "name", ctl_get(c, "name"));
         ctl_query(&path, "config", ctl_get(c, "config"));
-        rc = ctl_upload(c, path.s, c->arg[0], &r);
+        rc = ctl_post(c, path.s, c->arg[0], &r);
         free(path.s);
     }
+    if (!rc)
+        rc = ctl_answer(c, &r, "id", &o);
     if (!rc && c->json)
-        ctl_json_text(c->out, r.body.s ? r.body.s : "{}");
-    else if (!rc) {
-        json_t *o = json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, NULL);
+        ctl_json_text(c->out, r.body.s);
+    else if (!rc)
         fprintf(c->out, "%s\n", ctl_safe(ctl_str(o, "id")));
-        json_decref(o);
-    }
+    json_decref(o);
     ctl_reply_free(&r);
     return rc;
 }
@@ -150,7 +153,6 @@ static int metrics_path(struct ctl *c, struct ctl_buf *path) {
 
 int ctl_cmd_metrics(struct ctl *c) {
     struct ctl_buf path = {0};
-    struct ctl_reply r = {0};
     const char *file = ctl_get(c, "output");
     if (metrics_path(c, &path))
         return CTL_USAGE;
@@ -158,11 +160,8 @@ int ctl_cmd_metrics(struct ctl *c) {
     ctl_query(&path, "from", ctl_get(c, "from"));
     ctl_query(&path, "to", ctl_get(c, "to"));
     ctl_query(&path, "max_points", ctl_get(c, "max-points"));
-    int rc = ctl_call(c, "GET", path.s, NULL, NULL, &r);
+    int rc = ctl_download_text(c, path.s, file ? file : "-", c->json);
     free(path.s);
-    if (!rc)
-        rc = ctl_save(c, file ? file : "-", r.body.s, r.body.n, false);
-    ctl_reply_free(&r);
     return rc;
 }
 
@@ -187,7 +186,7 @@ int ctl_cmd_db(struct ctl *c) {
         strftime(name, sizeof name, "driftd-%Y%m%d-%H%M%S.sqlite", &tm);
         file = name;
     }
-    int rc = ctl_download(c, "POST", "/v1/db/backup", file);
+    int rc = ctl_download(c, "POST", "/v1/db/backup", file, false);
     if (!rc)
         ctl_print_file(c, file);
     return rc;
@@ -244,17 +243,20 @@ int ctl_cmd_status(struct ctl *c) {
 
 // Every key that --set takes, one per line: for completions.
 static int print_keys(struct ctl *c) {
-    json_t *o, *key;
+    struct ctl_reply r;
+    json_t *key;
     size_t i;
-    int rc = ctl_get_json(c, "/v1/configs/schema", &o);
-    if (rc)
-        return rc;
-    if (c->json)
+    int rc = ctl_call(c, "GET", "/v1/configs/schema", NULL, NULL, &r);
+    json_t *o = rc || !r.body.n ? NULL : json_loadb(r.body.s, r.body.n, 0, NULL);
+    if (!rc && !json_array_size(o))
+        rc = ctl_not_ours(c, &r, "a list of keys");
+    if (!rc && c->json)
         ctl_json(c, o);
-    json_array_foreach(o, i, key) if (!c->json)
+    json_array_foreach(o, i, key) if (!rc && !c->json)
         fprintf(c->out, "%s\n", ctl_safe(ctl_str(key, "path")));
     json_decref(o);
-    return 0;
+    ctl_reply_free(&r);
+    return rc;
 }
 
 // Recipes that cannot be used are listed as such, and below the table why.

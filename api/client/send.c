@@ -59,8 +59,7 @@ static CURLcode put_once(struct sender *s, const char *data, size_t n, struct ct
     curl_easy_setopt(h, CURLOPT_WRITEDATA, r);
     curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, ctl_on_header);
     curl_easy_setopt(h, CURLOPT_HEADERDATA, r);
-    CURLcode rc = curl_easy_perform(h);
-    curl_easy_getinfo(h, CURLINFO_RESPONSE_CODE, &r->status);
+    CURLcode rc = ctl_perform(s->c, h, r, NULL);
     curl_easy_cleanup(h);
     curl_slist_free_all(list);
     return rc;
@@ -268,14 +267,15 @@ static int sum_up(void *arg, const FTSENT *e) {
     return 0;
 }
 
-int ctl_describe(const char *path, char out[300], int64_t *bytes) {
+int ctl_describe(const char *path, char out[CTL_SOURCE], int64_t *bytes) {
     struct sum sum = {.hash = 0xcbf29ce484222325u};
     struct stat st;
     int links = 0;
-    const char *slash = strrchr(path, '/'), *base = slash && slash[1] ? slash + 1 : path;
+    const char *slash = strrchr(path, '/');
+    const char *base = ctl_safe(slash && slash[1] ? slash + 1 : path); // JSON carries UTF-8 only
     if (!stat(path, &st) && S_ISREG(st.st_mode)) {
         *bytes = (int64_t)st.st_size;
-        snprintf(out, 300, "%.180s, %lld bytes of %lld", base, (long long)st.st_size,
+        snprintf(out, CTL_SOURCE, "%s, %lld bytes of %lld", base, (long long)st.st_size,
                  (long long)st.st_mtim.tv_sec);
         return 0;
     }
@@ -285,7 +285,7 @@ int ctl_describe(const char *path, char out[300], int64_t *bytes) {
         return CTL_REFUSED;
     }
     *bytes = sum.bytes;
-    snprintf(out, 300, "folder %.180s, %lld files, %016llx", base, (long long)sum.files,
+    snprintf(out, CTL_SOURCE, "folder %s, %lld files, %016llx", base, (long long)sum.files,
              (unsigned long long)sum.hash);
     return 0;
 }
@@ -297,7 +297,7 @@ int ctl_send(struct ctl *c, const char *name, const char *path, int64_t received
                        .part = malloc(PART),
                        .received = received,
                        .tty = ctl_terminal(STDERR_FILENO) && !c->json};
-    char what[300];
+    char what[CTL_SOURCE];
     int rc = s.part ? ctl_describe(path, what, &s.total) : CTL_REFUSED;
     if (!rc && !stat(path, &st))
         rc = S_ISDIR(st.st_mode) ? send_folder(&s, path) : send_file(&s, path);

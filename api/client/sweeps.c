@@ -49,13 +49,9 @@ static char *line_of(const json_t *o) {
 }
 
 static int table(struct ctl *c, const char *id, const char *kind, const char *file) {
-    struct ctl_reply r = {0};
     struct ctl_buf path = path_of(id, kind);
-    int rc = ctl_call(c, "GET", path.s, NULL, NULL, &r);
+    int rc = ctl_download_text(c, path.s, file, false);
     free(path.s);
-    if (!rc)
-        rc = ctl_save(c, file, r.body.s ? r.body.s : "", r.body.n, false);
-    ctl_reply_free(&r);
     return rc;
 }
 
@@ -66,10 +62,12 @@ static char *watch(struct ctl *c, const char *id, int *rc) {
     for (int lost = 0; !state; usleep(POLL_US)) {
         struct ctl_reply r = {0};
         *rc = ctl_http(c, "GET", path.s, NULL, NULL, lost + 1 < LOST_S, &r);
-        json_t *o = *rc || r.status != 200 ? NULL : json_loadb(r.body.s, r.body.n, 0, NULL);
+        json_t *o = NULL;
         if (!*rc && r.status >= 400 && r.status < 500) {
             ctl_print_problem(c, &r);
             *rc = CTL_REFUSED;
+        } else if (!*rc && r.status < 300) {
+            *rc = ctl_answer(c, &r, "state", &o);
         }
         ctl_reply_free(&r);
         lost = o ? 0 : lost + 1;
@@ -137,7 +135,9 @@ static int submit(struct ctl *c) {
     const char *path = ctl_get(c, "check") ? "/v1/sweeps?check=1" : "/v1/sweeps";
     int rc = ctl_create(c, path, file, &r);
     json_decref(file);
-    json_t *o = rc ? NULL : json_loadb(r.body.s ? r.body.s : "", r.body.n, 0, NULL);
+    json_t *o = NULL;
+    if (!rc)
+        rc = ctl_answer(c, &r, ctl_get(c, "check") ? "list" : "id", &o);
     ctl_reply_free(&r);
     if (rc)
         return rc;
@@ -209,6 +209,8 @@ static int act(struct ctl *c, const char *method, const char *rest, const char *
     struct ctl_reply r;
     int rc = ctl_call(c, method, path.s, NULL, NULL, &r);
     free(path.s);
+    if (!rc)
+        rc = ctl_answer(c, &r, NULL, NULL);
     if (!rc && c->json)
         ctl_json_text(c->out, r.body.n ? r.body.s : "{}");
     else if (!rc)
@@ -222,7 +224,7 @@ static int plot(struct ctl *c) {
     struct ctl_buf path = path_of(c->arg[1], ".png");
     ctl_query(&path, "metric", ctl_get(c, "metric"));
     char *own = ctl_printf("sweep-%s.png", c->arg[1]);
-    int rc = ctl_download(c, "GET", path.s, file ? file : own);
+    int rc = ctl_download(c, "GET", path.s, file ? file : own, false);
     if (!rc && !ctl_is_stdout(file ? file : own))
         fprintf(c->out, "%s\n", ctl_safe(file ? file : own));
     free(own);

@@ -56,9 +56,7 @@ static int not_found(const char *dir, const char *name, struct dr_err *err) {
 
 // A name that JSON, URLs and terminals can carry.
 static bool printable(const char *name) {
-    json_t *text = json_string(name); // NULL: not UTF-8
-    bool ok = text != NULL;
-    json_decref(text);
+    bool ok = dd_is_utf8(name);
     for (; *name && ok; name++)
         ok = (unsigned char)*name >= 0x20 && *name != 0x7f;
     return ok;

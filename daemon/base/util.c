@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -206,6 +207,20 @@ void dd_trim_text(char *text) {
         p += have;
     }
     *to = 0;
+}
+
+bool dd_is_utf8(const char *text) {
+    json_t *j = json_string(text);
+    json_decref(j);
+    return j != NULL;
+}
+
+void dd_sound_text(char *text) {
+    if (dd_is_utf8(text))
+        return;
+    dd_trim_text(text);
+    for (; !dd_is_utf8(text); text++)
+        *text = (unsigned char)*text < 0x80 ? *text : '?';
 }
 
 bool dd_parse_int(const char *text, int64_t lo, int64_t hi, int64_t *out) {

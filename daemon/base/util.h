@@ -38,8 +38,11 @@ void dd_remove_tree(const char *path);
 int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err);
 // A whole decimal number within [lo, hi]; NULL and anything else: false.
 bool dd_parse_int(const char *text, int64_t lo, int64_t hi, int64_t *out);
+bool dd_is_utf8(const char *text);
 // Removes what cuts have left of UTF-8 characters in a text: JSON takes whole ones only.
 void dd_trim_text(char *text);
+// Makes a text that is no UTF-8 one that is: trimmed, and question marks for what is none besides.
+void dd_sound_text(char *text);
 // snprintf into malloc'd memory; aborts when out of memory.
 char *dd_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void *dd_xcalloc(size_t n, size_t size); // never NULL

@@ -2,8 +2,6 @@
 // and those whose files are in the data directory.
 #include "daemon/datasets/datasets_priv.h"
 
-#include <dirent.h>
-#include <stdlib.h>
 #include <string.h>
 
 // The row of a set that has a name of its own: not `idx` and `folder`, which need a path.
@@ -23,24 +21,10 @@ bool dd_builtin_set(const char *name) {
     return false;
 }
 
-// Whether root/name is a folder that holds something.
-static bool has_files(const char *root, const char *name) {
-    char path[DD_PATH_MAX];
-    if (!root || !*root || dd_path(path, NULL, "%s/%s", root, name))
-        return false;
-    DIR *d = opendir(path);
-    bool any = false;
-    for (struct dirent *e; d && !any && (e = readdir(d));)
-        any = e->d_name[0] != '.';
-    if (d)
-        closedir(d);
-    return any;
-}
-
 static json_t *entry(const struct dd_datasets *d, const struct dr_set_facts *f) {
     const bool points = f->kind == DR_KIND_POINTS;
-    const bool found =
-        f->made || has_files(getenv("DRIFTD_DATA"), f->name) || has_files(d->env.data_dir, f->name);
+    struct dr_data_config cfg;
+    const bool found = dd_builtin_config(f->name, &cfg) && dr_dataset_found(&cfg, d->env.data_dir);
     json_t *j = json_pack("{s:s, s:s, s:s, s:b, s:s}", "name", f->name, "kind",
                           points    ? "points"
                           : f->made ? "made"

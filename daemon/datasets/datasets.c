@@ -323,7 +323,7 @@ static int append(struct dd_datasets *d, const char *name, int64_t offset, const
                           "an upload may have %lld bytes in all (max-upload-mb); put larger data "
                           "sets below the data directory and add them by path",
                           (long long)d->env.max_upload);
-    rc = dd_dataset_room(d, bytes, err);
+    rc = dd_dataset_room(d, *received ? bytes : 0, err); // the first part is not copied
     if (!rc)
         rc = dd_upload_add(d, name, part, err);
     if (!rc)

@@ -25,7 +25,7 @@ struct dd_datasets_env {
     const char *const *roots; // further folders that sets may be imported from
     int nroots;
     int64_t max_upload; // bytes of one upload in all
-    int threads;        // of an import; 0: one per core
+    int threads;        // of an import; 0: the machine's default
 };
 
 // Cleans up after a process that ended, queues its imports again, starts the thread.

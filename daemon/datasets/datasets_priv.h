@@ -55,7 +55,8 @@ void dd_dataset_result_free(struct dd_dataset_result *r);
 // Makes the row `ready`, unless it has been removed meanwhile: DR_ENOENT.
 int dd_dataset_row_done(struct dd_store *s, int64_t id, const struct dd_dataset_result *r,
                         struct dr_err *err);
-// As in the API. Calls fn for each row, by name; name NULL: all.
+// As in the API. Calls fn for each row, by name; name NULL: all, without `classes` and `report`,
+// which may be megabytes each.
 int dd_dataset_rows(struct dd_store *s, const char *name, void (*fn)(void *arg, json_t *row),
                     void *arg, struct dr_err *err);
 
@@ -75,7 +76,7 @@ json_t *dd_dataset_options(const json_t *options, struct dd_dataset_faults *f);
 struct dd_decode {
     const char *source, *cache; // the archive or folder; the file to write, atomically
     const json_t *options;
-    int threads;
+    int threads; // 0: the machine's default
     const _Atomic bool *cancel;
     void (*progress)(void *arg, int64_t done, int64_t total); // from the calling thread
     // Whether there is room for `bytes` more on the disk, as dd_dataset_room says it; asked time

@@ -8,6 +8,7 @@
 #include <string.h>
 
 enum { MAX_SIDE = 1024, REASONS = 100 };
+enum { MAX_CLASSES = 100000 }; // of data.classes: no job could use the labels of more
 
 // In the order of enum dr_fit.
 static const char *const fits[] = {
@@ -88,6 +89,7 @@ static int colour(const char *text, uint8_t out[3]) {
 static void read_options(const json_t *o, struct dr_import_options *out,
                          struct dd_dataset_faults *f) {
     dr_import_defaults(out);
+    out->max_classes = MAX_CLASSES;
     int64_t seed = (int64_t)out->seed;
     const json_t *v;
     check_keys(o, f);
@@ -186,6 +188,7 @@ int dd_dataset_decode(const struct dd_decode *in, struct dd_dataset_result *out,
     *out = (struct dd_dataset_result){0};
     read_options(in->options, &o, &f);
     int rc = f.rc;
+    dr_workers_use(in->threads);
     if (!rc)
         rc = dr_pictures_import(in->source, in->cache, &o, on_progress, &run, &r, err);
     if (rc == DR_ECANCELED && run.full.code) {

@@ -3,6 +3,7 @@
 #include "daemon/datasets/datasets_priv.h"
 
 #include "daemon/base/log.h"
+#include "daemon/base/room.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -29,14 +30,7 @@ int64_t dd_file_size(const char *path) {
 }
 
 int dd_dataset_room(const struct dd_datasets *d, int64_t bytes, struct dr_err *err) {
-    const int64_t room = dd_free_bytes(d->root), left = room - DD_MIN_FREE;
-    if (room < 0 || left >= bytes) // where it is not known, writing will tell
-        return 0;
-    return dr_fail(err, DR_ENOSPC,
-                   "the disk is full: %lld MiB more are needed in %.200s, %lld MiB may be used (%d "
-                   "MiB stay free); remove data sets or checkpoints",
-                   (long long)(bytes >> 20) + 1, d->root, (long long)(left < 0 ? 0 : left >> 20),
-                   DD_MIN_FREE >> 20);
+    return dd_room(d->root, bytes, err);
 }
 
 // --- uploads ---
@@ -198,8 +192,13 @@ int dd_dataset_confine(const struct dd_datasets *d, const char *path, char out[D
         !(e->data_dir && below(e->data_dir, dd_store_root(d->env.store)) &&
           below(full, e->data_dir)))
         inside = false;
-    int rc = inside ? dd_path(out, err, "%s", full)
-                    : dr_fail_at(err, DR_EINVAL, "path", "path: expected %s", expected);
+    int rc = !inside ? dr_fail_at(err, DR_EINVAL, "path", "path: expected %s", expected)
+             : !dd_is_utf8(full)
+                 ? dr_fail_at(err, DR_EINVAL, "path",
+                              "path: the folders or links of %.300s lead to a name that is not "
+                              "UTF-8, which JSON cannot carry; rename it",
+                              path)
+                 : dd_path(out, err, "%s", full);
     free(full);
     return rc;
 }

@@ -53,7 +53,7 @@ static char *base_text(const char *config_dir, int64_t size, double minutes, boo
     if (*own)
         return text;
     for (const struct dd_builtin_recipe *r = dd_builtin_recipes; r->name; r++)
-        if (!strcmp(r->name, "mnist-cpu"))
+        if (!strcmp(r->name, "mnist-pixels"))
             return dd_xstrdup(r->json);
     return NULL;
 }

@@ -147,10 +147,11 @@ static int set_done(sqlite3 *db, void *arg, struct dr_err *err) {
     const struct dd_dataset_result *r = d->r;
     int rc = dd_sql_run(db, err,
                         "UPDATE datasets SET state='ready', error=NULL, size=?, channels=?, "
-                        "train=?, test=?, bytes=?, fingerprint=?, classes=?, report=?, ended_us=? "
-                        "WHERE id=? AND state='importing'",
-                        "iiiiitttii", r->size, r->channels, r->train, r->test, r->bytes,
-                        r->fingerprint, d->classes, d->report, dd_wall_us(), d->id);
+                        "train=?, test=?, bytes=?, fingerprint=?, classes=?, class_count=?, "
+                        "report=?, ended_us=? WHERE id=? AND state='importing'",
+                        "iiiiittitii", r->size, r->channels, r->train, r->test, r->bytes,
+                        r->fingerprint, d->classes, (int64_t)json_array_size(r->classes), d->report,
+                        dd_wall_us(), d->id);
     return rc || sqlite3_changes(db) ? rc : dr_fail(err, DR_ENOENT, "the data set was removed");
 }
 int dd_dataset_row_done(struct dd_store *s, int64_t id, const struct dd_dataset_result *r,
@@ -174,22 +175,35 @@ static json_t *parsed(sqlite3_stmt *st, int i, json_t *otherwise) {
     return v;
 }
 
-static json_t *to_json(sqlite3_stmt *st) {
+// Earlier builds took paths that were no UTF-8.
+static json_t *sound(const char *t) {
+    char *copy = dd_xstrdup(t);
+    dd_sound_text(copy);
+    json_t *v = json_string(copy);
+    free(copy);
+    return v;
+}
+
+static json_t *to_json(sqlite3_stmt *st, bool whole) {
     const bool ready = !strcmp(text(st, 2), "ready");
-    json_t *j = json_pack("{s:s, s:s, s:s, s:b, s:s, s:o, s:o, s:o, s:o, s:o}", "name", text(st, 0),
+    json_t *j = json_pack("{s:s, s:s, s:s, s:b, s:o, s:o, s:o, s:o, s:o, s:o}", "name", text(st, 0),
                           "kind", text(st, 1), "state", text(st, 2), "own", 1, "source",
-                          text(st, 3), "options", parsed(st, 4, json_object()), "error",
+                          sound(text(st, 3)), "options", parsed(st, 4, json_object()), "error",
                           *text(st, 5) ? json_string(text(st, 5)) : json_null(), "created",
                           dd_json_time(sqlite3_column_int64(st, 6)), "ended",
                           dd_json_time(sqlite3_column_int64(st, 7)), "uploaded",
-                          json_boolean(sqlite3_column_int64(st, 15)));
+                          json_boolean(sqlite3_column_int64(st, 13)));
     static const char *const counts[] = {"size", "channels", "train", "test", "bytes"};
     for (int i = 0; i < 5; i++)
         json_object_set_new(j, counts[i],
                             ready ? json_integer(sqlite3_column_int64(st, 8 + i)) : json_null());
-    json_object_set_new(j, "classes", ready ? parsed(st, 13, json_array()) : json_null());
-    json_object_set_new(j, "report", parsed(st, 14, json_object()));
-    json_object_set_new(j, "fingerprint", *text(st, 16) ? json_string(text(st, 16)) : json_null());
+    json_object_set_new(j, "fingerprint", *text(st, 14) ? json_string(text(st, 14)) : json_null());
+    json_object_set_new(j, "class_count",
+                        ready ? json_integer(sqlite3_column_int64(st, 15)) : json_null());
+    if (whole) {
+        json_object_set_new(j, "classes", ready ? parsed(st, 16, json_array()) : json_null());
+        json_object_set_new(j, "report", parsed(st, 17, json_object()));
+    }
     return j;
 }
 
@@ -197,13 +211,14 @@ int dd_dataset_rows(struct dd_store *s, const char *name, void (*fn)(void *arg, 
                     void *arg, struct dr_err *err) {
     static const char sql[] =
         "SELECT name, kind, state, source, options, error, created_us, ended_us, size, channels, "
-        "train, test, bytes, classes, report, upload, fingerprint FROM datasets WHERE ?1 IS NULL "
-        "OR name=?1 ORDER BY name";
+        "train, test, bytes, upload, fingerprint, class_count, "
+        "CASE WHEN ?1 IS NOT NULL THEN classes END, CASE WHEN ?1 IS NOT NULL THEN report END "
+        "FROM datasets WHERE ?1 IS NULL OR name=?1 ORDER BY name";
     sqlite3 *db = dd_store_reader(s, err);
     sqlite3_stmt *st = db ? dd_sql_prepare(db, err, sql, "t", name) : NULL;
     int step = SQLITE_ERROR;
     while (st && (step = sqlite3_step(st)) == SQLITE_ROW)
-        fn(arg, to_json(st));
+        fn(arg, to_json(st, name));
     int rc = step == SQLITE_DONE ? 0 : st ? dd_sql_fail(db, err, "reading data sets") : err->code;
     sqlite3_finalize(st);
     sqlite3_close(db);

@@ -32,10 +32,6 @@ static void add_progress(struct dd_datasets *d, json_t *row) {
 }
 
 static void append_row(void *list, json_t *row) {
-    const json_t *classes = json_object_get(row, "classes");
-    json_object_set_new(row, "class_count",
-                        json_is_array(classes) ? json_integer((json_int_t)json_array_size(classes))
-                                               : json_null());
     json_array_append_new(list, row);
 }
 
@@ -51,15 +47,9 @@ static json_t *read_rows(struct dd_datasets *d, const char *name, struct dr_err 
 }
 
 json_t *dd_datasets_list(struct dd_datasets *d, struct dr_err *err) {
-    json_t *list = read_rows(d, NULL, err), *row;
-    size_t i;
+    json_t *list = read_rows(d, NULL, err);
     if (!list)
         return NULL;
-    // The list stays short; one set has all of it.
-    json_array_foreach(list, i, row) {
-        json_object_del(row, "report");
-        json_object_del(row, "classes");
-    }
     dd_builtin_sets(d, list);
     return json_pack("{s:o}", "datasets", list);
 }
@@ -100,6 +90,7 @@ static int open_set(struct dd_datasets *d, const char *name, struct dr_dataset *
     if (rc != DR_ENOENT || !dd_builtin_config(name, &cfg))
         return rc;
     dr_pictures_watch(no_import, NULL);
+    dr_workers_use(d->env.threads);
     rc = dr_dataset_load(&cfg, d->env.data_dir, false, out, err);
     dr_pictures_watch(NULL, NULL);
     dr_workers_rest(); // that drew built-in pictures

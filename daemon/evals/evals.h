@@ -110,7 +110,7 @@ int dd_eval_remove(struct dd_store *s, int64_t id, struct dr_err *err);
 // A file of STATE_DIR/evals/ID; DR_ENOENT where name is none of them.
 int dd_eval_file(struct dd_store *s, int64_t id, const char *name, char path[DD_PATH_MAX],
                  struct dr_err *err);
-// metric NULL: fid, else fd. {"metric", "x", "series": [...]}
+// metric NULL: fid where one of these rows has it, else fd. {"metric", "x", "series": [...]}
 json_t *dd_eval_curve(struct dd_store *s, const struct dd_eval_query *q, const char *metric,
                       bool over_alpha, struct dr_err *err);
 // The same as PNG (plot.c). *png is malloc'ed.

@@ -322,6 +322,21 @@ static void add_point(struct series *x, sqlite3 *db, sqlite3_stmt *st, const cha
     sqlite3_finalize(v);
 }
 
+// The series of one metric; NULL: see err->code.
+static json_t *read_series(sqlite3 *db, const struct dd_eval_query *q, const char *metric,
+                           bool over_alpha, struct dr_err *err) {
+    sqlite3_stmt *st = dd_eval_select(db, q, "", over_alpha ? "e.alpha, e.id" : "e.step, e.id",
+                                      INT64_MAX, -1, 0, err);
+    struct series x = {
+        .all = st ? json_array() : NULL, .by = json_object(), .over_alpha = over_alpha};
+    while (st && sqlite3_step(st) == SQLITE_ROW)
+        if (!strcmp(text(st, STATE), "done"))
+            add_point(&x, db, st, metric);
+    sqlite3_finalize(st);
+    json_decref(x.by);
+    return x.all;
+}
+
 json_t *dd_eval_curve(struct dd_store *s, const struct dd_eval_query *q, const char *metric,
                       bool over_alpha, struct dr_err *err) {
     int m;
@@ -331,22 +346,16 @@ json_t *dd_eval_curve(struct dd_store *s, const struct dd_eval_query *q, const c
     sqlite3 *db = dd_store_reader(s, err);
     if (!db)
         return NULL;
-    if (!metric)
-        metric = dd_sql_one(db, 0,
-                            "SELECT 1 FROM eval_values WHERE name='fid' AND value IS NOT NULL", "")
-                     ? "fid"
-                     : "fd";
-    sqlite3_stmt *st = dd_eval_select(db, q, "", over_alpha ? "e.alpha, e.id" : "e.step, e.id",
-                                      INT64_MAX, -1, 0, err);
-    struct series x = {
-        .all = st ? json_array() : NULL, .by = json_object(), .over_alpha = over_alpha};
-    while (st && sqlite3_step(st) == SQLITE_ROW)
-        if (!strcmp(text(st, STATE), "done"))
-            add_point(&x, db, st, metric);
-    sqlite3_finalize(st);
+    const bool chosen = metric != NULL;
+    metric = chosen ? metric : "fid";
+    json_t *series = read_series(db, q, metric, over_alpha, err);
+    if (!chosen && series && !json_array_size(series)) { // none of these rows has it
+        json_decref(series);
+        metric = "fd";
+        series = read_series(db, q, metric, over_alpha, err);
+    }
     sqlite3_close(db);
-    json_decref(x.by);
-    return x.all ? json_pack("{s:s, s:s, s:o}", "metric", metric, "x",
-                             over_alpha ? "alpha" : "step", "series", x.all)
-                 : NULL;
+    return series ? json_pack("{s:s, s:s, s:o}", "metric", metric, "x",
+                              over_alpha ? "alpha" : "step", "series", series)
+                  : NULL;
 }

@@ -282,9 +282,9 @@ static void gather(struct dd_batcher *b, struct batch *k) {
 }
 
 // Small forward passes gain little from several threads, which wait for each other at every
-// operator whenever anything else runs: with HTTP on the same two cores the mnist-cpu network then
-// makes half as many images. Batches of such models are cut into parts that one thread computes
-// each.
+// operator whenever anything else runs: with HTTP on the same two cores the mnist-pixels network
+// then makes half as many images. Batches of such models are cut into parts that one thread
+// computes each.
 static int lanes_for(const struct dd_batcher *b, int images) {
     if (!b->lanes || b->sample_flops * DR_MIN(images, FULL) >= LANE_FLOPS)
         return 0;
@@ -568,7 +568,7 @@ int dd_batcher_start(const struct dd_batcher_env *env, struct dd_batcher **out,
     pthread_cond_init(&b->rendering, NULL);
     pthread_cond_init(&b->idle, NULL);
     b->sample = dd_xcalloc((size_t)env->opt->max_batch, sizeof *b->sample);
-    b->cache = dd_snapcache_new(env->store, env->models, env->opt->cache_mb << 20);
+    b->cache = dd_snapcache_new(env->store, env->events, env->models, env->opt->cache_mb << 20);
     if (pthread_create(&b->thread, NULL, batcher, b)) {
         destroy(b);
         return dr_fail(err, DR_ENOMEM, "cannot start the generation thread");

@@ -8,12 +8,14 @@
 #include "daemon/generate/ckpt_cache.h"
 #include "daemon/generate/live.h"
 #include "daemon/generate/request.h"
+#include "daemon/store/events.h"
 #include "daemon/store/store.h"
 
 struct dd_batcher;
 struct dd_batcher_env {
     const struct dd_options *opt;
     struct dd_store *store;
+    struct dd_events *events;
     struct dd_live *live;
     struct dd_models *models;
 };

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GRID_BATCH = 16, GRID_MAX_CLASSES = 16, SCATTER_POINTS = 2048, SCATTER_SIZE = 256 };
+enum { GRID_BATCH = 16, GRID_MAX_CLASSES = 16, SCATTER_POINTS = 2048 };
 enum { LARGE = 256, MAX_VALUES = 1 << 26 }; // pixels of a side; values of all images, 256 MiB
 
 struct dd_grid {
@@ -94,14 +94,14 @@ int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, d
     classes = points ? classes : shape.rows;
     per_class = points ? SCATTER_POINTS / classes : shape.columns;
     real *x = malloc((size_t)(classes * per_class * count) * sizeof *x);
-    real *plot = points ? malloc(sizeof(real) * SCATTER_SIZE * SCATTER_SIZE) : NULL;
+    real *plot = points ? malloc(sizeof(real) * DD_PLOT_SIDE * DD_PLOT_SIDE) : NULL;
     struct dr_bytes png = {0};
     int rc = x && (plot || !points) ? 0 : dr_fail(err, DR_ENOMEM, "no memory for a sample grid");
     if (!rc)
         rc = generate(g, s, classes, per_class, cfg, count, x, err);
     if (!rc && points) {
-        dd_scatter(x, classes * per_class, SCATTER_SIZE, plot);
-        rc = dr_png_grid(plot, 1, 1, SCATTER_SIZE, SCATTER_SIZE, DR_SHOW_GREY, 1, 1, 0, NULL, NULL,
+        dd_scatter(x, classes * per_class, DD_PLOT_SIDE, plot);
+        rc = dr_png_grid(plot, 1, 1, DD_PLOT_SIDE, DD_PLOT_SIDE, DR_SHOW_GREY, 1, 1, 0, NULL, NULL,
                          &png, err);
     } else if (!rc) {
         char text[160];

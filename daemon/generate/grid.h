@@ -22,5 +22,6 @@ int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, d
                   const char *path, struct dd_grid_file *info, struct dr_err *err);
 // The size of a PNG file of n bytes.
 struct dd_grid_file dd_grid_size(const uint8_t *png, size_t n);
+enum { DD_PLOT_SIDE = 256 }; // pixels of a plot, across and down
 // Points [n,2] in [-1.5,1.5]^2 as a white-on-black density image [size,size] in [-1,1].
 void dd_scatter(const real *points, int64_t n, int64_t size, real *image);

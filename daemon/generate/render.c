@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GAP = 2, SCATTER_SIZE = 256, FRAME_MS = 80 };
+enum { GAP = 2, FRAME_MS = 80 };
 
 // Images per guidance scale: the noise index restarts with every scale. 0: no query of
 // /v1/generate makes these images (scale by scale, the same labels and noise for each).
@@ -123,6 +123,16 @@ static bool has_points(const struct dd_rendered *in) {
     return dr_gen_config(in->snap->net)->kind == DR_KIND_POINTS;
 }
 
+int64_t dd_render_values(const struct dd_gen_request *r, const struct dr_net *net) {
+    const int64_t values = r->n * dr_gen_image_count(net);
+    if (r->format == DD_NPY)
+        return values;
+    if (dr_gen_config(net)->kind != DR_KIND_POINTS)
+        return values * r->scale * r->scale;
+    const int plots = r->format == DD_PNG ? 1 : r->format == DD_APNG ? r->noise.steps : r->n;
+    return (int64_t)plots * DD_PLOT_SIDE * DD_PLOT_SIDE;
+}
+
 static int check_wanted(const struct dd_rendered *in, struct dr_err *err) {
     return in->req->abandoned(in->req->owner)
                ? dr_fail(err, DR_ECANCELED, "nobody waits for the answer")
@@ -141,11 +151,11 @@ static int png(const struct dd_rendered *in, int first, int n, int cols, const c
     if (!has_points(in))
         return dr_png_grid(x, n, m->channels, m->size, m->size, dr_show(m->kind, m->channels), cols,
                            in->req->scale, n > 1 ? GAP : 0, text ? "driftd" : NULL, text, out, err);
-    real *plot = malloc(sizeof(real) * SCATTER_SIZE * SCATTER_SIZE);
+    real *plot = malloc(sizeof(real) * DD_PLOT_SIDE * DD_PLOT_SIDE);
     if (!plot)
         return dr_fail(err, DR_ENOMEM, "no memory for a picture");
-    dd_scatter(x, n, SCATTER_SIZE, plot);
-    rc = dr_png_grid(plot, 1, 1, SCATTER_SIZE, SCATTER_SIZE, DR_SHOW_GREY, 1, 1, 0,
+    dd_scatter(x, n, DD_PLOT_SIDE, plot);
+    rc = dr_png_grid(plot, 1, 1, DD_PLOT_SIDE, DD_PLOT_SIDE, DR_SHOW_GREY, 1, 1, 0,
                      text ? "driftd" : NULL, text, out, err);
     free(plot);
     return rc;

@@ -12,5 +12,7 @@ struct dd_rendered {
     const real *x;
     const char *note; // for the client, "" if nothing; goes into the parameters
 };
+// Values that the answer to a request for images of this network encodes.
+int64_t dd_render_values(const struct dd_gen_request *r, const struct dr_net *net);
 // Fills bytes, size, content_type, checkpoint and step. 0 or DR_E*; ECANCELED: nobody waits.
 int dd_render(const struct dd_rendered *in, struct dd_gen_result *out, struct dr_err *err);

@@ -58,9 +58,8 @@ static int64_t sample_bytes(const struct dd_ticket *t) {
 }
 
 void dd_render_later(struct dd_batcher *b, struct dd_ticket *t) {
-    int64_t scale = t->req->format == DD_NPY ? 1 : t->req->scale;
-    int64_t values = t->req->n * dr_gen_image_count(t->snap->net) * scale * scale;
-    dd_queue_put(values > LARGE ? &b->large : &b->small, t);
+    const bool large = dd_render_values(t->req, t->snap->net) > LARGE;
+    dd_queue_put(large ? &b->large : &b->small, t);
     b->unrendered += sample_bytes(t);
     pthread_cond_broadcast(&b->rendering);
 }

@@ -1,6 +1,7 @@
 // Cache of loaded checkpoints (snap_cache.h).
 #include "daemon/generate/snap_cache.h"
 
+#include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/store/checkpoints.h"
 #include "engine/drift.h"
@@ -20,15 +21,18 @@ struct entry {
 };
 struct dd_snapcache {
     struct dd_store *store;
+    struct dd_events *events;
     struct dd_models *models;
     int64_t max, bytes;
     uint64_t clock;
     struct entry e[ENTRIES];
 };
 
-struct dd_snapcache *dd_snapcache_new(struct dd_store *s, struct dd_models *m, int64_t max_bytes) {
+struct dd_snapcache *dd_snapcache_new(struct dd_store *s, struct dd_events *e, struct dd_models *m,
+                                      int64_t max_bytes) {
     struct dd_snapcache *c = dd_xcalloc(1, sizeof *c);
     c->store = s;
+    c->events = e;
     c->models = m;
     c->max = max_bytes;
     return c;
@@ -62,17 +66,50 @@ static struct entry *oldest(struct dd_snapcache *c, bool free_slot_counts) {
     return best;
 }
 
+// The file is not what its row says: it is not served any more.
+static int damaged(struct dd_snapcache *c, const struct dd_model_info *row, struct dr_err *err) {
+    struct dr_err ignored;
+    const int rc = dr_fail(err, DR_EFORMAT, "checkpoint %lld is damaged: its sha256 has changed",
+                           (long long)row->id);
+    dd_ckpt_set_state(c->store, row->path, "corrupt", &ignored);
+    dd_event(c->events, "alert", row->job,
+             json_pack("{s:s, s:I, s:s}", "kind", "checkpoint", "step", (json_int_t)row->step,
+                       "text", err->msg));
+    return rc;
+}
+
+// The same where there is no file, with the alert that backups send.
+static int gone(struct dd_snapcache *c, const struct dd_model_info *row, struct dr_err *err) {
+    char *stored = dd_store_rel(c->store, row->path);
+    json_t *paths = json_pack("[s]", stored);
+    int rc = dd_ckpt_lost(c->store, c->events, paths, err);
+    json_decref(paths);
+    free(stored);
+    return rc ? rc
+              : dr_fail(err, DR_ENOENT, "checkpoint %lld is removed: its file is gone",
+                        (long long)row->id);
+}
+
+// Clients learn what is wrong with a file, and not its path. A folder in its place has DR_EFORMAT.
+static int check_file(struct dd_snapcache *c, const struct dd_model_info *row, struct dr_err *err) {
+    struct dr_err why = {0};
+    char sha[65], q[700];
+    const int rc = dr_sha256_file(row->path, sha, &why);
+    if (rc == DR_ENOENT)
+        return gone(c, row, err);
+    if (rc == DR_EFORMAT || (!rc && strcmp(sha, row->sha256)))
+        return damaged(c, row, err);
+    if (!rc)
+        return 0;
+    dd_log(DR_LOG_ERROR, "checkpoint.unreadable", "checkpoint=%lld reason=%s", (long long)row->id,
+           dd_log_quote(why.msg, q, sizeof q));
+    return dr_fail(err, rc, "the file of checkpoint %lld cannot be read; the log has the reason",
+                   (long long)row->id);
+}
+
 static int load(struct dd_snapcache *c, const struct dd_model_info *row, bool raw,
                 struct dr_snapshot **out, struct dr_err *err) {
-    char sha[65];
-    int rc = dr_sha256_file(row->path, sha, err);
-    if (!rc && strcmp(sha, row->sha256))
-        rc = dr_fail(err, DR_EFORMAT, "checkpoint %lld is damaged: its sha256 has changed",
-                     (long long)row->id);
-    if (rc == DR_EFORMAT) { // or what stands in its place is no file
-        struct dr_err ignored;
-        dd_ckpt_set_state(c->store, row->path, "corrupt", &ignored);
-    }
+    int rc = check_file(c, row, err);
     if (!rc) {
         char *description = dr_model_config_to_json(&row->model);
         rc = (raw ? dr_snapshot_load_raw : dr_snapshot_load)(row->path, description, out, err);

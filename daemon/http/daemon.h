@@ -12,9 +12,15 @@
 #include "daemon/store/pump.h"
 #include "daemon/store/rows_json.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 
+struct dd_exports { // export.c
+    pthread_mutex_t lock;
+    struct dd_export *first;
+    int n;
+};
 struct dd {
     struct dd_options opt;
     int argc; // the command line, read again by SIGHUP
@@ -29,7 +35,8 @@ struct dd {
     struct dd_disk *disk;
     struct dd_datasets *datasets;
     struct api_server *server;
-    char *token; // the token file as it was read last; NULL: none
+    char *token;               // the token file as it was read last; NULL: none
+    struct dd_exports exports; // those that are being read
     int64_t started_ns;
     int lock_fd;
     _Atomic bool stopping;

@@ -1,5 +1,6 @@
 // GET /v1/checkpoints/{id}/file with parameters: one set of weights as a file for other programs
-// (engine/export). The file is made anew, without a name, for each request.
+// (engine/export). The file has no name; it is on the disk as long as somebody reads it.
+#include "daemon/base/room.h"
 #include "daemon/base/util.h"
 #include "daemon/http/daemon.h"
 #include "daemon/store/checkpoints.h"
@@ -12,6 +13,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { MOST = 8 }; // exports on the disk at a time
+
+// Requests for the same one, while it is read, share it.
+struct dd_export {
+    struct dd_export *next;
+    struct dd *d;
+    struct api_file file; // what each reader gets, with an fd of its own; fd -1: being made
+    int readers;
+};
+
 static const struct {
     const char *word, *tail, *type;
 } formats[] = {
@@ -20,7 +31,7 @@ static const struct {
 #undef X
 };
 
-// The good checkpoint of an id.
+// The good checkpoint of an id, with its file.
 static int find(struct dd *d, const char *id, struct dd_ckpt_row *row, struct api_problem *p) {
     struct dr_err err = {0};
     int64_t n;
@@ -29,15 +40,55 @@ static int find(struct dd *d, const char *id, struct dd_ckpt_row *row, struct ap
     int rc = dd_ckpt_get(d->store, n, row, &err);
     if (rc)
         return dd_http_fail(p, rc, &err);
-    if (!strcmp(row->state, "ok"))
+    const bool good = !strcmp(row->state, "ok");
+    if (good && !access(row->path, F_OK))
         return 0;
-    rc = dr_fail(&err, DR_EGONE, "checkpoint %s is %s", row->id, row->state);
+    rc = good ? dr_fail(&err, DR_EGONE, "the file of checkpoint %s is no longer there", row->id)
+              : dr_fail(&err, DR_EGONE, "checkpoint %s is %s", row->id, row->state);
     dd_ckpt_row_free(row);
     return dd_http_fail_as(p, rc, &err, "checkpoint-gone");
 }
 
-// What is kept of the checkpoint's own metadata.
-static int write_export(const struct dd_ckpt_row *row, const struct api_export *as,
+// NULL: there are too many. One that is new is the caller's to make.
+static struct dd_export *enter(struct dd *d, const struct api_file *want) {
+    struct dd_exports *all = &d->exports;
+    pthread_mutex_lock(&all->lock);
+    struct dd_export *e = all->first;
+    while (e && (e->file.fd < 0 || strcmp(e->file.etag, want->etag) != 0))
+        e = e->next;
+    if (e) {
+        e->readers++;
+    } else if (all->n < MOST) {
+        e = dd_xcalloc(1, sizeof *e);
+        *e = (struct dd_export){.next = all->first, .d = d, .file = *want, .readers = 1};
+        all->first = e;
+        all->n++;
+    }
+    pthread_mutex_unlock(&all->lock);
+    return e;
+}
+
+static void leave(void *arg) {
+    struct dd_export *e = arg, **at;
+    struct dd_exports *all = &e->d->exports;
+    pthread_mutex_lock(&all->lock);
+    const bool last = --e->readers == 0;
+    for (at = &all->first; last && *at != e; at = &(*at)->next)
+        ;
+    if (last) {
+        *at = e->next;
+        all->n--;
+    }
+    pthread_mutex_unlock(&all->lock);
+    if (!last)
+        return;
+    if (e->file.fd >= 0)
+        close(e->file.fd);
+    free(e);
+}
+
+// What is kept of the checkpoint's own metadata. `dir`: where the disk is to have room for it.
+static int write_export(const struct dd_ckpt_row *row, const struct api_export *as, const char *dir,
                         const char *path, struct dr_err *err) {
     const bool raw = as->weights == API_WEIGHTS_RAW;
     struct dr_snapshot *snap = NULL;
@@ -46,7 +97,10 @@ static int write_export(const struct dd_ckpt_row *row, const struct api_export *
                  : dr_snapshot_load(row->path, row->config, &snap, err);
     if (rc)
         return rc;
-    rc = dr_st_open(row->path, &f, err);
+    const int copies = as->format == DR_EXPORT_PYTORCH ? 2 : 1; // a zip is made of a file
+    rc = dd_room(dir, copies * (int64_t)dr_net_bytes(snap->net), err);
+    if (!rc)
+        rc = dr_st_open(row->path, &f, err);
     if (!rc) {
         const struct dr_export x = {.snap = snap,
                                     .format = (enum dr_export_format)as->format,
@@ -60,15 +114,6 @@ static int write_export(const struct dd_ckpt_row *row, const struct api_export *
     return rc;
 }
 
-static int open_made(const char *path, struct api_file *out, struct dr_err *err) {
-    struct stat st;
-    out->fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (out->fd < 0 || fstat(out->fd, &st))
-        return dr_fail(err, DR_EIO, "cannot read the export again: %s", strerror(errno));
-    out->size = (uint64_t)st.st_size;
-    return 0;
-}
-
 static void describe(const struct dd_ckpt_row *row, const struct api_export *as,
                      struct api_file *out) {
     const char *raw = as->weights == API_WEIGHTS_RAW ? "-raw" : "";
@@ -78,31 +123,70 @@ static void describe(const struct dd_ckpt_row *row, const struct api_export *as,
              (long long)row->step, raw, formats[as->format].tail);
 }
 
+static int open_made(const char *path, struct dd_export *e, struct dr_err *err) {
+    struct stat st;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st)) {
+        const int why = errno;
+        if (fd >= 0)
+            close(fd);
+        return dr_fail(err, DR_EIO, "cannot read the export again: %s", strerror(why));
+    }
+    pthread_mutex_lock(&e->d->exports.lock);
+    e->file.size = (uint64_t)st.st_size;
+    e->file.fd = fd;
+    pthread_mutex_unlock(&e->d->exports.lock);
+    return 0;
+}
+
+static int make(struct dd_export *e, const struct dd_ckpt_row *row, const struct api_export *as,
+                struct dr_err *err) {
+    const char *state_dir = e->d->opt.state_dir;
+    char path[DD_PATH_MAX];
+    snprintf(path, sizeof path, "%s/uploads/export-XXXXXX", state_dir);
+    const int fd = mkostemp(path, O_CLOEXEC);
+    if (fd < 0)
+        return dr_fail(err, DR_EIO, "cannot write the export: %s", strerror(errno));
+    int rc = write_export(row, as, state_dir, path, err);
+    if (!rc)
+        rc = open_made(path, e, err);
+    close(fd);
+    unlink(path);
+    return rc;
+}
+
+static int hand_out(struct dd_export *e, struct api_file *out, struct dr_err *err) {
+    *out = e->file;
+    out->fd = fcntl(e->file.fd, F_DUPFD_CLOEXEC, 0);
+    out->closed = leave;
+    out->arg = e;
+    return out->fd < 0 ? dr_fail(err, DR_EIO, "cannot open the export: %s", strerror(errno)) : 0;
+}
+
 int dd_glue_checkpoint_export(void *ctx, const char *id, const struct api_export *as,
                               struct api_file *out, struct api_problem *p) {
     struct dd *d = ctx;
     struct dd_ckpt_row row = {0};
+    struct api_file want = {.fd = -1};
     struct dr_err err = {0};
-    char path[DD_PATH_MAX];
     if (find(d, id, &row, p))
         return -1;
-    out->fd = -1;
-    snprintf(path, sizeof path, "%s/uploads/export-XXXXXX", d->opt.state_dir);
-    const int fd = mkstemp(path);
-    int rc = fd < 0 ? dr_fail(&err, DR_EIO, "cannot write the export: %s", strerror(errno))
-                    : write_export(&row, as, path, &err);
+    describe(&row, as, &want);
+    struct dd_export *e = enter(d, &want);
+    int rc = e ? 0
+               : dr_fail(&err, DR_EBUSY,
+                         "%d exports are being read, each of which takes room on the disk", MOST);
+    if (!rc && e->file.fd < 0)
+        rc = make(e, &row, as, &err);
     if (!rc)
-        rc = open_made(path, out, &err);
-    if (fd >= 0) {
-        close(fd);
-        unlink(path);
-    }
-    if (rc && out->fd >= 0)
-        close(out->fd);
-    if (rc)
-        dd_http_fail(p, rc == DR_EUNSUPPORTED ? DR_EINVAL : rc, &err);
-    else
-        describe(&row, as, out);
+        rc = hand_out(e, out, &err);
     dd_ckpt_row_free(&row);
-    return rc ? -1 : 0;
+    if (!rc)
+        return 0;
+    if (e)
+        leave(e);
+    dd_http_fail(p, rc == DR_EUNSUPPORTED ? DR_EINVAL : rc, &err);
+    if (rc == DR_EBUSY)
+        p->retry_after = 5;
+    return -1;
 }

@@ -1,6 +1,7 @@
 // HTTP callbacks for generation: what a checkpoint's model accepts, and requests on their way to
 // the batcher and back (api/api.h -> batcher.h).
 #include "daemon/base/util.h"
+#include "daemon/generate/grid.h"
 #include "daemon/http/daemon.h"
 #include "engine/drift.h"
 
@@ -56,6 +57,7 @@ static void fill_model(struct dd *d, const struct dr_model_config *m, struct api
     out->max_n = (int)d->opt.max_n;
     out->width = out->height = (int)m->size;
     out->channels = (int)m->channels;
+    out->plot_side = m->kind == DR_KIND_POINTS ? DD_PLOT_SIDE : 0;
     out->two_pass = m->null_class;
     out->noise_count = (size_t)dr_gen_noise_of(m);
 }

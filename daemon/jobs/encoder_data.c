@@ -5,6 +5,7 @@
 #include "engine/io/safetensors.h"
 
 #include <inttypes.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,9 +46,20 @@ enum dd_encoder_ref dd_encoder_ref(const struct dr_config *cfg, const char **wor
                                                                              : DD_ENCODER_RECIPE;
 }
 
+// Squares that divide the pictures: the recipe's own, else the smallest there are, else pixels.
+static int64_t mask_for(int64_t size, int64_t own) {
+    enum { LARGEST = 8 };
+    if (size % own == 0)
+        return own;
+    for (int64_t p = 2; p <= LARGEST && p < size; p++)
+        if (size % p == 0)
+            return p;
+    return 1;
+}
+
 // The generator's pictures are the encoder's: where both name the same set, its folder, size and
 // the rest are taken over, but for labels that the generator does without. Without two classes to
-// tell apart the encoder learns by reconstruction.
+// tell apart the encoder learns by reconstruction, with a mask that fits the size.
 static int take_data(const struct dr_config *cfg, struct dr_config *encoder, struct dr_err *err) {
     const struct dr_data_config own = encoder->data;
     if (own.set == cfg->data.set) {
@@ -59,11 +71,40 @@ static int take_data(const struct dr_config *cfg, struct dr_config *encoder, str
     }
     if (encoder->data.classes < 2)
         encoder->encoder.objective = DR_ENCODER_AUTOENCODE;
+    if (encoder->encoder.objective != DR_ENCODER_CLASSIFY)
+        encoder->encoder.mask_patch = mask_for(encoder->data.size, encoder->encoder.mask_patch);
     char *json = dr_config_to_json(encoder);
     int rc = json ? dr_config_parse(json, strlen(json), NULL, encoder, err)
                   : dr_fail(err, DR_ENOMEM, "no memory for a configuration");
     free(json);
     return rc;
+}
+
+static json_t *meaning(const struct dr_config *cfg) {
+    char *text = dr_config_to_json(cfg);
+    json_t *j = text ? json_loads(text, 0, NULL) : NULL;
+    free(text);
+    json_object_del(j, "name");
+    json_object_del(j, "about");
+    return j;
+}
+
+bool dd_encoder_differs(const struct dr_config *a, const struct dr_config *b, char key[80]) {
+    json_t *x = meaning(a), *y = meaning(b), *part, *v;
+    const char *section, *name;
+    const bool differs = !x || !json_equal(x, y);
+    key[0] = 0;
+    json_object_foreach(y, section, part) {
+        const json_t *was = json_object_get(x, section);
+        if (!key[0] && !json_is_object(part) && !json_equal(part, (json_t *)(uintptr_t)was))
+            snprintf(key, 80, "%s", section);
+        json_object_foreach(part, name,
+                            v) if (!key[0] && !json_equal(v, json_object_get(was, name)))
+            snprintf(key, 80, "%s.%s", section, name);
+    }
+    json_decref(x);
+    json_decref(y);
+    return differs;
 }
 
 int dd_encoder_maps(const struct dr_config *cfg, const struct dr_net *net, struct dr_err *err) {
@@ -74,15 +115,6 @@ int dd_encoder_maps(const struct dr_config *cfg, const struct dr_net *net, struc
         return 0;
     const int rc = dr_net_choose(encoder, cfg->features.maps, chosen, err);
     dr_net_free(encoder);
-    return rc;
-}
-
-int dd_encoder_maps_of_file(const struct dr_config *cfg, const char *path, struct dr_err *err) {
-    struct dr_net *net;
-    if (dr_snapshot_network(path, &net, NULL))
-        return 0;
-    const int rc = dd_encoder_maps(cfg, net, err);
-    dr_net_free(net);
     return rc;
 }
 

@@ -20,10 +20,13 @@ const char *dd_encoder_key(const struct dr_config *cfg);
 int dd_encoder_recipe(const char *config_dir, const struct dr_config *cfg, struct dr_config *out,
                       struct dr_err *err);
 
+// Whether two configurations make different encoders; *key: the first key in which they differ, by
+// its dotted name. Names and descriptions change no weight.
+bool dd_encoder_differs(const struct dr_config *a, const struct dr_config *b, char key[80]);
+
 // ECONFIG at features.maps when a generator's configuration names a map that the encoder in `net`
-// does not have; files and networks that cannot be looked at pass, and fail when the job runs.
+// does not have; networks that cannot be looked at pass, and fail when the job runs.
 int dd_encoder_maps(const struct dr_config *cfg, const struct dr_net *net, struct dr_err *err);
-int dd_encoder_maps_of_file(const struct dr_config *cfg, const char *path, struct dr_err *err);
 
 // ECONFLICT when the file was trained on the data set that cfg names, with the same settings, but
 // on other contents: the files have changed since. Files that do not say what they were trained on,

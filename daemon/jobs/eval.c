@@ -144,18 +144,11 @@ static int work(struct dd_eval_work *w, struct tally *t, struct dr_err *err) {
     }
 }
 
-// Data sets may take minutes to read or to make.
-static bool on_import(void *ctx, const struct dr_import_progress *p) {
-    (void)p;
-    return dd_eval_pace(ctx);
-}
-
 static int run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err) {
     struct dd_eval_work w = {.job = job, .since = dd_seconds(), .reported = dd_seconds()};
     struct tally t = {0};
     struct dr_err ignored;
     w.worked = dd_eval_thread_seconds();
-    dr_pictures_watch(on_import, &w);
     int rc;
     do {
         rc = dd_eval_plan(job->env->store, job->id, &job->cfg, job->resume, err);
@@ -166,7 +159,6 @@ static int run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *err)
         rc = dd_eval_setup(&w, err);
     if (!rc)
         rc = work(&w, &t, err);
-    dr_pictures_watch(NULL, NULL);
     dd_eval_report(&w);
     dd_eval_setdown(&w);
     if (rc == DR_ECANCELED && w.stop) {

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static const double SAVE_EVERY = 20, EVENT_EVERY = 10; // s
+static const double EVENT_EVERY = 10; // s
 
 // What images come from; one of the two.
 struct images {
@@ -104,10 +104,10 @@ static int open_folder(struct dd_eval_work *w, struct images *s, struct dr_err *
     d.limit = 0;
     d.test_share = 0;
     snprintf(d.path, sizeof d.path, "%s", e->folder);
-    int rc = dr_dataset_load(&d, w->job->env->opt->data_dir, false, &s->folder, err);
+    int rc = dd_eval_load(w, &d, w->job->env->opt->data_dir, false, &s->folder, err);
     if (rc && d.classes) { // flat
         d.classes = 0;
-        if (!dr_dataset_load(&d, w->job->env->opt->data_dir, false, &s->folder, &why))
+        if (!dd_eval_load(w, &d, w->job->env->opt->data_dir, false, &s->folder, &why))
             rc = 0;
     }
     if (rc)
@@ -147,14 +147,16 @@ static int advance(struct progress *p, struct dr_err *err) {
     bool done = false;
     int rc = 0;
     struct dr_err ignored;
-    w->saved = p->shown = dd_seconds();
+    p->shown = dd_seconds();
+    dd_eval_note_save(w, p->shown, dr_eval_progress(p->e)); // as it was found
     while (!(rc = dr_eval_advance(p->e, dd_eval_slice(w), &done, err)) && !done) {
         const double all = dr_eval_progress(p->e), now = dd_seconds();
         w->done = before + (int64_t)(all * (double)w->job->cfg.eval.n);
         const bool go = dd_eval_pace(w);
-        if (!go || now - w->saved > SAVE_EVERY) {
+        const double paced = dd_seconds();
+        if (!go || dd_eval_save_due(&w->saved, paced, all)) {
             dr_eval_save(p->e, p->partial, &ignored);
-            w->saved = now;
+            dd_eval_note_save(w, paced, all);
         }
         if (now - p->shown > EVENT_EVERY) {
             dd_eval_event(w->job->env->events, p->r, "running", all);
@@ -200,10 +202,14 @@ static json_t *class_names(const struct dr_dataset *d) {
 static void add_classes(const struct dd_eval_work *w, const struct dr_eval_result *res,
                         json_t *details) {
     json_t *rows = json_array(), *per_class = json_array();
+    bool some = res->confusion;
     int64_t n;
     for (int64_t i = 0; i < res->classes; i++) {
+        const double accuracy = res->accuracy ? res->accuracy[i] : NAN,
+                     diversity = res->diversity ? res->diversity[i] : NAN;
         json_t *row = json_array();
         n = 0;
+        some |= isfinite(accuracy) || isfinite(diversity);
         for (int64_t k = 0; res->confusion && k < res->logits; k++) {
             n += res->confusion[i * res->logits + k];
             json_array_append_new(row, json_integer(res->confusion[i * res->logits + k]));
@@ -212,11 +218,8 @@ static void add_classes(const struct dd_eval_work *w, const struct dr_eval_resul
         json_array_append_new(per_class,
                               json_pack("{s:I, s:o, s:o, s:o}", "class", (json_int_t)i, "n",
                                         res->confusion ? json_integer(n) : json_null(), "accuracy",
-                                        res->accuracy ? number(res->accuracy[i]) : json_null(),
-                                        "diversity",
-                                        res->diversity ? number(res->diversity[i]) : json_null()));
+                                        number(accuracy), "diversity", number(diversity)));
     }
-    const bool some = res->classes > 0 && (res->confusion || res->accuracy || res->diversity);
     json_object_set_new(details, "classes", class_names(w->train));
     json_object_set(details, "confusion", res->confusion ? rows : json_null());
     json_object_set(details, "per_class", some ? per_class : json_null());

@@ -12,6 +12,8 @@
 
 // A slice beside training is short: whatever the share, that is how long training may wait.
 static const double SLICE_BESIDE = 0.02, SLICE_ALONE = 0.25, NAP = 0.1, REPORT_EVERY = 1;
+// Between saves: seconds, times what the last one took, work done.
+static const double SAVE_EVERY = 20, SAVE_TIMES = 20, SAVE_STEP = 0.05;
 
 int dd_eval_path(const struct dd_eval_work *w, char out[DD_PATH_MAX], struct dr_err *err,
                  const char *fmt, ...) {
@@ -40,6 +42,16 @@ bool dd_eval_others_train(const struct dd_eval_work *w) {
 
 double dd_eval_slice(const struct dd_eval_work *w) {
     return dd_eval_others_train(w) ? SLICE_BESIDE : SLICE_ALONE;
+}
+
+bool dd_eval_save_due(const struct dd_eval_saved *last, double now, double progress) {
+    return now - last->at >= fmax(SAVE_EVERY, SAVE_TIMES * last->took) &&
+           progress - last->progress >= SAVE_STEP;
+}
+
+void dd_eval_note_save(struct dd_eval_work *w, double began, double progress) {
+    const double now = dd_seconds();
+    w->saved = (struct dd_eval_saved){.at = now, .took = now - began, .progress = progress};
 }
 
 static bool wants_stop(struct dd_eval_work *w) {

@@ -19,6 +19,11 @@ struct dd_eval_judge {
     int64_t checkpoint; // 0: a file
 };
 
+// The last save of what is in the making: when it ended, how long it took, how far the work was.
+struct dd_eval_saved {
+    double at, took, progress;
+};
+
 struct dd_eval_work {
     struct dd_job *job;
     struct dr_backend *be;
@@ -30,7 +35,8 @@ struct dd_eval_work {
     int64_t done, total;           // images of runs
     int64_t refs_done, refs_total; // a reference that has to be made counts as a run
     // Pace: how much this thread has worked since `since`, while another job trains.
-    double worked, since, reported, shown, saved;
+    double worked, since, reported, shown;
+    struct dd_eval_saved saved;
 };
 
 // --- eval_pace.c ---
@@ -43,11 +49,19 @@ void dd_eval_report(struct dd_eval_work *w);
 bool dd_eval_pace(struct dd_eval_work *w);
 // Seconds of a slice.
 double dd_eval_slice(const struct dd_eval_work *w);
+// Whether to save again, for a process that may be killed. The files of wide networks have hundreds
+// of megabytes: saves take at most a twentieth of the time, and there are at most twenty of them.
+bool dd_eval_save_due(const struct dd_eval_saved *last, double now, double progress);
+// Notes a save that began at this time and has ended now.
+void dd_eval_note_save(struct dd_eval_work *w, double began, double progress);
 // STATE_DIR/evals/WHAT into out, its folder made.
 int dd_eval_path(const struct dd_eval_work *w, char out[DD_PATH_MAX], struct dr_err *err,
                  const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 
 // --- eval_setup.c ---
+// dr_dataset_load, whose imports stop when the job does and leave room on the disk.
+int dd_eval_load(struct dd_eval_work *w, const struct dr_data_config *cfg, const char *data_dir,
+                 bool test, struct dr_dataset **out, struct dr_err *err);
 // DR_ECANCELED when a stop came first.
 int dd_eval_setup(struct dd_eval_work *w, struct dr_err *err);
 void dd_eval_setdown(struct dd_eval_work *w);

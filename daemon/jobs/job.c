@@ -1,5 +1,4 @@
 // What a kind may call while its job runs (kinds.h): the queue's side of a job at work.
-#include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/jobs/jobs_priv.h"
 #include "daemon/store/metric_store.h"
@@ -14,11 +13,11 @@ enum dd_wish dd_job_wish(struct dd_job *job) {
     struct dd_lane *l = job->lane;
     if (!l->beside)
         atomic_store(&j->beat, dd_now_ns());
-    pthread_mutex_lock(&j->lock);
-    enum dd_wish w = j->closing && l->wish != DD_WISH_STOP_NOW ? DD_WISH_STOP : l->wish;
-    if (w == DD_WISH_CHECKPOINT)
-        l->wish = DD_WISH_NONE;
-    pthread_mutex_unlock(&j->lock);
+    enum dd_wish w = atomic_load(&l->wish);
+    if (atomic_load(&j->closing) && w != DD_WISH_STOP_NOW)
+        return DD_WISH_STOP;
+    if (w == DD_WISH_CHECKPOINT) // w is what was wished meanwhile, where that is another one
+        atomic_compare_exchange_strong(&l->wish, &w, DD_WISH_NONE);
     return w;
 }
 
@@ -55,18 +54,20 @@ static int note_start(sqlite3 *db, void *arg, struct dr_err *err) {
     return rc ? rc : dd_metrics_truncate(db, &cut, err);
 }
 
-void dd_job_started(struct dd_job *job, int64_t step, int64_t total, const char *data_name,
-                    const char *class_names) {
-    struct dr_err err = {0};
+int dd_job_started(struct dd_job *job, int64_t step, int64_t total, const char *data_name,
+                   const char *class_names, struct dr_err *err) {
     struct started s = {job->id, step, total, data_name, class_names};
-    int rc = dd_store_do(job->env->store, note_start, &s, &err);
-    dd_store_changed(job->env->store); // class names
-    char q[600];
+    struct dr_err why;
+    int rc;
+    do
+        rc = dd_store_do(job->env->store, note_start, &s, &why);
+    while (dd_job_again(job, rc));
     if (rc)
-        dd_log(DR_LOG_ERROR, "job.start", "job=%lld reason=%s", (long long)job->id,
-               dd_log_quote(err.msg, q, sizeof q));
+        *err = why;
+    dd_store_changed(job->env->store); // class names
     atomic_store(&job->lane->step, step);
     atomic_store(&job->lane->steps_total, total);
+    return rc;
 }
 
 static int note_progress(sqlite3 *db, void *arg, struct dr_err *err) {

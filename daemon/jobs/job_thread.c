@@ -78,7 +78,7 @@ static void run_job(struct dd_jobs *j, struct dd_job *job) {
     // live weights.
     if (!job->lane->beside)
         dd_live_set(j->env.live, 0, NULL);
-    end_job(job->lane, job->id, true, state, rc ? err.msg : NULL);
+    end_job(job->lane, job->id, true, state, rc ? err.msg : job->note[0] ? job->note : NULL);
 }
 
 // --- the queue's end ---
@@ -115,16 +115,33 @@ static void kinds_beside(const struct dd_jobs *j, char *out, size_t size) {
             n += (size_t)snprintf(out + n, size - n, "%s,", (*k)->name);
 }
 
-static int claim(sqlite3 *db, void *arg, struct dr_err *err) {
-    struct claim *c = arg;
+// The best queued job that the lane can take.
+static sqlite3_stmt *find_next(sqlite3 *db, const struct dd_lane *l, struct dr_err *err) {
     char beside[200];
-    c->found = false;
-    kinds_beside(c->job->queue, beside, sizeof beside);
-    sqlite3_stmt *st = dd_sql_prepare(
+    kinds_beside(l->jobs, beside, sizeof beside);
+    return dd_sql_prepare(
         db, err,
         "SELECT id, config, resume, attempts, kind, seconds FROM jobs WHERE state='queued' AND"
         " (instr(?, ','||kind||',')>0)=? AND " DD_NEEDS_READY " ORDER BY priority DESC, id LIMIT 1",
-        "ti", beside, (int64_t)c->job->lane->beside);
+        "ti", beside, (int64_t)l->beside);
+}
+
+// Mostly there is none, and to find that out nobody should wait for the writer.
+static bool has_next(const struct dd_lane *l) {
+    struct dr_err ignored;
+    struct dd_store *s = l->jobs->env.store;
+    sqlite3 *db = dd_store_queued_jobs(s) ? dd_store_reader(s, &ignored) : NULL;
+    sqlite3_stmt *st = db ? find_next(db, l, &ignored) : NULL;
+    const bool found = st && sqlite3_step(st) == SQLITE_ROW;
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    return found;
+}
+
+static int claim(sqlite3 *db, void *arg, struct dr_err *err) {
+    struct claim *c = arg;
+    c->found = false;
+    sqlite3_stmt *st = find_next(db, c->job->lane, err);
     if (!st)
         return DR_EIO;
     c->found = sqlite3_step(st) == SQLITE_ROW;
@@ -158,8 +175,8 @@ static bool next_job(struct dd_lane *l, struct dd_job *job, char error[512]) {
         pthread_mutex_lock(&j->lock);
         if (j->closing)
             break;
-        if (!atomic_load(&j->device_lost) && !dd_store_do(j->env.store, claim, &c, &err) &&
-            c.found) {
+        if (!atomic_load(&j->device_lost) && has_next(l) &&
+            !dd_store_do(j->env.store, claim, &c, &err) && c.found) {
             l->wish = DD_WISH_NONE;
             l->pausing = false;
             atomic_store(&l->step, 0);

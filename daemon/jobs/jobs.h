@@ -2,12 +2,14 @@
 // beside it one of the kinds that run beside training, each by the functions of its kind (kinds.h).
 //
 //   queued -> running -> completed | failed | stopped | paused (both on request) | interrupted
-//   running -> stopping -> stopped ; paused | stopped | failed | interrupted -> queued by resume
+//   running -> stopping -> stopped | paused
+//   paused | stopped | failed | interrupted -> queued by resume
 // A start finds rows still `running`: they were cut off, become `interrupted` and are queued again
-// when the policy is auto, but not after several such ends in a row before anything was saved. An
-// eval job that ends while a run of it waits is queued again. Any thread. The functions return 0 or
-// DR_E* with a sentence in err: ENOENT for an unknown job, ECONFLICT where its state refuses,
-// EINVAL for bad input, or what the store failed with.
+// when the policy is auto, but not after several such ends in a row before anything was saved.
+// Those still `stopping` become what was asked for, stopped or paused. An eval job that ends while
+// a run of it waits is queued again. Any thread. The functions return 0 or DR_E* with a sentence in
+// err: ENOENT for an unknown job, ECONFLICT where its state refuses, EINVAL for bad input, or what
+// the store failed with.
 #pragma once
 
 #include "daemon/base/options.h"
@@ -44,6 +46,8 @@ struct dd_job_new {
     int priority;
     const char *key, *fingerprint; // idempotency, NULL: none
     int64_t sweep, cell, rung;     // of a sweep's job; sweep 0: none
+    int64_t like;                  // a job whose encoder and judge it has too, whatever their
+                                   // recipes say by now; 0: none
     const char *changed;           // as dd_changed says; NULL: found when it is queued
 };
 int dd_jobs_create(struct dd_jobs *j, const struct dd_job_new *in, int64_t *id, bool *replayed,

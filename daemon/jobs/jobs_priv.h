@@ -14,9 +14,11 @@ struct dd_lane {
     bool beside; // takes the kinds that run beside training, the other lane the rest
     pthread_t thread;
     bool started;
-    int64_t running; // id, 0: none; this and what follows under the lock
-    enum dd_wish wish;
-    bool pausing;                      // the stop wish is a pause
+    int64_t running; // id, 0: none; under the lock
+    // Wished under the lock, heard and a checkpoint taken without it: training never waits for
+    // those who wait for the store with it.
+    _Atomic enum dd_wish wish;
+    bool pausing;                      // the stop wish is a pause; under the lock
     _Atomic int64_t step, steps_total; // of the running job; the total may be an estimate
     _Atomic int64_t limit_ms;          // its train.minutes; 0: none
 };
@@ -26,7 +28,7 @@ struct dd_jobs {
     struct dd_jobs_env env;
     pthread_mutex_t lock; // guards what follows
     pthread_cond_t wake;
-    bool closing;
+    _Atomic bool closing; // read without it as well
     struct dd_lane lane[DD_LANES];
     struct { // of the main lane, for dd_jobs_now: the lock above is held while the store is waited
              // for
@@ -48,9 +50,13 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
 
 // --- states.c ---
 
+// jobs.resume: 0: begins anew, 1: goes on from where it was. In state stopping, this: it becomes
+// paused, and not stopped, where the process ends before it has.
+#define DD_RESUME_PAUSING "2"
 struct dd_job_change {
     int64_t id;
     const char *state, *error;
+    bool pausing; // to stopping: it is to end as paused, also where the process ends first
     const char *const *from; // allowed old states, NULL: any
     const char *verb;        // "stopped": what the refused action would have done
     char old[16];

@@ -20,6 +20,7 @@ struct dd_job {
     double seconds; // it has trained before
     bool resume;    // the job has run before and its kind resumes: go on from where it was
     const struct dd_metric_table *metrics; // what its rows hold (dd_job_metrics)
+    char note[512];                        // what its row says as the error of a stop, "": nothing
     void *own;                             // the kind's, while it runs
 };
 
@@ -54,9 +55,11 @@ enum dd_wish dd_job_wish(struct dd_job *job);
 // holds the database or the disk is full: waits for a moment. False too once the job is to stop.
 bool dd_job_again(struct dd_job *job, int rc);
 // The job begins, or goes on, after `step` of `total`: metrics of later steps, which will come
-// again, are removed. data_name and class_names (a JSON array as text) may be NULL.
-void dd_job_started(struct dd_job *job, int64_t step, int64_t total, const char *data_name,
-                    const char *class_names);
+// again, are removed. data_name and class_names (a JSON array as text) may be NULL. Waits as long
+// as the database is held or the disk is full; where it fails, or the job is to stop meanwhile, the
+// run ends before it has reported anything.
+int dd_job_started(struct dd_job *job, int64_t step, int64_t total, const char *data_name,
+                   const char *class_names, struct dr_err *err);
 // Names the metrics of the job's rows, before the first one. The definitions are copied.
 void dd_job_metrics(struct dd_job *job, const struct dr_metric_def *def, int n);
 // How far a job that runs beside others has come; seconds: since the last call.

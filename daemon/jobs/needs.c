@@ -16,61 +16,56 @@
 enum { FALLEN = 32 }; // ended by one round
 
 #define OPEN "('queued','running','stopping','paused','interrupted')"
+// Of a job that trains an encoder: it has it or will.
+#define HAS_IT                                                                                     \
+    "(state IN ('queued','running','paused','interrupted') OR (state='completed' AND"              \
+    " EXISTS(SELECT 1 FROM checkpoints c WHERE c.job=jobs.id AND c.state='ok')))"
 
 // --- which job has it ---
 
-// The text of a configuration without what changes no weight.
-static char *meaning(const struct dr_config *cfg) {
-    struct dr_config c = *cfg;
-    memset(c.name, 0, sizeof c.name);
-    memset(c.about, 0, sizeof c.about);
-    return dr_config_to_json(&c);
-}
-
-static bool same_meaning(const char *json, const char *want) {
+static bool makes(const char *json, const struct dr_config *encoder) {
     struct dr_config c;
-    if (dr_config_parse(json, strlen(json), NULL, &c, NULL))
-        return false;
-    char *have = meaning(&c);
-    const bool same = have && !strcmp(have, want);
-    free(have);
-    return same;
-}
-
-bool dd_needs_same(const struct dr_config *a, const struct dr_config *b) {
-    char *x = meaning(a), *y = meaning(b);
-    const bool same = x && y && !strcmp(x, y);
-    free(x);
-    free(y);
-    return same;
+    char key[80];
+    return !dr_config_parse(json, strlen(json), NULL, &c, NULL) &&
+           !dd_encoder_differs(&c, encoder, key);
 }
 
 int dd_needs_find(sqlite3 *db, const struct dr_config *encoder, int64_t *id, struct dr_err *err) {
-    char *want = meaning(encoder);
-    if (!want)
-        return dr_fail(err, DR_ENOMEM, "no memory for a configuration");
-    sqlite3_stmt *st = dd_sql_prepare(
-        db, err,
-        "SELECT id, config FROM jobs WHERE kind='encoder' AND"
-        " (state IN ('queued','running','paused','interrupted') OR (state='completed' AND"
-        "  EXISTS(SELECT 1 FROM checkpoints c WHERE c.job=jobs.id AND c.state='ok')))"
-        " ORDER BY state='completed' DESC, id DESC",
-        "");
+    sqlite3_stmt *st = dd_sql_prepare(db, err,
+                                      "SELECT id, config FROM jobs WHERE kind='encoder' AND " HAS_IT
+                                      " ORDER BY state='completed' DESC, id DESC",
+                                      "");
     *id = 0;
     while (st && !*id && sqlite3_step(st) == SQLITE_ROW)
-        if (same_meaning((const char *)sqlite3_column_text(st, 1), want))
+        if (makes((const char *)sqlite3_column_text(st, 1), encoder))
             *id = sqlite3_column_int64(st, 0);
     sqlite3_finalize(st);
-    free(want);
     return st ? 0 : DR_EIO;
+}
+
+int64_t dd_needs_kept(sqlite3 *db, int64_t job) {
+    return dd_sql_one(
+        db, 0, "SELECT id FROM jobs WHERE id=(SELECT needs FROM jobs WHERE id=?) AND " HAS_IT, "i",
+        job);
+}
+
+int64_t dd_needs_kept_judge(sqlite3 *db, int64_t job) {
+    return dd_sql_one(
+        db, 0, "SELECT id FROM jobs WHERE id=(SELECT judge FROM jobs WHERE id=?) AND " HAS_IT, "i",
+        job);
+}
+
+// It must not wait longer than the job that waits for it.
+static int hurry(sqlite3 *db, int64_t id, int priority, struct dr_err *err) {
+    return dd_sql_run(db, err,
+                      "UPDATE jobs SET priority=max(priority,?) WHERE id=? AND state='queued'",
+                      "ii", (int64_t)priority, id);
 }
 
 int dd_needs_take(sqlite3 *db, struct dd_need *n, int priority, struct dr_err *err) {
     int rc = dd_needs_find(db, &n->cfg, &n->id, err);
-    if (!rc && n->id) // it must not wait longer than the job that waits for it
-        rc = dd_sql_run(db, err,
-                        "UPDATE jobs SET priority=max(priority,?) WHERE id=? AND state='queued'",
-                        "ii", (int64_t)priority, n->id);
+    if (!rc && n->id)
+        rc = hurry(db, n->id, priority, err);
     if (rc || n->id)
         return rc;
     const char *name = n->cfg.name[0] ? n->cfg.name : "encoder";
@@ -103,7 +98,13 @@ void dd_need_release(struct dd_need *n) {
 struct take {
     struct dd_need *need;
     int priority;
+    int64_t parent; // that is to be evaluated
 };
+static int keep(sqlite3 *db, void *arg, struct dr_err *err) {
+    const struct take *t = arg;
+    t->need->id = dd_needs_kept_judge(db, t->parent);
+    return t->need->id ? hurry(db, t->need->id, t->priority, err) : 0;
+}
 static int take(sqlite3 *db, void *arg, struct dr_err *err) {
     const struct take *t = arg;
     return dd_needs_take(db, t->need, t->priority, err);
@@ -114,10 +115,13 @@ int dd_needs_judge(struct dd_jobs *j, const char *config, int priority, int64_t 
     struct dr_config cfg;
     struct dd_need *n = dd_xcalloc(1, sizeof *n);
     int rc = dr_config_parse(config, strlen(config), NULL, &cfg, err);
-    if (!rc)
+    struct take t = {n, priority, rc ? 0 : cfg.eval.job};
+    if (!rc && dd_encoder_ref_is_recipe(&cfg))
+        rc = dd_store_do(j->env.store, keep, &t, err);
+    if (!rc && !n->id)
         rc = dd_needs_read(j->env.opt->config_dir, &cfg, n, err);
     if (!rc && n->json)
-        rc = dd_store_do(j->env.store, take, &(struct take){n, priority}, err);
+        rc = dd_store_do(j->env.store, take, &t, err);
     *id = n->id;
     if (!rc && n->made)
         dd_job_event(j, n->id, "", "queued", NULL);
@@ -247,7 +251,8 @@ void dd_needs_settle(struct dd_jobs *j) {
 
 // The newest checkpoint of the job that this one has waited for. One whose file is gone is marked
 // as removed, so that resuming the job finds out.
-static int of_need(struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *err) {
+static int of_need(struct dd_job *job, const char *key, char path[DD_PATH_MAX],
+                   struct dr_err *err) {
     struct dd_store *store = job->env->store;
     sqlite3 *db = dd_store_reader(store, err);
     if (!db)
@@ -260,32 +265,23 @@ static int of_need(struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *er
     sqlite3_close(db);
     char id[24];
     snprintf(id, sizeof id, "%lld", (long long)ckpt);
-    int rc = ckpt ? dd_ckpt_find(store, NULL, id, path, err) : DR_ENOENT;
+    int rc = ckpt ? dd_ckpt_find(store, NULL, key, id, path, err) : DR_ENOENT;
     if (ckpt && !rc && access(path, F_OK) && errno == ENOENT)
         rc = dd_ckpt_set_state(store, path, "removed", err) ? DR_EIO : DR_ENOENT;
     return rc != DR_ENOENT ? rc
-                           : dr_fail(err, rc,
-                                     "job %lld has no checkpoint of the encoder any more; resume "
-                                     "this job to train it anew",
-                                     (long long)need);
-}
-
-int dd_needs_say(const struct dr_config *cfg, struct dr_err *err, int rc, const char *why) {
-    const char *key = dd_encoder_key(cfg);
-    static const char other[] = "init_from: "; // the key that dd_ckpt_find speaks of
-    why += strncmp(why, other, sizeof other - 1) ? 0 : sizeof other - 1;
-    return dr_fail_at(err, rc, key, "%s: %.400s", key, why);
+                           : dr_fail_at(err, rc, key,
+                                        "%s: job %lld has no checkpoint of the encoder any more; "
+                                        "resume this job to train it anew",
+                                        key, (long long)need);
 }
 
 int dd_needs_encoder(struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *err) {
-    const char *word;
+    const char *word, *key = dd_encoder_key(&job->cfg);
     const enum dd_encoder_ref ref = dd_encoder_ref(&job->cfg, &word);
-    struct dr_err why = {0};
     path[0] = 0;
     if (ref == DD_ENCODER_NONE)
         return 0;
-    int rc = ref == DD_ENCODER_RECIPE
-                 ? of_need(job, path, &why)
-                 : dd_ckpt_find(job->env->store, job->env->opt->data_dir, word, path, &why);
-    return rc ? dd_needs_say(&job->cfg, err, rc, why.msg) : 0;
+    return ref == DD_ENCODER_RECIPE
+               ? of_need(job, key, path, err)
+               : dd_ckpt_find(job->env->store, job->env->opt->data_dir, key, word, path, err);
 }

@@ -17,21 +17,24 @@ void dd_need_release(struct dd_need *n); // what it points to
 // What cfg names, into n; json stays NULL where it is no recipe.
 int dd_needs_read(const char *config_dir, const struct dr_config *cfg, struct dd_need *n,
                   struct dr_err *err);
-// The job that trains the judge of an eval job's configuration (text): one that has it or will,
-// else a new one of this priority. *id 0: the judge is no recipe.
+// The job that trains the judge of an eval job's configuration (text): the one that the job it
+// evaluates (eval.job) was queued with, whatever its recipe says by now; else one that has it or
+// will, else a new one of this priority. *id 0: the judge is no recipe.
 int dd_needs_judge(struct dd_jobs *j, const char *config, int priority, int64_t *id,
                    struct dr_err *err);
 
 // --- within closures of the store ---
 
+// The jobs that train the encoder and the judge of another job, where they have them or will; 0:
+// there is none.
+int64_t dd_needs_kept(sqlite3 *db, int64_t job);
+int64_t dd_needs_kept_judge(sqlite3 *db, int64_t job);
 // The job that trains n: one that has it or will, else a new one of this priority.
 int dd_needs_take(sqlite3 *db, struct dd_need *n, int priority, struct dr_err *err);
 
 // The job whose encoder a job of this configuration may use: one that is at work, waits, or is
 // complete with its checkpoint. 0: there is none.
 int dd_needs_find(sqlite3 *db, const struct dr_config *encoder, int64_t *id, struct dr_err *err);
-// Whether two recipes make the same encoder.
-bool dd_needs_same(const struct dr_config *a, const struct dr_config *b);
 // What a job needs, its judge too, gets its priority where that is higher: it must not wait longer.
 int dd_needs_raise(sqlite3 *db, int64_t id, struct dr_err *err);
 // The jobs of a list (JSON) that a statement has as its first parameter.
@@ -50,9 +53,6 @@ int dd_needs_resume(sqlite3 *db, int64_t id, int64_t *woken, bool *missing, char
 void dd_needs_settle(struct dd_jobs *j);
 // The file of a job's encoder, when it runs. *path is empty for configurations without one.
 int dd_needs_encoder(struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *err);
-
-// Fails with a reason, at the key that names the encoder.
-int dd_needs_say(const struct dr_config *cfg, struct dr_err *err, int rc, const char *why);
 
 // Of the queue's rows: ready to run.
 #define DD_NEEDS_READY                                                                             \

@@ -59,7 +59,7 @@ static bool resolve(struct dd_store *s, const char *data_dir, const char *config
     if (ref == DD_ENCODER_NONE)
         return false;
     if (ref != DD_ENCODER_RECIPE)
-        return !dd_ckpt_find(s, data_dir, word, path, NULL);
+        return !dd_ckpt_find(s, data_dir, dd_encoder_key(cfg), word, path, NULL);
     sqlite3 *db =
         dd_encoder_recipe(config_dir, cfg, &encoder, NULL) ? NULL : dd_store_reader(s, NULL);
     if (db && dd_needs_find(db, &encoder, &job, NULL))
@@ -85,11 +85,13 @@ static int check_training(struct dd_store *s, const char *data_dir, const char *
                           const struct dr_config *cfg, struct dr_err *err) {
     char encoder[DD_PATH_MAX], judge[DD_PATH_MAX];
     struct dr_config as = *cfg, one, other;
+    char key[80];
     as.kind = DR_RECIPE_EVAL;
     bool same;
     if (dd_encoder_ref_is_recipe(cfg) && dd_encoder_ref_is_recipe(&as))
         same = !dd_encoder_recipe(config_dir, cfg, &one, NULL) &&
-               !dd_encoder_recipe(config_dir, &as, &other, NULL) && dd_needs_same(&one, &other);
+               !dd_encoder_recipe(config_dir, &as, &other, NULL) &&
+               !dd_encoder_differs(&one, &other, key);
     else
         same = resolve(s, data_dir, config_dir, cfg, encoder) &&
                resolve(s, data_dir, config_dir, &as, judge) &&

@@ -7,6 +7,7 @@
 #include "daemon/evals/evals.h"
 #include "daemon/jobs/changed.h"
 #include "daemon/jobs/jobs_priv.h"
+#include "daemon/jobs/judge.h"
 #include "daemon/jobs/needs.h"
 #include "daemon/jobs/own_encoder.h"
 #include "daemon/store/checkpoints.h"
@@ -31,6 +32,7 @@ static int set_state(struct dd_jobs *j, struct dd_job_change *c, struct dr_err *
 
 struct create {
     const struct dd_job_new *in;
+    struct dr_config cfg; // in's, with the ids of checkpoints that it names
     const struct dd_job_kind *kind;
     char *json, *changed;
     int64_t id;
@@ -92,7 +94,7 @@ static int create(sqlite3 *db, void *arg, struct dr_err *err) {
     if (!rc && c->need.json)
         rc = dd_needs_take(db, &c->need, in->priority, err);
     if (!rc)
-        rc = dd_job_insert(db, &row, c->json, c->kind->steps ? c->kind->steps(in->cfg) : 0,
+        rc = dd_job_insert(db, &row, c->json, c->kind->steps ? c->kind->steps(&c->cfg) : 0,
                            c->need.id, c->judge.id, &c->id, err);
     if (!rc && in->key)
         rc = dd_sql_run(db, err, "INSERT OR REPLACE INTO idempotency VALUES(?,?,?,?)", "ttii",
@@ -112,51 +114,50 @@ static int read_need(struct dd_jobs *j, const struct dr_config *cfg, struct dd_n
 // What of the network in a file rules it out as the encoder or judge that cfg names. Files that
 // cannot be looked at pass, and fail when the job runs.
 static int check_encoder(const struct dr_config *cfg, const char *path, struct dr_err *err) {
-    const bool evaluates = cfg->kind == DR_RECIPE_EVAL;
-    const char *key = dd_encoder_key(cfg);
     struct dr_net *net;
+    int rc;
     if (dr_snapshot_network(path, &net, NULL))
         return 0;
-    const bool generator = dr_net_kind(net) == DR_NET_GENERATOR;
+    if (cfg->kind == DR_RECIPE_EVAL)
+        rc = dd_judge_expect(&cfg->eval, net, cfg->data.classes, err);
+    else if (dr_net_kind(net) == DR_NET_GENERATOR)
+        rc = dr_fail_at(err, DR_EINVAL, "features.encoder",
+                        "features.encoder: %.200s is a generator; expected an encoder",
+                        cfg->features.encoder);
+    else
+        rc = dd_encoder_maps(cfg, net, err);
     dr_net_free(net);
-    return generator ? dr_fail_at(err, DR_EINVAL, key, "%s: %.200s is a generator; expected %s",
-                                  key, evaluates ? cfg->eval.judge : cfg->features.encoder,
-                                  evaluates ? "a judge" : "an encoder")
-                     : dd_encoder_maps_of_file(cfg, path, err);
+    return rc;
 }
 
 // The file or the checkpoint that cfg names as its encoder or judge; a recipe is another matter.
 static int check_named(struct dd_jobs *j, const struct dr_config *cfg, struct dr_err *err) {
     char path[DD_PATH_MAX];
     const char *word;
-    struct dr_err why = {0};
     const enum dd_encoder_ref ref = dd_encoder_ref(cfg, &word);
     if (ref == DD_ENCODER_NONE || ref == DD_ENCODER_RECIPE)
         return 0;
-    int rc = dd_ckpt_find(j->env.store, j->env.opt->data_dir, word, path, &why);
-    return rc ? dd_needs_say(cfg, err, rc, why.msg) : check_encoder(cfg, path, err);
+    int rc = dd_ckpt_find(j->env.store, j->env.opt->data_dir, dd_encoder_key(cfg), word, path, err);
+    return rc ? rc : check_encoder(cfg, path, err);
 }
 
 static int check_inception(struct dd_jobs *j, const struct dr_eval_section *e, struct dr_err *err) {
-    const char *dir = j->env.opt->data_dir;
     char path[DD_PATH_MAX];
-    struct dr_net *net = NULL;
+    struct dr_net *net;
     struct dr_err why = {0};
-    int rc = dd_path(path, err, "%s/%s", dir ? dir : ".", e->inception);
+    int64_t side;
+    int rc =
+        dd_ckpt_find(j->env.store, j->env.opt->data_dir, "eval.inception", e->inception, path, err);
     if (rc)
         return rc;
-    rc = dr_snapshot_network(path, &net, &why);
-    const bool fits = !rc && !strcmp(dr_net_name(net), "inception");
     const size_t n = strlen(path); // messages begin with it
-    dr_net_free(net);
-    if (rc == DR_ENOENT)
+    if (dr_snapshot_network(path, &net, &why))
         return dr_fail_at(err, DR_EINVAL, "eval.inception",
-                          "eval.inception: there is no file %.200s below the data directory",
-                          e->inception);
-    return fits ? 0
-                : dr_fail_at(err, DR_EINVAL, "eval.inception",
-                             "eval.inception: %.200s is no network of Inception-v3%.200s",
-                             e->inception, strncmp(why.msg, path, n) ? "" : why.msg + n);
+                          "eval.inception: %.200s is no network of Inception-v3%.200s",
+                          e->inception, strncmp(why.msg, path, n) ? "" : why.msg + n);
+    rc = dd_inception_expect(e, net, &side, err);
+    dr_net_free(net);
+    return rc;
 }
 
 static int check_eval(struct dd_jobs *j, const struct dr_eval_section *e, struct dr_err *err) {
@@ -218,7 +219,7 @@ static int check_evaluations(struct dd_jobs *j, const struct dr_config *cfg, str
         rc = check_best(cfg, err);
     if (!rc)
         rc = check_named(j, &as, err);
-    return rc ? rc : read_need(j, &as, n, err);
+    return rc || n->id ? rc : read_need(j, &as, n, err);
 }
 
 static int check_sources(struct dd_jobs *j, const struct dr_eval_section *e, struct dr_err *err) {
@@ -265,7 +266,8 @@ static int check_refs(struct dd_jobs *j, const struct dr_config *cfg, struct dr_
     char path[DD_PATH_MAX];
     int rc = 0;
     if (cfg->init_from[0])
-        rc = dd_ckpt_find(j->env.store, j->env.opt->data_dir, cfg->init_from, path, err);
+        rc = dd_ckpt_find(j->env.store, j->env.opt->data_dir, "init_from", cfg->init_from, path,
+                          err);
     if (!rc && cfg->init_from[0])
         rc = check_weights(cfg, path, err);
     if (!rc && cfg->kind == DR_RECIPE_EVAL)
@@ -273,25 +275,42 @@ static int check_refs(struct dd_jobs *j, const struct dr_config *cfg, struct dr_
     return rc ? rc : check_named(j, cfg, err);
 }
 
+// Of the job that this one is like.
+static int keep_needs(struct dd_jobs *j, struct create *c, struct dr_err *err) {
+    sqlite3 *db = dd_store_reader(j->env.store, err);
+    if (!db)
+        return DR_EIO;
+    c->need.id = dd_needs_kept(db, c->in->like);
+    c->judge.id = dd_needs_kept_judge(db, c->in->like);
+    sqlite3_close(db);
+    return 0;
+}
+
 // What of it can be checked before the database is asked; frees c where it fails.
 static int prepare(struct dd_jobs *j, struct create *c, struct dr_err *err) {
     const struct dd_job_new *in = c->in;
+    const struct dr_config *cfg = &c->cfg;
+    c->cfg = *in->cfg;
     int rc = dd_job_kind_find(j->env.kinds, in->kind, &c->kind, err);
     if (!rc)
-        rc = check_refs(j, in->cfg, err);
+        rc = dd_ckpt_pin(j->env.store, &c->cfg, err);
     if (!rc)
-        rc = read_need(j, in->cfg, &c->need, err);
-    if (!rc && dr_config_evaluates(in->cfg))
-        rc = check_evaluations(j, in->cfg, &c->judge, err);
+        rc = check_refs(j, cfg, err);
+    if (!rc && in->like)
+        rc = keep_needs(j, c, err);
+    if (!rc && !c->need.id)
+        rc = read_need(j, cfg, &c->need, err);
+    if (!rc && dr_config_evaluates(cfg))
+        rc = check_evaluations(j, cfg, &c->judge, err);
     if (!rc)
-        rc = dd_own_encoder_check(j->env.store, j->env.opt->data_dir, j->env.opt->config_dir,
-                                  in->cfg, err);
-    if (!rc && !(c->json = dr_config_to_json(in->cfg)))
+        rc = dd_own_encoder_check(j->env.store, j->env.opt->data_dir, j->env.opt->config_dir, cfg,
+                                  err);
+    if (!rc && !(c->json = dr_config_to_json(cfg)))
         rc = dr_fail(err, DR_ENOMEM, "no memory for the configuration");
     if (rc)
         release(c);
     else
-        c->changed = dd_changed(j->env.opt->config_dir, in->recipe, in->cfg);
+        c->changed = dd_changed(j->env.opt->config_dir, in->recipe, cfg);
     return rc;
 }
 
@@ -495,9 +514,12 @@ int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct d
     static const char *const from[] = {"running", "stopping", NULL};
     struct dd_job_change c = {.id = id,
                               .state = "stopping",
+                              .pausing = a == DD_JOB_PAUSE,
                               .from = from,
                               .verb = a == DD_JOB_PAUSE ? "paused" : "stopped"};
-    return set_state(j, &c, err);
+    // It stops all the same where the row cannot say so for now: how it ended will be there.
+    const int rc = set_state(j, &c, err);
+    return rc == DR_EBUSY || rc == DR_ENOSPC ? 0 : rc;
 }
 
 struct patch {
@@ -543,9 +565,14 @@ static int recover(sqlite3 *db, void *arg, struct dr_err *err) {
              "driftd ended %d times while this job ran, each time before it had saved anything; "
              "resume it to try again",
              CRASHES);
-    int rc =
-        dd_sql_run(db, err, "UPDATE jobs SET state='stopped', ended_us=? WHERE state='stopping'",
-                   "i", dd_wall_us());
+    int rc = dd_sql_run(db, err,
+                        "UPDATE jobs SET state='paused' WHERE state='stopping' AND"
+                        " resume=" DD_RESUME_PAUSING,
+                        "");
+    if (!rc)
+        rc = dd_sql_run(db, err,
+                        "UPDATE jobs SET state='stopped', ended_us=? WHERE state='stopping'", "i",
+                        dd_wall_us());
     if (!rc)
         rc = dd_sql_run(db, err,
                         "UPDATE jobs SET state='interrupted', crashes=crashes+1,"
@@ -553,8 +580,8 @@ static int recover(sqlite3 *db, void *arg, struct dr_err *err) {
                         "it", (int64_t)CRASHES, why);
     if (!rc && !strcmp(policy, "auto"))
         rc = dd_sql_run(db, err,
-                        "UPDATE jobs SET state='queued', resume=1, ended_us=NULL WHERE "
-                        "state='interrupted' AND crashes<?",
+                        "UPDATE jobs SET state='queued', resume=1, ended_us=NULL, error=NULL"
+                        " WHERE state='interrupted' AND crashes<?",
                         "i", (int64_t)CRASHES);
     if (!rc) // whatever becomes of their jobs
         rc = dd_sql_run(db, err, "UPDATE evals SET state='queued' WHERE state='running'", "");

@@ -3,6 +3,7 @@
 #include "daemon/jobs/runner.h"
 
 #include "daemon/base/log.h"
+#include "daemon/base/room.h"
 #include "daemon/base/util.h"
 #include "daemon/generate/grid.h"
 #include "daemon/jobs/encoder_data.h"
@@ -35,11 +36,13 @@ struct run {
     int64_t saved_step;     // step of the newest checkpoint, -1: none
     int64_t evaluated_step;
     double saved_at, published_at, publish_cost, field_at, evaluated_at;
-    bool collapsed, save_failing;
+    bool collapsed;
+    struct dr_err unsaved; // why the last checkpoint could not be written; code 0: it was
     struct dd_spike gradient;
     bool stopped;         // before the first step, or while something was measured
     enum dd_wish pending; // a wish of before the first step or of a measurement, for later
     double creating_at;   // when the trainer was asked for
+    struct dr_err full;   // why there is no room for an import, if that has ended it
 };
 
 // Setting up and measuring may take minutes, in which a stop holds as well. What else is wished
@@ -76,14 +79,24 @@ static int create_trainer(struct run *r, struct dr_err *err) {
     return dr_trainer_create_from(&files, r->spec->cfg, r->be, r->data, &r->t, err);
 }
 
+static int cannot_go_on(const struct dr_err *why, struct dr_err *err) {
+    return dr_fail(err, why->code,
+                   "cannot go on from %.400s; put that right and resume, or start a new job",
+                   why->msg);
+}
+
 // Newest first; a damaged file leaves a fresh trainer behind, so that nothing of it stays. Any
 // other reason (the data has changed since, the file may not be read, memory is short) ends the
 // attempt: a file that may be sound is not given up, nor what was trained since the one before it.
 static int resume(struct run *r, struct dr_err *err) {
     struct dd_ckpt_list list;
-    dd_ckpt_list(r->spec->checkpoint_dir, &list);
-    int rc = 0, refused = 0;
-    for (int i = list.n - 1; i >= 0; i--) {
+    struct dr_err unread = {0};
+    int refused = 0, rc = dd_ckpt_list(r->spec->checkpoint_dir, &list, &unread);
+    if (rc)
+        return cannot_go_on(&unread, err);
+    if (r->hooks->checkpoint_lost)
+        rc = r->hooks->checkpoint_lost(r->hooks->ctx, list.n, err);
+    for (int i = list.n - 1; i >= 0 && !rc; i--) {
         char path[DD_PATH_MAX];
         dd_ckpt_path(r->spec->checkpoint_dir, list.step[i], path, sizeof path);
         struct dr_err why = {0};
@@ -92,15 +105,16 @@ static int resume(struct run *r, struct dr_err *err) {
                       : 0;
         if (!bad)
             bad = dr_trainer_load(r->t, path, &why);
+        if (!bad && dr_trainer_steps_done(r->t) != list.step[i])
+            bad = dr_fail(&why, DR_EFORMAT, "%s: it says that it is of step %lld", path,
+                          (long long)dr_trainer_steps_done(r->t));
         if (!bad) {
             r->saved_step = dr_trainer_steps_done(r->t);
             snprintf(r->res->last_good, sizeof r->res->last_good, "%s", path);
             break;
         }
         if (bad != DR_EFORMAT && bad != DR_ENOENT) {
-            rc = dr_fail(err, bad,
-                         "cannot go on from %.400s; put that right and resume, or start a new job",
-                         why.msg);
+            rc = cannot_go_on(&why, err);
             break;
         }
         refused++;
@@ -136,12 +150,13 @@ static int save(struct run *r) {
     r->saved_at = dd_seconds();
     if (rc) {
         CALL(r, checkpoint_failed, step, &why);
-        if (!r->save_failing)
+        if (!r->unsaved.code)
             CALL(r, alert, "disk", step, why.msg);
-        r->save_failing = true;
+        r->unsaved = why;
+        r->unsaved.code = rc;
         return rc;
     }
-    r->save_failing = false;
+    r->unsaved.code = 0;
     r->saved_step = step;
     snprintf(r->res->last_good, sizeof r->res->last_good, "%s", path);
     dd_ckpt_rotate(r->spec->checkpoint_dir, &r->spec->cfg->checkpoint, step,
@@ -316,6 +331,21 @@ static int finish_and_save(struct run *r, struct dr_err *err) {
     return rc;
 }
 
+static int stop(struct run *r, enum dd_wish how, struct dr_err *err) {
+    r->res->outcome = DD_RUN_STOPPED;
+    show_field(r, true);
+    const int rc = finish_step(r, err);
+    if (rc || how == DD_WISH_STOP_NOW || !save(r))
+        return rc;
+    char newest[60] = "there is none yet";
+    if (r->saved_step >= 0)
+        snprintf(newest, sizeof newest, "the newest is of step %lld", (long long)r->saved_step);
+    dr_fail(&r->res->unsaved, r->unsaved.code,
+            "stopped at step %lld, but its checkpoint could not be written: %.300s; %s",
+            (long long)dr_trainer_steps_done(r->t), r->unsaved.msg, newest);
+    return 0;
+}
+
 static bool eval_due(const struct run *r) {
     const struct dr_eval_section *e = &r->spec->cfg->eval;
     const int64_t step = dr_trainer_steps_done(r->t);
@@ -341,11 +371,8 @@ static int loop(struct run *r, struct dr_err *err) {
     int rc = 0;
     while (!dr_trainer_finished(r->t)) {
         enum dd_wish w = next_wish(r);
-        if (w == DD_WISH_STOP_NOW || w == DD_WISH_STOP) {
-            r->res->outcome = DD_RUN_STOPPED;
-            show_field(r, true);
-            return w == DD_WISH_STOP ? finish_and_save(r, err) : finish_step(r, err);
-        }
+        if (w == DD_WISH_STOP_NOW || w == DD_WISH_STOP)
+            return stop(r, w, err);
         if (w == DD_WISH_FINISH)
             break;
         if (w == DD_WISH_CHECKPOINT && (rc = finish_and_save(r, err)))
@@ -399,12 +426,13 @@ static int init(struct run *r, struct dr_err *err) {
 }
 
 static bool on_import(void *ctx, const struct dr_import_progress *p) {
-    (void)p;
-    return still_wanted(ctx);
+    struct run *r = ctx;
+    return still_wanted(r) && !dd_cache_room(r->spec->data_dir, p, &r->full);
 }
 
 static int prepare(struct run *r, struct dr_err *err) {
     const struct dd_run_spec *s = r->spec;
+    dr_workers_use(s->threads); // an import or a drawing as well, whatever the device
     int rc = dr_dataset_load(&s->cfg->data, s->data_dir, false, &r->data, err);
     if (!rc)
         rc = dr_backend_open(s->device, s->threads, &r->be, err);
@@ -429,7 +457,10 @@ static int prepare(struct run *r, struct dr_err *err) {
     if (rc)
         return rc;
     r->saved_at = r->evaluated_at = dd_seconds();
-    CALL(r, started, r->t, r->data, dr_trainer_steps_done(r->t));
+    if (r->hooks->started)
+        rc = r->hooks->started(r->hooks->ctx, r->t, r->data, dr_trainer_steps_done(r->t), err);
+    if (rc)
+        return still_wanted(r) ? rc : DR_ECANCELED;
     if (dr_trainer_steps_done(r->t) > 0)
         publish(r, true);
     return 0;
@@ -449,6 +480,9 @@ int dd_run(const struct dd_run_spec *spec, const struct dd_run_hooks *hooks,
     if (rc == DR_ECANCELED && r.stopped) {
         res->outcome = DD_RUN_STOPPED;
         rc = 0;
+    } else if (rc == DR_ECANCELED && r.full.code) {
+        rc = r.full.code;
+        *err = r.full;
     } else if (!rc) {
         rc = loop(&r, err);
     }

@@ -18,9 +18,10 @@ enum dd_outcome { DD_RUN_COMPLETED, DD_RUN_STOPPED, DD_RUN_FAILED };
 struct dd_run_hooks {
     void *ctx;
     enum dd_wish (*wish)(void *ctx); // asked before every step; returns each wish once
-    // The trainer is ready at `step` (0: from scratch).
-    void (*started)(void *ctx, const struct dr_trainer *t, const struct dr_dataset *data,
-                    int64_t step);
+    // The trainer is ready at `step` (0: from scratch). Non-zero and the reason where nothing may
+    // be reported of the run: it ends, as stopped where that was wished.
+    int (*started)(void *ctx, const struct dr_trainer *t, const struct dr_dataset *data,
+                   int64_t step, struct dr_err *err);
     // Of an encoder once more at the end, with what was then measured and step_seconds NAN.
     void (*step)(void *ctx, const struct dr_metrics *m, double seconds, int64_t total);
     void (*snapshot)(void *ctx, struct dr_snapshot *s); // takes over the reference
@@ -33,6 +34,9 @@ struct dd_run_hooks {
                       struct dr_err *err);
     void (*checkpoint_failed)(void *ctx, int64_t step, const struct dr_err *err);
     bool (*checkpoint_let_go)(void *ctx, const char *path); // false: rotation must keep this file
+    // Before a run goes on from one of `files` checkpoints: non-zero and a sentence where there
+    // were more, without which it must not start anew.
+    int (*checkpoint_lost)(void *ctx, int files, struct dr_err *err);
     // May refuse a file before it is loaded (sha256 mismatch): non-zero and a sentence.
     int (*checkpoint_verify)(void *ctx, const char *path, struct dr_err *err);
     void (*checkpoint_refused)(void *ctx, const char *path, const struct dr_err *err);
@@ -68,6 +72,7 @@ struct dd_run_result {
     double seconds;
     bool saved;                  // a checkpoint of exactly this step exists
     char last_good[DD_PATH_MAX]; // newest good checkpoint, "" if none
+    struct dr_err unsaved; // a stop could not write the checkpoint of its step; code 0: it could
 };
 
 // 0 when the job completed or was stopped as wished; DR_E* and the reason when it failed.

@@ -43,8 +43,9 @@ int dd_job_change(sqlite3 *db, void *arg, struct dr_err *err) {
     bool ends = strcmp(c->state, "stopping") != 0 && strcmp(c->state, "paused") != 0;
     return dd_sql_run(
         db, err,
-        "UPDATE jobs SET state=?, error=?, ended_us=CASE ? WHEN 1 THEN ? END, crashes=0 WHERE id=?",
-        "ttiii", c->state, c->error, (int64_t)ends, now, c->id);
+        "UPDATE jobs SET state=?, error=?, ended_us=CASE ? WHEN 1 THEN ? END, crashes=0,"
+        " resume=CASE ? WHEN 1 THEN " DD_RESUME_PAUSING " ELSE min(resume,1) END WHERE id=?",
+        "ttiiii", c->state, c->error, (int64_t)ends, now, (int64_t)c->pausing, c->id);
 }
 
 void dd_job_event(struct dd_jobs *j, int64_t id, const char *from, const char *to,

@@ -10,10 +10,12 @@
 #include "daemon/store/checkpoints.h"
 #include "daemon/store/metric_store.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { BUSY_TRIES = 6, MOST_NUMBERS = 64 };
 
@@ -53,19 +55,20 @@ static char *class_names(const struct dr_dataset *d) {
     return text;
 }
 
-static void on_started(void *ctx, const struct dr_trainer *tr, const struct dr_dataset *data,
-                       int64_t step) {
+static int on_started(void *ctx, const struct dr_trainer *tr, const struct dr_dataset *data,
+                      int64_t step, struct dr_err *err) {
     struct dd_job *job = ctx;
     char *names = class_names(data), q[600];
     int n;
     const struct dr_metric_def *def = dr_trainer_metrics(tr, &n);
     dd_job_metrics(job, def, n);
     // not what a resumed trainer expects by its past: train.minutes has a rule of its own in rows
-    dd_job_started(job, step, job->cfg.train.steps, data->name, names);
+    const int rc = dd_job_started(job, step, job->cfg.train.steps, data->name, names, err);
     dd_log(DR_LOG_INFO, "job.start", "job=%lld step=%lld total=%lld data=%s memory=%zu",
            (long long)job->id, (long long)step, (long long)dr_trainer_steps_total(tr),
            dd_log_quote(data->name, q, sizeof q), dr_trainer_memory(tr));
     free(names);
+    return rc;
 }
 
 static enum dd_wish on_wish(void *ctx) {
@@ -142,6 +145,47 @@ static bool on_let_go(void *ctx, const char *path) {
     return !rc || (rc != DR_ECONFLICT && !dd_ckpt_is_kept(job->env->store, path));
 }
 
+// Checkpoints whose files have gone count as removed from now on. With none left the job would lose
+// all that it has done for a disk that is not mounted.
+static int on_lost(void *ctx, int files, struct dr_err *err) {
+    struct dd_job *job = ctx;
+    struct dd_store *s = job->env->store;
+    struct dr_err later; // or a backup marks them
+    sqlite3 *db = dd_store_reader(s, err);
+    sqlite3_stmt *st =
+        db ? dd_sql_prepare(db, err,
+                            "SELECT path, step FROM checkpoints WHERE job=? AND state='ok'"
+                            " ORDER BY step",
+                            "i", job->id)
+           : NULL;
+    json_t *gone = json_array();
+    int64_t n = 0, newest = 0;
+    char path[DD_PATH_MAX];
+    for (; st && sqlite3_step(st) == SQLITE_ROW; n++) {
+        const char *stored = (const char *)sqlite3_column_text(st, 0);
+        newest = sqlite3_column_int64(st, 1);
+        if (!dd_store_abs(s, stored, path, &later) && access(path, F_OK) && errno == ENOENT)
+            json_array_append_new(gone, json_string(stored));
+    }
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    int rc = st ? 0 : DR_EIO;
+    if (n && !files)
+        rc = dr_fail(err, DR_ENOENT,
+                     "none of this job's %lld checkpoints, the newest of step %lld, is in the "
+                     "folder checkpoints/%lld: put them back (is the disk mounted?) and resume, or "
+                     "start a new job",
+                     (long long)n, (long long)newest, (long long)job->id);
+    if (!rc && json_array_size(gone)) {
+        int marked;
+        do
+            marked = dd_ckpt_lost(s, job->env->events, gone, &later);
+        while (dd_job_again(job, marked));
+    }
+    json_decref(gone);
+    return rc;
+}
+
 static int on_verify(void *ctx, const char *path, struct dr_err *err) {
     struct dd_job *job = ctx;
     return dd_ckpt_verify(job->env->store, path, job->id, job->kind->name, model_json(job), err);
@@ -184,8 +228,9 @@ int64_t dd_train_steps(const struct dr_config *cfg) {
 static int find_init(const struct dd_job *job, char path[DD_PATH_MAX], struct dr_err *gone,
                      struct dd_run_spec *spec, struct dr_err *err) {
     const char *word = job->cfg.init_from;
-    const int rc =
-        word[0] ? dd_ckpt_find(job->env->store, job->env->opt->data_dir, word, path, gone) : 0;
+    const int rc = word[0] ? dd_ckpt_find(job->env->store, job->env->opt->data_dir, "init_from",
+                                          word, path, gone)
+                           : 0;
     spec->init_from = word[0] && !rc ? path : NULL;
     spec->no_init = rc ? gone : NULL;
     if (!rc || job->resume)
@@ -204,6 +249,7 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
                                             .checkpoint = on_checkpoint,
                                             .checkpoint_failed = on_checkpoint_failed,
                                             .checkpoint_let_go = on_let_go,
+                                            .checkpoint_lost = on_lost,
                                             .checkpoint_verify = on_verify,
                                             .checkpoint_refused = on_refused,
                                             .sample = on_sample,
@@ -242,6 +288,7 @@ int dd_train_run(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *er
         spec.encoder_of_recipe = dd_encoder_ref(&job->cfg, &word) == DD_ENCODER_RECIPE;
         rc = dd_run(&spec, &hooks, &res, err);
         *outcome = res.outcome;
+        snprintf(job->note, sizeof job->note, "%s", res.unsaved.msg);
         keep_field(job, samples);
     }
     free(job->own);

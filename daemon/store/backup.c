@@ -4,6 +4,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
 #include "daemon/store/checkpoints.h"
+#include "daemon/store/refs.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -99,10 +100,11 @@ static int freeze_file(const char *path, const char *to, int64_t bytes) {
 }
 
 static int link_one(const char *path, const struct stat *st, int type, struct FTW *f) {
-    static const char aside[] = "datasets/."; // removed, or lost to the database
+    static const char aside[] = "datasets/.", // removed, or lost to the database
+        refs[] = DD_REFS;                     // evaluations make them again
     char *rest = dd_printf("%s%s", walk.name, path + strlen(walk.from));
     (void)f;
-    if (!strncmp(rest, aside, sizeof aside - 1)) {
+    if (!strncmp(rest, aside, sizeof aside - 1) || !strncmp(rest, refs, sizeof refs - 1)) {
         free(rest);
         return 0;
     }
@@ -187,76 +189,6 @@ static struct gap find_gap(const char *db_path, const char *to) {
     return g;
 }
 
-struct lost {
-    struct dd_store *store;
-    const json_t *paths;
-    json_t *marked; // [{"id", "job", "step"}]
-};
-
-// A row goes before its file everywhere, so one of a good checkpoint without a file has lost it.
-static int mark_one(struct lost *l, sqlite3 *db, const char *stored, struct dr_err *err) {
-    sqlite3_stmt *st = dd_sql_prepare(
-        db, err, "SELECT id, coalesce(job,0), step FROM checkpoints WHERE path=? AND state='ok'",
-        "t", stored);
-    char *path = dd_printf("%s/%s", dd_store_root(l->store), stored);
-    int64_t id = 0;
-    if (st && sqlite3_step(st) == SQLITE_ROW && access(path, F_OK) && errno == ENOENT) {
-        id = sqlite3_column_int64(st, 0);
-        json_array_append_new(l->marked, json_pack("{s:I, s:I, s:I}", "id", (json_int_t)id, "job",
-                                                   (json_int_t)sqlite3_column_int64(st, 1), "step",
-                                                   (json_int_t)sqlite3_column_int64(st, 2)));
-    }
-    free(path);
-    sqlite3_finalize(st);
-    if (!st)
-        return DR_EIO;
-    return id ? dd_sql_run(db, err, "UPDATE checkpoints SET state='removed' WHERE id=?", "i", id)
-              : 0;
-}
-
-static int mark_lost(sqlite3 *db, void *arg, struct dr_err *err) {
-    struct lost *l = arg;
-    json_t *p;
-    size_t i;
-    int rc = 0;
-    json_array_clear(l->marked);
-    json_array_foreach((json_t *)(uintptr_t)l->paths, i, p) {
-        rc = rc ? rc : mark_one(l, db, json_string_value(p), err);
-    }
-    return rc;
-}
-
-static int64_t member(const json_t *o, const char *key) {
-    return json_integer_value(json_object_get(o, key));
-}
-
-static void alert(struct dd_events *e, const json_t *c) {
-    json_t *text = json_sprintf("the file of checkpoint %lld is gone: it counts as removed now and "
-                                "is left out of the backup",
-                                (long long)member(c, "id"));
-    dd_event(e, "alert", member(c, "job"),
-             json_pack("{s:s, s:I, s:o}", "kind", "checkpoint", "step",
-                       (json_int_t)member(c, "step"), "text", text));
-}
-
-// Good checkpoints whose files are not in the state folder either count as removed from now on.
-static int settle(struct dd_store *s, struct dd_events *e, const struct gap *g,
-                  struct dr_err *err) {
-    struct lost l = {.store = s, .paths = g->checkpoints, .marked = json_array()};
-    json_t *c;
-    size_t i;
-    const int rc = dd_store_do(s, mark_lost, &l, err);
-    if (rc)
-        json_array_clear(l.marked);
-    if (json_array_size(l.marked))
-        dd_store_changed(s);
-    json_array_foreach(l.marked, i, c) {
-        alert(e, c);
-    }
-    json_decref(l.marked);
-    return rc;
-}
-
 // Files that exist before the database is copied, and those that came meanwhile: together all that
 // the copy names, unless one came and went in between, or was lost before.
 static int freeze(struct dd_store *s, struct dd_events *e, const char *to, struct dr_err *err) {
@@ -277,7 +209,7 @@ static int freeze(struct dd_store *s, struct dd_events *e, const char *to, struc
             g = find_gap(db, to);
         done = g.read && !json_array_size(g.checkpoints) && !g.uploads;
         if (!rc && !done)
-            rc = settle(s, e, &g, err);
+            rc = dd_ckpt_lost(s, e, g.checkpoints, err);
     }
     // An upload that is still missing fails its import with the reason, and not the backup.
     if (!rc && (!g.read || json_array_size(g.checkpoints)))

@@ -242,8 +242,12 @@ bool dd_ckpt_is_kept(struct dd_store *s, const char *path) {
 
 struct sample {
     int64_t job, step, bytes, w, h, id;
-    const char *path;
+    char *path;
 };
+static void sample_free(void *arg) {
+    free(((struct sample *)arg)->path);
+    free(arg);
+}
 static int sample(sqlite3 *db, void *arg, struct dr_err *err) {
     struct sample *p = arg;
     int rc =
@@ -256,12 +260,15 @@ static int sample(sqlite3 *db, void *arg, struct dr_err *err) {
 }
 int dd_sample_record(struct dd_store *s, int64_t job, int64_t step, const char *path, int64_t bytes,
                      int64_t w, int64_t h, int64_t *id, struct dr_err *err) {
-    struct sample p = {.job = job, .step = step, .bytes = bytes, .w = w, .h = h};
-    char *stored = dd_store_rel(s, path);
-    p.path = stored;
-    int rc = dd_store_do(s, sample, &p, err);
-    free(stored);
-    *id = p.id;
+    struct sample *p = dd_xcalloc(1, sizeof *p);
+    *p = (struct sample){.job = job, .step = step, .bytes = bytes, .w = w, .h = h};
+    p->path = dd_store_rel(s, path);
+    const int rc = dd_store_do(s, sample, p, err);
+    *id = p->id;
+    if (rc == DR_EBUSY || rc == DR_ENOSPC)
+        dd_store_post(s, sample, p, sample_free);
+    else
+        sample_free(p);
     return rc;
 }
 

@@ -2,6 +2,7 @@
 // thread but the store's writer.
 #pragma once
 
+#include "daemon/store/events.h"
 #include "daemon/store/store.h"
 #include "engine/config/config.h"
 
@@ -22,6 +23,10 @@ void dd_ckpt_row_free(struct dd_ckpt_row *r);
 // Inserts or, for a path that is known, replaces. Fills id. Durable when it returns.
 int dd_ckpt_record(struct dd_store *s, struct dd_ckpt_row *row, struct dr_err *err);
 int dd_ckpt_set_state(struct dd_store *s, const char *path, const char *state, struct dr_err *err);
+// Good checkpoints among these paths (a JSON array, as stored) whose files are gone count as
+// removed from now on, each with an alert (ckpt_lost.c). DR_EBUSY, and nothing is marked, where the
+// whole folder is empty or gone, as that of a disk that is not mounted.
+int dd_ckpt_lost(struct dd_store *s, struct dd_events *e, const json_t *paths, struct dr_err *err);
 // Compares the file's sha256 with its row; a file without a row (killed between rename and commit)
 // is given one. Non-zero and the reason when the file must not be used.
 int dd_ckpt_verify(struct dd_store *s, const char *path, int64_t job, const char *kind,
@@ -40,11 +45,14 @@ int dd_ckpt_remove(struct dd_store *s, int64_t id, struct dr_err *err);
 int64_t dd_ckpt_tagged(struct dd_store *s, const char *tag);
 // EINVAL with a sentence unless the row's network is a generator.
 int dd_ckpt_expect_generator(const struct dd_ckpt_row *r, struct dr_err *err);
-// The file that a configuration names: the id of a good checkpoint (`7` or `checkpoint:7`), or a
-// safetensors file below the data directory (relative, may not leave it). EINVAL at the field
-// init_from.
-int dd_ckpt_find(struct dd_store *s, const char *data_dir, const char *what, char path[DD_PATH_MAX],
-                 struct dr_err *err);
+// The file that a configuration's `key` names: the id of a good checkpoint (`7` or `checkpoint:7`),
+// or a safetensors file below the data directory (relative, may not leave it). EINVAL at the key.
+int dd_ckpt_find(struct dd_store *s, const char *data_dir, const char *key, const char *what,
+                 char path[DD_PATH_MAX], struct dr_err *err);
+// Puts ids in the places where cfg names a checkpoint as `checkpoint:` and its name or tag, of
+// several the newest good one, so that the job stays with it. EINVAL at the key of one that is not
+// there.
+int dd_ckpt_pin(struct dd_store *s, struct dr_config *cfg, struct dr_err *err);
 // The newest good generator. DR_ENOENT: there is none.
 int dd_ckpt_latest(struct dd_store *s, struct dd_ckpt_row *out, struct dr_err *err);
 // What is served until the next such call: the checkpoint `id`, or one of the words below.
@@ -63,7 +71,7 @@ int64_t dd_ckpt_final(struct dd_store *s);
 #define DD_CKPT_NAMES                                                                              \
     "json_each(json_array(json_extract(n.config,'$.init_from'),"                                   \
     " json_extract(n.config,'$.features.encoder'), json_extract(n.config,'$.eval.judge'),"         \
-    " json_extract(n.config,'$.eval.checkpoint'))) r"
+    " json_extract(n.config,'$.eval.inception'), json_extract(n.config,'$.eval.checkpoint'))) r"
 #define DD_CKPT_NAMED "r.value IN (''||c.id, 'checkpoint:'||c.id, c.id)"
 // Whether a run e of an eval job n still waits for its checkpoint.
 #define DD_CKPT_AWAITED                                                                            \
@@ -125,6 +133,8 @@ json_t *dd_ckpts_json(struct dd_store *s, int64_t job, const char *cursor, int l
 json_t *dd_samples_json(struct dd_store *s, int64_t job, const char *cursor, int limit, char *next,
                         size_t next_size, struct dr_err *err);
 
+// A grid that has been written. While the database is held or the disk is full it fails, and the
+// row comes later.
 int dd_sample_record(struct dd_store *s, int64_t job, int64_t step, const char *path, int64_t bytes,
                      int64_t w, int64_t h, int64_t *id, struct dr_err *err);
 int dd_sample_path(struct dd_store *s, int64_t id, char path[DD_PATH_MAX], int64_t *created_us,

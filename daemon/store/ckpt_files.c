@@ -3,6 +3,7 @@
 
 #include "daemon/base/log.h"
 #include "daemon/base/util.h"
+#include "daemon/store/ckpt_sums.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -28,18 +29,26 @@ int64_t dd_ckpt_step(const char *name) {
     return dd_parse_int(digits, 0, INT64_MAX, &step) ? step : -1;
 }
 
+static int cannot_list(const char *dir, struct dr_err *err) {
+    return dr_fail(err, DR_EIO, "%s: cannot read the folder: %s", dir, strerror(errno));
+}
+
 static int by_step(const void *a, const void *b) {
     int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
     return (x > y) - (x < y);
 }
 
-void dd_ckpt_list(const char *dir, struct dd_ckpt_list *out) {
+int dd_ckpt_list(const char *dir, struct dd_ckpt_list *out, struct dr_err *err) {
     *out = (struct dd_ckpt_list){0};
     DIR *d = opendir(dir);
     if (!d)
-        return;
+        return errno == ENOENT ? 0 : cannot_list(dir, err);
     int cap = 0;
-    for (struct dirent *e; (e = readdir(d));) {
+    for (;;) {
+        errno = 0; // an error and the end look alike
+        const struct dirent *e = readdir(d);
+        if (!e)
+            break;
         int64_t step = dd_ckpt_step(e->d_name);
         if (step < 0)
             continue;
@@ -52,9 +61,13 @@ void dd_ckpt_list(const char *dir, struct dd_ckpt_list *out) {
         }
         out->step[out->n++] = step;
     }
+    const int rc = errno ? cannot_list(dir, err) : 0;
     closedir(d);
-    if (out->n)
+    if (rc)
+        dd_ckpt_list_free(out);
+    else if (out->n)
         qsort(out->step, (size_t)out->n, sizeof *out->step, by_step);
+    return rc;
 }
 
 void dd_ckpt_list_free(struct dd_ckpt_list *l) {
@@ -65,7 +78,10 @@ void dd_ckpt_list_free(struct dd_ckpt_list *l) {
 void dd_ckpt_rotate(const char *dir, const struct dr_checkpoint_config *c, int64_t newest,
                     bool (*let_go)(void *ctx, const char *path), void *ctx) {
     struct dd_ckpt_list l;
-    dd_ckpt_list(dir, &l);
+    struct dr_err why = {0};
+    char q[600];
+    if (dd_ckpt_list(dir, &l, &why))
+        dd_log(DR_LOG_WARN, "checkpoints.rotate", "reason=%s", dd_log_quote(why.msg, q, sizeof q));
     int n = l.n;
     while (n && l.step[n - 1] > newest)
         n--;
@@ -96,8 +112,9 @@ void dd_ckpt_sweep(const char *dir) {
 int dd_ckpt_set_aside(const char *dir, struct dr_err *err) {
     struct dd_ckpt_list l;
     char to[DD_PATH_MAX], path[DD_PATH_MAX], there[DD_PATH_MAX];
-    dd_ckpt_list(dir, &l);
-    int rc = dd_path(to, err, "%s/earlier-%lld", dir, (long long)(dd_wall_us() / 1000000));
+    int rc = dd_ckpt_list(dir, &l, err);
+    if (!rc)
+        rc = dd_path(to, err, "%s/earlier-%lld", dir, (long long)(dd_wall_us() / 1000000));
     if (!rc && l.n)
         rc = dd_mkdirs(to, err);
     for (int i = 0; i < l.n && !rc; i++) {
@@ -105,6 +122,8 @@ int dd_ckpt_set_aside(const char *dir, struct dr_err *err) {
         dd_ckpt_path(to, l.step[i], there, sizeof there);
         if (rename(path, there))
             rc = dr_fail(err, DR_EIO, "cannot move %s out of the way: %s", path, strerror(errno));
+        else
+            rc = dd_ckpt_sum_move(path, there, err);
     }
     if (l.n && !rc)
         dd_log(DR_LOG_WARN, "checkpoints.set_aside", "n=%d to=%s", l.n, to);

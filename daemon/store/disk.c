@@ -5,6 +5,7 @@
 #include "daemon/base/util.h"
 #include "daemon/store/backup.h"
 #include "daemon/store/checkpoints.h"
+#include "daemon/store/refs.h"
 #include "daemon/store/reserve.h"
 
 #include <ftw.h>
@@ -116,8 +117,9 @@ void dd_disk_look(struct dd_disk *d) {
     if (bytes > budget - budget / 10 && !d->announced) {
         d->announced = true;
         snprintf(text, sizeof text,
-                 "the state folder takes %lld of the %lld bytes of disk-budget; beyond it, the "
-                 "oldest checkpoints of jobs that have ended are removed",
+                 "the state folder takes %lld of the %lld bytes of disk-budget; beyond it, "
+                 "references of evaluations and then the oldest checkpoints of jobs that have "
+                 "ended are removed",
                  bytes, budget);
         alert(d, text);
     }
@@ -125,6 +127,8 @@ void dd_disk_look(struct dd_disk *d) {
         d->announced = false;
     long long after = bytes;
     int n = 0;
+    if (after > budget && dd_refs_free(dd_store_root(d->store), after - budget))
+        after = measure(d);
     for (int k; after > budget && (k = make_room(d, after)); n += k)
         after = measure(d); // the store itself has grown by what was written down
     if (n) {

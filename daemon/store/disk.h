@@ -1,5 +1,6 @@
-// What the state folder takes on disk, and its budget: when it is passed, checkpoints of jobs that
-// have ended go, oldest first. One thread of its own, which also keeps the reserve (reserve.h).
+// What the state folder takes on disk, and its budget: when it is passed, references of evaluations
+// (refs.h) go, and then checkpoints of jobs that have ended, oldest first. One thread of its own,
+// which also keeps the reserve (reserve.h).
 //
 // Kept whatever the budget: the checkpoint that is served, those with a name, imported ones, the
 // newest of all, and those of jobs that may still go on (queued, running, paused, interrupted).

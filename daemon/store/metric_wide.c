@@ -51,9 +51,19 @@ static void add_job(struct dd_wide *w, sqlite3_stmt *st) {
     w->job[w->njobs++] = (struct job){sqlite3_column_int64(st, 0), dd_xstrdup(name ? name : "")};
 }
 
+static bool has_job(const struct dd_wide *w, int64_t id) {
+    for (size_t i = 0; i < w->njobs; i++)
+        if (w->job[i].id == id)
+            return true;
+    return false;
+}
+
+// Each once, in the order in which they are named.
 static int read_jobs(struct dd_wide *w, sqlite3 *db, const int64_t *ids, size_t n,
                      struct dr_err *err) {
     for (size_t i = 0; i < n || (!n && !i); i++) {
+        if (n && has_job(w, ids[i]))
+            continue;
         sqlite3_stmt *st =
             dd_sql_prepare(db, err, "SELECT id, name FROM jobs WHERE ?1=0 OR id=?1 ORDER BY id",
                            "i", n ? ids[i] : 0);

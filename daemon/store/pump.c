@@ -133,6 +133,8 @@ int dd_pump_flush(struct dd_pump *p, struct dr_err *err) {
     pthread_mutex_lock(&p->lock);
     drain(p);
     struct dd_metric_batch *b = take(p);
+    if (p->tensorboard) // the thread has nothing left to flush until the next row
+        dd_tensorboard_flush(p->tensorboard);
     pthread_mutex_unlock(&p->lock);
     struct dd_metric_batch none = {0};
     // Posted, so that they stay queued while another process holds the database; the empty batch

@@ -22,7 +22,7 @@ void dd_pump_image(struct dd_pump *p, int64_t job, int64_t step, const char *png
 void dd_pump_stop(struct dd_pump *p); // flushes; NULL is fine
 // The trainer's side: one thread at a time.
 struct dd_ring *dd_pump_ring(struct dd_pump *p);
-// Everything pushed so far is in the store when it returns (trainer thread).
+// Everything pushed so far is in the store and in the event files when it returns (trainer thread).
 int dd_pump_flush(struct dd_pump *p, struct dr_err *err);
 void dd_pump_stats(struct dd_pump *p, struct dd_pump_stats *out);
 void dd_pump_prometheus(struct dd_pump *p, FILE *f); // the histogram of step times

@@ -2,8 +2,8 @@
 // each in a transaction of its own. Steps are never edited once released, only appended.
 #include "daemon/store/store.h"
 
-#include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -150,7 +150,10 @@ static const char *const steps[] = {
     "ALTER TABLE jobs ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;"
     "UPDATE jobs SET judge=(SELECT e.needs FROM jobs e WHERE e.parent=jobs.id AND e.kind='eval')"
     " WHERE id IN (SELECT parent FROM jobs WHERE kind='eval' AND needs IS NOT NULL);"
-    "DELETE FROM evals WHERE eval_job IS NULL AND state IN ('queued','running');"};
+    "DELETE FROM evals WHERE eval_job IS NULL AND state IN ('queued','running');",
+    // 12: lists of data sets count classes without reading them
+    "ALTER TABLE datasets ADD COLUMN class_count INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE datasets SET class_count=json_array_length(classes) WHERE json_valid(classes);"};
 enum { VERSION = (int)(sizeof steps / sizeof *steps) };
 
 int dd_schema_version(void) {
@@ -179,25 +182,16 @@ static void state_path(sqlite3_context *c, int n, sqlite3_value **v) {
     sqlite3_result_text(c, rest ? rest : path, -1, SQLITE_TRANSIENT);
 }
 
-static bool is_whole(const char *text) {
-    json_t *j = json_string(text); // NULL: not UTF-8
-    json_decref(j);
-    return j != NULL;
-}
-
-// whole_text(TEXT): the same where it is UTF-8, else without what the cut has left. What is no
-// UTF-8 for another reason has question marks for all but ASCII.
+// whole_text(TEXT): the same where it is UTF-8, else as dd_sound_text makes it.
 static void whole_text(sqlite3_context *c, int n, sqlite3_value **v) {
     const char *text = (const char *)sqlite3_value_text(v[0]);
     (void)n;
-    if (!text || is_whole(text)) {
+    if (!text || dd_is_utf8(text)) {
         sqlite3_result_value(c, v[0]);
         return;
     }
     char *copy = dd_xstrdup(text);
-    dd_trim_text(copy);
-    for (char *p = copy; *p && !is_whole(copy); p++)
-        *p = (unsigned char)*p < 0x80 ? *p : '?';
+    dd_sound_text(copy);
     sqlite3_result_text(c, copy, -1, SQLITE_TRANSIENT);
     free(copy);
 }

@@ -12,18 +12,25 @@
 
 enum { POINTS = 60 };
 
+struct run {
+    int64_t job, rung;
+    bool rungs; // the sweep has more than one
+    const char *label, *params;
+};
+
 // The series of a configuration at a guidance scale (NaN: none), made when it is new.
-static json_t *series(json_t *all, const char *label, int64_t rung, bool rungs, double alpha) {
-    char more[60] = "";
-    if (rungs)
-        snprintf(more, sizeof more, ", rung %lld", (long long)rung);
+static json_t *series(json_t *all, const struct run *r, double alpha) {
+    char *key = dd_printf("%lld %.17g %s", (long long)r->rung, alpha, r->params), more[60] = "";
+    json_t *s = json_object_get(all, key);
+    if (r->rungs)
+        snprintf(more, sizeof more, ", rung %lld", (long long)r->rung);
     if (!isnan(alpha))
         snprintf(more + strlen(more), sizeof more - strlen(more), ", alpha %g", alpha);
-    char *name = dd_printf("%s%s", label, more);
-    json_t *s = json_object_get(all, name);
-    if (!s)
-        json_object_set_new(all, name, s = json_pack("{s:s, s:[]}", "label", name, "points"));
-    free(name);
+    if (!s) {
+        s = json_pack("{s:o, s:[]}", "label", json_sprintf("%s%s", r->label, more), "points");
+        json_object_set_new(all, key, s);
+    }
+    free(key);
     return s;
 }
 
@@ -38,8 +45,7 @@ static void add_point(json_t *s, size_t k, double step, double value) {
     json_array_append_new(json_object_get(p, "values"), json_real(value));
 }
 
-static void add_evals(sqlite3 *db, json_t *all, int64_t job, const char *label, int64_t rung,
-                      bool rungs, const char *metric) {
+static void add_evals(sqlite3 *db, json_t *all, const struct run *r, const char *metric) {
     struct dr_err ignored;
     double last = NAN;
     size_t k = 0;
@@ -48,24 +54,23 @@ static void add_evals(sqlite3 *db, json_t *all, int64_t job, const char *label, 
         "SELECT e.alpha, e.step, v.value FROM jobs p JOIN evals e ON e.eval_job=p.id JOIN"
         " eval_values v ON v.eval=e.id AND v.name=? WHERE p.parent=? AND e.state='done' AND"
         " v.value IS NOT NULL ORDER BY e.alpha, e.step",
-        "ti", metric, job);
+        "ti", metric, r->job);
     while (st && sqlite3_step(st) == SQLITE_ROW) {
         const double alpha = sqlite3_column_double(st, 0);
         k = alpha == last ? k + 1 : 0;
         last = alpha;
-        add_point(series(all, label, rung, rungs, alpha), k, sqlite3_column_double(st, 1),
+        add_point(series(all, r, alpha), k, sqlite3_column_double(st, 1),
                   sqlite3_column_double(st, 2));
     }
     sqlite3_finalize(st);
 }
 
-static void add_trained(struct dd_store *s, json_t *all, int64_t job, const char *label,
-                        int64_t rung, bool rungs, const char *metric) {
+static void add_trained(struct dd_store *s, json_t *all, const struct run *r, const char *metric) {
     struct dd_curve *c;
     struct dd_bucket b;
     struct dr_err ignored;
-    json_t *to = series(all, label, rung, rungs, NAN);
-    if (dd_curve_open(s, job, &metric, 1, 0, INT64_MAX, POINTS, &c, &ignored))
+    json_t *to = series(all, r, NAN);
+    if (dd_curve_open(s, r->job, &metric, 1, 0, INT64_MAX, POINTS, &c, &ignored))
         return; // this run has not reported it
     for (size_t k = 0; dd_curve_next(c, &b) == 1; k++)
         add_point(to, k, (double)b.step_last, b.mean);
@@ -137,20 +142,23 @@ json_t *dd_sweep_curve(struct dd_store *s, int64_t id, const char *asked, struct
     json_t *all = json_object(), *out = NULL;
     sqlite3_stmt *st =
         db && !choose(db, id, asked, &metric, err)
-            ? dd_sql_prepare(db, err,
-                             "SELECT j.id, c.label, j.rung, w.rungs FROM sweep_cells c JOIN jobs j"
-                             " ON j.sweep=c.sweep AND j.cell=c.cell JOIN sweeps w ON w.id=c.sweep"
-                             " WHERE c.sweep=? ORDER BY j.rung, c.cell",
-                             "i", id)
+            ? dd_sql_prepare(
+                  db, err,
+                  "SELECT j.id, c.label, j.rung, w.rungs, c.params FROM sweep_cells c"
+                  " JOIN jobs j ON j.sweep=c.sweep AND j.cell=c.cell JOIN sweeps w ON w.id=c.sweep"
+                  " WHERE c.sweep=? ORDER BY j.rung, c.cell",
+                  "i", id)
             : NULL;
     while (st && sqlite3_step(st) == SQLITE_ROW) {
-        const int64_t job = sqlite3_column_int64(st, 0), rung = sqlite3_column_int64(st, 2);
-        const char *label = (const char *)sqlite3_column_text(st, 1);
-        const bool rungs = sqlite3_column_int64(st, 3) > 1;
+        const struct run r = {.job = sqlite3_column_int64(st, 0),
+                              .label = (const char *)sqlite3_column_text(st, 1),
+                              .rung = sqlite3_column_int64(st, 2),
+                              .rungs = sqlite3_column_int64(st, 3) > 1,
+                              .params = (const char *)sqlite3_column_text(st, 4)};
         if (dd_sweep_evaluated(metric.name))
-            add_evals(db, all, job, label, rung, rungs, metric.name);
+            add_evals(db, all, &r, metric.name);
         else
-            add_trained(s, all, job, label, rung, rungs, metric.name);
+            add_trained(s, all, &r, metric.name);
     }
     json_t *series = finished(all);
     if (st && !json_array_size(series) && !metric.in_table)

@@ -53,11 +53,14 @@ static int rank(const json_t *table, const struct dd_sweep_halving *h, int64_t r
     int n = 0;
     *all = 0;
     json_array_foreach(json_object_get(table, "rows"), i, row) {
-        const char *label = json_string_value(json_object_get(row, "label"));
-        if (json_integer_value(json_object_get(row, "rung")) != rung ||
-            json_object_get(seen, label))
+        if (json_integer_value(json_object_get(row, "rung")) != rung)
             continue;
-        json_object_set_new(seen, label, json_true());
+        char *key = dd_sweep_key(row);
+        const bool another_scale = json_object_get(seen, key) != NULL;
+        json_object_set_new(seen, key, json_true());
+        free(key);
+        if (another_scale)
+            continue;
         ++*all;
         const struct ranked r = {row, score_of(row, h->metric)};
         if (isnan(r.score))
@@ -102,7 +105,11 @@ static int add_cell(struct dd_jobs *j, sqlite3 *db, struct promotion *p,
                                   .kind = dr_recipe_word(c->cfg.kind),
                                   .priority = spec->priority,
                                   .cell = cell,
-                                  .rung = p->rung + 1};
+                                  .rung = p->rung + 1,
+                                  .like = dd_sql_one(db, 0,
+                                                     "SELECT id FROM jobs WHERE sweep=? AND cell=?"
+                                                     " AND rung=?",
+                                                     "iii", p->id, cell, p->rung)};
     return rc ? rc : dd_job_draft(j, &in, &c->draft, err);
 }
 

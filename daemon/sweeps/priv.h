@@ -6,6 +6,9 @@
 // The file of a sweep as JSON, new reference; NULL: DR_ENOENT or what the store failed with.
 json_t *dd_sweep_file(sqlite3 *db, int64_t id, struct dr_err *err);
 json_t *dd_sweep_table_of(sqlite3 *db, int64_t id, struct dr_err *err);
+// What the rows of that table share which are of one configuration at one rung; malloc'd. Labels
+// are for people: they are cut.
+char *dd_sweep_key(const json_t *row);
 // Whether the name is that of a metric of evaluations.
 bool dd_sweep_evaluated(const char *metric);
 // Whether the training of this configuration reports the metric (problem.c).

@@ -451,6 +451,21 @@ static void add_label(struct dd_sweep_cell *c) {
             snprintf(c->label + n, sizeof c->label - n, "%s%.50s %.50s", n ? ", " : "", key, text);
         free(text);
     }
+    dd_trim_text(c->label);
+}
+
+// Long values are cut and numbers rounded: where that leaves the same text of two configurations,
+// the later one's number comes in front of it.
+static void number_label(const struct dd_sweep_spec *s, struct dd_sweep_cell *c, int number) {
+    bool taken = false;
+    for (int i = 0; i < s->n && !taken; i++)
+        taken = !strcmp(s->cell[i].label, c->label) && !json_equal(s->cell[i].params, c->params);
+    if (!taken)
+        return;
+    char *label = dd_printf("(%d) %s", number, c->label);
+    snprintf(c->label, sizeof c->label, "%s", label);
+    dd_trim_text(c->label);
+    free(label);
 }
 
 // The combination at[] with a seed.
@@ -480,6 +495,7 @@ static void add_cell(struct parse *p, const int *at, int64_t seed) {
         json_decref(budget);
     }
     add_label(&c);
+    number_label(s, &c, s->n / p->nseeds + 1); // seeds of a configuration follow each other
     s->cell = realloc(s->cell, (size_t)(s->n + 1) * sizeof *s->cell);
     if (!s->cell)
         abort();

@@ -209,8 +209,7 @@ static json_t *finished(json_t *row) {
     return row;
 }
 
-// What a configuration's rows share at a rung.
-static char *config_key(const json_t *row) {
+char *dd_sweep_key(const json_t *row) {
     char *params = json_dumps(json_object_get(row, "params"), JSON_COMPACT | JSON_SORT_KEYS),
          *key = dd_printf("%lld %s", (long long)json_integer_value(json_object_get(row, "rung")),
                           params ? params : "");
@@ -223,7 +222,7 @@ static json_t *count_rows(json_t *rows) {
     json_t *counts = json_object(), *row;
     const char *name;
     json_object_foreach(rows, name, row) {
-        char *key = config_key(row);
+        char *key = dd_sweep_key(row);
         const json_int_t n = json_integer_value(json_object_get(counts, key));
         json_object_set_new(counts, key, json_integer(n + 1));
         free(key);
@@ -236,7 +235,7 @@ static json_t *count_rows(json_t *rows) {
 static bool empty_beside_others(const json_t *counts, const json_t *row) {
     if (json_integer_value(json_object_get(row, "runs")))
         return false;
-    char *key = config_key(row);
+    char *key = dd_sweep_key(row);
     const json_int_t n = json_integer_value(json_object_get(counts, key));
     free(key);
     return n > 1;

@@ -92,7 +92,7 @@ static int machine_bandwidth(struct bench *b, struct dr_err *err) {
 // ---- networks
 // ----------------------------------------------------------------------------------------
 
-static const char *const usual[] = {"tiny", "mnist-cpu"};
+static const char *const usual[] = {"tiny", "mnist-pixels"};
 
 static double peak_rss(void) {
     struct rusage u;

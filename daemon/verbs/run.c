@@ -9,6 +9,8 @@
 #include "daemon/generate/grid.h"
 #include "daemon/jobs/encoder_data.h"
 #include "daemon/jobs/runner.h"
+#include "daemon/store/ckpt_files.h"
+#include "daemon/store/ckpt_sums.h"
 #include "daemon/verbs/verbs.h"
 
 #include <errno.h>
@@ -93,9 +95,10 @@ static void flush_progress(struct run_cmd *c) {
     clearerr(stdout);
 }
 
-static void on_started(void *ctx, const struct dr_trainer *t, const struct dr_dataset *d,
-                       int64_t step) {
+static int on_started(void *ctx, const struct dr_trainer *t, const struct dr_dataset *d,
+                      int64_t step, struct dr_err *err) {
     struct run_cmd *c = ctx;
+    (void)err;
     c->started_at = dd_seconds();
     c->trainer = t;
     c->first_step = step;
@@ -105,6 +108,7 @@ static void on_started(void *ctx, const struct dr_trainer *t, const struct dr_da
     if (step)
         printf("resumed at step %lld\n", (long long)step);
     flush_progress(c);
+    return 0;
 }
 
 // Whether this step's metrics hold a measurement that is worth its line.
@@ -143,10 +147,22 @@ static void on_step(void *ctx, const struct dr_metrics *m, double seconds, int64
     flush_progress(c);
 }
 
+static void warn(const char *event, int64_t step, const char *path, const char *text) {
+    char q[700];
+    dd_log(DR_LOG_WARN, event, "step=%lld path=%s reason=%s", (long long)step, path,
+           dd_log_quote(text, q, sizeof q));
+}
+
+// Without its sum a checkpoint is as good, as long as no earlier one's lies beside it.
 static int on_checkpoint(void *ctx, int64_t step, const char *path, const char *sha, int64_t bytes,
                          struct dr_err *err) {
     struct run_cmd *c = ctx;
+    struct dr_err why = {0};
     (void)err;
+    if (dd_ckpt_sum_write(path, sha, &why)) {
+        dd_ckpt_sum_remove(path);
+        warn("checkpoint.sum", step, path, why.msg);
+    }
     if (!c->quiet && !c->mute)
         printf("checkpoint step %lld %s (%lld bytes, sha256 %.12s)\n", (long long)step, path,
                (long long)bytes, sha);
@@ -154,10 +170,14 @@ static int on_checkpoint(void *ctx, int64_t step, const char *path, const char *
     return 0;
 }
 
-static void warn(const char *event, int64_t step, const char *path, const char *text) {
-    char q[700];
-    dd_log(DR_LOG_WARN, event, "step=%lld path=%s reason=%s", (long long)step, path,
-           dd_log_quote(text, q, sizeof q));
+static bool on_let_go(void *ctx, const char *path) {
+    (void)ctx;
+    dd_ckpt_sum_remove(path);
+    return true;
+}
+static int on_verify(void *ctx, const char *path, struct dr_err *err) {
+    (void)ctx;
+    return dd_ckpt_sum_check(path, err);
 }
 static void on_checkpoint_failed(void *ctx, int64_t step, const struct dr_err *e) {
     (void)ctx;
@@ -223,8 +243,45 @@ static void take_hooks(struct run_cmd *c, struct dd_run_hooks *h) {
                                .step = on_step,
                                .checkpoint = on_checkpoint,
                                .checkpoint_failed = on_checkpoint_failed,
+                               .checkpoint_let_go = on_let_go,
+                               .checkpoint_verify = on_verify,
                                .checkpoint_refused = on_refused,
                                .alert = on_alert};
+}
+
+// The configuration of the newest file in a folder that can be read. False: there is none.
+static bool trained_with(const char *folder, struct dr_config *out) {
+    struct dd_ckpt_list list;
+    bool found = false;
+    if (dd_ckpt_list(folder, &list, NULL)) // the run will say why
+        return false;
+    for (int i = list.n - 1; i >= 0 && !found; i--) {
+        char path[DD_PATH_MAX];
+        struct dr_st_file *f = NULL;
+        dd_ckpt_path(folder, list.step[i], path, sizeof path);
+        const char *json = dr_st_open(path, &f, NULL) ? NULL : dr_st_meta(f, "driftd.config");
+        found = json && !dr_config_parse(json, strlen(json), NULL, out, NULL);
+        dr_st_close(f);
+    }
+    dd_ckpt_list_free(&list);
+    return found;
+}
+
+// An encoder that another recipe, or this one before it was changed, has left in the folder makes
+// way for a new one; a run that goes on must not change its features under way.
+static int make_way(const struct run_cmd *c, const struct dr_config *encoder, const char *folder,
+                    struct dr_err *err) {
+    struct dr_config was;
+    char key[80];
+    if (!trained_with(folder, &was) || !dd_encoder_differs(&was, encoder, key))
+        return 0;
+    if (!c->resume)
+        return dd_ckpt_set_aside(folder, err);
+    return dr_fail_at(
+        err, DR_ECONFLICT, "features.encoder",
+        "features.encoder: the encoder in %.200s was trained with another %s than the "
+        "recipe %.60s has now; put that back, or start anew without --resume",
+        folder, key, encoder->name);
 }
 
 // Trains the encoder of a recipe in OUT/encoder, or goes on with the one that is there; one that is
@@ -249,7 +306,9 @@ static int train_encoder(struct run_cmd *c, const struct dd_options *o, const st
     struct dd_run_result res;
     take_hooks(c, &hooks);
     printf("encoder %s in %s\n", encoder.name, folder);
-    rc = dd_run(&spec, &hooks, &res, err);
+    rc = make_way(c, &encoder, folder, err);
+    if (!rc)
+        rc = dd_run(&spec, &hooks, &res, err);
     *stopped = !rc && res.outcome != DD_RUN_COMPLETED;
     if (!rc && !*stopped)
         rc = dd_path(path, err, "%s", res.last_good);
@@ -356,9 +415,8 @@ static int run(struct run_cmd *c, const struct dd_options *o, struct dr_config *
         printf("stopped while the encoder was being trained; the same command goes on with it\n");
     if (stopped)
         return 3;
-    if (res.outcome == DD_RUN_STOPPED && stops == 1 && res.step > 0 && !res.saved) {
-        dr_fail(err, DR_EIO, "stopped at step %lld, but its checkpoint could not be written",
-                (long long)res.step);
+    if (res.unsaved.code) {
+        *err = res.unsaved;
         return 1;
     }
     printf("%s at step %lld after %.1f s of training; checkpoint %s\n",

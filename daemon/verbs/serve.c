@@ -273,7 +273,7 @@ static int build(struct dd *d, struct dd_listeners *l, struct dr_err *err) {
     rc = dd_datasets_start(&ds, &d->datasets, err);
     if (rc)
         return rc;
-    struct dd_batcher_env be = {&d->opt, d->store, d->live, d->models};
+    struct dd_batcher_env be = {&d->opt, d->store, d->events, d->live, d->models};
     struct dd_jobs_env je = {.opt = &d->opt,
                              .store = d->store,
                              .events = d->events,
@@ -452,7 +452,11 @@ static int serve(struct dd *d) {
 }
 
 int dd_serve_main(int argc, char **argv) {
-    struct dd d = {.lock_fd = -1, .started_ns = dd_now_ns(), .argc = argc, .argv = argv};
+    struct dd d = {.lock_fd = -1,
+                   .exports = {.lock = PTHREAD_MUTEX_INITIALIZER},
+                   .started_ns = dd_now_ns(),
+                   .argc = argc,
+                   .argv = argv};
     struct dr_err err = {0};
     if (dd_options_parse(argc, argv, NULL, NULL, NULL, &d.opt, &err) ||
         (d.opt.nargs && dr_fail(&err, DR_EINVAL, "unexpected argument %.60s", d.opt.args[0]))) {

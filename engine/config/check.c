@@ -435,8 +435,8 @@ static void check_measures(const struct dr_config *c, struct dr_notes *notes) {
                 (long long)e->n, classes);
     if (!dr_path_is_below(e->inception))
         FAIL("eval.inception",
-             "eval.inception is \"%.100s\"; expected a relative path without `..`, below "
-             "the data directory",
+             "eval.inception is \"%.100s\"; expected the id of a checkpoint or a relative path "
+             "without `..`, below the data directory",
              e->inception);
     if (!dr_path_is_below(e->judge))
         FAIL("eval.judge",

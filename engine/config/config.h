@@ -92,7 +92,7 @@ struct dr_model_config {
     int kind; // enum dr_kind
     int64_t size, channels, classes;
     int64_t dim, depth, heads, patch, registers, latent_dim, style_tokens, codebook, head_width;
-    double mlp_ratio, label_dropout, out_std, out_bias;
+    double mlp_ratio, temperature, label_dropout, out_std, out_bias;
     bool rope, qk_norm, pos_embed, null_class;
     double widths[DR_MAX_LEVELS]; // of a level, over dim
     int nwidths;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #ifdef _OPENMP // not in the fuzzers
 #include <omp.h>
@@ -241,10 +242,28 @@ static void memory_v1(void *ctx, const char *folder) {
                  cache);
 }
 
+// Addresses of this process (`ulimit -v`), but for what nobody plans and what ends the process
+// where it finds no room: stacks of threads, and the code that oneDNN makes at run time.
+static void bound_addresses(struct memory *m) {
+    const int64_t reserve =
+        ((int64_t)256 << 20) + ((int64_t)8 << 20) * sysconf(_SC_NPROCESSORS_ONLN);
+    struct rlimit r;
+    if (getrlimit(RLIMIT_AS, &r) || r.rlim_cur >= (rlim_t)UNLIMITED)
+        return;
+    char *pages = read_text("", "/proc/self/statm"); // the first number: all of them
+    const int64_t limit = (int64_t)r.rlim_cur,
+                  used = pages ? strtoll(pages, NULL, 10) * sysconf(_SC_PAGESIZE) : 0,
+                  left = DR_MAX(limit - used - reserve, (int64_t)0);
+    free(pages);
+    m->limit = DR_MIN(m->limit, limit);
+    m->left = DR_MIN(m->left, left);
+}
+
 static struct memory read_memory(const char *root) {
     struct memory m = {INT64_MAX, INT64_MAX};
     each_group(root, "", memory_v2, &m);
     each_group(root, "memory", memory_v1, &m);
+    bound_addresses(&m);
     return m;
 }
 
@@ -283,6 +302,12 @@ int64_t dr_machine_memory_left(void) {
     return read_memory(the_root).left;
 }
 
+bool dr_machine_cramped(void) {
+    struct memory m = {INT64_MAX, INT64_MAX};
+    bound_addresses(&m);
+    return !m.left;
+}
+
 size_t dr_machine_room(void) {
     const int64_t left = dr_machine()->memory_limit ? dr_machine_memory_left() : INT64_MAX;
     const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
@@ -302,6 +327,14 @@ char *dr_machine_describe(const struct dr_machine *m, char *buf, size_t size) {
              m->threads == 1 ? "" : "s", m->processors, m->processors == 1 ? "" : "s", m->cores,
              m->cores == 1 ? "" : "s", quota, memory);
     return buf;
+}
+
+void dr_workers_use(int threads) {
+#ifdef _OPENMP
+    omp_set_num_threads(threads > 0 ? threads : dr_machine()->threads);
+#else
+    (void)threads;
+#endif
 }
 
 void dr_workers_rest(void) {

@@ -2,6 +2,7 @@
 // control groups (cgroup v2 and v1), which is how containers and services are bounded. Any thread.
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -10,7 +11,7 @@ struct dr_machine {
     int cores;            // physical cores that these belong to
     double quota;         // processors' worth of time that the control groups allow; 0: no limit
     int threads;          // the default: the smallest of cores and quota, rounded up
-    int64_t memory_limit; // bytes, of the tightest control group; 0: no limit
+    int64_t memory_limit; // bytes, of the tightest control group or of addresses; 0: no limit
 };
 
 // Reads the files of proc and sysfs below `root` ("" for this machine, a folder in tests).
@@ -18,12 +19,18 @@ void dr_machine_read(const char *root, struct dr_machine *out);
 // This machine, read once. The memory limit may be raised or lowered later; the default number of
 // threads stays.
 const struct dr_machine *dr_machine(void);
-// Bytes that may still be allocated under the control groups' limits; page cache, which the kernel
-// gives back, counts as free. INT64_MAX: no limit.
+// Bytes that may still be allocated under the control groups' limits and that of addresses; page
+// cache, which the kernel gives back, counts as free. INT64_MAX: no limit.
 int64_t dr_machine_memory_left(void);
+// Whether a limit of this process's addresses (RLIMIT_AS) leaves too few to compute at all: for the
+// stacks of threads and for code that is made at run time.
+bool dr_machine_cramped(void);
 // Bytes that a block may have: what the limits leave, but for workspaces, since a process that
 // takes too much is killed; without a limit all that the machine has, as more can only be swapped.
 size_t dr_machine_room(void);
+// How many threads compute for the calling thread from now on; 0: the machine's `threads`. A
+// backend has a number of its own, which dr_backend_enter takes.
+void dr_workers_use(int threads);
 // The calling thread will not compute for a while: the threads that helped it end, until it
 // computes again. libgomp counts the helpers of all threads, idle ones too; where they are more
 // than the processors, every barrier in the process sleeps at once instead of spinning for

@@ -7,7 +7,6 @@
 #include "driftd_config.h"
 #include "engine/core/machine.h"
 
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -31,7 +30,7 @@ static void *aligned_bytes(size_t bytes) {
 }
 
 static void cpu_enter(struct dr_backend *be) {
-    omp_set_num_threads(be->threads);
+    dr_workers_use(be->threads);
 }
 
 static size_t cpu_mem_left(struct dr_backend *be) {
@@ -48,8 +47,8 @@ static int cpu_alloc(struct dr_backend *be, size_t bytes, void **out, struct dr_
                        (double)bytes / MIB, (double)left / MIB);
     if (bytes > left)
         return dr_fail(err, DR_ENOMEM,
-                       "cannot allocate %.1f MiB of memory: the control group's limit of %.1f MiB "
-                       "leaves %.1f MiB",
+                       "cannot allocate %.1f MiB of memory: the limit of %.1f MiB (of the control "
+                       "group or `ulimit -v`) leaves %.1f MiB",
                        (double)bytes / MIB, (double)dr_machine()->memory_limit / MIB,
                        (double)left / MIB);
     *out = aligned_bytes(bytes);
@@ -154,6 +153,10 @@ static void check_products(struct dr_backend *be) {
 
 int dr_backend_cpu(int threads, struct dr_backend **out, struct dr_err *err) {
     *out = NULL;
+    if (dr_machine_cramped())
+        return dr_fail(err, DR_ENOMEM,
+                       "the limit of this process's address space (`ulimit -v`) leaves no room to "
+                       "compute; raise it, or limit memory by a control group");
     struct dr_cpu *cpu = calloc(1, sizeof *cpu);
     if (!cpu)
         return dr_fail(err, DR_ENOMEM, "cannot allocate a CPU backend");

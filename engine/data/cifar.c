@@ -65,7 +65,8 @@ static int from_binary(const struct part *part, const char *path, const uint8_t 
 static int from_pickle(const struct part *part, const char *path, const uint8_t *p, size_t n,
                        struct rows *r, struct dr_pickle **k, struct dr_err *err) {
     if (!n || p[0] != 0x80) // PROTO
-        return dr_fail(err, DR_EFORMAT, "%.200s is no pickle as a part of CIFAR is", path);
+        return dr_fail(err, DR_EFORMAT,
+                       "%.200s is no pickle of protocol 2 or later, as a part of CIFAR is", path);
     int rc = dr_pickle_read(p, n, k, err);
     if (rc)
         return dr_fail_prefix(err, rc, path);

@@ -37,6 +37,9 @@ struct dr_dataset {
 int dr_dataset_load(const struct dr_data_config *cfg, const char *data_dir, bool test_split,
                     struct dr_dataset **out, struct dr_err *err);
 void dr_dataset_free(struct dr_dataset *d);
+// Whether dr_dataset_load finds the files of the training split, by their names: a moment's look.
+// Sets that are generated are always there.
+bool dr_dataset_found(const struct dr_data_config *cfg, const char *data_dir);
 // Bytes of a sample as stored.
 size_t dr_dataset_row_bytes(const struct dr_dataset *d);
 // All samples [n,c,h,w] as stored, or NULL when only rows() has them.

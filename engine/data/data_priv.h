@@ -14,11 +14,13 @@ struct dr_set_query {
     const char *name;     // of the row
     const char *data_dir; // NULL: none
     bool test;            // split
+    bool look;            // whether it is there is all that is asked: nothing is read
 };
 // The function of a row in sets.def. d comes with kind, name and classes set, the rest zero; it
 // gets n, c, h, w, label [n] (malloc'd), and either pixels or points or rows, with own and release
 // as they need; class names by dr_dataset_name; fingerprint where it is known, else that is taken
-// over all values. On an error dr_dataset_free frees what is there.
+// over all values. On an error dr_dataset_free frees what is there. A look leaves d as it is; sets
+// that are generated are never asked for one.
 typedef int dr_set_open(struct dr_dataset *d, const struct dr_set_query *q, struct dr_err *err);
 
 #define DR_SET(id, open, ...) dr_set_open open;

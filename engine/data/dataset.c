@@ -35,8 +35,8 @@ int dr_dataset_alloc(struct dr_dataset *d, void **values, struct dr_err *err) {
     d->label = calloc((size_t)d->n, sizeof *d->label);
     if (!d->own || !d->label)
         return dr_fail(err, DR_ENOMEM,
-                       "no memory for %" PRId64 " samples [%" PRId64 ",%" PRId64 ",%" PRId64 "]",
-                       d->n, d->c, d->h, d->w);
+                       "no memory for %" PRId64 " samples [%" PRId64 ",%" PRId64 ",%" PRId64 "]%s",
+                       d->n, d->c, d->h, d->w, dr_machine_cramped() ? " under `ulimit -v`" : "");
     if (d->kind == DR_KIND_IMAGES)
         d->pixels = d->own;
     else
@@ -218,13 +218,14 @@ int dr_dataset_open(dr_set_open *open, const struct dr_set_facts *facts,
     return rc;
 }
 
-int dr_dataset_load(const struct dr_data_config *cfg, const char *data_dir, bool test_split,
-                    struct dr_dataset **out, struct dr_err *err) {
-    static dr_set_open *const table[] = {
+static dr_set_open *const table[] = {
 #define DR_SET(id, open, ...) [DR_DATA_##id] = open,
 #include "engine/data/sets.def"
 #undef DR_SET
-    };
+};
+
+int dr_dataset_load(const struct dr_data_config *cfg, const char *data_dir, bool test_split,
+                    struct dr_dataset **out, struct dr_err *err) {
     const struct dr_set_facts *f = dr_set_facts(cfg->set);
     *out = NULL;
     if (!f)
@@ -232,6 +233,15 @@ int dr_dataset_load(const struct dr_data_config *cfg, const char *data_dir, bool
     const struct dr_set_query q = {
         .cfg = cfg, .name = f->name, .data_dir = data_dir, .test = test_split};
     return dr_dataset_open(table[cfg->set], f, &q, out, err);
+}
+
+bool dr_dataset_found(const struct dr_data_config *cfg, const char *data_dir) {
+    const struct dr_set_facts *f = dr_set_facts(cfg->set);
+    struct dr_dataset none = {0};
+    if (!f || f->made)
+        return f;
+    const struct dr_set_query q = {.cfg = cfg, .name = f->name, .data_dir = data_dir, .look = true};
+    return !table[cfg->set](&none, &q, NULL);
 }
 
 void dr_dataset_free(struct dr_dataset *d) {

@@ -286,6 +286,11 @@ static int open_named(struct dr_dataset *d, const struct dr_set_query *q,
     int rc = find_folder(q, images, &dir, err);
     if (rc)
         return rc;
+    if (q->look) {
+        rc = has_file(dir, labels) ? 0 : DR_ENOENT;
+        free(dir);
+        return rc;
+    }
     rc = read_pair(dir, images, labels, q->cfg->classes ? q->cfg->classes : 256, &p, err);
     if (!rc)
         rc = fit_pair(d, q->cfg, &p, err);

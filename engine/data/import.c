@@ -50,7 +50,8 @@ void dr_import_defaults(struct dr_import_options *o) {
                                     .max_bytes = (int64_t)1 << 40,
                                     .max_file_bytes = (int64_t)256 << 20,
                                     .max_pixels = (int64_t)1 << 29,
-                                    .max_ratio = 1000};
+                                    .max_ratio = 1000,
+                                    .max_classes = DR_IMPORT_CLASSES};
 }
 
 static void fill_limits(struct dr_import_options *o) {
@@ -62,6 +63,7 @@ static void fill_limits(struct dr_import_options *o) {
     o->max_file_bytes = o->max_file_bytes ? o->max_file_bytes : d.max_file_bytes;
     o->max_pixels = o->max_pixels ? o->max_pixels : d.max_pixels;
     o->max_ratio = o->max_ratio ? o->max_ratio : d.max_ratio;
+    o->max_classes = o->max_classes ? o->max_classes : d.max_classes;
 }
 
 void dr_import_of_config(const struct dr_data_config *cfg, struct dr_import_options *o) {

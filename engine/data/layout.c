@@ -225,9 +225,9 @@ static int assign(struct dr_import *im, const struct paths *p, struct names *c) 
         e->split = split > 0;
         const int64_t at =
             p->classed ? class_of(c, rel, (size_t)(slash - rel)) : class_of(c, "all", 3);
-        if (c->n > DR_IMPORT_CLASSES)
-            return dr_fail(im->err, DR_EINVAL, "%.300s has more than %d classes", im->source,
-                           DR_IMPORT_CLASSES);
+        if (c->n > im->o.max_classes)
+            return dr_fail(im->err, DR_EINVAL, "%.300s has more than %lld classes", im->source,
+                           (long long)im->o.max_classes);
         if (at < 0)
             return dr_fail(im->err, DR_ENOMEM, "no memory for the classes");
         e->label = (int32_t)at;

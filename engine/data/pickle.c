@@ -16,6 +16,8 @@ struct dr_pickle {
     int32_t *stack, *memo;
     int32_t depth, stack_room, memos, memo_room;
     const uint8_t *p, *end;
+    uint8_t *encoded; // [size of the input], from the first `_codecs.encode` on
+    size_t nencoded, size;
     struct dr_err *err;
     int32_t root;
 };
@@ -163,18 +165,24 @@ static int real_bytes(struct dr_pickle *k) {
 
 // ---- names and what they may be called for
 
-static const char *const known[] = {"numpy.core.multiarray._reconstruct",
-                                    "numpy._core.multiarray._reconstruct", "numpy.ndarray",
-                                    "numpy.dtype"};
-enum { RECONSTRUCT, RECONSTRUCT2, NDARRAY, DTYPE };
+static const struct {
+    const char *name;
+    enum { RECONSTRUCT, FROMBUFFER, NDARRAY, DTYPE, ENCODE } does;
+} known[] = {{"numpy.core.multiarray._reconstruct", RECONSTRUCT},
+             {"numpy._core.multiarray._reconstruct", RECONSTRUCT},
+             {"numpy.core.numeric._frombuffer", FROMBUFFER}, // from protocol 5 on
+             {"numpy._core.numeric._frombuffer", FROMBUFFER},
+             {"numpy.ndarray", NDARRAY},
+             {"numpy.dtype", DTYPE},
+             {"_codecs.encode", ENCODE}}; // bytes, as Python 3 writes them up to protocol 2
 
 static int name(struct dr_pickle *k, const uint8_t *module, size_t m, const uint8_t *what,
                 size_t w) {
     char full[120];
     snprintf(full, sizeof full, "%.*s.%.*s", (int)DR_MIN(m, 60), module, (int)DR_MIN(w, 50), what);
     for (int i = 0; i < (int)DR_COUNT(known); i++)
-        if (!strcmp(full, known[i]))
-            return make(k, (struct dr_pk){.type = DR_PK_NAME, .i = i});
+        if (!strcmp(full, known[i].name))
+            return make(k, (struct dr_pk){.type = DR_PK_NAME, .i = known[i].does});
     return dr_fail(k->err, DR_EFORMAT,
                    "the pickle asks for `%s`; only arrays, strings, numbers, lists and dicts are "
                    "read",
@@ -221,27 +229,35 @@ static int dtype(struct dr_pickle *k, const struct dr_pk *args) {
     return make(k, v);
 }
 
-static int reduce(struct dr_pickle *k) {
-    const struct dr_pk *args = pop(k), *f = args ? pop(k) : NULL;
-    if (!f || f->type != DR_PK_NAME || args->type != DR_PK_LIST)
-        return fail(k, "REDUCE calls something that is no function of an array");
-    if (f->i == DTYPE)
-        return dtype(k, args);
-    const struct dr_pk *of = dr_pk_at(k, args, 0);
-    if (f->i == NDARRAY || !of || of->type != DR_PK_NAME || of->i != NDARRAY)
-        return fail(k, "REDUCE makes something that is no plain array");
-    return make(k, (struct dr_pk){.type = DR_PK_ARRAY}); // empty until BUILD
+// The bytes of a text in Latin-1. A text may be asked for again and again, so that all results
+// together get no more room than the input has.
+static int encode(struct dr_pickle *k, const struct dr_pk *args) {
+    const struct dr_pk *text = arg(k, args, 0, DR_PK_BYTES), *as = arg(k, args, 1, DR_PK_BYTES);
+    struct dr_pk v = {.type = DR_PK_BYTES};
+    if (!text || !as || args->items != 2 || as->n != 6 || memcmp(as->p, "latin1", 6))
+        return fail(k, "`_codecs.encode` of something that is no text in latin1");
+    if (!k->encoded && !(k->encoded = malloc(k->size)))
+        return dr_fail(k->err, DR_ENOMEM, "no memory for a pickle");
+    uint8_t *out = k->encoded + k->nencoded;
+    for (const uint8_t *p = text->p, *end = p + text->n; p < end; p++) {
+        const bool two = *p >> 1 == 0xc2 >> 1 && end - p > 1 && p[1] >> 6 == 2; // U+0080 to U+00FF
+        if (*p > 127 && !two)
+            return fail(k, "`_codecs.encode` of characters that Latin-1 has not");
+        if (k->nencoded + v.n == k->size)
+            return fail(k, "it makes more bytes than it has");
+        out[v.n++] = two ? (uint8_t)(p[0] << 6 | (p[1] & 63)) : *p;
+        p += two;
+    }
+    k->nencoded += v.n;
+    v.p = out;
+    return make(k, v);
 }
 
-// (version, shape, dtype, fortran order, bytes)
-static int build_array(struct dr_pickle *k, struct dr_pk *a, const struct dr_pk *state) {
-    const struct dr_pk *shape = arg(k, state, 1, DR_PK_LIST), *type = arg(k, state, 2, DR_PK_TYPE);
-    const struct dr_pk *fortran = arg(k, state, 3, DR_PK_BOOL),
-                       *data = arg(k, state, 4, DR_PK_BYTES);
+// Makes `a` the array of these bytes.
+static int fill_array(struct dr_pickle *k, struct dr_pk *a, const struct dr_pk *data,
+                      const struct dr_pk *type, const struct dr_pk *shape) {
     if (!shape || !type || !data || shape->items > 4 || !type->width)
         return fail(k, "an array whose state is not shape, type and bytes");
-    if (fortran && fortran->i && shape->items > 1)
-        return fail(k, "an array in Fortran's order");
     uint64_t count = (uint64_t)type->width;
     for (int i = 0; i < shape->items; i++) {
         const struct dr_pk *d = arg(k, shape, i, DR_PK_INT);
@@ -258,6 +274,42 @@ static int build_array(struct dr_pickle *k, struct dr_pk *a, const struct dr_pk 
     a->p = data->p;
     a->n = data->n;
     return 0;
+}
+
+// (bytes, dtype, shape, order)
+static int from_buffer(struct dr_pickle *k, const struct dr_pk *args) {
+    const struct dr_pk *order = arg(k, args, 3, DR_PK_BYTES);
+    struct dr_pk a = {.type = DR_PK_ARRAY};
+    if (args->items != 4 || !order || order->n != 1 || order->p[0] != 'C')
+        return fail(k, "an array in another order than C's");
+    int rc = fill_array(k, &a, arg(k, args, 0, DR_PK_BYTES), arg(k, args, 1, DR_PK_TYPE),
+                        arg(k, args, 2, DR_PK_LIST));
+    return rc ? rc : make(k, a);
+}
+
+static int reduce(struct dr_pickle *k) {
+    const struct dr_pk *args = pop(k), *f = args ? pop(k) : NULL;
+    if (!f || f->type != DR_PK_NAME || args->type != DR_PK_LIST)
+        return fail(k, "REDUCE calls something that is no function of an array");
+    if (f->i == DTYPE)
+        return dtype(k, args);
+    if (f->i == ENCODE)
+        return encode(k, args);
+    if (f->i == FROMBUFFER)
+        return from_buffer(k, args);
+    const struct dr_pk *of = dr_pk_at(k, args, 0);
+    if (f->i == NDARRAY || !of || of->type != DR_PK_NAME || of->i != NDARRAY)
+        return fail(k, "REDUCE makes something that is no plain array");
+    return make(k, (struct dr_pk){.type = DR_PK_ARRAY}); // empty until BUILD
+}
+
+// (version, shape, dtype, fortran order, bytes)
+static int build_array(struct dr_pickle *k, struct dr_pk *a, const struct dr_pk *state) {
+    const struct dr_pk *fortran = arg(k, state, 3, DR_PK_BOOL);
+    int rc = fill_array(k, a, arg(k, state, 4, DR_PK_BYTES), arg(k, state, 2, DR_PK_TYPE),
+                        arg(k, state, 1, DR_PK_LIST));
+    return !rc && fortran && fortran->i && a->ndim > 1 ? fail(k, "an array in Fortran's order")
+                                                       : rc;
 }
 
 static int build(struct dr_pickle *k) {
@@ -511,6 +563,7 @@ int dr_pickle_read(const uint8_t *p, size_t n, struct dr_pickle **out, struct dr
         return dr_fail(err, DR_ENOMEM, "no memory for a pickle");
     k->p = p;
     k->end = p + n;
+    k->size = n;
     k->err = err;
     int rc = run(k);
     k->err = NULL;
@@ -529,6 +582,7 @@ void dr_pickle_free(struct dr_pickle *k) {
     free(k->value);
     free(k->stack);
     free(k->memo);
+    free(k->encoded);
     free(k);
 }
 

@@ -1,8 +1,10 @@
 // Python pickles that hold data and nothing else: None, bools, integers, floats, strings, bytes,
-// lists, tuples, dicts and numpy arrays of bytes and integers, protocols 0 to 5. It builds no other
-// object and calls nothing: any other opcode or name is an error that names it.
+// lists, tuples, dicts and numpy arrays of bytes and integers, protocols 1 to 5, and of 0 what has
+// no strings with escapes, which are taken as they stand. It builds no other object and calls
+// nothing: any other opcode or name is an error that names it.
 //
-// Values point into the input, which must outlive them. Memory is bounded by the input's size.
+// Values point into the input, which must outlive them, or into memory of the pickle. Memory is
+// bounded by the input's size.
 #pragma once
 
 #include "engine/core/err.h"

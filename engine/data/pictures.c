@@ -323,12 +323,32 @@ static int adopt(struct dr_dataset *d, const struct dr_set_query *q, const char 
     return 0;
 }
 
+// Whether a source can hold a CIFAR: an archive, or a folder with a part of it or with folders, as
+// the classes of pictures have them.
+static bool promising(const char *source) {
+    struct stat st;
+    DIR *dir = opendir(source);
+    bool yes = !dir && errno == ENOTDIR;
+    for (struct dirent *e; dir && !yes && (e = readdir(dir));)
+        yes = e->d_name[0] != '.' &&
+              (cifar_has_name(e->d_name) ||
+               (!fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) && S_ISDIR(st.st_mode)));
+    if (dir)
+        closedir(dir);
+    return yes;
+}
+
 static int open_pictures(struct dr_dataset *d, const struct dr_set_query *q,
                          const char *const *names, struct dr_err *err) {
     char *source, *file = NULL;
     int rc = find_source(q, names, &source, err);
     if (rc)
         return rc;
+    if (q->look) {
+        rc = !names || promising(source) ? 0 : DR_ENOENT;
+        free(source);
+        return rc;
+    }
     if (dr_pictures_is_file(source))
         file = strdup(source);
     else

@@ -3,7 +3,8 @@
 // that changes later, or data larger than memory, costs a running job nothing.
 //
 // Called by the sets `cifar10`, `cifar100` and `folder` (sets.def) and by whoever keeps data sets
-// for users. Any thread; an import decodes on all threads of OpenMP and calls back on its own.
+// for users. Any thread; an import decodes on as many as dr_workers_use says and calls back on its
+// own.
 //
 // Sources, told apart by what they hold:
 // - CIFAR-10 and -100: the binary or the python version, unpacked or as .tar.gz;
@@ -33,6 +34,7 @@ struct dr_import_options {
     int64_t max_file_bytes; // of one file: 256 MiB
     int64_t max_pixels;     // of one picture: 2^29, as 20 000 x 20 000 fits
     int64_t max_ratio;      // unpacked over packed bytes of an archive, beyond 64 MiB: 1000
+    int64_t max_classes;    // a million: DR_IMPORT_CLASSES, and no more
 };
 void dr_import_defaults(struct dr_import_options *o); // crop, white, skip, test_share .1
 

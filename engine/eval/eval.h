@@ -79,6 +79,11 @@ struct dr_eval_judge {
     int resize;
 };
 
+// The side of the images that the network of FID takes: Inception-v3 in the FID variant. EINVAL
+// with a sentence for any other; `what` ("checkpoint 7") begins it. Layers with fewer channels (for
+// tests) pass, at any side.
+int dr_fid_network(const struct dr_net *net, const char *what, int64_t *side, struct dr_err *err);
+
 // ---- references
 
 struct dr_eval_ref;
@@ -171,7 +176,7 @@ struct dr_eval_result {
     // Owned by the evaluation or reference, valid until it is freed; NULL: none.
     const double *diversity;        // [classes]
     const double *accuracy;         // [classes]
-    const int64_t *confusion;       // [classes, logits]: asked, judged
+    const int64_t *confusion;       // [classes, logits]: asked, judged; by a judge of these classes
     const double *fd_sizes, *fd_at; // [fd_points] images, mean Frechet distance of parts so large
     int fd_points;
     // Of the samples, all sittings; without statistics that were made beside the others.

@@ -47,7 +47,7 @@ struct eval_tally {
     int32_t *cls;       // [cap]
     double *p, *plogp;  // [splits,logits], [splits]
     int64_t *count;     // [splits]
-    int64_t *confusion; // [classes,logits]
+    int64_t *confusion; // [classes,logits]; NULL where these are not the same classes
 };
 struct eval_plan {
     int64_t n, cap; // images to come; features of how many are kept

@@ -41,6 +41,23 @@ static void prepare_fid(struct eval_judge *j, const struct dr_backend *be) {
     j->as.prepare_name = dr_fid_resize_word(j->way.resize);
 }
 
+int dr_fid_network(const struct dr_net *net, const char *what, int64_t *side, struct dr_err *err) {
+    const struct dr_inception_config *c = dr_inception_config(net);
+    if (!c)
+        return dr_fail(err, DR_EINVAL, "%.200s is no network of Inception-v3", what);
+    if (c->variant != DR_INCEPTION_FID)
+        return dr_fail(err, DR_EINVAL,
+                       "%.200s is torchvision's inception_v3, whose distances are no FID; expected "
+                       "pytorch-fid's weights (docs/evaluation.md, FID)",
+                       what);
+    if (c->narrow == 1 && c->size != DR_INCEPTION_SIZE)
+        return dr_fail(err, DR_EINVAL, "%.200s takes images of %lld x %lld; FID is of %d x %d",
+                       what, (long long)c->size, (long long)c->size, DR_INCEPTION_SIZE,
+                       DR_INCEPTION_SIZE);
+    *side = c->size;
+    return 0;
+}
+
 static int check(const struct eval_judge *j, struct dr_err *err) {
     const struct dr_net *net = j->as.snap->net;
     if (j->features < 0)

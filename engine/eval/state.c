@@ -112,8 +112,9 @@ void eval_io_tally(struct eval_io *io, const char *part, struct eval_tally *t) {
         eval_io_numbers(io, "p", t->p, t->cfg->is_splits * t->logits);
         eval_io_numbers(io, "plogp", t->plogp, t->cfg->is_splits);
         eval_io_counts(io, "count", t->count, t->cfg->is_splits);
-        eval_io_counts(io, "confusion", t->confusion, t->classes * t->logits);
     }
+    if (t->confusion)
+        eval_io_counts(io, "confusion", t->confusion, t->classes * t->logits);
 }
 
 static void release(struct eval_io *io) {

@@ -29,8 +29,12 @@ static int allocate(struct eval_tally *t, const struct eval_plan *plan, struct d
         t->p = calloc(splits * (size_t)t->logits, sizeof *t->p);
         t->plogp = calloc(splits, sizeof *t->plogp);
         t->count = calloc(splits, sizeof *t->count);
+        ok = ok && t->p && t->plogp && t->count;
+    }
+    // Of a judge of other classes it would say nothing.
+    if (t->p && t->logits == t->classes) {
         t->confusion = calloc((size_t)(t->classes * t->logits), sizeof *t->confusion);
-        ok = ok && t->p && t->plogp && t->count && t->confusion;
+        ok = ok && t->confusion;
     }
     if (!ok)
         return dr_fail(err, DR_ENOMEM, "out of memory for the features of %zu images", cap);
@@ -137,7 +141,7 @@ static void add_logits(struct eval_tally *t, const real *logits, int32_t cls, in
         t->plogp[split] += p[c] > 0 ? p[c] * log(p[c]) : 0;
     }
     t->count[split]++;
-    if (cls >= 0 && cls < t->classes)
+    if (t->confusion && cls >= 0 && cls < t->classes)
         t->confusion[cls * t->logits + eval_argmax(logits, t->logits)]++;
 }
 

@@ -37,10 +37,11 @@ from torch import nn
 # What a configuration leaves out (docs/configuration.md, section model).
 DEFAULTS = dict(
     arch="driftdit", dim=256, depth=6, heads=4, patch=4, registers=8, mlp="swiglu", mlp_ratio=4, rope=True,
-    qk_norm=True, pos_embed=False, noise="image", latent_dim=32, style_tokens=32, codebook=64, head="linear",
-    head_width=32, null_class=True, widths=[1, 2, 2], attention=8, size=32, channels=1, classes=10)
+    qk_norm=True, pos_embed=False, noise="image", latent_dim=32, temperature=1, style_tokens=32, codebook=64,
+    head="linear", head_width=32, null_class=True, widths=[1, 2, 2], attention=8, size=32, channels=1, classes=10)
 RESNET = dict(size=32, channels=3, classes=0, width=64, blocks=[2, 2, 2, 2], groups=32, every=2, kernel=3,
-              stride=1, resize=0, pool=False, imagenet=False, norm="group", head="none")
+              stride=1, resize=0, pool=False, imagenet=False, mean=[], std=[], norm="group", head="none")
+IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 # ---- parts
@@ -249,6 +250,7 @@ class DiT(Condition):
 
     def forward(self, noise, cls, guidance, style=None):
         m, p, s = self.config, self.config["patch"], self.side
+        noise = noise * m["temperature"]
         c = self.condition(noise, cls, guidance, style)
         x = self.patches(noise)
         if hasattr(self, "pos_embed"):
@@ -275,7 +277,7 @@ class MLP(Condition):
         self.out = nn.Linear(m["dim"], 2)
 
     def forward(self, noise, cls, guidance, style=None):
-        h = self.condition(noise, cls, guidance, style)
+        h = self.condition(noise * self.config["temperature"], cls, guidance, style)
         for layer in self.hidden:
             h = layer(F.silu(h))
         return self.out(F.silu(h))
@@ -359,7 +361,9 @@ class UNet(Condition):
         self.norm_out, self.conv_out = group_norm(c), nn.Conv2d(c, m["channels"], 3, padding=1)
 
     def forward(self, noise, cls, guidance, style=None):
-        m, c = self.config, self.condition(noise, cls, guidance, style)
+        m = self.config
+        noise = noise * m["temperature"]
+        c = self.condition(noise, cls, guidance, style)
         if m["noise"] == "latent":
             shape = (-1, m["size"], m["size"], m["channels"])
             noise = self.latent_embed(noise).reshape(shape).permute(0, 3, 1, 2)
@@ -458,9 +462,9 @@ class ResNet(nn.Module):
 
     def forward(self, image):
         m, x, out, ends = self.config, image, {}, []
-        if m["imagenet"]:
-            mean, std = (torch.tensor(v, dtype=x.dtype)[:, None, None]
-                         for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        mean, std = IMAGENET if m["imagenet"] else (m["mean"], m["std"])
+        if mean:
+            mean, std = (torch.tensor(v, dtype=x.dtype)[:, None, None] for v in (mean, std))
             x = ((x + 1) / 2 - mean) / std
         if m["resize"]:
             x = F.interpolate(x, size=m["resize"], mode="bilinear", align_corners=False)

@@ -37,6 +37,8 @@ static void inputs(struct dr_graph *g, struct dr_onnx_in *in) {
     in->noise = dr_graph_input(g, "noise", DR_ELEM_F32, vector ? 1 : 3,
                                vector ? &m->latent_dim : (int64_t[]){m->channels, m->size, m->size},
                                "independent standard normal numbers");
+    if (m->temperature != 1)
+        in->noise = dr_graph_mul(g, in->noise, dr_graph_number(g, m->temperature));
     snprintf(doc, sizeof doc, "class, 0 to %lld%s", (long long)(m->classes - !m->null_class),
              m->null_class ? ", the last for no class" : "");
     in->cls = dr_graph_input(g, "class", DR_ELEM_I64, 0, NULL, doc);

@@ -30,6 +30,9 @@ static int check_ranges(const struct dr_model_config *m, struct dr_err *err) {
     if (!(m->mlp_ratio >= 0.25 && m->mlp_ratio <= 16))
         return dr_fail_at(err, DR_ECONFIG, "model.mlp_ratio",
                           "model.mlp_ratio is %g; expected 0.25 to 16", m->mlp_ratio);
+    if (!(m->temperature >= 0.01 && m->temperature <= 10))
+        return dr_fail_at(err, DR_ECONFIG, "model.temperature",
+                          "model.temperature is %g; expected 0.01 to 10", m->temperature);
     return 0;
 }
 

@@ -168,6 +168,20 @@ int dr_net_encoder(const struct dr_net *net, int64_t side, struct dr_net **out,
     return dr_net_finish(out, rc, err);
 }
 
+int dr_net_resized(const struct dr_net *net, int64_t side, struct dr_net **out,
+                   struct dr_err *err) {
+    *out = NULL;
+    if (!net->type->resized)
+        return dr_fail_at(err, DR_EINVAL, "size",
+                          "the %s \"%s\" takes images of one size; expected a resnet of norm batch",
+                          dr_net_kind_word(net->kind), net->type->name);
+    int rc = dr_net_new(net->type, out, err);
+    if (rc)
+        return rc;
+    rc = net->type->resized(net, side, *out, err);
+    return dr_net_finish(out, rc, err);
+}
+
 bool dr_net_learns(const struct dr_net *net) {
     return net->type->backward != NULL;
 }

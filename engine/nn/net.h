@@ -35,6 +35,8 @@ const char *dr_net_kind_word(enum dr_net_kind kind); // "generator", "encoder", 
 const char *dr_net_description(const struct dr_net *net);
 // A parameter whose name ends the names of no others.
 const char *dr_net_anchor(const struct dr_net *net);
+// That of the network whose parameters these are; NULL: they are of none.
+const char *dr_net_anchor_in(const struct dr_params *ps);
 // Whether weights of one serve the other, with the same results.
 bool dr_net_same(const struct dr_net *a, const struct dr_net *b);
 // EINVAL with a sentence unless `net` is of this kind; `what` ("checkpoint 7") begins it.
@@ -47,6 +49,11 @@ int dr_net_expect(const struct dr_net *net, enum dr_net_kind kind, const char *w
 // the field "encoder", for a network without an encoder or a side it does not take. *out is NULL
 // on failure; the caller frees it. EINVAL too where the network runs forward only.
 int dr_net_encoder(const struct dr_net *net, int64_t side, struct dr_net **out, struct dr_err *err);
+// All of `net`, its heads too, for images of another side, with the same parameters: of a ResNet
+// with BatchNorm, whose weights are of elsewhere and often come without a word on the side. EINVAL,
+// at the field "size", for other networks, ECONFIG for a side that it does not take. *out is NULL
+// on failure; the caller frees it.
+int dr_net_resized(const struct dr_net *net, int64_t side, struct dr_net **out, struct dr_err *err);
 
 const struct dr_params *dr_net_params(const struct dr_net *net);
 int64_t dr_net_parameters(const struct dr_net *net); // numbers that training may change

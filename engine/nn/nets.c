@@ -35,3 +35,10 @@ const struct dr_net_type *dr_net_type_named(const char *word) {
 const struct dr_net_type *dr_net_type_of_arch(int arch) {
     return arch >= 0 && arch < (int)DR_COUNT(generators) ? generators[arch] : NULL;
 }
+
+const char *dr_net_anchor_in(const struct dr_params *ps) {
+    for (size_t i = 0; i < DR_COUNT(types); i++)
+        if (dr_params_find(ps, types[i]->anchor) >= 0)
+            return types[i]->anchor;
+    return NULL;
+}

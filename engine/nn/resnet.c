@@ -189,6 +189,18 @@ static int encoder(const struct dr_net *net, int64_t side, struct dr_net *out, s
     return 0;
 }
 
+static int resized(const struct dr_net *net, int64_t side, struct dr_net *out, struct dr_err *err) {
+    struct dr_resnet_config *c = &((struct dr_resnet *)out)->cfg;
+    *c = resnet_of(net)->cfg;
+    if (c->norm != DR_RESNET_BATCH)
+        return dr_fail_at(err, DR_EINVAL, "size",
+                          "a resnet of norm group was trained on images of %lld x %lld; expected "
+                          "one of norm batch",
+                          (long long)c->size, (long long)c->size);
+    c->size = side;
+    return 0;
+}
+
 // ---- forward ----
 
 struct pass {
@@ -202,13 +214,22 @@ struct pass {
     bool keep;
 };
 
-// (x + 1) / 2, minus ImageNet's mean, over its std.
-static const real *imagenet(struct dr_ctx *cx) {
-    static const double mean[] = {0.485, 0.456, 0.406}, std[] = {0.229, 0.224, 0.225};
-    real *t = dr_alloc_real(cx->tmp, 32);
-    for (int i = 0; i < 3; i++) {
+static bool normalises(const struct dr_resnet_config *c) {
+    return c->imagenet || c->nmean;
+}
+
+// (x + 1) / 2, minus a mean, over a std: what x is multiplied by and, DR_RESNET_CHANNELS further
+// on, what is added.
+static const real *normalisation(struct dr_ctx *cx, const struct dr_resnet_config *c) {
+    static const double imagenet_mean[] = {0.485, 0.456, 0.406},
+                        imagenet_std[] = {0.229, 0.224, 0.225};
+    const double *mean = c->imagenet ? imagenet_mean : c->mean,
+                 *std = c->imagenet ? imagenet_std : c->std;
+    real *t = dr_alloc_real(cx->tmp, 2 * DR_RESNET_CHANNELS);
+    for (int64_t i = 0; i < c->channels; i++) {
         DR_OP(cx->be, fill, .dst = t + i, .n = 1, .value = (real)(0.5 / std[i]));
-        DR_OP(cx->be, fill, .dst = t + 16 + i, .n = 1, .value = (real)((0.5 - mean[i]) / std[i]));
+        DR_OP(cx->be, fill, .dst = t + DR_RESNET_CHANNELS + i, .n = 1,
+              .value = (real)((0.5 - mean[i]) / std[i]));
     }
     return t;
 }
@@ -220,10 +241,10 @@ static void image_forward(const struct pass *p, const real *x, void *out) {
     const int64_t pixels = p->b * c->size * c->size;
     void *t = c->resize ? dr_alloc_act(cx->tmp, cx, pixels * c->channels) : out;
     dr_to_nhwc(cx, p->b, c->channels, c->size, x, t, cx->act);
-    if (c->imagenet) {
-        const real *scale = imagenet(cx);
+    if (normalises(c)) {
+        const real *scale = normalisation(cx, c);
         DR_OP(cx->be, channel_affine_fwd, .y = t, .x = t, .t = cx->act, .xt = cx->act,
-              .scale = scale, .shift = scale + 16, .m = pixels, .c = c->channels);
+              .scale = scale, .shift = scale + DR_RESNET_CHANNELS, .m = pixels, .c = c->channels);
     }
     if (c->resize)
         DR_OP(cx->be, resize_fwd, .y = out, .x = t, .t = cx->act, .b = p->b, .h = c->size,
@@ -475,9 +496,9 @@ static void stem_backward(const struct pass *p, void *d, real *dx) {
               .w = c->size, .c = c->channels, .ho = c->resize, .wo = c->resize);
         di = small;
     }
-    if (c->imagenet) // the affine map again, without its shift
+    if (normalises(c)) // the affine map again, without its shift
         DR_OP(cx->be, channel_affine_fwd, .y = di, .x = di, .t = cx->act, .xt = cx->act,
-              .scale = imagenet(cx), .m = pixels, .c = c->channels);
+              .scale = normalisation(cx, c), .m = pixels, .c = c->channels);
     dr_from_nhwc(cx, p->b, c->channels, c->size, di, cx->act, dx, false);
 }
 
@@ -542,6 +563,7 @@ const struct dr_net_type dr_net_resnet = {.name = "resnet",
                                           .parse = dr_resnet_parse,
                                           .build = build,
                                           .encoder = encoder,
+                                          .resized = resized,
                                           .describe = dr_resnet_describe,
                                           .forward = forward,
                                           .backward = backward};

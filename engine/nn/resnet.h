@@ -17,7 +17,7 @@
 
 #include "engine/nn/net.h"
 
-enum { DR_RESNET_STAGES = 4, DR_RESNET_BLOCKS = 64 };
+enum { DR_RESNET_STAGES = 4, DR_RESNET_BLOCKS = 64, DR_RESNET_CHANNELS = 64 };
 enum dr_resnet_norm { DR_RESNET_GROUP, DR_RESNET_BATCH };
 enum dr_resnet_head {
     DR_RESNET_NONE,
@@ -38,8 +38,11 @@ struct dr_resnet_config {
     bool pool;              // max pool 3x3, stride 2, after the stem
     int64_t resize;         // images are resized to this side first (bilinear); 0: not
     bool imagenet;          // then normalised by the mean and std of ImageNet's pixels
-    int norm;               // enum dr_resnet_norm; `batch` applies stored statistics (inference)
-    int head;               // enum dr_resnet_head
+    // Or by these, of pixels in [0,1]; how many there are: `channels` of both, or none.
+    double mean[DR_RESNET_CHANNELS], std[DR_RESNET_CHANNELS];
+    int nmean, nstd;
+    int norm; // enum dr_resnet_norm; `batch` applies stored statistics (inference)
+    int head; // enum dr_resnet_head
 };
 // size 32, 3 channels, width 64, blocks [2,2,2,2], 32 groups, every 2, stem 3x3 stride 1, no head.
 struct dr_resnet_config dr_resnet_defaults(void);

@@ -37,6 +37,8 @@ struct dr_net_type {
     // of this side; `build` follows. NULL: there is none.
     int (*encoder)(const struct dr_net *net, int64_t side, struct dr_net *encoder,
                    struct dr_err *err);
+    // The same for dr_net_resized: all of `net`. NULL: its weights are for one side.
+    int (*resized)(const struct dr_net *net, int64_t side, struct dr_net *out, struct dr_err *err);
     void (*clear)(struct dr_net *net);           // NULL: nothing to free
     char *(*describe)(const struct dr_net *net); // malloc'd JSON for `parse`; NULL: no memory
     void (*fill)(const struct dr_net *, real *); // the constant tables; NULL: none

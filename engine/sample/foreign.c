@@ -18,12 +18,14 @@ struct sets {
         averages; // averages: sets named ema or shadow; average: the last of them
 };
 
+// What driftd itself writes beside the set to serve, as `ema1/`, is none to choose from.
 static void find_sets(const struct dr_st_file *f, const char *anchor, struct sets *s) {
     *s = (struct sets){.plain = -1, .average = -1};
     for (int i = 0; i < dr_st_count(f) && s->n < SETS_MAX; i++) {
         const char *name = dr_st_at(f, i)->name;
         size_t len = strlen(name), tail = strlen(anchor);
-        if (len < tail || len - tail >= DR_PREFIX_MAX || strcmp(name + len - tail, anchor))
+        if (len < tail || len - tail >= DR_PREFIX_MAX || strcmp(name + len - tail, anchor) ||
+            dr_foreign_harmless(dr_st_at(f, i), name))
             continue;
         char *p = s->prefix[s->n];
         memcpy(p, name, len - tail);
@@ -43,9 +45,9 @@ int dr_foreign_prefix(const struct dr_st_file *f, const char *path, const char *
     struct sets s;
     find_sets(f, anchor ? anchor : reference, &s);
     prefix[0] = '\0';
-    if (!s.n || s.plain >= 0)
+    if (!s.n)
         return 0;
-    int pick = s.averages == 1 ? s.average : s.n == 1 ? 0 : -1;
+    const int pick = s.averages == 1 ? s.average : s.plain >= 0 ? s.plain : s.n == 1 ? 0 : -1;
     if (pick < 0)
         return dr_fail(
             err, DR_EFORMAT,

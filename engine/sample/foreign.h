@@ -12,8 +12,9 @@
 
 // The prefix of the weights to serve, "" for plain names. A set of weights is known by a tensor
 // that ends in `anchor` (dr_net_anchor; NULL: that of the reference's networks). A file may hold
-// several sets of weights: the plain names come first, then the one set whose prefix says `ema` or
-// `shadow`, then the only set. EFORMAT, naming them, when none of these rules decides. A file
+// several sets of weights: the one set whose prefix says `ema` or `shadow` comes first, then the
+// plain names, then the only set; what driftd's trainer writes beside the plain names, which hold
+// its average, does not count. EFORMAT, naming them, when none of these rules decides. A file
 // without any such set has the prefix "", so that the error about the first missing tensor names
 // it.
 int dr_foreign_prefix(const struct dr_st_file *f, const char *path, const char *anchor,
@@ -27,9 +28,10 @@ int dr_foreign_model(const struct dr_st_file *f, const char *path, const char *p
 // Whether the file has a ResNet under torchvision's names, behind any prefix.
 bool dr_foreign_is_resnet(const struct dr_st_file *f);
 // The prefix of that ResNet's weights and its network, from the shapes: with `fc.weight` the
-// classifier, else the bare encoder, for images of 32x32. A 7x7 stem is torchvision's for ImageNet:
-// stride 2, max pool, pixels enlarged to 64x64 and normalised. EFORMAT, at the field "config", for
-// bottleneck blocks. *net is the caller's.
+// classifier, else the bare encoder, for images of 32x32 until it is resized (dr_net_resized). A
+// 7x7 stem is torchvision's for ImageNet: stride 2, max pool, pixels resized to 64x64 and, of three
+// channels, normalised. EFORMAT, at the field "config", for bottleneck blocks. *net is the
+// caller's.
 int dr_foreign_resnet(const struct dr_st_file *f, const char *path, char prefix[DR_PREFIX_MAX],
                       struct dr_net **net, struct dr_err *err);
 // Whether the file has an Inception-v3 under torchvision's names, which are those of pytorch-fid's

@@ -30,7 +30,8 @@ struct dr_sampler {
     struct dr_snapshot *snap; // the one the buffers below belong to
     void *block, *scratch;    // device: inputs, weights; activations
     struct dr_arena tmp;
-    real *w, *tables, *noise, *x;
+    real *w, *tables, *x;
+    real *drawn, *noise; // standard normal; times the temperature, one array where that is 1
     dr_bf16 *w16;
     uint64_t version; // of w and w16
     int32_t *style;
@@ -94,7 +95,9 @@ static void lay_out(struct dr_sampler *s, const struct dr_net *g, struct dr_aren
         s->w = dr_alloc(a, total * sizeof(real));
     s->w16 = s->act == DR_BF16 ? dr_alloc(a, total * sizeof(dr_bf16)) : NULL;
     s->tables = dr_alloc(a, (size_t)tables * sizeof(real));
-    s->noise = dr_alloc(a, n * (size_t)dr_gen_noise_count(g) * sizeof(real));
+    const size_t noise = n * (size_t)dr_gen_noise_count(g) * sizeof(real);
+    s->drawn = dr_alloc(a, noise);
+    s->noise = dr_gen_config(g)->temperature == 1 ? s->drawn : dr_alloc(a, noise);
     s->x = dr_alloc(a, n * (size_t)dr_gen_image_count(g) * sizeof(real));
     s->style = dr_alloc(a, n * (size_t)dr_gen_style_count(g) * sizeof(int32_t));
     const size_t mark = a->used;
@@ -206,14 +209,25 @@ struct pass {
     bool given; // the noise is there already
 };
 
+// What the network is given: `drawn` by the model's temperature.
+static void temper(struct dr_sampler *s, const struct dr_net *g, int64_t b) {
+    const int64_t n = b * dr_gen_noise_count(g);
+    if (s->noise == s->drawn)
+        return;
+    DR_OP(s->be, fill, .dst = s->noise, .n = n, .value = 0);
+    DR_OP(s->be, axpy, .y = s->noise, .x = s->drawn, .xt = DR_F32, .n = n,
+          .alpha = (real)dr_gen_config(g)->temperature);
+}
+
 // The ops of a pass: noise, style indices, the network.
 static void device_pass(void *ctx) {
     const struct pass *p = ctx;
     struct dr_sampler *s = p->s;
     const struct dr_net *g = s->snap->net;
     if (!p->given)
-        DR_OP(s->be, normals, .out = s->noise, .seed = s->in.seed, .index = s->in.index, .b = p->b,
+        DR_OP(s->be, normals, .out = s->drawn, .seed = s->in.seed, .index = s->in.index, .b = p->b,
               .n = dr_gen_noise_count(g), .stream = DR_STREAM_NOISE);
+    temper(s, g, p->b);
     if (dr_gen_style_count(g))
         DR_OP(s->be, indices, .out = s->style, .seed = s->in.seed, .index = s->in.index, .b = p->b,
               .n = dr_gen_style_count(g), .stream = DR_STREAM_STYLE,
@@ -238,7 +252,7 @@ static int run_rows(struct dr_sampler *s, int64_t n, struct dr_err *err) {
         s->host.seed[i] = r->seed;
         s->host.index[i] = r->index;
         if (p.given)
-            be->upload(be, s->noise + i * noise, r->noise, (size_t)noise * sizeof(real));
+            be->upload(be, s->drawn + i * noise, r->noise, (size_t)noise * sizeof(real));
     }
     be->upload(be, s->in.alpha, s->host.alpha, s->in_bytes);
     be->replay(be, &s->graph[p.given][bucket], device_pass, &p);

@@ -37,6 +37,10 @@ int dr_snapshot_load_raw(const char *path, const char *description, struct dr_sn
 // The network alone that a file holds, from its header: none of its weights is read, so that they
 // may still be missing or wrong. Fails as the two above. The caller frees it.
 int dr_snapshot_network(const char *path, struct dr_net **out, struct dr_err *err);
+// A copy of the same weights in the network for images of another side (dr_net_resized, with its
+// errors). *out is NULL on failure; the caller unrefs it.
+int dr_snapshot_resized(const struct dr_snapshot *s, int64_t side, struct dr_snapshot **out,
+                        struct dr_err *err);
 
 struct dr_sample {
     uint64_t seed, index;
@@ -44,7 +48,8 @@ struct dr_sample {
     real alpha;
     bool two_pass;     // uncond + alpha (cond - uncond), needs a null class
     const real *noise; // [noise_count] on the host, borrowed until the run returns; NULL: drawn
-                       // from (seed, index). Style indices are drawn either way
+                       // from (seed, index). Style indices are drawn either way. Like what is
+                       // drawn, it is scaled by model.temperature
 };
 struct dr_sampler;
 // max_batch: samples per forward pass at most. precision: DR_FP32 or DR_PREC_BF16. be: borrowed.

@@ -39,6 +39,23 @@ void dr_snapshot_unref(struct dr_snapshot *s) {
     free(s);
 }
 
+int dr_snapshot_resized(const struct dr_snapshot *s, int64_t side, struct dr_snapshot **out,
+                        struct dr_err *err) {
+    struct dr_net *net;
+    *out = NULL;
+    int rc = dr_net_resized(s->net, side, &net, err);
+    if (rc)
+        return rc;
+    const size_t bytes = dr_net_bytes(net);
+    real *w = aligned_alloc(DR_ALIGN, (bytes + DR_ALIGN - 1) / DR_ALIGN * DR_ALIGN);
+    if (w)
+        memcpy(w, s->weights, bytes);
+    else
+        dr_net_free(net);
+    *out = w ? dr_snapshot_new(net, w, s->step) : NULL;
+    return *out ? 0 : dr_fail(err, DR_ENOMEM, "out of memory for %zu bytes of weights", bytes);
+}
+
 #define MOST_STEPS ((int64_t)1 << 53)
 #define RAW "train/" // before the names of the weights that training updates
 

@@ -1,4 +1,5 @@
-// Starting a run from the weights of another one (init_from): tensors are found by name.
+// Starting a run from the weights of another one (init_from): tensors are found by name, behind the
+// prefix that an import of the file finds.
 #include "engine/sample/foreign.h"
 #include "engine/train/trainer_priv.h"
 
@@ -19,14 +20,16 @@ static void list(char *out, size_t size, const char *name) {
 // The tensors of the file that fit, over the initial weights in host.
 static int take_all(const struct dr_st_file *f, const char *path, const struct dr_params *ps,
                     real *host, char note[400], struct dr_err *err) {
-    char fresh[300] = "";
-    int taken = 0, rc = 0;
+    char fresh[300] = "", prefix[DR_PREFIX_MAX] = "", name[DR_PREFIX_MAX + sizeof ps->p->name];
+    const char *anchor = dr_net_anchor_in(ps);
+    int taken = 0, rc = anchor ? dr_foreign_prefix(f, path, anchor, prefix, err) : 0;
     for (int i = 0; i < ps->n && !rc; i++) {
-        if (!dr_st_find(f, ps->p[i].name)) {
+        snprintf(name, sizeof name, "%s%s", prefix, ps->p[i].name);
+        if (!dr_st_find(f, name)) {
             list(fresh, sizeof fresh, ps->p[i].name);
             continue;
         }
-        rc = dr_param_read(f, path, "", &ps->p[i], host, err);
+        rc = dr_param_read(f, path, prefix, &ps->p[i], host, err);
         taken++;
     }
     if (rc)

@@ -60,9 +60,10 @@ int dr_trainer_create_from(const struct dr_trainer_files *files, const struct dr
                            struct dr_trainer **out, struct dr_err *err);
 void dr_trainer_free(struct dr_trainer *t);
 // Before the first step: weights and averages become those of a checkpoint or another safetensors
-// file (the served average of a checkpoint), found by name. A tensor of another shape is an error
-// that names it, and so is a file without any of this network's tensors; `note` names those that
-// are missing and keep their initial values, "" when there are none.
+// file (the served average of a checkpoint), found by name, behind a prefix where an import would
+// find them there. A tensor of another shape is an error that names it, and so is a file without
+// any of this network's tensors; `note` names those that are missing and keep their initial values,
+// "" when there are none.
 int dr_trainer_init_from(struct dr_trainer *t, const char *path, char note[400],
                          struct dr_err *err);
 const struct dr_config *dr_trainer_config(const struct dr_trainer *t);

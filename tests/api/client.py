@@ -39,6 +39,23 @@ TRAINING = {"job": "3", "name": "an encoder", "step": 5, "steps_total": 60, "ste
             "drift_norm": None, "eta_seconds": None}
 
 
+def measured(job, fd, step=1, seed=0, alpha=1, error=None):
+    """A finished evaluation; `job`: the one that trained what it is of."""
+    return {"id": f"{job or 'x'}{step}", "job": job, "step": step, "state": "done", "comparable": "k",
+            "settings": {"seed": seed, "alpha": alpha}, "results": {"fd": fd}, "errors": {} if error is None else {"fd": error}}
+
+
+# Evaluations by eval job: of two steps, of two steps with other values, of other steps, of an import, of two seeds.
+EVALS = {
+    "11": [measured("1", 5, 2, error=0.4), measured("1", 9, 1, error=0.3)],
+    "12": [measured("2", 7, 2, error=0.4), measured("2", 9, 1, error=0.3), measured("2", 3, 3, alpha=2)],
+    "13": [measured("3", 1, 40), measured("3", 2, 50)],
+    "14": [measured(None, 4, error=0.1)],
+    "15": [measured("5", 1, step, seed) for seed in (1, 2) for step in (1, 2)],
+    "16": [measured("6", 1 + seed + step, step, seed) for seed in (1, 2) for step in (1, 2)],
+    "17": []}
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -82,6 +99,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.file()
         elif path == "/v1/jobs":
             self.answer(200, {"jobs": JOBS})
+        elif path == "/v1/evals":
+            self.answer(200, {"evals": EVALS[re.search(r"eval_job=(\d+)", self.path)[1]]})
         elif path.endswith("/metrics"):
             self.answer(200, b"loss,1,2\n\x1b[2Jx\n", "text/csv")
         elif path == "/v1/status":
@@ -99,6 +118,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path.endswith("backup"):
             self.answer(200, DATA, "application/vnd.sqlite3")
+        elif self.path.endswith("/stop"):
+            self.answer(202, {"id": "1"})
         else:
             more = {"Driftd_Note": "cfg 9 is outside"} if "cfg=9" in self.path else {}
             self.answer(200, b"\x89PNG\r\n\x1a\nimage", "image/png", Driftd_Seed="5", **more)
@@ -380,6 +401,28 @@ def test_status_of_an_encoder():
         assert "training   job 3 (an encoder), step 5 of 60, 2.5 steps/s, loss 2.25, ETA -\n" in out, out
 
 
+def test_compare():
+    """Runs are paired by step, seed and guidance scale; the pairs of one seed are one observation."""
+    with Place() as p:
+        def fd(*jobs):
+            r = p.ctl("compare", "--jobs", *jobs, "--json")
+            assert r.returncode == 0, r
+            return json.loads(r.out)[0]
+        one = fd("11", "12")
+        assert (one["pairs"], one["seeds"], one["by"]) == (2, 1, "runs"), one
+        assert one["a"] == 7 and one["b"] == 8 and one["difference"] == 1, one
+        assert abs(one["error"] ** 2 - 0.25) < 1e-12, one  # as if both steps erred together
+        with_import = fd("11", "14")  # which has no step
+        assert with_import["pairs"] == 2 and with_import["difference"] == -3, with_import
+        several = fd("15", "16")
+        assert (several["pairs"], several["seeds"], several["by"]) == (4, 2, "seeds"), several
+        assert several["difference"] == 3 and abs(several["error"] - 0.5) < 1e-12, several  # of 2.5 and 3.5
+        r = p.ctl("compare", "--jobs", "11", "13")
+        assert r.returncode == 1 and "same step" in r.err and "driftctl compare 12 350" in r.err, r
+        r = p.ctl("compare", "--jobs", "17", "11")
+        assert r.returncode == 1 and "no finished evaluations" in r.err, r
+
+
 def test_dumb_terminals():
     with Place() as p:
         for env in ({"TERM": "dumb"}, {"TERM": ""}):
@@ -401,7 +444,8 @@ def terminals():
 
 
 if __name__ == "__main__":
-    run([test_outputs, test_parts, test_sample, test_silence, test_proxies, test_numbers, test_status_of_an_encoder])
+    run([test_outputs, test_parts, test_sample, test_silence, test_proxies, test_numbers, test_status_of_an_encoder,
+         test_compare])
     if not terminals():
         print("skipped: no pseudo terminals here (is /dev/pts mounted?)")
         sys.exit(77)

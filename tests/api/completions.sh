@@ -76,6 +76,7 @@ has 71 driftctl ablate show ""
 has sample driftctl help sa
 has optim.lr= driftctl train digits --set opt
 has 41 driftctl sample --checkpoint ""
+has 42 driftctl eval --inception ""
 if offered driftctl sample --checkpoint "" | grep -qx 7; then echo "a job is no checkpoint"; exit 1; fi
 PATH=${PATH#*:}
 [ "$(driftctl --version)" = "driftctl $(driftctl -V | cut -d' ' -f2)" ]

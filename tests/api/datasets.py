@@ -285,6 +285,8 @@ def test_by_path():
         folder(f"{tmp}/data/mine", FEW)
         folder(f"{tmp}/elsewhere", FEW)
         os.symlink(f"{tmp}/elsewhere", f"{tmp}/data/link")
+        os.mkdir(f"{tmp}/data/".encode() + b"caf\xe9")
+        os.symlink(b"caf\xe9", f"{tmp}/data/latin1".encode())
         pathlib.Path(f"{tmp}/data/few.zip").write_bytes(zipped(FEW))
         with daemon(f"--data-dir={tmp}/data") as d:
             for name, path in [("a", "mine"), ("b", f"{tmp}/data/mine"), ("c", "few.zip")]:
@@ -295,6 +297,7 @@ def test_by_path():
             assert d.get("/v1/datasets/a/samples").status == 200
             for path in ["link", "../elsewhere", f"{tmp}/elsewhere", "/etc", "", "nowhere", str(d.dir / "state")]:
                 problem(d.ask("POST", "/v1/datasets", {"name": "x", "path": path}), 422, None, "path")
+            problem(d.ask("POST", "/v1/datasets", {"name": "x", "path": "latin1"}), 422, None, "path", "not UTF-8")
             assert [s["name"] for s in d.get("/v1/datasets").json()["datasets"] if s["own"]] == ["a", "b", "c"]
 
 
@@ -322,6 +325,22 @@ def test_samples_read_nothing_first():
         with daemon(f"--data-dir={tmp}/data") as d:
             problem(d.get("/v1/datasets/cifar10/samples"), 409)
             assert d.get("/v1/datasets/cifar10").json()["state"] == "ready"
+
+
+def test_built_in_sets_that_are_there():
+    """Ready is what a job would find: also beside a folder of the set's name, or in the data directory itself."""
+    with tempfile.TemporaryDirectory() as tmp:
+        os.mkdir(f"{tmp}/data")
+        with daemon(f"--data-dir={tmp}/data") as d:
+            state = lambda name: d.get(f"/v1/datasets/{name}").json()["state"]
+            names = ["cifar10", "cifar100", "mnist", "fashion-mnist"]
+            assert [state(name) for name in [*names, "digits"]] == [*4 * ["missing"], "ready"]
+            folder(f"{tmp}/data", {"cifar-10-batches-bin/data_batch_1.bin": b"", "cifar100/README": b"",
+                                   "fashion-mnist/README": b"", "train-images-idx3-ubyte.gz": b""})
+            assert [state(name) for name in names] == ["ready", "missing", "missing", "missing"]
+            folder(f"{tmp}/data", {"cifar100/apple/1.png": b"", "train-labels-idx1-ubyte": b""})
+            listed = {s["name"]: s["state"] for s in d.get("/v1/datasets").json()["datasets"]}
+            assert [listed[name] for name in names] == 4 * ["ready"], listed
 
 
 def test_many_looks():
@@ -660,6 +679,15 @@ def test_driftctl():
             assert ctl(d, "data", "add", "bad/name", f"{tmp}/shapes", ok=False).returncode == 1
             assert ctl(d, "data", "shwo", "wild", ok=False).returncode == 2
             assert ctl(d, "data", "add", "x", f"{tmp}/nothing", ok=False).returncode == 1
+            # Names that are long, or of another encoding, are the upload's alone.
+            for at in ("a" + "\u00e9" * 100, os.fsdecode(b"data/caf\xe9")):
+                pathlib.Path(f"{tmp}/{at}.zip").write_bytes(zipped(FEW))
+                ctl(d, "data", "add", "odd", f"{tmp}/{at}.zip", "--size=16")
+                s = d.get("/v1/datasets/odd").json()
+                assert s["uploaded"] and s["source"].startswith(("a" + "\u00e9" * 100 + ".zip, ", "caf?.zip, ")), s
+                ctl(d, "data", "remove", "odd")
+            said = ctl(d, "data", "add", "odd", f"{tmp}/{at}.zip", "--path", ok=False)
+            assert said.returncode == 2 and "caf?.zip: not UTF-8" in said.stderr, said
             ctl(d, "data", "remove", "wild")
             assert ctl(d, "data", "show", "wild", ok=False).returncode == 1
 
@@ -670,8 +698,8 @@ def test_driftctl_resumes():
         folder(f"{tmp}/shapes", {**FEW, "bars/noise.png": os.urandom(24 << 20)})
         with daemon() as d:
             p = subprocess.Popen([DRIFTCTL, "-u", f"http://127.0.0.1:{d.port}", "data", "add", "big",
-                                  f"{tmp}/shapes", "--size=16"], stderr=subprocess.PIPE, text=True,
-                                 preexec_fn=die_with_parent)
+                                  f"{tmp}/shapes", "--size=16", "--background=#FFAA00"], stderr=subprocess.PIPE,
+                                 text=True, preexec_fn=die_with_parent)
             end = time.monotonic() + 60
             while time.monotonic() < end:
                 r = d.get("/v1/datasets/big")
@@ -684,7 +712,9 @@ def test_driftctl_resumes():
             assert had["state"] == "uploading" and had["received"] >= 8 << 20, had
             said = ctl(d, "data", "add", "big", f"{tmp}/shapes", "--size=8", ok=False)
             assert said.returncode == 2 and "another size" in said.stderr, said
-            said = ctl(d, "data", "add", "big", f"{tmp}/shapes/", "--size=16")
+            said = ctl(d, "data", "add", "big", f"{tmp}/shapes", "--background=#ffaa01", ok=False)
+            assert said.returncode == 2 and "another background" in said.stderr, said
+            said = ctl(d, "data", "add", "big", f"{tmp}/shapes/", "--size=16", "--background=#FFAA00")
             assert "going on" in said.stderr, said
             s = d.get("/v1/datasets/big").json()
             assert s["train"] + s["test"] == 24 and s["report"]["skipped"] == 1, s
@@ -693,7 +723,7 @@ def test_driftctl_resumes():
 if __name__ == "__main__":
     tests = [test_upload_look_train, test_removed_while_a_job_may_go_on, test_truncated_while_training,
              test_what_a_configuration_leaves_out, test_recipe_with_an_encoder, test_by_path, test_by_path_again,
-             test_samples_read_nothing_first, test_many_looks, test_refusals,
+             test_samples_read_nothing_first, test_built_in_sets_that_are_there, test_many_looks, test_refusals,
              test_two_uploads_and_a_resume, test_part_that_was_cut, test_bad_archives, test_full_disk,
              test_disk_budget, test_kills, test_old_leftovers, test_lost_sets,
              test_driftctl, test_driftctl_resumes]

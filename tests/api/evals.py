@@ -1,7 +1,8 @@
 """Evaluations of a real driftd, from outside: a judge that is trained when it is needed, rows that hold what
 was measured, curves, tables and files, bad input, evaluations beside training, and kills at random.
 
-Usage: evals.py DRIFTD DRIFTCTL [NAME...]; the names are those of tests below.
+Usage: evals.py DRIFTD DRIFTCTL [NAME...]; the names are those of tests below. The one of FID needs the program
+tests/api/narrow_inception in $NARROW_INCEPTION.
 """
 import contextlib
 import csv
@@ -207,9 +208,10 @@ def test_bad_input():
                 ({"folder": "../x"}, "folder", "`..`"), ({"folder": "nowhere", "data": "tiny"}, "folder", "nowhere"),
                 ({"folder": "empty"}, "data", "a folder of pictures needs the data set"),
                 ({"checkpoint": checkpoint, "judge": f"checkpoint:{checkpoint}"}, "judge", "is a generator"),
-                ({"checkpoint": checkpoint, "inception": "nothing.safetensors"}, "inception", "no file nothing.safetensors"),
+                ({"checkpoint": checkpoint, "inception": "nothing.safetensors"}, "inception", "nor a file below the data directory"),
                 ({"checkpoint": checkpoint, "inception": "text"}, "inception", "no network of Inception-v3"),
-                ({"checkpoint": checkpoint, "inception": "pipe"}, "inception", "not a regular file"),
+                ({"checkpoint": checkpoint, "inception": "pipe"}, "inception", "nor a file below the data directory"),
+                ({"checkpoint": checkpoint, "inception": "checkpoint:nothing"}, "inception", "name or tag"),
                 ({"checkpoint": checkpoint, "chekpoint": "1"}, "chekpoint", "`checkpoint`")]:
             r = d.ask("POST", "/v1/evals", {"judge": "judge", "n": 200, **body})
             problem(r, 422, None, field, word)
@@ -476,7 +478,7 @@ def test_commands():
         gaps = [found[1][s] - found[0][s] for s in (1, 2, 3)]
         mean = sum(gaps) / 3
         error = (sum((g - mean) ** 2 for g in gaps) / 2 / 3) ** 0.5
-        assert fd["pairs"] == 3 and fd["by"] == "pairs", fd
+        assert fd["pairs"] == 3 and fd["by"] == "seeds", fd
         assert abs(fd["difference"] - mean) < 1e-4 * abs(mean) and abs(fd["error"] - error) < 1e-4 * error, (fd, gaps)
         other = evaluate(d, checkpoint=checkpoint, n=100)
         said = ctl(d, "compare", a["id"], rows(d, f"&eval_job={other}")[0]["id"], status=1)
@@ -545,6 +547,34 @@ def test_tour():
         d.wait(job, "completed", "failed")
         said = ctl(d, *words[1].replace("ID", job).split(), "--n", "100", "--metrics", "accuracy")
         assert [r["state"] for r in rows(d)] == ["done"], said
+
+
+# ---- FID, from another machine ----
+
+def test_fid():
+    """The commands of docs/evaluation.md: the client has the weights, the server's data directory does not."""
+    if "NARROW_INCEPTION" not in os.environ:
+        return print("without NARROW_INCEPTION: FID was not tried")
+    page = (pathlib.Path(__file__).parent / "../../docs/evaluation.md").read_text()
+    take_in, measure = re.findall(r"^    driftctl (.*)$", page, re.M)[:2]
+    with daemon() as d:
+        _, checkpoint = trained(d)
+        weights = d.dir / "inception.safetensors"
+        subprocess.run([os.environ["NARROW_INCEPTION"], weights], check=True)
+        taken = ctl(d, *take_in.replace("inception.safetensors", str(weights)).split()).strip()
+        assert d.get(f"/v1/checkpoints/{taken}").json()["model"]["arch"] == "inception"
+        said = ctl(d, *measure.replace("--checkpoint 12", f"--checkpoint {checkpoint}").replace("50000", "100").split())
+        assert re.search(r"\bfid\b", said, re.I) and not os.listdir(d.dir / "data"), said
+        by_id = ctl(d, "eval", "--checkpoint", checkpoint, "--inception", taken, "--metrics", "fid,fid_inf,is_inception",
+                    "-n", "100", "--follow")
+        again, first = rows(d)
+        assert [r["state"] for r in (again, first)] == ["done", "done"], (said, by_id)
+        assert first["results"]["fid"] > 0 and first["results"]["is_inception"] >= 1, first
+        assert numbers(d, first) == numbers(d, again)
+        details = d.get(f"/v1/evals/{first['id']}").json()["details"]
+        assert details["confusion"] is None and details["per_class"] is None, details
+        problem(d.ask("POST", "/v1/evals", {"checkpoint": checkpoint, "judge": taken}), 422, None, "judge",
+                "name it as eval.inception")
 
 
 # ---- killed at random: one row, the same bits ----

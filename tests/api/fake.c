@@ -29,16 +29,18 @@ static int describe(void *ctx, const char *ckpt, struct api_model *out, struct a
         p->retry_after = 2.5;
         return -1;
     }
-    const int side = !strcmp(ckpt, "large") ? 256 : 32;
+    const bool points = !strcmp(ckpt, "points");
+    const int side = !strcmp(ckpt, "large") ? 256 : points ? 1 : 32;
     *out = (struct api_model){.classes = 10,
                               .names = names,
                               .cfg_min = 1,
                               .cfg_max = 4,
                               .cfg_default = 1,
-                              .max_n = 64,
+                              .max_n = points || !strcmp(ckpt, "many") ? 4096 : 64,
                               .width = side,
                               .height = side,
-                              .channels = 1,
+                              .channels = points ? 2 : 1,
+                              .plot_side = points ? 256 : 0,
                               .noise_count = strcmp(ckpt, "vector") ? 0 : 4};
     return 0;
 }
@@ -96,7 +98,8 @@ static int generate(void *ctx, struct api_gen *g, struct api_problem *p) {
     pthread_mutex_lock(&f->mu);
     f->served_by[api_gen_request(g)->seed % 1024] = pthread_self();
     f->last_gen = *api_gen_request(g);
-    memcpy(f->last_images, f->last_gen.images, sizeof *f->last_images * (size_t)f->last_gen.n);
+    const size_t n = f->last_gen.n < FAKE_IMAGES ? (size_t)f->last_gen.n : FAKE_IMAGES;
+    memcpy(f->last_images, f->last_gen.images, sizeof *f->last_images * n);
     f->last_gen.images = NULL;
     pthread_mutex_unlock(&f->mu);
     atomic_fetch_add(&f->submitted, 1);

@@ -17,6 +17,8 @@ enum fake_mode {
     FAKE_BLOCK_READS // metrics_wide, until the mode changes
 };
 
+enum { FAKE_IMAGES = 64 };
+
 struct fake {
     struct api_server *srv;
     int port;
@@ -34,7 +36,7 @@ struct fake {
     char imported[65536]; // contents of the last import
     int last_action, last_limit;
     struct api_gen_request last_gen; // scalars only
-    struct api_gen_image last_images[64];
+    struct api_gen_image last_images[FAKE_IMAGES];
     atomic_int job_step, job_ended; // of j1; ended: 0 no, 1 completed, 2 failed, 3 stopped
     uint64_t boot;
     int events_asked;

@@ -187,9 +187,9 @@ def test_fates():
         d.end()
         d.start("--resume=ask")
         assert t.end() == 5 and "driftctl resume 2" in t.screen[-2], t.screen
-        for job in ("99", "a b", "1/2"):
+        for job, why in (("99", "there is no"), ("a b", "there is no"), ("1/2", "canonical")):
             t = Terminal(d, DRIFTCTL, "follow", job)
-            assert t.end() == 1 and "there is no" in t.screen[0], t.screen
+            assert t.end() == 1 and why in t.screen[0], t.screen
         d.end()
         t = Terminal(d, DRIFTCTL, "train", "endless", "--follow")
         assert t.end() == 3, t.screen

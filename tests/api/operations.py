@@ -36,6 +36,7 @@ images-token  generate   # the demo page
 reader-token\tread
 both-token generate,read 1000/s
 slow-token read 2/min
+patient-token read 3/s
 """
 
 
@@ -62,6 +63,11 @@ def test_scopes():
             assert d.get("/v1/jobs", **bearer("slow-token")).status == 200
         p = problem(d.get("/v1/jobs", **bearer("slow-token")), 429, "rate-limited", None, "2 requests per minute")
         assert 0 < p["retry_after"] <= 30, p
+        # driftctl waits for the rate of its token.
+        (d.dir / "patient").write_text("patient-token\n")
+        asked = [subprocess.Popen([DRIFTCTL, "jobs", "--url", f"http://127.0.0.1:{d.port}", "--token-file", d.dir / "patient"],
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(8)]
+        assert [p.wait(60) for p in asked] == [0] * 8, asked
         reload_tokens(d, path)
         # The server's own file is one that driftctl takes: its first token.
         r = subprocess.run([DRIFTCTL, "jobs", "--json", "--url", f"http://127.0.0.1:{d.port}", "--token-file", path],

@@ -152,7 +152,7 @@ def test_data_sets():
         # cut off after a part: the same call goes on, another file or option does not
         send, c.json = c.json, lambda method, *a, **k: lost() if method == "PUT" else send(method, *a, **k)
         try:
-            c.add_dataset("mine", archive=archive, size=8)
+            c.add_dataset("mine", archive=archive, size=8, background="#FFAA00")
             raise AssertionError("it was sent")
         except ConnectionResetError:
             c.json = send
@@ -160,7 +160,7 @@ def test_data_sets():
         refused(409, "mine", c.add_dataset, "mine", archive=archive, size=16)
         refused(409, "mine", c.add_dataset, "mine", archive=__file__, size=8)
         assert c.dataset("mine")["received"] == 1000
-        info = c.add_dataset("mine", archive=archive, size=8)
+        info = c.add_dataset("mine", archive=archive, size=8, background="#FFAA00")
         assert info["state"] == "ready" and info["train"] + info["test"] == 16, info
         refused(409, "mine", c.add_dataset, "mine", archive=archive, size=8)
 

@@ -133,6 +133,14 @@ static void test_refusals(void **state) {
     bad("?grid=3", 422, "COLUMNSxROWS");
     bad("?grid=0x3", 422, "COLUMNSxROWS");
     bad("?grid=-1x3", 422, "COLUMNSxROWS");
+    static const char *const odd[] = {"4x%204", "4x%2B4", "4x%09%0a4", "4x+4",
+                                      "%204x4", "4%20x4", "+4x4",      "4x4%20",
+                                      "4x",     "x4",     "4xx4",      "4x000004"};
+    char query[40];
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+        snprintf(query, sizeof query, "?grid=%s", odd[i]);
+        bad(query, 422, "COLUMNSxROWS");
+    }
     bad("?grid=2x2&n=5", 422, "fewer than n=5");
     bad("?grid=9x9", 422, "at most 64");
     bad("?format=pgn", 422, "`png`");
@@ -162,12 +170,45 @@ static void test_size_of_answers(void **state) {
     ok("?n=64&scale=32&format=json");
     bad("?n=63&grid=9x8&scale=32", 422, "75497472 values"); // with its empty places
     bad("?checkpoint=large&seed2=9&steps=4&scale=32&format=apng", 422, "at most 67108864");
+    // points: a plot each, or one of all of them
+    ok("?checkpoint=points&n=1024&scale=32&format=zip");
+    bad("?checkpoint=points&n=1025&format=zip", 422, "67174400 values");
+    bad("?checkpoint=points&n=1025&format=json", 422, "\"field\":\"n\"");
+    ok("?checkpoint=points&n=4096&format=npy");
+    ok("?checkpoint=points&n=4096&scale=32&format=png");
+    ok("?checkpoint=points&n=16&seed2=9&steps=256&format=apng");
     struct reply r =
         http_do(&f, "POST", "/v1/images/generations", "Content-Type: application/json\r\n",
                 "{\"prompt\":\"3\",\"model\":\"large\",\"n\":2,\"size\":\"8192x8192\"}");
     assert_int_equal(r.status, 422);
     assert_non_null(strstr(r.body, "\"field\":\"size\""));
     reply_free(&r);
+    r = http_do(&f, "POST", "/v1/images/generations", "Content-Type: application/json\r\n",
+                "{\"prompt\":\"3\",\"size\":\"64x 64\"}");
+    assert_int_equal(r.status, 422);
+    reply_free(&r);
+}
+
+// As an answer's `request` lists the class of every image.
+static void test_many_classes(void **state) {
+    (void)state;
+    enum { N = 4096 };
+    static char body[2 * N + 200];
+    size_t n = 0;
+    for (int extra = 0; extra < 2; extra++) {
+        n = (size_t)snprintf(body, sizeof body, "{\"checkpoint\":\"many\",\"class\":\"");
+        for (int i = 0; i < N + extra; i++)
+            n += (size_t)snprintf(body + n, sizeof body - n, "%s%d", i ? "," : "", i % 10);
+        snprintf(body + n, sizeof body - n, "\",\"n\":%d,\"format\":\"npy\"}", N);
+        struct reply r =
+            http_do(&f, "POST", "/v1/generate", "Content-Type: application/json\r\n", body);
+        assert_int_equal(r.status, extra ? 422 : 200);
+        if (extra)
+            assert_non_null(strstr(r.body, "more than 4096 classes"));
+        else
+            assert_int_equal(f.last_images[11].label, 1);
+        reply_free(&r);
+    }
 }
 
 static void test_accept(void **state) {
@@ -490,7 +531,8 @@ int main(void) {
         cmocka_unit_test(test_suspended),       cmocka_unit_test(test_deadline),
         cmocka_unit_test(test_disconnect),      cmocka_unit_test(test_half_closed),
         cmocka_unit_test(test_unix_socket),     cmocka_unit_test(test_own_noise),
-        cmocka_unit_test(test_memory_of_noise), cmocka_unit_test(test_shutdown),
+        cmocka_unit_test(test_memory_of_noise), cmocka_unit_test(test_many_classes),
+        cmocka_unit_test(test_shutdown),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

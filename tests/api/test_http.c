@@ -197,6 +197,10 @@ static void test_query(void **state) {
     expect_problem(http_do(&f, "GET", "/v1/jobs/%00", NULL, NULL), 400, "bad-uri");
     expect_problem(http_do(&f, "GET", "/v1/../etc/passwd", NULL, NULL), 400, "bad-uri");
     expect_problem(http_do(&f, "GET", "/v1/%2e%2e/etc/passwd", NULL, NULL), 400, "bad-uri");
+    // an encoded slash is none
+    expect_problem(http_do(&f, "GET", "/v1%2Fjobs", NULL, NULL), 400, "bad-uri");
+    expect_problem(http_do(&f, "GET", "/v1/jobs%2fj1", NULL, NULL), 400, "bad-uri");
+    expect(http_do(&f, "GET", "/v1/jobs?cursor=a%2Fb", NULL, NULL), 200);
     expect_problem(http_do(&f, "GET", "http://evil.example/v1/jobs", NULL, NULL), 403,
                    "foreign-host");
     o = expect_problem(http_do(&f, "GET", "/v1/jobs?limit=0", NULL, NULL), 422, "invalid-value");
@@ -283,7 +287,7 @@ static void test_host_and_origin(void **state) {
     n = snprintf(raw, sizeof raw,
                  "GET /v1/status HTTP/1.1\r\nHost: localhost:1\r\nConnection: close\r\n\r\n");
     expect_problem(http_raw(&f, raw, (size_t)n), 403, "foreign-host");
-    n = snprintf(raw, sizeof raw, "GET /v1/status HTTP/1.1\r\n\r\n");
+    n = snprintf(raw, sizeof raw, "GET /v1/status HTTP/1.1\r\nConnection: close\r\n\r\n");
     expect_problem(http_raw(&f, raw, (size_t)n), 400, "bad-host");
     n = snprintf(raw, sizeof raw, "GET /v1/status HTTP/1.0\r\n\r\n");
     expect(http_raw(&f, raw, (size_t)n), 200);
@@ -485,6 +489,89 @@ static void test_header_lines(void **state) {
         412, "precondition");
 }
 
+// White space around a value is no part of it.
+static void test_space_behind_values(void **state) {
+    (void)state;
+    static const char file[] = "/v1/checkpoints/c1/file";
+    char raw[300];
+    int n = snprintf(raw, sizeof raw,
+                     "GET /v1/status HTTP/1.1\r\nHost:  127.0.0.1:%d \t \r\n"
+                     "Connection: close\r\n\r\n",
+                     f.port);
+    expect(http_raw(&f, raw, (size_t)n), 200);
+    expect(http_do(&f, "GET", file, "Range: bytes=10-14 \r\n", NULL), 206);
+    expect(http_do(&f, "GET", file, "Range: bytes=10-14\r\nIf-Range: \"abc\"\t\r\n", NULL), 206);
+    expect(http_do(&f, "GET", file, "If-None-Match: \"x\" \r\nIf-None-Match: \"abc\" \r\n", NULL),
+           304);
+    struct reply r = http_do(&f, "POST", "/v1/jobs", JSON_TYPE "Idempotency-Key: k 1 \r\n",
+                             "{\"config\":\"digits\"}");
+    assert_int_equal(r.status, 400); // within it there may be none
+    reply_free(&r);
+    expect(http_do(&f, "POST", "/v1/jobs", JSON_TYPE "Idempotency-Key: key-1 \r\n",
+                   "{\"config\":\"digits\"}"),
+           201);
+    assert_string_equal(f.last_key, "key-1");
+    r = http_do(&f, "GET", "/livez", "X-Request-Id: mine \r\n", NULL);
+    assert_string_equal(reply_header(&r, "X-Request-Id"), "mine");
+    expect(r, 200);
+}
+
+// What is refused without a look at a body leaves the connection open, unless a body follows.
+static void test_refused_and_kept(void **state) {
+    (void)state;
+    static const struct {
+        const char *line, *more; // of the request
+        int status;
+    } asked[] = {{"GET /v2/nothing", "", 404},
+                 {"GET /v1/jobs?x=1", "", 400},
+                 {"DELETE /v1/jobs", "", 405},
+                 {"GET /v1/jobs", "Accept: text/html\r\n", 406},
+                 {"OPTIONS /v1/jobs", "", 204},
+                 {"GET /v1%2fjobs", "", 400},
+                 {"POST /v1/generate", "Origin: null\r\n", 403},
+                 {"DELETE /v1/jobs", "Content-Length: 0\r\n", 405}};
+    char raw[300], got[4000] = "", want[40];
+    const int fd = http_connect(&f);
+    for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
+        int n = snprintf(raw, sizeof raw, "%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s\r\n",
+                         asked[i].line, f.port, asked[i].more);
+        assert_int_equal(write(fd, raw, (size_t)n), n);
+        snprintf(want, sizeof want, "HTTP/1.1 %d", asked[i].status);
+        if (!read_until(fd, got, sizeof got, want, 20000) ||
+            !read_until(fd, got, sizeof got, "\r\n\r\n", 20000))
+            fail_msg("%s: %s", asked[i].line, got);
+        assert_null(strstr(got, "Connection: close"));
+        if (asked[i].status != 204)
+            assert_true(read_until(fd, got, sizeof got, "}", 20000));
+        got[0] = '\0';
+    }
+    close(fd);
+    // a body follows, or what is meant as one
+    static const char *const bodies[][2] = {{"/v2/nothing", "Content-Length: 2\r\n\r\n"},
+                                            {"/v1/jobs", "\r\n"}};
+    for (int i = 0; i < 2; i++) {
+        const int n = snprintf(raw, sizeof raw, "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s",
+                               bodies[i][0], f.port, bodies[i][1]);
+        struct reply r = http_raw(&f, raw, (size_t)n);
+        assert_string_equal(reply_header(&r, "Connection"), "close");
+        expect(r, i ? 411 : 404);
+    }
+}
+
+// To be told to come back is counted, but not as a failure.
+static void test_counted_apart(void **state) {
+    (void)state;
+    struct api_counters a, b;
+    api_server_counters(f.srv, &a);
+    b = a;
+    expect_problem(http_do(&f, "GET", "/v1/generate?checkpoint=loading", NULL, NULL), 503,
+                   "loading");
+    for (int i = 0; i < 9000 && b.responses_503 == a.responses_503; i++, usleep(1000))
+        api_server_counters(f.srv, &b); // the answer is read before its request has ended
+    assert_int_equal(b.responses_503, a.responses_503 + 1);
+    assert_int_equal(b.responses_5xx, a.responses_5xx);
+}
+
 static void test_datasets(void **state) {
     static const char octets[] = "Content-Type: application/octet-stream\r\n";
     (void)state;
@@ -646,6 +733,9 @@ int main(void) {
         cmocka_unit_test(test_files),
         cmocka_unit_test(test_malformed_ranges),
         cmocka_unit_test(test_header_lines),
+        cmocka_unit_test(test_space_behind_values),
+        cmocka_unit_test(test_refused_and_kept),
+        cmocka_unit_test(test_counted_apart),
         cmocka_unit_test(test_metrics),
         cmocka_unit_test(test_wide),
         cmocka_unit_test(test_datasets),

@@ -155,12 +155,40 @@ static void test_other_boot(void **state) {
     assert_non_null(strstr(buf, "\"from\":\"6-40\",\"to\":\"7-0\""));
     assert_true(read_until(fd, buf, sizeof buf, "id: 7-1\n", 60000)); // this boot from its start
     close(fd);
-    fd = open_stream("/v1/events", "nonsense");
-    assert_null(strstr(buf, "event: gap"));
-    close(fd);
     fd = open_stream("/v1/events", "9-9999"); // an id of the future
     assert_true(read_until(fd, buf, sizeof buf, "\"events\":true}", 60000));
     assert_int_equal(f.events_asked, asked + 1);
+    close(fd);
+}
+
+// Streams that tests before have closed leave on a ping.
+static void all_gone(void) {
+    struct api_counters c = {.sse_clients = 1};
+    for (int i = 0; i < 3000 && c.sse_clients; i++) {
+        usleep(10000);
+        api_server_counters(f.srv, &c);
+    }
+    assert_int_equal(c.sse_clients, 0);
+}
+
+// What no stream has had leaves open what its client has seen.
+static void test_strange_ids(void **state) {
+    (void)state;
+    static const char *const strange[] = {"nonsense", "6", "6-40x", "6-9223372036854775808",
+                                          "99999999999999999999-1"};
+    all_gone();
+    for (size_t i = 0; i < sizeof strange / sizeof *strange; i++) {
+        int fd = open_stream("/v1/events", strange[i]);
+        assert_true(read_until(fd, buf, sizeof buf, "\"events\":true}", 60000));
+        assert_non_null(strstr(buf, "\"from\":\"0-0\",\"to\":\"7-0\""));
+        assert_non_null(strstr(buf, "\"resumed\":false"));
+        close(fd);
+    }
+    int fd = open_stream("/v1/events", "6-40 \t"); // as without the space behind it
+    assert_true(read_until(fd, buf, sizeof buf, "\"from\":\"6-40\",\"to\":\"7-0\"", 60000));
+    close(fd);
+    fd = open_stream("/v1/events", ""); // none
+    assert_null(strstr(buf, "event: gap"));
     close(fd);
 }
 
@@ -242,12 +270,7 @@ static void test_half_closed(void **state) {
 static void test_limit(void **state) {
     (void)state;
     int fds[8];
-    struct api_counters c = {.sse_clients = 1};
-    for (int i = 0; i < 3000 && c.sse_clients; i++) { // those of the tests before leave on a ping
-        usleep(10000);
-        api_server_counters(f.srv, &c);
-    }
-    assert_int_equal(c.sse_clients, 0);
+    all_gone();
     for (int i = 0; i < 8; i++)
         fds[i] = open_stream("/v1/events", NULL);
     struct reply r = http_do(&f, "GET", "/v1/events", NULL, NULL);
@@ -388,6 +411,7 @@ int main(void) {
         cmocka_unit_test(test_live),
         cmocka_unit_test(test_metrics),
         cmocka_unit_test(test_other_boot),
+        cmocka_unit_test(test_strange_ids),
         cmocka_unit_test(test_replay),
         cmocka_unit_test(test_reconnect_loses_nothing),
         cmocka_unit_test(test_long_replay),

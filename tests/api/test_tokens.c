@@ -23,6 +23,8 @@ static void test_token(void **state) {
     expect_problem(http_do(&t, "GET", "/metrics", "Authorization: Basic s3cret-token\r\n", NULL),
                    401, "unauthorized");
     expect(http_do(&t, "GET", "/v1/status", "Authorization: Bearer s3cret-token\r\n", NULL), 200);
+    expect(http_do(&t, "GET", "/v1/status", "Authorization: Bearer s3cret-token \t\r\n", NULL),
+           200);
     expect(http_do(&t, "GET", "/livez", NULL, NULL), 200);
     expect(http_do(&t, "GET", "/readyz", NULL, NULL), 200);
     assert_int_equal(api_server_reload(t.srv, "other-token", NULL, NULL, err, sizeof err), 0);

@@ -90,7 +90,8 @@ static double rate(struct dr_backend *be, struct dr_gemm_args g) {
 int main(int argc, char **argv) {
     static const int64_t rows[] = {1152, 2304, 4608},
                          shapes[][2] = {{768, 256}, {256, 256}, {2048, 256}, {256, 1024}},
-                         small[][2] = {{288, 96}, {96, 96}, {384, 96}, {96, 384}}; // of mnist-cpu
+                         small[][2] = {
+                             {288, 96}, {96, 96}, {384, 96}, {96, 384}}; // of mnist-pixels
     struct dr_backend *be;
     struct dr_err err = {0};
     threads = argc > 1 ? atoi(argv[1]) : 0;

@@ -107,9 +107,9 @@ int main(int argc, char **argv) {
     }
     be->enter(be);
     printf("%s\n", be->detail);
-    bench(be, "mnist-cpu image", (struct dr_drift_in){.B = 10, .N = 16, .U = 16, .P = 64, .S = 784},
-          1);
-    bench(be, "mnist-cpu quadrants",
+    bench(be, "mnist-pixels image",
+          (struct dr_drift_in){.B = 10, .N = 16, .U = 16, .P = 64, .S = 784}, 1);
+    bench(be, "mnist-pixels quadrants",
           (struct dr_drift_in){.B = 40, .N = 16, .U = 16, .P = 64, .S = 196}, 1);
     bench(be, "Tiny", (struct dr_drift_in){.B = 10, .N = 32, .U = 0, .P = 32, .S = 1024}, 3);
     // feature drifting: classes times locations, widths of an encoder's maps

@@ -1,7 +1,7 @@
 // Times the CPU ops of a training step in chunks of 16 samples and projects their sum over a step,
-// for DriftDiT-Tiny (320 samples, SwiGLU, RoPE) and for the mnist-cpu recipe (160 samples, GELU). A
-// tool for whoever tunes an op, not a test: ops_bench [threads [images]]. With `images`: the ops of
-// convolutional networks instead (ops_images.c).
+// for DriftDiT-Tiny (320 samples, SwiGLU, RoPE) and for the mnist-pixels recipe (160 samples,
+// GELU). A tool for whoever tunes an op, not a test: ops_bench [threads [images]]. With `images`:
+// the ops of convolutional networks instead (ops_images.c).
 #include "engine/cpu/backend.h"
 
 #include "tests/bench/ops_images.h"
@@ -17,7 +17,7 @@ static const struct shape {
     bool swiglu;
 } shapes[] = {
     {"Tiny", 320, 72, 256, 4, 1024, 6, true},
-    {"mnist-cpu", 160, 16, 96, 3, 384, 4, false},
+    {"mnist-pixels", 160, 16, 96, 3, 384, 4, false},
 };
 
 // Activations of several chunks, used in turn, so that operands come from memory as in a step.

@@ -11,7 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -207,6 +209,32 @@ static void test_backend(void **state) {
     dr_backend_free(be);
 }
 
+// A child whose addresses are nearly used up: what computes would end it by a signal.
+static void test_addresses(void **state) {
+    (void)state;
+    int status;
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (!child) {
+        struct dr_backend *be;
+        struct dr_err err = {0};
+        long pages = 0;
+        FILE *f = fopen("/proc/self/statm", "r");
+        if (!f || fscanf(f, "%ld", &pages) != 1)
+            _exit(1);
+        const rlim_t most = (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE) + (64 << 20);
+        if (dr_machine_cramped() || setrlimit(RLIMIT_AS, &(struct rlimit){most, most}))
+            _exit(2);
+        _exit(get().memory_limit == (int64_t)most && !dr_machine_memory_left() &&
+                      dr_backend_open("cpu", 1, &be, &err) == DR_ENOMEM &&
+                      strstr(err.msg, "ulimit -v")
+                  ? 0
+                  : 3);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
 static int threads_now(void) {
     int n = 0;
     DIR *d = opendir("/proc/self/task");
@@ -268,6 +296,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_v2_part, setup, teardown),
         cmocka_unit_test_setup_teardown(test_v1, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_addresses, setup, teardown),
         cmocka_unit_test_setup_teardown(test_backend, setup, teardown),
         cmocka_unit_test_setup_teardown(test_generated, setup, teardown),
         cmocka_unit_test(test_rest)};

@@ -152,19 +152,24 @@ int ask_socket(int fd, struct answer *a, const char *method, const char *path, c
     return a->status;
 }
 
+int unix_dial(const struct daemon *d) {
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    if ((size_t)snprintf(un.sun_path, sizeof un.sun_path, "%s/sock", d->dir) >= sizeof un.sun_path)
+        return -1;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&un, sizeof un)) {
+        close(fd);
+        return -1;
+    }
+    patience(fd);
+    return fd;
+}
+
 int ask_http(const struct daemon *d, struct answer *a, const char *method, const char *path,
              const char *headers, const void *body, size_t size) {
-    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    const int fd = unix_dial(d);
     *a = (struct answer){0};
-    if ((size_t)snprintf(un.sun_path, sizeof un.sun_path, "%s/sock", d->dir) >= sizeof un.sun_path)
-        return 0;
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&un, sizeof un)) {
-        if (fd >= 0)
-            close(fd);
-        return 0;
-    }
-    return ask_socket(fd, a, method, path, headers, body, size);
+    return fd < 0 ? 0 : ask_socket(fd, a, method, path, headers, body, size);
 }
 
 int tcp_dial(int port) {

@@ -35,6 +35,7 @@ int ask_http(const struct daemon *d, struct answer *a, const char *method, const
 // The same over a connected socket, which it closes.
 int ask_socket(int fd, struct answer *a, const char *method, const char *path, const char *headers,
                const void *body, size_t size);
+int unix_dial(const struct daemon *d); // a connected socket with 20 s of patience, -1: none
 // Over TCP on 127.0.0.1: a connected socket with 20 s of patience, -1: none.
 int tcp_dial(int port);
 int tcp_listen(int *port);                   // on a free port, -1: none

@@ -40,7 +40,9 @@ static int count(struct dd_job *job, const char *file, enum dd_outcome *outcome,
                  struct dr_err *err) {
     int64_t at = job->resume ? saved(file) : 0, total = steps(&job->cfg);
     dd_job_metrics(job, metrics, 1);
-    dd_job_started(job, at, total, NULL, NULL);
+    int rc = dd_job_started(job, at, total, NULL, NULL, err);
+    if (rc)
+        return rc;
     for (; at < total; usleep(STEP_US)) {
         if (dd_job_wish(job) == DD_WISH_STOP) {
             *outcome = DD_RUN_STOPPED;

@@ -58,21 +58,19 @@ static void restart(int threads, int max_batch, int max_queue) {
     w.opt.generate_threads = threads;
     w.opt.max_batch = max_batch;
     w.opt.max_queue = max_queue;
-    struct dd_batcher_env env = {&w.opt, w.store, w.live, w.models};
+    struct dd_batcher_env env = {&w.opt, w.store, w.events, w.live, w.models};
     if (dd_batcher_start(&env, &b, &err))
         fail_msg("%s", err.msg);
 }
 
-static void make_model(int which) {
-    struct dr_config c;
+// Trains it for as long as it says, and imports it; its id.
+static int64_t import_run(const struct dr_config *c, const char *name) {
     struct dd_run_result res;
     struct dd_run_hooks hooks = {0};
     struct dd_ckpt_row row;
     char dir[300];
-    test_tiny(&c, 5);
-    c.train.seed = which;
-    snprintf(dir, sizeof dir, "%s/run%d", w.dir, which);
-    struct dd_run_spec spec = {.cfg = &c,
+    snprintf(dir, sizeof dir, "%s/%s", w.dir, name);
+    struct dd_run_spec spec = {.cfg = c,
                                .data_dir = w.dir,
                                .device = "cpu",
                                .checkpoint_dir = dir,
@@ -83,8 +81,18 @@ static void make_model(int which) {
                                     &(struct dd_ckpt_source){.path = res.last_good, .name = "m"},
                                     &row, &err),
                      0);
-    ckpt[which] = strtoll(row.id, NULL, 10);
+    const int64_t id = strtoll(row.id, NULL, 10);
     dd_ckpt_row_free(&row);
+    return id;
+}
+
+static void make_model(int which) {
+    struct dr_config c;
+    char name[20];
+    test_tiny(&c, 5);
+    c.train.seed = which;
+    snprintf(name, sizeof name, "run%d", which);
+    ckpt[which] = import_run(&c, name);
 }
 
 static int setup(void **state) {
@@ -141,6 +149,13 @@ static int wait_done(struct order *g) {
     for (int i = 0; i < 90000 && !atomic_load(&g->done); i++)
         usleep(1000);
     return atomic_load(&g->done);
+}
+// Until no images wait to be computed.
+static void wait_computed(void) {
+    struct dd_batcher_stats s = {.waiting = 1};
+    for (int i = 0; i < 90000 && s.waiting; i++, usleep(1000))
+        dd_batcher_stats(b, &s);
+    assert_int_equal(s.waiting, 0);
 }
 static struct order *run(const char *checkpoint, uint64_t seed, int n, int label, double cfg,
                          enum dd_format format) {
@@ -256,13 +271,11 @@ static void test_large_results(void **state) {
     (void)state;
     enum { SMALL = 8 };
     struct order *large, *small[SMALL];
-    struct dd_batcher_stats s = {.waiting = 1};
     restart(1, 64, 2000);
     large = ticket("latest", 1, 1000, -1, 1, DD_ZIP);
     large->req.scale = 32;
     submit(large);
-    for (int i = 0; i < 90000 && s.waiting; i++, usleep(1000))
-        dd_batcher_stats(b, &s);
+    wait_computed();
     for (int i = 0; i < SMALL; i++)
         submit(small[i] = ticket("latest", 2, 1, i % 2, 1, i % 2 ? DD_NPY : DD_PNG));
     for (int i = 0; i < SMALL; i++)
@@ -273,6 +286,34 @@ static void test_large_results(void **state) {
         ticket_free(small[i]);
     }
     ticket_free(large);
+}
+
+// Points have few values, and a plot each: two large answers of them do not take both renderers.
+// They end when the small ones are there.
+static void test_plots_are_large(void **state) {
+    (void)state;
+    static const char toy[] =
+        "{\"data\": {\"set\": \"toy-swiss-roll\", \"size\": 1, \"channels\": 2, \"classes\": 1,"
+        " \"count\": 100}, \"model\": {\"arch\": \"mlp\", \"dim\": 8, \"depth\": 1, \"noise\":"
+        " \"latent\", \"latent_dim\": 2, \"style_tokens\": 0}, \"features\": {\"image\": true},"
+        " \"train\": {\"steps\": 1, \"generated\": 4, \"positives\": 4}}";
+    struct dr_config c;
+    struct order *large[2], *small;
+    assert_int_equal(dr_config_parse(toy, sizeof toy - 1, "toy", &c, &err), 0);
+    import_run(&c, "toy");
+    restart(1, 64, 20000);
+    for (int i = 0; i < 2; i++) {
+        submit(large[i] = ticket("latest", 1, 8000, 0, 1, DD_ZIP)); // seconds, if nobody left
+        wait_computed();
+    }
+    small = run("latest", 2, 1, 0, 1, DD_NPY);
+    for (int i = 0; i < 2; i++)
+        atomic_store(&large[i]->gone, true);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(wait_done(large[i]), 3);
+        ticket_free(large[i]);
+    }
+    ticket_free(small);
 }
 
 static void refused(struct order *g, int code) {
@@ -306,6 +347,10 @@ static void test_refusals(void **state) {
     assert_non_null(strstr(g->err.msg, "damaged"));
     ticket_free(g);
     ticket_free(run("latest", 1, 1, 0, 1, DD_PNG));
+    assert_int_equal(dd_ckpt_activate(w.store, DD_SERVE_AUTO, &err), 0); // after the alert
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM events WHERE type='alert' AND"
+                                     " data LIKE '%is damaged%'"),
+                     1);
     refused(ticket(row.id, 1, 1, 0, 1, DD_PNG), DR_EGONE);
     dd_ckpt_row_free(&row);
     dd_batcher_drain(b);
@@ -313,6 +358,42 @@ static void test_refusals(void **state) {
     assert_int_equal(dd_batcher_submit(b, &g->req, &wait, &err), DR_ESTOPPING);
     assert_true(wait > 0);
     ticket_free(g);
+}
+
+// The error of the newest checkpoint, which cannot be loaded.
+static void not_loaded(int rc, const char *word) {
+    struct order *g = ticket("latest", 1, 1, 0, 1, DD_PNG);
+    submit(g);
+    assert_int_equal(wait_done(g), 2);
+    assert_int_equal(g->rc, rc);
+    assert_non_null(strstr(g->err.msg, word));
+    assert_null(strchr(g->err.msg, '/')); // no path
+    ticket_free(g);
+}
+
+// A file that somebody has deleted costs one request; then its checkpoint counts as removed. A disk
+// that is not mounted costs requests, and no checkpoint.
+static void test_lost_files(void **state) {
+    (void)state;
+    char folder[DD_PATH_MAX], aside[DD_PATH_MAX];
+    struct dd_ckpt_row row;
+    assert_int_equal(dd_ckpt_get(w.store, ckpt[1], &row, &err), 0);
+    assert_int_equal(dd_path(folder, &err, "%s/checkpoints", w.dir), 0);
+    assert_int_equal(dd_path(aside, &err, "%s/aside", w.dir), 0);
+    assert_int_equal(rename(folder, aside), 0);
+    not_loaded(DR_EBUSY, "mounted");
+    assert_int_equal(rename(aside, folder), 0);
+    assert_int_equal(unlink(row.path), 0);
+    not_loaded(DR_EGONE, "is removed");
+    struct order *g = run("latest", 1, 1, 0, 1, DD_PNG);
+    assert_int_equal(strtoll(g->res.checkpoint, NULL, 10), ckpt[0]);
+    ticket_free(g);
+    refused(ticket(row.id, 1, 1, 0, 1, DD_PNG), DR_EGONE);
+    dd_ckpt_row_free(&row);
+    assert_int_equal(dd_ckpt_activate(w.store, DD_SERVE_AUTO, &err), 0); // after the alert
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM events WHERE type='alert' AND"
+                                     " data LIKE '%\"checkpoint\"%is gone%'"),
+                     1);
 }
 
 static void test_queue_full_and_abandoned(void **state) {
@@ -405,7 +486,7 @@ static void test_no_model(void **state) {
     double wait;
     struct dd_batcher *other;
     world_open(&empty, NULL);
-    struct dd_batcher_env env = {&empty.opt, empty.store, empty.live, empty.models};
+    struct dd_batcher_env env = {&empty.opt, empty.store, empty.events, empty.live, empty.models};
     assert_int_equal(dd_batcher_start(&env, &other, &err), 0);
     struct order *g = ticket("live", 1, 1, 0, 1, DD_PNG);
     assert_int_equal(dd_batcher_submit(other, &g->req, &wait, &err), DR_ENOTYET);
@@ -442,9 +523,16 @@ static void test_while_training(void **state) {
 
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-    const struct CMUnitTest tests[] = {
-        T(test_same_bytes),    T(test_two_models), T(test_formats),
-        T(test_large_results), T(test_refusals),   T(test_queue_full_and_abandoned),
-        T(test_queue_of_time), T(test_no_model),   T(test_while_training)};
+    const struct CMUnitTest tests[] = {T(test_same_bytes),
+                                       T(test_two_models),
+                                       T(test_formats),
+                                       T(test_large_results),
+                                       T(test_refusals),
+                                       T(test_lost_files),
+                                       T(test_plots_are_large),
+                                       T(test_queue_of_time),
+                                       T(test_no_model),
+                                       T(test_while_training),
+                                       T(test_queue_full_and_abandoned)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

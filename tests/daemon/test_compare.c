@@ -173,6 +173,8 @@ static void test_wide(void **state) {
     const int64_t both[] = {b, a}, none[] = {empty}, wrong[] = {a, 77};
     expect_table(both, 2, 0, INT64_MAX, 0,
                  "2 1 21 -\n2 2 22 -\n1 1 11 -\n1 2 12 12\n1 3 nan -\n1 4 14 14\n");
+    const int64_t again[] = {b, b, a, b, a};
+    expect_table(again, 5, 2, 2, 0, "2 2 22 -\n1 2 12 12\n"); // each once
     expect_table(NULL, 0, 2, 2, 0, "1 2 12 12\n2 2 22 -\n");
     expect_table(none, 1, 0, INT64_MAX, 0, "");
     struct dd_wide *t;

@@ -116,10 +116,11 @@ static enum dd_wish end_wish(void *ctx) {
     e->asked += e->rows > 0;
     return e->stop && e->rows ? DD_WISH_STOP : DD_WISH_NONE;
 }
-static void end_started(void *ctx, const struct dr_trainer *t, const struct dr_dataset *d,
-                        int64_t step) {
-    (void)d, (void)step;
+static int end_started(void *ctx, const struct dr_trainer *t, const struct dr_dataset *d,
+                       int64_t step, struct dr_err *e) {
+    (void)d, (void)step, (void)e;
     ((struct end *)ctx)->trainer = t;
+    return 0;
 }
 static void end_step(void *ctx, const struct dr_metrics *m, double seconds, int64_t total) {
     struct end *e = ctx;
@@ -267,13 +268,14 @@ static void files_stay_below_the_data_directory(void **state) {
     assert_int_equal(mkdir(dir, 0700), 0);
     snprintf(file, sizeof file, "%s/x.safetensors", dir);
     assert_int_equal(dd_write_file(file, "x", 1, &err), 0);
-    assert_int_equal(dd_ckpt_find(w.store, dir, "x.safetensors", path, &err), 0);
+    assert_int_equal(dd_ckpt_find(w.store, dir, "init_from", "x.safetensors", path, &err), 0);
     snprintf(file, sizeof file, "%s/out", dir);
     assert_int_equal(symlink("/etc/passwd", file), 0);
-    assert_int_equal(dd_ckpt_find(w.store, dir, "out", path, &err), DR_EINVAL);
+    assert_int_equal(dd_ckpt_find(w.store, dir, "init_from", "out", path, &err), DR_EINVAL);
     assert_non_null(strstr(err.msg, "out of the data directory"));
-    assert_int_equal(dd_ckpt_find(w.store, dir, "../data", path, &err), DR_EINVAL);
-    assert_int_equal(dd_ckpt_find(w.store, NULL, "x.safetensors", path, &err), DR_EINVAL);
+    assert_int_equal(dd_ckpt_find(w.store, dir, "init_from", "../data", path, &err), DR_EINVAL);
+    assert_int_equal(dd_ckpt_find(w.store, NULL, "init_from", "x.safetensors", path, &err),
+                     DR_EINVAL);
 }
 
 int main(void) {

@@ -5,11 +5,14 @@
 #include "daemon/base/util.h"
 #include "daemon/evals/evals.h"
 #include "daemon/store/checkpoints.h"
+#include "daemon/store/refs.h"
 
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static struct world w;
@@ -73,10 +76,21 @@ static int with_judge(void **state) {
     return 0;
 }
 
+// A reference that nobody has used for long, larger than all of them may be together; it has holes
+// for bytes.
+static void add_old_reference(char path[DD_PATH_MAX]) {
+    const struct timespec times[2] = {{.tv_sec = 1}, {.tv_sec = 1}};
+    if (dd_refs_path(w.dir, "old", path, &err) || dd_write_file(path, "x", 1, &err))
+        fail_msg("%s", err.msg);
+    assert_int_equal(truncate(path, DD_REFS_BYTES + 1), 0);
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
 static void what_was_measured_is_kept(void **state) {
     (void)state;
     struct dr_config c;
-    char dir[256];
+    char dir[256], old[DD_PATH_MAX];
+    add_old_reference(old);
     test_tiny(&c, 20);
     snprintf(c.eval.judge, sizeof c.eval.judge, "judge");
     c.eval.at_end = true;
@@ -103,6 +117,7 @@ static void what_was_measured_is_kept(void **state) {
     world_wait(&w, 3, "completed");
     expect("SELECT count(*) FROM evals WHERE state='done'", 1);
     expect("SELECT count(*) > 3 FROM eval_values", 1);
+    assert_int_equal(access(old, F_OK), -1); // the new one has taken its place
 }
 
 // --- one that is due at the last moment ---

@@ -2,6 +2,7 @@
 // resume over stop, pause and a torn checkpoint, a full disk, a loss that explodes.
 #include "tests/daemon/helper.h"
 
+#include "daemon/base/util.h"
 #include "daemon/jobs/jobs.h"
 #include "daemon/jobs/runner.h"
 #include "daemon/store/checkpoints.h"
@@ -272,6 +273,111 @@ static void test_unrecorded(void **state) {
         world_count(&w, "SELECT count(*) FROM checkpoints WHERE step=40 AND state='ok'"), 1);
 }
 
+// --- a job that trained to some checkpoint, and further ---
+
+static void act(int64_t id, enum dd_job_action a) {
+    if (dd_jobs_action(w.jobs, id, a, &err))
+        fail_msg("%s", err.msg);
+}
+
+static int64_t wait_checkpoints(int64_t n) {
+    static const char count[] = "SELECT count(*) FROM checkpoints WHERE state='ok'";
+    for (int i = 0; i < 9000 && world_count(&w, count) < n; i++)
+        usleep(10000);
+    return world_count(&w, "SELECT max(step) FROM checkpoints WHERE state='ok'");
+}
+
+// A stop that could not write its checkpoint names the step from which the job will go on.
+static void test_stop_unsaved(void **state) {
+    (void)state;
+    static char no_rows[] = "CREATE TRIGGER full BEFORE INSERT ON checkpoints"
+                            " BEGIN SELECT RAISE(FAIL, 'no room'); END",
+                room_again[] = "DROP TRIGGER full";
+    struct dr_config c;
+    char text[400];
+    test_tiny(&c, 1000000);
+    c.checkpoint.every = 0;
+    start();
+    const int64_t id = world_submit(&w, &c, 0);
+    world_wait_step(&w, id, 10);
+    act(id, DD_JOB_CHECKPOINT);
+    const int64_t saved = wait_checkpoints(1);
+    assert_int_equal(dd_store_do(w.store, sql, no_rows, &err), 0);
+    world_wait_step(&w, id, saved + 10);
+    act(id, DD_JOB_PAUSE);
+    world_wait(&w, id, "paused");
+    snprintf(text, sizeof text,
+             "SELECT count(*) FROM jobs WHERE error LIKE 'stopped at step '||step||', but its "
+             "checkpoint could not be written: %%no room%%; the newest is of step %lld'",
+             (long long)saved);
+    assert_int_equal(world_count(&w, text), 1);
+    assert_int_equal(dd_store_do(w.store, sql, room_again, &err), 0);
+    act(id, DD_JOB_RESUME);
+    world_wait_step(&w, id, saved + 20);
+    act(id, DD_JOB_STOP_NOW); // wishes for no checkpoint
+    world_wait(&w, id, "stopped");
+    assert_int_equal(world_count(&w, "SELECT count(error) FROM jobs"), 0);
+}
+
+static void expect_error(int64_t id, const char *like, int64_t values) {
+    char text[400];
+    act(id, DD_JOB_RESUME);
+    world_wait(&w, id, "failed");
+    snprintf(text, sizeof text, "SELECT count(*) FROM jobs WHERE error LIKE '%s'", like);
+    assert_int_equal(world_count(&w, text), 1);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM metrics"), values);
+}
+
+// The folder of a job's checkpoints is gone, or cannot be read: it does not start anew, and keeps
+// its curves. Where one of several is gone, the job goes on from the one before it, with an alert.
+static void test_lost_checkpoints(void **state) {
+    (void)state;
+    struct dr_config c;
+    char dir[300], aside[300], text[200], path[DD_PATH_MAX];
+    test_tiny(&c, 1000000);
+    start();
+    const int64_t id = world_submit(&w, &c, 0);
+    wait_checkpoints(3);
+    act(id, DD_JOB_STOP);
+    world_wait(&w, id, "stopped");
+    const int64_t newest = wait_checkpoints(3), n = world_count(&w, "SELECT count(*) FROM metrics");
+    snprintf(dir, sizeof dir, "%s/checkpoints/1", w.dir);
+    snprintf(aside, sizeof aside, "%s/aside", w.dir);
+    assert_int_equal(rename(dir, aside), 0);
+    expect_error(id, "none of this job''s 3 checkpoints%is in the folder checkpoints/1%", n);
+    assert_int_equal(dd_write_file(dir, "", 0, &err), 0);
+    expect_error(id, "cannot go on from %/checkpoints/1: cannot read the folder%", n);
+    assert_int_equal(wait_checkpoints(3), newest);
+    assert_int_equal(unlink(dir), 0);
+    assert_int_equal(rename(aside, dir), 0);
+    dd_ckpt_path(dir, newest, path, sizeof path);
+    assert_int_equal(unlink(path), 0);
+    act(id, DD_JOB_RESUME);
+    world_wait_step(&w, id, newest + 1);
+    act(id, DD_JOB_STOP);
+    world_wait(&w, id, "stopped");
+    snprintf(text, sizeof text,
+             "SELECT count(*) FROM events WHERE type='alert' AND data LIKE '%%is gone%%' AND"
+             " json_extract(data,'$.step')=%lld",
+             (long long)newest);
+    assert_int_equal(world_count(&w, text), 1);
+}
+
+// A folder that cannot be read is no empty one.
+static void test_unread_folder(void **state) {
+    (void)state;
+    struct dd_ckpt_list l;
+    char dir[300];
+    snprintf(dir, sizeof dir, "%s/nowhere", w.dir);
+    assert_int_equal(dd_ckpt_list(dir, &l, &err), 0);
+    assert_int_equal(l.n, 0);
+    assert_int_equal(dd_ckpt_set_aside(dir, &err), 0);
+    assert_int_equal(dd_ckpt_list(dd_store_path(w.store), &l, &err), DR_EIO);
+    assert_int_equal(l.n, 0);
+    assert_non_null(strstr(err.msg, "driftd.sqlite3: cannot read the folder: Not a directory"));
+    assert_int_equal(dd_ckpt_set_aside(dd_store_path(w.store), &err), DR_EIO);
+}
+
 static void test_nonfinite(void **state) {
     (void)state;
     struct dr_config c, ok;
@@ -437,6 +543,9 @@ int main(void) {
                                        T(test_rotation_below_a_refused_file),
                                        T(test_disk_full),
                                        T(test_unrecorded),
+                                       T(test_stop_unsaved),
+                                       T(test_lost_checkpoints),
+                                       T(test_unread_folder),
                                        T(test_nonfinite),
                                        T(test_collapse),
                                        T(test_bad_data),

@@ -216,8 +216,8 @@ static void test_cut_names(void **state) {
 }
 
 // Training jobs of version 10 know the job that trains the judge of their evaluations by the first
-// of these. Evaluations whose job was removed wait for ever there.
-static void test_judges(void **state) {
+// of these. Evaluations whose job was removed wait for ever there. Classes are not counted.
+static void test_version_10(void **state) {
     (void)state;
     char path[DD_PATH_MAX];
     struct dd_store *s;
@@ -227,17 +227,22 @@ static void test_judges(void **state) {
     assert_int_equal(dd_store_open(path, &s, &err), 0);
     dd_store_close(s);
     change(path, "ALTER TABLE jobs DROP COLUMN judge; ALTER TABLE jobs DROP COLUMN crashes;"
+                 "ALTER TABLE datasets DROP COLUMN class_count;"
                  "PRAGMA user_version=10;"
                  "INSERT INTO jobs(id,name,kind,recipe,config,state,created_us,needs,parent)"
                  " VALUES(7,'e','eval','','{}','completed',1,5,1);"
                  "INSERT INTO evals(id,kind,source,step,state,created_us) VALUES"
                  "(1,'judge','a',1,'queued',1),(2,'judge','b',1,'running',1),"
-                 "(3,'judge','c',1,'done',1)");
+                 "(3,'judge','c',1,'done',1);"
+                 "INSERT INTO datasets(name,kind,state,source,upload,options,classes,created_us)"
+                 " VALUES('a','folder','ready','',1,'{}','[{},{}]',1),"
+                 "('b','folder','failed','',1,'{}','[',1)");
     assert_int_equal(dd_store_open(path, &s, &err), 0);
     dd_store_close(s);
     assert_int_equal(daemon_sql(&d, "SELECT judge FROM jobs WHERE id=1"), 5);
     assert_int_equal(daemon_sql(&d, "SELECT count(*) FROM jobs WHERE judge IS NULL"), 2);
     assert_int_equal(daemon_sql(&d, "SELECT sum(id) FROM evals"), 3); // nobody will make the others
+    assert_int_equal(daemon_sql(&d, "SELECT class_count FROM datasets WHERE name='a'"), 2);
 }
 
 int main(int argc, char **argv) {
@@ -251,6 +256,6 @@ int main(int argc, char **argv) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {T(test_curves_by_name), T(test_serves_and_resumes),
                                        T(test_moved_folder),   T(test_long_path),
-                                       T(test_cut_names),      T(test_judges)};
+                                       T(test_cut_names),      T(test_version_10)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

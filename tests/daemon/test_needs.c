@@ -27,7 +27,7 @@ static char seen[DD_PATH_MAX]; // the encoder's file as the generator got it
 static int run_encoder(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *e) {
     char *folder = dd_job_folder(job, "checkpoints"), *file = dd_printf("%s/enc", folder);
     struct dd_ckpt_row row = {.job = job->id, .step = 1, .config = "{}", .config_borrowed = true};
-    dd_job_started(job, 0, 1, NULL, NULL);
+    dd_job_started(job, 0, 1, NULL, NULL, e);
     int rc = fails ? dr_fail(e, DR_EIO, "the encoder's disk is gone") : dd_mkdir_for(file, e);
     if (!rc)
         rc = dd_write_file(file, "x", 1, e);
@@ -41,7 +41,7 @@ static int run_encoder(struct dd_job *job, enum dd_outcome *outcome, struct dr_e
     return rc;
 }
 static int run_train(struct dd_job *job, enum dd_outcome *outcome, struct dr_err *e) {
-    dd_job_started(job, 0, 1, NULL, NULL);
+    dd_job_started(job, 0, 1, NULL, NULL, e);
     *outcome = DD_RUN_COMPLETED;
     return dd_needs_encoder(job, seen, e);
 }
@@ -56,6 +56,12 @@ static void write_recipe(const char *name, const char *text) {
     snprintf(path, sizeof path, "%s/%s.json", w.opt.config_dir, name);
     if (dd_mkdir_for(path, &err) || dd_write_file(path, text, strlen(text), &err))
         fail_msg("%s", err.msg);
+}
+
+static void remove_recipe(const char *name) {
+    char path[600];
+    snprintf(path, sizeof path, "%s/%s.json", w.opt.config_dir, name);
+    remove(path);
 }
 
 static void find_recipes(void) {
@@ -346,8 +352,11 @@ static void a_later_priority_is_passed_on(void **state) {
            1);
 }
 
+static const char other_judge[] =
+    "{\"kind\": \"encoder\", \"data\": {\"size\": 16}, \"train\": {\"steps\": 9}}";
+
 // The judge of a run that trains: before the first evaluation no job waits for it, and between two
-// of them neither.
+// of them neither. Its recipe may have become another one, or be gone.
 static void a_judge_stays_while_its_run_lasts(void **state) {
     (void)state;
     int64_t a, judge;
@@ -366,7 +375,8 @@ static void a_judge_stays_while_its_run_lasts(void **state) {
     snprintf(c.eval.judge, sizeof c.eval.judge, "small-judge");
     c.eval.job = a;
     assert_non_null(config = dr_config_to_json(&c));
-    for (int i = 0; i < 2; i++) { // before, and between
+    write_recipe("small-judge", other_judge); // no longer what has been trained
+    for (int i = 0; i < 2; i++) {             // before, and between
         assert_int_equal(dd_ckpt_let_go(w.store, file, DD_CKPT_BUDGET, &err), DR_ECONFLICT);
         assert_int_equal(dd_ckpt_remove(w.store, 1, &err), DR_ECONFLICT);
         assert_int_equal(dd_jobs_remove(w.jobs, 1, &err), DR_ECONFLICT);
@@ -375,6 +385,7 @@ static void a_judge_stays_while_its_run_lasts(void **state) {
         assert_int_equal(judge, 1);
         evaluation_is_due(a, judge, config);
         run_sql("UPDATE jobs SET state='completed' WHERE kind='eval'");
+        remove_recipe("small-judge");
     }
     // Its twin that was trained later does not take its place: figures stay comparable.
     evaluation_is_due(a, 2, config);
@@ -384,6 +395,7 @@ static void a_judge_stays_while_its_run_lasts(void **state) {
     // Where its file is gone all the same, the next evaluation waits for the one that is trained
     // anew.
     run_sql("UPDATE checkpoints SET state='removed' WHERE job=1");
+    write_recipe("small-judge", other_judge);
     assert_int_equal(dd_needs_judge(w.jobs, config, 7, &judge, &err), 0);
     assert_true(judge > 4);
     evaluation_is_due(a, judge, config);

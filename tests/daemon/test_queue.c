@@ -190,11 +190,11 @@ static void inception_is_looked_at(void **state) {
 #define EVAL(file, more)                                                                           \
     "{\"kind\": \"eval\", \"eval\": {\"checkpoint\": 1, \"inception\": \"" file                    \
     "\", \"n\": 100" more "}}"
-    refuse(EVAL("none", ""), "eval.inception", "no file none below the data directory");
+    refuse(EVAL("none", ""), "eval.inception", "nor a file below the data directory");
     refuse(EVAL("text", ""), "eval.inception", "text is no network of Inception-v3");
     refuse(EVAL("resnet", ""), "eval.inception", "resnet is no network of Inception-v3");
     refuse("{\"eval\": {\"at_end\": true, \"inception\": \"none\", \"n\": 100}}", "eval.inception",
-           "no file none");
+           "\"none\" is neither");
     accept(EVAL("inception", ""));
     accept(EVAL("none", ", \"metrics\": \"fd\"")); // which does not need it
 }

@@ -206,8 +206,8 @@ static void bench_runs_the_recipes(void **state) {
     dr_config_defaults(&d);
     differing(&c, &d, keys);
     assert_string_equal(keys, "data.count train.precision metrics.spread_every ");
-    assert_int_equal(dd_bench_config("mnist-cpuu", DR_FP32, &c, &err), DR_ENOENT);
-    assert_non_null(strstr(err.msg, "did you mean mnist-cpu?"));
+    assert_int_equal(dd_bench_config("mnist-pixel", DR_FP32, &c, &err), DR_ENOENT);
+    assert_non_null(strstr(err.msg, "did you mean mnist-pixels?"));
 }
 
 int main(int argc, char **argv) {

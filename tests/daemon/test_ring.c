@@ -1,10 +1,15 @@
-// The metrics ring: order, overflow, and two threads hammering it.
+// The metrics ring: order, overflow, and two threads hammering it. What a flush of the pump behind
+// it brings to event files.
 #include "tests/daemon/helper.h"
 
 #include "daemon/base/ring.h"
+#include "daemon/base/util.h"
 
+#include <glob.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdlib.h>
+#include <string.h>
 
 static void test_overflow(void **state) {
     (void)state;
@@ -57,8 +62,38 @@ static void test_two_threads(void **state) {
     dd_ring_free(r);
 }
 
+// The last rows of a job: no later one brings them to its event file.
+static void test_flushed_to_event_files(void **state) {
+    (void)state;
+    struct world w;
+    struct dd_tensorboard *t;
+    struct dr_err err = {0};
+    glob_t found;
+    char *board, *bytes;
+    size_t n;
+    world_open(&w, NULL);
+    board = dd_printf("%s/board", w.dir);
+    assert_int_equal(dd_tensorboard_open(board, &t, &err), 0);
+    dd_pump_tensorboard(w.pump, t);
+    const struct dd_row row = {
+        .job = 7, .step = 3, .table = test_metric(w.store, "test_accuracy"), .mask = 1};
+    assert_true(dd_ring_push(dd_pump_ring(w.pump), &row));
+    assert_int_equal(dd_pump_flush(w.pump, &err), 0);
+    char *pattern = dd_printf("%s/job-7/events.*", board);
+    assert_int_equal(glob(pattern, 0, NULL, &found), 0);
+    assert_int_equal(dd_read_file(found.gl_pathv[0], 1 << 20, &bytes, &n, &err), 0);
+    assert_non_null(memmem(bytes, n, "test_accuracy", strlen("test_accuracy")));
+    globfree(&found);
+    free(bytes);
+    free(pattern);
+    free(board);
+    world_close(&w);
+    test_rmdir(w.dir);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_overflow),
-                                       cmocka_unit_test(test_two_threads)};
+                                       cmocka_unit_test(test_two_threads),
+                                       cmocka_unit_test(test_flushed_to_event_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -192,6 +192,19 @@ static void many_classes(void **state) {
         assert_int_equal(atoi(report.class[i].name), i);
 }
 
+static void classes_have_a_limit(void **state) {
+    (void)state;
+    struct dr_import_options o = options();
+    tree_clear();
+    put_made("tree/a/1.png", make_flat(10, 10, 1, 1, 1));
+    put_made("tree/b/1.png", make_flat(10, 10, 2, 2, 2));
+    put_made("tree/c/1.png", make_flat(10, 10, 3, 3, 3));
+    o.max_classes = 2;
+    import_fails("tree", &o, DR_EINVAL, "tree has more than 2 classes");
+    o.max_classes = 3;
+    import_ok("tree", &o);
+}
+
 // ---- canceling
 
 static bool cancel_in_batch(void *ctx, const struct dr_import_progress *p) {
@@ -366,6 +379,8 @@ static void damaged_cifar(void **state) {
     import_fails("py", &o, DR_EFORMAT, "data_batch_1: damaged pickle: it ends too early");
     put_made("py/data_batch_1", made_of("\x80\x02}.", 4));
     import_fails("py", &o, DR_EFORMAT, "expected a dict with `data`");
+    put_made("py/data_batch_1", made_of("}q\0.", 4)); // protocol 1
+    import_fails("py", &o, DR_EFORMAT, "data_batch_1 is no pickle of protocol 2 or later");
 }
 
 // Parts that are missing, there twice, or no parts at all.
@@ -483,6 +498,65 @@ static void pickles_build_arrays_and_nothing_else(void **state) {
     dr_pickle_free(k);
 }
 
+// As Python 3 writes arrays: from protocol 5 on by a call of numpy's, in its older and its newer
+// place, and up to protocol 2 with texts for bytes.
+#define U1 "K\3\x8c\1|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+#define DTYPE "\x8c\5numpy\x8c\5dtype\x93"
+#define BUFFER(module, type, order)                                                                \
+    module "\x8c\13_frombuffer\x93(\x96\6\0\0\0\0\0\0\0\1\xc8\3\xff\0\x80" DTYPE type              \
+           "\x89\x88\x87R(" U1 "K\2K\3\x86" order "tR"
+#define CORE "\x8c\22numpy.core.numeric"
+#define CORE2 "\x8c\23numpy._core.numeric"
+#define BYTE "\x8c\2u1"
+#define ENCODE(n, text, codec) "c_codecs\nencode\nX" n "\0\0\0" text "X" codec "\x86R"
+#define LATIN1 "\6\0\0\0latin1"
+#define BUILT(bytes)                                                                               \
+    "cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85" ENCODE(                       \
+        "\1", "b", LATIN1) "\x87R(K\1K\2K\3\x86" DTYPE BYTE "\x89\x88\x87R(" U1 "\x89" bytes "tb"
+
+static void expect_array(const char *bytes, size_t n) {
+    static const uint8_t want[] = {1, 200, 3, 255, 0, 128};
+    struct dr_pickle *k;
+    struct dr_err err = {0};
+    if (dr_pickle_read((const uint8_t *)bytes, n, &k, &err))
+        fail_msg("%s", err.msg);
+    const struct dr_pk *a = dr_pk_get(k, dr_pickle_root(k), "data");
+    assert_true(a && a->type == DR_PK_ARRAY && a->ndim == 2 && a->kind == 'u' && a->width == 1);
+    assert_true(a->dim[0] == 2 && a->dim[1] == 3 && a->n == sizeof want);
+    assert_memory_equal(a->p, want, sizeof want);
+    dr_pickle_free(k);
+}
+#define DATA(array) "\x80\2}U\4data" array "s."
+#define ARRAY(array) expect_array(DATA(array), sizeof DATA(array) - 1)
+
+static void pickles_of_python3(void **state) {
+    (void)state;
+    ARRAY(BUFFER(CORE, BYTE, "\x8c\1C"));
+    ARRAY(BUFFER(CORE2, BYTE, "\x8c\1C"));
+    ARRAY(BUILT(ENCODE("\11", "\1\xc3\x88\3\xc3\xbf\0\xc2\x80", LATIN1)));
+    PICKLE(BUFFER(CORE, BYTE, "\x8c\1F") ".", "in another order than C's");
+    PICKLE(BUFFER(CORE, BYTE, "\x8c\1K") ".", "in another order than C's");
+    PICKLE(BUFFER(CORE, BYTE, "") ".", "in another order than C's");
+    PICKLE(BUFFER(CORE, "\x8c\2u2", "\x8c\1C") ".", "an array of 12 bytes holds 6");
+    PICKLE(BUFFER(CORE, "\x8c\1O", "\x8c\1C") ".", "an array of `O`");
+    PICKLE(BUFFER(CORE, BYTE, "\x8c\1C") "(tb.", "state of something that is no array");
+    PICKLE(BUFFER("\x8c\13numpy.other", BYTE, "\x8c\1C") ".", "asks for `numpy.other._frombuffer`");
+    PICKLE(CORE "\x8c\13_frombuffer\x93(K\5K\6K\7\x8c\1CtR.", "not shape, type and bytes");
+    PICKLE(CORE "\x8c\13_frombuffer\x93)R.", "in another order than C's");
+    PICKLE(ENCODE("\1", "b", "\4\0\0\0utf8") ".", "no text in latin1");
+    PICKLE(ENCODE("\1", "b", "\3\0\0\0zip") ".", "no text in latin1");
+    PICKLE(ENCODE("\2", "\xc4\x80", LATIN1) ".", "characters that Latin-1 has not");
+    PICKLE(ENCODE("\1", "\xc3", LATIN1) ".", "characters that Latin-1 has not");
+    PICKLE(ENCODE("\1", "\x80", LATIN1) ".", "characters that Latin-1 has not");
+    PICKLE("c_codecs\nencode\n)R.", "no text in latin1");
+    PICKLE("c_codecs\nencode\nK\1K\2\x86R.", "no text in latin1");
+    PICKLE("c_codecs\ndecode\n.", "asks for `_codecs.decode`");
+    // A text that is there once, asked for again and again.
+    PICKLE("c_codecs\nencode\nq\1U\x20....:....|....:....|....:....|.."
+           "U\6latin1\x86q\2Rh\1h\2Rh\1h\2Rh\1h\2R.",
+           "it makes more bytes than it has");
+}
+
 // ---- the sets of the configuration
 
 static int load(struct dr_data_config *cfg, bool test, struct dr_dataset **d, struct dr_err *err) {
@@ -598,12 +672,14 @@ int main(void) {
         cmocka_unit_test(names_have_a_limit),
         cmocka_unit_test(other_wrappings),
         cmocka_unit_test(many_classes),
+        cmocka_unit_test(classes_have_a_limit),
         cmocka_unit_test(canceled_within_a_batch),
         cmocka_unit_test(cifar_in_all_its_forms),
         cmocka_unit_test(damaged_cifar),
         cmocka_unit_test(parts_make_a_set),
         cmocka_unit_test(names_of_parts_among_pictures),
         cmocka_unit_test(pickles_build_arrays_and_nothing_else),
+        cmocka_unit_test(pickles_of_python3),
         cmocka_unit_test(sets_and_their_cache),
         cmocka_unit_test(a_folder_by_its_path),
     };

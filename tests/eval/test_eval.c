@@ -422,6 +422,52 @@ static void ignored_labels_are_another_reference(void **state) {
     free(plain.label);
 }
 
+static struct dr_snapshot *judge_of_seven(void) {
+    static const char json[] = "{\"arch\":\"resnet\",\"size\":16,\"channels\":1,\"width\":4,"
+                               "\"blocks\":[1],\"classes\":7,\"head\":\"classifier\"}";
+    struct dr_net *net;
+    struct dr_err err = {0};
+    must(dr_net_parse(json, sizeof json - 1, NULL, &net, &err), &err);
+    real *weights = aligned_alloc(64, (dr_net_bytes(net) + 63) / 64 * 64);
+    dr_params_init(dr_net_params(net), 3, weights);
+    return dr_snapshot_new(net, weights, 0);
+}
+
+// A judge of other classes, as Inception is, says nothing of the classes that were asked for; it
+// measures the rest.
+static void other_classes_are_not_confused(void **state) {
+    (void)state;
+    struct dr_eval_config c = config(50);
+    struct dr_snapshot *seven = judge_of_seven();
+    const struct dr_eval_judge judge = {.snap = seven};
+    struct dr_eval_ref *r;
+    struct dr_eval_result result;
+    struct dr_eval *e;
+    struct dr_err err = {0};
+    bool done = false;
+    struct dr_backend *be = w.judging.be;
+    assert_int_equal(dr_eval_ref_create(be, &c, &judge, w.judging.data, w.test, &r, &err),
+                     DR_EINVAL); // accuracy is among them
+    assert_string_equal(err.field, "judge");
+    c.metrics = 1u << DR_EVAL_IS | 1u << DR_EVAL_FD | 1u << DR_EVAL_DIVERSITY;
+    must(dr_eval_ref_create(be, &c, &judge, w.judging.data, w.test, &r, &err), &err);
+    finish(r);
+    struct dr_eval_source *s = generated(c.n);
+    must(dr_eval_create(s, &r, 1, &e, &err), &err);
+    while (!done)
+        must(dr_eval_advance(e, 1, &done, &err), &err);
+    must(dr_eval_result(e, 0, &result, &err), &err);
+    assert_null(result.confusion);
+    assert_int_equal(result.logits, 7);
+    for (int k = 0; k < 10; k++)
+        assert_true(isnan(result.accuracy[k]) && isfinite(result.diversity[k]));
+    assert_true(result.metric[DR_EVAL_IS].value >= 1 && result.metric[DR_EVAL_FD].value > 0);
+    dr_eval_free(e);
+    dr_eval_source_free(s);
+    dr_eval_ref_free(r);
+    dr_snapshot_unref(seven);
+}
+
 #define VALUE(f, m) found[FAULT_##f].metric[DR_EVAL_##m].value
 #define FLOOR(m) found[FAULT_NONE].metric[DR_EVAL_##m].floor
 static void metrics_notice_faults(void **state) {
@@ -468,6 +514,7 @@ int main(void) {
         cmocka_unit_test(without_a_test_split),
         cmocka_unit_test(the_nearest_is_sought_in_both_halves),
         cmocka_unit_test(ignored_labels_are_another_reference),
+        cmocka_unit_test(other_classes_are_not_confused),
         cmocka_unit_test(metrics_notice_faults),
     };
     return cmocka_run_group_tests(tests, open_world, close_world);

@@ -177,7 +177,8 @@ static void options_in_files(void **state) {
                  "\"size\":18,\"channels\":3,\"classes\":4,\"attention\":9}"},
         {"unet-latent",
          "{\"arch\":\"unet\",\"dim\":6,\"depth\":1,\"heads\":1,\"widths\":[1,1.5],\"size\":7,"
-         "\"channels\":1,\"noise\":\"latent\",\"style_tokens\":0,\"attention\":4}"},
+         "\"channels\":1,\"noise\":\"latent\",\"temperature\":1.2,\"style_tokens\":0,"
+         "\"attention\":4}"},
         {"light", "{\"arch\":\"lightningdit\",\"dim\":24,\"depth\":2,\"heads\":2,\"patch\":2,"
                   "\"size\":8,\"channels\":4,\"registers\":3,\"style_tokens\":5,\"codebook\":7}"},
         {"light-plain",
@@ -186,7 +187,7 @@ static void options_in_files(void **state) {
          "\"noise\":\"latent\",\"head\":\"conv\",\"null_class\":false,\"style_tokens\":0}"},
         {"positions", "{\"arch\":\"driftdit\",\"dim\":16,\"depth\":1,\"heads\":2,\"patch\":4,"
                       "\"size\":8,\"channels\":1,\"registers\":2,\"pos_embed\":true,"
-                      "\"qk_norm\":false,\"style_tokens\":1}"},
+                      "\"qk_norm\":false,\"style_tokens\":1,\"temperature\":0.7}"},
     };
     (void)state;
     for (size_t i = 0; i < DR_COUNT(model); i++) {

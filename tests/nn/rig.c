@@ -25,6 +25,7 @@ struct dr_model_config rig_config(void) {
                                     .codebook = 4,
                                     .head_width = 3,
                                     .mlp_ratio = 4,
+                                    .temperature = 1,
                                     .out_std = 0.02,
                                     .rope = true,
                                     .qk_norm = true,

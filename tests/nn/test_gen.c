@@ -243,6 +243,8 @@ static void refusals(void **state) {
     WITH(m.depth = -1, "model.depth");
     WITH(m.classes = 0, "data.classes");
     WITH(m.mlp_ratio = NAN, "model.mlp_ratio");
+    WITH(m.temperature = 0, "model.temperature");
+    WITH(m.temperature = NAN, "model.temperature");
     WITH((m.arch = DR_ARCH_LIGHTNINGDIT, m.dim = 4, m.heads = 1, m.mlp = DR_MLP_SWIGLU,
           m.mlp_ratio = .25),
          "hidden width");

@@ -274,6 +274,31 @@ static void refuses_files_that_do_not_fit(void **state) {
     dr_net_free(net);
 }
 
+// torchvision's network and images of another side make no FID; narrow ones are for tests.
+static void not_all_are_the_network_of_fid(void **state) {
+    static const struct {
+        const char *json, *words; // NULL: it is
+    } nets[] = {
+        {plain, NULL},
+        {"{\"arch\":\"inception\"}", NULL},
+        {"{\"arch\":\"inception\",\"classes\":1000,\"variant\":\"torchvision\"}", "torchvision's"},
+        {"{\"arch\":\"inception\",\"size\":224}", "224 x 224"},
+        {"{\"arch\":\"resnet\"}", "no network of Inception-v3"},
+    };
+    (void)state;
+    for (size_t i = 0; i < DR_COUNT(nets); i++) {
+        struct dr_net *net = pass_parse(nets[i].json);
+        struct dr_err err = {0};
+        int64_t side = 0;
+        const int rc = dr_fid_network(net, "checkpoint 7", &side, &err);
+        if (nets[i].words)
+            assert_true(rc == DR_EINVAL && strstr(err.msg, nets[i].words));
+        else
+            assert_true(!rc && 3 * side * side == dr_net_input(net));
+        dr_net_free(net);
+    }
+}
+
 // ---- images
 
 static void refuses_images_that_do_not_fit(void **state) {
@@ -330,6 +355,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(reads_both_names, make_path, drop_path),
         cmocka_unit_test_setup_teardown(reads_its_own, make_path, drop_path),
         cmocka_unit_test_setup_teardown(refuses_files_that_do_not_fit, make_path, drop_path),
+        cmocka_unit_test(not_all_are_the_network_of_fid),
         cmocka_unit_test(refuses_images_that_do_not_fit),
         cmocka_unit_test(images_become_the_networks),
     };

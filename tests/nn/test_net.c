@@ -218,6 +218,49 @@ static void goes_through_a_checkpoint(void **state) {
     unlink(path);
 }
 
+// One image of the smallest generator of this description, from seed 3 or from the noise given.
+static void image_of(const char *model, const real *noise, real x[16]) {
+    struct dr_err err = {0};
+    struct dr_net *net;
+    struct dr_sampler *sampler;
+    struct dr_backend *be;
+    if (dr_net_parse(model, strlen(model), NULL, &net, &err))
+        fail_msg("%s", err.msg);
+    real *w = calloc(1, dr_net_bytes(net));
+    for (int64_t i = 0; i < dr_net_params(net)->total; i++)
+        w[i] = (real)sin(1.7 * (double)i) / 4; // what starts as zeros would hide the noise
+    struct dr_snapshot *s = dr_snapshot_new(net, w, 0);
+    if (dr_backend_cpu(1, &be, &err) || dr_sampler_create(be, DR_FP32, 4, &sampler, &err) ||
+        dr_sampler_run(sampler, s, &(struct dr_sample){.seed = 3, .alpha = 1, .noise = noise}, 1, x,
+                       &err))
+        fail_msg("%s", err.msg);
+    dr_sampler_free(sampler);
+    dr_snapshot_unref(s);
+    dr_backend_free(be);
+}
+
+// Samples of temperature t are those of the noise times t, drawn or given.
+static void temperature_scales_the_noise(void **state) {
+#define SMALLEST                                                                                   \
+    "{\"arch\":\"driftdit\",\"dim\":8,\"depth\":1,\"heads\":1,\"patch\":2,\"size\":4,"             \
+    "\"channels\":1,\"classes\":2,\"registers\":0,\"style_tokens\":0,\"noise\":\"latent\","        \
+    "\"latent_dim\":6"
+    (void)state;
+    static const char plain[] = SMALLEST "}", warm[] = SMALLEST ",\"temperature\":1.5}";
+#undef SMALLEST
+    real z[6], scaled[6], want[16], x[16];
+    dr_normals(3, DR_STREAM_NOISE, 0, z, 6);
+    for (int i = 0; i < 6; i++)
+        scaled[i] = (real)1.5 * z[i];
+    image_of(plain, scaled, want);
+    image_of(plain, NULL, x);
+    assert_memory_not_equal(x, want, sizeof x);
+    image_of(warm, NULL, x);
+    assert_memory_equal(x, want, sizeof x);
+    image_of(warm, z, x);
+    assert_memory_equal(x, want, sizeof x);
+}
+
 static void is_inspected(void **state) {
     (void)state;
     char path[] = "/tmp/driftd-net-XXXXXX", listing[] = "/tmp/driftd-list-XXXXXX", text[4096];
@@ -253,6 +296,7 @@ int main(void) {
         cmocka_unit_test(gradients_are_right),
 #ifndef DR_DOUBLE
         cmocka_unit_test(goes_through_a_checkpoint),
+        cmocka_unit_test(temperature_scales_the_noise),
         cmocka_unit_test(is_inspected),
 #endif
     };

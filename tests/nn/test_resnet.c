@@ -30,6 +30,8 @@ static const char *const views[] = {
            "\"pool\":true,\"resize\":11,\"imagenet\":true,\"norm\":\"batch\",\"classes\":2,"
            "\"head\":\"classifier\""),
     RESNET("\"size\":5,\"channels\":3,\"width\":3,\"blocks\":[2],\"norm\":\"batch\""),
+    RESNET("\"size\":5,\"channels\":2,\"width\":3,\"blocks\":[1],\"norm\":\"batch\",\"resize\":7,"
+           "\"mean\":[0.1,0.7],\"std\":[0.3,0.25]"),
 };
 
 #ifdef DR_DOUBLE
@@ -146,6 +148,11 @@ static void refuses(void **state) {
                {RESNET("\"norm\":\"layer\""), "norm"},
                {RESNET("\"norm\":\"batch\",\"head\":\"decoder\""), "norm"},
                {RESNET("\"imagenet\":true,\"channels\":1"), "channels"},
+               {RESNET("\"imagenet\":true,\"mean\":[0,0,0],\"std\":[1,1,1]"), "mean"},
+               {RESNET("\"mean\":[0,0,0]"), "std"},
+               {RESNET("\"mean\":[0.5],\"std\":[0.5]"), "mean"},
+               {RESNET("\"channels\":1,\"mean\":[0.5],\"std\":[0]"), "std"},
+               {RESNET("\"channels\":1,\"mean\":0.5,\"std\":[1]"), "mean"},
                {RESNET("\"kernel\":4"), "kernel"},
                {RESNET("\"pool\":1"), "pool"},
                {RESNET("\"size\":5000"), "size"}};
@@ -208,6 +215,65 @@ static void holds_its_encoder(void **state) {
     dr_net_free(points);
     pass_close(&judge);
     pass_close(&body);
+}
+
+// The first map of a network with these keys, of the same weights and pictures.
+static void first_map(const char *more, real *y, int64_t n) {
+    char json[300];
+    struct pass p;
+    snprintf(json, sizeof json,
+             "{\"arch\":\"resnet\",\"size\":6,\"channels\":3,\"width\":4,\"blocks\":[1],"
+             "\"norm\":\"batch\"%s}",
+             more);
+    pass_open(&p, pass_parse(json), 2, 1, DR_F32, SEED);
+    pass_forward(&p, false, ~0u);
+    assert_int_equal(n, 2 * pass_count(&p, 0));
+    memcpy(y, p.y[0], (size_t)n * sizeof *y);
+    pass_close(&p);
+}
+
+// `mean` and `std` of pixels in 0..1: ImageNet's are `imagenet`, and .5 leaves [-1,1] as it is.
+static void pixels_are_normalised(void **state) {
+    (void)state;
+    enum { N = 2 * 6 * 6 * 4 };
+    real plain[N], half[N], imagenet[N], same[N];
+    first_map("", plain, N);
+    first_map(",\"mean\":[0.5,0.5,0.5],\"std\":[0.5,0.5,0.5]", half, N);
+    first_map(",\"imagenet\":true", imagenet, N);
+    first_map(",\"mean\":[0.485,0.456,0.406],\"std\":[0.229,0.224,0.225]", same, N);
+    assert_memory_equal(plain, half, sizeof plain);
+    assert_memory_equal(imagenet, same, sizeof same);
+    assert_memory_not_equal(plain, same, sizeof same);
+}
+
+// Weights of elsewhere for another side: all of the network, with the same parameters. One that was
+// trained here keeps the side that it was trained on.
+static void takes_another_side(void **state) {
+    (void)state;
+#define SIDE(n)                                                                                    \
+    RESNET("\"size\":" n ",\"channels\":1,\"width\":4,\"blocks\":[1,1],\"norm\":\"batch\","        \
+           "\"classes\":3,\"head\":\"classifier\"")
+    struct dr_err err = {0};
+    struct dr_snapshot *other, *none;
+    struct pass p;
+    pass_open(&p, pass_parse(SIDE("32")), 1, 1, DR_F32, SEED);
+    const struct dr_snapshot s = {.net = p.net, .weights = p.w, .step = 4};
+    struct dr_net *want = pass_parse(SIDE("28"));
+#undef SIDE
+    assert_int_equal(dr_snapshot_resized(&s, 28, &other, &err), 0);
+    assert_true(dr_net_same(other->net, want));
+    assert_int_equal(dr_net_input(other->net), 28 * 28);
+    assert_memory_equal(other->weights, p.w, dr_net_bytes(p.net));
+    assert_int_equal(other->step, 4);
+    assert_int_equal(dr_snapshot_resized(&s, 5000, &none, &err), DR_ECONFIG);
+    dr_snapshot_unref(other);
+    dr_net_free(want);
+    pass_close(&p);
+    struct dr_net *own = pass_parse(RESNET("\"size\":32")), *bigger;
+    assert_int_equal(dr_net_resized(own, 28, &bigger, &err), DR_EINVAL);
+    assert_null(bigger);
+    assert_string_equal(err.field, "size");
+    dr_net_free(own);
 }
 
 // A safetensors file of p's weights; description NULL: none; more: another tensor, NULL: none.
@@ -307,6 +373,8 @@ int main(void) {
         cmocka_unit_test(bf16_is_near_fp32),
         cmocka_unit_test(is_described),
         cmocka_unit_test(refuses),
+        cmocka_unit_test(pixels_are_normalised),
+        cmocka_unit_test(takes_another_side),
         cmocka_unit_test(holds_its_encoder),
         cmocka_unit_test(goes_through_a_checkpoint),
         cmocka_unit_test(reads_torchvision),

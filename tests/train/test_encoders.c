@@ -2,6 +2,7 @@
 // on threads; weights of one start another. Their gradients are in test_encoder_grad.c.
 #include "tests/train/util.h"
 
+#include "engine/io/safetensors.h"
 #include "engine/train/encoder/augment.h"
 #include "engine/train/encoder/judge.h"
 #include "engine/train/objective.h"
@@ -226,6 +227,25 @@ static int start_from(const struct dr_config *c, const char *path, char note[400
     return rc;
 }
 
+// The served weights of a checkpoint over its file, each name behind a wrapper's prefix.
+static void save_behind(const char *prefix, const char *path) {
+    struct dr_st_file *f;
+    struct dr_st_writer *out;
+    struct dr_err err = {0};
+    char name[200];
+    if (dr_st_open(path, &f, &err) || dr_st_writer_new(&out, &err))
+        fail_msg("%s", err.msg);
+    for (int i = 0; i < dr_st_count(f); i++) {
+        const struct dr_st_tensor *t = dr_st_at(f, i);
+        snprintf(name, sizeof name, "%s%s", prefix, t->name);
+        if (!strchr(t->name, '/') && dr_st_add(out, name, t->dtype, t->ndim, t->dim, t->data, &err))
+            fail_msg("%s", err.msg);
+    }
+    if (dr_st_finish(out, path, NULL, NULL, &err))
+        fail_msg("%s", err.msg);
+    dr_st_close(f);
+}
+
 static void weights_of_one_start_another(void **state) {
     (void)state;
     const char *path = scratch_path("init.safetensors");
@@ -233,7 +253,7 @@ static void weights_of_one_start_another(void **state) {
     struct dr_err err = {0};
     struct run r;
     char note[400];
-    double fresh, warm, loss[40];
+    double fresh, warm, wrapped, loss[40];
     configure(&c, "autoencode");
     run_open(&r, &c);
     run_steps(&r, 40, loss);
@@ -252,10 +272,15 @@ static void weights_of_one_start_another(void **state) {
     if (start_from(&c, path, note, &warm, &err))
         fail_msg("%s", err.msg);
     assert_string_equal(note, "");
+    save_behind("module.", path);
+    if (start_from(&c, path, note, &wrapped, &err))
+        fail_msg("%s", err.msg);
+    assert_string_equal(note, "");
+    assert_true(wrapped == warm);
     c.encoder.width = 16;
     assert_int_not_equal(start_from(&c, path, note, &warm, &err), 0);
     print_message("%s\n", err.msg);
-    assert_non_null(strstr(err.msg, "conv1.weight"));
+    assert_non_null(strstr(err.msg, "module.conv1.weight"));
     config_of(&c, tiny_digits); // a generator has none of these names
     assert_int_equal(start_from(&c, path, note, &warm, &err), DR_EINVAL);
     assert_non_null(strstr(err.msg, "none of this network's tensors"));

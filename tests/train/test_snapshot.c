@@ -177,6 +177,10 @@ static void usual_exports_are_served(void **state) {
         served(&(struct export){.prefix = prefixes[i], .rope = true}, false);
     }
     served(&(struct export){.prefix = "ema.", .second = "model.", .rope = true}, false);
+    served(&(struct export){.prefix = "ema.", .second = "", .rope = true}, false);
+    served(&(struct export){.prefix = "ema_model.", .second = ""}, true);
+    served(&(struct export){.prefix = "", .second = "ema1/", .config = true},
+           false); // driftd's own
     served(&(struct export){.prefix = "model.", .extra = "step", .rope = true}, false);
 }
 

@@ -3,7 +3,7 @@
 //   data.mjs DRIFTD CONFIG_DIR NODE_MODULES CMYK_JPEG [SCREENSHOT_DIR]
 // Exit 77: chromium or the packages are missing.
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { deflateSync } from 'node:zlib';
@@ -263,6 +263,35 @@ try {
     await page.reload(); // with its own clock
     await page.waitForSelector('.set[data-set="formen"]');
     await page.goto(`${base}/#/data`);
+  });
+
+  await check('other files of the same names and sizes do not go on with an upload that was cut off', async () => {
+    const grey = (v) => png(8, 8, 0, 8, () => Buffer.alloc(8, v)), parts = /\/upload\?/;
+    assert.equal(grey(10).length, grey(20).length);
+    const [first, second] = ['eins', 'zwei'].map((dir, i) => [1, 2].map((k) => {
+      const file = join(scratch, dir, `${k}.png`);
+      mkdirSync(join(scratch, dir), { recursive: true });
+      writeFileSync(file, grey(10 + 10 * i));
+      utimesSync(file, 1e9 + i, 1e9 + i);
+      return file;
+    }));
+    const add = async (files) => {
+      await page.setInputFiles('#data-files', files);
+      await page.locator('.drop .field input').first().fill('twins');
+      await page.click('.drop button[type=submit]');
+    };
+    const says = (what) => until(what, async () => (await page.textContent('.drop .error')).includes(what));
+    await page.route(parts, (route) => route.fulfill({ status: 500, contentType: 'application/problem+json', body: '{"title": "x", "status": 500, "detail": "cut off for a test"}' }));
+    await add(first);
+    await says('cut off for a test');
+    await page.unroute(parts);
+    await add(second);
+    await says('already a data set twins');
+    assert.equal((await api('/v1/datasets/twins')).received, 0);
+    await add(first);
+    await until('it went on', async () => (await api('/v1/datasets/twins')).state === 'ready');
+    await fetch(`${base}/v1/datasets/twins`, { method: 'DELETE' });
+    await page.waitForFunction(() => !document.querySelector('.set[data-set="twins"]'));
   });
 
   await check('train on it from the page, and generate', async () => {

@@ -52,6 +52,12 @@ try {
   });
 
   await check('the form: judges that fit, an error at its field, a start', async () => {
+    const list = '**/v1/checkpoints?limit=500'; // with two networks that were imported: one of FID, one of torchvision's
+    await page.route(list, async (route) => {
+      const d = await (await route.fetch()).json();
+      const two = ['fid', 'torchvision'].map((variant, i) => ({ ...d.checkpoints[0], id: String(901 + i), job: null, name: variant, kind: 'encoder', net: 'judge', model: { arch: 'inception', variant } }));
+      await route.fulfill({ json: { ...d, checkpoints: [...d.checkpoints, ...two] } });
+    });
     await page.click('.empty button.primary');
     await page.waitForSelector('dialog[open] select[name=what]');
     await until('the judges', () => page.locator('select[name=judge] option').count().then((n) => n > 2));
@@ -65,6 +71,17 @@ try {
     await audit('the form');
     await shot('evals-form');
     await page.fill('input[name=n]', '100');
+    await page.locator('dialog summary').click();
+    assert.deepEqual(await page.locator('select[name=inception] option').evaluateAll((all) => all.map((o) => o.value)), ['', 'checkpoint:901', ' other']);
+    await page.selectOption('select[name=inception]', ' other');
+    assert.ok(await page.locator('input[name=inception_file]').isVisible());
+    await page.selectOption('select[name=inception]', 'checkpoint:901');
+    assert.ok(!(await page.locator('input[name=inception_file]').isVisible()));
+    await page.click('dialog button[type=submit]');
+    await until('that it is not there', async () => (await page.getAttribute('select[name=inception]', 'aria-invalid')) === 'true');
+    assert.match(await page.textContent('.form-errors'), /no checkpoint 901/);
+    await page.selectOption('select[name=inception]', '');
+    await page.unroute(list);
     await page.fill('input[name=alpha]', '1, 2 3');
     await until('the judge again', () => page.evaluate(() => document.querySelector('select[name=judge]').value === 'small-judge'));
     await page.click('dialog button[type=submit]');

@@ -3,7 +3,7 @@
 import { get, post, raw } from './api.js';
 import { on, remember } from './state.js';
 import { h, fill, text, toast, say, int, bytes, when, serverNow, badge, head, field } from './ui.js';
-import { tar, isArchive, dropped, chosen } from './tar.js';
+import { tar, mark, isArchive, dropped, chosen } from './tar.js';
 
 const PART = 4 << 20, TRIES = 6;
 const path = (name) => `/v1/datasets/${encodeURIComponent(name)}`;
@@ -102,7 +102,8 @@ export function mount(root, params) {
     const sending = files, set = name.value.trim(), options = { fit: fit.value, channels: +channels.value };
     if (size.value) options.size = +size.value;
     const blob = sending.length === 1 && isArchive(sending[0].name) ? sending[0].file : tar(sending);
-    const source = `${sending.length === 1 ? sending[0].name : `${int(sending.length)} files`}, ${int(blob.size)} bytes`.slice(0, 300);
+    const called = sending.length === 1 ? [...sending[0].name].slice(0, 60).join('') : `${int(sending.length)} files`; // whole characters
+    const source = `${called}, ${int(blob.size)} bytes, ${mark(sending)}`;
     let from = 0;
     add.disabled = true;
     try {

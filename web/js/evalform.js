@@ -12,8 +12,12 @@ async function judges(data, model, checkpoints, recipes) {
   const same = whole.filter((c) => c && (!data || (c.data.set === data.set && (c.data.path ?? '') === (data.path ?? ''))));
   const rank = (c) => (c.encoder?.objective === 'classify' ? 0 : 1);
   return [...same.sort((a, b) => rank(a) - rank(b)).map((c) => [c.name, `${c.name}${rank(c) ? '' : ' – a judge'}, trained first if need be`]),
-    ...checkpoints.filter((c) => c.state === 'ok' && (c.net === 'judge' || c.net === 'encoder')).map((c) => [`checkpoint:${c.id}`, `checkpoint ${c.id} – ${c.net} ${jobs.get(c.job)?.name ?? c.name}, step ${int(c.step)}`])];
+    ...checkpoints.filter((c) => c.state === 'ok' && (c.net === 'judge' || c.net === 'encoder') && c.model?.arch !== 'inception').map((c) => [`checkpoint:${c.id}`, `checkpoint ${c.id} – ${c.net} ${jobs.get(c.job)?.name ?? c.name}, step ${int(c.step)}`])];
 }
+
+// Networks of FID that were imported. torchvision's own Inception is none.
+const inceptions = (checkpoints) => checkpoints.filter((c) => c.state === 'ok' && c.model?.arch === 'inception' && c.model.variant !== 'torchvision')
+  .map((c) => [`checkpoint:${c.id}`, `checkpoint ${c.id} – ${c.name || 'imported'}`]);
 
 export async function openEvalForm(first = '') {
   let checkpoints, recipes;
@@ -35,7 +39,11 @@ export async function openEvalForm(first = '') {
   const otherField = field('Other judge', other), note = h('p.sub');
   const n = number('n', '2000', '16', '10000000'), alpha = words('alpha', '1', '1, 1.5, 2'), seed = number('seed', '0', '0');
   const split = choice('split', [['train', 'training images'], ['test', 'test images']], 'train'), weights = choice('weights', [['ema', 'averaged (EMA)'], ['raw', 'of the last step']], 'ema');
-  const metrics = words('metrics', 'all', 'fd,kid'), inception = words('inception', '', 'a safetensors file'), resize = choice('resize', ['clean', 'legacy_pytorch', 'legacy_tensorflow'].map((r) => [r, r]), 'clean');
+  const metrics = words('metrics', 'all', 'fd,kid'), file = words('inception_file', '', 'inception.safetensors'), fileField = field('Other Inception', file, 'a file below the data directory, or checkpoint:7');
+  const inception = choice('inception', [['', 'none'], ...inceptions(checkpoints), [OTHER, 'another …']], '');
+  inception.onchange = () => { fileField.hidden = inception.value !== OTHER; };
+  fileField.hidden = true;
+  const resize = choice('resize', ['clean', 'legacy_pytorch', 'legacy_tensorflow'].map((r) => [r, r]), 'clean');
   const skip = box('skip_existing', 'leave out what has been evaluated in the same way', true), samples = box('samples', 'keep the samples as a file', false);
 
   let turn = 0;
@@ -46,7 +54,7 @@ export async function openEvalForm(first = '') {
     fill(judge, list.map(([v, t]) => h('option', { value: v }, t)), h('option', { value: '' }, 'none (fid and is alone, from Inception)'), h('option', { value: OTHER }, 'another …'));
     otherField.hidden = true;
     note.hidden = list.length > 0;
-    note.textContent = 'No recipe here trains a judge of this data set. Train an encoder of the objective classify on it, or name an Inception file below.';
+    note.textContent = 'No recipe here trains a judge of this data set. Train an encoder of the objective classify on it, or choose an Inception network below.';
   }
 
   async function submit(e) {
@@ -58,7 +66,8 @@ export async function openEvalForm(first = '') {
       skip_existing: skip.firstChild.checked, samples: samples.firstChild.checked };
     const by = judge.value === OTHER ? other.value.trim() : judge.value;
     if (by) body.judge = by;
-    if (inception.value.trim()) Object.assign(body, { inception: inception.value.trim(), resize: resize.value });
+    const fid = inception.value === OTHER ? file.value.trim() : inception.value;
+    if (fid) Object.assign(body, { inception: fid, resize: resize.value });
     go.disabled = true;
     try {
       const job = await post('/v1/evals', body);
@@ -82,7 +91,7 @@ export async function openEvalForm(first = '') {
         note,
         h('div.fields', null, field('Samples', n, `more are slower and surer: 2 000 for a look, 10 000 and more to compare`), field('Guidance scales', alpha, 'one evaluation each, as 1, 1.5, 2'), field('Seed', seed, 'the same seed, the same samples')),
         h('details', null, h('summary', null, 'More settings'), h('div.fields', null, field('Compared with', split), field('Weights', weights), field('Metrics', metrics, 'names with commas, or all'),
-          field('Inception', inception, 'weights below the data directory, for fid and is'), field('Resize for Inception', resize)), h('div.checks', null, skip, samples))),
+          field('Inception', inception, 'imported weights, for fid and is (driftctl import)'), fileField, field('Resize for Inception', resize)), h('div.checks', null, skip, samples))),
       errors,
       h('div.form-foot', null, h('span.spacer'), h('button', { type: 'button', onclick: () => dialog.close() }, 'Cancel'), go)));
   document.body.append(dialog);
