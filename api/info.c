@@ -35,10 +35,11 @@ enum MHD_Result api_h_status(struct api_req *r) {
         api_server_counters(r->srv, &c);
         json_object_set_new(
             reply.body, "http",
-            json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i}", "requests",
+            json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i}", "requests",
                       (json_int_t)c.requests, "responses_4xx", (json_int_t)c.responses_4xx,
-                      "responses_5xx", (json_int_t)c.responses_5xx, "shed", (json_int_t)c.shed,
-                      "reaped", (json_int_t)c.reaped, "connections", c.connections, "sse_clients",
+                      "responses_503", (json_int_t)c.responses_503, "responses_5xx",
+                      (json_int_t)c.responses_5xx, "shed", (json_int_t)c.shed, "reaped",
+                      (json_int_t)c.reaped, "connections", c.connections, "sse_clients",
                       c.sse_clients, "generates_waiting", c.generates_waiting));
     }
     return api_send_reply(r, rc, &reply);

@@ -1,5 +1,6 @@
 // Shell completions of driftctl, made from the table of commands: bash, zsh, fish. Installed by
-// meson and printed by `driftctl completion SHELL`.
+// meson and printed by `driftctl completion SHELL`. What they ask a server for has a short limit of
+// time: a shell that completes a word is not to stand still.
 #include "api/client/ctl.h"
 
 #include <string.h>
@@ -67,7 +68,7 @@ static void quoted(FILE *out, const char *s, const char *special) {
 static void bash(FILE *out) {
     fprintf(out, "# bash completion of driftctl, printed by `driftctl completion bash`\n"
                  "_driftctl_names() {\n"
-                 "  driftctl \"${@:1:$#-1}\" --json 2>/dev/null | sed -n "
+                 "  driftctl \"${@:1:$#-1}\" --json --timeout 2 2>/dev/null | sed -n "
                  "'s/^ *\"'\"${!#}\"'\": \"\\([^\"]*\\)\".*/\\1/p'\n"
                  "}\n"
                  "_driftctl() {\n"
@@ -109,7 +110,8 @@ static void bash(FILE *out) {
             "  esac\n"
             "  case $prev in\n"
             "  --set|-s) [[ $cmd != train ]] || { compopt -o nospace 2>/dev/null\n"
-            "    w= common= names=$(driftctl configs --keys 2>/dev/null | sed 's/$/=/'); } ;;\n"
+            "    w= common= names=$(driftctl configs --keys --timeout 2 2>/dev/null | sed "
+            "'s/$/=/'); } ;;\n"
             "  --checkpoint|--inception) w= common= names=$(_driftctl_names checkpoints id) ;;\n"
             "  --job) w= common= names=$(_driftctl_names jobs id) ;;\n"
             "  esac\n"
@@ -160,13 +162,13 @@ static void zsh(FILE *out) {
                  "# zsh completion of driftctl, printed by `driftctl completion zsh`\n"
                  "_driftctl_names() {\n"
                  "  local -a names\n"
-                 "  names=(${(f)\"$(driftctl $@[1,-2] --json 2>/dev/null |\n"
+                 "  names=(${(f)\"$(driftctl $@[1,-2] --json --timeout 2 2>/dev/null |\n"
                  "      sed -n \"s/^ *\\\"$@[-1]\\\": \\\"\\([^\\\"]*\\)\\\".*/\\1/p\")\"})\n"
                  "  compadd -a names\n"
                  "}\n"
                  "_driftctl_keys() {\n"
                  "  local -a names\n"
-                 "  names=(${(f)\"$(driftctl configs --keys 2>/dev/null)\"})\n"
+                 "  names=(${(f)\"$(driftctl configs --keys --timeout 2 2>/dev/null)\"})\n"
                  "  compadd -S = -a names\n"
                  "}\n"
                  "_driftctl() {\n"
@@ -222,8 +224,8 @@ static void fish_options(FILE *out, const char *when, const struct ctl_opt *o) {
         if (list_of(o))
             fprintf(out, " -x -a '(__driftctl_names %s)'", list_of(o));
         else if (!strcmp(o->name, "set"))
-            fprintf(out,
-                    " -x -a '(driftctl configs --keys 2>/dev/null | string replace -r \"\\$\" =)'");
+            fprintf(out, " -x -a '(driftctl configs --keys --timeout 2 2>/dev/null | string "
+                         "replace -r \"\\$\" =)'");
         else if (o->arg)
             fprintf(out, strstr(o->arg, "FILE") || strstr(o->arg, "DIR") ? " -r -F" : " -x");
         fprintf(out, " -d '");
@@ -235,7 +237,7 @@ static void fish_options(FILE *out, const char *when, const struct ctl_opt *o) {
 static void fish(FILE *out) {
     fprintf(out, "# fish completion of driftctl, printed by `driftctl completion fish`\n"
                  "function __driftctl_names\n"
-                 "    driftctl $argv[1..-2] --json 2>/dev/null |\n"
+                 "    driftctl $argv[1..-2] --json --timeout 2 2>/dev/null |\n"
                  "        string replace -rf '^ *\"'$argv[-1]'\": \"([^\"]*)\".*' '$1'\n"
                  "end\n"
                  "complete -c driftctl -f\n");

@@ -68,13 +68,17 @@ static struct entry *oldest(struct dd_snapcache *c, bool free_slot_counts) {
 
 // The file is not what its row says: it is not served any more.
 static int damaged(struct dd_snapcache *c, const struct dd_model_info *row, struct dr_err *err) {
-    struct dr_err ignored;
+    struct dr_err why = {0};
+    char q[700];
     const int rc = dr_fail(err, DR_EFORMAT, "checkpoint %lld is damaged: its sha256 has changed",
                            (long long)row->id);
-    dd_ckpt_set_state(c->store, row->path, "corrupt", &ignored);
-    dd_event(c->events, "alert", row->job,
-             json_pack("{s:s, s:I, s:s}", "kind", "checkpoint", "step", (json_int_t)row->step,
-                       "text", err->msg));
+    if (!dd_ckpt_set_state(c->store, row->path, "corrupt", &why))
+        dd_event(c->events, "alert", row->job,
+                 json_pack("{s:s, s:I, s:s}", "kind", "checkpoint", "step", (json_int_t)row->step,
+                           "text", err->msg));
+    else // the next request finds it again: one alert, once it is marked
+        dd_log(DR_LOG_ERROR, "checkpoint.unmarked", "checkpoint=%lld reason=%s", (long long)row->id,
+               dd_log_quote(why.msg, q, sizeof q));
     return rc;
 }
 

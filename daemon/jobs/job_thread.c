@@ -126,11 +126,11 @@ static sqlite3_stmt *find_next(sqlite3 *db, const struct dd_lane *l, struct dr_e
         "ti", beside, (int64_t)l->beside);
 }
 
-// Mostly there is none, and to find that out nobody should wait for the writer.
+// Mostly there is none, and to find that out nobody should wait for the writer. Its count of jobs
+// does not tell: it knows nothing of those that another process has queued.
 static bool has_next(const struct dd_lane *l) {
     struct dr_err ignored;
-    struct dd_store *s = l->jobs->env.store;
-    sqlite3 *db = dd_store_queued_jobs(s) ? dd_store_reader(s, &ignored) : NULL;
+    sqlite3 *db = dd_store_reader(l->jobs->env.store, &ignored);
     sqlite3_stmt *st = db ? find_next(db, l, &ignored) : NULL;
     const bool found = st && sqlite3_step(st) == SQLITE_ROW;
     sqlite3_finalize(st);

@@ -266,8 +266,14 @@ static int of_need(struct dd_job *job, const char *key, char path[DD_PATH_MAX],
     char id[24];
     snprintf(id, sizeof id, "%lld", (long long)ckpt);
     int rc = ckpt ? dd_ckpt_find(store, NULL, key, id, path, err) : DR_ENOENT;
-    if (ckpt && !rc && access(path, F_OK) && errno == ENOENT)
-        rc = dd_ckpt_set_state(store, path, "removed", err) ? DR_EIO : DR_ENOENT;
+    if (ckpt && !rc && access(path, F_OK) && errno == ENOENT) {
+        char *stored = dd_store_rel(store, path);
+        json_t *paths = json_pack("[s]", stored);
+        rc = dd_ckpt_lost(store, job->env->events, paths, err);
+        rc = rc ? rc : DR_ENOENT;
+        json_decref(paths);
+        free(stored);
+    }
     return rc != DR_ENOENT ? rc
                            : dr_fail_at(err, rc, key,
                                         "%s: job %lld has no checkpoint of the encoder any more; "

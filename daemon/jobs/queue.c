@@ -503,6 +503,7 @@ int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct d
         if (stop)
             l->pausing = a == DD_JOB_PAUSE;
     }
+    const bool pausing = mine && l->pausing; // a pause after a stop at once changes nothing
     pthread_mutex_unlock(&j->lock);
     if (!mine)
         return stop_waiting(j, id, a, err);
@@ -514,7 +515,7 @@ int dd_jobs_action(struct dd_jobs *j, int64_t id, enum dd_job_action a, struct d
     static const char *const from[] = {"running", "stopping", NULL};
     struct dd_job_change c = {.id = id,
                               .state = "stopping",
-                              .pausing = a == DD_JOB_PAUSE,
+                              .pausing = pausing,
                               .from = from,
                               .verb = a == DD_JOB_PAUSE ? "paused" : "stopped"};
     // It stops all the same where the row cannot say so for now: how it ended will be there.

@@ -34,10 +34,11 @@ struct run {
     struct dd_grid *grid;   // sampler for the sample grids, made when first needed
     struct dd_watch *watch; // of encoders; NULL: a generator is trained
     int64_t saved_step;     // step of the newest checkpoint, -1: none
+    int64_t written_step;   // of the newest file, which a resume takes also if not recorded
     int64_t evaluated_step;
     double saved_at, published_at, publish_cost, field_at, evaluated_at;
     bool collapsed;
-    struct dr_err unsaved; // why the last checkpoint could not be written; code 0: it was
+    struct dr_err unsaved; // why the last checkpoint could not be saved; code 0: it was
     struct dd_spike gradient;
     bool stopped;         // before the first step, or while something was measured
     enum dd_wish pending; // a wish of before the first step or of a measurement, for later
@@ -109,7 +110,7 @@ static int resume(struct run *r, struct dr_err *err) {
             bad = dr_fail(&why, DR_EFORMAT, "%s: it says that it is of step %lld", path,
                           (long long)dr_trainer_steps_done(r->t));
         if (!bad) {
-            r->saved_step = dr_trainer_steps_done(r->t);
+            r->saved_step = r->written_step = dr_trainer_steps_done(r->t);
             snprintf(r->res->last_good, sizeof r->res->last_good, "%s", path);
             break;
         }
@@ -134,6 +135,19 @@ static int resume(struct run *r, struct dr_err *err) {
     return rc;
 }
 
+// The file is whole; non-zero where it cannot be used for now all the same.
+static int record(struct run *r, const char *path, const char *sha, int64_t bytes,
+                  struct dr_err *err) {
+    struct dr_err why = {0};
+    const int64_t step = r->written_step;
+    const int rc = r->hooks->checkpoint
+                       ? r->hooks->checkpoint(r->hooks->ctx, step, path, sha, bytes, &why)
+                       : 0;
+    return rc ? dr_fail(err, rc, "the checkpoint is written, but could not be recorded: %.300s",
+                        why.msg)
+              : 0;
+}
+
 static int save(struct run *r) {
     int64_t step = dr_trainer_steps_done(r->t), bytes = 0;
     if (r->saved_step == step)
@@ -145,8 +159,10 @@ static int save(struct run *r) {
     int rc = dd_mkdirs(r->spec->checkpoint_dir, &why);
     if (!rc)
         rc = dr_trainer_save(r->t, path, sha, &bytes, &why);
-    if (!rc && r->hooks->checkpoint)
-        rc = r->hooks->checkpoint(r->hooks->ctx, step, path, sha, bytes, &why);
+    if (!rc) {
+        r->written_step = step;
+        rc = record(r, path, sha, bytes, &why);
+    }
     r->saved_at = dd_seconds();
     if (rc) {
         CALL(r, checkpoint_failed, step, &why);
@@ -331,19 +347,30 @@ static int finish_and_save(struct run *r, struct dr_err *err) {
     return rc;
 }
 
+// Why the stop has saved nothing, and from where a resume goes on.
+static void explain_unsaved(struct run *r) {
+    const int64_t step = dr_trainer_steps_done(r->t);
+    const struct dr_err *why = &r->unsaved;
+    char newest[60] = "there is none yet";
+    if (r->written_step >= 0)
+        snprintf(newest, sizeof newest, "the newest is of step %lld", (long long)r->written_step);
+    if (r->written_step == step)
+        dr_fail(&r->res->unsaved, why->code,
+                "stopped at step %lld; %.400s; a resume goes on from it", (long long)step,
+                why->msg);
+    else
+        dr_fail(&r->res->unsaved, why->code,
+                "stopped at step %lld, but its checkpoint could not be written: %.300s; %s",
+                (long long)step, why->msg, newest);
+}
+
 static int stop(struct run *r, enum dd_wish how, struct dr_err *err) {
     r->res->outcome = DD_RUN_STOPPED;
     show_field(r, true);
     const int rc = finish_step(r, err);
-    if (rc || how == DD_WISH_STOP_NOW || !save(r))
-        return rc;
-    char newest[60] = "there is none yet";
-    if (r->saved_step >= 0)
-        snprintf(newest, sizeof newest, "the newest is of step %lld", (long long)r->saved_step);
-    dr_fail(&r->res->unsaved, r->unsaved.code,
-            "stopped at step %lld, but its checkpoint could not be written: %.300s; %s",
-            (long long)dr_trainer_steps_done(r->t), r->unsaved.msg, newest);
-    return 0;
+    if (!rc && how != DD_WISH_STOP_NOW && save(r))
+        explain_unsaved(r);
+    return rc;
 }
 
 static bool eval_due(const struct run *r) {
@@ -399,8 +426,8 @@ static int loop(struct run *r, struct dr_err *err) {
     publish(r, true);
     show_field(r, true);
     if (r->saved_step != dr_trainer_steps_done(r->t) && save(r))
-        return dr_fail(err, DR_EIO,
-                       "trained to the end, but the last checkpoint could not be written");
+        return dr_fail(err, DR_EIO, "trained to the end, but the last checkpoint could not be %s",
+                       r->written_step == dr_trainer_steps_done(r->t) ? "recorded" : "written");
     sample_grid(r);
     if (r->watch && !(was_complete && r->spec->complete_is_tested))
         test_end(r);
@@ -468,8 +495,12 @@ static int prepare(struct run *r, struct dr_err *err) {
 
 int dd_run(const struct dd_run_spec *spec, const struct dd_run_hooks *hooks,
            struct dd_run_result *res, struct dr_err *err) {
-    struct run r = {
-        .spec = spec, .hooks = hooks, .res = res, .saved_step = -1, .evaluated_step = -1};
+    struct run r = {.spec = spec,
+                    .hooks = hooks,
+                    .res = res,
+                    .saved_step = -1,
+                    .written_step = -1,
+                    .evaluated_step = -1};
     struct dr_err own = {0};
     *res = (struct dd_run_result){.outcome = DD_RUN_FAILED};
     if (!err)

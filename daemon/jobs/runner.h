@@ -29,7 +29,7 @@ struct dd_run_hooks {
     void (*field)(void *ctx, struct dr_drift_field *f);
     // Before a checkpoint is written: flush metrics; a resumed run will not report them again.
     void (*saving)(void *ctx);
-    // One has been written; non-zero and the reason where it cannot be used all the same.
+    // One has been written; non-zero and the reason where it could not be recorded.
     int (*checkpoint)(void *ctx, int64_t step, const char *path, const char *sha256, int64_t bytes,
                       struct dr_err *err);
     void (*checkpoint_failed)(void *ctx, int64_t step, const struct dr_err *err);
@@ -72,7 +72,7 @@ struct dd_run_result {
     double seconds;
     bool saved;                  // a checkpoint of exactly this step exists
     char last_good[DD_PATH_MAX]; // newest good checkpoint, "" if none
-    struct dr_err unsaved; // a stop could not write the checkpoint of its step; code 0: it could
+    struct dr_err unsaved; // a stop could not save the checkpoint of its step; code 0: it could
 };
 
 // 0 when the job completed or was stopped as wished; DR_E* and the reason when it failed.

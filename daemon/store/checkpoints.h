@@ -24,8 +24,8 @@ void dd_ckpt_row_free(struct dd_ckpt_row *r);
 int dd_ckpt_record(struct dd_store *s, struct dd_ckpt_row *row, struct dr_err *err);
 int dd_ckpt_set_state(struct dd_store *s, const char *path, const char *state, struct dr_err *err);
 // Good checkpoints among these paths (a JSON array, as stored) whose files are gone count as
-// removed from now on, each with an alert (ckpt_lost.c). DR_EBUSY, and nothing is marked, where the
-// whole folder is empty or gone, as that of a disk that is not mounted.
+// removed from now on, each with an alert (ckpt_lost.c). DR_EBUSY where the folder of one is gone
+// as well, as that of a disk that is not mounted: it stays as it is.
 int dd_ckpt_lost(struct dd_store *s, struct dd_events *e, const json_t *paths, struct dr_err *err);
 // Compares the file's sha256 with its row; a file without a row (killed between rename and commit)
 // is given one. Non-zero and the reason when the file must not be used.
@@ -115,7 +115,8 @@ int dd_ckpt_let_go(struct dd_store *s, const char *path, enum dd_ckpt_taker take
 // descriptor: copied into the state folder (take: it lies there already and is moved) and hashed on
 // the way. What is validated, mapped and served is the copy, so what happens to the original
 // meanwhile does no harm: one that changes while it is read is refused. Takes as long as the file
-// is large; DR_ECANCELED once *cancel is true (NULL: never).
+// is large; DR_ECANCELED once *cancel is true (NULL: never). DR_EBUSY where the folder of those
+// before is gone.
 struct dd_ckpt_source {
     const char *path;
     bool take;                           // an upload: consumed, also on failure

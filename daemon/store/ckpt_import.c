@@ -125,6 +125,25 @@ static int place(struct dd_store *s, struct import *m, const char *dir, struct d
     return rc;
 }
 
+// One that is missing while imports should be in it is on a disk that is not mounted: another one
+// in its place would make them count as deleted, and be hidden itself later.
+static int make_folder(struct dd_store *s, const char *dir, struct dr_err *err) {
+    if (!access(dir, F_OK))
+        return 0;
+    sqlite3 *db = dd_store_reader(s, err);
+    if (!db)
+        return err->code;
+    const bool had = dd_sql_one(db, 0,
+                                "SELECT 1 FROM checkpoints WHERE state='ok' AND path LIKE"
+                                " 'checkpoints/import/%' LIMIT 1",
+                                "");
+    sqlite3_close(db);
+    return had ? dr_fail(err, DR_EBUSY,
+                         "the folder of the imports before is gone: is the disk mounted? Where the "
+                         "folder was deleted, make an empty one")
+               : dd_mkdirs(dir, err);
+}
+
 // Validates the copy and gives it its place and its row.
 static int keep(struct dd_store *s, struct import *m, struct dd_ckpt_row *out, struct dr_err *err) {
     struct dr_snapshot *snap = NULL;
@@ -146,7 +165,7 @@ static int keep(struct dd_store *s, struct import *m, struct dd_ckpt_row *out, s
     snprintf(out->name, sizeof out->name, "%s", m->in->name ? m->in->name : "");
     rc = dd_path(dir, err, "%s/checkpoints/import", dd_store_root(s));
     if (!rc)
-        rc = dd_mkdirs(dir, err);
+        rc = make_folder(s, dir, err);
     if (!rc)
         rc = dd_path(out->path, err, "%s/%.32s.safetensors", dir, out->sha256);
     if (rc)

@@ -4,7 +4,6 @@
 
 #include "daemon/base/util.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,8 +12,19 @@
 struct lost {
     struct dd_store *store;
     const json_t *paths;
-    json_t *marked; // [{"id", "job", "step"}]
+    json_t *marked;   // [{"id", "job", "step"}]
+    int64_t unmarked; // one whose folder is gone as well; 0: none
 };
+
+// A file that somebody has deleted leaves its folder; a disk that is not mounted leaves none, also
+// where a job has made its own in the folder `checkpoints` meanwhile.
+static bool has_folder(const char *path) {
+    char *folder = dd_xstrdup(path);
+    *strrchr(folder, '/') = 0;
+    const bool there = !access(folder, F_OK);
+    free(folder);
+    return there;
+}
 
 // A row goes before its file everywhere, so one of a good checkpoint without a file has lost it.
 static int mark_one(struct lost *l, sqlite3 *db, const char *stored, struct dr_err *err) {
@@ -27,15 +37,20 @@ static int mark_one(struct lost *l, sqlite3 *db, const char *stored, struct dr_e
         "t", stored);
     if (st && sqlite3_step(st) == SQLITE_ROW && access(path, F_OK) && errno == ENOENT) {
         id = sqlite3_column_int64(st, 0);
-        json_array_append_new(l->marked, json_pack("{s:I, s:I, s:I}", "id", (json_int_t)id, "job",
-                                                   (json_int_t)sqlite3_column_int64(st, 1), "step",
-                                                   (json_int_t)sqlite3_column_int64(st, 2)));
+        if (!has_folder(path))
+            l->unmarked = id;
+        else
+            json_array_append_new(l->marked,
+                                  json_pack("{s:I, s:I, s:I}", "id", (json_int_t)id, "job",
+                                            (json_int_t)sqlite3_column_int64(st, 1), "step",
+                                            (json_int_t)sqlite3_column_int64(st, 2)));
     }
     sqlite3_finalize(st);
     if (!st)
         return DR_EIO;
-    return id ? dd_sql_run(db, err, "UPDATE checkpoints SET state='removed' WHERE id=?", "i", id)
-              : 0;
+    return id && id != l->unmarked
+               ? dd_sql_run(db, err, "UPDATE checkpoints SET state='removed' WHERE id=?", "i", id)
+               : 0;
 }
 
 static int mark_all(sqlite3 *db, void *arg, struct dr_err *err) {
@@ -44,6 +59,7 @@ static int mark_all(sqlite3 *db, void *arg, struct dr_err *err) {
     size_t i;
     int rc = 0;
     json_array_clear(l->marked);
+    l->unmarked = 0;
     json_array_foreach((json_t *)(uintptr_t)l->paths, i, p) {
         rc = rc ? rc : mark_one(l, db, json_string_value(p), err);
     }
@@ -62,30 +78,11 @@ static void alert(struct dd_events *e, const json_t *c) {
                        (json_int_t)member(c, "step"), "text", text));
 }
 
-// A disk that is not mounted leaves nothing, or an empty folder.
-static bool folder_is_bare(const struct dd_store *s) {
-    char *path = dd_printf("%s/checkpoints", dd_store_root(s));
-    DIR *d = opendir(path);
-    bool bare = true;
-    for (struct dirent *e; d && bare && (e = readdir(d));)
-        bare = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
-    if (d)
-        closedir(d);
-    free(path);
-    return bare;
-}
-
 int dd_ckpt_lost(struct dd_store *s, struct dd_events *e, const json_t *paths, struct dr_err *err) {
     struct lost l = {.store = s, .paths = paths, .marked = json_array()};
     json_t *c;
     size_t i;
-    int rc = 0;
-    if (json_array_size(paths) && folder_is_bare(s))
-        rc = dr_fail(err, DR_EBUSY,
-                     "no checkpoint has its file, and the folder `checkpoints` is empty or gone: "
-                     "is its disk mounted?");
-    if (!rc)
-        rc = dd_store_do(s, mark_all, &l, err);
+    int rc = dd_store_do(s, mark_all, &l, err);
     if (rc)
         json_array_clear(l.marked);
     if (json_array_size(l.marked))
@@ -94,5 +91,10 @@ int dd_ckpt_lost(struct dd_store *s, struct dd_events *e, const json_t *paths, s
         alert(e, c);
     }
     json_decref(l.marked);
+    if (!rc && l.unmarked)
+        rc = dr_fail(err, DR_EBUSY,
+                     "the file of checkpoint %lld is gone, and so is its folder: is the disk "
+                     "mounted? Where the folder was deleted, make an empty one",
+                     (long long)l.unmarked);
     return rc;
 }

@@ -2,6 +2,7 @@
 // transaction: a process that dies has made all of them or none.
 #include "daemon/base/util.h"
 #include "daemon/evals/evals.h"
+#include "daemon/store/checkpoints.h"
 #include "daemon/store/keys.h"
 #include "daemon/sweeps/priv.h"
 
@@ -38,6 +39,8 @@ static void build_one(struct dd_jobs *j, const struct dd_sweep_new *in,
     struct dr_problems list = {0};
     unsigned metrics[DD_EVAL_BYS];
     int rc = in->build(in->ctx, c->config, c->overrides, &b->cfg, &list, &err);
+    if (!rc) // before the cell is kept: later rungs are to have the same checkpoints
+        rc = dd_ckpt_pin(dd_jobs_store(j), &b->cfg, &err);
     if (!rc) {
         snprintf(b->recipe, sizeof b->recipe, "%s", b->cfg.name[0] ? b->cfg.name : "custom");
         snprintf(b->name, sizeof b->name, "%.90s: %.80s, seed %lld", spec->name, c->label,

@@ -311,9 +311,10 @@ bool dr_machine_cramped(void) {
 size_t dr_machine_room(void) {
     const int64_t left = dr_machine()->memory_limit ? dr_machine_memory_left() : INT64_MAX;
     const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    const size_t all = pages > 0 && page > 0 ? (size_t)pages * (size_t)page : SIZE_MAX;
     if (left == INT64_MAX)
-        return pages > 0 && page > 0 ? (size_t)pages * (size_t)page : SIZE_MAX;
-    return (size_t)(left - DR_MIN(left / 16, (int64_t)256 << 20));
+        return all;
+    return DR_MIN(all, (size_t)(left - DR_MIN(left / 16, (int64_t)256 << 20)));
 }
 
 char *dr_machine_describe(const struct dr_machine *m, char *buf, size_t size) {

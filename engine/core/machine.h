@@ -25,8 +25,8 @@ int64_t dr_machine_memory_left(void);
 // Whether a limit of this process's addresses (RLIMIT_AS) leaves too few to compute at all: for the
 // stacks of threads and for code that is made at run time.
 bool dr_machine_cramped(void);
-// Bytes that a block may have: what the limits leave, but for workspaces, since a process that
-// takes too much is killed; without a limit all that the machine has, as more can only be swapped.
+// Bytes that a block may have: all that the machine has, as more can only be swapped, and at most
+// what the limits leave, but for workspaces, since a process that takes too much is killed.
 size_t dr_machine_room(void);
 // How many threads compute for the calling thread from now on; 0: the machine's `threads`. A
 // backend has a number of its own, which dr_backend_enter takes.

@@ -48,7 +48,7 @@ static int cpu_alloc(struct dr_backend *be, size_t bytes, void **out, struct dr_
     if (bytes > left)
         return dr_fail(err, DR_ENOMEM,
                        "cannot allocate %.1f MiB of memory: the limit of %.1f MiB (of the control "
-                       "group or `ulimit -v`) leaves %.1f MiB",
+                       "group or `ulimit -v`) and this machine leave %.1f MiB",
                        (double)bytes / MIB, (double)dr_machine()->memory_limit / MIB,
                        (double)left / MIB);
     *out = aligned_bytes(bytes);

@@ -167,14 +167,15 @@ static int real_bytes(struct dr_pickle *k) {
 
 static const struct {
     const char *name;
-    enum { RECONSTRUCT, FROMBUFFER, NDARRAY, DTYPE, ENCODE } does;
+    enum { RECONSTRUCT, FROMBUFFER, NDARRAY, DTYPE, ENCODE, BYTES } does;
 } known[] = {{"numpy.core.multiarray._reconstruct", RECONSTRUCT},
              {"numpy._core.multiarray._reconstruct", RECONSTRUCT},
              {"numpy.core.numeric._frombuffer", FROMBUFFER}, // from protocol 5 on
              {"numpy._core.numeric._frombuffer", FROMBUFFER},
              {"numpy.ndarray", NDARRAY},
              {"numpy.dtype", DTYPE},
-             {"_codecs.encode", ENCODE}}; // bytes, as Python 3 writes them up to protocol 2
+             {"_codecs.encode", ENCODE},    // bytes, as Python 3 writes them up to protocol 2
+             {"__builtin__.bytes", BYTES}}; // and those without any
 
 static int name(struct dr_pickle *k, const uint8_t *module, size_t m, const uint8_t *what,
                 size_t w) {
@@ -293,6 +294,9 @@ static int reduce(struct dr_pickle *k) {
         return fail(k, "REDUCE calls something that is no function of an array");
     if (f->i == DTYPE)
         return dtype(k, args);
+    if (f->i == BYTES)
+        return args->items ? fail(k, "`bytes` of something")
+                           : make(k, (struct dr_pk){.type = DR_PK_BYTES, .p = k->p});
     if (f->i == ENCODE)
         return encode(k, args);
     if (f->i == FROMBUFFER)

@@ -16,15 +16,15 @@ mkdir "$dir/stub"
 cat >"$dir/stub/driftctl" <<'STUB'
 #!/bin/sh
 case "$*" in
-'jobs --json') printf ' "jobs": [\n {\n  "id": "7",\n  "name": "a"\n },\n {\n  "id": "8",\n  "name": "b"\n }\n' ;;
-'checkpoints --json') printf '  "id": "41",\n  "job": "7",\n  "id": "42",\n' ;;
-'evals --json') printf '  "id": "51",\n' ;;
-'grids --json') printf '  "id": "61",\n' ;;
-'configs --json') printf '  "name": "%s",\n' digits "my digits" 'x$(touch pwned)' ;;
-'data list --json') printf '  "name": "birds",\n' ;;
-'ablate list --json') printf '  "id": "71",\n' ;;
+'jobs --json --timeout 2') printf ' "jobs": [\n {\n  "id": "7",\n  "name": "a"\n },\n {\n  "id": "8",\n  "name": "b"\n }\n' ;;
+'checkpoints --json --timeout 2') printf '  "id": "41",\n  "job": "7",\n  "id": "42",\n' ;;
+'evals --json --timeout 2') printf '  "id": "51",\n' ;;
+'grids --json --timeout 2') printf '  "id": "61",\n' ;;
+'configs --json --timeout 2') printf '  "name": "%s",\n' digits "my digits" 'x$(touch pwned)' ;;
+'data list --json --timeout 2') printf '  "name": "birds",\n' ;;
+'ablate list --json --timeout 2') printf '  "id": "71",\n' ;;
 'help') printf '  sample                  generate images\n' ;;
-'configs --keys') printf 'optim.lr\ntrain.steps\n' ;;
+'configs --keys --timeout 2') printf 'optim.lr\ntrain.steps\n' ;;
 esac
 STUB
 chmod +x "$dir/stub/driftctl"

@@ -570,6 +570,11 @@ static void test_counted_apart(void **state) {
         api_server_counters(f.srv, &b); // the answer is read before its request has ended
     assert_int_equal(b.responses_503, a.responses_503 + 1);
     assert_int_equal(b.responses_5xx, a.responses_5xx);
+    char said[60];
+    snprintf(said, sizeof said, "\"responses_503\":%llu,", (unsigned long long)b.responses_503);
+    struct reply r = http_do(&f, "GET", "/v1/status", NULL, NULL);
+    assert_non_null(strstr(r.body, said));
+    expect(r, 200);
 }
 
 static void test_datasets(void **state) {

@@ -235,6 +235,23 @@ static void test_addresses(void **state) {
     assert_int_equal(status, 0);
 }
 
+// A limit above the machine's memory, as batch systems set it, does not take its place.
+static void test_addresses_beyond_memory(void **state) {
+    (void)state;
+    int status;
+    const size_t all = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (!child) {
+        const rlim_t most = 4 * (rlim_t)all + ((rlim_t)1 << 42); // sanitizers reserve terabytes
+        if (setrlimit(RLIMIT_AS, &(struct rlimit){most, most}))
+            _exit(2);
+        _exit(get().memory_limit == (int64_t)most && dr_machine_room() <= all ? 0 : 3);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
 static int threads_now(void) {
     int n = 0;
     DIR *d = opendir("/proc/self/task");
@@ -297,6 +314,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_v1, setup, teardown),
         cmocka_unit_test_setup_teardown(test_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_addresses, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_addresses_beyond_memory, setup, teardown),
         cmocka_unit_test_setup_teardown(test_backend, setup, teardown),
         cmocka_unit_test_setup_teardown(test_generated, setup, teardown),
         cmocka_unit_test(test_rest)};

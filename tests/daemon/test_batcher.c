@@ -324,6 +324,25 @@ static void refused(struct order *g, int code) {
     ticket_free(g);
 }
 
+// The error of the newest checkpoint, which cannot be loaded.
+static void not_loaded(int rc, const char *word) {
+    struct order *g = ticket("latest", 1, 1, 0, 1, DD_PNG);
+    submit(g);
+    assert_int_equal(wait_done(g), 2);
+    assert_int_equal(g->rc, rc);
+    assert_non_null(strstr(g->err.msg, word));
+    assert_null(strchr(g->err.msg, '/')); // no path
+    ticket_free(g);
+}
+
+static int run_one(sqlite3 *db, void *sql, struct dr_err *e) {
+    return dd_sql_run(db, e, sql, "");
+}
+static void run_sql(char *sql) {
+    if (dd_store_do(w.store, run_one, sql, &err))
+        fail_msg("%s: %s", sql, err.msg);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     double wait;
@@ -335,17 +354,18 @@ static void test_refusals(void **state) {
     assert_int_equal(g->rc, DR_EINVAL);
     assert_string_equal(g->err.field, "class");
     ticket_free(g);
-    // A file that has changed is refused, marked, and the one before it is `latest`.
+    // A file that has changed is refused, marked, and the one before it is `latest`. Requests while
+    // it cannot be marked send no alert each.
     struct dd_ckpt_row row;
     assert_int_equal(dd_ckpt_get(w.store, ckpt[1], &row, &err), 0);
     assert_int_equal(truncate(row.path, 1000), 0);
     restart(1, 16, 64); // weights that were loaded before would still be good
-    g = ticket("latest", 1, 1, 0, 1, DD_PNG);
-    submit(g);
-    assert_int_equal(wait_done(g), 2);
-    assert_int_equal(g->rc, DR_EFORMAT);
-    assert_non_null(strstr(g->err.msg, "damaged"));
-    ticket_free(g);
+    run_sql("CREATE TEMP TRIGGER full BEFORE UPDATE ON checkpoints"
+            " BEGIN SELECT RAISE(FAIL, 'full'); END");
+    for (int i = 0; i < 2; i++)
+        not_loaded(DR_EFORMAT, "damaged");
+    run_sql("DROP TRIGGER full");
+    not_loaded(DR_EFORMAT, "damaged");
     ticket_free(run("latest", 1, 1, 0, 1, DD_PNG));
     assert_int_equal(dd_ckpt_activate(w.store, DD_SERVE_AUTO, &err), 0); // after the alert
     assert_int_equal(world_count(&w, "SELECT count(*) FROM events WHERE type='alert' AND"
@@ -360,29 +380,30 @@ static void test_refusals(void **state) {
     ticket_free(g);
 }
 
-// The error of the newest checkpoint, which cannot be loaded.
-static void not_loaded(int rc, const char *word) {
-    struct order *g = ticket("latest", 1, 1, 0, 1, DD_PNG);
-    submit(g);
-    assert_int_equal(wait_done(g), 2);
-    assert_int_equal(g->rc, rc);
-    assert_non_null(strstr(g->err.msg, word));
-    assert_null(strchr(g->err.msg, '/')); // no path
-    ticket_free(g);
-}
-
 // A file that somebody has deleted costs one request; then its checkpoint counts as removed. A disk
-// that is not mounted costs requests, and no checkpoint.
+// that is not mounted costs requests, and no checkpoint, also when a job has written into the empty
+// folder meanwhile. An import would make the folder of those before it, so it is refused.
 static void test_lost_files(void **state) {
     (void)state;
-    char folder[DD_PATH_MAX], aside[DD_PATH_MAX];
-    struct dd_ckpt_row row;
+    char folder[DD_PATH_MAX], aside[DD_PATH_MAX], other[DD_PATH_MAX], moved[DD_PATH_MAX];
+    struct dd_ckpt_row row, again;
     assert_int_equal(dd_ckpt_get(w.store, ckpt[1], &row, &err), 0);
     assert_int_equal(dd_path(folder, &err, "%s/checkpoints", w.dir), 0);
     assert_int_equal(dd_path(aside, &err, "%s/aside", w.dir), 0);
     assert_int_equal(rename(folder, aside), 0);
     not_loaded(DR_EBUSY, "mounted");
+    assert_int_equal(dd_path(other, &err, "%s/99/step-00000001.safetensors", folder), 0);
+    assert_int_equal(dd_mkdir_for(other, &err), 0);
+    assert_int_equal(dd_write_file(other, "x", 1, &err), 0);
+    not_loaded(DR_EBUSY, "mounted");
+    assert_int_equal(dd_path(moved, &err, "%s%s", aside, row.path + strlen(folder)), 0);
+    assert_int_equal(dd_ckpt_import(w.store, &(struct dd_ckpt_source){.path = moved}, &again, &err),
+                     DR_EBUSY);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM checkpoints WHERE state<>'ok'"), 0);
+    test_rmdir(folder);
     assert_int_equal(rename(aside, folder), 0);
+    ticket_free(run("latest", 1, 1, 0, 1, DD_PNG));
+    restart(1, 16, 64);
     assert_int_equal(unlink(row.path), 0);
     not_loaded(DR_EGONE, "is removed");
     struct order *g = run("latest", 1, 1, 0, 1, DD_PNG);

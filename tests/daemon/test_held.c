@@ -217,6 +217,23 @@ static void looking_for_work_only_reads(void **state) {
     world_wait(&w, next, "stopped");
 }
 
+// Another process queues a job.
+static void what_others_queue_is_found(void **state) {
+    (void)state;
+    const int64_t a = submit("ask");
+    wait_asked();
+    act(a, DD_JOB_STOP);
+    world_wait(&w, a, "stopped");
+    wait_idle();
+    world_count(&w, "SELECT 1"); // the writer has counted the jobs that wait
+    assert_int_equal(sqlite3_exec(holder, "UPDATE jobs SET state='queued'", NULL, NULL, NULL),
+                     SQLITE_OK);
+    dd_jobs_wake(w.jobs);
+    world_wait(&w, a, "running");
+    act(a, DD_JOB_STOP);
+    world_wait(&w, a, "stopped");
+}
+
 // --- starts ---
 
 static void hold_next_start(int releases) {
@@ -304,6 +321,16 @@ static void expect_recovered(int64_t id, const char *want) {
     assert_string_equal(now, want);
 }
 
+// The job ends, and is at work once more.
+static void run_again(int64_t id) {
+    deaf = false;
+    wait_idle();
+    asked = 0;
+    deaf = true;
+    act(id, DD_JOB_RESUME);
+    wait_asked();
+}
+
 static void a_pause_stays_one(void **state) {
     (void)state;
     deaf = true;
@@ -311,21 +338,24 @@ static void a_pause_stays_one(void **state) {
     wait_asked();
     act(a, DD_JOB_PAUSE);
     expect_recovered(a, "paused");
-    deaf = false;
-    wait_idle();
-    asked = 0;
-    deaf = true;
-    act(a, DD_JOB_RESUME);
-    wait_asked();
+    run_again(a);
     act(a, DD_JOB_PAUSE);
     act(a, DD_JOB_STOP); // after all
+    expect_recovered(a, "stopped");
+    run_again(a);
+    act(a, DD_JOB_STOP_NOW);
+    act(a, DD_JOB_PAUSE); // too late
     expect_recovered(a, "stopped");
 }
 
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-    const struct CMUnitTest tests[] = {T(training_does_not_wait), T(looking_for_work_only_reads),
-                                       T(a_start_waits),          T(a_stop_is_taken),
-                                       T(a_grid_is_not_lost),     T(a_pause_stays_one)};
+    const struct CMUnitTest tests[] = {T(training_does_not_wait),
+                                       T(looking_for_work_only_reads),
+                                       T(what_others_queue_is_found),
+                                       T(a_start_waits),
+                                       T(a_stop_is_taken),
+                                       T(a_grid_is_not_lost),
+                                       T(a_pause_stays_one)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

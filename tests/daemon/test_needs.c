@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static struct world w;
 static struct dr_err err;
@@ -194,6 +195,32 @@ static void its_failure_is_theirs(void **state) {
     assert_int_equal(dd_jobs_action(w.jobs, a, DD_JOB_RESUME, &err), 0);
     world_wait(&w, a, "completed");
     expect("SELECT count(*) FROM jobs WHERE kind='encoder' AND state='completed'", 1);
+}
+
+// The encoder's file is gone: one that was deleted has to be trained anew, one on a disk that is
+// not mounted comes back.
+static void its_file_is_gone(void **state) {
+    (void)state;
+    int64_t a, b;
+    char folder[DD_PATH_MAX], aside[DD_PATH_MAX];
+    assert_int_equal(submit("small-encoder", &a), 0);
+    start();
+    world_wait(&w, a, "completed");
+    assert_int_equal(dd_path(folder, &err, "%s/checkpoints/1", w.dir), 0);
+    assert_int_equal(dd_path(aside, &err, "%s/aside", w.dir), 0);
+    assert_int_equal(rename(folder, aside), 0);
+    assert_int_equal(submit("small-encoder", &b), 0);
+    world_wait(&w, b, "failed");
+    expect("SELECT count(*) FROM jobs WHERE error LIKE '%mounted%'", 1);
+    expect("SELECT count(*) FROM checkpoints WHERE state='ok'", 1);
+    assert_int_equal(rename(aside, folder), 0);
+    assert_int_equal(dd_jobs_action(w.jobs, b, DD_JOB_RESUME, &err), 0);
+    world_wait(&w, b, "completed");
+    assert_int_equal(unlink(seen), 0);
+    assert_int_equal(submit("small-encoder", &b), 0);
+    world_wait(&w, b, "failed");
+    expect("SELECT count(*) FROM jobs WHERE error LIKE '%no checkpoint of the encoder%'", 1);
+    expect("SELECT count(*) FROM checkpoints WHERE state='removed'", 1);
 }
 
 static void stopping_and_removing(void **state) {
@@ -516,6 +543,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(one_encoder_for_all, setup, teardown),
         cmocka_unit_test_setup_teardown(its_failure_is_theirs, setup, teardown),
+        cmocka_unit_test_setup_teardown(its_file_is_gone, setup, teardown),
         cmocka_unit_test_setup_teardown(stopping_and_removing, setup, teardown),
         cmocka_unit_test_setup_teardown(removal_is_refused_while_others_need_it, setup, teardown),
         cmocka_unit_test_setup_teardown(several_are_removed_together_or_not_at_all, setup,

@@ -124,13 +124,16 @@ static const char alike[] =
 static const char two[] = HALVING("\"a\", \"b\"") "1}";
 
 static struct world w;
-static bool needs; // an encoder and a judge, jobs 2 and 1
+static bool needs;        // an encoder and a judge, jobs 2 and 1
+static const char *start; // init_from of the runs, NULL: none
 
 static int build(void *ctx, const json_t *config, const json_t *overrides, struct dr_config *out,
                  struct dr_problems *list, struct dr_err *e) {
     (void)ctx, (void)config;
     char *text = json_dumps(overrides, JSON_COMPACT);
     test_tiny(out, 2);
+    if (start)
+        snprintf(out->init_from, sizeof out->init_from, "%s", start);
     if (needs) {
         out->features.kind = DR_FEATURE_ENCODER;
         snprintf(out->features.encoder, sizeof out->features.encoder, "encoder");
@@ -245,10 +248,43 @@ static void the_next_rung_has_the_same_encoder(void **state) {
     needs = false;
 }
 
+static int sql(sqlite3 *db, void *text, struct dr_err *e) {
+    return dd_sql_run(db, e, text, "");
+}
+
+// A name that has moved to another checkpoint since changes nothing either.
+static void the_next_rung_has_the_same_checkpoint(void **state) {
+    (void)state;
+    static char two_of[] = "INSERT INTO checkpoints(name,kind,step,path,sha256,bytes,config,"
+                           "created_us) VALUES('start','train',1,'a','',0,'{}',1),"
+                           "('','train',1,'b','',0,'{}',2)",
+                move[] = "UPDATE checkpoints SET name=CASE id WHEN 2 THEN 'start' ELSE '' END";
+    json_t *file = json_loads(two, 0, NULL), *problems = json_array();
+    const struct dd_sweep_new in = {.file = file, .build = build};
+    struct dd_sweep_made made;
+    start = "checkpoint:start";
+    world_open(&w, NULL);
+    if (dd_store_do(w.store, sql, two_of, &err) ||
+        dd_sweep_create(w.jobs, &in, &made, problems, &err) ||
+        dd_store_do(w.store, complete, &(int){2}, &err) || dd_store_do(w.store, sql, move, &err))
+        fail_msg("%s", err.msg);
+    dd_sweeps_between(&w.jobs);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM jobs WHERE rung=1"), 1);
+    assert_int_equal(world_count(&w, "SELECT count(*) FROM jobs WHERE"
+                                     " json_extract(config,'$.init_from')='checkpoint:1'"),
+                     3);
+    json_decref(file);
+    json_decref(problems);
+    world_close(&w);
+    test_rmdir(w.dir);
+    start = NULL;
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(names_are_those_of_the_trainers),
                                        cmocka_unit_test(the_nearest_name_is_said),
                                        cmocka_unit_test(long_values_are_told_apart),
-                                       cmocka_unit_test(the_next_rung_has_the_same_encoder)};
+                                       cmocka_unit_test(the_next_rung_has_the_same_encoder),
+                                       cmocka_unit_test(the_next_rung_has_the_same_checkpoint)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -549,6 +549,10 @@ static void pickles_of_python3(void **state) {
     PICKLE(ENCODE("\1", "\xc3", LATIN1) ".", "characters that Latin-1 has not");
     PICKLE(ENCODE("\1", "\x80", LATIN1) ".", "characters that Latin-1 has not");
     PICKLE("c_codecs\nencode\n)R.", "no text in latin1");
+    PICKLE("c__builtin__\nbytes\nK\1\x85R.", "`bytes` of something");
+    static const char empty[] =
+        "\x80\2}U\5labelc__builtin__\nbytes\n)RsU\4data" BUFFER(CORE, BYTE, "\x8c\1C") "s.";
+    expect_array(empty, sizeof empty - 1);
     PICKLE("c_codecs\nencode\nK\1K\2\x86R.", "no text in latin1");
     PICKLE("c_codecs\ndecode\n.", "asks for `_codecs.decode`");
     // A text that is there once, asked for again and again.

@@ -108,7 +108,9 @@ static void a_step_that_fails_keeps_no_features(void **state) {
 static int warnings_about_memory;
 
 static void count_warnings(enum dr_log_level level, const char *line) {
-    warnings_about_memory += level == DR_LOG_WARN && strstr(line, "features.cache_mb allows 1:");
+    warnings_about_memory +=
+        level == DR_LOG_WARN && (strstr(line, "features.cache_mb allows 1:") ||
+                                 strstr(line, "(features.cache_mb), so every step"));
 }
 
 static void too_little_memory_keeps_nothing(void **state) {
@@ -130,6 +132,52 @@ static void too_little_memory_keeps_nothing(void **state) {
         run_close(&r);
     }
     assert_true(bytes[1] > bytes[0] + ((size_t)1 << 20));
+}
+
+// Allocations of any size but those of `usual`, which are noted first, fail.
+static size_t usual[64];
+static int nusual;
+static bool noting;
+static int (*sound_alloc)(struct dr_backend *, size_t, void **, struct dr_err *);
+static int scarce(struct dr_backend *be, size_t bytes, void **out, struct dr_err *err) {
+    bool known = false;
+    for (int i = 0; i < nusual; i++)
+        known |= usual[i] == bytes;
+    if (noting && nusual < (int)DR_COUNT(usual))
+        usual[nusual++] = bytes;
+    return noting || known ? sound_alloc(be, bytes, out, err)
+                           : dr_fail(err, DR_ENOMEM, "no memory");
+}
+
+// Features that cannot be kept are made in every step: the same results.
+static void no_memory_keeps_nothing(void **state) {
+    (void)state;
+    struct dr_config c;
+    struct dr_err err = {0};
+    double kept[6], got[6];
+    const struct dr_trainer_parts parts = {.encoder = encoder};
+    configure(&c, NULL);
+    losses_of(&c, 6, kept);
+    for (int i = 0; i < 2; i++) {
+        struct run r = {0};
+        c.features.cache_mb = i ? 1024 : 0;
+        noting = !i;
+        if (dr_dataset_load(&c.data, NULL, false, &r.data, &err) ||
+            dr_backend_open("cpu", 1, &r.be, &err))
+            fail_msg("%s", err.msg);
+        r.be->enter(r.be);
+        sound_alloc = r.be->mem_alloc;
+        r.be->mem_alloc = scarce;
+        warnings_about_memory = 0;
+        dr_log_set(DR_LOG_INFO, count_warnings);
+        if (dr_trainer_create_of(&parts, &c, r.be, r.data, &r.t, &err))
+            fail_msg("%s", err.msg);
+        dr_log_set(DR_LOG_INFO, NULL);
+        assert_int_equal(warnings_about_memory, i);
+        run_steps(&r, 6, got);
+        assert_memory_equal(got, kept, sizeof kept);
+        run_close(&r);
+    }
 }
 
 static void activations_again_change_nothing(void **state) {
@@ -277,6 +325,7 @@ int main(void) {
         cmocka_unit_test(kept_features_change_nothing),
         cmocka_unit_test(a_step_that_fails_keeps_no_features),
         cmocka_unit_test(too_little_memory_keeps_nothing),
+        cmocka_unit_test(no_memory_keeps_nothing),
         cmocka_unit_test(activations_again_change_nothing),
         cmocka_unit_test(it_learns),
         cmocka_unit_test(it_resumes_with_its_own_encoder_only),

@@ -49,7 +49,7 @@ export function mount(root) {
         : [['run', 'none']]),
       card('Generation', [['serving', served(g.served)], ['images', int(g.images)], ['batches', int(g.batches)], ['rate', g.images_per_second ? `${g.images_per_second < 1000 ? num(g.images_per_second, 3) : int(g.images_per_second)} images / s` : '–'], ['waiting', `${int(g.waiting)} of ${int(g.queue_limit)}`], counted('failed', g.failed), counted('client left', g.abandoned)], h('div.line.wrap', { role: 'group', 'aria-label': 'What is served' }, modes)),
       card('Store', [['database', bytes(s.store.bytes)], ['disk free', bytes(s.store.disk_free)], counted('failed writes', s.store.failures), counted('metric rows dropped', s.store.metrics_dropped), counted('failed checkpoints', s.store.checkpoint_failures)], how, h('div.line.wrap', null, copy)),
-      card('HTTP', [['requests', int(s.http?.requests)], counted('refused (4xx)', s.http?.responses_4xx), counted('failed (5xx)', s.http?.responses_5xx), counted('rejected (429)', s.http?.shed), ['connections', int(s.http?.connections)], ['event streams', int(s.http?.sse_clients)]]));
+      card('HTTP', [['requests', int(s.http?.requests)], counted('refused (4xx)', s.http?.responses_4xx), counted('come back later (503)', s.http?.responses_503), counted('failed (5xx)', s.http?.responses_5xx), counted('rejected (429)', s.http?.shed), ['connections', int(s.http?.connections)], ['event streams', int(s.http?.sse_clients)]]));
     if ([copy, ...modes].includes(focused)) focused.focus();
   }
   settle(root, load());

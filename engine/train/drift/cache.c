@@ -51,9 +51,16 @@ int drift_cache_open(struct drift *t, struct dr_err *err) {
     if (!c->feature || !c->have || !c->missing)
         return dr_fail(err, DR_ENOMEM, "out of memory for the features of %lld reals",
                        (long long)d->n);
-    int rc = t->be->mem_alloc(t->be, bytes, &c->block, err);
-    if (rc)
-        return rc;
+    struct dr_err full;
+    int rc = t->be->mem_alloc(t->be, bytes, &c->block, &full);
+    if (rc) { // the same results, later
+        dr_log(DR_LOG_WARN,
+               "the features of the reals are not kept (features.cache_mb), so every step extracts "
+               "its reals again, which is slower: %s",
+               full.msg);
+        drift_cache_close(t);
+        return 0;
+    }
     c->bytes = bytes;
     dr_arena_init(&a, c->block, bytes);
     for (int f = 0; f < dr_features_count(t->features); f++)
