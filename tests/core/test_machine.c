@@ -243,7 +243,7 @@ static void test_addresses_beyond_memory(void **state) {
     const pid_t child = fork();
     assert_true(child >= 0);
     if (!child) {
-        const rlim_t most = 4 * (rlim_t)all + ((rlim_t)1 << 42); // sanitizers reserve terabytes
+        const rlim_t most = 4 * (rlim_t)all + ((rlim_t)1 << 46); // sanitizers reserve 20 TiB
         if (setrlimit(RLIMIT_AS, &(struct rlimit){most, most}))
             _exit(2);
         _exit(get().memory_limit == (int64_t)most && dr_machine_room() <= all ? 0 : 3);
