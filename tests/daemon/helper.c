@@ -90,6 +90,18 @@ void world_close(struct world *w) {
     dd_options_free(&w->opt);
 }
 
+int world_setup(void **state) {
+    world_open(*state, NULL);
+    return 0;
+}
+
+int world_teardown(void **state) {
+    struct world *w = *state;
+    world_close(w);
+    test_rmdir(w->dir);
+    return 0;
+}
+
 int64_t world_submit(struct world *w, const struct dr_config *c, int priority) {
     struct dd_job_new in = {.cfg = c, .recipe = c->name, .kind = "train", .priority = priority};
     struct dr_err err = {0};

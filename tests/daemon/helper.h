@@ -38,6 +38,12 @@ void world_open(struct world *w, const char *dir); // dir NULL: a fresh one
 // The same with a table of job kinds, NULL: the build's.
 void world_open_kinds(struct world *w, const char *dir, const struct dd_job_kind *const *kinds);
 void world_close(struct world *w); // keeps the folder
+// Setup and teardown of cmocka, *state being the world: a fresh one, whose folder goes with it.
+int world_setup(void **state);
+int world_teardown(void **state);
+// A test in the file's `w`, which `open` sets up (world_setup, or more than that).
+#define WORLD_TEST(test, open)                                                                     \
+    cmocka_unit_test_prestate_setup_teardown(test, open, world_teardown, &w)
 // Submits and returns the id.
 int64_t world_submit(struct world *w, const struct dr_config *c, int priority);
 // Waits up to 90 s (a busy machine) for a state; fails the test otherwise.

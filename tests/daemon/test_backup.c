@@ -19,18 +19,6 @@
 static struct world w;
 static struct dr_err err;
 
-static int setup(void **state) {
-    (void)state;
-    world_open(&w, NULL);
-    return 0;
-}
-static int teardown(void **state) {
-    (void)state;
-    world_close(&w);
-    test_rmdir(w.dir);
-    return 0;
-}
-
 // A file below the state folder.
 static void add_file(const char *name) {
     char path[DD_PATH_MAX];
@@ -381,7 +369,7 @@ static void imports_and_removals_meet(void **state) {
 }
 
 int main(void) {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) WORLD_TEST(f, world_setup)
     const struct CMUnitTest tests[] = {T(a_lost_file_is_left_out),
                                        T(what_changes_is_left_out),
                                        T(a_folder_behind_a_link),

@@ -17,18 +17,6 @@
 
 static struct world w;
 
-static int setup(void **state) {
-    (void)state;
-    world_open(&w, NULL);
-    return 0;
-}
-static int teardown(void **state) {
-    (void)state;
-    world_close(&w);
-    test_rmdir(w.dir);
-    return 0;
-}
-
 static int64_t a_job(const char *name) {
     struct dr_config c;
     test_tiny(&c, 10);
@@ -321,7 +309,7 @@ static void test_field(void **state) {
 }
 
 int main(void) {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) WORLD_TEST(f, world_setup)
     const struct CMUnitTest tests[] = {T(test_changed),     T(test_lists),  T(test_wide),
                                        T(test_long_tables), T(test_alerts), T(test_spike),
                                        T(test_field)};

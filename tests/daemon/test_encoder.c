@@ -15,18 +15,6 @@
 static struct world w;
 static struct dr_err err;
 
-static int setup(void **state) {
-    (void)state;
-    world_open(&w, NULL);
-    return 0;
-}
-static int teardown(void **state) {
-    (void)state;
-    world_close(&w);
-    test_rmdir(w.dir);
-    return 0;
-}
-
 static void encoder(struct dr_config *c, const char *objective, int steps) {
     char text[700];
     snprintf(text, sizeof text,
@@ -280,12 +268,12 @@ static void files_stay_below_the_data_directory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(it_trains_and_is_not_served, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_stop_while_it_is_measured, setup, teardown),
-        cmocka_unit_test_setup_teardown(it_stops_and_goes_on, setup, teardown),
-        cmocka_unit_test_setup_teardown(one_starts_from_another, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_job_that_goes_on_needs_no_start, setup, teardown),
-        cmocka_unit_test_setup_teardown(files_stay_below_the_data_directory, setup, teardown),
+        WORLD_TEST(it_trains_and_is_not_served, world_setup),
+        WORLD_TEST(a_stop_while_it_is_measured, world_setup),
+        WORLD_TEST(it_stops_and_goes_on, world_setup),
+        WORLD_TEST(one_starts_from_another, world_setup),
+        WORLD_TEST(a_job_that_goes_on_needs_no_start, world_setup),
+        WORLD_TEST(files_stay_below_the_data_directory, world_setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,18 +20,6 @@
 static struct world w;
 static struct dr_err err;
 
-static int setup(void **state) {
-    (void)state;
-    world_open(&w, NULL);
-    return 0;
-}
-static int teardown(void **state) {
-    (void)state;
-    world_close(&w);
-    test_rmdir(w.dir);
-    return 0;
-}
-
 static int64_t a_job(void) {
     struct dr_config c;
     test_tiny(&c, 10);
@@ -209,7 +197,7 @@ static void saves_take_little(void **state) {
 }
 
 int main(void) {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) WORLD_TEST(f, world_setup)
     const struct CMUnitTest tests[] = {T(the_curve_is_of_what_these_rows_have),
                                        T(old_references_go), T(references_go_before_checkpoints),
                                        T(backups_leave_references_out),

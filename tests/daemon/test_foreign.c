@@ -71,12 +71,6 @@ static int setup(void **state) {
         fail_msg("%s", err.msg);
     return 0;
 }
-static int teardown(void **state) {
-    (void)state;
-    world_close(&w);
-    test_rmdir(w.dir);
-    return 0;
-}
 
 // An evaluation of checkpoint 1, with these settings.
 static int submit(const char *settings, int64_t *id) {
@@ -180,7 +174,7 @@ static void what_a_job_names_stays(void **state) {
 }
 
 int main(void) {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) WORLD_TEST(f, setup)
     const struct CMUnitTest tests[] = {T(an_imported_inception_makes_fid), T(others_are_refused),
                                        T(a_judge_of_other_classes), T(what_a_job_names_stays)};
     return cmocka_run_group_tests(tests, NULL, NULL);

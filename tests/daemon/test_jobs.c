@@ -19,17 +19,6 @@
 static struct world w;
 static struct dr_err err;
 
-static int setup(void **state) {
-    (void)state;
-    world_open(&w, NULL);
-    return 0;
-}
-static int teardown(void **state) {
-    (void)state;
-    world_close(&w);
-    test_rmdir(w.dir);
-    return 0;
-}
 static void start(void) {
     assert_int_equal(dd_jobs_start(w.jobs, &err), 0);
 }
@@ -554,7 +543,7 @@ static void test_live(void **state) {
 }
 
 int main(void) {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) WORLD_TEST(f, world_setup)
     const struct CMUnitTest tests[] = {T(test_complete_and_priority),
                                        T(test_remove_active),
                                        T(test_idempotency),

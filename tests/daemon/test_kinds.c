@@ -19,12 +19,6 @@ static int setup(void **state) {
     world_open_kinds(&w, NULL, table);
     return 0;
 }
-static int teardown(void **state) {
-    (void)state;
-    world_close(&w);
-    test_rmdir(w.dir);
-    return 0;
-}
 
 static int submit(const char *kind, int64_t steps, int64_t *id) {
     struct dr_config c;
@@ -123,7 +117,7 @@ static void test_row_without_kind(void **state) {
 }
 
 int main(void) {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) WORLD_TEST(f, setup)
     const struct CMUnitTest tests[] = {T(test_life), T(test_beside_train), T(test_names),
                                        T(test_row_without_kind)};
     return cmocka_run_group_tests(tests, NULL, NULL);

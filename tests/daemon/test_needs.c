@@ -86,12 +86,6 @@ static int setup(void **state) {
     seen[0] = 0;
     return 0;
 }
-static int teardown(void **state) {
-    (void)state;
-    world_close(&w);
-    test_rmdir(w.dir);
-    return 0;
-}
 
 static int submit_maps(const char *name, const char *maps, int64_t *id) {
     struct dr_config c;
@@ -541,22 +535,21 @@ static void data_that_changed(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(one_encoder_for_all, setup, teardown),
-        cmocka_unit_test_setup_teardown(its_failure_is_theirs, setup, teardown),
-        cmocka_unit_test_setup_teardown(its_file_is_gone, setup, teardown),
-        cmocka_unit_test_setup_teardown(stopping_and_removing, setup, teardown),
-        cmocka_unit_test_setup_teardown(removal_is_refused_while_others_need_it, setup, teardown),
-        cmocka_unit_test_setup_teardown(several_are_removed_together_or_not_at_all, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(one_without_its_file_is_trained_anew, setup, teardown),
-        cmocka_unit_test_setup_teardown(what_is_needed_stays, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_waiting_encoder_takes_the_priority, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_later_priority_is_passed_on, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_judge_stays_while_its_run_lasts, setup, teardown),
-        cmocka_unit_test_setup_teardown(they_wait_over_a_restart, setup, teardown),
-        cmocka_unit_test_setup_teardown(bad_names, setup, teardown),
-        cmocka_unit_test_setup_teardown(maps_that_are_not_there, setup, teardown),
-        cmocka_unit_test_setup_teardown(data_that_changed, setup, teardown),
+        WORLD_TEST(one_encoder_for_all, setup),
+        WORLD_TEST(its_failure_is_theirs, setup),
+        WORLD_TEST(its_file_is_gone, setup),
+        WORLD_TEST(stopping_and_removing, setup),
+        WORLD_TEST(removal_is_refused_while_others_need_it, setup),
+        WORLD_TEST(several_are_removed_together_or_not_at_all, setup),
+        WORLD_TEST(one_without_its_file_is_trained_anew, setup),
+        WORLD_TEST(what_is_needed_stays, setup),
+        WORLD_TEST(a_waiting_encoder_takes_the_priority, setup),
+        WORLD_TEST(a_later_priority_is_passed_on, setup),
+        WORLD_TEST(a_judge_stays_while_its_run_lasts, setup),
+        WORLD_TEST(they_wait_over_a_restart, setup),
+        WORLD_TEST(bad_names, setup),
+        WORLD_TEST(maps_that_are_not_there, setup),
+        WORLD_TEST(data_that_changed, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -35,12 +35,6 @@ static int setup(void **state) {
     dd_ckpt_row_free(&row);
     return 0;
 }
-static int teardown(void **state) {
-    (void)state;
-    world_close(&w);
-    test_rmdir(w.dir);
-    return 0;
-}
 
 static void reopen(void) {
     char dir[256];
@@ -359,7 +353,7 @@ static void one_that_ends_driftd_waits(void **state) {
 }
 
 int main(void) {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) WORLD_TEST(f, setup)
     const struct CMUnitTest tests[] = {T(a_key_is_one_job),
                                        T(a_generator_is_no_encoder),
                                        T(the_best_is_measured),

@@ -16,18 +16,6 @@
 
 static struct world w;
 
-static int setup(void **state) {
-    (void)state;
-    world_open(&w, NULL);
-    return 0;
-}
-static int teardown(void **state) {
-    (void)state;
-    world_close(&w);
-    test_rmdir(w.dir);
-    return 0;
-}
-
 static int64_t a_job(void) {
     struct dr_config c;
     test_tiny(&c, 10);
@@ -547,7 +535,7 @@ static void test_reserve(void **state) {
 }
 
 int main(void) {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) WORLD_TEST(f, world_setup)
     const struct CMUnitTest tests[] = {
         T(test_rollups), T(test_truncate),   T(test_retention),       T(test_isolation),
         T(test_backup),  T(test_events),     T(test_checkpoint_rows), T(test_reopen_and_version),
