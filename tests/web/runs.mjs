@@ -446,12 +446,14 @@ try {
   await check('a pause is not time trained; train.minutes ends a run in its row as on the server', async () => {
     const known = (id) => page.evaluate((i) => import('/app/state.js').then((m) => { const j = m.jobs.get(i); return j && { ...j, total: m.stepsTotal(j) }; }), id);
     await go('#/runs');
-    const { id } = await post('/v1/jobs', { config: 'toy-swiss-roll', name: 'timed', overrides: { ...TOY, 'train.steps': 1e8, 'train.minutes': 30, 'samples.every': 0, 'checkpoint.every': 1e6 } });
-    const j = await until('its rows', async () => { const now = await known(id); return now?.seen && now.rate && now.class_names && now.total < 1e8 && now; });
+    const { id } = await post('/v1/jobs', { config: 'toy-swiss-roll', name: 'timed', overrides: { ...TOY, 'train.steps': 1e9, 'train.minutes': 30, 'samples.every': 0, 'checkpoint.every': 1e6 } });
+    await page.evaluate(() => { for (const from = performance.now(); performance.now() - from < 1500;); }); // a busy page gets its events together
+    const j = await until('its rows', async () => { const now = await known(id); return now?.seen && now.rate && now.class_names && now.total < 1e9 && now; });
+    assert.ok(j.rate < 3e5, `${j.rate} steps per second`);
     assert.ok(j.total >= j.step, `${j.total} steps in all`);
     assert.ok(Math.abs(j.progress - j.seconds / 1800) < 1e-3 && j.eta_seconds > 1600 && j.eta_seconds <= 1800, JSON.stringify(j));
     const cell = (name) => page.textContent(`.run[data-run="${id}"] .${name}`);
-    await until('the row', async () => /(2[6-9]|30) min left/.test(await cell('c-time')) && !/100.000.000/.test(await cell('c-step')));
+    await until('the row', async () => /(2[6-9]|30) min left/.test(await cell('c-time')) && !/1.000.000.000/.test(await cell('c-step')));
     await post(`/v1/jobs/${id}/pause`);
     await until('paused', async () => (await api(`/v1/jobs/${id}`)).state === 'paused');
     await sleep(5000);

@@ -4,7 +4,8 @@ import { get, pages, Stream } from './api.js';
 import { clock, say, text, toast, num, int } from './ui.js';
 
 // id -> as in /v1/jobs, plus `newest` {step, loss, drift_norm, at}; of this start: `begun` (rows have
-// come), `seen` {step, at} (the last of them) and `rate` in steps per second.
+// come), `seen` {step, at} (the last of them), `pace` {steps, seconds} (sums that fade) and `rate` in steps
+// per second.
 export const jobs = new Map();
 export const server = { version: '', state: 'wait' };
 const MOST = 5000; // jobs kept, the newest
@@ -109,11 +110,13 @@ function metrics(d) {
   const had = j.newest?.step === row[0] ? j.newest : null; // what is measured after a step has a row of its own
   const at = (name) => row[d.cols.indexOf(name)] ?? had?.[name] ?? null;
   j.newest = { step: row[0], loss: at('loss'), drift_norm: at('drift_norm'), at: performance.now() };
-  // Steps per second as seen from here, smoothed over about five seconds.
+  // Steps per second as seen from here, over about the last five seconds. Events that were held up come a
+  // moment apart: steps and time are summed before they are divided, and half a second is the least.
   const seen = j.seen, now = performance.now();
   if (seen && row[0] > seen.step && now > seen.at) {
-    const dt = (now - seen.at) / 1000, keep = j.rate ? Math.exp(-dt / 5) : 0;
-    j.rate = keep * (j.rate ?? 0) + ((1 - keep) * (row[0] - seen.step)) / dt;
+    const dt = (now - seen.at) / 1000, keep = Math.exp(-dt / 5), was = j.pace ?? { steps: 0, seconds: 0 };
+    j.pace = { steps: keep * was.steps + row[0] - seen.step, seconds: keep * was.seconds + dt };
+    if (j.pace.seconds >= 0.5) j.rate = j.pace.steps / j.pace.seconds;
     j.seconds = (j.seconds ?? 0) + dt;
   }
   j.seen = { step: row[0], at: now };
@@ -151,7 +154,7 @@ function stateEvent(d) {
   const id = String(d.job);
   const j = jobs.get(id);
   if (d.state === 'removed') jobs.delete(id);
-  else if (j) Object.assign(j, { state: d.state, seen: undefined, rate: undefined, begun: false }); // the next row counts no pause
+  else if (j) Object.assign(j, { state: d.state, seen: undefined, pace: undefined, rate: undefined, begun: false }); // the next row counts no pause
   emit('jobs', id);
   if (d.state !== 'removed') {
     const name = j?.name || j?.recipe || `job ${id}`;
