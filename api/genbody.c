@@ -14,8 +14,9 @@ static int invalid(struct api_problem *p, const char *field, const char *text) {
     return api_problem_field(p, field, "%s", text);
 }
 
-// Text as a query would have it: a string, a number, or a list of those with commas. NULL: neither.
-static char *as_text(const json_t *v) {
+// Text as a query would have it: a string, a number, or a list of those with `sep` between them.
+// NULL: neither.
+static char *as_text(const json_t *v, const char *sep) {
     char *text = NULL;
     size_t size = 0, i;
     json_t *item;
@@ -28,9 +29,9 @@ static char *as_text(const json_t *v) {
         return NULL;
     bool ok = true;
     json_array_foreach(v, i, item) {
-        char *one = json_is_array(item) ? NULL : as_text(item);
+        char *one = json_is_array(item) ? NULL : as_text(item, sep);
         ok = ok && one;
-        fprintf(f, "%s%s", i ? "," : "", one ? one : "");
+        fprintf(f, "%s%s", i ? sep : "", one ? one : "");
         free(one);
     }
     if (fclose(f) || !ok) {
@@ -45,7 +46,7 @@ int api_gen_add(struct api_req *r, const char *key, const json_t *v, struct api_
         return 0;
     if (api_query_get(&r->query, key))
         return invalid(p, key, "is given in the query and in the body");
-    char *text = as_text(v);
+    char *text = as_text(v, strcmp(key, "class") ? "," : API_ITEMS); // names may have commas
     int rc = text ? api_query_add(&r->query, key, text)
                   : invalid(p, key, "expected a string, a number or a list of those");
     free(text);

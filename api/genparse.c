@@ -120,6 +120,17 @@ static int add_class(struct parse *x, char *word) {
     return -1;
 }
 
+// A list with commas, or a name that has them or begins with a space. Numbers stay a list.
+static int add_classes(struct parse *x, char *text) {
+    char *save = NULL;
+    int i = text[strspn(text, "0123456789-, ")] ? class_by_name(x, text) : -1, rc = 0;
+    if (i >= 0 && (*text == ' ' || strchr(text, ',')))
+        return add_label(x, i);
+    for (char *w = strtok_r(text, ",", &save); w && !rc; w = strtok_r(NULL, ",", &save))
+        rc = add_class(x, w + strspn(w, " "));
+    return rc;
+}
+
 static void parse_classes(struct parse *x) {
     const char *text = api_query_get(&x->r->query, "class");
     char *copy = strdup(text ? text : "random"), *save = NULL;
@@ -127,8 +138,8 @@ static void parse_classes(struct parse *x) {
         bad(x, "class", "out of memory");
         return;
     }
-    for (char *w = strtok_r(copy, ",", &save); w; w = strtok_r(NULL, ",", &save))
-        if (add_class(x, w + strspn(w, " ")))
+    for (char *w = strtok_r(copy, API_ITEMS, &save); w; w = strtok_r(NULL, API_ITEMS, &save))
+        if (add_classes(x, w))
             break;
     if (!x->nlabels && !x->p->status)
         bad(x, "class", "is empty; expected an index, a name, a list or `random`");

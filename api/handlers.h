@@ -28,7 +28,9 @@ void api_parse_job(json_t *o, struct api_job_create *in, struct api_problem *p);
 // genparse.c: fills `out` (images malloc'ed) from the query; checks it against the model
 int api_gen_parse(struct api_req *r, struct api_gen_request *out, struct api_problem *p);
 
-// genbody.c: the members of a JSON body as parameters, a npy body as noise
+// genbody.c: the members of a JSON body as parameters, a npy body as noise. Between the items of a
+// list of classes stands what no name has.
+#define API_ITEMS "\x1f"
 int api_gen_add(struct api_req *r, const char *key, const json_t *v, struct api_problem *p);
 int api_gen_body(struct api_req *r, struct api_gen_request *out, struct api_problem *p);
 

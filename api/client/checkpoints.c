@@ -55,9 +55,7 @@ static int edit(struct ctl *c, const char *path) {
     }
     json_t *body = json_pack("{s:s*, s:s*, s:o*}", "name", name, "notes", notes, "tags", tags);
     struct ctl_reply r = {0};
-    rc = body ? ctl_call(c, "PATCH", path, body, NULL, &r) : CTL_USAGE;
-    if (!body)
-        fprintf(stderr, "driftctl checkpoints edit: the name and the notes must be UTF-8\n");
+    rc = ctl_call(c, "PATCH", path, body, NULL, &r);
     json_decref(body);
     if (!rc)
         rc = ctl_answer(c, &r, NULL, NULL);

@@ -107,18 +107,35 @@ static int bad_number(const struct ctl *c, const struct ctl_opt *o, const char *
     fprintf(stderr, "driftctl%s%s: --%s: expected %s", c->command ? " " : "",
             c->command ? c->command->name : "", o->name,
             o->kind == CTL_INT ? "a whole number" : "a number");
-    if (o->hi < 9e15)
-        fprintf(stderr, " from %.15g to %.15g", o->lo, o->hi);
-    else
-        fprintf(stderr, " of at least %.15g", o->lo);
-    fprintf(stderr, ", got `%s`\n", ctl_safe(value));
+    fprintf(stderr, " from %.16g to %.16g, got `%s`\n", o->lo, o->hi, ctl_safe(value));
     return CTL_USAGE;
+}
+
+int ctl_check_utf8(const struct ctl *c, const char *what, const char *value) {
+    if (api_valid_utf8(value))
+        return 0;
+    fprintf(stderr, "driftctl%s%s: %s: expected UTF-8, got `%s`\n", c->command ? " " : "",
+            c->command ? c->command->name : "", what, ctl_safe(value));
+    return CTL_USAGE;
+}
+
+// Whether the value may be a path of this machine: any bytes.
+static bool names_file(const struct ctl_opt *o) {
+    return strstr(o->arg, "FILE") || strstr(o->arg, "DIR") || strstr(o->arg, "URL");
 }
 
 static int add_option(struct ctl *c, const struct ctl_opt *o, const char *value) {
     double v;
+    char what[64];
     if (o->kind != CTL_TEXT && (!parse_number(value, o->kind, &v) || v < o->lo || v > o->hi))
         return bad_number(c, o, value);
+    snprintf(what, sizeof what, "--%s", o->name);
+    if (value && !names_file(o) && ctl_check_utf8(c, what, value))
+        return CTL_USAGE;
+    if (value && !*value && !strcmp(o->name, "output")) { // a script's variable that is not set
+        fprintf(stderr, "driftctl: --output: expected a name, got an empty one\n");
+        return CTL_USAGE;
+    }
     if (c->nopt == CTL_MAX_OPTS) {
         fprintf(stderr, "driftctl: more than %d options\n", CTL_MAX_OPTS);
         return CTL_USAGE;

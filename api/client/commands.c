@@ -4,7 +4,7 @@
 
 #define WHOLE(lo, hi) CTL_INT, lo, hi
 #define FRACTION(lo, hi) CTL_REAL, lo, hi
-#define ANY 9e15 // no upper limit here: the server has its own
+#define ANY 9007199254740991.0 // the largest that JSON carries exactly; seeds go up to it
 #define OPTS(...) ((const struct ctl_opt[]){__VA_ARGS__, {0}})
 
 const struct ctl_opt ctl_common[] = {

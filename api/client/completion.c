@@ -65,18 +65,68 @@ static void quoted(FILE *out, const char *s, const char *special) {
     }
 }
 
+// The common options that have a value, as patterns of a shell's `case`: --url, -u, ... for those
+// whose value is the next word; held: --url=*, -u*, ... for those that hold it. They say which
+// server is asked for names, and by what right.
+static void with_value(FILE *out, bool held, bool in_fish) {
+    const char *between = in_fish ? " " : "|", *sep = "", *quote = in_fish ? "'" : "",
+               *end = held ? "*" : "";
+    for (const struct ctl_opt *o = ctl_common; o->name; o++) {
+        if (!o->arg)
+            continue;
+        fprintf(out, "%s%s--%s%s%s%s", sep, quote, o->name, held ? "=" : "", end, quote);
+        sep = between;
+        if (o->letter)
+            fprintf(out, "%s%s-%c%s%s", sep, quote, o->letter, end, quote);
+    }
+}
+
+// Takes the words before the one to complete apart: `cmd`, and in `server` the options for the
+// requests that completion makes. readline cuts words at : and =, so pieces are joined; `value`:
+// the word to complete belongs to the one before it. Nothing that is typed is expanded but ~/.
+static void bash_words(FILE *out) {
+    fprintf(out, "_driftctl_words() {\n"
+                 "  local w glue= i\n"
+                 "  local -a words=()\n"
+                 "  for w in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
+                 "    w=${w//[\\\\\\\"\\']/}\n"
+                 "    i=$((${#words[@]} - 1))\n"
+                 "    case $w in\n"
+                 "    *[!=@:]*) [[ $glue ]] && words[i]+=$w || words+=(\"${w/#\\~\\//$HOME/}\")\n"
+                 "      glue= ;;\n"
+                 "    *) [[ $i = -1 || ! $w ]] || { words[i]+=$w; glue=1; } ;;\n"
+                 "    esac\n"
+                 "  done\n"
+                 "  value=$glue\n"
+                 "  for ((i = 0; i < ${#words[@]}; i++)); do\n"
+                 "    case ${words[i]} in\n"
+                 "    ");
+    with_value(out, false, false);
+    fprintf(out, ") i=$((i + 1))\n"
+                 "      if ((i < ${#words[@]})); then server+=(\"${words[i-1]}\" \"${words[i]}\")\n"
+                 "      else value=1; fi ;;\n"
+                 "    ");
+    with_value(out, true, false);
+    fprintf(out, ") server+=(\"${words[i]}\") ;;\n"
+                 "    -*) ;;\n"
+                 "    *) cmd=${cmd:-${words[i]}} ;;\n"
+                 "    esac\n"
+                 "  done\n"
+                 "}\n");
+}
+
 static void bash(FILE *out) {
     fprintf(out, "# bash completion of driftctl, printed by `driftctl completion bash`\n"
                  "_driftctl_names() {\n"
-                 "  driftctl \"${@:1:$#-1}\" --json --timeout 2 2>/dev/null | sed -n "
-                 "'s/^ *\"'\"${!#}\"'\": \"\\([^\"]*\\)\".*/\\1/p'\n"
-                 "}\n"
-                 "_driftctl() {\n"
+                 "  driftctl \"${@:1:$#-1}\" \"${server[@]}\" --json --timeout 2 2>/dev/null | "
+                 "sed -n 's/^ *\"'\"${!#}\"'\": \"\\([^\"]*\\)\".*/\\1/p'\n"
+                 "}\n");
+    bash_words(out);
+    fprintf(out, "_driftctl() {\n"
                  "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
-                 "  local cmd= w= names= i\n"
-                 "  for ((i = 1; i < COMP_CWORD; i++)); do\n"
-                 "    case ${COMP_WORDS[i]} in -*) ;; *) cmd=${COMP_WORDS[i]}; break ;; esac\n"
-                 "  done\n"
+                 "  local cmd= w= names= value= i\n"
+                 "  local -a server=()\n"
+                 "  _driftctl_words\n"
                  "  local common='");
     for (const struct ctl_opt *o = ctl_common; o->name; o++)
         fprintf(out, "%s--%s", o == ctl_common ? "" : " ", o->name);
@@ -93,7 +143,8 @@ static void bash(FILE *out) {
         fprintf(out, "' ;;\n");
     }
     fprintf(out, "  esac\n"
-                 "  case $cmd:$cur in\n"
+                 "  case $value$cmd:$cur in\n"
+                 "  1*) w= common= ;;\n"
                  "  :*|*:-*) ;;\n"
                  "  help:*) names=$(driftctl help | sed -n 's/^  \\([a-z]*\\) .*/\\1/p') ;;\n"
                  "  train:*|configs:*) names=$(_driftctl_names configs name) ;;\n");
@@ -110,8 +161,8 @@ static void bash(FILE *out) {
             "  esac\n"
             "  case $prev in\n"
             "  --set|-s) [[ $cmd != train ]] || { compopt -o nospace 2>/dev/null\n"
-            "    w= common= names=$(driftctl configs --keys --timeout 2 2>/dev/null | sed "
-            "'s/$/=/'); } ;;\n"
+            "    w= common= names=$(driftctl configs --keys \"${server[@]}\" --timeout 2 "
+            "2>/dev/null | sed 's/$/=/'); } ;;\n"
             "  --checkpoint|--inception) w= common= names=$(_driftctl_names checkpoints id) ;;\n"
             "  --job) w= common= names=$(_driftctl_names jobs id) ;;\n"
             "  esac\n"
@@ -146,7 +197,7 @@ static void zsh_command_options(FILE *out, const struct ctl_opt *opts) {
         fprintf(out, "      '%s--%s%s[", repeats(o) ? "*" : "", o->name, o->arg ? "=" : "");
         quoted(out, o->help, "[]:");
         if (list_of(o))
-            fprintf(out, "]:%s:_driftctl_names %s' \\\n", o->arg, list_of(o));
+            fprintf(out, "]:%s: _driftctl_names %s' \\\n", o->arg, list_of(o));
         else if (!strcmp(o->name, "set"))
             fprintf(out, "]:%s:_driftctl_keys' \\\n", o->arg);
         else if (o->arg)
@@ -157,23 +208,54 @@ static void zsh_command_options(FILE *out, const struct ctl_opt *opts) {
     }
 }
 
+static void zsh_command(FILE *out, const struct ctl_command *k) {
+    fprintf(out, "  %s) _arguments $common \\\n", k->name);
+    zsh_command_options(out, k->opts);
+    if (takes_checkpoint(k))
+        fprintf(out, "      '1:checkpoint: _driftctl_names checkpoints id' ;;\n");
+    else if (words(k) && acts_on(k))
+        fprintf(out, "      '1:word:(%s)' '2:id: _driftctl_names %s' ;;\n", words(k), acts_on(k));
+    else if (acts_on(k))
+        fprintf(out, "      '1:id: _driftctl_names %s' ;;\n", acts_on(k));
+    else if (words(k))
+        fprintf(out, "      '1:word:(%s)' ;;\n", words(k));
+    else if (takes_recipe(k))
+        fprintf(out, "      '1:recipe:{_driftctl_names configs name; _files -g \"*.json\"}' ;;\n");
+    else if (takes_job(k))
+        fprintf(out, "      '1:job: _driftctl_names jobs id' ;;\n");
+    else
+        fprintf(out, "      '*:file:_files' ;;\n");
+}
+
 static void zsh(FILE *out) {
     fprintf(out, "#compdef driftctl\n"
                  "# zsh completion of driftctl, printed by `driftctl completion zsh`\n"
                  "_driftctl_names() {\n"
                  "  local -a names\n"
-                 "  names=(${(f)\"$(driftctl $@[1,-2] --json --timeout 2 2>/dev/null |\n"
+                 "  names=(${(f)\"$(driftctl $@[1,-2] $server --json --timeout 2 2>/dev/null |\n"
                  "      sed -n \"s/^ *\\\"$@[-1]\\\": \\\"\\([^\\\"]*\\)\\\".*/\\1/p\")\"})\n"
                  "  compadd -a names\n"
                  "}\n"
                  "_driftctl_keys() {\n"
                  "  local -a names\n"
-                 "  names=(${(f)\"$(driftctl configs --keys --timeout 2 2>/dev/null)\"})\n"
+                 "  names=(${(f)\"$(driftctl configs --keys $server --timeout 2 2>/dev/null)\"})\n"
                  "  compadd -S = -a names\n"
                  "}\n"
                  "_driftctl() {\n"
-                 "  local curcontext=$curcontext state\n"
-                 "  local -a commands common\n"
+                 "  local curcontext=$curcontext state i\n"
+                 "  local -a commands common server typed\n"
+                 "  typed=(\"${(@Q)words}\")\n"
+                 "  for ((i = 2; i < CURRENT; i++)); do\n"
+                 "    case $typed[i] in\n"
+                 "    (");
+    with_value(out, false, false);
+    fprintf(out, ") ((i + 1 < CURRENT)) && server+=($typed[i] ${typed[i+1]/#\\~\\//$HOME/})\n"
+                 "      ((i++)) ;;\n"
+                 "    (");
+    with_value(out, true, false);
+    fprintf(out, ") server+=($typed[i]) ;;\n"
+                 "    esac\n"
+                 "  done\n"
                  "  commands=(\n");
     for (const struct ctl_command *k = ctl_commands; k->name; k++) {
         fprintf(out, "      '%s:", k->name);
@@ -183,33 +265,15 @@ static void zsh(FILE *out) {
     fprintf(out, "  )\n  common=(\n");
     zsh_options(out, ctl_common);
     fprintf(out, "  )\n"
-                 "  _arguments -C $common '1: :->command' '*:: :->rest'\n"
+                 "  _arguments -C $common '(-)1: :->command' '(-)*:: :->rest'\n"
                  "  case $state in\n"
                  "  command) _describe command commands; return ;;\n"
                  "  rest) ;;\n"
                  "  *) return ;;\n"
                  "  esac\n"
                  "  case $words[1] in\n");
-    for (const struct ctl_command *k = ctl_commands; k->name; k++) {
-        fprintf(out, "  %s) _arguments $common \\\n", k->name);
-        zsh_command_options(out, k->opts);
-        if (takes_checkpoint(k))
-            fprintf(out, "      '1:checkpoint:_driftctl_names checkpoints id' ;;\n");
-        else if (words(k) && acts_on(k))
-            fprintf(out, "      '1:word:(%s)' '2:id:_driftctl_names %s' ;;\n", words(k),
-                    acts_on(k));
-        else if (acts_on(k))
-            fprintf(out, "      '1:id:_driftctl_names %s' ;;\n", acts_on(k));
-        else if (words(k))
-            fprintf(out, "      '1:word:(%s)' ;;\n", words(k));
-        else if (takes_recipe(k))
-            fprintf(out,
-                    "      '1:recipe:{_driftctl_names configs name; _files -g \"*.json\"}' ;;\n");
-        else if (takes_job(k))
-            fprintf(out, "      '1:job:_driftctl_names jobs id' ;;\n");
-        else
-            fprintf(out, "      '*:file:_files' ;;\n");
-    }
+    for (const struct ctl_command *k = ctl_commands; k->name; k++)
+        zsh_command(out, k);
     fprintf(out, "  esac\n}\n"
                  "if [[ $funcstack[1] = _driftctl ]]; then _driftctl \"$@\"; "
                  "else compdef _driftctl driftctl; fi\n");
@@ -224,8 +288,8 @@ static void fish_options(FILE *out, const char *when, const struct ctl_opt *o) {
         if (list_of(o))
             fprintf(out, " -x -a '(__driftctl_names %s)'", list_of(o));
         else if (!strcmp(o->name, "set"))
-            fprintf(out, " -x -a '(driftctl configs --keys --timeout 2 2>/dev/null | string "
-                         "replace -r \"\\$\" =)'");
+            fprintf(out, " -x -a '(driftctl configs --keys (__driftctl_server) --timeout 2 "
+                         "2>/dev/null | string replace -r \"\\$\" =)'");
         else if (o->arg)
             fprintf(out, strstr(o->arg, "FILE") || strstr(o->arg, "DIR") ? " -r -F" : " -x");
         fprintf(out, " -d '");
@@ -236,8 +300,24 @@ static void fish_options(FILE *out, const char *when, const struct ctl_opt *o) {
 
 static void fish(FILE *out) {
     fprintf(out, "# fish completion of driftctl, printed by `driftctl completion fish`\n"
+                 "function __driftctl_server\n"
+                 "    set -l words (commandline -opc)\n"
+                 "    for i in (seq (count $words))\n"
+                 "        switch $words[$i]\n"
+                 "            case ");
+    with_value(out, false, true);
+    fprintf(out, "\n"
+                 "                set -q words[(math $i + 1)]\n"
+                 "                and string replace -r -- '^~/' $HOME/ $words[$i..(math $i + 1)]\n"
+                 "            case ");
+    with_value(out, true, true);
+    fprintf(out, "\n"
+                 "                echo $words[$i]\n"
+                 "        end\n"
+                 "    end\n"
+                 "end\n"
                  "function __driftctl_names\n"
-                 "    driftctl $argv[1..-2] --json --timeout 2 2>/dev/null |\n"
+                 "    driftctl $argv[1..-2] (__driftctl_server) --json --timeout 2 2>/dev/null |\n"
                  "        string replace -rf '^ *\"'$argv[-1]'\": \"([^\"]*)\".*' '$1'\n"
                  "end\n"
                  "complete -c driftctl -f\n");

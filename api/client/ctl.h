@@ -66,6 +66,8 @@ struct ctl {
 const char *ctl_get(const struct ctl *c, const char *name);
 // The value of a numeric option, which ctl_parse has checked; `otherwise` without it.
 double ctl_get_num(const struct ctl *c, const char *name, double otherwise);
+// 0 for UTF-8, which is all that JSON carries; else CTL_USAGE, with a message that calls it `what`.
+int ctl_check_utf8(const struct ctl *c, const char *what, const char *value);
 // 0, or CTL_USAGE with a message printed. Reorders nothing in argv.
 int ctl_parse(struct ctl *c, int argc, char **argv);
 void ctl_help(const struct ctl_command *cmd, FILE *out); // NULL: the overview
@@ -180,8 +182,8 @@ const char *ctl_safe(const char *s);
 const char *ctl_fit(const char *s, int max, int *columns);
 // Writes text, on a terminal without what could steer it; lines stay.
 void ctl_put(const struct ctl *c, FILE *f, const char *s, size_t n);
-// Says why a JSON file could not be read.
-void ctl_json_error(const char *file, const json_error_t *e);
+// The JSON of a file or a pipe, a new reference; NULL, with a message, where it has none.
+json_t *ctl_read_json(const char *file);
 void ctl_json(const struct ctl *c, const json_t *v);
 // A JSON document as the server sent it; control characters as \u escapes, which mean the same.
 void ctl_json_text(FILE *f, const char *s);
@@ -206,6 +208,7 @@ void ctl_print_file(struct ctl *c, const char *file);
 // follow.c: shows a job until it ends and returns the exit status for how it ended.
 int ctl_follow(struct ctl *c, const char *job);
 bool ctl_interrupted(void);
+double ctl_now(void); // s, of a clock that nobody sets
 
 // fetch.c
 int ctl_md5_file(const char *path, bool inflate, char hex[33]);

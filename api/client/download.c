@@ -264,8 +264,9 @@ int ctl_download_text(struct ctl *c, const char *path, const char *file, bool js
 // A file to be sent; NULL and a message where it is none.
 static FILE *open_source(const char *file, curl_off_t *size) {
     struct stat st;
-    FILE *f = fopen(file, "rbe");
-    if (!f || fstat(fileno(f), &st)) {
+    const int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a pipe that nobody writes
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "rb");
+    if (!f || fstat(fd, &st)) {
         failed(file, errno);
     } else if (!S_ISREG(st.st_mode)) {
         fprintf(stderr, "driftctl: %s: not a regular file\n", ctl_safe(file));

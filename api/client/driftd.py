@@ -53,7 +53,7 @@ class Event(typing.NamedTuple):
 
 def _token(file):
     """The first word that is no comment: the server's own token file will do."""
-    with open(file, encoding="utf-8") as f:
+    with open(file, encoding="utf-8-sig") as f:
         for line in f:
             word = line.split(None, 1)[:1]
             if word and not word[0].startswith("#"):
@@ -231,17 +231,21 @@ class Driftd:
         as it lies on the server. Returns the path."""
         query = None if format is None else {"format": format, "weights": weights}
         c, r = self._open("GET", "/v1/checkpoints/%s/file" % ident, query, timeout=600)
-        part = "%s.part" % path
+        file, part = os.path.realpath(os.fsdecode(path)), None
+        if not os.path.exists(path) or os.path.isfile(path):  # a device or a pipe stays what it is
+            part = file + ".part"
         try:
-            with open(part, "wb") as f:
+            with open(part or path, "wb") as f:
                 while chunk := r.read(1 << 20):
                     f.write(chunk)
             if r.length:  # read(n) says nothing of an early end
                 raise http.client.IncompleteRead(b"", r.length)
-            os.replace(part, path)
+            if part:
+                os.replace(part, file)
         except BaseException:
-            with contextlib.suppress(OSError):
-                os.remove(part)
+            if part:
+                with contextlib.suppress(OSError):
+                    os.remove(part)
             raise
         finally:
             c.close()

@@ -268,6 +268,10 @@ int ctl_cmd_evals(struct ctl *c) {
                                               "data",       "weights",  "alpha",      "n",
                                               "comparable", "sort",     "limit"};
     const bool csv = ctl_get(c, "csv"), png = ctl_get(c, "png");
+    if (ctl_get(c, "output") && (c->narg || !(csv || png))) {
+        fprintf(stderr, "driftctl evals: --output goes with --csv or --png\n");
+        return CTL_USAGE;
+    }
     if (c->narg)
         return act(c);
     struct ctl_buf path = ctl_path("", "",

@@ -40,7 +40,7 @@ struct follow {
     int status, tail; // widest tail so far: the bar keeps its width
 };
 
-static double now(void) {
+double ctl_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
@@ -69,7 +69,7 @@ static void clear(struct follow *f) {
 
 static void show(struct follow *f, bool force) {
     char bar[64], tail[240], a[32], loss[24] = "-", drift[24] = "-", total[32];
-    double t = now();
+    double t = ctl_now();
     if (f->c->json || (!force && t - f->printed < (f->c->tty ? 0.1 : LINE_EVERY)))
         return;
     f->printed = t;
@@ -127,7 +127,7 @@ static void set_state(struct follow *f, const char *state, const char *error) {
     if (strcmp(state, "interrupted"))
         f->interrupted_at = 0;
     else if (f->interrupted_at == 0)
-        f->interrupted_at = now();
+        f->interrupted_at = ctl_now();
     if (!strcmp(state, f->state))
         return;
     bool first = !*f->state;
@@ -150,7 +150,7 @@ static void set_state(struct follow *f, const char *state, const char *error) {
 // Asks for the job itself. False when the server does not answer.
 static bool look(struct follow *f) {
     struct ctl_reply r;
-    f->looked = now();
+    f->looked = ctl_now();
     f->c->timeout = f->patience;
     if (ctl_http(f->c, "GET", f->path, NULL, NULL, true, &r)) {
         ctl_reply_free(&r);
@@ -185,7 +185,7 @@ static void on_metrics(struct follow *f, const json_t *d) {
     const json_t *cols = json_object_get(d, "cols"), *rows = json_object_get(d, "rows"), *name;
     const json_t *row = json_array_get(rows, json_array_size(rows) - 1);
     size_t i;
-    double t = now();
+    double t = ctl_now();
     if (!row)
         return;
     json_array_foreach(cols, i, name) {
@@ -269,11 +269,11 @@ static size_t on_stream(char *p, size_t size, size_t n, void *arg) {
 static int on_tick(void *arg, curl_off_t a, curl_off_t b, curl_off_t d, curl_off_t e) {
     struct follow *f = arg;
     (void)a, (void)b, (void)d, (void)e;
-    if (now() - f->looked > LOOK_EVERY && !f->ended) {
+    if (ctl_now() - f->looked > LOOK_EVERY && !f->ended) {
         look(f);
         show(f, false);
     }
-    if (f->interrupted_at > 0 && now() - f->interrupted_at > GRACE)
+    if (f->interrupted_at > 0 && ctl_now() - f->interrupted_at > GRACE)
         return 1;
     return f->ended || interrupted_flag;
 }
@@ -340,7 +340,7 @@ int ctl_follow(struct ctl *c, const char *job) {
         f.patience = c->timeout;
     while (!f.ended && !interrupted_flag) {
         bool answered = look(&f);
-        if (f.ended || (f.interrupted_at > 0 && now() - f.interrupted_at > GRACE))
+        if (f.ended || (f.interrupted_at > 0 && ctl_now() - f.interrupted_at > GRACE))
             break;
         if (answered) {
             if (lost)

@@ -5,16 +5,12 @@
 #include <string.h>
 
 // A recipe's name, or the object in a JSON file.
-static json_t *read_config(const char *arg) {
-    json_error_t e;
+static json_t *read_config(const struct ctl *c, const char *arg) {
     size_t n = strlen(arg);
     bool file = strchr(arg, '/') || (n > 5 && !strcmp(arg + n - 5, ".json"));
     if (!file)
-        return json_string(arg);
-    json_t *o = json_load_file(arg, JSON_REJECT_DUPLICATES, &e);
-    if (!o)
-        ctl_json_error(arg, &e);
-    return o;
+        return ctl_check_utf8(c, "CONFIG", arg) ? NULL : json_string(arg);
+    return ctl_read_json(arg);
 }
 
 // KEY=VALUE; a value that is JSON is taken as such, anything else is a string.
@@ -27,15 +23,13 @@ static int add_override(json_t *set, const char *text) {
     }
     char *key = ctl_printf("%.*s", (int)(eq - text), text);
     json_t *v = json_loads(eq + 1, JSON_DECODE_ANY, NULL);
-    int rc = json_object_set_new(set, key, v ? v : json_string(eq + 1));
-    if (rc)
-        fprintf(stderr, "driftctl: --set %s: not UTF-8\n", ctl_safe(text));
+    json_object_set_new(set, key, v ? v : json_string(eq + 1));
     free(key);
-    return rc ? CTL_USAGE : 0;
+    return 0;
 }
 
 static int job_body(struct ctl *c, json_t **out) {
-    json_t *config = read_config(c->arg[0]), *set = json_object();
+    json_t *config = read_config(c, c->arg[0]), *set = json_object();
     const char *name = ctl_get(c, "name");
     if (!config) {
         json_decref(set);
@@ -224,22 +218,28 @@ int ctl_cmd_job(struct ctl *c) {
     return rc;
 }
 
-static int act(struct ctl *c, const char *method, const char *rest, const char *said) {
+// `said` of the job, unless the answer has it in the state `done` already: then that.
+static int act(struct ctl *c, const char *method, const char *rest, const char *said,
+               const char *done) {
     struct ctl_buf path = ctl_path("/v1/jobs/", c->arg[0], rest);
     struct ctl_reply r;
+    json_t *job = NULL;
     int rc = ctl_call(c, method, path.s, NULL, NULL, &r);
     free(path.s);
     if (!rc)
-        rc = ctl_answer(c, &r, NULL, NULL);
+        rc = ctl_answer(c, &r, NULL, done ? &job : NULL);
     if (!rc && c->json && r.body.n) {
         ctl_json_text(c->out, r.body.s);
     } else if (!rc && c->json) { // a 204 has no body
         json_t *o = json_pack("{s:s, s:b}", "id", c->arg[0], "removed", 1);
         ctl_json(c, o);
         json_decref(o);
+    } else if (!rc && done && !strcmp(ctl_str(job, "state"), done)) {
+        fprintf(c->out, "job %s is %s\n", ctl_safe(c->arg[0]), done);
     } else if (!rc) {
         fprintf(c->out, "job %s %s\n", ctl_safe(c->arg[0]), said);
     }
+    json_decref(job);
     ctl_reply_free(&r);
     return rc;
 }
@@ -274,24 +274,25 @@ int ctl_cmd_follow(struct ctl *c) {
 }
 
 int ctl_cmd_stop(struct ctl *c) {
-    return ctl_get(c, "now") ? act(c, "POST", "/stop?mode=now", "is stopped")
-                             : act(c, "POST", "/stop", "will stop after its step");
+    const bool now = ctl_get(c, "now");
+    return act(c, "POST", now ? "/stop?mode=now" : "/stop",
+               now ? "will stop without a checkpoint" : "will stop after its step", "stopped");
 }
 
 int ctl_cmd_pause(struct ctl *c) {
-    return act(c, "POST", "/pause", "will pause");
+    return act(c, "POST", "/pause", "will pause", "paused");
 }
 
 int ctl_cmd_resume(struct ctl *c) {
-    int rc = act(c, "POST", "/resume", "resumes");
+    int rc = act(c, "POST", "/resume", "resumes", NULL);
     return rc || !ctl_get(c, "follow") ? rc : ctl_follow(c, c->arg[0]);
 }
 
 int ctl_cmd_checkpoint(struct ctl *c) {
-    return act(c, "POST", "/checkpoint", "writes a checkpoint");
+    return act(c, "POST", "/checkpoint", "writes a checkpoint", NULL);
 }
 
 int ctl_cmd_remove(struct ctl *c) {
     ctl_allow_time(c, CTL_REMOVE_S);
-    return act(c, "DELETE", "", "is deleted");
+    return act(c, "DELETE", "", "is deleted", NULL);
 }

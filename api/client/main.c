@@ -2,6 +2,7 @@
 #include "api/client/ctl.h"
 #include "driftd_config.h"
 
+#include <fcntl.h>
 #include <locale.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,8 +15,9 @@ static char *read_token(const char *file) {
     size_t size = 0;
     FILE *f = fopen(file, "re");
     bool found = false; // the first word that is no comment: the server's own file will do
-    while (f && !found && getline(&line, &size, f) >= 0) {
-        const size_t skip = strspn(line, " \t\r\n");
+    for (bool first = true; f && !found && getline(&line, &size, f) >= 0; first = false) {
+        const size_t mark = first && !strncmp(line, "\xef\xbb\xbf", 3) ? 3 : 0; // of some editors
+        const size_t skip = mark + strspn(line + mark, " \t\r\n");
         memmove(line, line + skip, strlen(line + skip) + 1);
         line[strcspn(line, " \t\r\n")] = '\0';
         found = *line && *line != '#';
@@ -74,7 +76,19 @@ int ctl_cmd_completion(struct ctl *c) {
     return rc;
 }
 
+// A standard descriptor that is closed would be given to the next socket or file, and what is
+// printed would go there. Writing to these fails as it does to a closed one.
+static void hold_standard_descriptors(void) {
+    int fd;
+    do
+        fd = open("/dev/null", O_RDONLY);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
 int main(int argc, char **argv) {
+    hold_standard_descriptors();
     struct ctl c = {.out = stdout};
     if (!setlocale(LC_CTYPE, "C.UTF-8")) // the server's text is UTF-8, whatever the locale
         setlocale(LC_CTYPE, "");

@@ -40,6 +40,8 @@ static void served_text(struct ctl *c, const json_t *o) {
 
 int ctl_cmd_serve(struct ctl *c) {
     struct ctl_reply r = {0};
+    if (c->narg && ctl_check_utf8(c, "ID", c->arg[0]))
+        return CTL_USAGE;
     json_t *body = c->narg ? json_pack("{s:s}", "checkpoint", c->arg[0]) : NULL, *o = NULL;
     int rc =
         body ? ctl_call(c, "PUT", "/v1/served", body, NULL, &r) : ctl_get_json(c, "/v1/served", &o);
@@ -104,6 +106,8 @@ int ctl_cmd_import(struct ctl *c) {
     json_t *o = NULL;
     int rc;
     if (ctl_get(c, "path")) {
+        if (ctl_check_utf8(c, "FILE", c->arg[0]))
+            return CTL_USAGE;
         json_t *body = json_pack("{s:s, s:s*, s:s*}", "path", c->arg[0], "name", ctl_get(c, "name"),
                                  "config", ctl_get(c, "config"));
         ctl_allow_time(c, IMPORT_S);
@@ -179,6 +183,10 @@ int ctl_cmd_db(struct ctl *c) {
         file = c->arg[1];
     if (strcmp(c->arg[0], "backup")) {
         fprintf(stderr, "driftctl: `db backup` is the only such command\n");
+        return CTL_USAGE;
+    }
+    if (file && !*file) {
+        fprintf(stderr, "driftctl db: FILE: expected a name, got an empty one\n");
         return CTL_USAGE;
     }
     if (!file) {

@@ -6,7 +6,9 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { POLL_US = 1000000, LOST_S = 120 };
+#define LOOK_S 10.0                    // that the server may take to answer
+#define LOST_S 120.0                   // after its last answer
+enum { POLL_US = 1000000, TRIES = 6 }; // without an answer ever
 
 static int usage(const char *text) {
     fprintf(stderr, "driftctl ablate: %s\n", text);
@@ -55,24 +57,42 @@ static int table(struct ctl *c, const char *id, const char *kind, const char *fi
     return rc;
 }
 
-// Waits through restarts of the server. The state that it ended with, or NULL and *rc.
-static char *watch(struct ctl *c, const char *id, int *rc) {
+// Asks for the sweep. NULL: no answer that says how it stands; *rc: CTL_REFUSED, printed, where
+// asking again is of no use.
+static json_t *look(struct ctl *c, const char *path, int *rc, bool *there) {
+    struct ctl_reply r = {0};
+    json_t *o = NULL;
+    *rc = ctl_http(c, "GET", path, NULL, NULL, true, &r);
+    *there = *there || !*rc;
+    if (!*rc && r.status >= 400 && r.status < 500) {
+        ctl_print_problem(c, &r);
+        *rc = CTL_REFUSED;
+    } else if (!*rc && r.status < 300) {
+        *rc = ctl_answer(c, &r, "state", &o);
+    }
+    ctl_reply_free(&r);
+    return o;
+}
+
+// Waits through restarts of the server. The state that it ended with, or NULL and *rc. there: the
+// server has answered before.
+static char *watch(struct ctl *c, const char *id, bool there, int *rc) {
     struct ctl_buf path = path_of(id, "");
     char *said = ctl_printf("%s", ""), *state = NULL;
-    for (int lost = 0; !state; usleep(POLL_US)) {
-        struct ctl_reply r = {0};
-        *rc = ctl_http(c, "GET", path.s, NULL, NULL, lost + 1 < LOST_S, &r);
-        json_t *o = NULL;
-        if (!*rc && r.status >= 400 && r.status < 500) {
-            ctl_print_problem(c, &r);
-            *rc = CTL_REFUSED;
-        } else if (!*rc && r.status < 300) {
-            *rc = ctl_answer(c, &r, "state", &o);
-        }
-        ctl_reply_free(&r);
-        lost = o ? 0 : lost + 1;
-        if (*rc == CTL_REFUSED || lost >= LOST_S)
+    double heard = ctl_now();
+    for (int lost = 0;; usleep(POLL_US)) {
+        json_t *o = look(c, path.s, rc, &there);
+        if (*rc == CTL_REFUSED)
             break;
+        lost = o ? 0 : lost + 1;
+        heard = o ? ctl_now() : heard;
+        if (there ? ctl_now() - heard > LOST_S : lost >= TRIES) {
+            fprintf(stderr, "driftctl: %s does not answer\n",
+                    ctl_safe(c->unix_path ? c->unix_path : c->url));
+            break;
+        }
+        if (lost == 1 && !c->json)
+            fprintf(stderr, "%s; trying again\n", there ? "connection lost" : "no answer yet");
         char *line = o ? line_of(o) : NULL;
         if (line && !c->json && strcmp(line, said))
             fprintf(stderr, "%s\n", line);
@@ -91,9 +111,13 @@ static char *watch(struct ctl *c, const char *id, int *rc) {
     return state;
 }
 
-static int follow(struct ctl *c, const char *id) {
+static int follow(struct ctl *c, const char *id, bool there) {
+    const double timeout = c->timeout; // of what comes after
     int rc = 0;
-    char *state = watch(c, id, &rc);
+    if (!ctl_get(c, "timeout"))
+        c->timeout = LOOK_S;
+    char *state = watch(c, id, there, &rc);
+    c->timeout = timeout;
     if (!state)
         return rc ? rc : CTL_UNREACHABLE;
     if (c->json) {
@@ -125,13 +149,10 @@ static void print_check(struct ctl *c, const json_t *o) {
 }
 
 static int submit(struct ctl *c) {
-    json_error_t e;
     struct ctl_reply r = {0};
-    json_t *file = json_load_file(c->arg[0], JSON_REJECT_DUPLICATES, &e);
-    if (!file) {
-        ctl_json_error(c->arg[0], &e);
+    json_t *file = ctl_read_json(c->arg[0]);
+    if (!file)
         return CTL_USAGE;
-    }
     const char *path = ctl_get(c, "check") ? "/v1/sweeps?check=1" : "/v1/sweeps";
     int rc = ctl_create(c, path, file, &r);
     json_decref(file);
@@ -151,7 +172,7 @@ static int submit(struct ctl *c) {
                 ctl_safe(ctl_str(o, "id")));
     fflush(c->out);
     if (follows)
-        rc = follow(c, ctl_str(o, "id"));
+        rc = follow(c, ctl_str(o, "id"), true);
     json_decref(o);
     return rc;
 }
@@ -241,7 +262,7 @@ static int show_table(struct ctl *c) {
 
 static int resume(struct ctl *c) {
     int rc = act(c, "POST", "/resume", "goes on");
-    return rc || !ctl_get(c, "follow") ? rc : follow(c, c->arg[1]);
+    return rc || !ctl_get(c, "follow") ? rc : follow(c, c->arg[1], true);
 }
 
 int ctl_cmd_ablate(struct ctl *c) {
@@ -275,7 +296,7 @@ int ctl_cmd_ablate(struct ctl *c) {
     case 3:
         return plot(c);
     case 4:
-        return follow(c, c->arg[1]);
+        return follow(c, c->arg[1], false);
     case 5:
         return act(c, "POST", "/stop", "stops; its checkpoints stay");
     case 6:

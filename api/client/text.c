@@ -1,10 +1,12 @@
-// Text output of driftctl: text made safe and measured, tables, bars, sizes, durations.
+// Text of driftctl: made safe and measured, tables, bars, sizes, durations; JSON in and out.
 #include "api/client/ctl.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include <wchar.h>
@@ -144,12 +146,37 @@ void ctl_json(const struct ctl *c, const json_t *v) {
     free(text);
 }
 
-void ctl_json_error(const char *file, const json_error_t *e) {
-    if (e->line < 0) // it could not be opened
-        fprintf(stderr, "driftctl: %s\n", ctl_safe(e->text));
-    else
-        fprintf(stderr, "driftctl: %s: %s (line %d column %d)\n", ctl_safe(file), ctl_safe(e->text),
-                e->line, e->column);
+// Takes the byte-order mark that some editors write. NULL, or why the text is no JSON.
+static const char *skip_mark(FILE *f) {
+    const int first = getc(f);
+    if (first == 0xfe || first == 0xff)
+        return "the text is UTF-16; expected JSON in UTF-8";
+    if (first == 0xef)
+        return getc(f) == 0xbb && getc(f) == 0xbf ? NULL : "expected JSON in UTF-8";
+    ungetc(first, f);
+    return NULL;
+}
+
+json_t *ctl_read_json(const char *file) {
+    json_error_t e = {0};
+    struct stat st;
+    const char *why = NULL;
+    json_t *o = NULL;
+    FILE *f = fopen(file, "rbe");
+    if (!f || fstat(fileno(f), &st))
+        why = strerror(errno);
+    else if (S_ISDIR(st.st_mode))
+        why = "a folder; expected a file with JSON";
+    else if (!(why = skip_mark(f)))
+        o = json_loadf(f, JSON_REJECT_DUPLICATES, &e);
+    if (why)
+        fprintf(stderr, "driftctl: %s: %s\n", ctl_safe(file), why);
+    else if (!o)
+        fprintf(stderr, "driftctl: %s: %s (line %d column %d)\n", ctl_safe(file), ctl_safe(e.text),
+                e.line, e.column);
+    if (f)
+        fclose(f);
+    return o;
 }
 
 // ---- bars and tables

@@ -157,7 +157,7 @@ static int read_file(struct parse *p, const char *path, struct dr_err *err) {
     json_error_t je;
     char *text;
     size_t n;
-    int rc = dd_read_file(path, 1 << 20, &text, &n, err);
+    int rc = dd_read_text(path, 1 << 20, &text, &n, err);
     if (rc)
         return dr_fail_prefix(err, rc, "--config");
     json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &je);

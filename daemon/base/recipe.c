@@ -58,7 +58,7 @@ static int not_found(const char *dir, const char *name, struct dr_err *err) {
 static bool printable(const char *name) {
     bool ok = dd_is_utf8(name);
     for (; *name && ok; name++)
-        ok = (unsigned char)*name >= 0x20 && *name != 0x7f;
+        ok = (unsigned char)*name >= 0x20 && *name != 0x7f && *name != '\\';
     return ok;
 }
 
@@ -68,7 +68,8 @@ static int check_name(const char *config_dir, const char *name, size_t room, str
         return not_found(config_dir, name, err);
     if (!printable(name))
         return dr_fail(err, DR_EINVAL,
-                       "the recipe's file name is not UTF-8 or has control characters: rename it");
+                       "the recipe's file name is not UTF-8, or has control characters or a "
+                       "backslash: rename it");
     if (!strcmp(name, reserved))
         return dr_fail(err, DR_EINVAL,
                        "the name %s is reserved (/v1/configs/%s describes all keys): rename the "

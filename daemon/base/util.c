@@ -86,7 +86,12 @@ static int write_all(int fd, const char *p, size_t n) {
         p += w;
         n -= (size_t)w;
     }
-    return fsync(fd);
+    return 0;
+}
+
+static int not_written(const char *path, int e, struct dr_err *err) {
+    return dr_fail(err, e == ENOSPC || e == EFBIG || e == EDQUOT ? DR_ENOSPC : DR_EIO,
+                   "cannot write %s: %s", path, strerror(e));
 }
 
 int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *err) {
@@ -97,17 +102,50 @@ int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *e
     if (fd < 0)
         return dr_fail(err, errno == ENOSPC ? DR_ENOSPC : DR_EIO, "cannot create %s: %s", tmp,
                        strerror(errno));
-    int e = write_all(fd, data, n) ? errno : 0;
+    int e = write_all(fd, data, n) || fsync(fd) ? errno : 0;
     if (close(fd) && !e)
         e = errno;
     if (!e && rename(tmp, path))
         e = errno;
     if (e) {
         unlink(tmp);
-        return dr_fail(err, e == ENOSPC || e == EFBIG || e == EDQUOT ? DR_ENOSPC : DR_EIO,
-                       "cannot write %s: %s", path, strerror(e));
+        return not_written(path, e, err);
     }
     return 0;
+}
+
+bool dd_is_stdout(const char *path) {
+    struct stat st, out;
+    return !strcmp(path, "-") || (!stat(path, &st) && !fstat(STDOUT_FILENO, &out) &&
+                                  st.st_dev == out.st_dev && st.st_ino == out.st_ino);
+}
+
+bool dd_is_direct(const char *path) {
+    struct stat st;
+    return dd_is_stdout(path) || (!stat(path, &st) && !S_ISREG(st.st_mode));
+}
+
+// flags: O_CREAT for a file that is not there.
+static int write_direct(const char *path, int flags, const void *data, size_t n,
+                        struct dr_err *err) {
+    const bool out = dd_is_stdout(path);
+    const int fd = out ? STDOUT_FILENO : open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY | flags, 0640);
+    int e = fd < 0 || write_all(fd, data, n) ? errno : 0;
+    if (fd >= 0 && !out && close(fd) && !e)
+        e = errno;
+    return e ? not_written(path, e, err) : 0;
+}
+
+int dd_write_output(const char *path, const void *data, size_t n, struct dr_err *err) {
+    struct stat st;
+    if (dd_is_direct(path))
+        return write_direct(path, 0, data, n, err);
+    char *target = realpath(path, NULL);
+    if (!target && !lstat(path, &st)) // a link to a file that is still to come
+        return write_direct(path, O_CREAT, data, n, err);
+    const int rc = dd_write_file(target ? target : path, data, n, err);
+    free(target);
+    return rc;
 }
 
 int dd_sync_folder(const char *path, struct dr_err *err) {
@@ -168,6 +206,15 @@ int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_
     if (n)
         *n = got;
     return 0;
+}
+
+int dd_read_text(const char *path, size_t max, char **out, size_t *n, struct dr_err *err) {
+    const int rc = dd_read_file(path, max, out, n, err);
+    if (!rc && *n >= 3 && !memcmp(*out, "\xef\xbb\xbf", 3)) {
+        *n -= 3;
+        memmove(*out, *out + 3, *n + 1);
+    }
+    return rc;
 }
 
 char *dd_printf(const char *fmt, ...) {

@@ -27,6 +27,14 @@ int dd_mkdirs(const char *path, struct dr_err *err);
 int dd_mkdir_for(const char *path, struct dr_err *err);
 // Writes a whole file atomically (temporary name, fsync, rename). DR_ENOSPC when the disk is full.
 int dd_write_file(const char *path, const void *data, size_t n, struct dr_err *err);
+// Whether a path stands for standard output: "-", or another name of the same file.
+bool dd_is_stdout(const char *path);
+// Whether a path is standard output, a device or a pipe: nothing that a rename may take the place
+// of.
+bool dd_is_direct(const char *path);
+// Writes to a path that somebody has named: directly where dd_is_direct, else as dd_write_file, to
+// where a symbolic link leads. Waits for who reads a pipe.
+int dd_write_output(const char *path, const void *data, size_t n, struct dr_err *err);
 // Makes the names in a folder durable. DR_EIO names it.
 int dd_sync_folder(const char *path, struct dr_err *err);
 // Bytes of the disk below path that this process may still use; -1: not known.
@@ -36,6 +44,8 @@ int64_t dd_free_bytes(const char *path);
 void dd_remove_tree(const char *path);
 // Reads a whole file into malloc'd, NUL-terminated memory; refuses more than max bytes.
 int dd_read_file(const char *path, size_t max, char **out, size_t *n, struct dr_err *err);
+// The same for text: without the byte-order mark of some editors.
+int dd_read_text(const char *path, size_t max, char **out, size_t *n, struct dr_err *err);
 // A whole decimal number within [lo, hi]; NULL and anything else: false.
 bool dd_parse_int(const char *text, int64_t lo, int64_t hi, int64_t *out);
 bool dd_is_utf8(const char *text);

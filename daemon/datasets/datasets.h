@@ -71,6 +71,7 @@ int dd_datasets_samples(struct dd_datasets *d, const char *name, const char *cls
 // What a configuration has to agree with.
 struct dd_dataset_facts {
     int64_t size, channels, classes, train, smallest; // smallest: pictures of the smallest class
+    char of_smallest[64];                             // its name, shortened
 };
 // Of a set that is ready. DR_ENOENT: no user owns a set of that name; DR_ECONFLICT: not ready.
 int dd_dataset_facts(struct dd_store *s, const char *name, struct dd_dataset_facts *out,
@@ -83,5 +84,8 @@ int dd_dataset_recipe(struct dd_store *s, const char *config_dir, const char *na
 // else data_dir. Into out.
 int dd_dataset_dir(struct dd_store *s, const struct dr_data_config *cfg, const char *data_dir,
                    char out[DD_PATH_MAX], struct dr_err *err);
+// How the pictures of the set that cfg names were brought to its size: data.fit and data.background
+// of a set that a user owns, whatever cfg has; those of other sets stay.
+int dd_dataset_fit(struct dd_store *s, struct dr_data_config *cfg, struct dr_err *err);
 // Whether cfg reads a folder or a set of that kind, whose data.path may be a user's set.
 bool dd_dataset_named(const struct dr_data_config *cfg);

@@ -90,6 +90,7 @@ static void read_options(const json_t *o, struct dr_import_options *out,
                          struct dd_dataset_faults *f) {
     dr_import_defaults(out);
     out->max_classes = MAX_CLASSES;
+    out->present = true;
     int64_t seed = (int64_t)out->seed;
     const json_t *v;
     check_keys(o, f);
@@ -113,6 +114,27 @@ static void read_options(const json_t *o, struct dr_import_options *out,
         if (!json_is_number(v) || out->test_share < 0 || out->test_share > 0.9)
             wrong(f, "test_share", "expected a number from 0 to 0.9");
     }
+}
+
+int dd_dataset_fit(struct dd_store *s, struct dr_data_config *cfg, struct dr_err *err) {
+    struct dd_dataset_row row;
+    struct dr_import_options o;
+    struct dd_dataset_faults f = {.err = err};
+    if (!dd_dataset_named(cfg))
+        return 0;
+    int rc = dd_dataset_row_get(s, cfg->path, &row, err);
+    if (rc)
+        return rc == DR_ENOENT ? 0 : rc;
+    json_t *options = json_loads(row.options, 0, NULL);
+    read_options(options, &o, &f);
+    if (!f.rc) {
+        cfg->fit = o.fit;
+        snprintf(cfg->background, sizeof cfg->background, "#%02x%02x%02x", o.background[0],
+                 o.background[1], o.background[2]);
+    }
+    json_decref(options);
+    dd_dataset_row_free(&row);
+    return f.rc;
 }
 
 json_t *dd_dataset_options(const json_t *options, struct dd_dataset_faults *f) {

@@ -229,9 +229,12 @@ int dd_dataset_rows(struct dd_store *s, const char *name, void (*fn)(void *arg, 
 
 int dd_dataset_facts(struct dd_store *s, const char *name, struct dd_dataset_facts *out,
                      struct dr_err *err) {
-    static const char sql[] = "SELECT state, size, channels, json_array_length(classes), train,"
-                              " (SELECT min(json_extract(value,'$.train')) FROM json_each(classes))"
-                              " FROM datasets WHERE name=?";
+    static const char sql[] =
+        "SELECT state, size, channels, json_array_length(classes), train,"
+        " (SELECT min(json_extract(value,'$.train')) FROM json_each(classes)),"
+        " (SELECT json_extract(value,'$.name') FROM json_each(classes)"
+        "  ORDER BY json_extract(value,'$.train') LIMIT 1)"
+        " FROM datasets WHERE name=?";
     *out = (struct dd_dataset_facts){0};
     sqlite3 *db = dd_store_reader(s, err);
     sqlite3_stmt *st = db ? dd_sql_prepare(db, err, sql, "t", name) : NULL;
@@ -244,9 +247,15 @@ int dd_dataset_facts(struct dd_store *s, const char *name, struct dd_dataset_fac
         rc = dr_fail_at(err, DR_ECONFLICT, "data.path", "the data set %.80s is %s, not ready", name,
                         text(st, 0));
     else
-        *out = (struct dd_dataset_facts){sqlite3_column_int64(st, 1), sqlite3_column_int64(st, 2),
-                                         sqlite3_column_int64(st, 3), sqlite3_column_int64(st, 4),
-                                         sqlite3_column_int64(st, 5)};
+        *out = (struct dd_dataset_facts){.size = sqlite3_column_int64(st, 1),
+                                         .channels = sqlite3_column_int64(st, 2),
+                                         .classes = sqlite3_column_int64(st, 3),
+                                         .train = sqlite3_column_int64(st, 4),
+                                         .smallest = sqlite3_column_int64(st, 5)};
+    if (!rc) {
+        snprintf(out->of_smallest, sizeof out->of_smallest, "%s", text(st, 6));
+        dd_trim_text(out->of_smallest);
+    }
     sqlite3_finalize(st);
     sqlite3_close(db);
     return rc;

@@ -31,7 +31,7 @@ static int resolve_id(struct dd_batcher *b, const char *text, int64_t *id, struc
     struct dr_err why = {0};
     int64_t v;
     const bool tag = *text >= 'a' && *text <= 'z' && (v = dd_ckpt_tagged(b->env.store, text)) > 0;
-    int rc = !tag && !dd_parse_int(text, 1, INT64_MAX, &v)
+    int rc = !tag && (*text == '0' || !dd_parse_int(text, 1, INT64_MAX, &v)) // an id is one text
                  ? dr_fail(&why, DR_ENOENT, "there is no checkpoint %s", text)
                  : dd_models_get(b->env.models, v, &info, &why);
     if (rc == DR_ENOENT)

@@ -84,8 +84,8 @@ struct dd_grid_file dd_grid_size(const uint8_t *png, size_t n) {
         .bytes = (int64_t)n, .width = png_be32(png + 16), .height = png_be32(png + 20)};
 }
 
-int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, double cfg,
-                  const char *path, struct dd_grid_file *info, struct dr_err *err) {
+int dd_grid_png(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, double cfg,
+                struct dr_bytes *png, struct dr_err *err) {
     const struct dr_model_config *m = dr_gen_config(s->net);
     int64_t count = dr_gen_image_count(s->net),
             classes = DR_MIN(m->classes, (int64_t)GRID_MAX_CLASSES);
@@ -95,14 +95,13 @@ int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, d
     per_class = points ? SCATTER_POINTS / classes : shape.columns;
     real *x = malloc((size_t)(classes * per_class * count) * sizeof *x);
     real *plot = points ? malloc(sizeof(real) * DD_PLOT_SIDE * DD_PLOT_SIDE) : NULL;
-    struct dr_bytes png = {0};
     int rc = x && (plot || !points) ? 0 : dr_fail(err, DR_ENOMEM, "no memory for a sample grid");
     if (!rc)
         rc = generate(g, s, classes, per_class, cfg, count, x, err);
     if (!rc && points) {
         dd_scatter(x, classes * per_class, DD_PLOT_SIDE, plot);
         rc = dr_png_grid(plot, 1, 1, DD_PLOT_SIDE, DD_PLOT_SIDE, DR_SHOW_GREY, 1, 1, 0, NULL, NULL,
-                         &png, err);
+                         png, err);
     } else if (!rc) {
         char text[160];
         snprintf(text, sizeof text,
@@ -110,14 +109,21 @@ int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, d
                  (long long)s->step, cfg, (long long)per_class);
         rc = dr_png_grid(x, classes * per_class, m->channels, m->size, m->size,
                          dr_show(m->kind, m->channels), per_class, shape.scale, 2, "driftd", text,
-                         &png, err);
+                         png, err);
     }
+    free(plot);
+    free(x);
+    return rc;
+}
+
+int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, double cfg,
+                  const char *path, struct dd_grid_file *info, struct dr_err *err) {
+    struct dr_bytes png = {0};
+    int rc = dd_grid_png(g, s, per_class, cfg, &png, err);
     if (!rc)
         rc = dd_write_file(path, png.p, png.n, err);
     if (!rc)
         *info = dd_grid_size(png.p, png.n);
     dr_bytes_free(&png);
-    free(plot);
-    free(x);
     return rc;
 }

@@ -17,7 +17,10 @@ struct dd_grid_shape {
 };
 struct dd_grid_shape dd_grid_shape(int64_t rows, int64_t columns, int64_t values, int64_t side);
 // At most the first 16 classes; points are drawn as one scatter plot, latents as grey planes. Of
-// large images fewer than per_class (dd_grid_shape).
+// large images fewer than per_class (dd_grid_shape). The caller frees *png.
+int dd_grid_png(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, double cfg,
+                struct dr_bytes *png, struct dr_err *err);
+// The same as a file (dd_write_file).
 int dd_grid_write(struct dd_grid *g, struct dr_snapshot *s, int64_t per_class, double cfg,
                   const char *path, struct dd_grid_file *info, struct dr_err *err);
 // The size of a PNG file of n bytes.

@@ -49,13 +49,37 @@ static json_t *fill(struct dd *d, const char *recipe, const json_t *given, int *
     return out;
 }
 
+// What a step draws, against what there is, before an encoder is trained for a job that cannot
+// start.
+static void check_step(const struct dr_config *cfg, const struct dd_dataset_facts *f,
+                       struct dr_err *positives, struct dr_err *unconditional) {
+    const struct dr_data_config *c = &cfg->data;
+    const int64_t train = c->limit ? DR_MIN(c->limit, f->train) : f->train,
+                  smallest = c->classes ? f->smallest : train;
+    if (cfg->kind != DR_RECIPE_TRAIN)
+        return;
+    if (cfg->train.positives > smallest)
+        dr_fail_at(positives, DR_ECONFIG, "train.positives",
+                   "train.positives is %lld; %s%s%sthe data set %s has %lld pictures to train on: "
+                   "at most as many%s",
+                   (long long)cfg->train.positives, c->classes ? "class " : "",
+                   c->classes ? f->of_smallest : "", c->classes ? " of " : "", c->path,
+                   (long long)smallest,
+                   smallest ? " (as `driftctl data train` takes)"
+                            : ", so add the set anew: classes without any are then left out");
+    if (cfg->train.unconditional > train)
+        dr_fail_at(unconditional, DR_ECONFIG, "train.unconditional",
+                   "train.unconditional is %lld; the data set %s has %lld pictures to train on",
+                   (long long)cfg->train.unconditional, c->path, (long long)train);
+}
+
 // DR_ECONFIG where a configuration contradicts the user's set that it names; all of them go to
 // *list.
 static int fits(struct dd *d, const struct dr_config *cfg, struct dr_problems *list,
                 struct dr_err *err) {
     struct dd_dataset_facts f;
     const struct dr_data_config *c = &cfg->data;
-    struct dr_err e[3] = {0};
+    struct dr_err e[5] = {0};
     if (!dd_dataset_named(c))
         return 0;
     int rc = dd_dataset_facts(d->store, c->path, &f, err);
@@ -73,7 +97,8 @@ static int fits(struct dd *d, const struct dr_config *cfg, struct dr_problems *l
         dr_fail_at(&e[2], DR_ECONFIG, "data.classes",
                    "data.classes is %lld; the data set %s has %lld", (long long)c->classes, c->path,
                    (long long)f.classes);
-    for (int i = 0; i < 3; i++) {
+    check_step(cfg, &f, &e[3], &e[4]);
+    for (int i = 0; i < 5; i++) {
         if (!e[i].code)
             continue;
         if (!rc)

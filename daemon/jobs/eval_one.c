@@ -22,8 +22,9 @@ struct images {
     struct dr_snapshot *snap;
     struct dr_dataset *folder;
     struct dr_eval_source *source;
-    char sha256[65]; // of the checkpoint
-    bool own;        // the judge is the encoder that it was trained with
+    char sha256[65];         // of the checkpoint
+    bool own;                // the judge is the encoder that it was trained with
+    char note[DD_EVAL_NOTE]; // of its classes
 };
 
 static void images_free(struct images *s) {
@@ -80,9 +81,11 @@ static int open_checkpoint(struct dd_eval_work *w, const struct dd_eval_run *r, 
     snprintf(s->sha256, sizeof s->sha256, "%s", row.sha256);
     if (!rc)
         rc = check_own(w, &row, s, err);
-    dd_ckpt_row_free(&row);
     if (!rc)
         rc = check_generator(w, s->snap, err);
+    if (!rc)
+        rc = dd_eval_match_names(w, r, row.path, s->note, err);
+    dd_ckpt_row_free(&row);
     const struct dr_eval_generator g = {.snap = s->snap,
                                         .like = e->split == DR_EVAL_TEST ? w->test : w->train,
                                         .alpha = r->alpha,
@@ -92,26 +95,26 @@ static int open_checkpoint(struct dd_eval_work *w, const struct dd_eval_run *r, 
     return rc ? rc : dr_eval_source_generator(w->be, &g, &s->source, err);
 }
 
-// Pictures as the data set has them; in as many folders as it has classes, or without classes.
-static int open_folder(struct dd_eval_work *w, struct images *s, struct dr_err *err) {
+// Pictures as the data set has them, in folders with the names of its classes, or without classes.
+static int open_folder(struct dd_eval_work *w, const struct dd_eval_run *r, struct images *s,
+                       struct dr_err *err) {
     const struct dr_eval_section *e = &w->job->cfg.eval;
     struct dr_data_config d = w->job->cfg.data;
     struct dr_err why = {0};
-    d.set = DR_DATA_FOLDER;
+    int rc = dd_dataset_fit(w->job->env->store, &d, err);
+    if (rc)
+        return rc;
     d.size = w->train->h;
     d.channels = w->train->c;
-    d.classes = w->train->classes > 1 ? w->train->classes : 0;
     d.limit = 0;
     d.test_share = 0;
     snprintf(d.path, sizeof d.path, "%s", e->folder);
-    int rc = dd_eval_load(w, &d, w->job->env->opt->data_dir, false, &s->folder, err);
-    if (rc && d.classes) { // flat
-        d.classes = 0;
-        if (!dd_eval_load(w, &d, w->job->env->opt->data_dir, false, &s->folder, &why))
-            rc = 0;
-    }
+    rc = dd_eval_load_folder(w, &d, w->job->env->opt->data_dir, &s->folder, &why);
     if (rc)
-        return dr_fail_at(err, rc, "eval.folder", "eval.folder: %.400s", err->msg);
+        return dr_fail_at(err, rc, "eval.folder", "eval.folder: %.400s", why.msg);
+    rc = dd_eval_match_folder(w, r, s->folder, s->note, err);
+    if (rc)
+        return rc;
     if (s->folder->n < e->n)
         return dr_fail_at(err, DR_EINVAL, "eval.n",
                           "eval.n is %lld; the folder %.200s has %lld pictures", (long long)e->n,
@@ -245,6 +248,8 @@ static json_t *settings(const struct dd_eval_work *w, const struct images *s) {
                           splits[e->split], "batch", (json_int_t)e->batch, "metrics", e->metrics,
                           "device", w->job->env->device, "version", DRIFTD_GIT, "checkpoint_sha256",
                           s->sha256[0] ? s->sha256 : NULL, "share", e->share);
+    if (s->note[0])
+        json_object_set_new(o, "note", json_string(s->note));
     json_object_set_new(o, "judge", json_null());
     json_object_set_new(o, "inception_sha256", json_null());
     for (int i = 0; i < w->njudges; i++) {
@@ -349,7 +354,7 @@ int dd_eval_one(struct dd_eval_work *w, const struct dd_eval_run *r, struct dd_e
     struct images s = {0};
     char partial[DD_PATH_MAX];
     *o = (struct dd_eval_outcome){.comparable = w->comparable, .details = json_object()};
-    int rc = cfg->eval.folder[0] ? open_folder(w, &s, err) : open_checkpoint(w, r, &s, err);
+    int rc = cfg->eval.folder[0] ? open_folder(w, r, &s, err) : open_checkpoint(w, r, &s, err);
     if (!rc)
         o->settings = settings(w, &s);
     if (!rc)

@@ -2,6 +2,7 @@
 //   eval.c        the job: runs one after the other, resuming, how it ends
 //   eval_setup.c  data sets, judges, references of reals (kept in STATE_DIR/evals/refs)
 //   eval_one.c    one run: its source, its slices, its numbers
+//   eval_classes.c  which class of the data each class of the source is
 //   eval_files.c  what a run leaves in STATE_DIR/evals/ID
 //   eval_pace.c   how much of the processor it takes
 #pragma once
@@ -32,6 +33,7 @@ struct dd_eval_work {
     int njudges;
     char comparable[17];
     bool stop;                     // the user's wish
+    bool noted;                    // an alert of dd_eval_note was sent
     int64_t done, total;           // images of runs
     int64_t refs_done, refs_total; // a reference that has to be made counts as a run
     // Pace: how much this thread has worked since `since`, while another job trains.
@@ -62,6 +64,9 @@ int dd_eval_path(const struct dd_eval_work *w, char out[DD_PATH_MAX], struct dr_
 // dr_dataset_load, whose imports stop when the job does and leave room on the disk.
 int dd_eval_load(struct dd_eval_work *w, const struct dr_data_config *cfg, const char *data_dir,
                  bool test, struct dr_dataset **out, struct dr_err *err);
+// The same for the training split of a folder with the classes that it has.
+int dd_eval_load_folder(struct dd_eval_work *w, const struct dr_data_config *cfg,
+                        const char *data_dir, struct dr_dataset **out, struct dr_err *err);
 // DR_ECANCELED when a stop came first.
 int dd_eval_setup(struct dd_eval_work *w, struct dr_err *err);
 void dd_eval_setdown(struct dd_eval_work *w);
@@ -72,6 +77,25 @@ int dd_eval_one(struct dd_eval_work *w, const struct dd_eval_run *r, struct dd_e
                 struct dr_err *err);
 // Removes what is kept for the next time, once the run's end is in the store.
 void dd_eval_forget(const struct dd_eval_work *w, const struct dd_eval_run *r);
+
+// --- eval_classes.c ---
+enum { DD_EVAL_NOTE = 320 };
+// Whether a metric that is wanted needs to know the class of an image.
+bool dd_eval_needs_classes(const struct dd_eval_work *w);
+// Notes what a reader of the run's numbers has to know: in `note`, which goes into its settings, in
+// the log and, once for the job, as an alert.
+void dd_eval_note(struct dd_eval_work *w, const struct dd_eval_run *r, const char *text,
+                  char note[DD_EVAL_NOTE]);
+// Gives the pictures of a folder the class numbers of the data set by the names of both; by their
+// order, with a note, where no name is the same and there are as many. A flat folder has no
+// classes, nor has one of other classes where no metric needs them. DR_EINVAL, naming the classes,
+// at "eval.folder" or "eval.metrics".
+int dd_eval_match_folder(struct dd_eval_work *w, const struct dd_eval_run *r,
+                         struct dr_dataset *folder, char note[DD_EVAL_NOTE], struct dr_err *err);
+// Whether the checkpoint of that file has the classes of the data set, where both have names. Other
+// names: a note. The same in another order: DR_EINVAL where a metric needs classes.
+int dd_eval_match_names(struct dd_eval_work *w, const struct dd_eval_run *r, const char *path,
+                        char note[DD_EVAL_NOTE], struct dr_err *err);
 
 // --- eval_files.c ---
 // grid.png, nearest.png and, where the configuration wants it, samples.npy; adds "nearest" to

@@ -29,17 +29,28 @@ static bool on_import(void *ctx, const struct dr_import_progress *p) {
     return dd_eval_pace(l->w) && !dd_cache_room(l->data_dir, p, &l->full);
 }
 
-int dd_eval_load(struct dd_eval_work *w, const struct dr_data_config *cfg, const char *data_dir,
-                 bool test, struct dr_dataset **out, struct dr_err *err) {
+static int load(struct dd_eval_work *w, const struct dr_data_config *cfg, const char *data_dir,
+                bool folder, bool test, struct dr_dataset **out, struct dr_err *err) {
     struct loading l = {.w = w, .data_dir = data_dir};
     dr_pictures_watch(on_import, &l);
-    int rc = dr_dataset_load(cfg, data_dir, test, out, err);
+    int rc = folder ? dr_dataset_load_folder(cfg, data_dir, out, err)
+                    : dr_dataset_load(cfg, data_dir, test, out, err);
     dr_pictures_watch(NULL, NULL);
     if (rc == DR_ECANCELED && l.full.code) {
         rc = l.full.code;
         *err = l.full;
     }
     return rc;
+}
+
+int dd_eval_load(struct dd_eval_work *w, const struct dr_data_config *cfg, const char *data_dir,
+                 bool test, struct dr_dataset **out, struct dr_err *err) {
+    return load(w, cfg, data_dir, false, test, out, err);
+}
+
+int dd_eval_load_folder(struct dd_eval_work *w, const struct dr_data_config *cfg,
+                        const char *data_dir, struct dr_dataset **out, struct dr_err *err) {
+    return load(w, cfg, data_dir, true, false, out, err);
 }
 
 static int load_data(struct dd_eval_work *w, struct dr_err *err) {

@@ -2,6 +2,7 @@
 #include "daemon/base/options.h"
 #include "daemon/verbs/verbs.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,6 +57,17 @@ static void shorten_spinning(char **argv) {
     execv(path, argv); // on failure the process goes on with the long spin
 }
 
+// A standard descriptor that is closed would be given to the next file (a lock, a checkpoint), and
+// what is printed would go there. Writing to these fails as it does to a closed one.
+static void hold_standard_descriptors(void) {
+    int fd;
+    do
+        fd = open("/dev/null", O_RDONLY);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
 static bool asks_for_help(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "help"))
         return true;
@@ -75,6 +87,7 @@ static int checked(int status) {
 }
 
 int main(int argc, char **argv) {
+    hold_standard_descriptors();
     shorten_spinning(argv);
     const char *verb = argc > 1 ? argv[1] : "serve";
     if (asks_for_help(argc, argv)) {

@@ -1,7 +1,9 @@
 // `driftd run CONFIG`: one job in the foreground, for shells and batch schedulers. Needs neither
-// SQLite nor HTTP. Progress lines on stdout, log on stderr. SIGINT, SIGTERM and SIGHUP write a
-// checkpoint and exit with 3; a second one exits after the current step. SIGUSR1 writes a
-// checkpoint and goes on. SIGPIPE and SIGXFSZ are ignored: writing fails instead, and is reported.
+// SQLite nor HTTP. Progress lines on stdout (on stderr where the sample grid goes to stdout), log
+// on stderr. SIGINT, SIGTERM and SIGHUP write a checkpoint and exit with 3; a second one exits
+// after the current step. SIGXCPU and SIGUSR2, by which batch systems announce a kill, do as the
+// first. SIGUSR1 writes a checkpoint and goes on. SIGPIPE and SIGXFSZ are ignored: writing fails
+// instead, and is reported.
 #include "daemon/base/log.h"
 #include "daemon/base/options.h"
 #include "daemon/base/recipe.h"
@@ -23,15 +25,17 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t stops; // SIGINT, SIGTERM and SIGHUP so far
+static volatile sig_atomic_t stops;  // SIGINT, SIGTERM and SIGHUP so far
+static volatile sig_atomic_t warned; // SIGXCPU, which comes each second, or SIGUSR2
 static volatile sig_atomic_t save_wanted;
 
 struct run_cmd {
     const char *out, *grid;
+    FILE *say; // progress
     char *set[32];
     int nset;
     bool resume, quiet;
-    bool mute; // standard output cannot be written
+    bool mute; // progress cannot be written
     double printed_at, started_at;
     int64_t first_step;
     double grid_cfg;
@@ -42,6 +46,8 @@ struct run_cmd {
 static void on_signal(int sig) {
     if (sig == SIGUSR1)
         save_wanted = 1;
+    else if (sig == SIGXCPU || sig == SIGUSR2)
+        warned = 1;
     else
         stops = stops + 1;
 }
@@ -51,6 +57,8 @@ static void catch_signals(void) {
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
     sigaction(SIGUSR1, &sa, NULL);
+    sigaction(SIGUSR2, &sa, NULL);
+    sigaction(SIGXCPU, &sa, NULL);
     if (!sigaction(SIGHUP, NULL, &old) && old.sa_handler != SIG_IGN) // nohup ignores it
         sigaction(SIGHUP, &sa, NULL);
     signal(SIGPIPE, SIG_IGN);
@@ -76,7 +84,7 @@ static int extra(void *ctx, const char *flag, const char *value, struct dr_err *
 
 static enum dd_wish on_wish(void *ctx) {
     (void)ctx;
-    if (stops)
+    if (stops || warned)
         return stops > 1 ? DD_WISH_STOP_NOW : DD_WISH_STOP;
     if (!save_wanted)
         return DD_WISH_NONE;
@@ -86,13 +94,13 @@ static enum dd_wish on_wish(void *ctx) {
 
 // Flushes progress. Training goes on where nobody reads it any more, with one line on stderr.
 static void flush_progress(struct run_cmd *c) {
-    if (!fflush(stdout) && !ferror(stdout))
+    if (!fflush(c->say) && !ferror(c->say))
         return;
     if (!c->mute)
         fprintf(stderr, "driftd run: standard output: %s; training goes on without progress\n",
                 strerror(errno));
     c->mute = true;
-    clearerr(stdout);
+    clearerr(c->say);
 }
 
 static int on_started(void *ctx, const struct dr_trainer *t, const struct dr_dataset *d,
@@ -102,11 +110,11 @@ static int on_started(void *ctx, const struct dr_trainer *t, const struct dr_dat
     c->started_at = dd_seconds();
     c->trainer = t;
     c->first_step = step;
-    printf("data %s: %lld images; memory %.1f MiB; %lld steps%s\n", d->name, (long long)d->n,
-           (double)dr_trainer_memory(t) / 1048576, (long long)dr_trainer_steps_total(t),
-           step ? "" : " from scratch");
+    fprintf(c->say, "data %s: %lld images; memory %.1f MiB; %lld steps%s\n", d->name,
+            (long long)d->n, (double)dr_trainer_memory(t) / 1048576,
+            (long long)dr_trainer_steps_total(t), step ? "" : " from scratch");
     if (step)
-        printf("resumed at step %lld\n", (long long)step);
+        fprintf(c->say, "resumed at step %lld\n", (long long)step);
     flush_progress(c);
     return 0;
 }
@@ -129,21 +137,22 @@ static void on_step(void *ctx, const struct dr_metrics *m, double seconds, int64
         return;
     c->printed_at = now;
     double rate = (double)(m->step - c->first_step) / fmax(now - c->started_at, 1e-9);
-    printf("step %lld/%lld", (long long)m->step, (long long)total);
+    fprintf(c->say, "step %lld/%lld", (long long)m->step, (long long)total);
     if (of_step)
-        printf(" loss %.5f", m->loss);
+        fprintf(c->say, " loss %.5f", m->loss);
     if (m->ntau)
-        printf(" drift %.4f", m->drift_norm[0]);
+        fprintf(c->say, " drift %.4f", m->drift_norm[0]);
     for (size_t i = 0; i < DR_COUNT(shown); i++) {
         const double v = dr_metric(c->trainer, m, shown[i].name);
         if (!isnan(v))
-            printf(" %s %.4f", shown[i].word, v);
+            fprintf(c->say, " %s %.4f", shown[i].word, v);
     }
     if (!isnan(m->spread))
-        printf(" spread %.3f min %.3f", m->spread, m->spread_min);
+        fprintf(c->say, " spread %.3f min %.3f", m->spread, m->spread_min);
     if (of_step)
-        printf(" grad %.3g lr %.3g step %.3fs", m->grad_norm, m->lr, m->step_seconds);
-    printf(" time %.0fs eta %.0fs\n", seconds, (double)(total - m->step) / fmax(rate, 1e-9));
+        fprintf(c->say, " grad %.3g lr %.3g step %.3fs", m->grad_norm, m->lr, m->step_seconds);
+    fprintf(c->say, " time %.0fs eta %.0fs\n", seconds,
+            (double)(total - m->step) / fmax(rate, 1e-9));
     flush_progress(c);
 }
 
@@ -164,8 +173,8 @@ static int on_checkpoint(void *ctx, int64_t step, const char *path, const char *
         warn("checkpoint.sum", step, path, why.msg);
     }
     if (!c->quiet && !c->mute)
-        printf("checkpoint step %lld %s (%lld bytes, sha256 %.12s)\n", (long long)step, path,
-               (long long)bytes, sha);
+        fprintf(c->say, "checkpoint step %lld %s (%lld bytes, sha256 %.12s)\n", (long long)step,
+                path, (long long)bytes, sha);
     flush_progress(c);
     return 0;
 }
@@ -194,13 +203,29 @@ static void on_alert(void *ctx, const char *kind, int64_t step, const char *text
     warn(event, step, "-", text);
 }
 
+static void end_at_once(int sig) {
+    (void)sig;
+    _exit(3);
+}
+
+// A pipe may wait for its reader without end, and there is nothing left to save.
+static void let_signals_end(void) {
+    static const int all[] = {SIGINT, SIGTERM, SIGXCPU, SIGUSR2};
+    struct sigaction old;
+    for (size_t i = 0; i < DR_COUNT(all); i++)
+        signal(all[i], end_at_once);
+    if (!sigaction(SIGHUP, NULL, &old) && old.sa_handler != SIG_IGN)
+        signal(SIGHUP, end_at_once);
+}
+
 // The grid after training, from the checkpoint just written, as later users of the file see it.
 static int write_grid(const struct run_cmd *c, const struct dd_options *o, const char *ckpt,
                       struct dr_err *err) {
     struct dr_snapshot *s = NULL;
     struct dr_backend *be = NULL;
     struct dd_grid *g = NULL;
-    struct dd_grid_file info;
+    struct dr_bytes png = {0};
+    const bool direct = dd_is_direct(c->grid);
     int rc = dr_snapshot_load(ckpt, NULL, &s, err);
     if (!rc)
         rc = dr_backend_open(o->device, (int)o->threads, &be, err);
@@ -209,11 +234,18 @@ static int write_grid(const struct run_cmd *c, const struct dd_options *o, const
         rc = dd_grid_new(be, strcmp(o->precision, "bf16") ? DR_FP32 : DR_PREC_BF16, &g, err);
     }
     if (!rc)
+        rc = dd_grid_png(g, s, c->per_class, c->grid_cfg, &png, err);
+    if (!rc && direct)
+        let_signals_end();
+    else if (!rc)
         rc = dd_mkdir_for(c->grid, err);
     if (!rc)
-        rc = dd_grid_write(g, s, c->per_class, c->grid_cfg, c->grid, &info, err);
-    if (!rc)
-        printf("grid %s %lldx%lld\n", c->grid, (long long)info.width, (long long)info.height);
+        rc = dd_write_output(c->grid, png.p, png.n, err);
+    if (!rc) {
+        const struct dd_grid_file f = dd_grid_size(png.p, png.n);
+        fprintf(c->say, "grid %s %lldx%lld\n", c->grid, (long long)f.width, (long long)f.height);
+    }
+    dr_bytes_free(&png);
     dd_grid_free(g);
     dr_backend_free(be);
     dr_snapshot_unref(s);
@@ -305,7 +337,7 @@ static int train_encoder(struct run_cmd *c, const struct dd_options *o, const st
     struct dd_run_hooks hooks;
     struct dd_run_result res;
     take_hooks(c, &hooks);
-    printf("encoder %s in %s\n", encoder.name, folder);
+    fprintf(c->say, "encoder %s in %s\n", encoder.name, folder);
     rc = make_way(c, &encoder, folder, err);
     if (!rc)
         rc = dd_run(&spec, &hooks, &res, err);
@@ -347,6 +379,9 @@ static int check(const struct run_cmd *c, const struct dr_config *cfg, struct dr
     if (c->grid && cfg->kind != DR_RECIPE_TRAIN)
         return dr_fail(err, DR_EINVAL, "--grid: a recipe of kind %s makes no samples",
                        dr_recipe_word(cfg->kind));
+    if (c->grid && dd_is_stdout(c->grid) && isatty(STDOUT_FILENO))
+        return dr_fail(err, DR_EINVAL,
+                       "--grid: a PNG is not written to a terminal; expected a file or a pipe");
     return 0;
 }
 
@@ -412,16 +447,17 @@ static int run(struct run_cmd *c, const struct dd_options *o, struct dr_config *
     if (rc)
         return 1;
     if (stopped)
-        printf("stopped while the encoder was being trained; the same command goes on with it\n");
+        fprintf(c->say,
+                "stopped while the encoder was being trained; the same command goes on with it\n");
     if (stopped)
         return 3;
     if (res.unsaved.code) {
         *err = res.unsaved;
         return 1;
     }
-    printf("%s at step %lld after %.1f s of training; checkpoint %s\n",
-           res.outcome == DD_RUN_COMPLETED ? "completed" : "stopped", (long long)res.step,
-           res.seconds, res.last_good[0] ? res.last_good : "none");
+    fprintf(c->say, "%s at step %lld after %.1f s of training; checkpoint %s\n",
+            res.outcome == DD_RUN_COMPLETED ? "completed" : "stopped", (long long)res.step,
+            res.seconds, res.last_good[0] ? res.last_good : "none");
     return res.outcome == DD_RUN_COMPLETED ? 0 : 3;
 }
 
@@ -455,6 +491,7 @@ int dd_run_main(int argc, char **argv) {
     if (!rc) {
         c.per_class = cfg.samples.per_class;
         c.grid_cfg = cfg.samples.cfg;
+        c.say = c.grid && dd_is_stdout(c.grid) ? stderr : stdout;
         catch_signals();
         status = run(&c, &o, &cfg, &err);
     }

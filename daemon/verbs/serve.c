@@ -40,7 +40,7 @@ static int read_token(const struct dd_options *o, char **out, struct dr_err *err
     *out = NULL;
     if (!*o->token_file)
         return 0;
-    int rc = dd_read_file(o->token_file, 1 << 16, out, &n, err);
+    int rc = dd_read_text(o->token_file, 1 << 16, out, &n, err);
     if (rc)
         return dr_fail_prefix(err, rc, "token-file");
     while (n && strchr(" \t\r\n", (*out)[n - 1]))
@@ -385,7 +385,7 @@ static void forward(int sig) {
     pthread_kill(waiting, sig);
 }
 static void forward_signals(void) {
-    static const int all[] = {SIGTERM, SIGINT, SIGHUP};
+    static const int all[] = {SIGTERM, SIGINT, SIGHUP, SIGXCPU};
     const struct sigaction sa = {.sa_handler = forward, .sa_flags = SA_RESTART};
     waiting = pthread_self();
     for (size_t i = 0; i < DR_COUNT(all); i++)
@@ -397,7 +397,7 @@ static void wait_for_end(struct dd *d, const sigset_t *set) {
     for (;;) {
         struct timespec t = {.tv_sec = step / 1000000, .tv_nsec = step % 1000000 * 1000};
         int sig = sigtimedwait(set, NULL, &t);
-        if (sig == SIGTERM || sig == SIGINT)
+        if (sig == SIGTERM || sig == SIGINT || sig == SIGXCPU)
             return;
         if (sig == SIGHUP)
             reload(d);
@@ -422,10 +422,13 @@ static int serve(struct dd *d) {
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGXCPU);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     forward_signals();
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); // a file-size limit is a write error like a full disk
+    signal(SIGUSR1, SIG_IGN); // some send these to any daemon, after they moved its log for one
+    signal(SIGUSR2, SIG_IGN);
     int rc = build(d, &l, &err);
     if (rc) {
         if (dd_log_is_json())

@@ -22,9 +22,7 @@ static int character(const unsigned char *p) {
     return overlong || beyond ? 0 : n;
 }
 
-// What came from a file or a request goes to terminals, logs and JSON: control characters, and what
-// a cut has left of a character, become question marks.
-static void make_plain(char *text) {
+void dr_make_plain(char *text) {
     for (unsigned char *p = (unsigned char *)text; *p;) {
         int n = character(p);
         const bool control = p[0] < 0x20 || p[0] == 0x7f || (p[0] == 0xc2 && p[1] < 0xa0);
@@ -44,8 +42,8 @@ static void fill(struct dr_err *err, int code, const char *field, const char *fm
     err->code = code;
     strcpy(err->field, name);
     strcpy(err->msg, msg);
-    make_plain(err->field);
-    make_plain(err->msg);
+    dr_make_plain(err->field);
+    dr_make_plain(err->msg);
 }
 
 int(dr_fail)(struct dr_err *err, int code, const char *fmt, ...) {
@@ -74,7 +72,7 @@ int dr_fail_prefix(struct dr_err *err, int code, const char *prefix) {
     char old[sizeof err->msg];
     memcpy(old, err->msg, sizeof old);
     snprintf(err->msg, sizeof err->msg, "%.200s: %.300s", prefix, old);
-    make_plain(err->msg);
+    dr_make_plain(err->msg);
     return err->code;
 }
 

@@ -51,6 +51,9 @@ int dr_fail_at(struct dr_err *err, int code, const char *field, const char *fmt,
 // Puts "prefix: " before the sentence already in *err, whose field stays; returns err->code (or
 // `code` if err is NULL).
 int dr_fail_prefix(struct dr_err *err, int code, const char *prefix);
+// What came from a file or a request goes to terminals, logs and JSON: control characters, and
+// bytes that are no UTF-8, become question marks. dr_fail does it to its sentence.
+void dr_make_plain(char *text);
 // Static text of a code, e.g. "malformed file". Never NULL.
 const char *dr_code_text(int code);
 

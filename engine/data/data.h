@@ -36,6 +36,12 @@ struct dr_dataset {
 // and what was expected.
 int dr_dataset_load(const struct dr_data_config *cfg, const char *data_dir, bool test_split,
                     struct dr_dataset **out, struct dr_err *err);
+// The training split of data.set folder with the classes that it has, whatever cfg->classes says.
+int dr_dataset_load_folder(const struct dr_data_config *cfg, const char *data_dir,
+                           struct dr_dataset **out, struct dr_err *err);
+// Numbers the classes anew, before the set is used: class k becomes to[k] of `classes`. Names go.
+int dr_dataset_renumber(struct dr_dataset *d, const int64_t *to, int64_t classes,
+                        struct dr_err *err);
 void dr_dataset_free(struct dr_dataset *d);
 // Whether dr_dataset_load finds the files of the training split, by their names: a moment's look.
 // Sets that are generated are always there.

@@ -15,6 +15,7 @@ struct dr_set_query {
     const char *data_dir; // NULL: none
     bool test;            // split
     bool look;            // whether it is there is all that is asked: nothing is read
+    bool labelled;        // data.classes 0 means all classes that there are
 };
 // The function of a row in sets.def. d comes with kind, name and classes set, the rest zero; it
 // gets n, c, h, w, label [n] (malloc'd), and either pixels or points or rows, with own and release

@@ -205,7 +205,7 @@ int dr_dataset_open(dr_set_open *open, const struct dr_set_facts *facts,
     d->name = facts->name;
     d->classes = q->cfg->classes ? q->cfg->classes : facts->classes ? facts->classes : 1;
     rc = open(d, q, err);
-    if (!rc && !q->cfg->classes)
+    if (!rc && !q->cfg->classes && !q->labelled)
         forget_labels(d);
     if (!rc)
         rc = index_classes(d, err);
@@ -233,6 +233,34 @@ int dr_dataset_load(const struct dr_data_config *cfg, const char *data_dir, bool
     const struct dr_set_query q = {
         .cfg = cfg, .name = f->name, .data_dir = data_dir, .test = test_split};
     return dr_dataset_open(table[cfg->set], f, &q, out, err);
+}
+
+int dr_dataset_load_folder(const struct dr_data_config *cfg, const char *data_dir,
+                           struct dr_dataset **out, struct dr_err *err) {
+    struct dr_data_config c = *cfg;
+    const struct dr_set_facts *f = dr_set_facts(DR_DATA_FOLDER);
+    const struct dr_set_query q = {
+        .cfg = &c, .name = f->name, .data_dir = data_dir, .labelled = true};
+    c.set = DR_DATA_FOLDER;
+    c.classes = 0;
+    return dr_dataset_open(table[DR_DATA_FOLDER], f, &q, out, err);
+}
+
+int dr_dataset_renumber(struct dr_dataset *d, const int64_t *to, int64_t classes,
+                        struct dr_err *err) {
+    bool same = classes == d->classes;
+    for (int64_t i = 0; i < d->n; i++) {
+        same &= to[d->label[i]] == d->label[i];
+        d->label[i] = (int32_t)to[d->label[i]];
+    }
+    free_names(d);
+    free(d->class_start);
+    free(d->by_class);
+    d->class_start = d->by_class = NULL;
+    d->classes = classes;
+    if (!same)
+        d->fingerprint = dr_fnv1a(d->fingerprint, d->label, (size_t)d->n * sizeof *d->label);
+    return index_classes(d, err);
 }
 
 bool dr_dataset_found(const struct dr_data_config *cfg, const char *data_dir) {

@@ -76,6 +76,7 @@ void dr_import_of_config(const struct dr_data_config *cfg, struct dr_import_opti
     for (int k = 0; k < 3; k++)
         o->background[k] = (uint8_t)(rgb >> (16 - 8 * k));
     o->refuse_bad = cfg->refuse_bad;
+    o->present = cfg->set == DR_DATA_FOLDER; // the others have their number of classes
     o->test_share = cfg->test_share;
     o->seed = (uint64_t)cfg->seed;
 }

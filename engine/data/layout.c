@@ -423,9 +423,37 @@ static int lay_out_pictures(struct dr_import *im) {
     return 0;
 }
 
-static int lay_out_cifar(struct dr_import *im) {
+// Names the classes of CIFAR. Where those without a picture to train on are left out, the others
+// are numbered anew.
+static int name_cifar(struct dr_import *im) {
     struct dr_import_report *r = im->report;
-    const int64_t classes = im->cifar_classes;
+    int64_t train[100] = {0}, to[100], left_out = 0;
+    int rc = 0;
+    for (int64_t i = 0; i < im->list.n; i++)
+        if (im->list.e[i].slot >= 0)
+            train[im->list.e[i].label] += !im->list.e[i].split;
+    r->class = calloc((size_t)im->cifar_classes, sizeof *r->class);
+    for (int64_t k = 0; k < im->cifar_classes && r->class && !rc; k++) {
+        const char *name = cifar_class(im->cifar_classes, k);
+        const bool there = train[k] || !im->o.present;
+        to[k] = there ? r->classes : -1;
+        if (!there)
+            rc = import_note(im, "class %s has no picture to train on and is left out", name);
+        else if ((r->class[r->classes].name = strdup(name)))
+            r->classes++;
+        left_out += !there;
+    }
+    if (!rc && (!r->class || r->classes + left_out < im->cifar_classes))
+        rc = dr_fail(im->err, DR_ENOMEM, "no memory for the classes");
+    for (int64_t i = 0; i < im->list.n && !rc; i++) {
+        struct pic_entry *e = &im->list.e[i];
+        e->slot = e->slot >= 0 && to[e->label] >= 0 ? e->slot : -1;
+        e->label = e->slot >= 0 ? (int32_t)to[e->label] : 0;
+    }
+    return rc;
+}
+
+static int lay_out_cifar(struct dr_import *im) {
     int rc = cifar_note_missing(im);
     for (int64_t i = 0; i < im->list.n && !rc; i++) {
         struct pic_entry *e = &im->list.e[i];
@@ -434,12 +462,8 @@ static int lay_out_cifar(struct dr_import *im) {
     }
     if (rc)
         return rc;
-    r->own_test = im->cifar_part[CIFAR_PARTS] != NULL;
-    r->class = calloc((size_t)classes, sizeof *r->class);
-    for (; r->class && r->classes < classes; r->classes++)
-        if (!(r->class[r->classes].name = strdup(cifar_class(classes, r->classes))))
-            break;
-    return r->classes == classes ? 0 : dr_fail(im->err, DR_ENOMEM, "no memory for the classes");
+    im->report->own_test = im->cifar_part[CIFAR_PARTS] != NULL;
+    return name_cifar(im);
 }
 
 int layout(struct dr_import *im) {

@@ -55,10 +55,10 @@ int dr_pictures_key(const char *source, const struct dr_import_options *o, char 
     struct dr_sha256 s;
     char options[200], hex[65];
     const int n = snprintf(
-        options, sizeof options, KEY_VERSION " %lld %lld %d %d %d %d %d %.17g %llu %lld %lld\n",
+        options, sizeof options, KEY_VERSION " %lld %lld %d %d %d %d %d %.17g %llu %lld %lld%s\n",
         (long long)o->size, (long long)o->channels, o->fit, o->background[0], o->background[1],
         o->background[2], o->refuse_bad, o->test_share, (unsigned long long)o->seed,
-        (long long)o->max_pixels, (long long)o->max_file_bytes);
+        (long long)o->max_pixels, (long long)o->max_file_bytes, o->present ? "" : " all");
     dr_sha256_init(&s);
     dr_sha256_update(&s, options, (size_t)n);
     int rc = hash_source(&s, source, o, err);

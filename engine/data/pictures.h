@@ -25,6 +25,7 @@ struct dr_import_options {
     int fit;               // enum dr_fit
     uint8_t background[3]; // rgb: under transparent pixels and around padded pictures
     bool refuse_bad;       // the first bad file fails the import; false: it is skipped and reported
+    bool present;          // of CIFAR: without classes that have no picture to train on; false: all
     double test_share;     // of each class, where the source has no test split; 0: no test split
     uint64_t seed;         // of that choice
     // Limits; 0: the default. What goes beyond is refused (the source) or skipped (a picture).

@@ -105,6 +105,13 @@ static int scan_header(const struct dr_st_file *f, const char *p, size_t n, stru
 
 static int parse_header(struct dr_st_file *f, uint64_t *len, struct dr_err *err) {
     memcpy(len, f->map, 8);
+    if (*len > f->size - 8 &&
+        (!memcmp(f->map, "PK\3\4", 4) || !memcmp(f->map, "\x80\2", 2))) // zip, pickle
+        return dr_fail(err, DR_EFORMAT,
+                       "%s: this is no safetensors file but one as torch.save writes (.pt, .pth), "
+                       "which can run programs when it is read: save its state dict with "
+                       "safetensors.torch.save_file (docs/networks.md has the lines)",
+                       f->path);
     if (*len > f->size - 8)
         return dr_fail(err, DR_EFORMAT,
                        "%s: header length %" PRIu64 " is beyond the file, which has %zu bytes",

@@ -79,7 +79,8 @@ class Server:
 
     def ctl(self, line, folder=None):
         env = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
-        r = subprocess.run([DRIFTCTL, *line.split()], capture_output=True, timeout=100, cwd=folder or self.dir,
+        words = line.split() if isinstance(line, str) else line
+        r = subprocess.run([DRIFTCTL, *words], capture_output=True, timeout=100, cwd=folder or self.dir,
                            env=env | {"DRIFTD_URL": self.url}, preexec_fn=die_with_parent)
         r.out, r.err = r.stdout.decode("utf-8", "replace"), r.stderr.decode("utf-8", "replace")
         return r
@@ -260,5 +261,48 @@ def test_other_refusals():
             assert len(s.seen) == 1, (line, s.seen)
 
 
+def test_json_files():
+    """The files that the server's own recipes may be: with a byte-order mark, or read from a pipe. Others are refused by name."""
+    given = {"recipe": "ä"}
+    text = json.dumps(given, ensure_ascii=False)
+    with Server(lambda *_: reply({"id": "7", "name": "x", "list": []}, 201)) as s:
+        (s.dir / "plain.json").write_text(text)
+        (s.dir / "marked.json").write_text(text, encoding="utf-8-sig")
+        (s.dir / "wide.json").write_text(text, encoding="utf-16")
+        (s.dir / "almost.json").write_bytes(b"\xef\xbb" + text.encode())
+        (s.dir / "mark.json").write_bytes(b"\xef\xbb\xbf")
+        (s.dir / "empty.json").write_bytes(b"")
+        (s.dir / "folder.json").mkdir()
+        for command in ("train", "ablate"):
+            for name in ("plain", "marked"):
+                os.mkfifo(s.dir / "pipe.json")
+                threading.Thread(target=(s.dir / "pipe.json").write_bytes, args=[(s.dir / f"{name}.json").read_bytes()]).start()
+                for file in (f"{name}.json", "pipe.json"):
+                    r = s.ctl(f"{command} {file}")
+                    body = json.loads(s.seen.pop()[3])
+                    assert r.returncode == 0 and (body["config"] if command == "train" else body) == given, (command, file, r, body)
+                (s.dir / "pipe.json").unlink()
+            for name, why in [("wide", "the text is UTF-16; expected JSON in UTF-8"), ("almost", "expected JSON in UTF-8"),
+                              ("mark", "line 1"), ("empty", "line 1"), ("folder", "a folder"), ("none", "No such file")]:
+                r = s.ctl(f"{command} {name}.json")
+                assert r.returncode == 2 and f"driftctl: {name}.json: " in r.err and why in r.err, (command, name, r)
+            assert not s.seen, s.seen
+
+
+def test_file_names():
+    """A file that cannot be read or written is refused before any request."""
+    with Server(lambda *_: reply({})) as s:
+        os.mkfifo(s.dir / "pipe")  # nobody writes to it
+        for words, status, why in [(["export", "1", "-o", ""], 2, "empty"), (["sample", "--output="], 2, "empty"),
+                                   (["db", "backup", ""], 2, "empty"), (["evals", "-o", "x"], 2, "--csv or --png"),
+                                   (["evals", "show", "1", "-o", "x"], 2, "--csv or --png"),
+                                   (["import", "pipe"], 1, "not a regular file"), (["sample", "--noise", "pipe"], 1, "not a regular file"),
+                                   (["sample", "-s", str(1 << 53)], 2, f"from 0 to {(1 << 53) - 1}")]:
+            r = s.ctl(words)
+            assert r.returncode == status and why in r.err and not s.seen, (words, r, s.seen)
+        assert [f.name for f in s.dir.iterdir()] == ["pipe"]
+
+
 if __name__ == "__main__":
-    run([test_cut_off, test_strangers, test_large_answers, test_rates, test_rate_of_a_part, test_other_refusals])
+    run([test_cut_off, test_strangers, test_large_answers, test_rates, test_rate_of_a_part, test_other_refusals,
+         test_json_files, test_file_names])

@@ -116,10 +116,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.posted.append(self.path)
         if self.path.endswith("backup"):
             self.answer(200, DATA, "application/vnd.sqlite3")
-        elif self.path.endswith("/stop"):
-            self.answer(202, {"id": "1"})
+        elif re.search("/(stop|pause)", self.path):  # job 2 is queued, others run
+            state = "stopping" if "/2/" not in self.path else "paused" if self.path.endswith("pause") else "stopped"
+            self.answer(202, {"id": "1", "state": state})
         else:
             more = {"Driftd_Note": "cfg 9 is outside"} if "cfg=9" in self.path else {}
             self.answer(200, b"\x89PNG\r\n\x1a\nimage", "image/png", Driftd_Seed="5", **more)
@@ -133,7 +135,7 @@ class Place:
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.server.handle_error = lambda *_: None  # a client that goes away
-        self.server.seen, self.server.ranges, self.server.etag = [], [], SHA
+        self.server.seen, self.server.posted, self.server.ranges, self.server.etag = [], [], [], SHA
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         return self
@@ -269,20 +271,27 @@ def test_silence():
     s, url = silent()
     with Place() as p, s:
         (p.dir / "f").write_bytes(b"x")
+        sweep = subprocess.Popen([DRIFTCTL, "ablate", "follow", "1", "--url", url, "--timeout", "0.3"], text=True,
+                                 stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=p.env(), preexec_fn=die_with_parent)
         for words in [("status",), ("jobs",), ("train", "digits"), ("sample",), ("export", "1", "-o", "x"), ("db", "backup"),
                       ("import", "f"), ("import", "--path", "f"), ("activate", "1"), ("follow", "1")]:
             began = time.monotonic()
             r = p.ctl(*words, "--url", url, "--timeout", "0.3")
             assert r.returncode == 3 and "answer" in r.err, (words, r)
             assert time.monotonic() - began < 25, words
+        out, err = sweep.communicate(timeout=60)
+        assert sweep.returncode == 3 and not out, (sweep, out, err)
+        assert err == f"no answer yet; trying again\ndriftctl: {url} does not answer\n", err
         for signals in (1, 2):  # Ctrl-C ends it, a second one at once
-            q = subprocess.Popen([DRIFTCTL, "follow", "1", "--url", url], env=p.env(), preexec_fn=die_with_parent,
-                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            time.sleep(0.7)
-            for _ in range(signals):
-                q.send_signal(signal.SIGINT)
-                time.sleep(0.05)
-            out, _ = q.communicate(timeout=10)
+            fresh, url = silent()
+            with fresh:
+                q = subprocess.Popen([DRIFTCTL, "follow", "1", "--url", url], env=p.env(), preexec_fn=die_with_parent,
+                                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                with fresh.accept()[0]:  # it has begun to follow
+                    for _ in range(signals):
+                        q.send_signal(signal.SIGINT)
+                        time.sleep(0.05)
+                    out, _ = q.communicate(timeout=60)
             assert q.returncode == 130 if signals == 1 else q.returncode in (130, -2), (signals, q.returncode, out)
 
 
@@ -394,6 +403,30 @@ def test_text():
         assert json.loads(p.ctl("jobs", "--json").out)["jobs"] == JOBS, "escapes mean the same"
 
 
+def test_end_of_a_job():
+    """What is over at once is not to come."""
+    with Place() as p:
+        for words, said in [("stop 1", "will stop after its step"), ("stop 1 --now", "will stop without a checkpoint"),
+                            ("pause 1", "will pause"), ("stop 2", "is stopped"), ("pause 2", "is paused")]:
+            r = p.ctl(*words.split())
+            assert r.returncode == 0 and r.out == f"job {words[5:].split()[0]} {said}\n", (words, r.out, r)
+
+
+def test_not_utf8():
+    """Text that JSON cannot carry is refused by name, before any request; names of files are any bytes."""
+    bad = os.fsdecode(b"caf\xe9")
+    with Place() as p:
+        for line, what in [("train digits --name", "--name"), ("train digits -s x=1 -n", "--name"), ("train digits --set", "--set"),
+                           ("train", "CONFIG"), ("edit 1 --notes", "--notes"), ("eval --job=1 --name", "--name"),
+                           ("eval --folder", "--folder"), ("import x --path --name", "--name"), ("import --path", "FILE"),
+                           ("checkpoints edit 1 --name", "--name"), ("serve", "ID")]:
+            r = p.ctl(*line.split(), bad)
+            assert r.returncode == 2 and f"driftctl {line.split()[0]}: {what}: expected UTF-8, got `caf?`" in r.err, (line, r.err, r)
+        assert not p.server.seen and not p.server.posted, (p.server.seen, p.server.posted)
+        assert p.ctl("sample", "-o", f"{p.dir}/{bad}.png").returncode == 0
+        assert pathlib.Path(f"{p.dir}/{bad}.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_status_of_an_encoder():
     """What a job does not measure is left out."""
     with Place() as p:
@@ -444,8 +477,8 @@ def terminals():
 
 
 if __name__ == "__main__":
-    run([test_outputs, test_parts, test_sample, test_silence, test_proxies, test_numbers, test_status_of_an_encoder,
-         test_compare])
+    run([test_outputs, test_parts, test_sample, test_silence, test_proxies, test_numbers, test_end_of_a_job, test_not_utf8,
+         test_status_of_an_encoder, test_compare])
     if not terminals():
         print("skipped: no pseudo terminals here (is /dev/pts mounted?)")
         sys.exit(77)

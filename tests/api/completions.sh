@@ -17,6 +17,7 @@ cat >"$dir/stub/driftctl" <<'STUB'
 #!/bin/sh
 case "$*" in
 'jobs --json --timeout 2') printf ' "jobs": [\n {\n  "id": "7",\n  "name": "a"\n },\n {\n  "id": "8",\n  "name": "b"\n }\n' ;;
+'jobs --url http://gpu:8080 --json --timeout 2' | 'jobs -u unix:/gpu --token-file '*'/my token --json --timeout 2') printf '  "id": "9",\n' ;;
 'checkpoints --json --timeout 2') printf '  "id": "41",\n  "job": "7",\n  "id": "42",\n' ;;
 'evals --json --timeout 2') printf '  "id": "51",\n' ;;
 'grids --json --timeout 2') printf '  "id": "61",\n' ;;
@@ -24,7 +25,7 @@ case "$*" in
 'data list --json --timeout 2') printf '  "name": "birds",\n' ;;
 'ablate list --json --timeout 2') printf '  "id": "71",\n' ;;
 'help') printf '  sample                  generate images\n' ;;
-'configs --keys --timeout 2') printf 'optim.lr\ntrain.steps\n' ;;
+'configs --keys --timeout 2' | 'configs --keys --ca-file x --timeout 2') printf 'optim.lr\ntrain.steps\n' ;;
 esac
 STUB
 chmod +x "$dir/stub/driftctl"
@@ -78,6 +79,19 @@ has optim.lr= driftctl train digits --set opt
 has 41 driftctl sample --checkpoint ""
 has 42 driftctl eval --inception ""
 if offered driftctl sample --checkpoint "" | grep -qx 7; then echo "a job is no checkpoint"; exit 1; fi
+# Names are those of the server that the line names, as readline cuts it; none while it is being named.
+for line in 'remove --url http : //gpu : 8080' '--url http : //gpu : 8080 remove'; do
+    # shellcheck disable=SC2086
+    has 9 driftctl $line ""
+done
+# shellcheck disable=SC2088
+has 9 driftctl -u unix : /gpu --token-file "~/'my token'" stop ""
+has optim.lr= driftctl train --ca-file x --set opt
+has remove driftctl --url http : //gpu : 8080 rem
+for last in --url "--url = http : //gpu :" "--set optim.lr ="; do
+    # shellcheck disable=SC2086
+    if offered driftctl remove $last "" | grep -qx '[79]'; then echo "names after $last"; exit 1; fi
+done
 PATH=${PATH#*:}
 [ "$(driftctl --version)" = "driftctl $(driftctl -V | cut -d' ' -f2)" ]
 
@@ -108,6 +122,7 @@ if command -v fish >/dev/null; then
     fish -n "$dir/c.fish"
     grep -q '^--guidance' <<<"$(HOME=$dir fish -c "source $dir/c.fish; complete -C 'driftctl sample --gu'")"
     grep -q '^train' <<<"$(HOME=$dir fish -c "source $dir/c.fish; complete -C 'driftctl tr'")"
+    grep -q '^9' <<<"$(HOME=$dir PATH=$dir/stub:$PATH fish -c "source $dir/c.fish; complete -C 'driftctl stop --url http://gpu:8080 '")"
 else
     echo "fish is not installed: only its form was looked at"
 fi

@@ -290,7 +290,7 @@ def test_busy():
     with daemon("--max-queue=8", "--max-batch=1") as d:
         problem(d.get("/generate"), 409, "no-model-yet")
         d.recipe("slow", {"model": {"dim": 128, "depth": 4, "heads": 4, "patch": 1},
-                          "data": {"set": "digits", "count": 400, "size": 16, "fit": "resize"},
+                          "data": {"set": "digits", "count": 2000000, "size": 8, "fit": "resize"},
                           "train": {"steps": 10**6, "classes": 4, "generated": 16, "positives": 16}})
         job = d.job("slow")
         problem(d.get("/generate"), 503, "loading")

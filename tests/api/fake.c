@@ -20,6 +20,10 @@
 static const char *const names[10] = {"zero", "one",  "two",   "three", "four",
                                       "five", "2001", "seven", "SEVEN", "7"};
 
+// For the checkpoint `commas`.
+static const char *const odd_names[10] = {
+    "tench, Tinca tinca", " lead", "a", "b", "a,b", "2,3", "f", "g", "h", "i"};
+
 static int describe(void *ctx, const char *ckpt, struct api_model *out, struct api_problem *p) {
     (void)ctx;
     if (!strcmp(ckpt, "gone"))
@@ -32,7 +36,7 @@ static int describe(void *ctx, const char *ckpt, struct api_model *out, struct a
     const bool points = !strcmp(ckpt, "points");
     const int side = !strcmp(ckpt, "large") ? 256 : points ? 1 : 32;
     *out = (struct api_model){.classes = 10,
-                              .names = names,
+                              .names = strcmp(ckpt, "commas") ? names : odd_names,
                               .cfg_min = 1,
                               .cfg_max = 4,
                               .cfg_default = 1,
@@ -580,7 +584,7 @@ static struct reply read_reply(int fd) {
     size_t n = 0, cap = 1 << 16;
     char *buf = malloc(cap);
     struct pollfd p = {.fd = fd, .events = POLLIN};
-    while (poll(&p, 1, 5000) > 0) {
+    while (poll(&p, 1, 60000) > 0) {
         if (n + 4096 > cap)
             buf = realloc(buf, cap *= 2);
         ssize_t k = recv(fd, buf + n, cap - n - 1, 0);

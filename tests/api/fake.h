@@ -58,7 +58,7 @@ struct reply {
 
 int http_connect(const struct fake *f);
 // Sends raw bytes on a new connection and reads until the connection ends (the request should say
-// Connection: close) or 5 s have passed.
+// Connection: close) or nothing comes for a minute.
 struct reply http_raw(const struct fake *f, const char *bytes, size_t n);
 // One request with Host and Connection: close; `extra` holds further header lines ("A: b\r\n").
 struct reply http_do(const struct fake *f, const char *method, const char *target,

@@ -61,6 +61,7 @@ def test_weights():
         assert d.get("/v1/generate?" + urllib.parse.urlencode(request)).body == first.body
         assert "weights" not in png(d.get(ask).body)[2]["request"]
         problem(d.get(ask + "&weights=rav"), 422, None, "weights", "`raw`")
+        problem(d.get(f"/v1/generate?checkpoint=0{ids[0]}"), 404, "unknown-checkpoint", "checkpoint", f"0{ids[0]}")
         # A file of one set of weights has no raw ones.
         whole = d.get(f"/v1/checkpoints/{ids[0]}/file").body
         n = struct.unpack("<Q", whole[:8])[0]

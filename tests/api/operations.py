@@ -92,13 +92,45 @@ def reload_tokens(d, path):
         reload("reload.failed")
         assert why in d.said().splitlines()[-1], (bad, d.said().splitlines()[-1])
         assert d.get("/v1/jobs", **bearer("reader-token")).status == 200
-    path.write_text("admin-token-1\nslow-token read 2/min\n")
+    path.write_text("\ufeffadmin-token-1\nslow-token read 2/min\n", encoding="utf-8")  # the mark of some editors
     reload("reload")
     problem(d.get("/v1/jobs", **bearer("reader-token")), 401)
     problem(d.get("/v1/jobs", **bearer("slow-token")), 429)
     assert d.get("/v1/jobs", **bearer("admin-token-1")).status == 200
     text = d.get("/metrics", **bearer("admin-token-1")).body.decode()
     assert re.search(r"^driftd_http_limited_total [1-9]", text, re.M) and re.search(r"^driftd_http_shed_total 0$", text, re.M), text
+
+
+# ---- signals and descriptors ----
+
+def test_signals():
+    """What log rotators send to any daemon does nothing; the warning before a kill ends it as TERM does."""
+    with daemon() as d:
+        d.process.send_signal(signal.SIGUSR1)
+        d.process.send_signal(signal.SIGUSR2)
+        assert d.get("/livez").status == 200
+        assert d.end(signal.SIGXCPU) == 0 and "event=stopped" in d.said(), d.said()[-2000:]
+
+
+def test_closed_output():
+    """What is printed does not get into what is opened in the place of a closed standard output."""
+    def closed(*words):
+        return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: os.close(1))
+
+    with daemon() as d:
+        asked = closed(DRIFTCTL, "train", "tiny", "-f", "--url", f"http://127.0.0.1:{d.port}")
+        said = asked.communicate(timeout=60)[1]
+        assert asked.returncode == 1 and "standard output: Bad file descriptor" in said, said
+        state = d.dir / "second"
+        p = closed(d.driftd, "serve", "--listen=127.0.0.1:0", f"--state-dir={state}", f"--config-dir={d.dir}/recipes",
+                   "--threads=1", "--generate-threads=1")
+        try:
+            said = next((line for line in p.stderr if "event=ready" in line), None)
+            p.terminate()
+            p.stderr.read()
+            assert said and p.wait(60) == 0 and (state / "lock").read_bytes() == b"", (said, p.returncode)
+        finally:
+            p.kill()
 
 
 # ---- logs ----
@@ -448,5 +480,5 @@ if __name__ == "__main__":
     if len(sys.argv) > 4:  # the names of some
         run([v for k, v in list(globals().items()) if k in sys.argv[4:]])
     else:
-        run([test_scopes, test_json_logs, test_metrics, test_time_left, test_state_folder, test_no_model, test_checkpoints,
+        run([test_scopes, test_signals, test_closed_output, test_json_logs, test_metrics, test_time_left, test_state_folder, test_no_model, test_checkpoints,
          test_commands, test_checkpoint_in_use, test_live_without_a_job, test_priority, test_every_problem, test_backup])

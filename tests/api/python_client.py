@@ -198,6 +198,18 @@ def test_exports():
         assert len(a) - len(b) in range(-8, 9) and a[-2000:] != b[-2000:]
         (d.dir / "again").mkdir()
         assert pathlib.Path(c.export(ident, d.dir / "again/m.safetensors")).read_bytes() == a
+        # a link and a pipe stay what they are
+        (d.dir / "link").symlink_to("m2.safetensors")
+        c.export(ident, d.dir / "link")
+        assert (d.dir / "link").is_symlink() and (d.dir / "m2.safetensors").read_bytes() == a
+        os.mkfifo(d.dir / "pipe")
+        with subprocess.Popen(["cat", d.dir / "pipe"], stdout=subprocess.PIPE) as reader:
+            try:
+                c.export(ident, d.dir / "pipe")
+            finally:
+                if not (d.dir / "pipe").is_fifo() or sys.exc_info()[0]:
+                    reader.kill()
+            assert reader.communicate(timeout=60)[0] == a and (d.dir / "pipe").is_fifo()
         # imported, it is the same model
         x = c.samples("0-9", seed=3, cfg=1.5, checkpoint=ident).x
         back = c.import_model(d.dir / "m.safetensors", name="back")
@@ -250,8 +262,8 @@ def test_the_token_file():
         file = pathlib.Path(folder, "token")
         os.environ["DRIFTD_TOKEN_FILE"] = str(file)
         try:
-            for text in ("1f6a77c0\n", "# made by hand\n\n  1f6a77c0\tgenerate,read  10/s # mine\n90be0000 read\n"):
-                file.write_text(text)
+            for text in ("1f6a77c0\n", "\ufeff1f6a77c0\n", "# made by hand\n\n  1f6a77c0\tgenerate,read  10/s # mine\n90be0000 read\n"):
+                file.write_text(text, encoding="utf-8")
                 assert driftd.Driftd().token == "1f6a77c0", text
             assert driftd.Driftd(token="another").token == "another"
             file.write_text("# none yet\n\n")

@@ -211,6 +211,41 @@ static void test_many_classes(void **state) {
     }
 }
 
+// The labels of a request's images, in their order; -1 ends them.
+static void labels(const char *target, const char *body, const int *want) {
+    struct reply r =
+        http_do(&f, "POST", target, body ? "Content-Type: application/json\r\n" : NULL, body);
+    if (r.status != 200)
+        print_error("%s %s: %s\n", target, body ? body : "", r.body);
+    assert_int_equal(r.status, 200);
+    int n = 0;
+    for (; want[n] >= 0; n++)
+        assert_int_equal(f.last_images[n].label, want[n]);
+    assert_int_equal(f.last_gen.n, n);
+    reply_free(&r);
+}
+
+// Names that hold commas or begin with a space, as ImageNet's do.
+static void test_names_with_commas(void **state) {
+    (void)state;
+    static const char at[] = "/v1/generate?checkpoint=commas";
+#define LABELS(...) (const int[]){__VA_ARGS__, -1}
+    labels("/v1/generate?checkpoint=commas&class=tench,%20Tinca%20tinca", NULL, LABELS(0));
+    labels("/v1/generate?checkpoint=commas&class=%20lead", NULL, LABELS(1));
+    labels("/v1/generate?checkpoint=commas&class=a,b", NULL, LABELS(4));
+    labels("/v1/generate?checkpoint=commas&class=b,%20a,3", NULL, LABELS(3, 2, 3));
+    labels("/v1/generate?checkpoint=commas&class=2,3", NULL, LABELS(2, 3)); // as replies have it
+    labels(at, "{\"class\":[\"a\",\"b\"]}", LABELS(2, 3));
+    labels(at, "{\"class\":[\"a,b\"]}", LABELS(4));
+    labels(at, "{\"class\":\"a,b\"}", LABELS(4));
+    labels(at, "{\"class\":[\" lead\",\"TENCH, tinca tinca\",7,\"0-1\",\"2,3\"]}",
+           LABELS(1, 0, 7, 0, 1, 2, 3));
+    labels("/v1/images/generations", "{\"prompt\":\"tench, Tinca tinca\",\"model\":\"commas\"}",
+           LABELS(0));
+    bad("?checkpoint=commas&class=a,c", 422, "`c` is not a class");
+#undef LABELS
+}
+
 static void test_accept(void **state) {
     (void)state;
     struct reply r = http_do(&f, "GET", "/v1/generate", "Accept: application/json\r\n", NULL);
@@ -525,13 +560,21 @@ static void test_shutdown(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_result),          cmocka_unit_test(test_parameters),
-        cmocka_unit_test(test_refusals),        cmocka_unit_test(test_accept),
-        cmocka_unit_test(test_size_of_answers), cmocka_unit_test(test_back_pressure),
-        cmocka_unit_test(test_suspended),       cmocka_unit_test(test_deadline),
-        cmocka_unit_test(test_disconnect),      cmocka_unit_test(test_half_closed),
-        cmocka_unit_test(test_unix_socket),     cmocka_unit_test(test_own_noise),
-        cmocka_unit_test(test_memory_of_noise), cmocka_unit_test(test_many_classes),
+        cmocka_unit_test(test_result),
+        cmocka_unit_test(test_parameters),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_accept),
+        cmocka_unit_test(test_size_of_answers),
+        cmocka_unit_test(test_back_pressure),
+        cmocka_unit_test(test_suspended),
+        cmocka_unit_test(test_deadline),
+        cmocka_unit_test(test_disconnect),
+        cmocka_unit_test(test_half_closed),
+        cmocka_unit_test(test_unix_socket),
+        cmocka_unit_test(test_own_noise),
+        cmocka_unit_test(test_memory_of_noise),
+        cmocka_unit_test(test_many_classes),
+        cmocka_unit_test(test_names_with_commas),
         cmocka_unit_test(test_shutdown),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -5,15 +5,9 @@
 
 static struct fake f;
 
-static void quick_limits(struct api_config *c) {
-    c->header_timeout_ms = 1200;
-    c->body_timeout_ms = 1200;
-    c->max_upload = 100000;
-}
-
 static int setup(void **state) {
     (void)state;
-    fake_start(&f, quick_limits);
+    fake_start(&f, NULL);
     return 0;
 }
 

@@ -89,7 +89,7 @@ static void test_metrics(void **state) {
     assert_non_null(strstr(buf, "\"step0\":100,\"cols\":[\"step\",\"loss\",\"drift_norm\"]"));
     assert_non_null(strstr(buf, "[103,0.5,null]"));
     int events = count("event: metrics");
-    assert_in_range(events, 3, 100); // gathered: fewer than the 200 rows
+    assert_in_range(events, 1, 199); // gathered: fewer than the 200 rows
     // an event never overtakes the rows before it
     double v[2] = {1, 1};
     api_publish_metrics(f.srv, "j1", 777, 2, names, v);

@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define LOCALHOST "Host: localhost\r\n"
-enum { FLAGS_MAX = 24, ANSWER_MAX = 1 << 24, TIMEOUT_S = 20 };
+enum { FLAGS_MAX = 24, ANSWER_MAX = 1 << 24, TIMEOUT_S = 60 };
 
 void daemon_exec(struct daemon *d, const char *const *args) {
     char log[300];

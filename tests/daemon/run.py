@@ -63,13 +63,23 @@ class Run:
 
 
 def test_stop():
-    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR2):
         r = Run()
         r.wait_for(r"step 1/")
         r.kill(sig)
         status, out, err = r.end()
         m = re.search(r"^stopped at step (\d+) .*checkpoint (\S+)$", out, re.M)
         assert status == 3 and m and (r.dir / m[2]).is_file(), (sig, status, out, err)
+
+
+def test_warned_twice():
+    """What a batch system sends before its kill does not count as the second signal, which saves nothing."""
+    r = Run()
+    r.wait_for(r"step 1/")
+    for sig in (signal.SIGSTOP, signal.SIGXCPU, signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT):
+        r.kill(sig)
+    status, out, err = r.end()
+    assert status == 3 and len(r.checkpoints()) == 1, (status, out, err)
 
 
 def test_checkpoint_and_go_on():
@@ -342,6 +352,54 @@ def test_colour():
     assert status == 2 and "data.channels is 1; the set shapes has 3" in err, (status, err)
 
 
+def test_grid_outputs():
+    """A pipe gets the grid, a link leads to it, `-` is standard output: none of them is replaced by a file."""
+    def png(data):
+        return data.startswith(b"\x89PNG") and data.endswith(b"IEND\xaeB`\x82")
+
+    flags = ("--set", "train.steps=2", "--grid")
+    r = Run(*flags, "-")
+    out, err = r.process.communicate(timeout=60)
+    assert r.process.returncode == 0 and png(out) and b"\ncompleted at step 2 " in err, (out[:200], err)
+    assert not (r.dir / "-").exists()
+    (r.dir / "link").symlink_to("target")
+    for _ in range(2):  # a file that is still to come, then one that is there
+        done = again(r, *flags, "link")
+        assert done.returncode == 0 and "\ngrid link " in done.stdout, done
+        assert (r.dir / "link").is_symlink() and png((r.dir / "target").read_bytes())
+    os.mkfifo(r.dir / "pipe")
+    reader = os.open(r.dir / "pipe", os.O_RDONLY | os.O_NONBLOCK)  # a grid of this size fits into the pipe
+    done = again(r, *flags, "pipe")
+    assert done.returncode == 0 and (r.dir / "pipe").is_fifo(), done
+    assert png(os.read(reader, 1 << 16))
+    os.close(reader)
+
+
+def test_closed_descriptors():
+    """What is printed does not get into the files that are opened in the place of closed descriptors."""
+    for closed in ((1,), (2,), (0, 1, 2)):
+        r = Run("--set", "train.steps=2", before=lambda closed=closed: [os.close(fd) for fd in closed])
+        status, out, err = r.end()
+        assert status == 0 and (r.dir / "out/lock").read_bytes() == b"", (closed, status, out, err)
+        assert 1 not in closed or 2 in closed or "training goes on without progress" in err, err
+
+
+def test_hostile_names():
+    """What is in a file cannot act on the terminal, nor look like a line of inspect's own."""
+    r = Run("--set", "train.steps=1")
+    assert r.end()[0] == 0
+    file = r.dir / "esc.safetensors"
+    head = json.dumps({"__metadata__": {"a\x1b]0;t\x07": "v\x1b[31m\x9bx\nsha256 0", "b": "\u00fc"},
+                       "t\x1b[2Jx": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    head += b" " * (-len(head) % 8)
+    file.write_bytes(struct.pack("<Q", len(head)) + head + bytes(4))
+    done = subprocess.run([DRIFTD, "inspect", file], capture_output=True)
+    text = done.stdout.decode()
+    assert done.returncode == 0 and text.replace("\u00fc", "").isascii(), done
+    assert all(c == "\n" or c >= " " for c in text) and text.count("\n") == 7, text
+    assert "\na?]0;t? v?[31m??x\\nsha256 0\n" in text and "\nb \u00fc\n" in text, text
+
+
 def test_full_output():
     """What was printed and could not be written is a failure."""
     with open("/dev/full", "w") as full:
@@ -352,7 +410,7 @@ def test_full_output():
 
 for test in (test_stop, test_checkpoint_and_go_on, test_folder_in_use, test_same_file_twice, test_nobody_reads, test_file_size_limit, test_nohup, test_set_together,
              test_every_problem, test_colour, test_encoder, test_encoder_recipe, test_damaged, test_start_is_gone,
-             test_full_output):
+             test_full_output, test_warned_twice, test_grid_outputs, test_closed_descriptors, test_hostile_names):
     start = time.monotonic()
     print(f"{test.__name__} ...", end=" ", flush=True)
     test()

@@ -60,7 +60,8 @@ static int teardown(void **state) {
 struct user {
     pthread_t thread;
     _Atomic bool done;
-    int asked, failed, status; // status: of the last failure
+    _Atomic int asked;
+    int failed, status; // status: of the last failure
     double ms[TIMES_MAX];
 };
 static struct user user;
@@ -98,17 +99,19 @@ static int by_value(const void *a, const void *b) {
 }
 // No request may fail; the limits on time are wide, for busy machines.
 static void user_end(const char *what) {
+    for (int i = 0; i < 6000 && user.asked < 20; i++) // whatever the machine does meanwhile
+        usleep(10000);
     user.done = true;
     pthread_join(user.thread, NULL);
     int n = user.asked;
     if (user.failed)
         fail_msg("%s: %d of %d proper requests failed, the last with %d", what, user.failed, n,
                  user.status);
-    assert_true(n > 3);
+    assert_true(n >= 20);
     qsort(user.ms, (size_t)n, sizeof *user.ms, by_value);
     printf("%s: %d proper requests, p50 %.2f ms, p95 %.2f, max %.2f\n", what, n, user.ms[n / 2],
            user.ms[n * 95 / 100], user.ms[n - 1]);
-    assert_true(user.ms[n / 2] < 500 && user.ms[n - 1] < 10000);
+    assert_true(user.ms[n / 2] < 500 && user.ms[n - 1] < 30000);
 }
 
 // --- what is refused ---
@@ -128,7 +131,7 @@ static int raw(const char *bytes, size_t n) {
     while (got < 13) {
         ssize_t k = recv(fd, in + got, sizeof in - 1 - got, 0);
         if (k < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-            fail_msg("no answer and no end for 20 s: %.60s", bytes);
+            fail_msg("no answer and no end for a minute: %.60s", bytes);
         if (k <= 0)
             break;
         got += (size_t)k;
@@ -369,11 +372,13 @@ static void test_crowd_within_limits(void **state) {
     (void)state;
     crowd("5000 idle clients, 1536 allowed", NULL, false);
 }
-// All of them are held where they may be. (They have the ten seconds of a header.)
+// All of them are held where they may be, and for as long.
 static void test_crowd_held(void **state) {
     (void)state;
     crowd("5000 idle clients held",
-          (const char *const[]){"--max-connections=6000", "--max-per-address=6000", NULL}, true);
+          (const char *const[]){"--max-connections=6000", "--max-per-address=6000",
+                                "--header-timeout-ms=600000", NULL},
+          true);
 }
 
 int main(int argc, char **argv) {

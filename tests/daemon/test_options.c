@@ -20,8 +20,8 @@ static void test_precedence(void **state) {
     char dir[256], file[300], flag[320];
     test_mkdir(dir);
     snprintf(file, sizeof file, "%s/d.json", dir);
-    static const char text[] = "{\"max_batch\": 3, \"threads\": 4, \"listen\": [\"a:1\", \"b:2\"],"
-                               " \"insecure\": true}";
+    static const char text[] = "\xef\xbb\xbf{\"max_batch\": 3, \"threads\": 4," // an editor's mark
+                               " \"listen\": [\"a:1\", \"b:2\"], \"insecure\": true}";
     assert_int_equal(dd_write_file(file, text, strlen(text), &err), 0);
     snprintf(flag, sizeof flag, "--config=%s", file);
     assert_int_equal(parse(&o, &err, flag, NULL), 0);

@@ -43,6 +43,7 @@ static int set_up(void **state) {
     put("schema", "{}");
     put(LATIN1, "{}");
     put("two\nlines", "{}");
+    put("back\\slash", "{}");
     put("broken", "{");
     put(".hidden", "{}");
     assert_int_equal(mkfifo(at("fifo"), 0600), 0);
@@ -84,8 +85,10 @@ static void what_cannot_be_used_says_why(void **state) {
     static const struct {
         const char *name, *part;
     } t[] = {
-        {"schema", "reserved"}, {LATIN1, "not UTF-8"},          {"two\nlines", "not UTF-8"},
-        {"broken", "line 1"},   {"fifo", "not a regular file"}, {"folder", "not a regular file"},
+        {"schema", "reserved"},         {LATIN1, "not UTF-8"},
+        {"two\nlines", "not UTF-8"},    {"broken", "line 1"},
+        {"fifo", "not a regular file"}, {"folder", "not a regular file"},
+        {"back\\slash", "backslash"},
     };
     struct dr_config c;
     struct dr_err err;
@@ -128,7 +131,7 @@ static void the_list_has_them_all(void **state) {
     alarm(20);
     assert_int_equal(dd_recipe_each(dir, see, &s, &err), 0);
     alarm(0);
-    assert_int_equal(s.n, 10);
+    assert_int_equal(s.n, 11);
     assert_int_equal(s.usable, 3);
     assert_true(s.schema && s.umlaut && s.latin);
     s = (struct seen){0};

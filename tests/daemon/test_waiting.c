@@ -55,7 +55,7 @@ static void test_probes_behind_writers(void **state) {
     static const char *const paths[] = {"/livez", "/readyz", "/metrics", "/v1/status"};
     pthread_t t[WRITERS];
     sqlite3 *db = daemon_db(&d);
-    double worst = 0;
+    int slow = 0;
     answered = refused = 0;
     assert_int_equal(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
     for (int i = 0; i < WRITERS; i++)
@@ -63,12 +63,13 @@ static void test_probes_behind_writers(void **state) {
     usleep(200000); // they are under way
     assert_int_equal(answered + refused, 0);
     for (int i = 0; i < PROBES * (int)DR_COUNT(paths); i++) {
-        double s = probe(paths[i % (int)DR_COUNT(paths)]);
-        worst = s > worst ? s : worst;
+        const char *path = paths[i % (int)DR_COUNT(paths)];
+        const double s = probe(path);
+        // Below any wait for the database; a machine that stands still may be slow a few times.
+        if (s > 2 && ++slow > 4)
+            fail_msg("%s took %.1f s, and %d probes before it more than 2", path, s, slow - 1);
         usleep(20000);
     }
-    if (worst > 2) // far above what a busy machine takes, below any wait for the database
-        fail_msg("a probe took %.1f s", worst);
     assert_int_equal(sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL), SQLITE_OK);
     sqlite3_close(db);
     for (int i = 0; i < WRITERS; i++)

@@ -354,6 +354,39 @@ static void cifar_in_all_its_forms(void **state) {
     assert_string_equal(report.class[99].name, "worm");
 }
 
+// A part of CIFAR with some of its classes: the others have nothing to train on.
+static void classes_that_cifar_has(void **state) {
+    (void)state;
+    struct dr_import_options o = options();
+    struct dr_dataset *d;
+    struct dr_err err;
+    o.size = 32;
+    tree_clear();
+    struct made m = binary_part(1, 4, 1), test = binary_part(6, 3, 1);
+    for (int i = 0; i < 4; i++)
+        m.p[i * (1 + ROW)] = (uint8_t)(i % 2 ? 5 : 3);
+    for (int i = 0; i < 3; i++)
+        test.p[i * (1 + ROW)] = (uint8_t)(3 + i);
+    put_made("bin/data_batch_1.bin", m);
+    put_made("bin/test_batch.bin", test);
+    import_ok("bin", &o);
+    assert_true(report.classes == 10 && report.class[0].train == 0);
+    o.present = true;
+    import_ok("bin", &o);
+    assert_true(report.classes == 2 && report.train == 4 && report.test == 2);
+    assert_string_equal(report.class[0].name, "cat");
+    assert_string_equal(report.class[1].name, "dog");
+    assert_true(report.class[0].train == 2 && report.class[1].train == 2);
+    assert_string_equal(report.note[report.nnote - 1],
+                        "class truck has no picture to train on and is left out");
+    assert_int_equal(dr_pictures_open(at("out.pictures"), NULL, true, &d, &err), 0);
+    assert_true(d->n == 2 && d->label[0] == 0 && d->label[1] == 1);
+    uint8_t want[ROW];
+    cifar_row(6, 2, want); // of the dog; the deer before it is left out
+    assert_memory_equal(d->pixels + ROW, want, ROW);
+    dr_dataset_free(d);
+}
+
 static void damaged_cifar(void **state) {
     (void)state;
     const struct dr_import_options o = options();
@@ -679,6 +712,7 @@ int main(void) {
         cmocka_unit_test(classes_have_a_limit),
         cmocka_unit_test(canceled_within_a_batch),
         cmocka_unit_test(cifar_in_all_its_forms),
+        cmocka_unit_test(classes_that_cifar_has),
         cmocka_unit_test(damaged_cifar),
         cmocka_unit_test(parts_make_a_set),
         cmocka_unit_test(names_of_parts_among_pictures),

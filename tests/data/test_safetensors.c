@@ -314,6 +314,18 @@ static void test_lying_headers(void **state) {
     write_raw(path, n, good, n, 16);
     assert_int_equal(dr_st_open(path, &f, &err), 0);
     dr_st_close(f);
+    char padded[640]; // this length begins like a pickle
+    memset(padded, ' ', sizeof padded);
+    memcpy(padded, good, n);
+    write_raw(path, sizeof padded, padded, sizeof padded, 16);
+    assert_int_equal(dr_st_open(path, &f, &err), 0);
+    dr_st_close(f);
+    put_file(path, "PK\3\4\0\0\x08\x08\0\0\0\0", 12);
+    assert_int_equal(dr_st_open(path, &f, &err), DR_EFORMAT);
+    assert_non_null(strstr(err.msg, "torch.save"));
+    put_file(path, "\x80\2\x8a\nl\xfc\x9c\x46\xf9 j\xa8P\x19.", 15); // before PyTorch 1.6
+    assert_int_equal(dr_st_open(path, &f, &err), DR_EFORMAT);
+    assert_non_null(strstr(err.msg, "torch.save"));
     dir_clear();
 }
 

@@ -9,14 +9,14 @@ import assert from 'node:assert/strict';
 import { audit as axeFinds, begin, check, Daemon, report, sleep, tools, until } from './lib.mjs';
 
 const [driftd, , modules, shots] = process.argv.slice(2);
-const TOKEN = 'token-of-the-test', SMALLER = 'token-for-pictures';
+const TOKEN = 'token-of-the-test', SMALLER = 'token-for-pictures', SLOW = 'token-with-a-rate';
 const found = tools(modules);
 const recipes = mkdtempSync(join(tmpdir(), 'driftd-recipes-'));
 const SMALL = { name: 'small', data: { set: 'digits', count: 200, size: 8, fit: 'resize' }, model: { dim: 16, depth: 1, heads: 2, patch: 4, registers: 1, style_tokens: 2 },
   train: { steps: 20, classes: 2, generated: 4, positives: 4 }, optim: { warmup: 5 }, checkpoint: { every: 0, every_seconds: 0 }, samples: { every: 0 } };
 writeFileSync(join(recipes, 'small.json'), JSON.stringify(SMALL));
 const daemon = new Daemon(driftd, recipes, TOKEN);
-appendFileSync(daemon.secret[1], `${SMALLER} generate\n`);
+appendFileSync(daemon.secret[1], `${SMALLER} generate\n${SLOW} read 2/s\n`);
 
 const opened = await begin(daemon, found);
 const { base, browser, page, faults } = opened;
@@ -134,6 +134,20 @@ try {
     assert.equal(await held(), before + 1);
     await page.goto(`${base}/#/sweeps`);
     await until('none is left', async () => (await held()) === before);
+  });
+
+  await check('a token with a rate gets everything, one request after another', async () => {
+    let refused = 0;
+    page.on('response', (r) => { refused += r.status() === 429; });
+    await page.evaluate((t) => sessionStorage.setItem('driftd-token', t), SLOW);
+    await page.goto(`${base}/#/runs`);
+    await page.reload();
+    await until('the curve of each run', () => page.evaluate(() => {
+      const curves = [...document.querySelectorAll('.spark path')];
+      return curves.length === 3 && curves.every((c) => c.getAttribute('d')?.length > 10);
+    }));
+    await stream('live');
+    console.log(`# ${refused} requests were refused at first`);
   });
 
   await check('nothing broke on the way', async () => assert.deepEqual(faults.list, []));

@@ -339,16 +339,19 @@ try {
     await go('#/play?seed=5&cols=4&rows=4&cfg=1');
     await until('an image', () => page.evaluate(() => document.querySelector('.stage img')?.naturalWidth > 0));
     const first = await pixels();
-    const box = await page.getByRole('slider', { name: 'Guidance scale' }).boundingBox();
-    const src = await page.locator('.stage img').getAttribute('src');
+    const slider = page.getByRole('slider', { name: 'Guidance scale' }), box = await slider.boundingBox();
+    const src = await page.locator('.stage img').getAttribute('src'), asked = [];
+    page.on('request', (r) => { const u = new URL(r.url()); if (u.pathname.endsWith('/generate')) asked.push(u.searchParams.get('cfg')); });
+    // A slow drag draws pictures on its way.
+    const atRest = async () => Number(asked.at(-1)) === Number(await slider.inputValue()) && await page.evaluate(() => document.querySelector('.page-play').dataset.busy === 'false');
     await page.mouse.move(box.x + box.width * 0.2, box.y + box.height / 2);
     await page.mouse.down();
     await page.mouse.move(box.x + box.width * 0.9, box.y + box.height / 2, { steps: 5 });
     await page.mouse.up();
-    await until('another image', async () => (await page.locator('.stage img').getAttribute('src')) !== src && (await pixels()) !== first);
-    await page.getByRole('slider', { name: 'Guidance scale' }).focus();
+    await until('another image', async () => (await atRest()) && (await page.locator('.stage img').getAttribute('src')) !== src && (await pixels()) !== first);
+    await slider.focus();
     const [saved] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'Save PNG' }).click()]);
-    const scale = await page.getByRole('slider', { name: 'Guidance scale' }).inputValue();
+    const scale = await slider.inputValue();
     const shown = await pixels();
     await page.getByRole('button', { name: 'Dice' }).click();
     await until('the dice', async () => (await pixels()) !== shown);
@@ -365,6 +368,25 @@ try {
     }, readFileSync(await saved.path()).toString('base64'));
     await page.dispatchEvent('.stage', 'drop', { dataTransfer: drop });
     await until('restored by a drop', async () => (await pixels()) === shown);
+    // What cannot be read as a number leaves the seed.
+    const seed = page.getByRole('spinbutton', { name: 'Seed' }), drawn = asked.length;
+    await seed.fill('7');
+    await until('seed 7', async () => /seed 7\b/.test(await page.locator('figcaption').textContent()));
+    await seed.press('End');
+    await seed.pressSequentially('e');
+    await until('it is asked for', () => asked.length > drawn + 1);
+    await until('the picture', () => page.evaluate(() => document.querySelector('.page-play').dataset.busy === 'false'));
+    assert.match(await page.locator('figcaption').textContent(), /seed 7\b/);
+  });
+
+  await check('many checkpoints at once, as after a time away, are asked about once', async () => {
+    let asked = 0;
+    const note = (r) => { if (r.url().endsWith('/v1/checkpoints?limit=100')) asked++; };
+    page.on('request', note);
+    await page.evaluate(() => import('/app/state.js').then((m) => { for (let i = 0; i < 50; i++) m.emit('checkpoint', {}); }));
+    await until('it is asked', () => asked);
+    assert.ok(asked <= 5, `${asked} requests`);
+    page.off('request', note);
   });
 
   await check('keys move the guidance; curl draws the same picture; a sweep has one row per scale; the time is split', async () => {
@@ -414,18 +436,18 @@ try {
       const png = Buffer.from(await (await fetch(`${base}/v1/generate?${q}&checkpoint=${id}`)).arrayBuffer());
       assert.equal(png.subarray(1, 4).toString(), 'PNG', `${q}: ${png.subarray(0, 300)}`);
       await drop(png);
-      await until(`the picture of ${q}`, async () => (await bytes()).equals(png), 20000);
+      await until(`the picture of ${q}`, async () => (await bytes()).equals(png));
       const address = page.url(); // the address brings it back as well
       await page.reload();
       assert.equal(page.url(), address);
-      await until(`${q} by its address`, async () => (await idle()) && (await bytes()).equals(png), 20000);
+      await until(`${q} by its address`, async () => (await idle()) && (await bytes()).equals(png));
     }
     await go(`#/play?checkpoint=${id}&seed=5&cols=3&rows=2&cfg=1`);
     await page.getByRole('checkbox', { name: /guidance sweep/ }).check();
     await until('the sweep', async () => /rows: guidance 1, 1.25/.test(await page.locator('figcaption').textContent()) && idle());
     const own = await bytes();
     await drop(own);
-    await until('the sweep of the page', async () => (await bytes()).equals(own), 20000);
+    await until('the sweep of the page', async () => (await bytes()).equals(own));
     if (shots) await page.screenshot({ path: join(shots, 'restored-1440.png') });
   });
 
@@ -507,6 +529,28 @@ try {
     await below.close();
     proxy.closeAllConnections();
     proxy.close();
+  });
+
+  await check('more tabs than the browser has connections: the hidden ones let go of theirs', async () => {
+    const context = await browser.newContext(), tabs = [];
+    await context.addInitScript(() => {
+      globalThis.away = false;
+      Object.defineProperty(document, 'hidden', { get: () => globalThis.away });
+      const later = globalThis.setTimeout;
+      globalThis.setTimeout = (f, ms, ...a) => later(f, ms === 30000 ? 0 : ms, ...a); // half a minute passes at once
+    });
+    const show = (tab, yes) => tab.evaluate((v) => { globalThis.away = !v; document.dispatchEvent(new Event('visibilitychange')); }, yes);
+    const stream = (tab, is) => until(`the stream of tab ${tabs.indexOf(tab)} is ${is}`, async () => (await tab.getAttribute('#stream', 'data-state')) === is);
+    for (let i = 0; i < 8; i++) {
+      for (const tab of tabs.slice(-1)) { await show(tab, false); await stream(tab, 'wait'); }
+      tabs.push(await context.newPage());
+      await tabs[i].goto(`${base}/#/status`);
+      await stream(tabs[i], 'live');
+      await tabs[i].waitForSelector('.cards .card');
+    }
+    await show(tabs[0], true);
+    await stream(tabs[0], 'live');
+    await context.close();
   });
 
   await check('samples, evaluations, status; axe in both themes; dark mode by the button', async () => {

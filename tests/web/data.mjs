@@ -265,6 +265,29 @@ try {
     await page.goto(`${base}/#/data`);
   });
 
+  await check('an upload is shown as it goes on, also on the page that is opened later; what ends it is said anywhere', async () => {
+    const parts = /\/upload\?/, about = () => page.textContent('.set[data-set="long"] .sub'), waiting = [];
+    const part = async () => until('a part', () => waiting.shift());
+    const visit = async (name) => { await page.click(`#nav a[data-page="${name}"]`); await page.waitForSelector(name === 'data' ? '.set[data-set="long"]' : '.empty'); };
+    await page.route(parts, (route) => { waiting.push(route); });
+    await page.setInputFiles('#data-files', { name: 'long.zip', mimeType: 'application/zip', buffer: Buffer.alloc(9 << 20) });
+    await page.click('.drop button[type=submit]');
+    const first = await part();
+    await visit('runs');
+    await visit('data');
+    await until('nothing yet', async () => /^sending, 0 B of 9.4 MB$/.test(await about()));
+    await first.continue();
+    await until('the first part', async () => /^sending, 4.2 MB of 9.4 MB$/.test(await about()));
+    const second = await part();
+    await visit('runs');
+    await second.fulfill({ status: 507, json: { title: 'x', status: 507, detail: 'the disk is full' } });
+    await until('the reason', async () => (await page.locator('.toast').allTextContents()).some((t) => t === 'long: the disk is full'));
+    await page.unroute(parts);
+    await visit('data');
+    await fetch(`${base}/v1/datasets/long`, { method: 'DELETE' });
+    await page.waitForFunction(() => !document.querySelector('.set[data-set="long"]'));
+  });
+
   await check('other files of the same names and sizes do not go on with an upload that was cut off', async () => {
     const grey = (v) => png(8, 8, 0, 8, () => Buffer.alloc(8, v)), parts = /\/upload\?/;
     assert.equal(grey(10).length, grey(20).length);
@@ -297,6 +320,9 @@ try {
   await check('train on it from the page, and generate', async () => {
     await page.click('.set[data-set="formen"]');
     await page.waitForSelector('.set-actions input');
+    await page.locator('.set-actions input').pressSequentially('e'); // 10e is no number, and not the 10 of an empty field
+    await page.click('.set-actions button.primary');
+    assert.equal((await api('/v1/jobs')).jobs.length, 0);
     await page.fill('.set-actions input', '0.2');
     await page.click('.set-actions button.primary');
     await page.waitForFunction(() => location.hash.startsWith('#/samples?job='));

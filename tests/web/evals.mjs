@@ -70,6 +70,16 @@ try {
     assert.equal(await page.getAttribute('input[name=n]', 'aria-invalid'), 'true', await page.textContent('.form-errors'));
     await audit('the form');
     await shot('evals-form');
+    const sent = [], note = (r) => { if (r.method() === 'POST') sent.push(r.url()); }, seed = page.locator('input[name=seed]');
+    page.on('request', note);
+    await seed.fill('');
+    await seed.pressSequentially('1e');
+    await page.click('dialog button[type=submit]');
+    assert.equal(await page.textContent('.form-errors'), 'Seed: not a number');
+    assert.equal(await seed.getAttribute('aria-invalid'), 'true');
+    assert.deepEqual(sent, []);
+    page.off('request', note);
+    await seed.fill('0');
     await page.fill('input[name=n]', '100');
     await page.locator('dialog summary').click();
     assert.deepEqual(await page.locator('select[name=inception] option').evaluateAll((all) => all.map((o) => o.value)), ['', 'checkpoint:901', ' other']);
@@ -88,8 +98,7 @@ try {
     await page.waitForSelector('dialog', { state: 'detached' });
   });
 
-  await check('it is at work, and rows fill in without a reload', async () => {
-    await page.waitForSelector('.eval-work');
+  await check('rows fill in without a reload', async () => {
     await page.waitForSelector('.eval-table tbody tr');
     await until('the first result', async () => (await page.locator('[data-pick]').count()) > 0, 240000);
     await shot('evals-running');
@@ -195,7 +204,15 @@ try {
     await until('three runs', async () => (await page.locator('.eval-run').count()) === 3);
     assert.match(await page.textContent('.side-by-side .error'), /Not comparable: other n/);
     await until('the runs in the address', () => page.url().includes('runs='));
+    await page.evaluate(() => {
+      globalThis.letGo = [];
+      const { revokeObjectURL: drop } = URL;
+      URL.revokeObjectURL = (u) => { globalThis.letGo.push(u); drop.call(URL, u); };
+    });
+    await until('its grid', () => page.evaluate((id) => document.querySelector(`[data-shown="${id}"] .grid-image`).naturalWidth > 0, other));
+    const picture = await page.getAttribute(`[data-shown="${other}"] .grid-image`, 'src');
     await page.click(`[data-shown="${other}"] button[aria-label^="Hide"]`);
+    await until('its picture is let go, no other', () => page.evaluate(([u, rest]) => globalThis.letGo.includes(u) && rest.every((s) => !globalThis.letGo.includes(document.querySelector(`[data-shown="${s}"] .grid-image`).src)), [picture, [a, b]]));
     await page.getByRole('checkbox', { name: 'show the others' }).uncheck();
     await until('only the group', async () => (await page.locator('.eval-table tbody tr').count()) === 12 && (await lines('step')) === 3);
     await until('two runs, no others, in the address', () => /others=0/.test(page.url()) && decodeURIComponent(page.url()).match(/runs=([\d,]+)/)[1].split(',').length === 2);

@@ -92,6 +92,12 @@ export async function openPage({ chrome, chromium }, base, options = {}) {
   page.on('console', (m) => { if (m.type() === 'error' && !faults.quiet && !/Failed to load resource/.test(m.text())) faults.list.push(`console: ${m.text()}`); });
   page.on('request', (r) => { const u = new URL(r.url()); if (u.protocol.startsWith('http') && u.origin !== base) faults.list.push(`left the host: ${r.url()}`); });
   await page.addInitScript(() => addEventListener('securitypolicyviolation', (e) => console.error(`CSP ${e.violatedDirective} ${e.blockedURI}`)));
+  // Every toast of the page, as one goes after four seconds.
+  await page.addInitScript(() => {
+    globalThis.toasted = [];
+    const added = new MutationObserver((all) => globalThis.toasted.push(...all.flatMap((m) => [...m.addedNodes].map((n) => n.textContent))));
+    addEventListener('DOMContentLoaded', () => { const box = document.getElementById('toasts'); if (box) added.observe(box, { childList: true }); }); // about:blank has none
+  });
   return { browser, page, faults };
 }
 

@@ -20,7 +20,7 @@ const open = async (hash) => { await page.goto('about:blank'); await page.goto(`
 const ids = () => page.evaluate(() => [...document.querySelectorAll('.run')].map((e) => e.dataset.run));
 const emit = (type) => page.evaluate((t) => import('/app/state.js').then((m) => m.emit(t)), type);
 const frames = () => page.evaluate(async () => { for (let i = 0; i < 6; i++) await new Promise(requestAnimationFrame); });
-const toasts = () => page.locator('.toast').allTextContents();
+const toasts = () => page.evaluate(() => globalThis.toasted);
 
 // Runs 1 to n in place of the server's; like(id): what differs from the real one.
 let one;

@@ -203,13 +203,10 @@ try {
     more = true;
     await page.waitForSelector('[data-sweep="99"]');
     assert.deepEqual(await page.evaluate(() => [document.activeElement.getAttribute('href'), document.activeElement.first]), ['#/sweeps?id=1', undefined], 'a new one in its place');
-    await page.evaluate(() => {
-      globalThis.said = [];
-      new MutationObserver((all) => { for (const m of all) for (const t of m.addedNodes) globalThis.said.push(t.textContent); }).observe(document.getElementById('toasts'), { childList: true });
-    });
+    await page.evaluate(() => { globalThis.toasted.length = 0; });
     away = true;
     for (let i = 0; i < 3; i++) await page.waitForEvent('requestfailed', (r) => list.test(r.url()));
-    assert.deepEqual(await page.evaluate(() => globalThis.said), ['driftd does not answer']);
+    assert.deepEqual(await page.evaluate(() => globalThis.toasted), ['driftd does not answer']);
     away = false;
     await polled();
     await page.unroute(list);

@@ -71,7 +71,29 @@ function lost(e) {
   throw e instanceof TypeError ? new Problem(0, { detail: 'driftd does not answer' }) : e;
 }
 
+const PATIENCE = 60000; // ms that a request waits for its token's rate
+// What waits: the requests that change something, then the others. next: when the last turn is.
+const writes = { waiting: [], next: 0 }, reads = { waiting: [], next: 0 };
+
+// After a refusal for the token's rate: waits for a turn and returns true; false where that takes too long. Requests
+// go on one after another: all at once, they would be refused again. A turn is of whoever is first by then, so that
+// what changes something does not wait for what is only shown.
+async function turn(problem, began, { method = 'GET', signal }) {
+  if (problem.type !== 'urn:driftd:problem:rate-limited') return false;
+  const line = method === 'GET' ? reads : writes;
+  const now = performance.now(), at = Math.max(now, line.next) + Math.max(50, 1000 * (problem.retryAfter ?? 1));
+  if (at > began + PATIENCE) return false;
+  line.next = at;
+  await new Promise((resolve, reject) => {
+    line.waiting.push(resolve);
+    setTimeout(() => (writes.waiting.shift() ?? reads.waiting.shift())?.(), at - now);
+    signal?.addEventListener('abort', () => { line.waiting = line.waiting.filter((r) => r !== resolve); reject(signal.reason); });
+  });
+  return true;
+}
+
 export async function raw(path, init = {}) {
+  const began = performance.now();
   for (;;) {
     const sent = token, headers = { ...init.headers };
     if (sent) headers.Authorization = `Bearer ${sent}`;
@@ -83,7 +105,7 @@ export async function raw(path, init = {}) {
     try { body = await res.json(); } catch { /* not a problem document */ }
     const problem = new Problem(res.status, body);
     if (sent === token && tooSmall(problem)) onWanted(true);
-    throw problem;
+    if (!await turn(problem, began, init)) throw problem;
   }
 }
 
@@ -128,6 +150,15 @@ export async function send(method, path, body) {
   return (await raw(path, init)).json().catch(lost);
 }
 
+// Calls load now, and every ms if wanted(), unless the last call is still waiting: polls would fill the queue of a token
+// with a slow rate. first: the promise of the first call.
+export function poll(load, ms, wanted = () => true) {
+  let busy = false;
+  const once = async () => { busy = true; try { await load(); } finally { busy = false; } };
+  const timer = setInterval(() => { if (!busy && wanted()) once(); }, ms);
+  return { first: once(), end: () => clearInterval(timer) };
+}
+
 export const query = (o) => new URLSearchParams(
   Object.entries(o).filter(([, v]) => v !== undefined && v !== null && v !== '')).toString();
 
@@ -143,6 +174,8 @@ export async function* pages(path) {
 
 // ---- the event stream ----
 
+const HIDDEN = 30000; // ms that a hidden tab keeps its stream
+
 // Follows /v1/events for ever and calls on(type, data, id) once per event. A reconnect asks for the
 // events after `last`; where the server no longer has them, it sends `gap`.
 export class Stream {
@@ -151,6 +184,7 @@ export class Stream {
     this.onState = onState;
     this.last = '';
     this.beat = 0;
+    this.away = false; // the tab is hidden and has let go of its stream
   }
 
   start() {
@@ -158,18 +192,37 @@ export class Stream {
     // Ends a silent connection: the server sends a ping every 15 s.
     setInterval(() => { if (this.beat && performance.now() - this.beat > 40000) this.abort?.abort(); }, 5000);
     addEventListener('online', () => this.wake?.());
+    document.addEventListener('visibilitychange', () => this.look());
+    this.look();
+  }
+
+  // Browsers allow six connections to a server, for all tabs together: a hidden one leaves its own to the others.
+  look() {
+    clearTimeout(this.leave);
+    if (document.hidden) {
+      this.leave = setTimeout(() => { this.away = true; this.abort?.abort(); }, HIDDEN);
+    } else if (this.away) {
+      this.away = false;
+      this.shown?.();
+    }
   }
 
   async run() {
     let wait = 500;
     for (;;) {
       let locked = false;
+      if (this.away) {
+        this.onState('wait');
+        await new Promise((r) => { this.shown = r; });
+        wait = 500;
+      }
       try {
         await this.once(() => { wait = 500; });
       } catch (e) {
         locked = e instanceof Problem && (e.status === 401 || tooSmall(e));
       }
       this.beat = 0;
+      if (this.away) continue;
       this.onState(locked ? 'locked' : 'lost');
       if (locked) { await new Promise((r) => { given = r; }); continue; }
       await new Promise((r) => { this.wake = r; setTimeout(r, wait); });

@@ -220,13 +220,12 @@ export function mount(root, params) {
       if (closed || models.has(id)) return;
       if (models.size >= MOST_BESIDE) { toast(`Curves show ${MOST_BESIDE} runs at most.`); return; }
       const names = [...new Set(panels.flatMap((s) => (s.more && !view.more ? [] : s.names(job))))];
-      const run = new Run(job, names, view.window, () => { if (!models.get(id)?.drawn) { run.drawn = true; rebuild(); } draw(); });
+      const run = new Run(job, names, view.window, (loaded) => { if (!models.get(id)?.drawn) { run.drawn = true; rebuild(); } draw(); if (loaded) refine(); });
       models.set(id, run);
       const alerts = get(`/v1/jobs/${id}/alerts`).then((d) => { run.alerts = d.alerts; draw(); }, () => {});
       chipList();
       rebuild();
       await Promise.all([run.load(), alerts]);
-      refine();
     } catch (e) {
       if (!models.has(id) && e.status !== 404) failed.add(id);
       toast(`run ${id}: ${e.message}`, true);
@@ -321,7 +320,7 @@ export function mount(root, params) {
   off.push(on('state', (d) => {
     const run = models.get(String(d.job));
     if (!run) return;
-    if (d.state === 'running') run.rewound = true;
+    if (d.state === 'running') run.starts();
     else if (d.state !== 'stopping') run.reload(600);
   }));
   off.push(on('alert', (d) => {

@@ -2,20 +2,22 @@
 // what was skipped and why, and a button that trains on it.
 import { get, post, raw } from './api.js';
 import { on, remember } from './state.js';
-import { h, fill, text, toast, say, int, bytes, when, serverNow, badge, head, field } from './ui.js';
+import { h, fill, text, toast, say, int, bytes, when, serverNow, badge, head, field, debounce } from './ui.js';
 import { tar, mark, isArchive, dropped, chosen } from './tar.js';
 
 const PART = 4 << 20, TRIES = 6;
 const path = (name) => `/v1/datasets/${encodeURIComponent(name)}`;
 const wait = (ms) => new Promise((r) => { setTimeout(r, ms); });
-const uploads = new Map(); // by name, while this page sends them: {sent, size, stop}
+const uploads = new Map(); // by name, while this tab sends them: {sent, size, stop}
+const watchers = new Set(); // of uploads, as they outlast the page that began them: f(whether one has ended)
+const tell = (ended) => { for (const f of watchers) f(ended); };
 const STILL = 60; // seconds without another part until an upload of somebody else counts as cut off
 
 // Sends a Blob from what the server has on; after a lost connection it asks how far it came.
-async function send(name, blob, from, changed) {
+async function send(name, blob, from) {
   const u = { sent: from, size: blob.size, stop: false };
   uploads.set(name, u);
-  changed();
+  tell(false);
   try {
     for (let tries = 0; u.sent < blob.size;) {
       if (u.stop) return false;
@@ -30,7 +32,7 @@ async function send(name, blob, from, changed) {
         await wait(200 * 2 ** tries);
         u.sent = (await get(path(name)).catch(() => null))?.received ?? u.sent;
       }
-      changed();
+      tell(false);
     }
     await post(`${path(name)}/import?bytes=${blob.size}`);
     return true;
@@ -117,10 +119,13 @@ export function mount(root, params) {
       name.value = given = size.value = archive.value = folder.value = '';
       files = null;
       text(picked, 'A zip or tar, a folder, or pictures. Folders in it are the classes.');
-      show(set);
-      await load();
-      await send(set, blob, from, paint);
+      if (!closed) {
+        show(set);
+        await load();
+      }
+      await send(set, blob, from);
     } catch (err) {
+      if (closed) { toast(`${set}: ${err.message}`, true); return; }
       error.hidden = false;
       text(error, err.message);
       const field = err.errors?.[0]?.field;
@@ -129,7 +134,7 @@ export function mount(root, params) {
       control?.focus();
     } finally {
       add.disabled = !files;
-      load();
+      tell(true);
     }
   }
 
@@ -242,6 +247,7 @@ export function mount(root, params) {
       h('tbody', null, c.slice(0, 200).map((k) => h('tr', null, h('th', { scope: 'row' }, k.name), h('td', null, int(k.train)), h('td', null, int(k.test)))))));
   }
   async function train(s, minutes, button) {
+    if (!minutes.reportValidity()) return; // what cannot be read is not the default
     button.disabled = true;
     try {
       const { config } = await get(`${path(s.name)}/recipe?minutes=${encodeURIComponent(minutes.value || 10)}`);
@@ -288,12 +294,16 @@ export function mount(root, params) {
       s.state === 'ready' && s.kind !== 'points' ? grid(s) : null, s.state === 'ready' ? counts(s) : null, actions(s));
   }
 
-  off.push(on('dataset', (d) => {
-    load();
+  const soon = debounce(load, 250);
+  off.push(soon.cancel, on('dataset', (d) => {
+    soon();
     if (d.state === 'ready' || d.state === 'failed') say(`Data set ${d.name} is ${d.state}.`, true);
     if (d.state === 'failed') toast(`${d.name}: ${d.error}`, true);
   }));
   off.push(on('refetch', load));
+  const watcher = (ended) => { if (ended) load(); else paint(); };
+  watchers.add(watcher);
+  off.push(() => watchers.delete(watcher));
   load().then(() => {
     if (open) show(open);
   });

@@ -3,7 +3,7 @@ import { get, post } from './api.js';
 import { jobs, jobDetail, loadJobs, remember } from './state.js';
 import { h, fill, field, int, toast } from './ui.js';
 
-const OTHER = ' other';
+const OTHER = ' other', SAMPLES = '2000';
 
 // Judges that know a data set: recipes that train one, and encoders and judges that exist.
 async function judges(data, model, checkpoints, recipes) {
@@ -37,7 +37,7 @@ export async function openEvalForm(first = '') {
     trained.map((id) => h('option', { value: `job ${id}` }, `each checkpoint of ${jobs.get(id)?.name ?? 'run'} (run ${id}, ${int(own.filter((c) => c.job === id).length)})`)));
   const judge = h('select', { name: 'judge', onchange: () => { otherField.hidden = judge.value !== OTHER; } }), other = words('other', '', 'a recipe, checkpoint:7, or a file');
   const otherField = field('Other judge', other), note = h('p.sub');
-  const n = number('n', '2000', '16', '10000000'), alpha = words('alpha', '1', '1, 1.5, 2'), seed = number('seed', '0', '0');
+  const n = number('n', SAMPLES, '16', '10000000'), alpha = words('alpha', '1', '1, 1.5, 2'), seed = number('seed', '0', '0');
   const split = choice('split', [['train', 'training images'], ['test', 'test images']], 'train'), weights = choice('weights', [['ema', 'averaged (EMA)'], ['raw', 'of the last step']], 'ema');
   const metrics = words('metrics', 'all', 'fd,kid'), file = words('inception_file', '', 'inception.safetensors'), fileField = field('Other Inception', file, 'a file below the data directory, or checkpoint:7');
   const inception = choice('inception', [['', 'none'], ...inceptions(checkpoints), [OTHER, 'another …']], '');
@@ -57,12 +57,21 @@ export async function openEvalForm(first = '') {
     note.textContent = 'No recipe here trains a judge of this data set. Train an encoder of the objective classify on it, or choose an Inception network below.';
   }
 
+  // Fields with text that the browser cannot read as a number: their value is '', as if they were empty.
+  function unread() {
+    const bad = [['Samples', n], ['Seed', seed]].filter(([, el]) => el.validity.badInput);
+    fill(errors, bad.map(([label]) => h('p', null, `${label}: not a number`)));
+    for (const [, el] of bad) el.setAttribute('aria-invalid', 'true');
+    bad[0]?.[1].focus();
+    return bad.length > 0;
+  }
+
   async function submit(e) {
     e.preventDefault();
-    fill(errors);
     for (const el of dialog.querySelectorAll('[aria-invalid]')) el.removeAttribute('aria-invalid');
+    if (unread()) return;
     const [kind, id] = what.value.split(' '), scales = alpha.value.split(/[\s,;]+/).filter(Boolean).map(Number);
-    const body = { [kind]: id, n: Number(n.value), alpha: scales.length && scales.every(Number.isFinite) ? scales : alpha.value, seed: Number(seed.value) || 0, split: split.value, weights: weights.value, metrics: metrics.value.trim() || 'all',
+    const body = { [kind]: id, n: Number(n.value || SAMPLES), alpha: scales.length && scales.every(Number.isFinite) ? scales : alpha.value, seed: Number(seed.value) || 0, split: split.value, weights: weights.value, metrics: metrics.value.trim() || 'all',
       skip_existing: skip.firstChild.checked, samples: samples.firstChild.checked };
     const by = judge.value === OTHER ? other.value.trim() : judge.value;
     if (by) body.judge = by;

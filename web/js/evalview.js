@@ -77,7 +77,7 @@ function neighbours(r, img) {
 
 // ---- one run ----
 
-const urls = new Map(); // pictures by address, for as long as the page lives
+const urls = new Map(); // pictures of the runs that are shown, by address
 function picture(url) {
   if (!urls.has(url)) urls.set(url, raw(url).then((res) => res.blob()).then((b) => URL.createObjectURL(b)));
   urls.get(url).catch(() => urls.delete(url));
@@ -96,7 +96,7 @@ function facts(r) {
     ['judge', judge ? `${judge}${finite(s.judge_accuracy) ? `, ${num(100 * s.judge_accuracy, 4)} % on real images` : ''}${s.judge_own_encoder ? ', the encoder it was trained with' : ''}` : 'none'],
     s.inception_sha256 ? ['Inception', `${s.inception_sha256.slice(0, 8)}, ${s.resize}`] : null,
     took && typeof took === 'object' ? ['time', Object.entries(took).map(([k, v]) => `${k} ${num(v, 2)} s`).join(', ')] : null,
-    ['computed on', s.device ?? '–'], ['version', s.version ?? '–'], r.checkpoint ? ['checkpoint', r.checkpoint] : null].filter(Boolean);
+    s.note ? ['note', s.note] : null, ['computed on', s.device ?? '–'], ['version', s.version ?? '–'], r.checkpoint ? ['checkpoint', r.checkpoint] : null].filter(Boolean);
   return h('details', null, h('summary', null, 'How it was measured'), h('dl', null, list.map(([k, v]) => [h('dt', null, k), h('dd', null, v)])));
 }
 
@@ -115,8 +115,7 @@ function card(r, letter, close) {
   if (d.nearest?.length) show('nearest.png', async (u) => {
     const img = new Image();
     img.src = u;
-    await img.decode();
-    fill(near, neighbours(r, img));
+    if (await img.decode().then(() => true, () => false)) fill(near, neighbours(r, img)); // else let go meanwhile
   });
   return el;
 }
@@ -140,12 +139,18 @@ function compared(rows, defs) {
     two && !unlike ? h('p.sub.pad', null, '* more than two standard errors, the runs taken as independent. ', h('code', null, `driftctl compare ${rows[0].id} ${rows[1].id}`), ' pairs them by seed.') : null);
 }
 
+// Takes out of a map whatever has another key than these.
+function keepOnly(map, keys, gone = () => {}) {
+  for (const [k, v] of map) if (!keys.has(k)) { map.delete(k); gone(v); }
+}
+
 // host: {defs, letter(key), toggle(id)}
 export function sideBySide(box, host) {
   const known = new Map(), cards = new Map();
   let turn = 0;
+  const keyOf = (r) => `${r.id} ${r.ended}`;
   async function detail(r) {
-    const key = `${r.id} ${r.ended}`;
+    const key = keyOf(r);
     if (!known.has(key)) known.set(key, get(`/v1/evals/${encodeURIComponent(r.id)}`));
     try { return await known.get(key); } catch (e) { known.delete(key); throw e; }
   }
@@ -158,6 +163,9 @@ export function sideBySide(box, host) {
       if (mine !== turn) return;
       for (const r of full) if (!cards.has(r.id)) cards.set(r.id, card(r, host.letter(r.comparable), () => host.toggle(r.id)));
       fill(box, full.length > 1 ? compared(full, host.defs) : null, h('div.eval-runs', { data: { n: full.length } }, full.map((r) => cards.get(r.id))));
+      keepOnly(known, new Set(rows.map(keyOf)));
+      keepOnly(cards, new Set(full.map((r) => r.id)));
+      keepOnly(urls, new Set(full.flatMap((r) => (r.artifacts ?? []).map((a) => a.url))), (u) => u.then((x) => URL.revokeObjectURL(x), () => {}));
     } catch (e) { if (mine === turn) toast(e.message, true); }
   };
 }

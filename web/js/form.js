@@ -18,9 +18,10 @@ function control(f, value, changed) {
   return h('input', { ...props, type: 'text', maxlength: f.max_length, value: Array.isArray(value) ? value.join(', ') : String(value ?? '') });
 }
 
-function read(f, el) {
+// own: what stands for an empty number, the recipe's value.
+function read(f, el, own) {
   if (f.type === 'boolean') return el.checked;
-  if (f.type === 'integer' || f.type === 'number') return el.value === '' ? f.default : Number(el.value);
+  if (f.type === 'integer' || f.type === 'number') return el.value === '' ? own : Number(el.value);
   if (f.type === 'list') return el.value.split(/[\s,]+/).filter(Boolean).map(Number);
   return el.value;
 }
@@ -50,8 +51,8 @@ export async function openForm({ from = null } = {}) {
   const changes = () => {
     const out = {};
     for (const [path, { f, el }] of controls) {
-      const v = read(f, el);
-      if (JSON.stringify(v) !== JSON.stringify(at(config, path) ?? f.default)) out[path] = v;
+      const own = at(config, path) ?? f.default, v = read(f, el, own);
+      if (JSON.stringify(v) !== JSON.stringify(own)) out[path] = v;
     }
     return out;
   };
@@ -125,10 +126,19 @@ export async function openForm({ from = null } = {}) {
     el.focus();
   }
 
+  // Fields with text that the browser cannot read as a number: their value is '', as if they were empty.
+  function unread() {
+    const bad = [...[...controls].map(([path, { el }]) => [path, el]), ['Priority', priority]].filter(([, el]) => el.validity.badInput);
+    fill(errors, bad.map(([path]) => h('p', null, `${path}: not a number`)));
+    for (const [, el] of bad) el.setAttribute('aria-invalid', 'true');
+    if (bad.length) show(bad[0][1]);
+    return bad.length > 0;
+  }
+
   async function submit(e) {
     e.preventDefault();
-    fill(errors);
-    for (const { el } of controls.values()) el.removeAttribute('aria-invalid');
+    for (const el of [priority, ...[...controls.values()].map((c) => c.el)]) el.removeAttribute('aria-invalid');
+    if (unread()) return;
     const body = { config: recipe.value || source.config, overrides: changes(), priority: Number(priority.value) || 0 };
     if (name.value.trim()) body.name = name.value.trim();
     const words = JSON.stringify(body);

@@ -147,7 +147,9 @@ export function mount(root, params) {
   const cfgOut = h('output', null, s.cfg.toFixed(2));
   const cfg = h('input', { type: 'range', min: '0', max: '5', step: '0.05', value: String(s.cfg), 'aria-label': 'Guidance scale',
     oninput: () => { s.cfg = +cfg.value; text(cfgOut, s.cfg.toFixed(2)); soon(); } });
-  const seed = h('input', { type: 'number', min: '0', step: '1', value: String(s.seed), 'aria-label': 'Seed', oninput: () => { s.seed = Math.max(0, Math.floor(+seed.value || 0)); soon(); } });
+  // A seed; what the browser cannot read as a number, whose value is '', leaves the one before.
+  const typed = (el, before) => (el.validity.badInput ? before : Math.max(0, Math.floor(+el.value || 0)));
+  const seed = h('input', { type: 'number', min: '0', step: '1', value: String(s.seed), 'aria-label': 'Seed', oninput: () => { s.seed = typed(seed, s.seed); soon(); } });
   const lock = h('button', { type: 'button', 'aria-pressed': String(s.lock), title: 'Keep the seed for every image', onclick: () => { s.lock = !s.lock; lock.setAttribute('aria-pressed', String(s.lock)); } }, 'Lock');
   const roll = () => { s.seed = dice(); seed.value = String(s.seed); };
   const die = h('button', { type: 'button', title: 'Another seed', onclick: () => { roll(); generate(); } }, 'Dice');
@@ -159,7 +161,7 @@ export function mount(root, params) {
   const weights = h('select', { onchange: () => { s.weights = weights.value; generate(); } }, [['ema', 'averaged, as served'], ['raw', 'as trained']].map(([v, t]) => h('option', { value: v }, t)));
   const heat = h('input', { type: 'range', min: '0', max: '2', step: '0.05', 'aria-label': 'Temperature', oninput: () => { s.temperature = +heat.value === 1 ? null : +heat.value; text(heatOut, (+heat.value).toFixed(2)); soon(); } }), heatOut = h('output');
   const walk = h('input', { type: 'checkbox', onchange: () => { s.seed2 = walk.checked ? dice() : null; s.n = null; if (walk.checked) s.sweep = sweep.checked = false; showMore(); generate(); } });
-  const seed2 = h('input', { type: 'number', min: '0', step: '1', oninput: () => { s.seed2 = Math.max(0, Math.floor(+seed2.value || 0)); soon(); } });
+  const seed2 = h('input', { type: 'number', min: '0', step: '1', oninput: () => { s.seed2 = typed(seed2, s.seed2); soon(); } });
   const steps = h('input', { type: 'number', min: '2', max: '256', step: '1', oninput: () => { s.steps = clamp(Math.floor(+steps.value) || 2, 2, 256); soon(); } });
   const ends = h('div.line', null, field('To', seed2), field('Images per row', steps));
   const more = h('details', null, h('summary', null, 'Weights, temperature, walk'), h('div.play-more', null, field('Weights', weights), h('label.field', null, h('span.line', null, 'Temperature of the noise', heatOut), heat),
@@ -291,7 +293,8 @@ export function mount(root, params) {
     await describe().catch((e) => toast(e.message, true));
     if (!closed) await generate();
   })());
-  off.push(on('checkpoint', () => describe().catch(() => {})), on('served', () => describe().catch(() => {})));
+  const news = debounce(() => describe().catch(() => {}), 250); // a tab that was away learns of many at once
+  off.push(news.cancel, on('checkpoint', news), on('served', news));
   const anew = () => { if (!closed) describe().then(() => { if (!shown || !error.hidden) generate(); }, () => {}); };
   off.push(on('state', debounce(anew, 1500)), on('refetch', anew));
   return () => {

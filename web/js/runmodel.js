@@ -19,7 +19,8 @@ export class Run {
     this.window = window;
     this.changed = changed;
     this.base = new Map();
-    this.detail = null; // {from, to, series}
+    this.detail = null; // {from, to, end, series}: complete up to `end`, grows up to `to`
+    this.anew = 0; // counts what makes answers that are on their way outdated
     this.recent = []; // [{cols, row, t}] of the stream, to bridge a load
     this.rewound = false;
     this.coarse = true; // until the fine load has arrived
@@ -55,12 +56,15 @@ export class Run {
     const fine = steps <= RAW_STEPS ? 0 : Math.min(RAW_STEPS, Math.floor(steps / 64) + 2);
     if (!this.closed) await this.fetchInto({ max_points: fine });
     this.coarse = false;
+    if (!this.closed) this.changed(true);
   }
 
   async fetchInto(range) {
     const data = await get(this.url(range));
     if (this.closed) return;
     this.rewound = false;
+    this.detail = null;
+    this.anew++;
     for (const s of this.base.values()) s.clear();
     for (const one of data.series) this.base.get(one.name)?.load(data.columns, one.rows);
     for (const r of this.recent) this.append(r.cols, r.row, r.t);
@@ -87,7 +91,7 @@ export class Run {
       this.recent.push({ cols: d.cols, row, t });
       const last = this.lastStep;
       if (this.rewound && row[0] <= last) {
-        for (const s of this.base.values()) s.truncate(row[0]);
+        this.goBack(row[0]);
         this.recent = this.recent.slice(-1);
       } else if (last >= 0 && row[0] > last + every) {
         this.reload(); // rows are missing: fetch them from the store
@@ -99,17 +103,31 @@ export class Run {
     if (this.recent.length > RECENT) this.recent.splice(0, this.recent.length - RECENT / 2);
   }
 
+  // The job starts, for the first time or again: the next row may be of an earlier step, and is of now.
+  starts() {
+    this.rewound = true;
+    this.lastTime = undefined;
+  }
+
+  goBack(step) {
+    const d = this.detail;
+    for (const s of [...this.base.values(), ...(d?.series.values() ?? [])]) s.truncate(step);
+    if (d) d.end = Math.min(d.end, step - 1);
+    this.anew++;
+  }
+
   append(cols, row, t) {
-    for (let i = 1; i < cols.length; i++) {
-      const s = this.base.get(cols[i]);
-      if (s && row[0] > s.last) s.pushValue(row[0], t, row[i]);
-    }
+    const d = this.detail, grows = d && row[0] <= d.to && d.end >= this.lastStep; // no step lies between
+    for (let i = 1; i < cols.length; i++)
+      for (const s of [this.base.get(cols[i]), grows && d.series.get(cols[i])])
+        if (s && row[0] > s.last) s.pushValue(row[0], t, row[i]);
+    if (grows) d.end = Math.max(d.end, row[0]);
   }
 
   // The series to draw for steps a..b.
   series(name, a, b) {
     const d = this.detail, base = this.base.get(name);
-    if (d && d.from <= a && d.to >= Math.min(b, base.last)) return d.series.get(name) ?? base;
+    if (d && d.from <= a && d.end >= Math.min(b, base.last)) return d.series.get(name) ?? base;
     return base;
   }
 
@@ -120,22 +138,28 @@ export class Run {
     const span = b - a;
     if (width <= 1 || span <= 0) return false;
     const d = this.detail;
-    if (d && d.from <= a && d.to >= Math.min(b, this.lastStep)) return false;
+    if (d && d.from <= a && d.end >= Math.min(b, this.lastStep)) return false;
     const from = Math.max(0, Math.floor(a - span / 2)), to = Math.ceil(b + span / 2);
     const steps = to - from;
     const points = steps <= RAW_STEPS ? 0 : Math.floor(steps / 64) + 2;
     if (points && width <= 64) return false;
     const warm = Math.max(0, Math.floor(from - 5 * this.window)); // so that the EMA has settled
-    const asked = (this.asked = (this.asked ?? 0) + 1);
+    const asked = (this.asked = (this.asked ?? 0) + 1), { anew } = this;
     const data = await get(this.url({ from: warm, to, max_points: points }));
     if (asked !== this.asked || this.closed) return false;
+    if (anew !== this.anew) return this.refine(a, b);
     const series = new Map();
     for (const one of data.series) {
       const s = new Series(smoothing(one.name, this.window), 2 * RAW_STEPS);
       s.load(data.columns, one.rows);
       series.set(one.name, s);
     }
-    this.detail = { from, to, series };
+    for (const r of this.recent) // the server stores rows a little after they are sent
+      for (let i = 1; i < r.cols.length; i++) {
+        const s = series.get(r.cols[i]);
+        if (s && r.row[0] > s.last && r.row[0] <= to) s.pushValue(r.row[0], r.t, r.row[i]);
+      }
+    this.detail = { from, to, end: Math.min(to, this.lastStep), series };
     return true;
   }
 }

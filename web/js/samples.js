@@ -6,6 +6,7 @@ import { h, fill, text, toast, say, int, when, serverNow, empty, head, field, cl
 import { scatter } from './scatter.js';
 
 const STATIONS = 12;
+const KEPT = 64; // pictures in memory; a grid that is looked at again after as many others is fetched again
 
 export function mount(root, params) {
   let list = [], at = -1, job = null, playing = 0, closed = false, toy = null, wanted = 0, pending = null;
@@ -29,12 +30,19 @@ export function mount(root, params) {
     h('div.sample-split', null, h('div.sample-main', null, bar, h('div.pair', null, figure, figure2)), extra, strip));
   root.classList.toggle('is-pair', !!other.id);
 
+  const drop = (u) => u.then((x) => URL.revokeObjectURL(x), () => {});
   const url = (s) => {
-    if (!urls.has(s.id)) {
-      urls.set(s.id, raw(s.url).then((r) => r.blob()).then((b) => URL.createObjectURL(b)));
-      urls.get(s.id).catch(() => urls.delete(s.id)); // asked for again the next time
+    const u = urls.get(s.id) ?? raw(s.url).then((r) => r.blob()).then((b) => URL.createObjectURL(b));
+    if (!urls.has(s.id)) u.catch(() => urls.delete(s.id)); // asked for again the next time
+    urls.delete(s.id);
+    urls.set(s.id, u); // in the order of their use
+    for (const [id, old] of urls) {
+      if (urls.size <= KEPT) break;
+      if (id === list[at]?.id || id === other.shown || thumbs.has(id)) continue;
+      urls.delete(id);
+      drop(old);
     }
-    return urls.get(s.id);
+    return u;
   };
   // aloud: a button asked for it. The slider speaks for itself, and frames that are played are not spoken.
   async function show(i, aloud = false) {
@@ -113,11 +121,13 @@ export function mount(root, params) {
     const n = Math.min(STATIONS, list.length), stations = [...new Set(Array.from({ length: n }, (_, k) => Math.round((k * (list.length - 1)) / Math.max(1, n - 1))))];
     const focused = document.activeElement?.parentElement === strip ? [...strip.children].indexOf(document.activeElement) : -1;
     fill(strip, stations.length > 1 ? stations.map(station) : null);
+    const now = new Set(stations.map((i) => list[i].id));
+    for (const id of thumbs.keys()) if (!now.has(id)) thumbs.delete(id);
     strip.children[Math.min(focused, n - 1)]?.focus();
     mark();
     if (list.length && extra.firstChild !== (toy?.el ?? null)) fill(extra, toy?.el);
   }
-  const thumbs = new Map(); // by sample; made once, as the strip grows often
+  const thumbs = new Map(); // of the strip, by sample; kept, as it grows often
   function station(i) {
     const s = list[i];
     if (!thumbs.has(s.id)) {
@@ -157,6 +167,19 @@ export function mount(root, params) {
     keepInAddress('samples', query({ with: other.id }));
     return null;
   }
+  // The runs to choose from, anew where one has come, gone or got another name; not under a hand that chooses.
+  let offered = '';
+  function choices() {
+    if (closed || !job || (offered && [pick, pick2].includes(document.activeElement))) return;
+    const { id } = job, runs = jobList().filter(trains), label = (j) => `${j.id} ${j.name || j.recipe}`;
+    if (!runs.some((j) => j.id === id)) runs.unshift(job); // deleted, and still shown
+    const words = runs.map(label).join('\n');
+    if (words === offered) return;
+    offered = words;
+    fill(pick, runs.map((j) => h('option', { value: j.id, selected: j.id === id }, label(j))));
+    fill(pick2, h('option', { value: '' }, 'none'), runs.filter((j) => j.id !== id).map((j) => h('option', { value: j.id, selected: j.id === other.id }, label(j))));
+  }
+  pick.onblur = pick2.onblur = choices;
   let beginning = false;
   async function begin() {
     if (beginning) return;
@@ -170,9 +193,8 @@ export function mount(root, params) {
     job = await asked() ?? (latest ? await jobDetail(latest.id) : null);
     if (closed) return;
     if (!job) { fill(extra, empty('No runs yet', 'Samples appear while a run trains.', h('a.button.primary', { href: '#/runs?new=1' }, 'Start a run'))); return; }
-    const { id } = job, runs = jobList().filter(trains);
-    fill(pick, runs.map((j) => h('option', { value: j.id, selected: j.id === id }, `${j.id} ${j.name || j.recipe}`)));
-    fill(pick2, h('option', { value: '' }, 'none'), runs.filter((j) => j.id !== id).map((j) => h('option', { value: j.id, selected: j.id === other.id }, `${j.id} ${j.name || j.recipe}`)));
+    const { id } = job;
+    choices();
     if (!other.id && job.config?.data?.size === 1 && job.config?.data?.channels === 2) {
       toy = scatter(() => jobs.get(id) ?? job);
       root.classList.add('is-toy');
@@ -185,6 +207,10 @@ export function mount(root, params) {
     if (job && String(d.job) === job.id) take(d);
     if (String(d.job) === other.id) loadOther().catch(() => {});
   }));
+  off.push(on('jobs', () => {
+    if (job) choices();
+    else if (latestRun()) begin().catch(() => {}); // the first run
+  }));
   off.push(on('refetch', () => {
     if (!job) begin().catch((e) => toast(e.message, true));
     else Promise.all([load(true), loadOther()]).catch(() => {});
@@ -196,6 +222,6 @@ export function mount(root, params) {
     toy?.stop();
     arrived.cancel();
     for (const f of off) f();
-    for (const u of urls.values()) u.then((x) => URL.revokeObjectURL(x), () => {});
+    for (const u of urls.values()) drop(u);
   };
 }

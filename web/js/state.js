@@ -23,8 +23,12 @@ export function emit(type, data) {
   for (const f of listeners.get(type) ?? []) f(data);
 }
 
+// Answers to requests that were sent before a job's last `state` event are outdated.
+const touched = new Map(); // id -> the number of that event
+let events = 0;
+
 export async function loadJobs() {
-  const had = [...jobs.keys()], list = [];
+  const had = [...jobs.keys()], list = [], before = events;
   let more = false;
   for await (const page of pages('/v1/jobs')) {
     list.push(...page.jobs);
@@ -32,7 +36,7 @@ export async function loadJobs() {
     if (list.length >= MOST) break;
   }
   if (more) list.push(...(await get('/v1/jobs?state=running')).jobs); // it may be older than those
-  for (const j of list) merge(j);
+  for (const j of list) if (!(touched.get(j.id) > before)) merge(j); // the others have requests of their own
   const seen = new Set(list.map((j) => j.id));
   if (!more) for (const id of had) if (!seen.has(id)) jobs.delete(id); // what came meanwhile stays
   emit('jobs');
@@ -51,8 +55,22 @@ function merge(job) {
 // A job with its configuration and class names.
 export async function jobDetail(id) {
   const have = jobs.get(id);
-  if (have?.config) return have;
-  return remember(await get(`/v1/jobs/${encodeURIComponent(id)}`));
+  return have?.config ? have : fetched(id);
+}
+
+const asked = new Set(); // jobs that are being fetched
+// A job, fetched and remembered; once more where the stream was faster than the answer.
+async function fetched(id) {
+  asked.add(id);
+  try {
+    for (;;) {
+      const before = touched.get(id), job = await get(`/v1/jobs/${encodeURIComponent(id)}`);
+      if (touched.get(id) === before) return remember(job);
+    }
+  } finally { asked.delete(id); }
+}
+function ask(id) {
+  if (!asked.has(id)) fetched(id).catch(() => {});
 }
 
 export function remember(job) {
@@ -94,13 +112,6 @@ export function colourOf(id, beside) {
   return colours.get(id);
 }
 
-const asked = new Set(); // jobs that are being fetched
-function ask(id) {
-  if (asked.has(id)) return;
-  asked.add(id);
-  get(`/v1/jobs/${encodeURIComponent(id)}`).then(remember, () => {}).finally(() => asked.delete(id));
-}
-
 function metrics(d) {
   const row = d.rows[d.rows.length - 1];
   const j = jobs.get(d.job);
@@ -111,9 +122,10 @@ function metrics(d) {
   const at = (name) => row[d.cols.indexOf(name)] ?? had?.[name] ?? null;
   j.newest = { step: row[0], loss: at('loss'), drift_norm: at('drift_norm'), at: performance.now() };
   // Steps per second as seen from here, over about the last five seconds. Events that were held up come a
-  // moment apart: steps and time are summed before they are divided, and half a second is the least.
+  // moment apart (others: at most ten per second): what follows the first of a start at once says nothing, then
+  // steps and time are summed before they are divided, and half a second is the least.
   const seen = j.seen, now = performance.now();
-  if (seen && row[0] > seen.step && now > seen.at) {
+  if (seen && row[0] > seen.step && now - seen.at > (j.pace ? 0 : 50)) {
     const dt = (now - seen.at) / 1000, keep = Math.exp(-dt / 5), was = j.pace ?? { steps: 0, seconds: 0 };
     j.pace = { steps: keep * was.steps + row[0] - seen.step, seconds: keep * was.seconds + dt };
     if (j.pace.seconds >= 0.5) j.rate = j.pace.steps / j.pace.seconds;
@@ -153,6 +165,7 @@ export function sayProgress(id) {
 function stateEvent(d) {
   const id = String(d.job);
   const j = jobs.get(id);
+  touched.set(id, ++events);
   if (d.state === 'removed') jobs.delete(id);
   else if (j) Object.assign(j, { state: d.state, seen: undefined, pace: undefined, rate: undefined, begun: false }); // the next row counts no pause
   emit('jobs', id);
@@ -160,7 +173,7 @@ function stateEvent(d) {
     const name = j?.name || j?.recipe || `job ${id}`;
     say(`${name} is ${d.state}`, true);
     if (d.state === 'failed') toast(`${name} failed: ${d.error ?? 'no reason given'}`, true);
-    get(`/v1/jobs/${id}`).then(remember, () => {});
+    ask(id);
   }
 }
 
@@ -189,7 +202,7 @@ export function start() {
     server.state = state;
     box.dataset.state = state;
     text(box.querySelector('span'), words[state]);
-    lost ||= state === 'lost';
+    lost ||= state === 'lost' || state === 'wait'; // after 'wait' rows come all at once, and cannot be dated
     if (state === 'lost') say('Can\'t reach driftd, retrying.', true);
     emit('stream', state);
   });

@@ -1,6 +1,6 @@
 // The status page: the daemon's state from /v1/status and /readyz.
-import { at, get, secured } from './api.js';
-import { h, fill, text, num, int, bytes, duration, head, fileLink, settle } from './ui.js';
+import { at, get, poll, secured } from './api.js';
+import { h, fill, text, num, int, bytes, duration, head, debounce, fileLink, settle } from './ui.js';
 import { on, jobs } from './state.js';
 import { serve } from './checkpoints.js';
 import { backup, work } from './backup.js';
@@ -34,9 +34,11 @@ export function mount(root) {
     text(how, w?.files ? `${int(w.done)} of ${int(w.files)} files, ${bytes(w.bytes)} of ${bytes(w.total)}` : w ? 'freezing the files' : 'Database, checkpoints, samples and data sets at one moment, as a tar.');
   }
 
+  let closed = false;
   async function load() {
     let s, ready;
     try { s = await get('/v1/status'); } catch (e) { fill(cards, h('p.error', null, e.message)); return; }
+    if (closed) return;
     try { await get('/readyz'); ready = 'ready'; } catch (e) { ready = e.message; }
     const t = s.training, g = s.generation, device = (g.device ?? '–').replace(/\)$/, '').split(/ \(|, /);
     for (const b of modes) b.disabled = g.served?.mode === b.dataset.serve;
@@ -52,8 +54,7 @@ export function mount(root) {
       card('HTTP', [['requests', int(s.http?.requests)], counted('refused (4xx)', s.http?.responses_4xx), counted('come back later (503)', s.http?.responses_503), counted('failed (5xx)', s.http?.responses_5xx), counted('rejected (429)', s.http?.shed), ['connections', int(s.http?.connections)], ['event streams', int(s.http?.sse_clients)]]));
     if ([copy, ...modes].includes(focused)) focused.focus();
   }
-  settle(root, load());
-  const timer = setInterval(() => { if (!document.hidden) load(); }, 3000);
-  const off = [on('served', load)];
-  return () => { clearInterval(timer); off.forEach((f) => f()); };
+  const polls = poll(load, 3000, () => !document.hidden), soon = debounce(load, 250), off = on('served', soon);
+  settle(root, polls.first);
+  return () => { closed = true; polls.end(); soon.cancel(); off(); };
 }

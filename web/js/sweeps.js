@@ -1,7 +1,7 @@
 // Sweeps: many runs from one file, as a list of groups, and one of them with its parallel coordinates (a
 // line per configuration over all axes and metrics), its table, a metric in small multiples and in one
 // plot, and its runs.
-import { at, blobOf, get, post, query, raw, secured } from './api.js';
+import { at, blobOf, get, poll, post, query, raw, secured } from './api.js';
 import { h, svg, fill, redraw, text, num, int, duration, when, badge, toast, empty, head, keepInAddress, fileLink } from './ui.js';
 import { finite } from './evalrow.js';
 import { multiples, show } from './multiples.js';
@@ -123,9 +123,8 @@ function list(root) {
         h('p', null, h('code', null, 'driftctl ablate FILE.json')))));
     } catch (e) { if (!closed) trouble.error(e); }
   }
-  load();
-  const timer = setInterval(load, 4000);
-  return () => { closed = true; clearInterval(timer); };
+  const polls = poll(load, 4000);
+  return () => { closed = true; polls.end(); };
 }
 
 function detail(root, id, params) {
@@ -206,15 +205,14 @@ function detail(root, id, params) {
       error.hidden = !s.error;
       text(error, s.error ?? '');
       draw();
-      drawMetric();
+      await drawMetric();
     } catch (e) {
       if (e.status === 404) location.hash = '#/sweeps';
       else if (!closed) trouble.error(e);
     }
   }
-  load();
-  const timer = setInterval(() => { if (!s || open(s)) load(); }, 2500);
-  return () => { closed = true; clearInterval(timer); resize.disconnect(); URL.revokeObjectURL(url); };
+  const polls = poll(load, 2500, () => !s || open(s));
+  return () => { closed = true; polls.end(); resize.disconnect(); URL.revokeObjectURL(url); };
 }
 
 export function mount(root, params) {
