@@ -183,18 +183,19 @@ int dd_eval_match_names(struct dd_eval_work *w, const struct dd_eval_run *r, con
     const struct dr_dataset *d = w->train;
     if (!d->class_name || d->classes < 2)
         return 0;
-    json_t *names = names_of(path);
+    json_t *names = names_of(path), *own = json_object();
     const int64_t n = (int64_t)json_array_size(names);
     int64_t first = -1, known = 0;
     char text[DD_EVAL_NOTE];
+    for (int64_t k = 0; k < n && n == d->classes; k++)
+        json_object_set_new_nocheck(own, d->class_name[k], json_true());
     for (int64_t k = 0; k < n && n == d->classes; k++) {
         const char *name = json_string_value(json_array_get(names, (size_t)k));
-        const bool same = name && !strcmp(name, d->class_name[k]);
-        for (int64_t i = 0; name && !same && i < d->classes; i++) // only where they differ
-            known += !strcmp(name, d->class_name[i]);
-        known += same;
-        first = first < 0 && name && !same ? k : first;
+        known += name && json_object_get(own, name);
+        if (first < 0 && name && strcmp(name, d->class_name[k]))
+            first = k;
     }
+    json_decref(own);
     int rc = 0;
     if (first >= 0) {
         snprintf(text, sizeof text,

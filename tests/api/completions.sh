@@ -120,9 +120,10 @@ else
 fi
 if command -v fish >/dev/null; then
     fish -n "$dir/c.fish"
-    grep -q '^--guidance' <<<"$(HOME=$dir fish -c "source $dir/c.fish; complete -C 'driftctl sample --gu'")"
-    grep -q '^train' <<<"$(HOME=$dir fish -c "source $dir/c.fish; complete -C 'driftctl tr'")"
-    grep -q '^9' <<<"$(HOME=$dir PATH=$dir/stub:$PATH fish -c "source $dir/c.fish; complete -C 'driftctl stop --url http://gpu:8080 '")"
+    in_fish() { HOME=$dir PATH=$dir/stub:$PATH fish -c "source $dir/c.fish; complete -C '$1'"; }
+    grep -q '^--guidance' <<<"$(in_fish 'driftctl sample --gu')"
+    grep -q '^train' <<<"$(in_fish 'driftctl tr')"
+    grep -q '^9' <<<"$(in_fish 'driftctl stop --url http://gpu:8080 ')" # ids, after a space
 else
     echo "fish is not installed: only its form was looked at"
 fi

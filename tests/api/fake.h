@@ -46,6 +46,19 @@ struct fake {
 // Starts a server on a free port of 127.0.0.1 (and on a unix socket). `edit` may change the config.
 void fake_start(struct fake *f, void (*edit)(struct api_config *c));
 void fake_stop(struct fake *f);
+// The server of a file of tests, `f`, with the setup and teardown of its group.
+#define FAKE_SERVER(edit)                                                                          \
+    static struct fake f;                                                                          \
+    static int setup(void **state) {                                                               \
+        (void)state;                                                                               \
+        fake_start(&f, edit);                                                                      \
+        return 0;                                                                                  \
+    }                                                                                              \
+    static int teardown(void **state) {                                                            \
+        (void)state;                                                                               \
+        fake_stop(&f);                                                                             \
+        return 0;                                                                                  \
+    }
 // Completes everything held; `check` asks api_gen_abandoned first.
 void fake_release(struct fake *f);
 

@@ -17,7 +17,7 @@
 
 enum { CONNS = 560, EVENTS = 128 }; // EVENTS: what libmicrohttpd asks epoll for
 
-static struct fake f;
+FAKE_SERVER(NULL)
 static int fds[CONNS];
 
 static uint64_t now_ns(void) {
@@ -128,17 +128,6 @@ static void test_beat(void **state) {
     assert_true(c.beat_ns > answered_at);
     atomic_store(&f.mode, FAKE_AT_ONCE);
     close(fds[0]);
-}
-
-static int setup(void **state) {
-    (void)state;
-    fake_start(&f, NULL);
-    return 0;
-}
-static int teardown(void **state) {
-    (void)state;
-    fake_stop(&f);
-    return 0;
 }
 
 int main(void) {

@@ -11,19 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static struct fake f;
-
-static int setup(void **state) {
-    (void)state;
-    fake_start(&f, NULL);
-    return 0;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    fake_stop(&f);
-    return 0;
-}
+FAKE_SERVER(NULL)
 
 static void test_host_and_origin(void **state) {
     (void)state;

@@ -14,19 +14,7 @@
 
 #include <cmocka.h>
 
-static struct fake f;
-
-static int setup(void **state) {
-    (void)state;
-    fake_start(&f, NULL);
-    return 0;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    fake_stop(&f);
-    return 0;
-}
+FAKE_SERVER(NULL)
 
 static void ok(const char *query) {
     char target[600];

@@ -3,19 +3,7 @@
 #include "api/routes.h"
 #include "expect.h"
 
-static struct fake f;
-
-static int setup(void **state) {
-    (void)state;
-    fake_start(&f, NULL);
-    return 0;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    fake_stop(&f);
-    return 0;
-}
+FAKE_SERVER(NULL)
 
 static const char *field(json_t *o, size_t i, const char *key) {
     return json_string_value(json_object_get(json_array_get(json_object_get(o, "errors"), i), key));

@@ -13,7 +13,6 @@
 
 #include <cmocka.h>
 
-static struct fake f;
 static char buf[1 << 20];
 
 static void edit(struct api_config *c) {
@@ -21,17 +20,7 @@ static void edit(struct api_config *c) {
     c->max_sse = 8;
 }
 
-static int setup(void **state) {
-    (void)state;
-    fake_start(&f, edit);
-    return 0;
-}
-
-static int teardown(void **state) {
-    (void)state;
-    fake_stop(&f);
-    return 0;
-}
+FAKE_SERVER(edit)
 
 static int open_stream(const char *target, const char *last) {
     char req[400], id[64] = "";
