@@ -23,7 +23,7 @@ DR_INLINE void silu_fwd(const struct dr_silu_fwd_args *a, enum dr_dtype yt, enum
 #define STEP(i, n)                                                                                 \
     do {                                                                                           \
         vreal x = vld(a->x, xt, lo + (i), n);                                                      \
-        vst(a->y, yt, lo + (i), n, x * vsigmoid(x));                                               \
+        vst(a->y, yt, lo + (i), n, x * vsigmoid_as(yt, x));                                        \
     } while (0)
     V_LOOP(hi - lo, STEP);
 #undef STEP
@@ -41,7 +41,7 @@ DR_INLINE void silu_bwd(const struct dr_silu_bwd_args *a, enum dr_dtype t, int64
 #define STEP(i, n)                                                                                 \
     do {                                                                                           \
         vreal x = vld(a->x, t, lo + (i), n), dy = vld(a->dy, t, lo + (i), n);                      \
-        vreal s = vsigmoid(x);                                                                     \
+        vreal s = vsigmoid_as(t, x);                                                               \
         vst(a->dx, t, lo + (i), n, dy * s * vfma(x, 1 - s, vset(1)));                              \
         if (a->y)                                                                                  \
             vst(a->y, t, lo + (i), n, x * s);                                                      \
@@ -67,7 +67,7 @@ DR_INLINE void gelu_fwd(const struct dr_gelu_fwd_args *a, enum dr_dtype t, int64
 #define STEP(i, n)                                                                                 \
     do {                                                                                           \
         vreal density, x = vld(a->x, t, lo + (i), n), u = vmin(vset(V_FAR), vabs(x));              \
-        vreal tail = vnormal_tail(u, &density);                                                    \
+        vreal tail = vnormal_tail_as(t, u, &density);                                              \
         vst(a->y, t, lo + (i), n, gelu(x, u, tail));                                               \
     } while (0)
     V_LOOP(hi - lo, STEP);
@@ -86,7 +86,7 @@ DR_INLINE void gelu_bwd(const struct dr_gelu_bwd_args *a, enum dr_dtype t, int64
 #define STEP(i, n)                                                                                 \
     do {                                                                                           \
         vreal density, x = vld(a->x, t, lo + (i), n), u = vmin(vset(V_FAR), vabs(x));              \
-        vreal tail = vnormal_tail(u, &density), slope = vfma(-u, density, tail);                   \
+        vreal tail = vnormal_tail_as(t, u, &density), slope = vfma(-u, density, tail);             \
         slope = vpositive(x, 1 - slope, slope);                                                    \
         vst(a->dx, t, lo + (i), n, vld(a->dy, t, lo + (i), n) * slope);                            \
         if (a->y)                                                                                  \
@@ -109,7 +109,7 @@ DR_INLINE void swiglu_fwd(const struct dr_swiglu_fwd_args *a, enum dr_dtype t, i
 #define STEP(i, n)                                                                                 \
     do {                                                                                           \
         vreal x = vld(a->h, t, h1 + (i), n), g = vld(a->h, t, h3 + (i), n);                        \
-        vst(a->y, t, y + (i), n, x * vsigmoid(x) * g);                                             \
+        vst(a->y, t, y + (i), n, x * vsigmoid_as(t, x) * g);                                       \
     } while (0)
     V_LOOP(a->n, STEP);
 #undef STEP
@@ -130,7 +130,7 @@ DR_INLINE void swiglu_bwd(const struct dr_swiglu_bwd_args *a, enum dr_dtype t, i
 #define STEP(i, n)                                                                                 \
     do {                                                                                           \
         vreal x = vld(a->h, t, h1 + (i), n), g = vld(a->h, t, h3 + (i), n);                        \
-        vreal dy = vld(a->dy, t, y + (i), n), s = vsigmoid(x), f = x * s;                          \
+        vreal dy = vld(a->dy, t, y + (i), n), s = vsigmoid_as(t, x), f = x * s;                    \
         vst(a->dh, t, h1 + (i), n, dy * g * vfma(f, 1 - s, s));                                    \
         vst(a->dh, t, h3 + (i), n, dy * f);                                                        \
         if (a->y)                                                                                  \

@@ -1,7 +1,8 @@
 // Self-attention forward: scores of one head in blocks of queries, softmax, values. Called through
 // the op table by nn/. A head's result depends on its own rows only, so bytes do not depend on the
 // batch or the threads.
-#include "engine/cpu/attn.h"
+#include "engine/cpu/attn_bf16.h"
+#include "engine/cpu/attn_vectors.h"
 
 #include <omp.h>
 
@@ -53,23 +54,32 @@ DR_INLINE void attend(const struct dr_attn_fwd_args *a, enum dr_dtype act, const
     }
 }
 
-static void attend_head(const struct dr_attn_fwd_args *a, const struct dims *d, real *work,
+static void attend_head(const struct dr_backend *be, const struct dr_attn_fwd_args *a, real *work,
                         int64_t head) {
-    const struct buffers w = buffers_at(work, d);
-    const int64_t b = head / d->h, h = head % d->h;
+    const struct dims d = dims_of(a->t, a->h, a->hd);
+    const struct buffers w = buffers_at(work, &d);
+    const int64_t b = head / d.h, h = head % d.h;
+    (void)be;
     if (a->act == DR_BF16)
-        FOR_SHAPE(d, shape, attend(a, DR_BF16, &shape, &w, b, h));
+        FOR_SHAPE(&d, shape, attend(a, DR_BF16, &shape, &w, b, h));
     else
-        FOR_SHAPE(d, shape, attend(a, DR_F32, &shape, &w, b, h));
+        FOR_SHAPE(&d, shape, attend(a, DR_F32, &shape, &w, b, h));
 }
 
 void DR_ISA_FN(attn_fwd)(struct dr_backend *be, const struct dr_attn_fwd_args *a) {
     const struct dims d = dims_of(a->t, a->h, a->hd);
-    const int64_t size = buffer_size(&d);
+    int64_t size = buffer_size(&d);
+    dr_attn_head *one = attend_head;
+#ifdef DR_ATTN_BF16
+    if (a->t > SIDE && attn_bf16_fits(be, a->act, a->hd)) { // one tile alone does not pay
+        size = dr_attn_bf16_size(be, a->t, a->hd);
+        one = dr_attn_bf16_head;
+    }
+#endif
     real *work = dr_cpu_scratch(be, DR_WS_OP, (size_t)(size * be->threads) * sizeof *work);
     if (!work)
         return;
-    DR_PARALLEL_FOR(be, a->b * a->h * a->t * a->t * a->hd >= DR_PAYS)
+    DR_PARALLEL_EACH(be, a->b * a->h * a->t * a->t * a->hd >= DR_PAYS)
     for (int64_t head = 0; head < a->b * a->h; head++)
-        attend_head(a, &d, work + size * omp_get_thread_num(), head);
+        one(be, a, work + size * omp_get_thread_num(), head);
 }

@@ -5,7 +5,8 @@
 //   dx = rstd (g - xh mean(g xh));  dw += d xh.
 // P is recomputed from qkv. Each head leaves its part of dw in the workspace; they are added in the
 // order of the heads, whatever thread made them.
-#include "engine/cpu/attn.h"
+#include "engine/cpu/attn_bf16.h"
+#include "engine/cpu/attn_vectors.h"
 
 #include <omp.h>
 
@@ -148,27 +149,37 @@ DR_INLINE void backward(const struct dr_attn_bwd_args *a, enum dr_dtype act, con
     }
 }
 
-static void backward_head(const struct dr_attn_bwd_args *a, const struct dims *d, real *work,
+static void backward_head(const struct dr_backend *be, const struct dr_attn_bwd_args *a, real *work,
                           int64_t head, real *dw) {
-    const struct buffers w = buffers_at(work, d);
-    const int64_t b = head / d->h, h = head % d->h;
+    const struct dims d = dims_of(a->t, a->h, a->hd);
+    const struct buffers w = buffers_at(work, &d);
+    const int64_t b = head / d.h, h = head % d.h;
+    (void)be;
     if (a->act == DR_BF16)
-        FOR_SHAPE(d, shape, backward(a, DR_BF16, &shape, &w, b, h, dw));
+        FOR_SHAPE(&d, shape, backward(a, DR_BF16, &shape, &w, b, h, dw));
     else
-        FOR_SHAPE(d, shape, backward(a, DR_F32, &shape, &w, b, h, dw));
+        FOR_SHAPE(&d, shape, backward(a, DR_F32, &shape, &w, b, h, dw));
 }
 
 void DR_ISA_FN(attn_bwd)(struct dr_backend *be, const struct dr_attn_bwd_args *a) {
     const struct dims d = dims_of(a->t, a->h, a->hd);
-    const int64_t size = buffer_size(&d), heads = a->b * a->h;
+    const int64_t heads = a->b * a->h;
+    int64_t size = buffer_size(&d);
+    dr_attn_bwd_head *one = backward_head;
+#ifdef DR_ATTN_BF16
+    if (attn_bf16_fits(be, a->act, a->hd)) {
+        size = dr_attn_bf16_bwd_size(be, a->t, a->hd);
+        one = dr_attn_bf16_bwd_head;
+    }
+#endif
     const int64_t total = size * be->threads + heads * 2 * a->hd;
     real *work = dr_cpu_scratch(be, DR_WS_OP, (size_t)total * sizeof *work);
     if (!work)
         return;
     real *parts = work + size * be->threads;
-    DR_PARALLEL_FOR(be, heads * a->t * a->t * a->hd >= DR_PAYS)
+    DR_PARALLEL_EACH(be, heads * a->t * a->t * a->hd >= DR_PAYS)
     for (int64_t head = 0; head < heads; head++)
-        backward_head(a, &d, work + size * omp_get_thread_num(), head, parts + head * 2 * a->hd);
+        one(be, a, work + size * omp_get_thread_num(), head, parts + head * 2 * a->hd);
     for (int64_t head = 0; a->dq_norm && head < heads; head++)
         for (int64_t i = 0; i < a->hd; i++)
             a->dq_norm[i] += parts[head * 2 * a->hd + i];

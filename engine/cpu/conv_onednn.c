@@ -89,7 +89,7 @@ static struct room room_of(bool widen, int64_t src, int64_t dst, size_t scratch)
 }
 
 static void share(struct whole *k, int64_t count, bool pays,
-                  void (*work)(void *, int64_t, int64_t, int)) {
+                  void (*work)(void *, struct dr_gemm_units *, int)) {
     dr_gemm_share(k->be, count, pays, work, k);
     if (k->failed)
         dr_cpu_error(k->be, DR_EDEVICE, "conv2d", "oneDNN failed to run a convolution");
@@ -171,13 +171,13 @@ static int64_t bands_of(const struct conv_apply *a) {
     return DR_MAX(DR_MIN(n, (int64_t)BANDS), (int64_t)1);
 }
 
-static void bands_work(void *whole, int64_t from, int64_t to, int t) {
+static void bands_work(void *whole, struct dr_gemm_units *units, int t) {
     struct whole *k = whole;
     const struct conv_apply *a = k->a;
     const struct geo *g = &a->g;
     const int64_t src_line = g->sw * a->cs, dst_line = g->dw * a->cd;
     char *mine = k->memory + k->room.total * (size_t)t;
-    for (int64_t u = from; u < to; u++) {
+    for (int64_t u; (u = dr_gemm_next(units, t, 0)) >= 0;) {
         const int64_t n = u / k->bands;
         const struct band *b = &k->band[u % k->bands];
         const int64_t ins = b->src_lines * src_line, outs = b->dst_lines * dst_line;
@@ -292,10 +292,10 @@ static void unit(struct whole *k, int64_t i, void *to, int t) {
     run(k, p->prim, t, x, y, to, NULL);
 }
 
-static void groups_work(void *whole, int64_t from, int64_t to, int t) {
+static void groups_work(void *whole, struct dr_gemm_units *units, int t) {
     struct whole *k = whole;
     real *slot = (real *)(void *)(k->slots + k->weight_bytes * (size_t)t);
-    for (int64_t j = from; j < to; j++) {
+    for (int64_t j; (j = dr_gemm_next(units, t, 0)) >= 0;) {
         real *sum = (real *)(void *)(k->sums + k->weight_bytes * (size_t)j);
         const int64_t first = k->units * j / k->groups, end = k->units * (j + 1) / k->groups;
         unit(k, first, sum, t);
@@ -306,15 +306,16 @@ static void groups_work(void *whole, int64_t from, int64_t to, int t) {
     }
 }
 
-// Elements [from, to) of the groups' sums, in chunks, all into the first.
-static void sums_work(void *whole, int64_t from, int64_t to, int t) {
+// Chunks of the groups' sums, all into the first.
+static void sums_work(void *whole, struct dr_gemm_units *units, int t) {
     const struct whole *k = whole;
-    (void)t;
     const int64_t each = (int64_t)(k->weight_bytes / sizeof(real));
     real *sum = (real *)(void *)k->sums;
-    const int64_t at = from * DR_CHUNK, n = DR_MIN(to * DR_CHUNK, each) - at;
-    for (int64_t j = 1; j < k->groups; j++)
-        add(sum + at, sum + j * each + at, n);
+    for (int64_t u; (u = dr_gemm_next(units, t, 0)) >= 0;) {
+        const int64_t at = u * DR_CHUNK, n = DR_MIN(DR_CHUNK, each - at);
+        for (int64_t j = 1; j < k->groups; j++)
+            add(sum + at, sum + j * each + at, n);
+    }
 }
 
 static bool weight_pays(const struct whole *k) {

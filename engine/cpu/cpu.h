@@ -35,6 +35,11 @@
 #define DR_PARALLEL_FOR(be, pays)                                                                  \
     DR_PRAGMA(omp parallel for schedule(static) num_threads((be)->threads)                         \
                   if ((be)->threads > 1 && (pays)))
+// The same for iterations of much work each: threads take one after another, so that a processor
+// that somebody else keeps busy holds nobody up.
+#define DR_PARALLEL_EACH(be, pays)                                                                 \
+    DR_PRAGMA(omp parallel for schedule(dynamic) num_threads((be)->threads)                        \
+                  if ((be)->threads > 1 && (pays)))
 #define DR_CHUNK 4096     // elements of one partial sum
 #define DR_PAYS (1 << 15) // elements of simple work from which on a second thread helps
 

@@ -45,11 +45,19 @@ const struct dr_gemm_layout *dr_gemm_prim_layout(const struct dr_gemm_prim *p);
 // Runs it as `thread`. bias [n]: only of forms with DR_GEMM_BIAS. False: oneDNN failed.
 bool dr_gemm_prim_run(struct dr_gemm_cache *g, struct dr_gemm_prim *p, int thread, const void *a,
                       const void *b, const real *bias, void *c, void *scratch);
-// Shares units [0, count) among the threads of the instance in contiguous ranges, each of which may
-// run primitives as its thread. pays: more than one of them is worth while.
+// Units [0, count) of work, dealt to the threads of the instance in contiguous ranges.
+struct dr_gemm_units;
+// Runs work on all threads, each of which may run primitives as its `thread` and asks for units
+// until there are none. pays: more than one thread is worth while.
 void dr_gemm_share(struct dr_backend *be, int64_t count, bool pays,
-                   void (*work)(void *ctx, int64_t from, int64_t to, int thread), void *ctx);
+                   void (*work)(void *ctx, struct dr_gemm_units *units, int thread), void *ctx);
+// The next unit of the thread's own range, then of what the others have left: a processor that
+// somebody else keeps busy holds nobody up. -1: all are taken. Work that goes through all units
+// several times, with a barrier between, says which round it is, from 0.
+int64_t dr_gemm_next(struct dr_gemm_units *units, int thread, int64_t round);
 bool dr_gemm_native_bf16(const struct dr_gemm_cache *g);
+// Whether oneDNN found AMX and the system let it have the tiles.
+bool dr_gemm_has_amx(const struct dr_gemm_cache *g);
 // Whether direct primitives pay: one pass less over C.
 bool dr_gemm_direct_pays(const struct dr_gemm_cache *g);
 // Heights of panels must be multiples of it, for a row's place in a panel not to matter.

@@ -8,6 +8,7 @@
 
 #include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -26,13 +27,19 @@ struct dr_gemm_prim {
     struct handles *thread; // one per thread of the instance
 };
 
+// Units taken of one thread's range, on a line of its own.
+struct dr_gemm_taken {
+    _Alignas(DR_ALIGN) atomic_llong count;
+};
+
 struct dr_gemm_cache {
     dnnl_engine_t engine;
     dnnl_stream_t *stream; // one per thread
     int threads;
     bool bf16; // bf16 is multiplied as it is
-    bool avx512;
+    bool avx512, amx;
     int used;
+    struct dr_gemm_taken *taken; // one per thread
     struct dr_gemm_kept *kept;
     struct dr_gemm_prim slot[CACHE_SLOTS];
 };
@@ -75,10 +82,12 @@ int dr_gemm_cache_new(int threads, struct dr_gemm_cache **out, struct dr_err *er
     *out = NULL;
     if (g) {
         g->stream = calloc((size_t)threads, sizeof(dnnl_stream_t));
+        g->taken = aligned_alloc(DR_ALIGN, (size_t)threads * sizeof *g->taken);
         g->kept = dr_gemm_kept_new();
     }
-    if (!g || !g->stream || !g->kept) {
+    if (!g || !g->stream || !g->taken || !g->kept) {
         free(g ? g->kept : NULL);
+        free(g ? g->taken : NULL);
         free(g ? g->stream : NULL);
         free(g);
         return dr_fail(err, DR_ENOMEM, "cannot allocate the cache of matrix products");
@@ -92,6 +101,7 @@ int dr_gemm_cache_new(int threads, struct dr_gemm_cache **out, struct dr_err *er
         return dr_fail(err, DR_EDEVICE, "oneDNN cannot create its CPU engine");
     }
     g->avx512 = has(dnnl_cpu_isa_avx512_core);
+    g->amx = has(dnnl_cpu_isa_avx512_core_amx);
     g->bf16 = pays_bf16();
     *out = g;
     return 0;
@@ -106,6 +116,7 @@ void dr_gemm_cache_free(struct dr_gemm_cache *g) {
         if (g->stream[t])
             dnnl_stream_destroy(g->stream[t]);
     free(g->stream);
+    free(g->taken);
     if (g->engine)
         dnnl_engine_destroy(g->engine);
     free(g);
@@ -121,6 +132,10 @@ bool dr_gemm_native_bf16(const struct dr_gemm_cache *g) {
 
 bool dr_gemm_direct_pays(const struct dr_gemm_cache *g) {
     return g->avx512;
+}
+
+bool dr_gemm_has_amx(const struct dr_gemm_cache *g) {
+    return g->amx;
 }
 
 // Below AVX-512 oneDNN takes rows by six, and what is left over by kernels that round differently.
@@ -302,16 +317,42 @@ void dr_gemm_make_room(struct dr_gemm_cache *g, int room) {
 // ---- running them
 // --------------------------------------------------------------------------------------
 
+struct dr_gemm_units {
+    int64_t count;
+    int threads;
+    struct dr_gemm_taken *taken; // of each thread's range
+};
+
+int64_t dr_gemm_next(struct dr_gemm_units *units, int thread, int64_t round) {
+    for (int i = 0; i < units->threads; i++) {
+        const int whose = (thread + i) % units->threads;
+        const int64_t from = units->count * whose / units->threads;
+        const int64_t own = units->count * (whose + 1) / units->threads - from;
+        atomic_llong *count = &units->taken[whose].count;
+        long long taken = atomic_load_explicit(count, memory_order_relaxed);
+        while (taken < (round + 1) * own)
+            if (atomic_compare_exchange_weak_explicit(count, &taken, taken + 1,
+                                                      memory_order_relaxed, memory_order_relaxed))
+                return from + taken - round * own;
+    }
+    return -1;
+}
+
 void dr_gemm_share(struct dr_backend *be, int64_t count, bool pays,
-                   void (*work)(void *ctx, int64_t from, int64_t to, int thread), void *ctx) {
+                   void (*work)(void *ctx, struct dr_gemm_units *units, int thread), void *ctx) {
+    struct dr_gemm_cache *g = ((const struct dr_cpu *)be->impl)->gemm;
 #ifdef __SANITIZE_THREAD__
     pays = false; // ThreadSanitizer does not see libgomp's barriers
 #endif
-#pragma omp parallel num_threads(be->threads) if (pays && be->threads > 1 && count > 1)
+    const bool all = pays && be->threads > 1 && count > 1;
+    struct dr_gemm_units units = {count, all ? be->threads : 1, g->taken};
+    for (int t = 0; t < units.threads; t++)
+        atomic_store_explicit(&g->taken[t].count, 0, memory_order_relaxed);
+#pragma omp parallel num_threads(be->threads) if (all)
     {
-        int threads = omp_get_num_threads(), t = omp_get_thread_num(), was = omp_get_max_threads();
+        int was = omp_get_max_threads();
         omp_set_num_threads(1); // for oneDNN, also where this region has one thread
-        work(ctx, count * t / threads, count * (t + 1) / threads, t);
+        work(ctx, &units, omp_get_thread_num());
         omp_set_num_threads(was);
     }
 }

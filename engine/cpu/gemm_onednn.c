@@ -141,7 +141,7 @@ static bool prepare(struct product *p, int64_t a, int64_t c, int64_t blocks, int
 }
 
 static void share(struct product *p, int64_t count, bool pays,
-                  void (*work)(void *, int64_t, int64_t, int)) {
+                  void (*work)(void *, struct dr_gemm_units *, int)) {
     dr_gemm_share(p->be, count, pays, work, p);
     if (p->failed)
         dr_cpu_error(p->be, DR_EDEVICE, "gemm", "oneDNN failed to run a matmul");
@@ -222,7 +222,7 @@ static void panel(struct product *p, int64_t i, int64_t j, bool fresh, int t) {
 // Each thread packs its part of every block, unless that was done before; units are panels, one
 // block of columns after another, or, of a source, the blocks of one panel after another: it is
 // filled once.
-static void rows_work(void *product, int64_t from, int64_t to, int t) {
+static void rows_work(void *product, struct dr_gemm_units *units, int t) {
     struct product *p = product;
     const struct dr_gemm_args *g = &p->g;
     const int team = omp_get_num_threads();
@@ -235,10 +235,12 @@ static void rows_work(void *product, int64_t from, int64_t to, int t) {
     if (!p->ready) {
 #pragma omp barrier
     }
-    for (int64_t u = from; u < to; u++)
-        if (p->from)
-            panel(p, u / p->n.count, u % p->n.count, u == from || u % p->n.count == 0, t);
-        else
+    for (int64_t u, filled = -1; (u = dr_gemm_next(units, t, 0)) >= 0;)
+        if (p->from) {
+            const int64_t i = u / p->n.count;
+            panel(p, i, u % p->n.count, i != filled, t);
+            filled = i;
+        } else
             panel(p, u % p->m.count, u / p->m.count, true, t);
 }
 
@@ -362,24 +364,42 @@ static void pack_piece(const struct product *p, char *to, int64_t j, int64_t k0,
     dr_gemm_pack(l, to, p->ab, p->stage, g->abt, k, n, n, false, t, team);
 }
 
-// Units are rows of tiles. All threads pack a piece of B together, unless it is small, and each
-// goes through its tiles; the next piece goes into the other block, so that nobody waits before
-// packing.
-static void tiles_work(void *product, int64_t from, int64_t to, int t) {
-    struct product *p = product;
-    const struct dr_gemm_args *g = &p->g;
-    const int team = omp_get_num_threads();
-    size_t turn = 0;
+// Units are rows of tiles. All threads pack a piece of B together, and each goes through tiles; the
+// next piece goes into the other block, so that nobody waits before packing. The barrier between
+// keeps a tile's pieces in order, whoever takes them.
+static void tiles_by_all(struct product *p, struct dr_gemm_units *units, int t, int team) {
+    int64_t round = 0;
     for (int64_t j = 0; j < p->n.count; j++)
-        for (int64_t k0 = 0; k0 < g->k; k0 += piece(p, k0)) {
-            char *b = p->packed + p->block * (p->own ? (size_t)t : turn++ % 2);
-            pack_piece(p, b, j, k0, p->own ? 0 : t, p->own ? 1 : team);
-            if (!p->own) {
+        for (int64_t k0 = 0; k0 < p->g.k; k0 += piece(p, k0), round++) {
+            char *b = p->packed + p->block * (size_t)(round % 2);
+            pack_piece(p, b, j, k0, t, team);
 #pragma omp barrier
-            }
+            for (int64_t i; (i = dr_gemm_next(units, t, round)) >= 0;)
+                tile(p, i, j, k0, b, t);
+        }
+#pragma omp barrier
+}
+
+// A small piece each thread packs for itself, and keeps to its own tiles.
+static void tiles_by_each(struct product *p, int64_t from, int64_t to, int t) {
+    char *b = p->packed + p->block * (size_t)t;
+    for (int64_t j = 0; j < p->n.count; j++)
+        for (int64_t k0 = 0; k0 < p->g.k; k0 += piece(p, k0)) {
+            pack_piece(p, b, j, k0, 0, 1);
             for (int64_t i = from; i < to; i++)
                 tile(p, i, j, k0, b, t);
         }
+}
+
+static void tiles_work(void *product, struct dr_gemm_units *units, int t) {
+    struct product *p = product;
+    const struct dr_gemm_args *g = &p->g;
+    const int team = omp_get_num_threads();
+    const int64_t from = p->m.count * t / team, to = p->m.count * (t + 1) / team;
+    if (p->own)
+        tiles_by_each(p, from, to, t);
+    else
+        tiles_by_all(p, units, t, team);
     for (int64_t i = from; i < to && g->ct == DR_BF16; i++)
         dr_gemm_store(dr_at_mut(g->c, g->ct, i * p->m.step * g->ldc), g->ct, g->ldc,
                       p->sum + i * p->m.step * p->ld, length(&p->m, i), g->n, g->bias, g->acc);
