@@ -42,7 +42,7 @@ DR_INLINE void rows_fwd_as(const struct affine *f, void *y, enum dr_dtype t, enu
         x = vfma(x, vld(f->mul, DR_F32, i, n), vld(f->add, DR_F32, i, n));                         \
         if (f->r)                                                                                  \
             x += vld(f->r, t, at + (i), n);                                                        \
-        vst(y, t, at + (i), n, vfn(f->fn, x));                                                     \
+        vst(y, t, at + (i), n, vfn(t, f->fn, x));                                                  \
     } while (0)
         V_LOOP(f->c, STEP);
 #undef STEP
@@ -72,7 +72,7 @@ DR_INLINE void sums_as(const struct affine *f, const void *dy, enum dr_dtype t, 
             vreal pre = vfma(x, mul[k], add[k]);
             if (f->r)
                 pre += vld(f->r, t, at, n);
-            const vreal v = vslope(f->fn, pre, vld(dy, t, at, n));
+            const vreal v = vslope(t, f->fn, pre, vld(dy, t, at, n));
             g[k] += v;
             gx[k] = vfma(v, x, gx[k]);
         }
@@ -108,7 +108,7 @@ DR_INLINE void rows_bwd_as(const struct affine *f, const struct back *b, enum dr
         vreal pre = vfma(x, mul, vld(f->add, DR_F32, i, n));                                       \
         if (f->r)                                                                                  \
             pre += vld(f->r, t, at + (i), n);                                                      \
-        const vreal g = vslope(f->fn, pre, vld(b->dy, t, at + (i), n));                            \
+        const vreal g = vslope(t, f->fn, pre, vld(b->dy, t, at + (i), n));                         \
         vreal d = g * mul;                                                                         \
         if (b->off)                                                                                \
             d -= vfma(x, vld(b->slant, DR_F32, i, n), vld(b->off, DR_F32, i, n));                  \
@@ -349,7 +349,7 @@ DR_INLINE void add_fwd_as(const struct dr_add_act_fwd_args *a, enum dr_dtype t, 
         vreal x = vld(a->a, t, at + (i), n);                                                       \
         if (a->b)                                                                                  \
             x += vld(a->b, t, at + (i), n);                                                        \
-        vst(a->y, t, at + (i), n, vfn(a->fn, x));                                                  \
+        vst(a->y, t, at + (i), n, vfn(t, a->fn, x));                                               \
     } while (0)
     V_LOOP(len, STEP);
 #undef STEP
@@ -372,7 +372,7 @@ DR_INLINE void add_bwd_as(const struct dr_add_act_bwd_args *a, enum dr_dtype t, 
         vreal x = vld(a->a, t, at + (i), n);                                                       \
         if (a->b)                                                                                  \
             x += vld(a->b, t, at + (i), n);                                                        \
-        vst(a->dx, t, at + (i), n, vslope(a->fn, x, vld(a->dy, t, at + (i), n)));                  \
+        vst(a->dx, t, at + (i), n, vslope(t, a->fn, x, vld(a->dy, t, at + (i), n)));               \
     } while (0)
     V_LOOP(len, STEP);
 #undef STEP

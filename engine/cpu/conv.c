@@ -197,7 +197,7 @@ DR_INLINE void finish_as(const struct conv_apply *a, enum dr_dtype t, enum dr_fn
         vreal v = vld(sum, DR_F32, i, n);                                                          \
         if (a->bias)                                                                               \
             v += vld(a->bias, DR_F32, col + (i), n);                                               \
-        vst(a->dst, t, at + (i), n, vfn(fn, v));                                                   \
+        vst(a->dst, t, at + (i), n, vfn(t, fn, v));                                                \
     } while (0)
         V_LOOP(cols, STEP);
 #undef STEP

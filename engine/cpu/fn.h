@@ -3,18 +3,18 @@
 
 #include "engine/cpu/vec.h"
 
-// fn(x); a NaN stays one.
-DR_INLINE vreal vfn(enum dr_fn fn, vreal x) {
-    return fn == DR_FN_RELU ? vmax(vset(0), x) : fn == DR_FN_SILU ? x * vsigmoid(x) : x;
+// fn(x), to be stored as t; a NaN stays one.
+DR_INLINE vreal vfn(enum dr_dtype t, enum dr_fn fn, vreal x) {
+    return fn == DR_FN_RELU ? vmax(vset(0), x) : fn == DR_FN_SILU ? x * vsigmoid_as(t, x) : x;
 }
 
-// dy fn'(x)
-DR_INLINE vreal vslope(enum dr_fn fn, vreal x, vreal dy) {
+// dy fn'(x), to be stored as t
+DR_INLINE vreal vslope(enum dr_dtype t, enum dr_fn fn, vreal x, vreal dy) {
     if (fn == DR_FN_RELU)
         return vpositive(x, dy, vset(0));
     if (fn != DR_FN_SILU)
         return dy;
-    const vreal s = vsigmoid(x);
+    const vreal s = vsigmoid_as(t, x);
     return dy * s * vfma(x, 1 - s, vset(1));
 }
 

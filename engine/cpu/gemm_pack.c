@@ -144,6 +144,19 @@ AVX512 static void transpose32_half(dr_bf16 *dst, int64_t ldd, const char *src, 
         }
 }
 
+// Neighbours along k of columns [0, n) joined, n in whole vectors.
+AVX512 static void join_vectors(uint32_t *restrict dst, const dr_bf16 *restrict a,
+                                const dr_bf16 *restrict b, int64_t n) {
+    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
+                  high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    for (int64_t i = 0; i < n; i += 32) {
+        const __m512i x = _mm512_loadu_si512(a + i), y = _mm512_loadu_si512(b + i);
+        const __m512i even = _mm512_unpacklo_epi16(x, y), odd = _mm512_unpackhi_epi16(x, y);
+        _mm512_storeu_si512(dst + i, _mm512_permutex2var_epi64(even, low, odd));
+        _mm512_storeu_si512(dst + i + 16, _mm512_permutex2var_epi64(even, high, odd));
+    }
+}
+
 // Units [0, *full) and columns [0, *wide), both made multiples of whole blocks.
 static void transpose_blocks(void *dst, int64_t ldd, const char *src, int64_t stride, int64_t *full,
                              int64_t *wide, bool half) {
@@ -159,6 +172,14 @@ static void transpose_blocks(void *dst, int64_t ldd, const char *src, int64_t st
                 transpose16((float *)dst + u * ldd + j, ldd, src + j * stride + u * 4, stride);
 }
 #else
+static bool have_blocks(void) {
+    return false;
+}
+
+static void join_vectors(uint32_t *dst, const dr_bf16 *a, const dr_bf16 *b, int64_t n) {
+    (void)dst, (void)a, (void)b, (void)n;
+}
+
 static bool have_transpose8(void) {
     return true;
 }
@@ -227,19 +248,20 @@ DR_HOT static void widen(float *restrict dst, const dr_bf16 *restrict src, int64
         dst[i] = dr_from_bf16(src[i]);
 }
 
-// Rows of a B that is not transposed: `full` units of `wide` columns, all inside op(B).
-static void pack_rows(void *dst, const struct source *s, const struct dr_gemm_layout *l, int64_t k0,
-                      int64_t n0, int64_t full, int64_t wide) {
-    int64_t w = l->ld;
-    for (int64_t u = 0; u < full; u++) {
-        const void *row = dr_at(s->p, s->st, (k0 + u * l->unit) * s->ld + n0);
-        if (l->unit == 2)
-            join_rows((uint32_t *)dst + u * w, row, (const dr_bf16 *)row + s->ld, wide);
-        else if (s->st != s->dt)
-            widen((float *)dst + u * w, row, wide);
-        else
-            memcpy(dr_at_mut(dst, s->dt, u * w), row, (size_t)wide * dr_sizeof(s->dt));
-    }
+// `wide` columns from n0 on of the unit that starts at row k of a B that is not transposed, all
+// inside op(B).
+DR_INLINE void pack_unit(void *dst, const struct source *s, const struct dr_gemm_layout *l,
+                         int64_t k, int64_t n0, int64_t wide) {
+    const void *row = dr_at(s->p, s->st, k * s->ld + n0);
+    if (l->unit == 2) {
+        const int64_t whole = have_blocks() ? wide / 32 * 32 : 0;
+        const dr_bf16 *a = row, *b = a + s->ld;
+        join_vectors(dst, a, b, whole);
+        join_rows((uint32_t *)dst + whole, a + whole, b + whole, wide - whole);
+    } else if (s->st != s->dt)
+        widen(dst, row, wide);
+    else
+        memcpy(dst, row, (size_t)wide * dr_sizeof(s->dt));
 }
 
 // The same of a transposed one, by blocks or by squares of 8 x 8: units of 32 bits, or single bf16.
@@ -262,20 +284,36 @@ static void pack_columns(void *dst, const struct source *s, const struct dr_gemm
         }
 }
 
-static void pack_block(void *dst, const struct source *s, const struct dr_gemm_layout *l,
-                       int64_t k0, int64_t n0) {
-    int64_t full = DR_MIN(l->k_units, (s->k - k0) / l->unit); // whole units inside k
-    int64_t wide = DR_MIN(l->n_block, s->n - n0);
-    if (!s->trans)
-        pack_rows(dst, s, l, k0, n0, full, wide);
-    else if (have_transpose8()) {
-        full = full / 8 * 8;
-        wide = wide / 8 * 8;
-        pack_columns(dst, s, l, k0, n0, full, wide);
-    } else
-        full = wide = 0;
-    pack_rest(dst, s, l, k0, n0, 0, full, wide, l->n_block);
-    pack_rest(dst, s, l, k0, n0, full, l->k_units, 0, l->n_block);
+// Unit u of a B that is not transposed, of all its blocks: a row of memory is read from end to end.
+static void pack_across(void *dst, const struct source *s, const struct dr_gemm_layout *l,
+                        int64_t u) {
+    const int64_t i = u / l->k_units, within = u % l->k_units, k = u * l->unit;
+    for (int64_t j = 0; j < l->n_blocks; j++) {
+        char *block = dr_at_mut(dst, s->dt, i * l->k_stride + j * l->n_stride);
+        const int64_t n0 = j * l->n_block;
+        const int64_t wide = k + l->unit <= s->k ? DR_MIN(l->n_block, s->n - n0) : 0;
+        if (wide > 0)
+            pack_unit(dr_at_mut(block, s->dt, within * l->ld * l->unit), s, l, k, n0, wide);
+        if (wide < l->n_block)
+            pack_rest(block, s, l, k - within * l->unit, n0, within, within + 1, wide, l->n_block);
+    }
+}
+
+// Block (i, j) of a transposed one.
+static void pack_block(void *dst, const struct source *s, const struct dr_gemm_layout *l, int64_t i,
+                       int64_t j) {
+    void *block = dr_at_mut(dst, s->dt, i * l->k_stride + j * l->n_stride);
+    const int64_t k0 = i * l->k_units * l->unit, n0 = j * l->n_block;
+    int64_t full = 0, wide = 0;
+    if (have_transpose8()) {
+        full = DR_MIN(l->k_units, (s->k - k0) / l->unit) / 8 * 8; // whole units inside k
+        wide = DR_MIN(l->n_block, s->n - n0) / 8 * 8;
+        pack_columns(block, s, l, k0, n0, full, wide);
+    }
+    if (wide < l->n_block)
+        pack_rest(block, s, l, k0, n0, 0, full, wide, l->n_block);
+    if (full < l->k_units)
+        pack_rest(block, s, l, k0, n0, full, l->k_units, 0, l->n_block);
 }
 
 void dr_gemm_pack(const struct dr_gemm_layout *l, void *dst, enum dr_dtype dt, const void *src,
@@ -283,12 +321,12 @@ void dr_gemm_pack(const struct dr_gemm_layout *l, void *dst, enum dr_dtype dt, c
                   int parts) {
     const struct source s = {
         .p = src, .st = st, .dt = dt, .k = k, .n = n, .ld = ld, .trans = trans};
-    const int64_t blocks = l->n_blocks * l->k_blocks;
-    for (int64_t u = blocks * part / parts; u < blocks * (part + 1) / parts; u++) {
-        int64_t j = u / l->k_blocks, i = u % l->k_blocks;
-        pack_block(dr_at_mut(dst, dt, i * l->k_stride + j * l->n_stride), &s, l,
-                   i * l->k_units * l->unit, j * l->n_block);
-    }
+    const int64_t count = l->k_blocks * (trans ? l->n_blocks : l->k_units);
+    for (int64_t u = count * part / parts; u < count * (part + 1) / parts; u++)
+        if (trans)
+            pack_block(dst, &s, l, u % l->k_blocks, u / l->k_blocks);
+        else
+            pack_across(dst, &s, l, u);
 }
 
 void dr_gemm_copy(void *dst, enum dr_dtype dt, int64_t ldd, const void *src, enum dr_dtype st,
