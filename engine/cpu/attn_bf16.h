@@ -32,7 +32,8 @@ dr_attn_bwd_head dr_attn_bf16_bwd_head;
 int64_t dr_attn_bf16_size(const struct dr_backend *be, int64_t t, int64_t hd);
 int64_t dr_attn_bf16_bwd_size(const struct dr_backend *be, int64_t t, int64_t hd);
 
-// Sizes of one head. Buffers of tokens have tk rows, zeros from row t on; of scores, tp rows of QB.
+// Sizes of one head. Buffers of tokens have tk rows, those of operands zeros from row t on; buffers
+// of scores have tp rows of QB.
 struct head_dims {
     int64_t t, hd, h;
     int64_t tp, tk; // t rounded up to whole tiles as rows, and as steps of k
@@ -265,6 +266,7 @@ DR_INLINE struct operands operands_at(const struct operands *o, int64_t i, int64
 // c[m, n] (+)= a[m, k] b[k, n]; m and n in whole tiles, k in whole steps.
 DR_INLINE void bf16_product(const struct head_dims *d, int64_t m, int64_t n, int64_t k,
                             struct operands o, bool acc) {
+    __asm__ volatile("" ::: "memory"); // the loads of tiles do not say that they read memory
     for (int64_t i = 0; d->tiles && i < m; i += 2 * SIDE)
         for (int64_t j = 0; j < n; j += 2 * SIDE) {
             const struct operands at = operands_at(&o, i, j);

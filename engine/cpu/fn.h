@@ -8,7 +8,7 @@ DR_INLINE vreal vfn(enum dr_dtype t, enum dr_fn fn, vreal x) {
     return fn == DR_FN_RELU ? vmax(vset(0), x) : fn == DR_FN_SILU ? x * vsigmoid_as(t, x) : x;
 }
 
-// dy fn'(x), to be stored as t
+// dy fn'(x) of a dy of type t
 DR_INLINE vreal vslope(enum dr_dtype t, enum dr_fn fn, vreal x, vreal dy) {
     if (fn == DR_FN_RELU)
         return vpositive(x, dy, vset(0));

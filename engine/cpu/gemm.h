@@ -48,13 +48,13 @@ bool dr_gemm_prim_run(struct dr_gemm_cache *g, struct dr_gemm_prim *p, int threa
 // Units [0, count) of work, dealt to the threads of the instance in contiguous ranges.
 struct dr_gemm_units;
 // Runs work on all threads, each of which may run primitives as its `thread` and asks for units
-// until there are none. pays: more than one thread is worth while.
+// until there are none, or keeps to its part of them. pays: more than one thread is worth while.
 void dr_gemm_share(struct dr_backend *be, int64_t count, bool pays,
                    void (*work)(void *ctx, struct dr_gemm_units *units, int thread), void *ctx);
 // The next unit of the thread's own range, then of what the others have left: a processor that
 // somebody else keeps busy holds nobody up. -1: all are taken. Work that goes through all units
 // several times, with a barrier between, says which round it is, from 0.
-int64_t dr_gemm_next(struct dr_gemm_units *units, int thread, int64_t round);
+int64_t dr_gemm_next(const struct dr_gemm_units *units, int thread, int64_t round);
 bool dr_gemm_native_bf16(const struct dr_gemm_cache *g);
 // Whether oneDNN found AMX and the system let it have the tiles.
 bool dr_gemm_has_amx(const struct dr_gemm_cache *g);

@@ -323,7 +323,7 @@ struct dr_gemm_units {
     struct dr_gemm_taken *taken; // of each thread's range
 };
 
-int64_t dr_gemm_next(struct dr_gemm_units *units, int thread, int64_t round) {
+int64_t dr_gemm_next(const struct dr_gemm_units *units, int thread, int64_t round) {
     for (int i = 0; i < units->threads; i++) {
         const int whose = (thread + i) % units->threads;
         const int64_t from = units->count * whose / units->threads;

@@ -256,7 +256,8 @@ DR_INLINE void pack_unit(void *dst, const struct source *s, const struct dr_gemm
     if (l->unit == 2) {
         const int64_t whole = have_blocks() ? wide / 32 * 32 : 0;
         const dr_bf16 *a = row, *b = a + s->ld;
-        join_vectors(dst, a, b, whole);
+        if (whole)
+            join_vectors(dst, a, b, whole);
         join_rows((uint32_t *)dst + whole, a + whole, b + whole, wide - whole);
     } else if (s->st != s->dt)
         widen(dst, row, wide);
