@@ -31,17 +31,14 @@ DR_INLINE void softmax_lanes(struct buffers *w, const struct head_dims *d, int64
     uint32_t *pt = w->pt + c;
     const vreal top = lanes_max(s, d->t);
     vreal sum = vset(0);
-    int64_t i = 0;
-    for (; i + 2 <= d->t; i += 2, pt += QB) {
-        const vreal lo = vexp_as(DR_BF16, vload(s + i * QB) - top),
-                    hi = vexp_as(DR_BF16, vload(s + (i + 1) * QB) - top);
-        sum += lo + hi;
-        put_pairs(pt, pair_up(lo, hi));
-    }
-    for (; i < d->tk; i += 2, pt += QB) {
-        const vreal lo = i < d->t ? vexp_as(DR_BF16, vload(s + i * QB) - top) : vset(0);
-        sum += lo;
-        put_pairs(pt, pair_up(lo, vset(0)));
+    for (int64_t i = 0; i < d->tk; i += 2, pt += QB) {
+        vreal e[2] = {{0}};
+#pragma GCC unroll 2
+        for (int r = 0; r < 2; r++)
+            if (i + r < d->t)
+                e[r] = vexp_as(DR_BF16, vload(s + (i + r) * QB) - top);
+        sum += e[0] + e[1];
+        put_pairs(pt, pair_up(e[0], e[1]));
     }
     vstore(w->inverse + c, 1 / sum);
 }
@@ -53,7 +50,7 @@ DR_INLINE void attend(const struct dr_attn_fwd_args *a, const struct head_dims *
     dr_bf16 *out = (dr_bf16 *)a->out + b * d->t * width + h * d->hd;
     const struct prep pq = {a->q_norm, a->rope_cos, a->rope_sin, a->eps, a->scale};
     const struct prep pk = {a->k_norm, a->rope_cos, a->rope_sin, a->eps, 1};
-    copy_rows(w->q, qkv + 2 * width, step, d);
+    copy_rows(w->q, qkv + 2 * width, step, d); // v, while there is no q
     pairs_of_rows(w->v, w->q, d->tk, d->hd);
     prepare_rows(w->q, qkv, step, &pq, d, NULL);
     prepare_rows(w->k, qkv + width, step, &pk, d, NULL);

@@ -111,11 +111,11 @@ DR_INLINE void turn_back(const struct back *k, const struct head_dims *d, int64_
     vreal dot[4];
 #pragma GCC unroll 4
     for (int64_t r = 0; r < 4; r++) {
-        const int64_t row = i + DR_MIN(r, n - 1);
-        real *g = k->g + row * d->hd;
         dot[r] = vset(0);
         if (r >= n)
             continue;
+        const int64_t row = i + r;
+        real *g = k->g + row * d->hd;
 #pragma GCC unroll 2
         for (int64_t j = 0; j < count / 2; j++) {
             vreal x[2] = {vload(g + j * VL) * p->scale, vload(g + half + j * VL) * p->scale};

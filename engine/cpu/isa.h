@@ -2,7 +2,7 @@
 //
 // The files listed as `isa_src` in meson.build are compiled for the baseline, for x86-64-v3, for
 // x86-64-v4 and for that with bf16 conversions (v4h), with DR_ISA set to the suffix of the level;
-// dispatch.c picks one when an op is called.
+// dispatch.c picks one when an op is called. attn_bf16*.c exist at v4h alone.
 // (target_clones would do for scalar loops, but it clones after vector types were lowered to the
 // baseline.) Elsewhere, and in the double build, they are compiled once and define dr_cpu_<op>.
 // Between levels results agree to rounding only: vectors have other widths, and only those above

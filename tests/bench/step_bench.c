@@ -130,9 +130,11 @@ static double run(struct dr_trainer *t, int64_t steps) {
     const double start = now();
     phase[0] = phase[1] = 0;
     for (int64_t i = 0; i < steps; i++) {
+        const int before = ncalls;
         call = 0;
         if (dr_trainer_step(t, &m, &err))
             stop(&err);
+        differ |= i > 0 && call != before;
         phase[0] += fmax(0, dr_metric(t, &m, "loss_seconds")); // NAN: not measured
         phase[1] += fmax(0, dr_metric(t, &m, "encoder_seconds"));
     }
